@@ -1,0 +1,72 @@
+# The two commands: `make demo` and `make test`. Both need only Python >= 3.11, make and a package index.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-chaos lint format lock clean
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CLASSIC := $(VENV)/.classic-weights
+DEMO := build/demo
+
+export RAY_AUTH_MODE ?= disabled
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
+
+help:
+	@echo "make demo        package the sample products; prints where the catalogue and a contact sheet lie"
+	@echo "make test        unit and integration tests"
+	@echo "make test-chaos  kills, several nodes, two runs at once"
+	@echo "make lint        ruff, mypy, import-linter"
+	@echo "make lock        compile the lock files anew"
+
+# uv is used when it is there, and installed into a small environment of its own when it is not.
+UV := $(shell command -v uv 2>/dev/null)
+ifeq ($(UV),)
+UV := .uv/bin/uv
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+endif
+
+$(STAMP): requirements-cpu.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-cpu.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+$(CLASSIC): $(STAMP)
+	$(BIN)/gapray models pull classic
+	touch $@
+
+demo: $(CLASSIC)
+	$(BIN)/gapray package samples/captures --out $(DEMO)/catalog
+	$(BIN)/gapray catalog show $(DEMO)/catalog
+	@echo
+	@echo "catalogue:     $(DEMO)/catalog"
+	@printf "contact sheet: " && $(BIN)/gapray catalog sheet $(DEMO)/catalog --to $(DEMO)/contact_sheet.png
+
+test: $(CLASSIC)
+	$(BIN)/python -m pytest -m "not chaos and not gpu and not slow"
+
+test-chaos: $(CLASSIC)
+	$(BIN)/python -m pytest -m "chaos and not gpu" tests/chaos
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+LOCK := $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-annotate --extra s3 --extra gcs --extra dev
+
+lock: | $(UV)
+	$(LOCK) --extra cpu -o requirements-cpu.lock
+	$(LOCK) --extra gpu -o requirements-gpu.lock
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,99 @@
+"""How many actors, and what share of a machine each asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gapray.config import Profile
+from gapray.errors import ResourceError
+from gapray.models.cards import WEIGHTLESS, card_named
+
+MASK_THREADS = 2
+"""onnxruntime threads of a mask actor. One actor for two cores: each costs 10 CPU-seconds to start (rembg, Ray Data)."""
+MASK_CPU = 0.5
+"""Logical CPUs of a mask actor. Less than its threads, because the read tasks need a whole one: logical CPUs only say what
+may run at once, the system's scheduler shares the cores."""
+LIGHT_CPU = 0.125
+"""Logical CPUs of every other actor and task: they wait more than they work."""
+READ_CPU = 1.0
+"""Logical CPUs of Ray Data's own tasks that list, read and split the manifest; they cannot be given less."""
+DEFAULT_VRAM_GB = 8.0
+"""Asked for by a network whose card has no measured figure."""
+
+
+@dataclass(frozen=True)
+class GpuShare:
+    """A share of one GPU, kept to by the process that holds it. Ray's fractions are bookkeeping only."""
+
+    gb: float
+    device_gb: float
+
+    @property
+    def num_gpus(self) -> float:
+        """What Ray is asked for."""
+        return min(1.0, self.gb / self.device_gb)
+
+    def cap_this_process(self) -> None:
+        """Let this process allocate no more than its share of the device that it really has."""
+        import torch
+
+        total = torch.cuda.get_device_properties(0).total_memory / 1e9
+        torch.cuda.set_per_process_memory_fraction(min(1.0, self.gb / total))
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Workers and shares of each stage."""
+
+    decode_workers: int
+    mask_workers: int
+    describe_workers: int
+    encode_workers: int
+    describe_gpu: GpuShare | None
+
+    def needs(self) -> dict[str, float]:
+        """Ray resources that must be free at once for every stage to move."""
+        light = 2 + self.describe_workers + self.encode_workers  # one decode and one write task at least
+        cpus = READ_CPU + MASK_CPU * self.mask_workers + LIGHT_CPU * light
+        gpus = self.describe_workers * self.describe_gpu.num_gpus if self.describe_gpu else 0.0
+        return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+
+def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> StagePlan:
+    """Spread a profile's stages over a cluster.
+
+    Args:
+        profile: Models, and numbers of workers where the user set them.
+        cluster: Ray's `cluster_resources()`.
+    """
+    run = profile.run
+    cores = max(1, int(cluster.get("CPU", 1)))
+    names = [profile.packaging.depth.model, profile.packaging.identity.model]
+    networks = [card_named(name) for name in names if name not in WEIGHTLESS]
+    gpu = None
+    if networks and cluster.get("GPU", 0) > 0:
+        gb = sum(DEFAULT_VRAM_GB if card.vram_gb is None else card.vram_gb for card in networks)
+        gpu = GpuShare(gb, run.device_gb)
+    return StagePlan(
+        decode_workers=run.decode_workers or max(1, cores // 2),
+        mask_workers=run.mask_workers or max(1, cores // MASK_THREADS),
+        describe_workers=run.describe_workers,
+        encode_workers=run.encode_workers or max(1, cores // 4),
+        describe_gpu=gpu,
+    )
+
+
+def check_resources(plan: StagePlan, cluster: Mapping[str, float]) -> None:
+    """Prove that all stages fit at once, instead of waiting for ever.
+
+    Raises:
+        ResourceError: `resource.insufficient`, naming what is missing.
+    """
+    short = [
+        f"{amount:g} {name} needed, {cluster.get(name, 0):g} there"
+        for name, amount in plan.needs().items()
+        if amount > cluster.get(name, 0) + 1e-9
+    ]
+    if short:
+        raise ResourceError("resource.insufficient", "the stages do not fit at once: " + "; ".join(short))

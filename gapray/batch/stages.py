@@ -1,0 +1,222 @@
+"""The stages of `gapray package`, as callables for ``map_batches(batch_format="pyarrow")``.
+
+Each one is `packaging/`'s functions over rows, and nothing else. Classes hold a model and run in actors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gapray.batch.resources import GpuShare
+from gapray.batch.rows import (
+    FINISHED,
+    IN_FLIGHT,
+    RECEIPT,
+    Row,
+    fail,
+    is_live,
+    nearness_of,
+    on_live_rows,
+    pixels_of,
+    work_of,
+)
+from gapray.capture.manifest import capture_set
+from gapray.catalog.parts import commit
+from gapray.catalog.rows import RunFacts, product_row, reject_row, utc_now, view_row
+from gapray.catalog.storage import Folder
+from gapray.config import PackagingSettings
+from gapray.gap.images import decode_grey8, encode_png
+from gapray.models.depth import MaskedSet
+from gapray.models.load import load_canny, load_depth, load_identity, load_mask
+from gapray.packaging.silhouette import silhouette
+from gapray.packaging.steps import (
+    content_key,
+    decode_view,
+    depth_range,
+    depth_to_16bit,
+    finish_view,
+    refuse_repeats,
+    work_image,
+)
+
+
+def decode(table: pa.Table, *, settings: PackagingSettings, settings_hash: str) -> pa.Table:
+    """Planned rows -> rows with decoded views and a key. Needs no model: a CPU task."""
+    rows = table.to_pylist()
+    for row in rows:
+        row.update(key=None, depth_scale=None, depth_shift=None, views=[])
+        if row["error_code"] is None:
+            try:
+                _decode_row(row, settings, settings_hash)
+            except Exception as error:
+                fail(row, error)
+    return pa.Table.from_pylist(rows, schema=IN_FLIGHT)
+
+
+def _decode_row(row: Row, settings: PackagingSettings, settings_hash: str) -> None:
+    capture = capture_set(row)
+    decoded = [decode_view(photo, settings.decode) for photo in capture.photos]
+    refuse_repeats(capture, [view.sha256 for view in decoded])
+    row["key"] = content_key([(view.photo.azimuth_deg, view.sha256) for view in decoded], settings_hash)
+    if not is_live(row):
+        return
+    row["views"] = [
+        {
+            "name": view.photo.name,
+            "uri": view.photo.uri,
+            "azimuth_deg": view.photo.azimuth_deg,
+            "sha256": view.sha256,
+            "reference": view.reference,
+            "pixels": view.pixels.tobytes(),
+            "height": view.pixels.shape[0],
+            "width": view.pixels.shape[1],
+        }
+        for view in decoded
+    ]
+
+
+class Mask:
+    """Adds masks and work images. One network a actor."""
+
+    def __init__(self, *, settings: PackagingSettings, threads: int, gpu: GpuShare | None) -> None:
+        self._settings = settings
+        self._model = load_mask(settings, threads=threads, device="cuda" if gpu else "cpu")
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """See the class."""
+        rows = table.to_pylist()
+        on_live_rows(rows, self._work)
+        return pa.Table.from_pylist(rows, schema=IN_FLIGHT)
+
+    def _work(self, rows: list[Row]) -> None:
+        views = [view for row in rows for view in row["views"]]
+        photos = [pixels_of(view) for view in views]
+        made: list[dict[str, Any]] = []
+        for photo, soft in zip(photos, self._model.predict(photos), strict=True):
+            mask = silhouette(photo, soft, self._settings.mask)
+            work = work_image(photo, mask, self._settings.depth.work_side)
+            made.append(
+                {
+                    "mask": encode_png(mask),
+                    "work": work.tobytes(),
+                    "work_height": work.shape[0],
+                    "work_width": work.shape[1],
+                    "pixels": None,
+                }
+            )
+        for view, fields in zip(views, made, strict=True):
+            view.update(fields)
+
+
+class Describe:
+    """Adds depth and identity: both networks in one actor, on a share of one GPU where there is one."""
+
+    def __init__(self, *, settings: PackagingSettings, batch: int, gpu: GpuShare | None) -> None:
+        device = "cuda" if gpu else "cpu"
+        if gpu:
+            gpu.cap_this_process()
+        self._depth = load_depth(settings, device=device, batch=batch)
+        self._identity = load_identity(settings, device=device, batch=batch)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """See the class."""
+        rows = table.to_pylist()
+        on_live_rows(rows, self._work)
+        return pa.Table.from_pylist(rows, schema=IN_FLIGHT)
+
+    def _work(self, rows: list[Row]) -> None:
+        sets = [
+            MaskedSet([work_of(view) for view in row["views"]], [view["azimuth_deg"] for view in row["views"]])
+            for row in rows
+        ]
+        depths = self._depth.predict(sets)
+        features = iter(self._identity.predict([image for one in sets for image in one.rgba]))
+        for row, one, nearness in zip(rows, sets, depths, strict=True):
+            row["depth_scale"], row["depth_shift"] = depth_range(nearness, [image[..., 3] for image in one.rgba])
+            for view, near in zip(row["views"], nearness, strict=True):
+                view.update(nearness=near.astype(np.float16).tobytes(), features=next(features), work=None)
+
+
+class Encode:
+    """Turns products into catalogue rows: edges, 16-bit depth, identity, PNG."""
+
+    def __init__(self, *, settings: PackagingSettings, facts: RunFacts) -> None:
+        self._canny = load_canny(settings)
+        self._facts = facts
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """See the class."""
+        finished = []
+        for row in table.to_pylist():
+            try:
+                finished.append(self._finished(row))
+            except Exception as error:
+                fail(row, error)
+                finished.append(self._finished(row))
+        return pa.Table.from_pylist(finished, schema=FINISHED)
+
+    def _finished(self, row: Row) -> Row:
+        now = utc_now()
+        shared = {"product_id": row["product_id"], "facts": self._facts, "now": now}
+        if row["error_code"] is not None:
+            reject = reject_row(
+                source=row["source"], uri=row["uri"], code=row["error_code"], message=row["error_message"], **shared
+            )
+            return {"product_id": row["product_id"], "product": None, "views": [], "reject": reject}
+        views = [self._view(view, row, shared) for view in row["views"]] if is_live(row) else []
+        product = product_row(
+            key=row["key"],
+            source=row["source"],
+            uri=row["uri"],
+            azimuths_deg=[photo["azimuth_deg"] for photo in row["photos"]],
+            depth_scale=row["depth_scale"],
+            depth_shift=row["depth_shift"],
+            **shared,
+        )
+        return {"product_id": row["product_id"], "product": product, "views": views, "reject": None}
+
+    def _view(self, view: Row, row: Row, shared: dict[str, Any]) -> Row:
+        mask = decode_grey8(view["mask"])
+        finished = finish_view(
+            name=view["name"],
+            azimuth_deg=view["azimuth_deg"],
+            uri=view["uri"],
+            sha256=view["sha256"],
+            reference=view["reference"],
+            mask=mask,
+            depth=depth_to_16bit(nearness_of(view), mask, row["depth_scale"], row["depth_shift"]),
+            features=np.asarray(view["features"], np.float32),
+            canny=self._canny,
+        )
+        return view_row(finished, view["reference"], view["mask"], key=row["key"], **shared)
+
+
+def write(table: pa.Table, *, catalog: str) -> pa.Table:
+    """Commit one part of finished products and say what became of each."""
+    rows = table.to_pylist()
+    commit(
+        Folder.at(catalog),
+        {
+            "views": [view for row in rows for view in row["views"]],
+            "products": [row["product"] for row in rows if row["product"]],
+            "rejects": [row["reject"] for row in rows if row["reject"]],
+        },
+    )
+    return pa.Table.from_pylist([_receipt(row) for row in rows], schema=RECEIPT)
+
+
+def _receipt(row: Row) -> Row:
+    reject = row["reject"]
+    if reject:
+        return {
+            "product_id": row["product_id"],
+            "outcome": "rejected",
+            "views": 0,
+            "code": reject["code"],
+            "message": reject["message"],
+        }
+    outcome = "packaged" if row["views"] else "unchanged"
+    return {"product_id": row["product_id"], "outcome": outcome, "views": len(row["views"])}

@@ -1,0 +1,1 @@
+"""Photos -> `CaptureSet`: what was photographed, from which azimuths, and safe pixels."""

@@ -1,0 +1,203 @@
+"""Safe decode: untrusted bytes -> upright 8-bit sRGB pixels, with every limit checked before a pixel is decoded.
+
+Only Pillow's own decoders and libheif see unchecked bytes. OpenCV never does: it allocates before it looks (a 24 kB PNG
+makes it take 588 MB).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pillow_heif
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from gapray.config import DecodeSettings
+from gapray.errors import InputError
+
+Image.init()  # loads all plug-ins, so that every name in FORMATS is known (MPO comes through JPEG)
+pillow_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
+"""What is tried, so that Pillow's other plug-ins (Ghostscript for EPS among them) are never reached."""
+STILLS_IN_SEVERAL_FRAMES = frozenset({"MPO", "HEIF", "AVIF"})
+"""Phones put a preview or a depth map beside the photo; the first frame is the photo."""
+
+_EXIF_ORIENTATION = 0x0112  # Exif 2.32, tag 274
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SRGB = ImageCms.createProfile("sRGB")
+_DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
+"""What Pillow's plug-ins raise on damaged files, read in their source; `EOFError` and decompression bombs are apart."""
+
+
+def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8]:
+    """Decode one photo.
+
+    EXIF orientation is applied, an embedded profile is converted to sRGB, CMYK, grey, palette and 16-bit images become
+    8-bit RGB, and transparency is laid over white.
+
+    Args:
+        data: The file's bytes, of any format in `FORMATS`, whatever its name says.
+        settings: Limits, and the longer side at most of what is returned.
+
+    Returns:
+        uint8 [H, W, 3], max(H, W) <= `settings.reference_side`.
+
+    Raises:
+        InputError: An `image.*` code.
+    """
+    if not data:
+        raise InputError("image.empty", "the file holds no bytes")
+    if len(data) > settings.max_bytes:
+        raise InputError("image.too_many_bytes", f"{len(data)} bytes; the limit is {settings.max_bytes}")
+    with warnings.catch_warnings():
+        # Damaged EXIF and unusual TIFF tags warn; the picture decides, not its metadata.
+        warnings.simplefilter("ignore")
+        image = _open(data)
+        _check_header(image, settings)
+        orientation = _orientation(image)
+        profile = _profile(image, settings)
+        image.draft(None, (settings.reference_side, settings.reference_side))
+        try:
+            image.load()
+        except Image.DecompressionBombError as error:
+            raise InputError("image.too_many_pixels", str(error)) from error
+        except (EOFError, *_DECODER_ERRORS) as error:
+            raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+        image = _shrunk(image, settings.reference_side)
+        image = _to_srgb(image, profile)
+    if orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    return np.asarray(image)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InputError("image.too_many_pixels", str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError("image.unsupported", "the file is no photo in a format that gapray reads") from error
+    except (EOFError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"the header cannot be read: {error}") from error
+
+
+def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
+    width, height = image.size
+    if width * height > settings.max_pixels:
+        raise InputError("image.too_many_pixels", f"{width} x {height} pixels; the limit is {settings.max_pixels}")
+    if min(width, height) < settings.min_side:
+        raise InputError("image.too_small", f"{width} x {height} pixels; the shorter side must be {settings.min_side}")
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+    except (EOFError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"the frames cannot be counted: {error}") from error
+    if frames > 1 and image.format not in STILLS_IN_SEVERAL_FRAMES:
+        raise InputError("image.too_many_frames", f"the file holds {frames} frames")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        return int(value)
+    except Exception:
+        # EXIF is written by countless devices; a block that cannot be parsed says nothing about the way up.
+        return 1
+
+
+def _profile(image: Image.Image, settings: DecodeSettings) -> ImageCms.ImageCmsProfile | None:
+    data = image.info.get("icc_profile")
+    if not data:
+        return None
+    if len(data) > settings.max_icc_bytes:
+        raise InputError("image.bad_profile", f"the colour profile has {len(data)} bytes")
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(data))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError("image.bad_profile", f"the colour profile cannot be read: {error}") from error
+
+
+def _shrunk(image: Image.Image, longer_side: int) -> Image.Image:
+    scale = longer_side / max(image.size)
+    if scale >= 1:
+        return image
+    if image.mode in ("P", "1"):
+        image = image.convert("RGBA")
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    try:
+        return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    except ValueError:
+        return image.resize(size, Image.Resampling.NEAREST)  # modes that Pillow cannot filter, such as 16-bit grey
+
+
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        grey = np.asarray(image).astype(np.float32) / 257.0
+        image = Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise InputError("image.unsupported", "floating-point pixels have no agreed range")
+    if image.mode in ("P", "1", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "La", "RGBa") else None
+    if image.mode in ("LA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    if profile is not None:
+        image = _convert_profile(image, profile)
+    rgb = image.convert("RGB")
+    if alpha is None:
+        return rgb
+    white = Image.new("RGB", rgb.size, "white")
+    white.paste(rgb, mask=alpha)
+    return white
+
+
+def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    space = {"RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "L": "GRAY"}.get(image.mode)
+    if space is None or profile.profile.xcolor_space.strip() != space:
+        return image  # a profile of another colour space than the pixels: nothing it could be applied to
+    source = image.convert("RGB") if image.mode == "RGBA" else image
+    try:
+        converted = ImageCms.profileToProfile(source, profile, _SRGB, outputMode="RGB")
+    except ImageCms.PyCMSError as error:
+        raise InputError("image.bad_profile", f"the colour profile cannot be applied: {error}") from error
+    return image if converted is None else converted
+
+
+def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode a grey map (a mask or a depth map from outside) under the same limits, at its own size and values.
+
+    Args:
+        data: The file's bytes. Of a colour image the first channel is taken.
+        settings: Limits; `reference_side` is not applied.
+
+    Returns:
+        uint8 or uint16 [H, W].
+
+    Raises:
+        InputError: An `image.*` code.
+    """
+    image = _open(data)
+    _check_header(image, settings)
+    try:
+        image.load()
+    except (Image.DecompressionBombError, EOFError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+    if image.mode.startswith("I"):
+        return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+    if image.mode in ("P", "1"):
+        image = image.convert("L")
+    if image.mode == "F" or image.mode not in ("L", "LA", "RGB", "RGBA"):
+        raise InputError("image.unsupported", f"pixels of mode {image.mode} are no grey map")
+    return np.ascontiguousarray(np.atleast_3d(np.asarray(image))[..., 0])

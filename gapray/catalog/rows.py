@@ -1,0 +1,108 @@
+"""From packages to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from gapray.config import canonical_hash
+from gapray.gap.images import encode_png
+from gapray.gap.package import GapView, view_facts
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What all rows of one run share."""
+
+    run_id: str
+    settings: str
+    """`PackagingSettings.digest`."""
+    profile: str
+    models: Mapping[str, str]
+    """Role -> name@revision."""
+
+    def model_columns(self) -> dict[str, str]:
+        """The four `…_model` columns."""
+        return {f"{role}_model": self.models[role] for role in ("mask", "depth", "canny", "identity")}
+
+
+def view_row(
+    view: GapView, reference: bytes, mask: bytes, *, product_id: str, key: str, facts: RunFacts, now: datetime
+) -> dict[str, Any]:
+    """One row of `views`; `reference` and `mask` are the encoded files that `view` was read from."""
+    height, width = view.mask.shape
+    return {
+        "product_id": product_id,
+        "key": key,
+        "azimuth_deg": view.azimuth_deg,
+        "name": view.name,
+        "uri": view.uri,
+        "sha256": view.sha256,
+        "width": width,
+        "height": height,
+        "reference": reference,
+        "mask": mask,
+        "depth": encode_png(view.depth),
+        "canny": encode_png(view.canny),
+        "identity": view.identity,
+        **view_facts(view),
+        **facts.model_columns(),
+        "run_id": facts.run_id,
+        "created_at": now,
+    }
+
+
+def product_row(
+    *,
+    product_id: str,
+    key: str,
+    source: str,
+    uri: str,
+    azimuths_deg: list[float],
+    depth_scale: float,
+    depth_shift: float,
+    facts: RunFacts,
+    now: datetime,
+) -> dict[str, Any]:
+    """One row of `products`."""
+    return {
+        "product_id": product_id,
+        "key": key,
+        "source": source,
+        "settings": facts.settings,
+        "profile": facts.profile,
+        "uri": uri,
+        "views": len(azimuths_deg),
+        "azimuths_deg": sorted(azimuths_deg),
+        "depth_scale": depth_scale,
+        "depth_shift": depth_shift,
+        **facts.model_columns(),
+        "run_id": facts.run_id,
+        "created_at": now,
+    }
+
+
+def reject_row(
+    *, product_id: str, source: str, uri: str, code: str, message: str, facts: RunFacts, now: datetime
+) -> dict[str, Any]:
+    """One row of `rejects`."""
+    return {
+        "product_id": product_id,
+        "key": canonical_hash([source, facts.settings]),
+        "source": source,
+        "settings": facts.settings,
+        "uri": uri,
+        "code": code,
+        "message": message,
+        "run_id": facts.run_id,
+        "created_at": now,
+    }
+
+
+def utc_now() -> datetime:
+    """Now, with a time zone."""
+    return datetime.now(UTC)
+
+

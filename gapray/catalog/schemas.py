@@ -1,0 +1,99 @@
+"""Columns of every table. Types are those that DuckDB, Polars, Spark and pandas all read."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from gapray.gap.identity import IDENTITY_SIZE
+
+_STAMP = pa.timestamp("us", tz="UTC")
+
+
+def _schema(table: str, columns: list[tuple[str, pa.DataType, bool, str]]) -> pa.Schema:
+    fields = [
+        pa.field(name, kind, nullable, metadata={"description": description})
+        for name, kind, nullable, description in columns
+    ]
+    return pa.schema(fields, metadata={"gapray.table": table, "gapray.format": "1"})
+
+
+VIEWS = _schema(
+    "views",
+    [
+        ("product_id", pa.string(), False, "The SKU."),
+        ("key", pa.string(), False, "Hash of the photos' bytes, azimuths, settings and weights of its product."),
+        ("azimuth_deg", pa.float64(), False, "Degrees in [0, 360), 0 = front, counter-clockwise seen from above."),
+        ("name", pa.string(), False, "File name of the photo."),
+        ("uri", pa.string(), False, "Where the photo came from."),
+        ("sha256", pa.string(), False, "Of the photo's bytes."),
+        ("width", pa.int32(), False, "Of all four images [pixels]."),
+        ("height", pa.int32(), False, "Of all four images [pixels]."),
+        ("reference", pa.large_binary(), False, "JPEG, sRGB."),
+        ("mask", pa.large_binary(), False, "PNG, 8-bit grey, 128 and above = product."),
+        ("depth", pa.large_binary(), False, "PNG, 16-bit grey, 0 = no product, 1 = farthest … 65535 = nearest of the set."),
+        ("canny", pa.large_binary(), False, "PNG, 8-bit grey, 0 or 255."),
+        ("identity", pa.list_(pa.float32(), IDENTITY_SIZE), False, "512 appearance features and 5 geometric figures."),
+        ("mask_share", pa.float64(), False, "Share of the image that is product."),
+        ("depth_mean", pa.float64(), False, "Of the depth inside the mask, 0 … 1."),
+        ("depth_std", pa.float64(), False, "Of the depth inside the mask, 0 … 1."),
+        ("depth_min", pa.float64(), False, "Of the depth inside the mask, 0 … 1."),
+        ("depth_max", pa.float64(), False, "Of the depth inside the mask, 0 … 1."),
+        ("sharpness", pa.float64(), False, "Variance of the Laplacian inside the mask [grey levels squared]."),
+        ("clipped_dark", pa.float64(), False, "Share of the product at black."),
+        ("clipped_bright", pa.float64(), False, "Share of the product at white."),
+        ("mask_model", pa.string(), False, "name@revision."),
+        ("depth_model", pa.string(), False, "name@revision."),
+        ("canny_model", pa.string(), False, "name."),
+        ("identity_model", pa.string(), False, "name@revision of what made the 512 features."),
+        ("run_id", pa.string(), False, "The run that wrote this row."),
+        ("created_at", _STAMP, False, "When this product's package was finished."),
+    ],
+)
+"""One row a view. All views of a product lie side by side in one part."""
+
+PRODUCTS = _schema(
+    "products",
+    [
+        ("product_id", pa.string(), False, "The SKU."),
+        ("key", pa.string(), False, "As in `views`."),
+        ("source", pa.string(), False, "Hash of the photos' names, sizes, stamps and azimuths."),
+        ("settings", pa.string(), False, "Hash of the packaging settings and weights."),
+        ("profile", pa.string(), False, "The profile's name."),
+        ("uri", pa.string(), False, "Where the photos lie."),
+        ("views", pa.int32(), False, "Number of views."),
+        ("azimuths_deg", pa.list_(pa.float64()), False, "Ascending."),
+        ("depth_scale", pa.float64(), False, "Model nearness = scale * (value - 1) / 65534 + shift."),
+        ("depth_shift", pa.float64(), False, "See `depth_scale`."),
+        ("mask_model", pa.string(), False, "name@revision."),
+        ("depth_model", pa.string(), False, "name@revision."),
+        ("canny_model", pa.string(), False, "name."),
+        ("identity_model", pa.string(), False, "name@revision."),
+        ("run_id", pa.string(), False, "The run that wrote this row."),
+        ("created_at", _STAMP, False, "When the package was finished."),
+    ],
+)
+"""One light row a product, written after its views: the commit marker."""
+
+REJECTS = _schema(
+    "rejects",
+    [
+        ("product_id", pa.string(), False, "The SKU, or the folder's name where it cannot be one."),
+        ("key", pa.string(), False, "Hash of source and settings."),
+        ("source", pa.string(), False, "As in `products`; empty when the photos could not be listed."),
+        ("settings", pa.string(), False, "As in `products`."),
+        ("uri", pa.string(), False, "Where the photos lie."),
+        ("code", pa.string(), False, "Stable reason, see docs/errors.md."),
+        ("message", pa.string(), False, "One sentence, naming the photo."),
+        ("run_id", pa.string(), False, "The run that wrote this row."),
+        ("created_at", _STAMP, False, "When it was refused."),
+    ],
+)
+"""One row a product that a run could not use."""
+
+TABLES: dict[str, pa.Schema] = {"views": VIEWS, "products": PRODUCTS, "rejects": REJECTS}
+SORT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "views": ("product_id", "azimuth_deg"),
+    "products": ("product_id",),
+    "rejects": ("product_id",),
+}
+"""The order of rows in a part."""

@@ -1,0 +1,84 @@
+"""Files of a catalogue, local or in a bucket: list, read, and put a whole file so that it is complete or absent."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from gapray.errors import CatalogError
+
+PART_SUFFIX = ".parquet"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The root of a catalogue."""
+
+    filesystem: fsspec.AbstractFileSystem
+    path: str
+
+    @classmethod
+    def at(cls, uri: str) -> Folder:
+        """The folder at a local path or fsspec URI.
+
+        Raises:
+            CatalogError: `catalog.not_found` when the URI's protocol is unknown.
+        """
+        try:
+            filesystem, path = fsspec.core.url_to_fs(uri)
+        except (ValueError, ImportError) as error:
+            raise CatalogError("catalog.not_found", f"{uri}: {error}") from error
+        return cls(filesystem, str(path).rstrip("/"))
+
+    @property
+    def arrow(self) -> PyFileSystem:
+        """The same file system for pyarrow."""
+        return PyFileSystem(FSSpecHandler(self.filesystem))
+
+    def parts(self, table: str) -> list[str]:
+        """Paths of the complete parts of a table, sorted."""
+        folder = f"{self.path}/{table}"
+        self.filesystem.invalidate_cache(folder)
+        try:
+            names = self.filesystem.ls(folder, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(
+            str(name)
+            for name in names
+            if str(name).endswith(PART_SUFFIX) and not PurePosixPath(str(name)).name.startswith((".", "_"))
+        )
+
+    def put(self, table: str, name: str, data: pa.Buffer) -> None:
+        """Write one file whole.
+
+        Locally under a temporary name that no reader takes for a part, flushed to the disk, then renamed. Object stores
+        show an upload only when it is complete.
+        """
+        folder = f"{self.path}/{table}"
+        target = f"{folder}/{name}"
+        if not isinstance(self.filesystem, LocalFileSystem):
+            self.filesystem.makedirs(folder, exist_ok=True)
+            self.filesystem.pipe_file(target, data.to_pybytes())
+            return
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+
+    def remove(self, path: str) -> None:
+        """Remove one part; one that is gone already is no error."""
+        try:
+            self.filesystem.rm_file(path)
+        except FileNotFoundError:
+            return

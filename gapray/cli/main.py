@@ -1,0 +1,313 @@
+"""`gapray`: the commands, thin over the library."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gapray.cli.output import guarded, print_json, print_table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Eight photos of a product in; a packaged asset, a turntable video and a fidelity score out.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Weights: list, fetch, check, find.")
+catalog_app = typer.Typer(no_args_is_help=True, help="Look into a catalogue, query it, tidy it.")
+app.add_typer(models_app, name="models")
+app.add_typer(catalog_app, name="catalog")
+
+
+class Direction(StrEnum):
+    """The way the camera walked round the still product, seen from above."""
+
+    ccw = "ccw"
+    cw = "cw"
+
+
+class Names(StrEnum):
+    """What the number at the end of a photo's name is."""
+
+    auto = "auto"
+    degrees = "degrees"
+    index = "index"
+
+
+class ClosingFrame(StrEnum):
+    """Whether the last photo of a numbered turn shows the front again."""
+
+    auto = "auto"
+    drop = "drop"
+    keep = "keep"
+
+
+class Layout(StrEnum):
+    """Whether the source is one product or a folder of products."""
+
+    auto = "auto"
+    product = "product"
+    products = "products"
+
+
+class Verify(StrEnum):
+    """What makes a product count as finished."""
+
+    source = "source"
+    content = "content"
+
+
+Source = Annotated[str, typer.Argument(metavar="SRC", help="Folder, zip file, URI of photos, or a manifest (.parquet).")]
+DirectionOption = Annotated[Direction, typer.Option(help="The way the camera walked, seen from above.")]
+FrontOption = Annotated[int, typer.Option(help="Index of the front photo, 0-based, in the order of the names.")]
+NamesOption = Annotated[Names, typer.Option(help="What the number at the end of a name is.")]
+ClosingOption = Annotated[ClosingFrame, typer.Option(help="Whether the last numbered photo repeats the front.")]
+LayoutOption = Annotated[Layout, typer.Option(help="One product, or one a subfolder.")]
+MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Accept sets with a view missing.")]
+ProfileOption = Annotated[str, typer.Option(help="Named set of models and settings.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML over the profile.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over all else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")]
+CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from gapray import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def package(
+    src: Source,
+    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
+    profile: ProfileOption = "classic",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    direction: DirectionOption = Direction.ccw,
+    front: FrontOption = 0,
+    names: NamesOption = Names.auto,
+    closing_frame: ClosingOption = ClosingFrame.auto,
+    layout: LayoutOption = Layout.auto,
+    allow_missing: MissingOption = False,
+    verify: Annotated[Verify, typer.Option(help="What makes a product count as finished.")] = Verify.source,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make GAP packages of all products in SRC. Run it again to go on after a stop."""
+    with guarded(as_json):
+        from gapray.batch.package import package as run
+        from gapray.cli.options import discover_options
+        from gapray.cli.progress import report_of, watched
+        from gapray.config import load_profile
+
+        chosen = load_profile(profile, config_file=config, overrides=set_ or [])
+        options = discover_options(direction, front, names, closing_frame, layout, allow_missing)
+        with watched(quiet=as_json) as on_progress:
+            summary = run(
+                src,
+                out=out,
+                profile=chosen,
+                options=options,
+                verify=verify.value,
+                address=address,
+                on_progress=on_progress,
+            )
+        if as_json:
+            print_json(summary.as_dict())
+        else:
+            typer.echo(report_of(summary))
+        if summary.rejected:
+            raise typer.Exit(3)
+
+
+@app.command()
+def manifest(
+    src: Source,
+    to: Annotated[Path, typer.Option("--to", help="Parquet file to write.")],
+    direction: DirectionOption = Direction.ccw,
+    front: FrontOption = 0,
+    names: NamesOption = Names.auto,
+    closing_frame: ClosingOption = ClosingFrame.auto,
+    layout: LayoutOption = Layout.auto,
+    allow_missing: MissingOption = False,
+) -> None:
+    """List the capture sets of SRC into a manifest, without reading a photo."""
+    with guarded():
+        from gapray.capture.discover import scan
+        from gapray.capture.manifest import write_manifest
+        from gapray.cli.options import discover_options
+
+        options = discover_options(direction, front, names, closing_frame, layout, allow_missing)
+        count = write_manifest(scan(src, options), str(to))
+        typer.echo(f"{count} products in {to}")
+
+
+@app.command()
+def export(
+    catalog: CatalogArgument,
+    product: Annotated[str, typer.Argument(metavar="PRODUCT", help="Product id.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+) -> None:
+    """Write one product as a GAP folder with multiview_manifest.json."""
+    with guarded():
+        from gapray.catalog.reader import open_catalog
+        from gapray.gap import folder
+
+        typer.echo(folder.write(open_catalog(catalog).package(product), to))
+
+
+@app.command("import-gap")
+def import_gap(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A GAP folder, ours or the prototype's.")],
+    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
+) -> None:
+    """Bring a GAP folder into a catalogue."""
+    with guarded():
+        from gapray.catalog.import_package import import_package
+        from gapray.catalog.storage import Folder
+        from gapray.gap import folder as gap_folder
+
+        read = gap_folder.read(folder)
+        import_package(Folder.at(out), read, uri=str(folder.absolute()))
+        typer.echo(f"{read.product_id}: {len(read.views)} views")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine: Python, torch, GPU, Ray, disk, weights, ports."""
+    with guarded(as_json):
+        from gapray.cli.doctor import examine
+
+        findings = examine()
+        if as_json:
+            print_json([vars(finding) for finding in findings])
+        else:
+            print_table(["check", "state", "finding"], [[f.check, f.state, f.finding] for f in findings])
+        if any(finding.state == "bad" for finding in findings):
+            raise typer.Exit(1)
+
+
+@models_app.command("list")
+def models_list(as_json: JsonOption = False) -> None:
+    """Show all model cards and which profiles use them."""
+    with guarded(as_json):
+        from gapray.cli.models import card_rows, profile_rows
+
+        rows = card_rows()
+        if as_json:
+            print_json(rows)
+            return
+        print_table(
+            ["card", "role", "licence", "size", "sha256", "VRAM", "here", "profiles"],
+            [list(row.values()) for row in rows],
+        )
+        print_table(["profile", "what it is"], profile_rows())
+
+
+@models_app.command("pull")
+def models_pull(
+    names: Annotated[list[str], typer.Argument(metavar="PROFILE|CARD…", help="What to fetch.")],
+) -> None:
+    """Fetch the weights of profiles or cards, check them, and record what was not known."""
+    with guarded():
+        from gapray.cli.models import pull
+
+        for line in pull(names):
+            typer.echo(line)
+
+
+@models_app.command("verify")
+def models_verify() -> None:
+    """Hash every file that is on this machine and compare it with its card or models.lock."""
+    with guarded():
+        from gapray.cli.models import verify
+
+        for line in verify():
+            typer.echo(line)
+
+
+@models_app.command("path")
+def models_path(name: Annotated[str, typer.Argument(metavar="CARD", help="Name of a card.")]) -> None:
+    """Print where a card's files lie on this machine."""
+    with guarded():
+        from gapray.models.cards import card_named
+        from gapray.models.store import locate
+
+        for path in locate(card_named(name), fetch=False).files.values():
+            typer.echo(path)
+
+
+@catalog_app.command("show")
+def catalog_show(
+    catalog: CatalogArgument,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to print.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the current products and rejects."""
+    with guarded(as_json):
+        from gapray.catalog.reader import open_catalog
+
+        opened = open_catalog(catalog)
+        products, rejects = opened.products(), opened.rejects()
+        if as_json:
+            print_json({"products": products.to_pylist(), "rejects": rejects.to_pylist()})
+            return
+        columns = ["product_id", "views", "profile", "mask_model", "depth_model", "created_at"]
+        print_table(columns, [list(row.values()) for row in products.select(columns).slice(0, limit).to_pylist()])
+        if rejects.num_rows:
+            columns = ["product_id", "code", "message"]
+            print_table(columns, [list(row.values()) for row in rejects.select(columns).slice(0, limit).to_pylist()])
+        typer.echo(f"{products.num_rows} products, {rejects.num_rows} rejects")
+
+
+@catalog_app.command("sql")
+def catalog_sql(
+    catalog: CatalogArgument,
+    query: Annotated[str, typer.Argument(help="DuckDB SQL over products, views, rejects and all_….")],
+    as_json: JsonOption = False,
+) -> None:
+    """Run SQL over the current rows."""
+    with guarded(as_json):
+        from gapray.catalog.reader import open_catalog
+
+        table = open_catalog(catalog).sql(query)
+        if as_json:
+            print_json(table.to_pylist())
+        else:
+            print_table(table.column_names, [list(row.values()) for row in table.to_pylist()])
+
+
+@catalog_app.command("compact")
+def catalog_compact(catalog: CatalogArgument) -> None:
+    """Keep only current rows, in fewer and larger parts."""
+    with guarded():
+        from gapray.catalog.compact import compact
+        from gapray.catalog.storage import Folder
+
+        done = compact(Folder.at(catalog))
+        typer.echo(f"{done.parts_before} parts -> {done.parts_after}, {done.rows_before} rows -> {done.rows_after}")
+
+
+@catalog_app.command("sheet")
+def catalog_sheet(
+    catalog: CatalogArgument,
+    to: Annotated[Path, typer.Option("--to", help="PNG to write.")],
+    product: Annotated[list[str] | None, typer.Option(help="Only these products; default the first four.")] = None,
+) -> None:
+    """Draw a contact sheet: reference, mask, depth and canny of every view."""
+    with guarded():
+        from gapray.catalog.reader import open_catalog
+        from gapray.report.contact_sheet import contact_sheet
+
+        opened = open_catalog(catalog)
+        chosen = product or opened.table("products", columns=["product_id"])["product_id"].to_pylist()[:4]
+        to.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet([opened.package(name) for name in chosen]).save(to)
+        typer.echo(to)

@@ -1,0 +1,89 @@
+"""`gapray models …`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import typer
+
+from gapray.config import load_profile, profile_names
+from gapray.errors import ModelError
+from gapray.models.cards import ModelCard, card_named, cards, cards_of
+from gapray.models.store import locate, read_lock
+
+
+def card_rows() -> list[dict[str, Any]]:
+    """One row a card, for the table and for JSON."""
+    users: dict[str, list[str]] = {name: [] for name in cards()}
+    for profile in profile_names():
+        for card in cards_of(load_profile(profile, environment={}).packaging):
+            users[card.name].append(profile)
+    lock = read_lock()
+    rows = []
+    for card in cards().values():
+        known = [file.sha256 or lock.get(f"{card.name}/{file.name}") for file in card.files]
+        size = sum(file.bytes or 0 for file in card.files)
+        rows.append(
+            {
+                "card": card.name,
+                "role": card.role,
+                "licence": card.licence,
+                "size": f"{size / 1e6:.1f} MB" if size else "unverified",
+                "sha256": ", ".join(digest[:12] if digest else "unverified" for digest in known),
+                "vram": "unverified" if card.vram_gb is None else f"{card.vram_gb} GB",
+                "here": "yes" if _is_here(card) else "no",
+                "profiles": ", ".join(users[card.name]),
+            }
+        )
+    return rows
+
+
+def profile_rows() -> list[list[str]]:
+    """Name and description of each profile."""
+    return [[name, load_profile(name, environment={}).description] for name in profile_names()]
+
+
+def pull(names: Sequence[str]) -> Iterator[str]:
+    """Fetch cards, or all cards of profiles; yields a line for each that is there."""
+    chosen: dict[str, ModelCard] = {}
+    for name in names:
+        found = cards_of(load_profile(name).packaging) if name in profile_names() else [card_named(name)]
+        chosen |= {card.name: card for card in found}
+    for card in chosen.values():
+        located = locate(card, progress=_progress)
+        for file, path in located.files.items():
+            yield f"{card.name}: {file} {path.stat().st_size} bytes, sha256 {located.sha256[file]}, {path}"
+
+
+def verify() -> Iterator[str]:
+    """Check all cards that are on this machine.
+
+    Raises:
+        ModelError: `model.hash_mismatch` at the first wrong file.
+    """
+    for card in cards().values():
+        try:
+            located = locate(card, fetch=False)
+        except ModelError as error:
+            if error.code == "model.hash_mismatch":
+                raise
+            yield f"{card.name}: not here"
+        else:
+            yield f"{card.name}: ok, revision {located.revision[:12]}"
+
+
+def _is_here(card: ModelCard) -> bool:
+    try:
+        locate(card, fetch=False)
+    except ModelError:
+        return False
+    return True
+
+
+def _progress(what: str, done: int, total: int | None) -> None:
+    end = "\r" if sys.stderr.isatty() and done != total else "\n"
+    if end == "\r" or done == total:
+        share = f" of {total / 1e6:.1f}" if total else ""
+        typer.echo(f"{what}: {done / 1e6:.1f}{share} MB{end}", err=True, nl=False)

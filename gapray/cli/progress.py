@@ -1,0 +1,73 @@
+"""Progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from gapray.batch.package import RunSummary
+
+LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def watched(quiet: bool) -> Iterator[Callable[[RunSummary], None] | None]:
+    """A callback for `gapray.package(on_progress=…)`."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        yield from _bar()
+    else:
+        yield _Lines()
+
+
+def report_of(summary: RunSummary) -> str:
+    """The run in a few lines."""
+    rate = summary.views / summary.seconds if summary.seconds else 0.0
+    lines = [
+        f"{summary.packaged} packaged, {summary.finished} already there, {summary.unchanged} unchanged, "
+        f"{summary.rejected} rejected; {summary.views} views in {summary.seconds:.1f} s ({rate:.1f} views/s)"
+    ]
+    lines += [f"  rejected {one['product_id']}: {one['message']} [{one['code']}]" for one in summary.rejects]
+    if summary.rejected > len(summary.rejects):
+        lines.append(f"  … and {summary.rejected - len(summary.rejects)} more: `gapray catalog show {summary.catalog}`")
+    return "\n".join([*lines, f"catalogue: {summary.catalog}"])
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, summary: RunSummary) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_EVERY_S or summary.done == summary.products:
+            self._last = now
+            text = f"{summary.done}/{summary.products} products, {summary.views} views, {summary.rejected} rejected"
+            typer.echo(text, err=True)
+
+
+def _bar() -> Iterator[Callable[[RunSummary], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("packaging"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rejected]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("package", total=None, rate="starting Ray …", rejected="")
+
+        def update(summary: RunSummary) -> None:
+            rate = f"{summary.views / summary.seconds:.1f} views/s" if summary.views else "loading models …"
+            rejected = f"{summary.rejected} rejected" if summary.rejected else ""
+            progress.update(task, total=summary.products, completed=summary.done, rate=rate, rejected=rejected)
+
+        yield update

@@ -1,0 +1,48 @@
+"""The identity embedding: 517 floats that say which product a view shows, and how it fills the picture.
+
+0 … 511: appearance features of the masked view, of length 1. 512 … 516: mean, standard deviation, minimum and maximum of
+the depth inside the mask (0 … 1 of the stored range), and the mask's share of the image (0 … 1). This order is the one of
+the prototype that gapray replaces.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.gap.package import depth_inside, mask_share
+
+FEATURES = 512
+GEOMETRIC = 5
+IDENTITY_SIZE = FEATURES + GEOMETRIC
+
+
+def identity_embedding(
+    features: NDArray[np.float32], depth: NDArray[np.uint16], mask: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Join appearance and geometry.
+
+    Args:
+        features: [512]; brought to length 1 here.
+        depth: [H, W], as `GapView.depth`.
+        mask: [H, W], as `GapView.mask`.
+
+    Returns:
+        float32 [517].
+
+    Raises:
+        ValueError: `features` is not [512] or not finite.
+    """
+    if features.shape != (FEATURES,) or not np.isfinite(features).all():
+        raise ValueError(f"features must be {FEATURES} finite numbers, got shape {features.shape}")
+    length = max(float(np.linalg.norm(features)), 1e-12)
+    inside = depth_inside(depth, mask)
+    geometric = [inside.mean(), inside.std(), inside.min(), inside.max(), mask_share(mask)]
+    return np.concatenate([features / length, np.asarray(geometric)]).astype(np.float32)
+
+
+def identity_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Cosine of the appearance parts of two embeddings, -1 … 1; 1 = the same look."""
+    first, second = a[:FEATURES], b[:FEATURES]
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm else 0.0

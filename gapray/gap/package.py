@@ -1,0 +1,103 @@
+"""What a GAP package is: plain arrays, one `GapView` a photo, one `GapPackage` a product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEPTH_MAX = 65535
+"""Stored value of the nearest point; 0 is kept for everything that is not the product."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measured on the product's pixels of one view; no threshold is applied here."""
+
+    sharpness: float
+    """Variance of the 3 x 3 Laplacian of the grey image inside the mask [grey levels squared]."""
+    clipped_dark: float
+    """Share of the product's pixels at or below 2 in every channel, 0 … 1."""
+    clipped_bright: float
+    """Share of the product's pixels at or above 253 in every channel, 0 … 1."""
+
+
+@dataclass(frozen=True)
+class GapView:
+    """One packaged view. All images have the same height and width."""
+
+    name: str
+    """File name of the photo."""
+    azimuth_deg: float
+    """Degrees in [0, 360), 0 = front, counter-clockwise seen from above."""
+    uri: str
+    """Where the photo came from."""
+    sha256: str
+    """Of the photo's bytes."""
+    reference: NDArray[np.uint8]
+    """[H, W, 3], sRGB."""
+    mask: NDArray[np.uint8]
+    """[H, W], 0 = backdrop … 255 = product; 128 and above counts as product."""
+    depth: NDArray[np.uint16]
+    """[H, W], 0 outside the product, else 1 (farthest point of the whole set) … 65535 (nearest)."""
+    canny: NDArray[np.uint8]
+    """[H, W], 0 or 255."""
+    identity: NDArray[np.float32]
+    """[517], see `gapray.gap.identity`."""
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class GapPackage:
+    """One product, packaged."""
+
+    product_id: str
+    key: str
+    """Hash of the photos' bytes, their azimuths, the settings and the weights."""
+    views: tuple[GapView, ...]
+    """Ordered by azimuth."""
+    depth_scale: float
+    """Model nearness = `depth_scale` * (value - 1) / 65534 + `depth_shift`, one pair for the whole set."""
+    depth_shift: float
+    models: Mapping[str, str]
+    """Role -> model and revision: `mask`, `depth`, `canny`, `identity`."""
+
+    def view(self, azimuth_deg: float) -> GapView:
+        """The view at exactly `azimuth_deg`.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for view in self.views:
+            if abs((view.azimuth_deg - azimuth_deg + 180.0) % 360.0 - 180.0) < 1e-3:
+                return view
+        raise KeyError(f"{self.product_id} has no view at {azimuth_deg:g} degrees")
+
+
+def view_facts(view: GapView) -> dict[str, Any]:
+    """The numbers of one view that are neither image nor embedding, for tables and `metadata.json`."""
+    inside = depth_inside(view.depth, view.mask)
+    return {
+        "mask_share": mask_share(view.mask),
+        "depth_mean": float(inside.mean()),
+        "depth_std": float(inside.std()),
+        "depth_min": float(inside.min()),
+        "depth_max": float(inside.max()),
+        "sharpness": view.quality.sharpness,
+        "clipped_dark": view.quality.clipped_dark,
+        "clipped_bright": view.quality.clipped_bright,
+    }
+
+
+def mask_share(mask: NDArray[np.uint8]) -> float:
+    """Share of the image that is product, 0 … 1."""
+    return float((mask >= 128).mean())
+
+
+def depth_inside(depth: NDArray[np.uint16], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Depths of the product's pixels, scaled to 0 … 1; a single 0 for an empty mask."""
+    inside = depth[mask >= 128].astype(np.float32) / DEPTH_MAX
+    return inside if inside.size else np.zeros(1, np.float32)

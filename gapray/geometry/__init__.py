@@ -1,0 +1,1 @@
+"""Cameras and silhouettes: pure NumPy, no networks."""

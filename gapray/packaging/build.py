@@ -1,0 +1,106 @@
+"""Package one product in this process: what a notebook, a web request and the plain-loop benchmark call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from gapray.capture.capture_set import CaptureSet
+from gapray.config import PackagingSettings
+from gapray.gap.package import GapPackage
+from gapray.models.depth import DepthModel, MaskedSet
+from gapray.models.identity import IdentityModel
+from gapray.models.load import best_device, load_canny, load_depth, load_identity, load_mask, revisions
+from gapray.models.mask import MaskModel
+from gapray.packaging.silhouette import silhouette
+from gapray.packaging.steps import (
+    Canny,
+    content_key,
+    decode_view,
+    depth_range,
+    depth_to_16bit,
+    finish_view,
+    refuse_repeats,
+    work_image,
+)
+
+
+@dataclass(frozen=True)
+class PackagingModels:
+    """All that packaging needs, loaded once."""
+
+    mask: MaskModel
+    depth: DepthModel
+    identity: IdentityModel
+    canny: Canny
+    revisions: dict[str, str]
+    """Model name -> hash of its weights."""
+
+    @classmethod
+    def load(
+        cls, settings: PackagingSettings, *, device: str | None = None, threads: int = 1, batch: int = 32
+    ) -> Self:
+        """Load what the settings name.
+
+        Args:
+            settings: Names of the models.
+            device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+            threads: CPU threads of the mask network.
+            batch: Views in one forward pass of depth and identity.
+
+        Raises:
+            ModelError: A `model.*` code.
+        """
+        chosen = device or best_device()
+        return cls(
+            mask=load_mask(settings, threads=threads),
+            depth=load_depth(settings, device=chosen, batch=batch),
+            identity=load_identity(settings, device=chosen, batch=batch),
+            canny=load_canny(settings),
+            revisions=revisions(settings),
+        )
+
+
+def build_package(capture: CaptureSet, models: PackagingModels, settings: PackagingSettings) -> GapPackage:
+    """Package one product.
+
+    Args:
+        capture: Its photos.
+        models: From `PackagingModels.load` of the same settings.
+        settings: What a package contains.
+
+    Raises:
+        InputError: An `image.*`, `mask.*` or `capture.*` code.
+    """
+    decoded = [decode_view(photo, settings.decode) for photo in capture.photos]
+    refuse_repeats(capture, [view.sha256 for view in decoded])
+    soft = models.mask.predict([view.pixels for view in decoded])
+    masks = [silhouette(view.pixels, one, settings.mask) for view, one in zip(decoded, soft, strict=True)]
+    work = [
+        work_image(view.pixels, mask, settings.depth.work_side) for view, mask in zip(decoded, masks, strict=True)
+    ]
+    [nearness] = models.depth.predict([MaskedSet(work, [photo.azimuth_deg for photo in capture.photos])])
+    features = models.identity.predict(work)
+    scale, shift = depth_range(nearness, [view[..., 3] for view in work])
+    views = tuple(
+        finish_view(
+            name=view.photo.name,
+            azimuth_deg=view.photo.azimuth_deg,
+            uri=view.photo.uri,
+            sha256=view.sha256,
+            reference=view.reference,
+            mask=mask,
+            depth=depth_to_16bit(near, mask, scale, shift),
+            features=one,
+            canny=models.canny,
+        )
+        for view, mask, near, one in zip(decoded, masks, nearness, features, strict=True)
+    )
+    key = content_key([(view.azimuth_deg, view.sha256) for view in views], settings.digest(models.revisions))
+    return GapPackage(capture.product_id, key, views, scale, shift, model_names(settings, models.revisions))
+
+
+def model_names(settings: PackagingSettings, revisions: dict[str, str]) -> dict[str, str]:
+    """Role -> ``name@revision`` of every model, as tables and manifests keep it."""
+    named = {"mask": settings.mask.model, "depth": settings.depth.model, "identity": settings.identity.model}
+    return {role: f"{name}@{revisions[name][:12]}" for role, name in named.items()} | {"canny": "controlnet-aux"}
