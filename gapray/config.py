@@ -45,11 +45,17 @@ class MaskSettings(_Settings):
     """The product's silhouette."""
 
     model: str = Field("u2netp", description="Card of a rembg network.")
-    backdrop_key: bool = Field(True, description="Sharpen by the colour of a plain backdrop where it agrees with the network.")
+    backdrop_key: bool = Field(
+        True, description="Sharpen by the colour of a plain backdrop where it agrees with the network."
+    )
     cleanup: bool = Field(True, description="Keep the largest component and fill pin holes.")
     max_hole_share: float = Field(0.002, ge=0, le=1, description="Holes up to this share of the product are filled.")
-    min_share: float = Field(0.01, ge=0, lt=1, description="A mask with a smaller share of the image rejects the product.")
-    max_share: float = Field(0.95, gt=0, le=1, description="A mask with a larger share of the image rejects the product.")
+    min_share: float = Field(
+        0.01, ge=0, lt=1, description="A mask with a smaller share of the image rejects the product."
+    )
+    max_share: float = Field(
+        0.95, gt=0, le=1, description="A mask with a larger share of the image rejects the product."
+    )
 
 
 class DepthSettings(_Settings):
@@ -57,7 +63,9 @@ class DepthSettings(_Settings):
 
     model: str = Field("hull", description="`hull` (visual hull of the silhouettes, no weights) or a depth card.")
     elevation_deg: float = Field(15.0, ge=-30, le=60, description="`hull` only: the camera's elevation [degrees].")
-    work_side: int = Field(518, ge=14, multiple_of=14, description="Longer side of the image given to networks [pixels].")
+    work_side: int = Field(
+        518, ge=14, multiple_of=14, description="Longer side of the image given to networks [pixels]."
+    )
 
 
 class CannySettings(_Settings):

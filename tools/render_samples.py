@@ -140,7 +140,9 @@ def supplement_label(path: Path) -> Path:
         draw.line([2090, 283 + 66 * k, 2640, 283 + 66 * k], fill="#111111", width=3)
 
     text(draw, (720, 150), "HOW TO USE", 70, "#1f5f4a")
-    for k, row in enumerate(["Take two capsules daily", "with food and water.", "Keep in a cool, dry place.", "Lot 2417-C"]):
+    for k, row in enumerate(
+        ["Take two capsules daily", "with food and water.", "Keep in a cool, dry place.", "Lot 2417-C"]
+    ):
         text(draw, (720, 250 + 70 * k), row, 48, "#333333")
     draw.rounded_rectangle([470, 560, 970, 740], 40, fill="#e8743b")
     text(draw, (720, 650), "VEGAN", 110, "#ffffff")
@@ -279,9 +281,7 @@ def backdrop(folder: Path) -> dict[str, dict]:
     z, y = np.array(curve).T
     x = np.array([-9.0, 9.0])
     vertices = np.stack(np.broadcast_arrays(x[None, :], y[:, None], z[:, None]), -1)
-    obj = write_obj(
-        folder / "sweep.obj", vertices.reshape(-1, 3), np.zeros((len(z) * 2, 2)), grid_faces(len(z), 2)
-    )
+    obj = write_obj(folder / "sweep.obj", vertices.reshape(-1, 3), np.zeros((len(z) * 2, 2)), grid_faces(len(z), 2))
 
     def soft_box(origin: list[float], size: float, radiance: float) -> dict:
         to_world = mi.ScalarTransform4f().look_at(origin=origin, target=[0, 0.5, 0], up=[0, 1, 0.01])

@@ -135,6 +135,8 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     remote = address or os.environ.get("RAY_ADDRESS")
     if remote:
         shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -226,4 +228,3 @@ def _publish(manifest: Path, folder: Folder, run_id: str) -> str:
 
 def _absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
-

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from gapray.batch.rows import PLANNED
-from gapray.capture.manifest import check_manifest
+from gapray.capture.manifest import MANIFEST, check_manifest
 from gapray.catalog.reader import Catalog
 
 Verify = Literal["source", "content"]
@@ -40,18 +40,20 @@ def write_pending(manifest: Path, catalog: Catalog, settings_hash: str, verify: 
         InputError: `capture.invalid_manifest`.
     """
     check_manifest(pq.read_schema(manifest))
-    current = catalog.table("products", columns=["product_id", "key", "source", "settings"])
+    current = catalog.table("products", columns=["product_id", "key", "source", "settings", "depth_scale", "depth_shift"])
     with duckdb.connect() as connection:
         connection.register("current_products", current)
-        columns = ", ".join(f"m.{name}" for name in PLANNED.names if name != "known_key")
+        columns = ", ".join(f"m.{name}" for name in PLANNED.names if name in MANIFEST.names)
         finished = "false" if verify == "content" else "coalesce(p.source = m.source AND m.error_code IS NULL, false)"
         connection.execute(
             f"""CREATE VIEW planned AS
-            SELECT {columns}, p.key AS known_key, {finished} AS finished
+            SELECT {columns}, p.key AS known_key, p.depth_scale, p.depth_shift, {finished} AS finished
             FROM read_parquet({_quoted(str(manifest))}) m LEFT JOIN current_products p
             ON m.product_id = p.product_id AND p.settings = {_quoted(settings_hash)}"""
         )
-        [(products, finished_already)] = connection.sql("SELECT count(*), count(*) FILTER (finished) FROM planned").fetchall()
+        [(products, finished_already)] = connection.sql(
+            "SELECT count(*), count(*) FILTER (finished) FROM planned"
+        ).fetchall()
         connection.execute(
             f"COPY (SELECT * EXCLUDE (finished) FROM planned WHERE NOT finished) TO {_quoted(str(target))} (FORMAT parquet)"
         )

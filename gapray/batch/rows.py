@@ -40,15 +40,20 @@ VIEW = pa.struct(
 )
 """One view in flight. Pixels are dropped as soon as they are used; what stays is compressed."""
 
-PLANNED = MANIFEST.append(pa.field("known_key", pa.string()))
-"""What the pipeline reads: manifest rows that are not finished, with the key that the catalogue holds for each."""
+PLANNED = pa.schema(
+    [
+        *MANIFEST,
+        pa.field("known_key", pa.string()),
+        pa.field("depth_scale", pa.float64()),
+        pa.field("depth_shift", pa.float64()),
+    ]
+)
+"""What the pipeline reads: manifest rows that are not finished, with what the catalogue holds of each."""
 
 IN_FLIGHT = pa.schema(
     [
         *(pa.field(field.name, field.type) for field in PLANNED),
         pa.field("key", pa.string()),
-        pa.field("depth_scale", pa.float64()),
-        pa.field("depth_shift", pa.float64()),
         pa.field("views", pa.list_(VIEW)),
     ]
 )

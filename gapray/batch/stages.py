@@ -47,7 +47,7 @@ def decode(table: pa.Table, *, settings: PackagingSettings, settings_hash: str) 
     """Planned rows -> rows with decoded views and a key. Needs no model: a CPU task."""
     rows = table.to_pylist()
     for row in rows:
-        row.update(key=None, depth_scale=None, depth_shift=None, views=[])
+        row.update(key=None, views=[])
         if row["error_code"] is None:
             try:
                 _decode_row(row, settings, settings_hash)

@@ -59,7 +59,9 @@ def azimuths_from_names(names: Sequence[str], options: AzimuthOptions = AzimuthO
     for name in names:
         match = _TRAILING.search(PurePosixPath(name).stem)
         if match is None:
-            raise InputError("capture.ambiguous_azimuths", f"{name!r} does not end in a number of degrees or a frame number")
+            raise InputError(
+                "capture.ambiguous_azimuths", f"{name!r} does not end in a number of degrees or a frame number"
+            )
         numbers[name] = float(match["number"])
         has_unit = has_unit or match["unit"] is not None
     ordered = dict(sorted(numbers.items(), key=lambda item: (item[1], item[0])))
@@ -164,7 +166,9 @@ def _settle(
 
 def _widest_gap(values: list[float]) -> float:
     ordered = sorted(values)
-    return max((after - before) % 360.0 or 360.0 for before, after in zip(ordered, [*ordered[1:], ordered[0]], strict=True))
+    return max(
+        (after - before) % 360.0 or 360.0 for before, after in zip(ordered, [*ordered[1:], ordered[0]], strict=True)
+    )
 
 
 def _on_a_grid(values: list[float]) -> bool:

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -88,7 +88,7 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise InputError("image.too_many_pixels", str(error)) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise InputError("image.unsupported", "the file is no photo in a format that gapray reads") from error
     except (EOFError, *_DECODER_ERRORS) as error:
         raise InputError("image.truncated", f"the header cannot be read: {error}") from error
@@ -195,7 +195,8 @@ def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDA
     except (Image.DecompressionBombError, EOFError, *_DECODER_ERRORS) as error:
         raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
     if image.mode.startswith("I"):
-        return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        wide: NDArray[np.uint16] = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        return wide
     if image.mode in ("P", "1"):
         image = image.convert("L")
     if image.mode == "F" or image.mode not in ("L", "LA", "RGB", "RGBA"):

@@ -17,7 +17,9 @@ from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.storage import Entry, list_files, read_bytes
 from gapray.errors import GaprayError, InputError
 
-PHOTO_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif"})
+PHOTO_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
+)
 TABLE_NAMES = ("capture.csv", "capture.json", "views.json")
 SIDE_FOLDERS = frozenset({"mask", "masks", "depth", "depths", "truth", "held_out", "thumbnails"})
 """Folders beside a product's photos that are not products."""

@@ -12,19 +12,19 @@ from gapray.errors import InputError
 
 PHOTO = pa.struct(
     [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("azimuth_deg", pa.float64(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("stamp", pa.string(), nullable=False),
+        pa.field("name", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("azimuth_deg", pa.float64()),
+        pa.field("size", pa.int64()),
+        pa.field("stamp", pa.string()),
     ]
 )
 MANIFEST = pa.schema(
     [
-        pa.field("product_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("photos", pa.list_(PHOTO), nullable=False),
+        pa.field("product_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("photos", pa.list_(PHOTO)),
         pa.field("error_code", pa.string()),
         pa.field("error_message", pa.string()),
     ]

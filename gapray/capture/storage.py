@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -38,15 +39,19 @@ def local_path(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
+def _opened(uri: str) -> AbstractContextManager[Any]:
+    return open(local_path(uri), "rb") if is_local(uri) else fsspec.open(uri, "rb")
+
+
 def read_bytes(uri: str, max_bytes: int) -> bytes:
     """Read one whole file of at most `max_bytes` bytes.
 
     Raises:
         InputError: `image.unreadable`, `image.empty` or `image.too_many_bytes`.
     """
-    name = PurePosixPath(uri.split("::")[0]).name
+    name = PurePosixPath(uri.split("::", maxsplit=1)[0]).name
     try:
-        with open(local_path(uri), "rb") if is_local(uri) else fsspec.open(uri, "rb").open() as file:
+        with _opened(uri) as file:
             data: bytes = file.read(max_bytes + 1)
     except Exception as error:
         # fsspec backends raise whatever their client library raises; every one of them means the same to us.
@@ -91,7 +96,7 @@ def _list_local(root: str) -> Iterator[Entry]:
 
 def _list_zip(uri: str) -> Iterator[Entry]:
     try:
-        with open(local_path(uri), "rb") if is_local(uri) else fsspec.open(uri, "rb").open() as file:
+        with _opened(uri) as file:
             members = zipfile.ZipFile(file).infolist()
     except FileNotFoundError as error:
         raise InputError("capture.not_found", f"{uri} does not exist") from error

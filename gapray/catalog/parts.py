@@ -60,6 +60,6 @@ def part_name(content: pa.Table) -> str:
 
 
 def _compression(schema: pa.Schema) -> dict[str, str]:
-    """zstd for all but the image columns, which are compressed already."""
+    """Zstd for all but the image columns, which are compressed already."""
     images = {field.name for field in schema if pa.types.is_large_binary(field.type)}
     return {field.name: "none" if field.name in images else "zstd" for field in schema}

@@ -99,9 +99,7 @@ class Catalog:
         if len(views) != product["views"]:
             raise CatalogError("catalog.incompatible", f"{product_id} has {len(views)} of {product['views']} views")
         models = {role: product[f"{role}_model"] for role in ("mask", "depth", "canny", "identity")}
-        return GapPackage(
-            product_id, product["key"], views, product["depth_scale"], product["depth_shift"], models
-        )
+        return GapPackage(product_id, product["key"], views, product["depth_scale"], product["depth_shift"], models)
 
     def sql(self, query: str) -> pa.Table:
         """Run a DuckDB query over the views `products`, `views` and `rejects` (current rows) and `all_…` (every row).

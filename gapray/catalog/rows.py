@@ -104,5 +104,3 @@ def reject_row(
 def utc_now() -> datetime:
     """Now, with a time zone."""
     return datetime.now(UTC)
-
-

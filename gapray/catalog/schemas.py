@@ -30,7 +30,12 @@ VIEWS = _schema(
         ("height", pa.int32(), False, "Of all four images [pixels]."),
         ("reference", pa.large_binary(), False, "JPEG, sRGB."),
         ("mask", pa.large_binary(), False, "PNG, 8-bit grey, 128 and above = product."),
-        ("depth", pa.large_binary(), False, "PNG, 16-bit grey, 0 = no product, 1 = farthest … 65535 = nearest of the set."),
+        (
+            "depth",
+            pa.large_binary(),
+            False,
+            "PNG, 16-bit grey, 0 = no product, 1 = farthest … 65535 = nearest of the set.",
+        ),
         ("canny", pa.large_binary(), False, "PNG, 8-bit grey, 0 or 255."),
         ("identity", pa.list_(pa.float32(), IDENTITY_SIZE), False, "512 appearance features and 5 geometric figures."),
         ("mask_share", pa.float64(), False, "Share of the image that is product."),

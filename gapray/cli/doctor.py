@@ -55,7 +55,9 @@ def _torch() -> Finding:
     try:
         torch.ops.torchvision.nms  # noqa: B018 - the look-up itself is the check
     except (AttributeError, RuntimeError):
-        return Finding("torch", "bad", f"torch {torch.__version__} and torchvision {torchvision.__version__} do not match")
+        return Finding(
+            "torch", "bad", f"torch {torch.__version__} and torchvision {torchvision.__version__} do not match"
+        )
     return Finding("torch", "ok", f"torch {torch.__version__}, torchvision {torchvision.__version__}")
 
 
@@ -74,7 +76,9 @@ def _onnxruntime() -> Finding:
     installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)}
     if len(installed) == 2:
         return Finding("onnxruntime", "bad", "onnxruntime and onnxruntime-gpu are both installed: keep one")
-    return Finding("onnxruntime", "ok", f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}")
+    return Finding(
+        "onnxruntime", "ok", f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}"
+    )
 
 
 def _ray() -> Finding:
@@ -111,7 +115,9 @@ def _ports() -> Finding:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 taken.append(f"{port} ({use})")
-    return Finding("ports", "note" if taken else "ok", "in use: " + ", ".join(taken) if taken else "6379, 8265, 8000 free")
+    return Finding(
+        "ports", "note" if taken else "ok", "in use: " + ", ".join(taken) if taken else "6379, 8265, 8000 free"
+    )
 
 
 def _version(distribution: str) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,50 +21,18 @@ app.add_typer(models_app, name="models")
 app.add_typer(catalog_app, name="catalog")
 
 
-class Direction(StrEnum):
-    """The way the camera walked round the still product, seen from above."""
-
-    ccw = "ccw"
-    cw = "cw"
-
-
-class Names(StrEnum):
-    """What the number at the end of a photo's name is."""
-
-    auto = "auto"
-    degrees = "degrees"
-    index = "index"
-
-
-class ClosingFrame(StrEnum):
-    """Whether the last photo of a numbered turn shows the front again."""
-
-    auto = "auto"
-    drop = "drop"
-    keep = "keep"
-
-
-class Layout(StrEnum):
-    """Whether the source is one product or a folder of products."""
-
-    auto = "auto"
-    product = "product"
-    products = "products"
-
-
-class Verify(StrEnum):
-    """What makes a product count as finished."""
-
-    source = "source"
-    content = "content"
-
-
-Source = Annotated[str, typer.Argument(metavar="SRC", help="Folder, zip file, URI of photos, or a manifest (.parquet).")]
-DirectionOption = Annotated[Direction, typer.Option(help="The way the camera walked, seen from above.")]
+Source = Annotated[
+    str, typer.Argument(metavar="SRC", help="Folder, zip file, URI of photos, or a manifest (.parquet).")
+]
+DirectionOption = Annotated[Literal["ccw", "cw"], typer.Option(help="The way the camera walked, seen from above.")]
 FrontOption = Annotated[int, typer.Option(help="Index of the front photo, 0-based, in the order of the names.")]
-NamesOption = Annotated[Names, typer.Option(help="What the number at the end of a name is.")]
-ClosingOption = Annotated[ClosingFrame, typer.Option(help="Whether the last numbered photo repeats the front.")]
-LayoutOption = Annotated[Layout, typer.Option(help="One product, or one a subfolder.")]
+NamesOption = Annotated[
+    Literal["auto", "degrees", "index"], typer.Option(help="What the number at the end of a name is.")
+]
+ClosingOption = Annotated[
+    Literal["auto", "drop", "keep"], typer.Option(help="Whether the last numbered photo repeats the front.")
+]
+LayoutOption = Annotated[Literal["auto", "product", "products"], typer.Option(help="One product, or one a subfolder.")]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Accept sets with a view missing.")]
 ProfileOption = Annotated[str, typer.Option(help="Named set of models and settings.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML over the profile.")]
@@ -90,13 +57,15 @@ def package(
     profile: ProfileOption = "classic",
     config: ConfigOption = None,
     set_: SetOption = None,
-    direction: DirectionOption = Direction.ccw,
+    direction: DirectionOption = "ccw",
     front: FrontOption = 0,
-    names: NamesOption = Names.auto,
-    closing_frame: ClosingOption = ClosingFrame.auto,
-    layout: LayoutOption = Layout.auto,
+    names: NamesOption = "auto",
+    closing_frame: ClosingOption = "auto",
+    layout: LayoutOption = "auto",
     allow_missing: MissingOption = False,
-    verify: Annotated[Verify, typer.Option(help="What makes a product count as finished.")] = Verify.source,
+    verify: Annotated[
+        Literal["source", "content"], typer.Option(help="What makes a product count as finished.")
+    ] = "source",
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,14 +77,21 @@ def package(
         from gapray.config import load_profile
 
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
-        options = discover_options(direction, front, names, closing_frame, layout, allow_missing)
+        options = discover_options(
+            direction=direction,
+            front=front,
+            names=names,
+            closing_frame=closing_frame,
+            layout=layout,
+            allow_missing=allow_missing,
+        )
         with watched(quiet=as_json) as on_progress:
             summary = run(
                 src,
                 out=out,
                 profile=chosen,
                 options=options,
-                verify=verify.value,
+                verify=verify,
                 address=address,
                 on_progress=on_progress,
             )
@@ -131,11 +107,11 @@ def package(
 def manifest(
     src: Source,
     to: Annotated[Path, typer.Option("--to", help="Parquet file to write.")],
-    direction: DirectionOption = Direction.ccw,
+    direction: DirectionOption = "ccw",
     front: FrontOption = 0,
-    names: NamesOption = Names.auto,
-    closing_frame: ClosingOption = ClosingFrame.auto,
-    layout: LayoutOption = Layout.auto,
+    names: NamesOption = "auto",
+    closing_frame: ClosingOption = "auto",
+    layout: LayoutOption = "auto",
     allow_missing: MissingOption = False,
 ) -> None:
     """List the capture sets of SRC into a manifest, without reading a photo."""
@@ -144,7 +120,14 @@ def manifest(
         from gapray.capture.manifest import write_manifest
         from gapray.cli.options import discover_options
 
-        options = discover_options(direction, front, names, closing_frame, layout, allow_missing)
+        options = discover_options(
+            direction=direction,
+            front=front,
+            names=names,
+            closing_frame=closing_frame,
+            layout=layout,
+            allow_missing=allow_missing,
+        )
         count = write_manifest(scan(src, options), str(to))
         typer.echo(f"{count} products in {to}")
 

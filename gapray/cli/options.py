@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.discover import DiscoverOptions
 
-if TYPE_CHECKING:
-    from gapray.cli.main import ClosingFrame, Direction, Layout, Names
-
 
 def discover_options(
-    direction: Direction, front: int, names: Names, closing_frame: ClosingFrame, layout: Layout, allow_missing: bool
+    *,
+    direction: Literal["ccw", "cw"],
+    front: int,
+    names: Literal["auto", "degrees", "index"],
+    closing_frame: Literal["auto", "drop", "keep"],
+    layout: Literal["auto", "product", "products"],
+    allow_missing: bool,
 ) -> DiscoverOptions:
     """What the user said about the photos."""
     azimuths = AzimuthOptions(
-        direction=direction.value,
-        front=front,
-        names=names.value,
-        closing_frame=closing_frame.value,
-        allow_missing=allow_missing,
+        direction=direction, front=front, names=names, closing_frame=closing_frame, allow_missing=allow_missing
     )
-    return DiscoverOptions(azimuths, layout.value)
+    return DiscoverOptions(azimuths, layout)

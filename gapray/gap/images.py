@@ -39,7 +39,7 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError("not an image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def decode_grey8(data: bytes) -> NDArray[np.uint8]:
@@ -51,7 +51,7 @@ def decode_grey8(data: bytes) -> NDArray[np.uint8]:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 2 or image.dtype != np.uint8:
         raise ValueError("not an 8-bit grey image")
-    return image.astype(np.uint8, copy=False)
+    return np.asarray(image, np.uint8)
 
 
 def decode_grey16(data: bytes) -> NDArray[np.uint16]:
@@ -63,4 +63,4 @@ def decode_grey16(data: bytes) -> NDArray[np.uint16]:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 2 or image.dtype != np.uint16:
         raise ValueError("not a 16-bit grey image")
-    return image.astype(np.uint16, copy=False)
+    return np.asarray(image, np.uint16)

@@ -99,5 +99,5 @@ def mask_share(mask: NDArray[np.uint8]) -> float:
 
 def depth_inside(depth: NDArray[np.uint16], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Depths of the product's pixels, scaled to 0 … 1; a single 0 for an empty mask."""
-    inside = depth[mask >= 128].astype(np.float32) / DEPTH_MAX
+    inside: NDArray[np.float32] = depth[mask >= 128].astype(np.float32) / np.float32(DEPTH_MAX)
     return inside if inside.size else np.zeros(1, np.float32)

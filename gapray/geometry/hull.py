@@ -100,7 +100,7 @@ def _to_grid(mask: NDArray[np.bool_], frame: _Frame) -> NDArray[np.bool_]:
     if shrink < 1:
         soft = cv2.GaussianBlur(soft, (0, 0), 0.4 / shrink)
     grid = cv2.warpAffine(soft, _affine(frame), (GRID, GRID), flags=cv2.INTER_LINEAR)
-    return grid > 0.5
+    return np.asarray(grid > 0.5)
 
 
 def _carve(grids: list[NDArray[np.bool_]], axes: list[NDArray[np.float64]]) -> NDArray[np.float32]:
@@ -121,17 +121,16 @@ def _carve(grids: list[NDArray[np.bool_]], axes: list[NDArray[np.float64]]) -> N
 
 def _index(coordinate: NDArray[np.float32]) -> NDArray[np.intp]:
     """Grid pixel of a coordinate in -1 … 1, clipped to the grid."""
-    return np.clip((coordinate + 1) * (GRID / 2), 0, GRID - 1).astype(np.intp)
+    index: NDArray[np.intp] = np.clip((coordinate + 1) * (GRID / 2), 0, GRID - 1).astype(np.intp)
+    return index
 
 
-def _front(
-    points: NDArray[np.float32], rotation: NDArray[np.float64], grid: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def _front(points: NDArray[np.float32], rotation: NDArray[np.float64], grid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Nearness [GRID, GRID] of the hull's front; every pixel has a value, filled from its nearest hit."""
     seen = points @ rotation.T.astype(np.float32)
-    front = np.full(GRID * GRID, -np.inf, np.float32)
-    np.maximum.at(front, _index(-seen[:, 1]) * GRID + _index(seen[:, 0]), seen[:, 2])
-    front = front.reshape(GRID, GRID)
+    nearest = np.full(GRID * GRID, -np.inf, np.float32)
+    np.maximum.at(nearest, _index(-seen[:, 1]) * GRID + _index(seen[:, 0]), seen[:, 2])
+    front = nearest.reshape(GRID, GRID)
     hit = np.isfinite(front) & grid
     if not hit.any():
         return np.zeros_like(front)
@@ -140,7 +139,7 @@ def _front(
     )
     value_of_label = np.zeros(int(labels.max()) + 1, np.float32)
     value_of_label[labels[hit]] = front[hit]
-    return cv2.medianBlur(value_of_label[labels].astype(np.float32), 3)
+    return np.asarray(cv2.medianBlur(value_of_label[labels].astype(np.float32), 3))
 
 
 def _from_grid(front: NDArray[np.float32], mask: NDArray[np.bool_], frame: _Frame) -> NDArray[np.float32]:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from gapray.config import PackagingSettings
 from gapray.errors import ModelError
 
-WEIGHTLESS = frozenset({"hull", "colour-gradient-512", "null"})
-"""Model names that need no weights. `null` answers at once with a constant: it measures what everything else costs."""
+WEIGHTLESS = frozenset({"hull", "colour-gradient-512", "null-model"})
+"""Model names that need no weights. `null-model` answers at once with a constant: it measures what everything else costs."""
 WEIGHTLESS_REVISION = "1"
 """Raised when a weightless model's arithmetic changes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +71,17 @@ class DepthAnything:
 
     def __init__(self, config: Path, weights: Path, *, device: str, batch: int) -> None:
         import torch
-        from safetensors.torch import load_file
-        from transformers import AutoConfig, AutoModelForDepthEstimation
+        from transformers import AutoModelForDepthEstimation
 
         self._torch = torch
         self._dtype = torch.float16 if device == "cuda" else torch.float32
         self._device, self._batch = device, batch
-        # From the two files as they lie: a mirror need not hold them in one folder.
-        model = AutoModelForDepthEstimation.from_config(AutoConfig.from_pretrained(str(config)))
-        model.load_state_dict(load_file(weights))
+        with tempfile.TemporaryDirectory() as folder:
+            # transformers renames the keys of older checkpoints only when it reads a folder, and a mirror need not hold
+            # the two files in one.
+            (Path(folder) / "config.json").symlink_to(config.absolute())
+            (Path(folder) / "model.safetensors").symlink_to(weights.absolute())
+            model = AutoModelForDepthEstimation.from_pretrained(folder, local_files_only=True)
         self._model = model.to(device, self._dtype).eval()
         # transformers' DPTImageProcessor for this model: x / 255, then ImageNet's mean and deviation.
         shape = (1, 3, 1, 1)

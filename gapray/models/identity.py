@@ -144,10 +144,12 @@ class OpenClip:
             theta = torch.tensor(maps, dtype=torch.float32, device=self._device)
             # Twice the size, then a 2 x 2 mean: grid_sample alone would alias.
             grid = functional.affine_grid(theta, [len(views), 4, 2 * self._side, 2 * self._side], align_corners=False)
-            sampled = functional.grid_sample(stacked.permute(0, 3, 1, 2).float() / 255, grid, align_corners=False)
-            square = functional.avg_pool2d(sampled, 2)
-            weight = square[:, 3:]
-            rgb = square[:, :3] * weight + BACKGROUND / 255 * (1 - weight)
+            view = stacked.permute(0, 3, 1, 2).float() / 255
+            alpha = view[:, 3:]
+            # Colours are weighted by the mask before they are mixed, so that no backdrop bleeds in.
+            premultiplied = torch.cat([view[:, :3] * alpha, alpha], 1)
+            square = functional.avg_pool2d(functional.grid_sample(premultiplied, grid, align_corners=False), 2)
+            rgb = square[:, :3] + BACKGROUND / 255 * (1 - square[:, 3:])
             features = self.model.encode_image(((rgb - self._mean) / self._std).to(self._dtype)).float()
             result: NDArray[np.float32] = functional.normalize(features, dim=-1).cpu().numpy()
         return result

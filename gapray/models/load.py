@@ -35,7 +35,7 @@ def load_mask(settings: PackagingSettings, *, threads: int, device: str = "cpu")
     Raises:
         ModelError: As `revisions`, or `model.failed`.
     """
-    if settings.mask.model == "null":
+    if settings.mask.model == "null-model":
         return NullMask()
     located = locate(card_named(settings.mask.model))
     return RembgMask(settings.mask.model, next(iter(located.files.values())), threads=threads, device=device)
@@ -47,7 +47,7 @@ def load_depth(settings: PackagingSettings, *, device: str, batch: int) -> Depth
     Raises:
         ModelError: As `revisions`.
     """
-    if settings.depth.model == "null":
+    if settings.depth.model == "null-model":
         return NullDepth()
     if settings.depth.model == "hull":
         return HullDepth(settings.depth.elevation_deg)
@@ -62,7 +62,7 @@ def load_identity(settings: PackagingSettings, *, device: str, batch: int) -> Id
     Raises:
         ModelError: As `revisions`.
     """
-    if settings.identity.model == "null":
+    if settings.identity.model == "null-model":
         return NullIdentity()
     if settings.identity.model == "colour-gradient-512":
         return ColourGradient()
@@ -71,7 +71,7 @@ def load_identity(settings: PackagingSettings, *, device: str, batch: int) -> Id
 
 
 def load_canny(settings: PackagingSettings) -> CannyEdges | NullCanny:
-    """The edge detector. With a `null` mask model it is left out too, so that overhead can be measured alone."""
-    if settings.mask.model == "null":
+    """The edge detector. With a `null-model` mask model it is left out too, so that overhead can be measured alone."""
+    if settings.mask.model == "null-model":
         return NullCanny()
     return CannyEdges(settings.canny.low_threshold, settings.canny.high_threshold)

@@ -47,7 +47,7 @@ class LocatedCard:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _Mismatch(Exception):
+class _MismatchError(Exception):
     pass
 
 
@@ -108,7 +108,7 @@ def _locate_file(
         if path.is_file():
             try:
                 return path, _checked(path, file, wanted)
-            except _Mismatch as error:
+            except _MismatchError as error:
                 tried.append(f"{path}: {error}")
                 mismatched = True
     for source in file.sources if fetch else ():
@@ -116,7 +116,7 @@ def _locate_file(
         try:
             fetched = _fetch(source, target, progress)
             digest = _checked(fetched, file, wanted)
-        except _Mismatch as error:
+        except _MismatchError as error:
             tried.append(f"{source}: {error}")
             mismatched = True
             fetched.unlink(missing_ok=True)
@@ -144,15 +144,15 @@ def _mirrored(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path
 
 def _checked(path: Path, file: ModelFile, wanted: str | None) -> str:
     if file.bytes is not None and path.stat().st_size != file.bytes:
-        raise _Mismatch(f"{path.stat().st_size} bytes, expected {file.bytes}")
+        raise _MismatchError(f"{path.stat().st_size} bytes, expected {file.bytes}")
     digest = file_sha256(path)
     if wanted is not None and digest != wanted:
-        raise _Mismatch(f"sha256 {digest[:12]}…, expected {wanted[:12]}…")
+        raise _MismatchError(f"sha256 {digest[:12]}…, expected {wanted[:12]}…")
     if wanted is None and file.md5 is not None:
         with path.open("rb") as opened:
             md5 = hashlib.file_digest(opened, "md5").hexdigest()
         if md5 != file.md5:
-            raise _Mismatch(f"md5 {md5[:12]}…, expected {file.md5[:12]}…")
+            raise _MismatchError(f"md5 {md5[:12]}…, expected {file.md5[:12]}…")
     return digest
 
 
@@ -178,7 +178,7 @@ def _from_hub(source: HubSource, target: Path) -> Path:
 def _from_https(url: str, target: Path, progress: Progress) -> Path:
     part = target.with_suffix(target.suffix + ".part")
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the card's schema admits https only
         resumed = have > 0 and answer.status == 206
         length = answer.headers.get("Content-Length")

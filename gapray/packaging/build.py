@@ -37,9 +37,7 @@ class PackagingModels:
     """Model name -> hash of its weights."""
 
     @classmethod
-    def load(
-        cls, settings: PackagingSettings, *, device: str | None = None, threads: int = 1, batch: int = 32
-    ) -> Self:
+    def load(cls, settings: PackagingSettings, *, device: str | None = None, threads: int = 1, batch: int = 32) -> Self:
         """Load what the settings name.
 
         Args:
@@ -76,9 +74,7 @@ def build_package(capture: CaptureSet, models: PackagingModels, settings: Packag
     refuse_repeats(capture, [view.sha256 for view in decoded])
     soft = models.mask.predict([view.pixels for view in decoded])
     masks = [silhouette(view.pixels, one, settings.mask) for view, one in zip(decoded, soft, strict=True)]
-    work = [
-        work_image(view.pixels, mask, settings.depth.work_side) for view, mask in zip(decoded, masks, strict=True)
-    ]
+    work = [work_image(view.pixels, mask, settings.depth.work_side) for view, mask in zip(decoded, masks, strict=True)]
     [nearness] = models.depth.predict([MaskedSet(work, [photo.azimuth_deg for photo in capture.photos])])
     features = models.identity.predict(work)
     scale, shift = depth_range(nearness, [view[..., 3] for view in work])

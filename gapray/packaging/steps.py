@@ -108,9 +108,7 @@ def work_image(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], side: int) ->
     return np.ascontiguousarray(np.dstack([rgb, alpha]).astype(np.uint8))
 
 
-def depth_range(
-    nearness: Sequence[NDArray[np.float32]], masks: Sequence[NDArray[np.uint8]]
-) -> tuple[float, float]:
+def depth_range(nearness: Sequence[NDArray[np.float32]], masks: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
     """The one scale and shift of a capture set.
 
     Args:

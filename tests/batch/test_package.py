@@ -1,0 +1,91 @@
+"""`gapray.package` on a real Ray, with real models."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import gapray
+from gapray.capture.discover import discover
+from gapray.config import load_profile
+from gapray.packaging.build import PackagingModels, build_package
+from tests.make import write_product, write_products
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def null():
+    overrides = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "run.products_per_part=2"]
+    return load_profile("classic", overrides=overrides, environment={})
+
+
+def test_batch_equals_one_process_to_the_bit(samples, tmp_path, classic_weights):
+    summary = gapray.package(samples / "captures", out=tmp_path / "catalog")
+    assert (summary.packaged, summary.rejected, summary.views) == (2, 0, 16)
+    catalog = gapray.open_catalog(str(tmp_path / "catalog"))
+    settings = load_profile("classic", environment={}).packaging
+    models = PackagingModels.load(settings, device="cpu", threads=2)
+    [capture] = [one for one in discover(str(samples / "captures")) if one.product_id == "mug"]
+    ours, theirs = build_package(capture, models, settings), catalog.package("mug")
+    assert (ours.key, dict(ours.models)) == (theirs.key, dict(theirs.models))
+    for one, other in zip(ours.views, theirs.views, strict=True):
+        assert np.array_equal(one.reference, other.reference)
+        assert np.array_equal(one.mask, other.mask)
+        assert np.array_equal(one.canny, other.canny)
+        assert np.array_equal(one.identity[:512], other.identity[:512])
+        # Nearness travels as half floats between stages: one part in 2048.
+        assert np.abs(one.depth.astype(int) - other.depth).max() <= 65535 / 1024
+
+
+def test_resume_skips_and_touch_costs_no_model_work(tmp_path, null):
+    write_products(tmp_path / "shoot", 5)
+    seen = []
+    first = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null, on_progress=lambda s: seen.append(s.done))
+    assert (first.products, first.packaged, first.finished) == (5, 5, 0)
+    assert seen[0] == 0 and seen[-1] == 5
+    second = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null)
+    assert (second.packaged, second.finished) == (0, 5)
+    os.utime(tmp_path / "shoot" / "sku-0002" / "sku-0002_045.png", ns=(5, 5))
+    third = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null)
+    assert (third.packaged, third.unchanged, third.finished) == (0, 1, 4)
+    assert gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null).finished == 5
+    fourth = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null, verify="content")
+    assert (fourth.packaged, fourth.unchanged) == (0, 5)
+    write_product(tmp_path / "shoot" / "sku-0002", seed=77)
+    fifth = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null)
+    assert (fifth.packaged, fifth.finished) == (1, 4)
+    catalog = gapray.open_catalog(str(tmp_path / "c"))
+    assert catalog.products().num_rows == 5
+    assert catalog.views().num_rows == 40
+    for product in catalog.products()["product_id"].to_pylist():
+        assert len(catalog.package(product).views) == 8
+
+
+def test_bad_products_become_rejects_and_good_ones_are_there(tmp_path, null):
+    write_products(tmp_path / "shoot", 2)
+    broken = write_product(tmp_path / "shoot" / "broken")
+    (broken / "broken_090.png").write_bytes(b"")
+    write_product(tmp_path / "shoot" / "few", azimuths=[0, 45])
+    summary = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null)
+    assert (summary.packaged, summary.rejected) == (2, 2)
+    assert summary.rejects_by_code == {"image.empty": 1, "capture.missing_views": 1}
+    catalog = gapray.open_catalog(str(tmp_path / "c"))
+    codes = dict(zip(*catalog.rejects().select(["product_id", "code"]).to_pydict().values(), strict=True))
+    assert codes == {"broken": "image.empty", "few": "capture.missing_views"}
+    shutil.rmtree(broken)
+    write_product(broken)
+    assert gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null).packaged == 1
+    assert gapray.open_catalog(str(tmp_path / "c")).rejects()["product_id"].to_pylist() == ["few"]
+
+
+def test_a_manifest_is_a_source(tmp_path, null):
+    from gapray.capture.discover import scan
+    from gapray.capture.manifest import write_manifest
+
+    write_products(tmp_path / "shoot", 3)
+    write_manifest(scan(str(tmp_path / "shoot")), str(tmp_path / "m.parquet"))
+    summary = gapray.package(tmp_path / "m.parquet", out=tmp_path / "c", profile=null)
+    assert summary.packaged == 3
+    assert gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null).finished == 3

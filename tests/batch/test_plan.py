@@ -1,0 +1,115 @@
+import pyarrow.parquet as pq
+import pytest
+
+from gapray.batch.plan import write_pending
+from gapray.batch.resources import GpuShare, check_resources, plan_stages
+from gapray.batch.rows import PLANNED, fail, on_live_rows
+from gapray.capture.discover import discover, scan
+from gapray.capture.manifest import write_manifest
+from gapray.catalog.parts import commit
+from gapray.catalog.reader import Catalog
+from gapray.catalog.rows import product_row, utc_now
+from gapray.catalog.storage import Folder
+from gapray.config import load_profile
+from gapray.errors import InputError, ResourceError
+from tests.catalog.test_catalog import FACTS
+from tests.make import write_product, write_products
+
+
+def plan(tmp_path, catalog, settings="settings", verify="source"):
+    manifest, target = tmp_path / "m.parquet", tmp_path / "pending.parquet"
+    write_manifest(scan(str(tmp_path / "shoot")), str(manifest))
+    pending = write_pending(manifest, catalog, settings, verify, target)
+    table = pq.read_table(target)
+    assert [(field.name, field.type) for field in table.schema] == [(field.name, field.type) for field in PLANNED]
+    return pending, {row["product_id"]: row["known_key"] for row in table.to_pylist()}
+
+
+def finish(folder, capture, key="k"):
+    azimuths = [photo.azimuth_deg for photo in capture.photos]
+    row = product_row(
+        product_id=capture.product_id,
+        key=key,
+        source=capture.source,
+        uri=capture.uri,
+        azimuths_deg=azimuths,
+        depth_scale=1.0,
+        depth_shift=0.0,
+        facts=FACTS,
+        now=utc_now(),
+    )
+    commit(folder, {"products": [row]})
+
+
+def test_finished_products_are_left_out(tmp_path):
+    write_products(tmp_path / "shoot", 3)
+    write_product(tmp_path / "shoot" / "bad", azimuths=[0, 45])
+    folder = Folder.at(str(tmp_path / "catalog"))
+    captures = [one for one in scan(str(tmp_path / "shoot")) if one.product_id == "sku-0001"]
+    finish(folder, captures[0])
+    catalog = Catalog(folder)
+    pending, rows = plan(tmp_path, catalog)
+    assert (pending.products, pending.finished) == (4, 1)
+    assert rows == {"sku-0000": None, "sku-0002": None, "bad": None}
+    assert plan(tmp_path, catalog, settings="other")[0].finished == 0
+    again, rows = plan(tmp_path, catalog, verify="content")
+    assert again.finished == 0
+    assert rows["sku-0001"] == "k"
+
+
+def test_a_touched_photo_makes_a_product_pending_with_its_known_key(tmp_path):
+    import os
+
+    write_products(tmp_path / "shoot", 1)
+    folder = Folder.at(str(tmp_path / "catalog"))
+    finish(folder, discover(str(tmp_path / "shoot"))[0])
+    file = next((tmp_path / "shoot" / "sku-0000").iterdir())
+    os.utime(file, ns=(1, 1))
+    pending, rows = plan(tmp_path, Catalog(folder))
+    assert pending.finished == 0
+    assert rows == {"sku-0000": "k"}
+
+
+def test_stages_fit_two_cores_and_not_one():
+    profile = load_profile("classic", environment={})
+    for cores in (2, 4, 16, 64):
+        check_resources(plan_stages(profile, {"CPU": cores}), {"CPU": cores})
+    with pytest.raises(ResourceError, match="CPU needed") as error:
+        check_resources(plan_stages(profile, {"CPU": 1}), {"CPU": 1})
+    assert error.value.code == "resource.insufficient"
+
+
+def test_networks_ask_for_a_share_of_a_gpu():
+    profile = load_profile("sd15", environment={})
+    plan = plan_stages(profile, {"CPU": 16, "GPU": 1})
+    assert plan.describe_gpu == GpuShare(16.0, 80.0)
+    assert plan.needs()["GPU"] == pytest.approx(0.2)
+    assert plan_stages(profile, {"CPU": 16}).describe_gpu is None
+    two = load_profile("sd15", overrides=["run.describe_workers=6"], environment={})
+    with pytest.raises(ResourceError, match="GPU needed"):
+        check_resources(plan_stages(two, {"CPU": 64, "GPU": 1}), {"CPU": 64, "GPU": 1})
+
+
+def row(name, **fields):
+    return {"product_id": name, "error_code": None, "error_message": None, "known_key": None, "key": "k", "views": []} | fields
+
+
+def test_one_bad_row_fails_alone():
+    rows = [row("a"), row("b"), row("c", error_code="image.empty"), row("d", known_key="k")]
+    seen = []
+
+    def work(live):
+        if any(one["product_id"] == "b" for one in live):
+            raise InputError("mask.too_small", "b is small")
+        seen.extend(one["product_id"] for one in live)
+
+    on_live_rows(rows, work)
+    assert seen == ["a"]
+    assert [one["error_code"] for one in rows] == [None, "mask.too_small", "image.empty", None]
+
+
+def test_an_unforeseen_error_keeps_a_code():
+    one = row("a")
+    fail(one, ZeroDivisionError("oops"))
+    assert one["error_code"] == "internal.error"
+    assert "ZeroDivisionError: oops" in one["error_message"]

@@ -1,0 +1,171 @@
+import json
+import shutil
+import zipfile
+
+import fsspec
+import pytest
+
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.capture.capture_set import Reject
+from gapray.capture.discover import DiscoverOptions, discover, scan
+from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manifest_row, write_manifest
+from gapray.capture.storage import read_bytes
+from gapray.errors import InputError
+from tests.make import write_product, write_products
+
+
+def codes(uri, **options):
+    return {item.product_id: item.code for item in scan(str(uri), **options) if isinstance(item, Reject)}
+
+
+def test_a_folder_of_products_and_a_folder_of_one(tmp_path):
+    write_products(tmp_path / "shoot", 3)
+    assert [one.product_id for one in discover(str(tmp_path / "shoot"))] == ["sku-0000", "sku-0001", "sku-0002"]
+    [one] = discover(str(tmp_path / "shoot" / "sku-0001"))
+    assert one.product_id == "sku-0001"
+    assert [photo.azimuth_deg for photo in one.photos] == [0, 45, 90, 135, 180, 225, 270, 315]
+
+
+def test_zip_and_memory_read_the_same_photos(tmp_path):
+    folder = write_products(tmp_path / "shoot", 2)
+    archive = shutil.make_archive(str(tmp_path / "shoot"), "zip", tmp_path, "shoot")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/gapray-test/shoot", recursive=True)
+    try:
+        for uri in (archive, "memory://gapray-test/shoot"):
+            found = discover(uri)
+            assert [one.product_id for one in found] == ["sku-0000", "sku-0001"]
+            photo = found[1].photos[3]
+            original = (folder / "sku-0001" / photo.name).read_bytes()
+            assert read_bytes(photo.uri, 10**6) == original
+    finally:
+        memory.rm("/gapray-test", recursive=True)
+
+
+def test_source_changes_with_the_files_and_with_nothing_else(tmp_path):
+    folder = write_product(tmp_path / "mug")
+    before = discover(str(folder))[0].source
+    assert discover(str(folder))[0].source == before
+    assert discover(str(folder), DiscoverOptions(AzimuthOptions(front=1)))[0].source != before
+    file = folder / "mug_045.png"
+    file.write_bytes(file.read_bytes() + b"x")
+    assert discover(str(folder))[0].source != before
+
+
+@pytest.mark.parametrize("name", ["capture.csv", "capture.json", "views.json"])
+def test_tables_win_over_names(tmp_path, name):
+    folder = write_product(tmp_path / "p", azimuths=range(0, 8 * 10, 10))
+    azimuths = {f"p_{step * 10:03d}.png": 45.0 * step + 3 for step in range(8)}
+    if name.endswith("csv"):
+        text = "file,azimuth\n" + "".join(f"{file},{azimuth}\n" for file, azimuth in azimuths.items())
+    elif name == "views.json":
+        text = json.dumps({"frames": [{"file": file, "azimuth_deg": azimuth} for file, azimuth in azimuths.items()]})
+    else:
+        text = json.dumps(azimuths)
+    (folder / name).write_text(text)
+    [one] = discover(str(folder))
+    assert {photo.name: photo.azimuth_deg for photo in one.photos} == azimuths
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("file,angle\np_000.png,0\n", "capture.invalid_table"),
+        ("file,azimuth\nmissing.png,0\n", "capture.invalid_table"),
+        ("file,azimuth\np_000.png,north\n", "capture.invalid_table"),
+        ("file,azimuth\np_000.png,nan\n", "capture.invalid_table"),
+        ("file,azimuth\np_000.png,0\np_000.png,10\n", "capture.invalid_table"),
+        ("file,azimuth\n../p_000.png,0\n", "capture.unsafe_path"),
+        ("file,azimuth\np_000.png,0\np_045.png,0\np_090.png,90\np_135.png,180\n", "capture.duplicate_azimuth"),
+    ],
+)
+def test_bad_tables(tmp_path, text, code):
+    folder = write_product(tmp_path / "p")
+    (folder / "capture.csv").write_text(text)
+    assert codes(folder) == {"p": code}
+
+
+def test_one_bad_product_leaves_the_others(tmp_path):
+    write_products(tmp_path, 2)
+    write_product(tmp_path / "bad", azimuths=[0, 45, 90])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no photos")
+    write_product(tmp_path / "Füller", name="x")
+    found = list(scan(str(tmp_path)))
+    assert [one.product_id for one in found if not isinstance(one, Reject)] == ["sku-0000", "sku-0001"]
+    assert codes(tmp_path) == {
+        "bad": "capture.missing_views",
+        "empty": "capture.no_photos",
+        "Füller": "capture.invalid_product_id",
+    }
+    with pytest.raises(InputError):
+        discover(str(tmp_path))
+
+
+def test_photos_beside_products_are_ambiguous(tmp_path):
+    write_product(tmp_path, name="p")
+    write_product(tmp_path / "masks", name="p")
+    assert len(discover(str(tmp_path))[0].photos) == 8
+    write_product(tmp_path / "other")
+    with pytest.raises(InputError) as error:
+        discover(str(tmp_path))
+    assert error.value.code == "capture.ambiguous_layout"
+    assert len(discover(str(tmp_path), DiscoverOptions(layout="product"))) == 1
+    assert [one.product_id for one in discover(str(tmp_path), DiscoverOptions(layout="products"))] == ["other"]
+
+
+def test_links_out_of_the_source_are_refused(tmp_path):
+    folder = write_product(tmp_path / "shoot" / "p")
+    outside = tmp_path / "secret.png"
+    (folder / "p_045.png").rename(outside)
+    (folder / "p_045.png").symlink_to(outside)
+    assert codes(tmp_path / "shoot") == {"p": "capture.unsafe_path"}
+
+
+def test_archives_cannot_climb(tmp_path):
+    folder = write_product(tmp_path / "p")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"../p/{file.name}")
+    assert codes(tmp_path / "evil.zip") == {"p": "capture.unsafe_path"}
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(InputError) as error:
+        discover(str(tmp_path / "broken.zip"))
+    assert error.value.code == "capture.invalid_archive"
+
+
+def test_nothing_there(tmp_path):
+    for uri in (str(tmp_path / "none"), "memory://gapray-nothing-here", str(tmp_path / "none.zip")):
+        with pytest.raises(InputError) as error:
+            discover(uri)
+        assert error.value.code == "capture.not_found"
+    with pytest.raises(InputError) as error:
+        discover(str(tmp_path))
+    assert error.value.code == "capture.no_photos"
+
+
+def test_hidden_files_are_no_photos(tmp_path):
+    folder = write_product(tmp_path / "p")
+    (folder / "._p_045.png").write_bytes(b"mac")
+    (folder / ".DS_Store").write_bytes(b"mac")
+    assert len(discover(str(folder))[0].photos) == 8
+
+
+def test_manifest_holds_sets_and_rejects(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_products(tmp_path / "shoot", 2)
+    write_product(tmp_path / "shoot" / "bad", azimuths=[0, 45])
+    items = list(scan(str(tmp_path / "shoot")))
+    path = str(tmp_path / "manifest.parquet")
+    assert write_manifest(iter(items), path) == 3
+    rows = pq.read_table(path)
+    check_manifest(rows.schema)
+    assert rows.schema.equals(MANIFEST)
+    good = [row for row in rows.to_pylist() if row["error_code"] is None]
+    assert [capture_set(row) for row in good] == [item for item in items if not isinstance(item, Reject)]
+    assert [manifest_row(item) for item in items] == rows.to_pylist()
+    with pytest.raises(InputError) as error:
+        check_manifest(pa.schema([("product_id", pa.string())]))
+    assert error.value.code == "capture.invalid_manifest"

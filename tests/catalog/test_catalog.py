@@ -1,0 +1,216 @@
+"""The catalogue's contract, through its public functions."""
+
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gapray.catalog.compact import compact
+from gapray.catalog.import_package import import_package
+from gapray.catalog.parts import ROW_GROUP_BYTES, commit, part_name
+from gapray.catalog.reader import Catalog, open_catalog
+from gapray.catalog.rows import RunFacts, product_row, reject_row, view_row
+from gapray.catalog.schemas import TABLES
+from gapray.catalog.storage import Folder
+from gapray.errors import CatalogError
+from gapray.gap.images import encode_jpeg, encode_png
+from tests.make import package
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FACTS = RunFacts("run-a", "settings", "classic", {role: f"{role}@1" for role in ("mask", "depth", "canny", "identity")})
+
+
+def rows_of(product_id, *, key="k1", at=0, run="run-a", views=4):
+    now = START + timedelta(seconds=at)
+    made = package(product_id, key=key, views=views)
+    facts = RunFacts(run, FACTS.settings, FACTS.profile, FACTS.models)
+    shared = {"product_id": product_id, "key": key, "facts": facts, "now": now}
+    return {
+        "views": [view_row(one, encode_jpeg(one.reference, 95), encode_png(one.mask), **shared) for one in made.views],
+        "products": [
+            product_row(
+                source="s",
+                uri="memory://x",
+                azimuths_deg=[one.azimuth_deg for one in made.views],
+                depth_scale=1.5,
+                depth_shift=-0.25,
+                **shared,
+            )
+        ],
+    }
+
+
+def joined(*many):
+    return {table: [row for rows in many for row in rows.get(table, [])] for table in TABLES}
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        yield Folder.at(str(tmp_path / "catalog"))
+        return
+    folder = Folder.at(f"memory://catalog-{tmp_path.name}")
+    yield folder
+    if folder.filesystem.exists(folder.path):
+        folder.filesystem.rm(folder.path, recursive=True)
+
+
+def test_round_trip(folder):
+    commit(folder, joined(rows_of("b"), rows_of("a")))
+    catalog = Catalog(folder)
+    assert catalog.products()["product_id"].to_pylist() == ["a", "b"]
+    read, made = catalog.package("a"), package("a", key="k1", views=4)
+    for one, other in zip(read.views, made.views, strict=True):
+        for field in ("mask", "depth", "canny", "identity"):
+            assert np.array_equal(getattr(one, field), getattr(other, field))
+    assert (read.key, read.depth_scale, read.depth_shift) == ("k1", 1.5, -0.25)
+    with pytest.raises(CatalogError) as error:
+        catalog.package("c")
+    assert error.value.code == "catalog.product_not_found"
+
+
+def test_parts_are_named_by_their_keys_and_replace_themselves(folder):
+    commit(folder, rows_of("a", at=1))
+    commit(folder, rows_of("a", at=2))
+    assert len(folder.parts("products")) == len(folder.parts("views")) == 1
+    assert Catalog(folder).sql("SELECT count(*) n FROM all_products").to_pylist() == [{"n": 1}]
+
+
+def test_views_without_their_product_are_not_there(folder):
+    commit(folder, {"views": rows_of("a")["views"]})
+    commit(folder, rows_of("b"))
+    catalog = Catalog(folder)
+    assert set(catalog.views()["product_id"].to_pylist()) == {"b"}
+    compact(folder)
+    assert catalog.sql("SELECT DISTINCT product_id FROM all_views").to_pylist() == [{"product_id": "b"}]
+
+
+def test_the_newest_row_is_current_whoever_wrote_last(folder):
+    commit(folder, rows_of("a", key="new", at=10, run="run-b"))
+    commit(folder, rows_of("a", key="old", at=5))  # a writer that wakes after its run was taken over
+    catalog = Catalog(folder)
+    assert catalog.products()["key"].to_pylist() == ["new"]
+    assert set(catalog.views()["key"].to_pylist()) == {"new"}
+    assert catalog.views().num_rows == 4
+
+
+def test_two_runs_with_other_parts_show_every_view_once(folder):
+    commit(folder, joined(rows_of("a", at=1), rows_of("b", at=1)))
+    commit(folder, rows_of("a", at=2, run="run-b"))
+    catalog = Catalog(folder)
+    assert catalog.sql("SELECT count(*) n FROM all_views").to_pylist() == [{"n": 12}]
+    assert catalog.views().num_rows == 8
+    assert set(catalog.views("a")["run_id"].to_pylist()) == {"run-b"}
+
+
+def test_a_reject_counts_until_its_product_is_packaged(folder):
+    reject = reject_row(source="s", uri="u", code="image.empty", message="m", product_id="a", facts=FACTS, now=START)
+    commit(folder, {"rejects": [reject]})
+    catalog = Catalog(folder)
+    assert catalog.rejects()["code"].to_pylist() == ["image.empty"]
+    commit(folder, rows_of("a", at=10))
+    assert catalog.rejects().num_rows == 0
+    later = dict(reject, created_at=START + timedelta(seconds=20), key="other")
+    commit(folder, {"rejects": [later]})
+    assert catalog.rejects().num_rows == 1
+    assert catalog.products().num_rows == 1
+
+
+def test_compaction_changes_no_current_row(folder):
+    for at in range(5):
+        commit(folder, rows_of("a", key=f"k{at}", at=at))
+        commit(folder, rows_of(f"p{at}", at=at))
+    catalog = Catalog(folder)
+    before = {table: catalog.table(table) for table in ("products", "views", "rejects")}
+    done = compact(folder, products_per_part=4)
+    assert done.parts_after == 4 < done.parts_before
+    for table, rows in before.items():
+        assert catalog.table(table).equals(rows), table
+    again = compact(folder, products_per_part=4)
+    assert (again.rows_before, again.parts_after) == (again.rows_after, 4)
+
+
+def test_other_tools_read_it_with_no_gapray(tmp_path):
+    folder = Folder.at(str(tmp_path))
+    commit(folder, rows_of("a"))
+    [count] = duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/views/*.parquet'").fetchall()
+    assert count == (4,)
+    frame = pq.read_table(tmp_path / "views").to_pandas()
+    assert len(frame["identity"][0]) == 517
+    assert frame["reference"][0][:2] == b"\xff\xd8"
+
+
+def test_a_half_written_part_is_no_part(tmp_path):
+    folder = Folder.at(str(tmp_path))
+    commit(folder, rows_of("a"))
+    (tmp_path / "products" / ".part-x.parquet.abc.tmp").write_bytes(b"half")
+    (tmp_path / "products" / "_temporary.parquet").write_bytes(b"half")
+    assert Catalog(folder).products().num_rows == 1
+
+
+def test_row_groups_are_bounded(tmp_path):
+    folder = Folder.at(str(tmp_path))
+    rows = rows_of("a")
+    for row in rows["views"]:
+        row["reference"] = bytes(30 * 2**20)
+    commit(folder, rows)
+    [part] = folder.parts("views")
+    metadata = pq.ParquetFile(part).metadata
+    assert metadata.num_row_groups >= 2
+    for index in range(metadata.num_row_groups):
+        assert metadata.row_group(index).total_byte_size <= ROW_GROUP_BYTES * 1.01
+
+
+def test_import(tmp_path):
+    import_package(Folder.at(str(tmp_path)), package("old", key=""), uri="x")
+    read = open_catalog(str(tmp_path)).package("old")
+    assert len(read.views) == 8
+    assert read.models["mask"] == "m@1"
+
+
+def test_nothing_there(tmp_path):
+    for uri in (str(tmp_path / "none"), "nosuch://x"):
+        with pytest.raises(CatalogError) as error:
+            open_catalog(uri)
+        assert error.value.code == "catalog.not_found"
+
+
+def test_bad_sql_is_an_error_with_a_code(tmp_path):
+    commit(Folder.at(str(tmp_path)), rows_of("a"))
+    with pytest.raises(CatalogError) as error:
+        open_catalog(str(tmp_path)).sql("SELECT nothing FROM nowhere")
+    assert error.value.code == "catalog.incompatible"
+
+
+histories = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from(["k1", "k2"]), st.integers(0, 5)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(histories)
+def test_any_history_leaves_every_product_once(history):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as root:
+        folder = Folder.at(root)
+        for index, (product, key, at) in enumerate(history):
+            commit(folder, rows_of(product, key=key, at=at, run=f"run-{index}", views=2))
+        catalog = Catalog(folder)
+        products = catalog.products().to_pylist()
+        assert [row["product_id"] for row in products] == sorted({product for product, _, _ in history})
+        for row in products:
+            views = catalog.views(row["product_id"]).to_pylist()
+            assert [view["azimuth_deg"] for view in views] == [0.0, 180.0]
+            assert {view["key"] for view in views} == {row["key"]}
+
+
+def test_part_names_do_not_depend_on_order():
+    import pyarrow as pa
+
+    rows = joined(rows_of("a"), rows_of("b"))["products"]
+    assert part_name(pa.Table.from_pylist(rows)) == part_name(pa.Table.from_pylist(rows[::-1]))

@@ -1,0 +1,70 @@
+"""What all tests share. `GAPRAY_REQUIRE=classic-weights,…` turns the skips of what is named into failures."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+REQUIRED = {name.strip() for name in os.environ.get("GAPRAY_REQUIRE", "").split(",") if name.strip()}
+
+
+def need(name: str, there: bool, reason: str) -> None:
+    """Skip a test for what this machine lacks, or fail where it was promised."""
+    if there:
+        return
+    if name in REQUIRED:
+        pytest.fail(f"{name} is required here: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    return ROOT / "samples"
+
+
+@pytest.fixture(scope="session")
+def spins() -> Path:
+    folder = SHARED / "data" / "spins"
+    need("spins", folder.is_dir(), "the photo sets are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classic_weights() -> Path:
+    from gapray.errors import ModelError
+    from gapray.models.cards import card_named
+    from gapray.models.store import locate
+
+    try:
+        located = locate(card_named("u2netp"), fetch=False)
+    except ModelError as error:
+        need("classic-weights", False, f"{error.message}; run `gapray models pull classic`")
+        raise
+    return located.files["u2netp.onnx"]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One Ray for all tests that need one."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=2,
+            object_store_memory=400 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=tempfile.mkdtemp(prefix="ray-"),
+        )
+    yield ray
+    folder = ray._private.worker._global_node.get_session_dir_path()
+    ray.shutdown()
+    shutil.rmtree(Path(folder).parent, ignore_errors=True)

