@@ -109,7 +109,7 @@ class RunSettings(_Settings):
     products_per_block: int = Field(4, ge=1, description="Products in one task's input.")
     network_batch: int = Field(32, ge=1, description="Views in one forward pass of a network.")
     mask_workers: int | None = Field(None, ge=1, description="Mask actors; default: by the cluster's CPUs.")
-    describe_workers: int = Field(1, ge=1, description="Depth and identity actors.")
+    describe_workers: int | None = Field(None, ge=1, description="Depth and identity actors; default: 2 a GPU, or 1.")
     decode_workers: int | None = Field(None, ge=1, description="Decode tasks at once; default: by the cluster's CPUs.")
     encode_workers: int | None = Field(None, ge=1, description="Encode actors; default: by the cluster's CPUs.")
     device_gb: float = Field(80.0, gt=0, description="Memory of one GPU of the cluster, for planning [GB].")

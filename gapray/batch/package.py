@@ -142,7 +142,7 @@ def connected(address: str | None) -> Iterator[None]:
         shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         ray.init(address=remote, runtime_env={"env_vars": shared}, logging_level=logging.WARNING, log_to_driver=False)
     else:
-        ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     try:
         yield
     finally:
@@ -191,7 +191,7 @@ def _receipts(
         num_cpus=MASK_CPU,
         **arrow,
     )
-    # Depth and identity: one actor, two calls at once so that one unpacks Arrow while the other computes.
+    # Depth and identity: both networks in one actor, two calls at once so that one unpacks while the other computes.
     products = products.map_batches(
         Describe,
         fn_constructor_kwargs={"settings": settings, "batch": run.network_batch, "gpu": plan.describe_gpu},

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gapray.batch.rows import PLANNED
@@ -15,6 +16,9 @@ from gapray.catalog.reader import Catalog
 
 Verify = Literal["source", "content"]
 """`source`: skip a product whose files have the same names, sizes and stamps. `content`: read the bytes of all."""
+
+
+ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Pending:
 
 
 def write_pending(manifest: Path, catalog: Catalog, settings_hash: str, verify: Verify, target: Path) -> Pending:
-    """Anti-join a manifest with a catalogue's current products, out of core.
+    """Anti-join a manifest with a catalogue's current products, a few thousand rows at a time.
 
     Args:
         manifest: Parquet with the columns of `capture.manifest.MANIFEST`.
@@ -40,25 +44,17 @@ def write_pending(manifest: Path, catalog: Catalog, settings_hash: str, verify: 
         InputError: `capture.invalid_manifest`.
     """
     check_manifest(pq.read_schema(manifest))
-    current = catalog.table("products", columns=["product_id", "key", "source", "settings", "depth_scale", "depth_shift"])
-    with duckdb.connect() as connection:
-        connection.register("current_products", current)
-        columns = ", ".join(f"m.{name}" for name in PLANNED.names if name in MANIFEST.names)
-        finished = "false" if verify == "content" else "coalesce(p.source = m.source AND m.error_code IS NULL, false)"
-        connection.execute(
-            f"""CREATE VIEW planned AS
-            SELECT {columns}, p.key AS known_key, p.depth_scale, p.depth_shift, {finished} AS finished
-            FROM read_parquet({_quoted(str(manifest))}) m LEFT JOIN current_products p
-            ON m.product_id = p.product_id AND p.settings = {_quoted(settings_hash)}"""
-        )
-        [(products, finished_already)] = connection.sql(
-            "SELECT count(*), count(*) FILTER (finished) FROM planned"
-        ).fetchall()
-        connection.execute(
-            f"COPY (SELECT * EXCLUDE (finished) FROM planned WHERE NOT finished) TO {_quoted(str(target))} (FORMAT parquet)"
-        )
-    return Pending(int(products), int(finished_already))
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    known = catalog.table("products", columns=["product_id", "settings", "source", "key", "depth_scale", "depth_shift"])
+    known = known.filter(pc.equal(known["settings"], settings_hash)).combine_chunks()
+    products = finished = 0
+    with pq.ParquetFile(manifest) as file, pq.ParquetWriter(target, PLANNED) as writer:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=MANIFEST.names):
+            rows = pa.Table.from_batches([batch]).cast(MANIFEST)
+            held = known.take(pc.index_in(rows["product_id"], value_set=known["product_id"]))
+            same = pc.and_(pc.equal(rows["source"], held["source"]), pc.is_null(rows["error_code"]))
+            skip = pc.fill_null(same, False) if verify == "source" else pa.array([False] * len(rows))
+            products, finished = products + len(rows), finished + int(pc.sum(skip).as_py() or 0)
+            for field, column in (("known_key", "key"), ("depth_scale", "depth_scale"), ("depth_shift", "depth_shift")):
+                rows = rows.append_column(field, held[column])
+            writer.write_table(rows.filter(pc.invert(skip)).cast(PLANNED))
+    return Pending(products, finished)

@@ -67,6 +67,8 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
         warnings.simplefilter("ignore")
         image = _open(data)
         _check_header(image, settings)
+        if image.format == "PNG":
+            _check_sums(data)
         orientation = _orientation(image)
         profile = _profile(image, settings)
         image.draft(None, (settings.reference_side, settings.reference_side))
@@ -106,6 +108,15 @@ def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
         raise InputError("image.truncated", f"the frames cannot be counted: {error}") from error
     if frames > 1 and image.format not in STILLS_IN_SEVERAL_FRAMES:
         raise InputError("image.too_many_frames", f"the file holds {frames} frames")
+
+
+def _check_sums(data: bytes) -> None:
+    """Refuse a PNG whose chunks were damaged: its decoder would go on and give other pixels."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.verify()
+    except (EOFError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"a chunk is damaged: {error}") from error
 
 
 def _orientation(image: Image.Image) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +14,9 @@ from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError
 from gapray.gap.images import decode_grey8, decode_grey16, decode_rgb
 from gapray.gap.package import GapPackage, GapView, Quality
+
+if TYPE_CHECKING:
+    import duckdb
 
 CURRENT_SQL: dict[str, str] = {
     "products": (
@@ -68,6 +70,8 @@ class Catalog:
         Returns:
             Rows sorted by product and azimuth.
         """
+        if not self.folder.parts(name):
+            return TABLES[name].empty_table().select(columns or TABLES[name].names)
         chosen = ", ".join(f'"{column}"' for column in columns) if columns else "*"
         order = "product_id, azimuth_deg" if name == "views" else "product_id"
         with self._connection(product_id) as connection:
@@ -107,6 +111,8 @@ class Catalog:
         Raises:
             CatalogError: `catalog.incompatible` with DuckDB's message.
         """
+        import duckdb
+
         with self._connection() as connection:
             try:
                 relation = connection.sql(query)
@@ -121,6 +127,8 @@ class Catalog:
         )
 
     def _connection(self, product_id: str | None = None) -> duckdb.DuckDBPyConnection:
+        import duckdb
+
         connection = duckdb.connect()
         for name in TABLES:
             rows: Any = self.dataset(name)

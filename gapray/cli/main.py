@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -85,7 +87,9 @@ def package(
             layout=layout,
             allow_missing=allow_missing,
         )
-        with watched(quiet=as_json) as on_progress:
+        # Ray prints what its processes suffer; with --json standard output is for the JSON alone.
+        talk = redirect_stdout(sys.stderr) if as_json else nullcontext()
+        with talk, watched(quiet=as_json) as on_progress:
             summary = run(
                 src,
                 out=out,

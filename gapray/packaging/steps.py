@@ -24,6 +24,8 @@ from gapray.gap.identity import identity_embedding
 from gapray.gap.images import decode_rgb, encode_jpeg
 from gapray.gap.package import DEPTH_MAX, GapView, Quality
 
+RANGE_PIXELS = 200_000
+"""About so many pixels of a set are looked at to find its range of depth."""
 DEPTH_TAILS_PERCENT = 0.1
 """This share of the product's pixels at each end is clipped: a few wild pixels must not squeeze the rest."""
 
@@ -105,7 +107,9 @@ def work_image(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], side: int) ->
     size = (max(14, round(width * scale / 14) * 14), max(14, round(height * scale / 14) * 14))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     rgb, alpha = cv2.resize(pixels, size, interpolation=method), cv2.resize(mask, size, interpolation=method)
-    return np.ascontiguousarray(np.dstack([rgb, alpha]).astype(np.uint8))
+    work = np.empty((*alpha.shape, 4), np.uint8)
+    work[..., :3], work[..., 3] = rgb, alpha
+    return work
 
 
 def depth_range(nearness: Sequence[NDArray[np.float32]], masks: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
@@ -118,8 +122,13 @@ def depth_range(nearness: Sequence[NDArray[np.float32]], masks: Sequence[NDArray
     Returns:
         (scale, shift): nearness = scale * t + shift with t in 0 … 1 inside the masks. The scale is never 0.
     """
-    inside = [near[mask >= 128] for near, mask in zip(nearness, masks, strict=True)]
-    values = np.concatenate(inside)
+    # A tail of a thousandth is known as well from every n-th pixel, in a tenth of the time.
+    n = max(1, sum(mask.size for mask in masks) // RANGE_PIXELS)
+    values = np.concatenate(
+        [near.ravel()[::n][mask.ravel()[::n] >= 128] for near, mask in zip(nearness, masks, strict=True)]
+    )
+    if not values.size:
+        values = np.concatenate([near[mask >= 128] for near, mask in zip(nearness, masks, strict=True)])
     if not values.size:
         return 1.0, 0.0
     low, high = np.percentile(values, [DEPTH_TAILS_PERCENT, 100 - DEPTH_TAILS_PERCENT])
@@ -196,9 +205,10 @@ def quality(pixels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Quality:
     inside = mask >= 128
     count = max(int(inside.sum()), 1)
     laplacian = cv2.Laplacian(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.CV_32F)[inside]
-    product = pixels[inside]
+    red, green, blue = cv2.split(pixels)
+    brightest, darkest = cv2.max(cv2.max(red, green), blue)[inside], cv2.min(cv2.min(red, green), blue)[inside]
     return Quality(
         sharpness=float(laplacian.var()) if laplacian.size else 0.0,
-        clipped_dark=float((product <= 2).all(1).sum() / count),
-        clipped_bright=float((product >= 253).all(1).sum() / count),
+        clipped_dark=float((brightest <= 2).sum() / count),
+        clipped_bright=float((darkest >= 253).sum() / count),
     )

@@ -202,7 +202,11 @@ def test_each_gets_its_code_and_the_run_ends_with_3(corpus, tmp_path):
     catalog = gapray.open_catalog(str(tmp_path / "c"))
     found = dict.fromkeys(catalog.products()["product_id"].to_pylist(), ACCEPTED)
     found |= {row["product_id"]: row["code"] for row in catalog.rejects().to_pylist()}
-    wrong = {name: (found.get(name, "vanished"), code) for name, code in expected.items() if found.get(name, "vanished") != code}
+    wrong = {
+        name: (found.get(name, "vanished"), code)
+        for name, code in expected.items()
+        if found.get(name, "vanished") != code
+    }
     assert not wrong
     assert set(found) == set(expected)
     for row in catalog.rejects().to_pylist():

@@ -17,7 +17,12 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture
 def null():
-    overrides = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "run.products_per_part=2"]
+    overrides = [
+        "mask.model=null-model",
+        "depth.model=null-model",
+        "identity.model=null-model",
+        "run.products_per_part=2",
+    ]
     return load_profile("classic", overrides=overrides, environment={})
 
 
@@ -42,7 +47,9 @@ def test_batch_equals_one_process_to_the_bit(samples, tmp_path, classic_weights)
 def test_resume_skips_and_touch_costs_no_model_work(tmp_path, null):
     write_products(tmp_path / "shoot", 5)
     seen = []
-    first = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null, on_progress=lambda s: seen.append(s.done))
+    first = gapray.package(
+        tmp_path / "shoot", out=tmp_path / "c", profile=null, on_progress=lambda s: seen.append(s.done)
+    )
     assert (first.products, first.packaged, first.finished) == (5, 5, 0)
     assert seen[0] == 0 and seen[-1] == 5
     second = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null)

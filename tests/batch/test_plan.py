@@ -83,7 +83,8 @@ def test_networks_ask_for_a_share_of_a_gpu():
     profile = load_profile("sd15", environment={})
     plan = plan_stages(profile, {"CPU": 16, "GPU": 1})
     assert plan.describe_gpu == GpuShare(16.0, 80.0)
-    assert plan.needs()["GPU"] == pytest.approx(0.2)
+    assert plan.describe_workers == 2
+    assert plan.needs()["GPU"] == pytest.approx(0.4)
     assert plan_stages(profile, {"CPU": 16}).describe_gpu is None
     two = load_profile("sd15", overrides=["run.describe_workers=6"], environment={})
     with pytest.raises(ResourceError, match="GPU needed"):
@@ -91,7 +92,14 @@ def test_networks_ask_for_a_share_of_a_gpu():
 
 
 def row(name, **fields):
-    return {"product_id": name, "error_code": None, "error_message": None, "known_key": None, "key": "k", "views": []} | fields
+    return {
+        "product_id": name,
+        "error_code": None,
+        "error_message": None,
+        "known_key": None,
+        "key": "k",
+        "views": [],
+    } | fields
 
 
 def test_one_bad_row_fails_alone():

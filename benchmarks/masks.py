@@ -1,0 +1,48 @@
+"""Mask IoU on the ETH-80 objects, by network alone and after each step of clean-up.
+
+python benchmarks/masks.py SPINS_FOLDER [MASK_CARD]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gapray.capture.decode import decode_photo
+from gapray.config import MaskSettings, load_profile
+from gapray.models.load import load_mask
+from gapray.packaging.silhouette import cleaned, keyed, silhouette
+
+
+def iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union at half level."""
+    found = mask >= 128
+    return float((found & truth).sum() / (found | truth).sum())
+
+
+def main() -> None:
+    root, card = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "u2netp"
+    network = load_mask(load_profile("classic", overrides=[f"mask.model={card}"]).packaging, threads=2)
+    settings = MaskSettings()
+    print(f"{'object':16s} {'views':>5s} {'network':>8s} {'cleaned':>8s} {'keyed':>8s} {'all':>8s} {'worst':>8s}")
+    everything = []
+    for folder in sorted(root.glob("eth80_*")):
+        scores = []
+        for file in sorted(folder.glob("*.png"))[::2]:
+            photo = decode_photo(file.read_bytes())
+            truth = cv2.imread(str(folder / "masks" / file.name), 0) > 127
+            [soft] = network.predict([photo])
+            final = silhouette(photo, soft, settings)
+            steps = [soft, cleaned(soft, settings.max_hole_share), keyed(photo, soft), final]
+            scores.append([iou(mask, truth) for mask in steps])
+        mean, worst = np.mean(scores, 0), np.min(scores, 0)[-1]
+        everything += scores
+        print(f"{folder.name:16s} {len(scores):5d} " + " ".join(f"{one:8.3f}" for one in [*mean, worst]))
+    print(f"{'mean':16s} {len(everything):5d} " + " ".join(f"{one:8.4f}" for one in np.mean(everything, 0)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m gapray``."""
+
+from gapray.cli.main import app
+
+app()

@@ -1,0 +1,123 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from gapray.cli.main import app
+from tests.catalog.test_catalog import joined, rows_of
+from tests.make import write_product
+
+run = CliRunner().invoke
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    from gapray.catalog.parts import commit
+    from gapray.catalog.storage import Folder
+
+    commit(Folder.at(str(tmp_path / "c")), joined(rows_of("a", views=8), rows_of("b", views=8)))
+    return str(tmp_path / "c")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from gapray.cli.main import app;"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
+        "heavy = {'ray', 'torch', 'pydantic', 'numpy', 'pyarrow', 'cv2', 'duckdb'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version():
+    assert run(app, ["--version"]).output.strip() == "0.1.0"
+
+
+def test_show_and_sql(catalog):
+    shown = run(app, ["catalog", "show", catalog])
+    assert "2 products, 0 rejects" in shown.output
+    data = json.loads(run(app, ["catalog", "show", catalog, "--json"]).output)
+    assert [row["product_id"] for row in data["products"]] == ["a", "b"]
+    found = run(app, ["catalog", "sql", catalog, "SELECT count(*) AS n FROM views", "--json"])
+    assert json.loads(found.output) == [{"n": 16}]
+
+
+def test_compact_and_sheet(catalog, tmp_path):
+    from PIL import Image
+
+    assert "rows" in run(app, ["catalog", "compact", catalog]).output
+    target = tmp_path / "deep" / "sheet.png"
+    assert run(app, ["catalog", "sheet", catalog, "--to", str(target)]).exit_code == 0
+    with Image.open(target) as sheet:
+        assert sheet.width > 1000
+
+
+def test_export_and_import_go_round(catalog, tmp_path):
+    assert run(app, ["export", catalog, "a", "--to", str(tmp_path / "gap")]).exit_code == 0
+    assert (tmp_path / "gap" / "multiview_manifest.json").exists()
+    assert run(app, ["import-gap", str(tmp_path / "gap"), "--out", str(tmp_path / "again")]).exit_code == 0
+    data = json.loads(run(app, ["catalog", "show", str(tmp_path / "again"), "--json"]).output)
+    assert data["products"][0]["views"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (["catalog", "show", "/nothing/here"], "catalog.not_found", 4),
+        (["export", "{catalog}", "zzz", "--to", "{tmp}/x"], "catalog.product_not_found", 4),
+        (["package", "/nothing/here", "--out", "{tmp}/x", "--set", "mask.model=null-model"], "capture.not_found", 4),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--profile", "nobody"], "profile.unknown", 2),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.nobody=1"], "config.invalid", 2),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.model=nobody"], "model.unknown", 1),
+        (["models", "path", "nobody"], "model.unknown", 1),
+        (["import-gap", "{tmp}", "--out", "{tmp}/x"], "gap.invalid_folder", 4),
+    ],
+)
+def test_errors_have_a_code_a_remedy_and_an_exit_code(catalog, tmp_path, arguments, code, exit_code):
+    result = run(app, [text.format(catalog=catalog, tmp=tmp_path) for text in arguments])
+    assert result.exit_code == exit_code
+    assert code in result.output
+    assert len(result.output.strip().splitlines()) >= 2
+
+
+def test_usage_errors_exit_with_2():
+    assert run(app, ["package"]).exit_code == 2
+    assert run(app, ["package", "x", "--out", "y", "--direction", "up"]).exit_code == 2
+
+
+def test_json_errors_are_json(tmp_path):
+    result = run(app, ["catalog", "show", str(tmp_path / "none"), "--json"])
+    assert json.loads(result.stdout)["error"]["code"] == "catalog.not_found"
+
+
+def test_manifest(tmp_path):
+    write_product(tmp_path / "shoot" / "p")
+    result = run(
+        app, ["manifest", str(tmp_path / "shoot"), "--to", str(tmp_path / "m.parquet"), "--layout", "products"]
+    )
+    assert "1 products" in result.output
+
+
+def test_models_list_says_what_nobody_saw():
+    rows = {row["card"]: row for row in json.loads(run(app, ["models", "list", "--json"]).output)}
+    assert rows["u2netp"]["sha256"] == "309c8469258d"
+    assert rows["clip-vit-b-32-openai"]["vram"] == "unverified"
+
+
+def test_doctor():
+    result = run(app, ["doctor", "--json"])
+    findings = {one["check"]: one["state"] for one in json.loads(result.stdout)}
+    assert findings["python"] == findings["torch"] == findings["onnxruntime"] == "ok"
+
+
+def test_settings_come_in_order(tmp_path, monkeypatch):
+    from gapray.config import load_profile
+
+    (tmp_path / "c.yaml").write_text("packaging: {canny: {low_threshold: 1, high_threshold: 2}}\n")
+    monkeypatch.setenv("GAPRAY_SET_CANNY__HIGH_THRESHOLD", "3")
+    profile = load_profile("classic", config_file=tmp_path / "c.yaml", overrides=["mask.cleanup=false"])
+    assert (profile.packaging.canny.low_threshold, profile.packaging.canny.high_threshold) == (1, 3)
+    assert profile.packaging.mask.cleanup is False
+    assert os.environ["GAPRAY_SET_CANNY__HIGH_THRESHOLD"] == "3"
