@@ -178,7 +178,7 @@ def main() -> None:
     elif mode == "ours":
         print(json.dumps(pipeline(Path(arguments[0]), Path(arguments[1]), ["run.products_per_part=2"])))
     elif mode == "null":
-        small = ["run.products_per_part=64", "run.products_per_block=16", "mask.backdrop_key=false"]
+        small = ["run.products_per_part=128", "run.products_per_block=64", "mask.backdrop_key=false"]
         print(json.dumps(pipeline(Path(arguments[0]), Path(arguments[1]), [*NULL, *small])))
     elif mode == "growth":
         growth([int(one) for one in arguments] or [100, 1000, 10000])
