@@ -1,7 +1,7 @@
 """Settings of a run: profile < ``--config`` YAML < ``GAPRAY_*`` environment < flags, checked by pydantic.
 
-`PackagingSettings` holds everything that changes what a package contains, and only that: its hash is part of every
-catalogue key. `RunSettings` holds how the work is spread, which no key may depend on.
+`PackagingSettings` holds everything that changes what a package contains, `OrbitSettings` and `VideoSettings` what changes a
+video, and only that: their hashes are part of the catalogue's keys. `RunSettings` holds how the work is spread, which no key may depend on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from gapray.errors import ConfigError
 
 ENV_PREFIX = "GAPRAY_SET_"
 """`GAPRAY_SET_MASK__MODEL=u2net` is the environment's way to say ``--set mask.model=u2net``."""
+
+VIDEO_FORMAT = 1
+"""The same for a video's frames and files."""
 
 PACKAGE_FORMAT = 1
 """Raised whenever the same photos and settings would give another package; part of every settings hash."""
@@ -102,6 +105,84 @@ class PackagingSettings(_Settings):
         return canonical_hash({"format": PACKAGE_FORMAT, "settings": self.model_dump(), "models": dict(revisions)})
 
 
+class OrbitSettings(_Settings):
+    """Geometry and view morph."""
+
+    frames: int = Field(24, ge=1, le=360, description="Frames of one turn, in equal steps from 0 degrees.")
+    size: int = Field(512, ge=64, le=2048, multiple_of=8, description="Side of the square frame [pixels].")
+    framing: Literal["product", "photo"] = Field(
+        "product", description="`product` centres the turning product; `photo` keeps the photos' own framing."
+    )
+    margin: float = Field(0.1, ge=0, lt=0.5, description="Empty border round the product at least [half frames].")
+    background: str = Field("#ffffff", pattern="^#[0-9a-fA-F]{6}$", description="Colour behind the product.")
+    voxels: int = Field(144, ge=32, le=320, description="Resolution of the hull along each side.")
+    fuse_depth: bool = Field(True, description="Carve concavities by a depth network's maps where views agree on them.")
+    flow: bool = Field(True, description="Align re-projected photos by optical flow.")
+
+    @property
+    def background_rgb(self) -> tuple[int, int, int]:
+        """`background` as numbers."""
+        red, green, blue = bytes.fromhex(self.background[1:])
+        return red, green, blue
+
+
+class AnimateDiffSettings(_Settings):
+    """SD 1.5 + AnimateDiff + ControlNet + IP-Adapter. Every refinement is a switch, so that an ablation falls out."""
+
+    base: str = Field("stable-diffusion-v1-5", description="Card of the SD 1.5 pipeline.")
+    motion: str = Field("mm-sd-v15-v2", description="Card of the motion module.")
+    controlnets: tuple[str, ...] = Field(
+        ("controlnet-depth-sd15",), description="Cards, depth first; canny may follow."
+    )
+    ip_adapter: str | None = Field("ip-adapter-plus-sd15", description="Card of the image adapter; null = none.")
+    scheduler: Literal["ddim", "lcm", "euler-lightning"] = Field("ddim", description="Noise schedule and solver.")
+    prompt: str = Field("a product photo on a plain white background, studio light", description="Of all frames.")
+    negative_prompt: str = Field("blurry, deformed, text artefacts, extra parts", description="Only with guidance > 1.")
+    steps: int = Field(25, ge=1, le=200, description="Denoising steps of a full run.")
+    guidance: float = Field(7.5, ge=1, le=30, description="Classifier-free guidance; 1 = none, half the work.")
+    control_scale: tuple[float, ...] = Field((1.0,), description="Weight of each ControlNet.")
+    control_end: float = Field(1.0, ge=0, le=1, description="ControlNet stops after this share of the steps.")
+    ip_scale: float = Field(0.8, ge=0, le=2, description="Weight of the image adapter.")
+    start: Literal["morph", "noise"] = Field("morph", description="What denoising starts from.")
+    strength: float = Field(
+        0.5, gt=0, le=1, description="`morph`: share of the steps that is run, 1 = from pure noise."
+    )
+    view_blend: bool = Field(True, description="Each frame sees its own two nearest photos, not one photo for all.")
+    key_frames: bool = Field(True, description="Captured angles are held to their photos at every step.")
+    release: float = Field(0.15, ge=0, le=1, description="Share of the steps at the end over which the hold fades.")
+    shared_keys: bool = Field(True, description="Self-attention also looks at the two nearest key frames.")
+    shared_below: int = Field(32, ge=1, description="…in layers of at most this side [latent pixels].")
+    shared_gain: float = Field(1.0, gt=0, description="Weight of the key frames' keys against a frame's own.")
+    roll: bool = Field(True, description="Roll the frames' position code each step, so that the loop closes.")
+    composite: bool = Field(True, description="Put captured pixels over generated ones where they are surely visible.")
+    decode_chunk: int = Field(24, ge=1, description="Frames decoded at once; halved when memory runs out.")
+    compile: bool = Field(False, description="torch.compile UNet and ControlNet.")
+
+
+class VideoSettings(_Settings):
+    """Everything that decides what a video shows, but for the orbit and the seed."""
+
+    backend: Literal["morph", "animatediff"] = Field("morph", description="What draws the frames.")
+    animatediff: AnimateDiffSettings = AnimateDiffSettings()
+
+    def digest(
+        self, orbit: OrbitSettings, preset: str, revisions: Mapping[str, str], product_key: str, seed: int
+    ) -> str:
+        """The key of a video: the package, everything that draws it, the files it becomes, and the seed."""
+        used = self.model_dump(include={"backend", self.backend})
+        return canonical_hash(
+            {
+                "format": VIDEO_FORMAT,
+                "product": product_key,
+                "orbit": orbit.model_dump(),
+                "video": used,
+                "preset": preset,
+                "models": dict(revisions),
+                "seed": seed,
+            }
+        )
+
+
 class RunSettings(_Settings):
     """How the work is spread; no result depends on it."""
 
@@ -110,6 +191,8 @@ class RunSettings(_Settings):
     network_batch: int = Field(32, ge=1, description="Views in one forward pass of a network.")
     mask_workers: int | None = Field(None, ge=1, description="Mask actors; default: by the cluster's CPUs.")
     describe_workers: int | None = Field(None, ge=1, description="Depth and identity actors; default: 2 a GPU, or 1.")
+    videos_per_part: int = Field(4, ge=1, description="Products in one part of `videos`.")
+    render_workers: int | None = Field(None, ge=1, description="Render actors; default: one a GPU, or one for 2 CPUs.")
     decode_workers: int | None = Field(None, ge=1, description="Decode tasks at once; default: by the cluster's CPUs.")
     encode_workers: int | None = Field(None, ge=1, description="Encode actors; default: by the cluster's CPUs.")
     device_gb: float = Field(80.0, gt=0, description="Memory of one GPU of the cluster, for planning [GB].")
@@ -121,6 +204,8 @@ class Profile(_Settings):
     name: str = Field(description="The file's name without its ending.")
     description: str = Field(description="One sentence for `gapray models list`.")
     packaging: PackagingSettings = PackagingSettings()
+    orbit: OrbitSettings = OrbitSettings()
+    video: VideoSettings = VideoSettings()
     run: RunSettings = RunSettings()
 
 
@@ -197,8 +282,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assign(data: dict[str, Any], path: list[str], value: str, said: str) -> None:
-    groups: tuple[Literal["packaging"], Literal["run"]] = ("packaging", "run")
-    if path[0] not in groups:
+    if path[0] not in ("packaging", "orbit", "video", "run"):
         path = ["packaging", *path]
     for key in path[:-1]:
         data = data.setdefault(key, {})

@@ -31,16 +31,24 @@ REMEDIES: dict[str, str] = {
     "image.bad_profile": "Save the photo again with the sRGB profile.",
     "mask.too_small": "Move closer, use a plainer backdrop, or choose another model by --set mask.model.",
     "mask.too_large": "Step back so that the backdrop is seen all round, or choose another mask model.",
+    "orbit.too_few_views": "Take at least three photos round the product, better eight.",
+    "video.unsupported": "Change the number of frames, the size or the preset; see `gapray presets`.",
+    "video.unreadable": "Check that the file is a whole mp4, webm, gif or webp with a video stream.",
+    "video.unknown_preset": "See `gapray presets` for the names.",
+    "video.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "config.invalid": "See `gapray package --help` and docs/architecture.md for the settings.",
     "profile.unknown": "See `gapray models list` for the profiles.",
     "model.unknown": "See `gapray models list` for the cards.",
     "model.unavailable": "Fetch the file elsewhere and point GAPRAY_MODELS at its folder, or pull where a source is in reach.",
     "model.hash_mismatch": "Delete the file and pull again; if it happens twice, do not use that source.",
+    "model.wrong_part": "Pull the card again, or name a card of the right family; see `gapray models list`.",
+    "model.out_of_memory": "Use a larger GPU, fewer frames, a smaller size or --set video.animatediff.decode_chunk=4.",
     "model.failed": "See the log of the run; run `gapray doctor`.",
     "resource.insufficient": "Use a larger cluster, or a profile that asks for less.",
     "catalog.not_found": "Check the catalogue's path; `gapray package SRC --out CATALOG` makes one.",
     "catalog.incompatible": "Read this catalogue with the gapray release that wrote it.",
     "catalog.product_not_found": "See `gapray catalog show CATALOG` for the products it holds.",
+    "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
     "internal.error": "This is a defect of gapray: please report it with the message and the photos.",
 }
@@ -68,7 +76,7 @@ class GaprayError(Exception):
 
 
 class InputError(GaprayError):
-    """A capture, photo, mask or GAP folder that cannot be used (`capture.*`, `image.*`, `mask.*`, `gap.*`)."""
+    """A capture, photo, mask or GAP folder that cannot be used (`capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`)."""
 
     exit_code = 4
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -19,6 +13,7 @@ import ray.data
 
 from gapray.batch.plan import Pending, Verify, write_pending
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, StagePlan, check_resources, plan_stages
+from gapray.batch.runs import PackageSummary, absolute, connected, new_run_id, publish, quiet_ray_data
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.manifest import write_manifest
@@ -29,47 +24,6 @@ from gapray.config import Profile, load_profile
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
 
-REJECTS_SHOWN = 20
-"""Rejects that a summary lists; the catalogue's `rejects` table has all."""
-PASSED_ON = ("GAPRAY_MODELS", "GAPRAY_CACHE", "HF_HOME", "TORCH_HOME")
-"""Environment that workers of a cluster started elsewhere must share with the driver."""
-
-
-@dataclass
-class RunSummary:
-    """What a run did. `finished` products were not touched: the catalogue had them."""
-
-    run_id: str
-    catalog: str
-    products: int = 0
-    finished: int = 0
-    packaged: int = 0
-    unchanged: int = 0
-    rejected: int = 0
-    views: int = 0
-    seconds: float = 0.0
-    rejects_by_code: dict[str, int] = field(default_factory=dict)
-    rejects: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def done(self) -> int:
-        """Products that this run has brought to an end, the skipped ones included."""
-        return self.finished + self.packaged + self.unchanged + self.rejected
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
-
-    def add(self, receipts: pa.Table) -> None:
-        """Count what one part held."""
-        for row in receipts.to_pylist():
-            setattr(self, row["outcome"], getattr(self, row["outcome"]) + 1)
-            self.views += row["views"]
-            if row["outcome"] == "rejected":
-                self.rejects_by_code[row["code"]] = self.rejects_by_code.get(row["code"], 0) + 1
-                if len(self.rejects) < REJECTS_SHOWN:
-                    self.rejects.append({name: row[name] for name in ("product_id", "code", "message")})
-
 
 def package(
     src: str | Path,
@@ -79,8 +33,8 @@ def package(
     options: DiscoverOptions = DiscoverOptions(),
     verify: Verify = "source",
     address: str | None = None,
-    on_progress: Callable[[RunSummary], None] | None = None,
-) -> RunSummary:
+    on_progress: Callable[[PackageSummary], None] | None = None,
+) -> PackageSummary:
     """Package every product of a source into a catalogue.
 
     A run that was killed is gone on with by calling it again: finished products are skipped.
@@ -99,13 +53,13 @@ def package(
     """
     started = time.monotonic()
     chosen = load_profile(profile) if isinstance(profile, str) else profile
-    target = _absolute(str(out))
+    target = absolute(str(out))
     folder = Folder.at(target)
     hashes = revisions(chosen.packaging)
     settings_hash = chosen.packaging.digest(hashes)
-    run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+    run_id = new_run_id()
     facts = RunFacts(run_id, settings_hash, chosen.name, model_names(chosen.packaging, hashes))
-    summary = RunSummary(run_id, target)
+    summary = PackageSummary(run_id, target)
     with tempfile.TemporaryDirectory(prefix="gapray-") as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         pending = _plan(str(src), options, Catalog(folder), settings_hash, verify, manifest)
@@ -116,7 +70,7 @@ def package(
             with connected(address):
                 stages = plan_stages(chosen, ray.cluster_resources())
                 check_resources(stages, ray.cluster_resources())
-                uri = _publish(manifest, folder, run_id)
+                uri = publish(manifest, folder, run_id)
                 try:
                     for receipts in _receipts(uri, folder, chosen, stages, facts, target):
                         summary.add(receipts)
@@ -129,33 +83,13 @@ def package(
     return summary
 
 
-@contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A connection to a Ray cluster; one that this process has already is used and left alone."""
-    if ray.is_initialized():
-        yield
-        return
-    # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    remote = address or os.environ.get("RAY_ADDRESS")
-    if remote:
-        shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        ray.init(address=remote, runtime_env={"env_vars": shared}, logging_level=logging.WARNING, log_to_driver=False)
-    else:
-        ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def _plan(
     src: str, options: DiscoverOptions, catalog: Catalog, settings_hash: str, verify: Verify, manifest: Path
 ) -> Pending:
     if src.endswith(".parquet"):
         return write_pending(Path(src), catalog, settings_hash, verify, manifest)
     full = manifest.with_name("all.parquet")
-    write_manifest(scan(_absolute(src), options), str(full))
+    write_manifest(scan(absolute(src), options), str(full))
     return write_pending(full, catalog, settings_hash, verify, manifest)
 
 
@@ -163,12 +97,7 @@ def _receipts(
     manifest: str, folder: Folder, profile: Profile, plan: StagePlan, facts: RunFacts, catalog: str
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # ours counts products, not blocks
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
-    for name in ("ray.data", "ray._private.authentication"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_ray_data()
     settings, run = profile.packaging, profile.run
     pool = ray.data.ActorPoolStrategy
     arrow = {"batch_format": "pyarrow", "batch_size": run.products_per_block}
@@ -217,14 +146,3 @@ def _receipts(
         num_cpus=LIGHT_CPU,
     )
     yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")
-
-
-def _publish(manifest: Path, folder: Folder, run_id: str) -> str:
-    """Put the manifest where every node reads it: beside the catalogue's tables."""
-    name = f"{run_id}.parquet"
-    folder.put("manifests", name, pa.py_buffer(manifest.read_bytes()))
-    return f"{folder.path}/manifests/{name}"
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

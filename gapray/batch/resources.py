@@ -16,6 +16,10 @@ MASK_CPU = 0.5
 may run at once, the system's scheduler shares the cores."""
 LIGHT_CPU = 0.125
 """Logical CPUs of every other actor and task: they wait more than they work."""
+RENDER_THREADS = 2
+"""CPU threads of a render worker: the geometry's tensor operations use both."""
+RENDER_CPU = 0.5
+"""Logical CPUs of a render worker, for the same reason as `MASK_CPU`."""
 READ_CPU = 1.0
 """Logical CPUs of Ray Data's own tasks that list, read and split the manifest; they cannot be given less."""
 DESCRIBE_PER_GPU = 2
@@ -88,7 +92,44 @@ def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> StagePlan:
     )
 
 
-def check_resources(plan: StagePlan, cluster: Mapping[str, float]) -> None:
+@dataclass(frozen=True)
+class RenderPlan:
+    """Workers and shares of a render run."""
+
+    render_workers: int
+    threads: int
+    """CPU threads of a worker without a GPU."""
+    cpus: float
+    """Logical CPUs of a worker."""
+    gpu: GpuShare | None
+
+    def needs(self) -> dict[str, float]:
+        """Ray resources that must be free at once for every stage to move."""
+        cpus = READ_CPU + self.cpus * self.render_workers + 3 * LIGHT_CPU  # one load, one save, one write task
+        return {"CPU": cpus} | ({"GPU": self.render_workers * self.gpu.num_gpus} if self.gpu else {})
+
+
+def plan_render(profile: Profile, vram_gb: float | None, cluster: Mapping[str, float]) -> RenderPlan:
+    """Spread rendering over a cluster: one worker a GPU, or one for two cores.
+
+    Args:
+        profile: Numbers of workers where the user set them.
+        vram_gb: What the backend's networks ask for; None = it has none, and a GPU only speeds the geometry up.
+        cluster: Ray's `cluster_resources()`.
+    """
+    cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
+    if gpus:
+        # A generator is exclusive. The geometry alone is small: four share a card.
+        share = GpuShare(
+            profile.run.device_gb if vram_gb is not None else profile.run.device_gb / 4, profile.run.device_gb
+        )
+        per_gpu = 1 if vram_gb is not None else 4
+        return RenderPlan(profile.run.render_workers or per_gpu * gpus, RENDER_THREADS, LIGHT_CPU, share)
+    workers = profile.run.render_workers or max(1, cores // RENDER_THREADS)
+    return RenderPlan(workers, RENDER_THREADS, RENDER_CPU, None)
+
+
+def check_resources(plan: StagePlan | RenderPlan, cluster: Mapping[str, float]) -> None:
     """Prove that all stages fit at once, instead of waiting for ever.
 
     Raises:

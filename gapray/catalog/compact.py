@@ -41,11 +41,13 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART) -> Compa
     kept: dict[str, set[str]] = {table: set() for table in TABLES}
     rows_after = 0
     keys = catalog.table("products", columns=["product_id"])["product_id"].to_pylist()
-    rejected = catalog.table("rejects", columns=["product_id"])["product_id"].to_pylist()
-    for table, identifiers in (("views", keys), ("products", keys), ("rejects", rejected)):
+    rejected = sorted(set(catalog.table("rejects", columns=["product_id"])["product_id"].to_pylist()))
+    for table, identifiers in (("views", keys), ("products", keys), ("videos", keys), ("rejects", rejected)):
         for start in range(0, len(identifiers), products_per_part):
             chosen = identifiers[start : start + products_per_part]
             content = _current(catalog, table, chosen)
+            if not content.num_rows:
+                continue
             kept[table].add(write_part(folder, table, content))
             rows_after += content.num_rows
     for table, paths in before.items():

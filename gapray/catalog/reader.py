@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from gapray.catalog.schemas import TABLES
+from gapray.catalog.schemas import SORT_COLUMNS, TABLES
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError
 from gapray.gap.images import decode_grey8, decode_grey16, decode_rgb
@@ -28,14 +30,21 @@ CURRENT_SQL: dict[str, str] = {
         "ON v.product_id = p.product_id AND v.key = p.key QUALIFY row_number() OVER "
         "(PARTITION BY v.product_id, v.azimuth_deg ORDER BY v.created_at DESC, v.run_id DESC) = 1"
     ),
+    "videos": (
+        "SELECT v.* FROM {videos} v SEMI JOIN ({current_products}) p "
+        "ON v.product_id = p.product_id AND v.product_key = p.key QUALIFY row_number() OVER "
+        "(PARTITION BY v.product_id, v.backend, v.seed ORDER BY v.created_at DESC, v.key DESC, v.run_id DESC) = 1"
+    ),
     "rejects": (
-        "SELECT r.* FROM {rejects} r LEFT JOIN ({current_products}) p ON r.product_id = p.product_id "
-        "WHERE p.created_at IS NULL OR r.created_at > p.created_at QUALIFY row_number() OVER "
-        "(PARTITION BY r.product_id ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
+        "SELECT r.* FROM {rejects} r LEFT JOIN (SELECT product_id, 'package' AS stage, max(created_at) AS done "
+        "FROM {products} GROUP BY product_id UNION ALL SELECT product_id, 'render', max(created_at) FROM {videos} "
+        "GROUP BY product_id) d ON r.product_id = d.product_id AND r.stage = d.stage "
+        "WHERE d.done IS NULL OR r.created_at > d.done QUALIFY row_number() OVER "
+        "(PARTITION BY r.product_id, r.stage ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
     ),
 }
-"""Which rows are current. A product's newest row wins; its views are those of the same key; a reject counts until its
-product is packaged later."""
+"""Which rows are current. A product's newest row wins; its views and videos are those made of that row's package, of videos
+the newest for each backend and seed; a reject counts until the same stage succeeds for its product."""
 
 
 def open_catalog(uri: str) -> Catalog:
@@ -63,7 +72,7 @@ class Catalog:
         """Current rows of one table.
 
         Args:
-            name: `products`, `views` or `rejects`.
+            name: `products`, `views`, `videos` or `rejects`.
             columns: Which columns; default all.
             product_id: One product only.
 
@@ -73,7 +82,7 @@ class Catalog:
         if not self.folder.parts(name):
             return TABLES[name].empty_table().select(columns or TABLES[name].names)
         chosen = ", ".join(f'"{column}"' for column in columns) if columns else "*"
-        order = "product_id, azimuth_deg" if name == "views" else "product_id"
+        order = ", ".join(SORT_COLUMNS[name])
         with self._connection(product_id) as connection:
             return connection.sql(f'SELECT {chosen} FROM (SELECT * FROM "{name}" ORDER BY {order})').to_arrow_table()
 
@@ -89,6 +98,10 @@ class Catalog:
         """Current rows of `rejects`."""
         return self.table("rejects")
 
+    def videos(self, product_id: str | None = None) -> pa.Table:
+        """Current rows of `videos`."""
+        return self.table("videos", product_id=product_id)
+
     def package(self, product_id: str) -> GapPackage:
         """One product's current package.
 
@@ -98,15 +111,35 @@ class Catalog:
         products = self.table("products", product_id=product_id).to_pylist()
         if not products:
             raise CatalogError("catalog.product_not_found", f"no product {product_id!r} in this catalogue")
-        [product] = products
-        views = tuple(_view(row) for row in self.views(product_id).to_pylist())
-        if len(views) != product["views"]:
-            raise CatalogError("catalog.incompatible", f"{product_id} has {len(views)} of {product['views']} views")
-        models = {role: product[f"{role}_model"] for role in ("mask", "depth", "canny", "identity")}
-        return GapPackage(product_id, product["key"], views, product["depth_scale"], product["depth_shift"], models)
+        return package_of_rows(products[0], self.views(product_id).to_pylist())
+
+    def parts_of_views(self) -> dict[tuple[str, str], str]:
+        """(product, key) -> the part that holds its views, from the parts' key columns alone."""
+        found: dict[tuple[str, str], str] = {}
+        for path in self.folder.parts("views"):
+            keys = pq.read_table(path, columns=["product_id", "key"], filesystem=self.folder.arrow)
+            pairs = zip(keys["product_id"].to_pylist(), keys["key"].to_pylist(), strict=True)
+            found.update(dict.fromkeys(pairs, path))
+        return found
+
+    def rows_of(self, product_id: str, key: str, part: str | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """One product's row and its views' rows, from the one part that holds the views.
+
+        Raises:
+            CatalogError: `catalog.product_not_found`: gone, or packaged anew since the run began.
+        """
+        one = pc.field("product_id") == product_id
+        products = self.dataset("products").to_table(filter=one & (pc.field("key") == key)).to_pylist()
+        views: list[dict[str, Any]] = []
+        if part is not None:
+            table = pq.read_table(part, schema=TABLES["views"], filesystem=self.folder.arrow, filters=one)
+            views = [row for row in table.to_pylist() if row["key"] == key]
+        if not products or not views:
+            raise CatalogError("catalog.product_not_found", f"{product_id} with key {key[:12]}… is not there any more")
+        return products[-1], list({row["azimuth_deg"]: row for row in views}.values())
 
     def sql(self, query: str) -> pa.Table:
-        """Run a DuckDB query over the views `products`, `views` and `rejects` (current rows) and `all_…` (every row).
+        """Run a DuckDB query over the views `products`, `views`, `videos` and `rejects` (current rows) and `all_…` (every row).
 
         Raises:
             CatalogError: `catalog.incompatible` with DuckDB's message.
@@ -142,7 +175,24 @@ class Catalog:
         return connection
 
 
-def _view(row: dict[str, Any]) -> GapView:
+def package_of_rows(product: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> GapPackage:
+    """A package from its rows of `products` and `views`.
+
+    Raises:
+        CatalogError: `catalog.incompatible` when a view is missing.
+    """
+    views = tuple(sorted((_view(row) for row in rows), key=lambda view: view.azimuth_deg))
+    if len(views) != product["views"]:
+        raise CatalogError(
+            "catalog.incompatible", f"{product['product_id']} has {len(views)} of {product['views']} views"
+        )
+    models = {role: product[f"{role}_model"] for role in ("mask", "depth", "canny", "identity")}
+    return GapPackage(
+        product["product_id"], product["key"], views, product["depth_scale"], product["depth_shift"], models
+    )
+
+
+def _view(row: Mapping[str, Any]) -> GapView:
     return GapView(
         name=row["name"],
         azimuth_deg=row["azimuth_deg"],

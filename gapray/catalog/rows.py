@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from gapray.config import canonical_hash
 from gapray.gap.images import encode_png
@@ -85,15 +85,24 @@ def product_row(
 
 
 def reject_row(
-    *, product_id: str, source: str, uri: str, code: str, message: str, facts: RunFacts, now: datetime
+    *,
+    product_id: str,
+    source: str,
+    uri: str,
+    code: str,
+    message: str,
+    facts: RunFacts,
+    now: datetime,
+    stage: Literal["package", "render"] = "package",
 ) -> dict[str, Any]:
     """One row of `rejects`."""
     return {
         "product_id": product_id,
-        "key": canonical_hash([source, facts.settings]),
+        "key": canonical_hash([source, facts.settings, stage]),
         "source": source,
         "settings": facts.settings,
         "uri": uri,
+        "stage": stage,
         "code": code,
         "message": message,
         "run_id": facts.run_id,

@@ -87,18 +87,50 @@ REJECTS = _schema(
         ("source", pa.string(), False, "As in `products`; empty when the photos could not be listed."),
         ("settings", pa.string(), False, "As in `products`."),
         ("uri", pa.string(), False, "Where the photos lie."),
+        ("stage", pa.string(), False, "What could not be done: package or render."),
         ("code", pa.string(), False, "Stable reason, see docs/errors.md."),
         ("message", pa.string(), False, "One sentence, naming the photo."),
         ("run_id", pa.string(), False, "The run that wrote this row."),
         ("created_at", _STAMP, False, "When it was refused."),
     ],
 )
-"""One row a product that a run could not use."""
+"""One row a product that a run could not package or render."""
 
-TABLES: dict[str, pa.Schema] = {"views": VIEWS, "products": PRODUCTS, "rejects": REJECTS}
+VIDEOS = _schema(
+    "videos",
+    [
+        ("product_id", pa.string(), False, "The SKU."),
+        ("key", pa.string(), False, "Hash of the product's key, the settings, the weights, the preset and the seed."),
+        ("product_key", pa.string(), False, "`products.key` of the package it was made from."),
+        ("backend", pa.string(), False, "What drew the frames."),
+        ("seed", pa.int64(), False, "Of whatever is random."),
+        ("preset", pa.string(), False, "Which files were made."),
+        ("profile", pa.string(), False, "The profile's name."),
+        ("frames", pa.int32(), False, "Of one turn."),
+        ("size", pa.int32(), False, "Side of a frame [pixels]."),
+        ("azimuths_deg", pa.list_(pa.float64()), False, "Of the frames."),
+        ("key_frames", pa.list_(pa.int32()), False, "Frames that show a captured angle."),
+        ("files", pa.list_(pa.string()), False, "Paths relative to the catalogue."),
+        ("bytes", pa.int64(), False, "Of all files."),
+        ("source_type", pa.string(), False, "IPTC's digital source type."),
+        ("licence", pa.string(), False, "Of what drew the frames."),
+        ("models", pa.list_(pa.string()), False, "name@revision of every network."),
+        ("elevation_deg", pa.float64(), False, "Of the camera, as calibrated."),
+        ("direction", pa.int32(), False, "-1 when the photos run against their azimuths."),
+        ("reprojection_iou", pa.list_(pa.float64()), False, "Of each view's mask and the hull."),
+        ("warnings", pa.list_(pa.string()), False, "What looks wrong with the photos."),
+        ("seconds", pa.float64(), False, "Rendering time of this product, encoding included."),
+        ("run_id", pa.string(), False, "The run that wrote this row."),
+        ("created_at", _STAMP, False, "When the video was finished."),
+    ],
+)
+"""One row a video, written after its files: the commit marker. The files lie under `videos/<product_id>/`."""
+
+TABLES: dict[str, pa.Schema] = {"views": VIEWS, "products": PRODUCTS, "videos": VIDEOS, "rejects": REJECTS}
 SORT_COLUMNS: dict[str, tuple[str, ...]] = {
     "views": ("product_id", "azimuth_deg"),
     "products": ("product_id",),
+    "videos": ("product_id", "backend", "seed"),
     "rejects": ("product_id",),
 }
 """The order of rows in a part."""

@@ -76,6 +76,11 @@ class Folder:
             os.fsync(file.fileno())
         os.replace(temporary, target)
 
+    def read(self, path: str) -> bytes:
+        """One file, by its path relative to the folder."""
+        data: bytes = self.filesystem.cat_file(f"{self.path}/{path}")
+        return data
+
     def remove(self, path: str) -> None:
         """Remove one part; one that is gone already is no error."""
         try:

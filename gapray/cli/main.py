@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from gapray.cli.output import guarded, print_json, print_table
+from gapray.cli.output import guarded, print_json, print_table, quiet_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +38,13 @@ ProfileOption = Annotated[str, typer.Option(help="Named set of models and settin
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML over the profile.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over all else.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")]
+BackendOption = Annotated[
+    Literal["morph", "animatediff"] | None, typer.Option(help="What draws the frames; default: the profile's.")
+]
+FramesOption = Annotated[int | None, typer.Option(min=1, max=360, help="Frames of one turn.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Videos of each product, with seeds 0, 1, ….")]
+PresetOption = Annotated[str, typer.Option(help="Which files to make; see `gapray presets`.")]
+AddressOption = Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")]
 CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
 
 
@@ -68,7 +73,7 @@ def package(
     verify: Annotated[
         Literal["source", "content"], typer.Option(help="What makes a product count as finished.")
     ] = "source",
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")] = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make GAP packages of all products in SRC. Run it again to go on after a stop."""
@@ -87,9 +92,7 @@ def package(
             layout=layout,
             allow_missing=allow_missing,
         )
-        # Ray prints what its processes suffer; with --json standard output is for the JSON alone.
-        talk = redirect_stdout(sys.stderr) if as_json else nullcontext()
-        with talk, watched(quiet=as_json) as on_progress:
+        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
             summary = run(
                 src,
                 out=out,
@@ -105,6 +108,126 @@ def package(
             typer.echo(report_of(summary))
         if summary.rejected:
             raise typer.Exit(3)
+
+
+@app.command()
+def render(
+    catalog: CatalogArgument,
+    profile: ProfileOption = "classic",
+    backend: BackendOption = None,
+    frames: FramesOption = None,
+    seeds: SeedsOption = 1,
+    preset: PresetOption = "web",
+    product: Annotated[list[str] | None, typer.Option(help="Only these products.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many products.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Draw three products, write nothing, multiply.")] = False,
+    price: Annotated[float | None, typer.Option(help="With --estimate: price of one worker an hour.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --estimate: workers of the real run.")] = 1,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a turntable video of every product in CATALOG. Run it again to go on after a stop."""
+    with guarded(as_json):
+        from gapray.batch.render import estimate as estimated
+        from gapray.batch.render import render as run
+        from gapray.cli.options import render_profile
+        from gapray.cli.progress import report_of, watched
+
+        chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
+        if estimate:
+            found = estimated(catalog, profile=chosen, preset=preset, seeds=seeds, workers=workers, price_an_hour=price)
+            if as_json:
+                print_json(found.as_dict())
+                return
+            cost = "" if found.cost is None else f", cost {found.cost:.2f}"
+            typer.echo(
+                f"{found.videos} videos x {found.seconds_a_video:.1f} s (measured on {found.measured}) "
+                f"= {found.hours:.2f} h on {workers} workers{cost}"
+            )
+            return
+        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
+            summary = run(
+                catalog,
+                profile=chosen,
+                preset=preset,
+                seeds=seeds,
+                products=product,
+                limit=limit,
+                address=address,
+                on_progress=on_progress,
+            )
+        if as_json:
+            print_json(summary.as_dict())
+        else:
+            typer.echo(report_of(summary))
+        if summary.rejected:
+            raise typer.Exit(3)
+
+
+@app.command("run")
+def run_all(
+    src: Source,
+    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
+    profile: ProfileOption = "classic",
+    backend: BackendOption = None,
+    frames: FramesOption = None,
+    seeds: SeedsOption = 1,
+    preset: PresetOption = "web",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    direction: DirectionOption = "ccw",
+    front: FrontOption = 0,
+    names: NamesOption = "auto",
+    closing_frame: ClosingOption = "auto",
+    layout: LayoutOption = "auto",
+    allow_missing: MissingOption = False,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Package all products in SRC, then make their videos."""
+    with guarded(as_json):
+        from gapray.batch.package import package as package_run
+        from gapray.batch.render import render as render_run
+        from gapray.batch.runs import connected
+        from gapray.cli.options import discover_options, render_profile
+        from gapray.cli.progress import report_of, watched
+
+        chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
+        options = discover_options(
+            direction=direction,
+            front=front,
+            names=names,
+            closing_frame=closing_frame,
+            layout=layout,
+            allow_missing=allow_missing,
+        )
+        with quiet_output(as_json), connected(address):
+            with watched(quiet=as_json) as on_progress:
+                packaged = package_run(src, out=out, profile=chosen, options=options, on_progress=on_progress)
+            with watched(quiet=as_json) as on_progress:
+                rendered = render_run(out, profile=chosen, preset=preset, seeds=seeds, on_progress=on_progress)
+        if as_json:
+            print_json({"package": packaged.as_dict(), "render": rendered.as_dict()})
+        else:
+            typer.echo(report_of(packaged))
+            typer.echo(report_of(rendered))
+        if packaged.rejected or rendered.rejected:
+            raise typer.Exit(3)
+
+
+@app.command("presets")
+def list_presets(as_json: JsonOption = False) -> None:
+    """Show the export presets of `gapray render`."""
+    with guarded(as_json):
+        from gapray.video.presets import presets
+
+        if as_json:
+            print_json({name: preset.model_dump() for name, preset in presets().items()})
+            return
+        rows = [[one.name, ", ".join(file.name for file in one.files), one.description] for one in presets().values()]
+        print_table(["preset", "files", "what it is"], rows)
 
 
 @app.command()
@@ -242,16 +365,21 @@ def catalog_show(
         from gapray.catalog.reader import open_catalog
 
         opened = open_catalog(catalog)
-        products, rejects = opened.products(), opened.rejects()
+        products, rejects, videos = opened.products(), opened.rejects(), opened.videos()
         if as_json:
-            print_json({"products": products.to_pylist(), "rejects": rejects.to_pylist()})
+            tables = {"products": products, "videos": videos, "rejects": rejects}
+            print_json({name: table.to_pylist() for name, table in tables.items()})
             return
         columns = ["product_id", "views", "profile", "mask_model", "depth_model", "created_at"]
         print_table(columns, [list(row.values()) for row in products.select(columns).slice(0, limit).to_pylist()])
+        if videos.num_rows:
+            columns = ["product_id", "backend", "seed", "frames", "seconds", "files"]
+            rows = videos.select(columns).slice(0, limit).to_pylist()
+            print_table([*columns[:-1], "first file"], [[*list(row.values())[:-1], row["files"][0]] for row in rows])
         if rejects.num_rows:
-            columns = ["product_id", "code", "message"]
+            columns = ["product_id", "stage", "code", "message"]
             print_table(columns, [list(row.values()) for row in rejects.select(columns).slice(0, limit).to_pylist()])
-        typer.echo(f"{products.num_rows} products, {rejects.num_rows} rejects")
+        typer.echo(f"{products.num_rows} products, {videos.num_rows} videos, {rejects.num_rows} rejects")
 
 
 @catalog_app.command("sql")
@@ -297,4 +425,20 @@ def catalog_sheet(
         chosen = product or opened.table("products", columns=["product_id"])["product_id"].to_pylist()[:4]
         to.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet([opened.package(name) for name in chosen]).save(to)
+        typer.echo(to)
+
+
+@catalog_app.command("strip")
+def catalog_strip(
+    catalog: CatalogArgument,
+    to: Annotated[Path, typer.Option("--to", help="JPEG or PNG to write.")],
+    product: Annotated[list[str] | None, typer.Option(help="Only these products; default the first four.")] = None,
+) -> None:
+    """Draw eight frames of each product's video side by side: captured angles and angles in between."""
+    with guarded():
+        from gapray.catalog.reader import open_catalog
+        from gapray.report.frame_strip import frame_strip
+
+        to.parent.mkdir(parents=True, exist_ok=True)
+        frame_strip(open_catalog(catalog), product).save(to, quality=88)
         typer.echo(to)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.discover import DiscoverOptions
+from gapray.config import Profile, load_profile
 
 
 def discover_options(
@@ -22,3 +25,12 @@ def discover_options(
         direction=direction, front=front, names=names, closing_frame=closing_frame, allow_missing=allow_missing
     )
     return DiscoverOptions(azimuths, layout)
+
+
+def render_profile(
+    name: str, config: Path | None, set_: Sequence[str] | None, *, backend: str | None, frames: int | None
+) -> Profile:
+    """A profile with the flags of `gapray render` over it."""
+    flags = [f"video.backend={backend}"] if backend else []
+    flags += [f"orbit.frames={frames}"] if frames else []
+    return load_profile(name, config_file=config, overrides=[*(set_ or []), *flags])

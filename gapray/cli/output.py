@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import typer
@@ -27,6 +27,11 @@ def guarded(as_json: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
+
+
+def quiet_output(as_json: bool) -> AbstractContextManager[Any]:
+    """Ray prints what its processes suffer; with --json standard output is for the JSON alone."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def print_json(value: Any) -> None:

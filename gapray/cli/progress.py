@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 import typer
 
-from gapray.batch.package import RunSummary
+from gapray.batch.runs import RunSummary
 
 LINE_EVERY_S = 10.0
 
 
 @contextmanager
 def watched(quiet: bool) -> Iterator[Callable[[RunSummary], None] | None]:
-    """A callback for `gapray.package(on_progress=…)`."""
+    """A callback for `gapray.package(on_progress=…)` and `gapray.render`."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
@@ -27,11 +27,9 @@ def watched(quiet: bool) -> Iterator[Callable[[RunSummary], None] | None]:
 
 def report_of(summary: RunSummary) -> str:
     """The run in a few lines."""
-    rate = summary.views / summary.seconds if summary.seconds else 0.0
-    lines = [
-        f"{summary.packaged} packaged, {summary.finished} already there, {summary.unchanged} unchanged, "
-        f"{summary.rejected} rejected; {summary.views} views in {summary.seconds:.1f} s ({rate:.1f} views/s)"
-    ]
+    rate = summary.pieces / summary.seconds if summary.seconds else 0.0
+    made = f"{summary.pieces} {summary.unit} in {summary.seconds:.1f} s ({rate:.1f} {summary.unit}/s)"
+    lines = [f"{summary.outcomes()}; {made}"]
     lines += [f"  rejected {one['product_id']}: {one['message']} [{one['code']}]" for one in summary.rejects]
     if summary.rejected > len(summary.rejects):
         lines.append(f"  … and {summary.rejected - len(summary.rejects)} more: `gapray catalog show {summary.catalog}`")
@@ -46,7 +44,10 @@ class _Lines:
         now = time.monotonic()
         if now - self._last >= LINE_EVERY_S or summary.done == summary.products:
             self._last = now
-            text = f"{summary.done}/{summary.products} products, {summary.views} views, {summary.rejected} rejected"
+            text = (
+                f"{summary.done}/{summary.products} products, {summary.pieces} {summary.unit}, "
+                f"{summary.rejected} rejected"
+            )
             typer.echo(text, err=True)
 
 
@@ -55,7 +56,7 @@ def _bar() -> Iterator[Callable[[RunSummary], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("packaging"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -63,11 +64,18 @@ def _bar() -> Iterator[Callable[[RunSummary], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("package", total=None, rate="starting Ray …", rejected="")
+        task = progress.add_task("starting", total=None, rate="starting Ray …", rejected="")
 
         def update(summary: RunSummary) -> None:
-            rate = f"{summary.views / summary.seconds:.1f} views/s" if summary.views else "loading models …"
+            speed = f"{summary.pieces / summary.seconds:.1f} {summary.unit}/s" if summary.pieces else "loading models …"
             rejected = f"{summary.rejected} rejected" if summary.rejected else ""
-            progress.update(task, total=summary.products, completed=summary.done, rate=rate, rejected=rejected)
+            progress.update(
+                task,
+                description=summary.verb,
+                total=summary.products,
+                completed=summary.done,
+                rate=speed,
+                rejected=rejected,
+            )
 
         yield update

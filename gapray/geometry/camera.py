@@ -1,15 +1,19 @@
-"""The orbit's camera axes, in one convention for the whole project.
+"""The orbit's camera, in one convention for the whole project.
 
 World: +y up, +z towards the camera at azimuth 0, +x to that camera's right. The camera at azimuth a and elevation e looks
-at the origin from ``(sin a cos e, sin e, cos a cos e)``; a grows counter-clockwise seen from above.
+at the origin from ``(sin a cos e, sin e, cos a cos e)``; a grows counter-clockwise seen from above. Lengths are in half
+sides of the frame: a square picture whose coordinates u (right) and v (down) run from -1 to 1 between its outer edges.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 def camera_axes(azimuth_deg: float, elevation_deg: float) -> NDArray[np.float64]:
@@ -31,3 +35,73 @@ def camera_axes(azimuth_deg: float, elevation_deg: float) -> NDArray[np.float64]
             [sin_a * cos_e, sin_e, cos_a * cos_e],
         ]
     )
+
+
+@dataclass(frozen=True)
+class OrbitCamera:
+    """A still camera before a turntable: the same for every view but for the azimuth."""
+
+    elevation_deg: float
+    """Above the horizon."""
+    inverse_distance: float
+    """1 / distance from the origin [1 / half frame] = the tangent of half the frame's field of view; 0 = orthographic."""
+    axis_x: float
+    """u at which the turning axis is seen."""
+    axis_y: float
+    """v at which the origin is seen."""
+    direction: int = 1
+    """+1, or -1 when the photos turn out to run the other way round than their azimuths say."""
+
+    def axes(self, azimuth_deg: float) -> NDArray[np.float64]:
+        """`camera_axes` with this camera's direction and elevation."""
+        return camera_axes(self.direction * azimuth_deg, self.elevation_deg)
+
+    def project(self, points: Tensor, azimuth_deg: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Where world points are seen.
+
+        Args:
+            points: [..., 3].
+            azimuth_deg: Degrees.
+
+        Returns:
+            u, v and nearness (the coordinate towards the camera), [...] each.
+        """
+        right, up, toward = self._rows(azimuth_deg, points)
+        nearness = points @ toward
+        scale = 1 / (1 - self.inverse_distance * nearness)
+        return self.axis_x + (points @ right) * scale, self.axis_y - (points @ up) * scale, nearness
+
+    def unproject(self, u: Tensor, v: Tensor, nearness: Tensor, azimuth_deg: float) -> Tensor:
+        """World points [..., 3] that are seen at u, v with this nearness, broadcast; the inverse of `project`."""
+        right, up, toward = self._rows(azimuth_deg, nearness)
+        scale = 1 - self.inverse_distance * nearness
+        x, y = (u - self.axis_x) * scale, (self.axis_y - v) * scale
+        return x[..., None] * right + y[..., None] * up + nearness[..., None] * toward
+
+    def _rows(self, azimuth_deg: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.as_tensor(self.axes(azimuth_deg), dtype=like.dtype, device=like.device)
+        return rows[0], rows[1], rows[2]
+
+
+def frame_grid(size: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+    """U and v of the pixel centres of a frame with `size` x `size` pixels, float32 [size, size] each."""
+    side = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size * 2 - 1
+    v, u = torch.meshgrid(side, side, indexing="ij")
+    return u, v
+
+
+def sample(image: Tensor, u: Tensor, v: Tensor, *, mode: str = "bilinear") -> Tensor:
+    """Look up in a frame; beyond its edge the nearest pixel goes on.
+
+    Args:
+        image: [C, S, S].
+        u: [...].
+        v: [...].
+        mode: ``bilinear``, or ``bicubic`` for colours that should stay sharp.
+
+    Returns:
+        [C, ...].
+    """
+    grid = torch.stack([u.reshape(1, -1), v.reshape(1, -1)], -1)[None]
+    taken = torch.nn.functional.grid_sample(image[None], grid, mode=mode, align_corners=False, padding_mode="border")
+    return taken[0, :, 0].reshape(image.shape[0], *u.shape)

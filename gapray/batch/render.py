@@ -1,0 +1,227 @@
+"""`gapray render`: packages in, videos out, by Ray Data."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
+from gapray.batch.resources import LIGHT_CPU, RenderPlan, check_resources, plan_render
+from gapray.batch.runs import (
+    RenderSummary,
+    absolute,
+    connected,
+    new_run_id,
+    ours_raised,
+    publish,
+    quiet_ray_data,
+)
+from gapray.catalog.reader import Catalog, open_catalog
+from gapray.catalog.storage import Folder
+from gapray.config import Profile, load_profile
+from gapray.errors import CatalogError
+from gapray.video.load import backend_revisions, load_backend
+from gapray.video.presets import preset_named
+
+ESTIMATE_PRODUCTS = 2
+"""Products that a calibration draws, after one to warm up."""
+
+
+def render(
+    catalog: str | Path,
+    *,
+    profile: str | Profile = "classic",
+    preset: str = "web",
+    seeds: int = 1,
+    products: Sequence[str] | None = None,
+    limit: int | None = None,
+    address: str | None = None,
+    on_progress: Callable[[RenderSummary], None] | None = None,
+) -> RenderSummary:
+    """Draw a video of every product of a catalogue.
+
+    A run that was killed is gone on with by calling it again: videos that are there are skipped.
+
+    Args:
+        catalog: Folder or fsspec URI.
+        profile: A profile's name, or one made by `gapray.config.load_profile`.
+        preset: Which files to make, see `gapray.video.presets`.
+        seeds: Videos of each product, with seeds 0, 1, ….
+        products: Only these.
+        limit: At most so many products, in the order of their names.
+        address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.
+        on_progress: Called with the summary so far whenever a part was written.
+
+    Raises:
+        GaprayError: When the run as a whole cannot be done. A product that cannot be drawn is a reject, not an error.
+    """
+    started = time.monotonic()
+    chosen = load_profile(profile) if isinstance(profile, str) else profile
+    preset_named(preset)
+    target = absolute(str(catalog))
+    opened = open_catalog(target)
+    run_id = new_run_id()
+    facts = VideoFacts(run_id, target, chosen, preset, backend_revisions(chosen.video))
+    summary = RenderSummary(run_id, target)
+    todo, summary.finished = pending_videos(opened, facts, seeds=seeds, products=products, limit=limit)
+    summary.products = summary.finished + todo.num_rows
+    if on_progress:
+        on_progress(summary)
+    if todo.num_rows:
+        with tempfile.TemporaryDirectory(prefix="gapray-") as scratch, connected(address), ours_raised():
+            plan = plan_render(chosen, facts.vram_gb, ray.cluster_resources())
+            check_resources(plan, ray.cluster_resources())
+            manifest = Path(scratch) / "videos.parquet"
+            pq.write_table(todo, manifest)
+            uri = publish(manifest, opened.folder, run_id)
+            try:
+                for receipts in _receipts(uri, opened.folder, facts, plan):
+                    summary.add(receipts)
+                    summary.seconds = time.monotonic() - started
+                    if on_progress:
+                        on_progress(summary)
+            finally:
+                opened.folder.remove(uri)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def pending_videos(
+    catalog: Catalog, facts: VideoFacts, *, seeds: int, products: Sequence[str] | None, limit: int | None
+) -> tuple[pa.Table, int]:
+    """Videos that the catalogue lacks, with the part that holds each product's views; and how many it has.
+
+    Raises:
+        CatalogError: `catalog.product_not_found` for a name in `products`.
+    """
+    current = catalog.table("products", columns=["product_id", "key"])
+    keys = dict(zip(current["product_id"].to_pylist(), current["key"].to_pylist(), strict=True))
+    if products is not None:
+        missing = [name for name in products if name not in keys]
+        if missing:
+            raise CatalogError("catalog.product_not_found", f"no product {missing[0]!r} in this catalogue")
+        keys = {name: keys[name] for name in products}
+    keys = dict(list(keys.items())[:limit])
+    there = set(catalog.table("videos", columns=["key"])["key"].to_pylist())
+    parts = catalog.parts_of_views()
+    rows: list[dict[str, Any]] = []
+    finished = 0
+    for product_id, product_key in keys.items():
+        for seed in range(seeds):
+            key = facts.key(product_key, seed)
+            if key in there:
+                finished += 1
+                continue
+            rows.append(
+                {
+                    "product_id": product_id,
+                    "product_key": product_key,
+                    "key": key,
+                    "seed": seed,
+                    "part": parts.get((product_id, product_key)),
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=PENDING), finished
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a whole run would take on one worker, from a short calibration on this machine."""
+
+    videos: int
+    measured: int
+    seconds_a_video: float
+    hours: float
+    cost: float | None
+    """In the currency of the price."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def estimate(
+    catalog: str | Path,
+    *,
+    profile: str | Profile = "classic",
+    preset: str = "web",
+    seeds: int = 1,
+    workers: int = 1,
+    price_an_hour: float | None = None,
+) -> Estimate:
+    """Draw a few products in this process, write nothing, and multiply.
+
+    Args:
+        catalog: Folder or fsspec URI.
+        profile: As for `render`.
+        preset: As for `render`.
+        seeds: As for `render`.
+        workers: Render workers that the real run will have.
+        price_an_hour: Of one worker.
+    """
+    chosen = load_profile(profile) if isinstance(profile, str) else profile
+    opened = open_catalog(str(catalog))
+    facts = VideoFacts(new_run_id(), absolute(str(catalog)), chosen, preset, backend_revisions(chosen.video))
+    todo, _ = pending_videos(opened, facts, seeds=seeds, products=None, limit=None)
+    drawer = Draw(facts=facts, gpu=None, threads=1, backend=load_backend(chosen.video))
+    spent: list[float] = []
+    for row in todo.slice(0, ESTIMATE_PRODUCTS + 1).to_pylist():
+        started = time.monotonic()
+        save(drawer(load(pa.Table.from_pylist([row], schema=PENDING), catalog=facts.catalog)), facts=facts, dry=True)
+        spent.append(time.monotonic() - started)
+    measured = spent[1:] or spent  # the first one warms up
+    each = sum(measured) / len(measured) if measured else 0.0
+    hours = each * todo.num_rows / 3600 / workers
+    cost = None if price_an_hour is None else hours * workers * price_an_hour
+    return Estimate(todo.num_rows, len(measured), each, hours, cost)
+
+
+def _receipts(manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan) -> Iterator[pa.Table]:
+    """The pipeline: one table of receipts for each part that has been committed."""
+    quiet_ray_data()
+    one = {"batch_format": "pyarrow", "batch_size": 1}
+    videos = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
+    # One video is a block: what a kill costs is what one actor was drawing.
+    videos = videos.repartition(target_num_rows_per_block=1)
+    # Views from their part of the catalogue, still compressed: short tasks.
+    videos = videos.map_batches(
+        load,
+        fn_kwargs={"catalog": facts.catalog},
+        compute=ray.data.TaskPoolStrategy(plan.render_workers),
+        num_cpus=LIGHT_CPU,
+        **one,
+    )
+    # Conditions and frames: the model is loaded once an actor, which has a whole GPU where there are any.
+    videos = videos.map_batches(
+        Draw,
+        fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": plan.threads},
+        compute=ray.data.ActorPoolStrategy(size=plan.render_workers),
+        num_cpus=plan.cpus,
+        **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
+        **one,
+    )
+    # H.264, JPEG and the upload: on the CPU, while the next product is drawn.
+    videos = videos.map_batches(
+        save,
+        fn_kwargs={"facts": facts},
+        compute=ray.data.TaskPoolStrategy(plan.render_workers),
+        num_cpus=LIGHT_CPU,
+        **one,
+    )
+    receipts = videos.map_batches(
+        write_videos,
+        fn_kwargs={"catalog": facts.catalog},
+        batch_size=facts.profile.run.videos_per_part,
+        batch_format="pyarrow",
+        num_cpus=LIGHT_CPU,
+    )
+    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")

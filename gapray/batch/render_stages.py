@@ -1,0 +1,275 @@
+"""The stages of `gapray render`, as callables for ``map_batches(batch_format="pyarrow", batch_size=1)``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from gapray.batch.resources import GpuShare
+from gapray.batch.rows import Row
+from gapray.catalog.parts import commit
+from gapray.catalog.reader import Catalog, package_of_rows
+from gapray.catalog.rows import RunFacts, reject_row, utc_now
+from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
+from gapray.catalog.storage import Folder
+from gapray.config import Profile
+from gapray.errors import CatalogError, as_gapray_error
+from gapray.models.cards import card_named
+from gapray.orbit.conditions import OrbitConditions, build_conditions
+from gapray.video.backend import VideoBackend
+from gapray.video.encode import export
+from gapray.video.load import load_backend, video_cards
+from gapray.video.presets import preset_named
+from gapray.video.provenance import Provenance
+
+PENDING = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("product_key", pa.string()),
+        ("key", pa.string()),
+        ("seed", pa.int64()),
+        ("part", pa.string()),
+    ]
+)
+"""A video to draw; `part` is the file that holds its product's views."""
+
+_ERROR = [("error_code", pa.string()), ("error_message", pa.string())]
+LOADED = pa.schema(
+    [*PENDING, *_ERROR, ("product", pa.struct(list(PRODUCTS))), ("views", pa.list_(pa.struct(list(VIEWS))))]
+)
+DRAWN = pa.schema(
+    [*PENDING, *_ERROR, ("frames", pa.large_binary()), ("video", pa.struct(list(VIDEOS))), ("provenance", pa.string())]
+)
+SAVED = pa.schema(
+    [("product_id", pa.string()), ("video", pa.struct(list(VIDEOS))), ("reject", pa.struct(list(REJECTS)))]
+)
+VIDEO_RECEIPT = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("outcome", pa.string()),
+        ("frames", pa.int32()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+"""What the driver hears of a video once it is in the catalogue; `outcome` is rendered or rejected."""
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What all videos of one run share."""
+
+    run_id: str
+    catalog: str
+    profile: Profile
+    preset: str
+    revisions: Mapping[str, str]
+    """Model name -> hash of its weights."""
+
+    def key(self, product_key: str, seed: int) -> str:
+        """`videos.key`."""
+        return self.profile.video.digest(self.profile.orbit, self.preset, self.revisions, product_key, seed)
+
+    @property
+    def vram_gb(self) -> float | None:
+        """GPU memory that the backend's cards ask for together; None = no network at all."""
+        cards = video_cards(self.profile.video)
+        return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
+
+
+def load(table: pa.Table, *, catalog: str) -> pa.Table:
+    """Pending videos -> the same with their product's catalogue rows."""
+    opened = Catalog(Folder.at(catalog))
+    rows = table.to_pylist()
+    for row in rows:
+        row.update(error_code=None, error_message=None, product=None, views=[])
+        try:
+            row["product"], row["views"] = opened.rows_of(row["product_id"], row["product_key"], row["part"])
+        except Exception as error:
+            _fail(row, error)
+    return pa.Table.from_pylist(rows, schema=LOADED)
+
+
+class Draw:
+    """Conditions and frames. One backend an actor, loaded once."""
+
+    def __init__(
+        self, *, facts: VideoFacts, gpu: GpuShare | None, threads: int, backend: VideoBackend | None = None
+    ) -> None:
+        import cv2
+        import torch
+
+        self._facts = facts
+        self._device = "cuda" if gpu or torch.cuda.is_available() else "cpu"
+        if gpu and gpu.num_gpus < 1:
+            gpu.cap_this_process()
+        if self._device == "cpu":
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        self._backend = backend or load_backend(facts.profile.video, device=self._device)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """See the class."""
+        rows = table.to_pylist()
+        for row in rows:
+            row.update(frames=None, video=None, provenance=None)
+            if row["error_code"] is None:
+                try:
+                    self._draw(row)
+                except Exception as error:
+                    _fail(row, error)
+        return pa.Table.from_pylist([{name: row[name] for name in DRAWN.names} for row in rows], schema=DRAWN)
+
+    def _draw(self, row: Row) -> None:
+        started = time.monotonic()
+        profile = self._facts.profile
+        package = package_of_rows(row["product"], row["views"])
+        conditions = build_conditions(package, profile.orbit, device=self._device)
+        frames = self._backend.generate(package, conditions, profile.video, seed=row["seed"])
+        able = self._backend.capabilities
+        models = [f"{name}@{revision[:12]}" for name, revision in sorted(self._facts.revisions.items())]
+        video = {
+            "product_id": row["product_id"],
+            "key": row["key"],
+            "product_key": row["product_key"],
+            "backend": able.name,
+            "seed": row["seed"],
+            "preset": self._facts.preset,
+            "profile": profile.name,
+            "frames": len(frames),
+            "size": frames.shape[1],
+            "azimuths_deg": list(conditions.azimuths_deg),
+            "key_frames": list(conditions.key_frames),
+            "files": [],
+            "bytes": 0,
+            "source_type": able.source_type,
+            "licence": able.licence,
+            "models": models,
+            "elevation_deg": conditions.calibration.elevation_deg,
+            "direction": conditions.calibration.direction,
+            "reprojection_iou": list(conditions.calibration.reprojection_iou),
+            "warnings": list(conditions.warnings),
+            "seconds": time.monotonic() - started,
+            "run_id": self._facts.run_id,
+            "created_at": utc_now(),
+        }
+        sidecar = _provenance(video, conditions, row, self._facts).sidecar().decode()
+        row.update(frames=np.ascontiguousarray(frames).tobytes(), video=video, provenance=sidecar)
+
+
+def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
+    """Frames -> files in the catalogue, and the row that will make them count.
+
+    Args:
+        table: With `DRAWN`'s columns.
+        facts: Of the run.
+        dry: Encode, but write nothing.
+    """
+    folder = Folder.at(facts.catalog)
+    saved: list[Row] = []
+    for row in table.to_pylist():
+        if row["error_code"] is None:
+            try:
+                _save(row, folder, facts, dry)
+            except Exception as error:
+                _fail(row, error)
+        reject = _reject(row, facts) if row["error_code"] else None
+        saved.append({"product_id": row["product_id"], "video": None if reject else row["video"], "reject": reject})
+    return pa.Table.from_pylist(saved, schema=SAVED)
+
+
+def write_videos(table: pa.Table, *, catalog: str) -> pa.Table:
+    """Commit one part of finished videos and say what became of each."""
+    rows = table.to_pylist()
+    videos = [row["video"] for row in rows if row["video"]]
+    rejects = [row["reject"] for row in rows if row["reject"]]
+    try:
+        commit(Folder.at(catalog), {"videos": videos, "rejects": rejects})
+    except OSError as error:
+        raise CatalogError("catalog.write_failed", f"{catalog}: {error}") from error
+    receipts: list[Row] = [
+        {"product_id": one["product_id"], "outcome": "rendered", "frames": one["frames"]} for one in videos
+    ]
+    receipts += [
+        {key: one[key] for key in ("product_id", "code", "message")} | {"outcome": "rejected", "frames": 0}
+        for one in rejects
+    ]
+    return pa.Table.from_pylist(receipts, schema=VIDEO_RECEIPT)
+
+
+def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
+    started = time.monotonic()
+    video = row["video"]
+    side = video["size"]
+    frames = np.frombuffer(row["frames"], np.uint8).reshape(video["frames"], side, side, 3)
+    background = facts.profile.orbit.background_rgb
+    provenance = Provenance.from_sidecar(row["provenance"])
+    files = export(frames, preset_named(facts.preset), provenance, background=background)
+    # Files of another key never share a folder: a reader of the old row keeps its own.
+    place = f"videos/{row['product_id']}/{row['key'][:16]}"
+    for name, data in files.items():
+        inner, _, last = f"{place}/{name}".rpartition("/")
+        if dry:
+            continue
+        try:
+            folder.put(inner, last, pa.py_buffer(data))
+        except OSError as error:
+            raise CatalogError("video.write_failed", f"{row['product_id']}: {name}: {error}") from error
+    video["files"] = [f"{place}/{name}" for name in files]
+    video["bytes"] = sum(map(len, files.values()))
+    video["seconds"] += time.monotonic() - started
+
+
+def _provenance(video: Row, conditions: OrbitConditions, row: Row, facts: VideoFacts) -> Provenance:
+    from gapray import __version__
+
+    return Provenance(
+        product_id=row["product_id"],
+        source_type=video["source_type"],
+        facts={
+            "software": f"gapray {__version__}",
+            "backend": video["backend"],
+            "models": video["models"],
+            "licence": video["licence"],
+            "seed": video["seed"],
+            "profile": facts.profile.name,
+            "settings": {
+                "orbit": facts.profile.orbit.model_dump(),
+                "video": facts.profile.video.model_dump(include={"backend", facts.profile.video.backend}),
+            },
+            "video_key": video["key"],
+            "product_key": video["product_key"],
+            "photos": [
+                {"name": view["name"], "azimuth_deg": view["azimuth_deg"], "sha256": view["sha256"]}
+                for view in row["views"]
+            ],
+            "azimuths_deg": video["azimuths_deg"],
+            "key_frames": video["key_frames"],
+            "calibration": asdict(conditions.calibration),
+            "warnings": video["warnings"],
+        },
+    )
+
+
+def _reject(row: Row, facts: VideoFacts) -> Row:
+    shared = RunFacts(facts.run_id, row["key"], facts.profile.name, {})
+    return reject_row(
+        product_id=row["product_id"],
+        source=row["product_key"],
+        uri=f"{facts.catalog}#{row['product_id']}",
+        code=row["error_code"],
+        message=row["error_message"],
+        facts=shared,
+        now=utc_now(),
+        stage="render",
+    )
+
+
+def _fail(row: Row, error: Exception) -> None:
+    known = as_gapray_error(error)
+    row["error_code"], row["error_message"] = known.code, known.message
+    row.update(product=None, views=[], frames=None, video=None, provenance=None)

@@ -1,0 +1,185 @@
+"""What all runs share: a summary that grows, a connection to Ray, a manifest that every node can read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from gapray.catalog.storage import Folder
+from gapray.errors import GaprayError
+
+REJECTS_SHOWN = 20
+"""Rejects that a summary lists; the catalogue's `rejects` table has all."""
+PASSED_ON = ("GAPRAY_MODELS", "GAPRAY_CACHE", "HF_HOME", "TORCH_HOME")
+"""Environment that workers of a cluster started elsewhere must share with the driver."""
+
+
+@dataclass
+class RunSummary:
+    """What a run did. `finished` products were not touched: the catalogue had them."""
+
+    verb: ClassVar[str] = "done"
+    unit: ClassVar[str] = "pieces"
+
+    run_id: str
+    catalog: str
+    products: int = 0
+    finished: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    rejects_by_code: dict[str, int] = field(default_factory=dict)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Products that this run has brought to an end, the skipped ones included."""
+        return self.finished + self.rejected
+
+    @property
+    def pieces(self) -> int:
+        """Views or frames made."""
+        return 0
+
+    def outcomes(self) -> str:
+        """Counts for people."""
+        return f"{self.finished} already there, {self.rejected} rejected"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+    def add(self, receipts: pa.Table) -> None:
+        """Count what one part held: a row a product, `outcome` names the field it counts in."""
+        for row in receipts.to_pylist():
+            setattr(self, row["outcome"], getattr(self, row["outcome"]) + 1)
+            setattr(self, self.unit, getattr(self, self.unit) + row[self.unit])
+            if row["outcome"] == "rejected":
+                self.rejects_by_code[row["code"]] = self.rejects_by_code.get(row["code"], 0) + 1
+                if len(self.rejects) < REJECTS_SHOWN:
+                    self.rejects.append({name: row[name] for name in ("product_id", "code", "message")})
+
+
+@dataclass
+class PackageSummary(RunSummary):
+    """What `gapray package` did."""
+
+    verb: ClassVar[str] = "packaging"
+    unit: ClassVar[str] = "views"
+
+    packaged: int = 0
+    unchanged: int = 0
+    views: int = 0
+
+    @property
+    def done(self) -> int:
+        """See `RunSummary.done`."""
+        return self.finished + self.packaged + self.unchanged + self.rejected
+
+    @property
+    def pieces(self) -> int:
+        """Views."""
+        return self.views
+
+    def outcomes(self) -> str:
+        """See `RunSummary.outcomes`."""
+        return (
+            f"{self.packaged} packaged, {self.finished} already there, {self.unchanged} unchanged, "
+            f"{self.rejected} rejected"
+        )
+
+
+@dataclass
+class RenderSummary(RunSummary):
+    """What `gapray render` did; its `products` are videos, one a product and seed."""
+
+    verb: ClassVar[str] = "rendering"
+    unit: ClassVar[str] = "frames"
+
+    rendered: int = 0
+    frames: int = 0
+
+    @property
+    def done(self) -> int:
+        """See `RunSummary.done`."""
+        return self.finished + self.rendered + self.rejected
+
+    @property
+    def pieces(self) -> int:
+        """Frames."""
+        return self.frames
+
+    def outcomes(self) -> str:
+        """See `RunSummary.outcomes`."""
+        return f"{self.rendered} rendered, {self.finished} already there, {self.rejected} rejected"
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """A connection to a Ray cluster; one that this process has already is used and left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    remote = address or os.environ.get("RAY_ADDRESS")
+    if remote:
+        shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        ray.init(address=remote, runtime_env={"env_vars": shared}, logging_level=logging.WARNING, log_to_driver=False)
+    else:
+        ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def ours_raised() -> Iterator[None]:
+    """Let an error that gapray raised in a worker be raised here as itself, not wrapped in Ray's."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, GaprayError):
+            inner = getattr(inner, "cause", None) or inner.__cause__
+        if inner is None:
+            raise
+        raise inner from error
+
+
+def quiet_ray_data() -> None:
+    """Ray Data without its own progress bars and advice: ours counts products, not blocks."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    for name in ("ray.data", "ray._private.authentication"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def new_run_id() -> str:
+    """Sortable by time, unique."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+
+
+def publish(manifest: Path, folder: Folder, run_id: str) -> str:
+    """Put a manifest where every node reads it, beside the catalogue's tables; returns its path."""
+    name = f"{run_id}.parquet"
+    folder.put("manifests", name, pa.py_buffer(manifest.read_bytes()))
+    return f"{folder.path}/manifests/{name}"
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute; a URI as it is."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -1,0 +1,211 @@
+"""The camera from the silhouettes alone.
+
+The right camera is the one whose visual hull fills the silhouettes again: the hull of all masks but one, seen from that
+one's angle, must cover it (silhouette coherence; Hernandez, Schmitt and Cipolla 2007, "Silhouette coherence for camera
+calibration under circular motion"). Coverage is measured on random pixels of each mask and is differentiable, so that a
+coarse grid and a quasi-Newton search find elevation, field of view, axis and, where each photo was cropped on its own,
+a shift and a scale a view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, minimize
+from torch import Tensor
+
+ELEVATIONS_DEG = (0.0, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0)
+INVERSE_DISTANCES = (0.0, 0.15, 0.3)
+MAX_INVERSE_DISTANCE = 0.45
+SIDE = 96
+"""Masks are compared at this size [pixels]."""
+BLUR_PX = 0.7
+GRID_PIXELS, GRID_DEPTHS = 100, 28
+FIT_PIXELS, FIT_DEPTHS = 240, 40
+"""Pixels of each mask and depths along each of their rays, for the grid and for the search."""
+SHIFT_GAIN = 0.75
+"""Shifts are believed when they leave at most this share of what a fixed camera leaves uncovered: 0.29 … 0.70 on ETH-80,
+whose photos were each cropped on their own."""
+_UNITS = (10.0, 0.2, 0.05, 0.05)
+"""Elevation [degrees], inverse distance, axis u, shifts and log scales are searched in these units."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A camera and how well it explains the silhouettes, for one direction of rotation."""
+
+    elevation_deg: float
+    inverse_distance: float
+    axis_x: float
+    axis_y: float
+    direction: int
+    shifts: NDArray[np.float64]
+    """[V, 3]: what the frame's origin shows at (du, dv) in view V belongs to the axis; log of the view's scale."""
+    shifted: bool
+    """Whether `shifts` differ from 0: no fixed camera explains the masks."""
+    coverage: NDArray[np.float64]
+    """[V], share of each mask that the hull of the others fills, 0 … 1."""
+
+
+class _Problem:
+    """Soft masks, sampled pixels and rays of one product."""
+
+    def __init__(self, masks: Tensor, azimuths_deg: list[float], axis_y: float) -> None:
+        small = torch.nn.functional.interpolate(masks[:, None], (SIDE, SIDE), mode="area")
+        kernel = torch.exp(-0.5 * (torch.arange(-2, 3) / BLUR_PX) ** 2)
+        kernel = (kernel / kernel.sum()).to(small)
+        small = torch.nn.functional.conv2d(small, kernel.view(1, 1, 1, 5), padding=(0, 2))
+        self.masks = torch.nn.functional.conv2d(small, kernel.view(1, 1, 5, 1), padding=(2, 0))
+        self.azimuths = torch.tensor([math.radians(a) for a in azimuths_deg], device=masks.device)
+        self.axis_y = axis_y
+        self.views = len(azimuths_deg)
+        side = masks.shape[-1]
+        self.left, self.right = [], []
+        for mask in masks:
+            inside = (mask.amax(0) > 0.5).nonzero()[:, 0]
+            self.left.append(float(inside.min()) / side * 2 - 1)
+            self.right.append(float(inside.max() + 1) / side * 2 - 1)
+        self.axis_x = float(np.mean(self.left + self.right))
+        self.reach = 1.1 * max(self.axis_x - min(self.left), max(self.right) - self.axis_x)
+        self.nothing = torch.zeros(self.views, 3, device=masks.device)
+
+    def pixels(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """U and v, [V, count] each, of random pixels of each mask; the same for the same seed."""
+        rng = np.random.default_rng(seed)
+        us, vs = [], []
+        for mask in self.masks[:, 0].cpu().numpy():
+            rows, columns = np.nonzero(mask > 0.5)
+            chosen = rng.integers(0, len(rows), count)
+            us.append((columns[chosen] + 0.5) / SIDE * 2 - 1)
+            vs.append((rows[chosen] + 0.5) / SIDE * 2 - 1)
+        like = self.masks
+        return torch.as_tensor(np.array(us)).to(like), torch.as_tensor(np.array(vs)).to(like)
+
+    def coverage(
+        self, pixels: tuple[Tensor, Tensor], depths: int, camera: Tensor, direction: int, shifts: Tensor
+    ) -> Tensor:
+        """Share of each mask's pixels that the other masks' hull covers, [V]; `camera` = elevation [rad], k, axis u."""
+        elevation, k, axis_x = camera
+        sin_e, cos_e = elevation.sin(), elevation.cos()
+        along = torch.linspace(-self.reach, self.reach, depths, device=self.masks.device)
+        scale = shifts[:, 2].exp()
+        u = (pixels[0] - shifts[:, :1]) / scale[:, None] - axis_x
+        v = self.axis_y - (pixels[1] - shifts[:, 1:2]) / scale[:, None]
+        w = 1 - k * along
+        x, up = u[..., None] * w, v[..., None] * w  # [V, n, m]
+        y = up * cos_e + along * sin_e
+        back = along * cos_e - up * sin_e
+        turn = direction * (self.azimuths[:, None] - self.azimuths[None])  # from view [i] to view [j]
+        cos_t, sin_t = turn.cos()[..., None, None], turn.sin()[..., None, None]
+        x_j = x[:, None] * cos_t + back[:, None] * sin_t  # [i, j, n, m]
+        back_j = back[:, None] * cos_t - x[:, None] * sin_t
+        toward = y[:, None] * sin_e + back_j * cos_e
+        w_j = 1 / (1 - k * toward)
+        u_j = (axis_x + x_j * w_j) * scale[:, None, None] + shifts[:, 0][:, None, None]
+        v_j = (self.axis_y - (y[:, None] * cos_e - back_j * sin_e) * w_j) * scale[:, None, None]
+        v_j = v_j + shifts[:, 1][:, None, None]
+        grid = torch.stack([u_j, v_j], -1).transpose(0, 1).flatten(1, 2)  # [j, i * n, m, 2]
+        seen = torch.nn.functional.grid_sample(self.masks, grid, align_corners=False)[:, 0]
+        seen = seen.view(self.views, self.views, *x.shape[1:])
+        itself = torch.eye(self.views, device=seen.device)[..., None, None]
+        return (seen + itself).amin(0).amax(-1).clamp(max=1).mean(-1)
+
+
+def calibrate(masks: Tensor, azimuths_deg: list[float], *, axis_y: float, own_crops: bool) -> list[Fit]:
+    """Find the camera, once for each direction of rotation.
+
+    Args:
+        masks: float32 [V, S, S] in the frame, 0 … 1, none empty.
+        azimuths_deg: One a view.
+        axis_y: v of the world's origin: the middle of the product.
+        own_crops: Each photo may have a frame of its own, so a shift and a scale a view are searched as well.
+
+    Returns:
+        Two fits, for directions +1 and -1. Silhouettes alone often cannot tell them apart (for a level orthographic
+        camera they never can): see `gapray.geometry.direction`.
+    """
+    problem = _Problem(masks, azimuths_deg, axis_y)
+    coarse = problem.pixels(GRID_PIXELS, seed=0)
+    fits = []
+    for direction in (1, -1):
+        with torch.no_grad():
+            _, start = max(
+                (
+                    float(
+                        problem.coverage(
+                            coarse,
+                            GRID_DEPTHS,
+                            torch.tensor([math.radians(elevation), k, problem.axis_x]).to(masks),
+                            direction,
+                            problem.nothing,
+                        ).mean()
+                    ),
+                    (elevation, k, problem.axis_x),
+                )
+                for elevation in ELEVATIONS_DEG
+                for k in INVERSE_DISTANCES
+            )
+        fits.append(_search(problem, start, direction, own_crops))
+    return fits
+
+
+def _search(problem: _Problem, start: tuple[float, float, float], direction: int, own_crops: bool) -> Fit:
+    pixels = problem.pixels(FIT_PIXELS, seed=1)
+    first = np.array([start[0] / _UNITS[0], start[1] / _UNITS[1], start[2] / _UNITS[2]])
+    fixed = _descend(problem, pixels, direction, first)
+    fit = _fit_of(problem, pixels, direction, fixed)
+    if own_crops:
+        loose = _descend(problem, pixels, direction, np.concatenate([fixed, np.zeros(3 * problem.views)]))
+        shifted = _fit_of(problem, pixels, direction, loose)
+        if 1 - shifted.coverage.mean() < SHIFT_GAIN * (1 - fit.coverage.mean()):
+            return shifted
+    return fit
+
+
+def _unpack(problem: _Problem, values: Tensor) -> tuple[Tensor, Tensor]:
+    camera = torch.stack([torch.deg2rad(values[0] * _UNITS[0]), values[1] * _UNITS[1], values[2] * _UNITS[2]])
+    if len(values) == 3:
+        return camera, problem.nothing
+    shifts = values[3:].view(problem.views, 3) * _UNITS[3]
+    # What moves all views alike, or scales them alike, belongs to the camera and the unit of length.
+    return camera, shifts - shifts.mean(0)
+
+
+def _descend(
+    problem: _Problem, pixels: tuple[Tensor, Tensor], direction: int, start: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    @torch.enable_grad()  # callers work without gradients
+    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        leaf = torch.tensor(values, dtype=torch.float32, device=problem.masks.device, requires_grad=True)
+        camera, shifts = _unpack(problem, leaf)
+        missed = 1 - problem.coverage(pixels, FIT_DEPTHS, camera, direction, shifts).mean()
+        [slope] = torch.autograd.grad(missed + 1e-4 * (leaf[3:] ** 2).sum(), leaf)
+        return float(missed.detach()), slope.cpu().numpy().astype(np.float64)
+
+    low = np.array([-5 / _UNITS[0], 0.0, -20.0] + [-8.0] * (len(start) - 3))
+    high = np.array([60 / _UNITS[0], MAX_INVERSE_DISTANCE / _UNITS[1], 20.0] + [8.0] * (len(start) - 3))
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=Bounds(low, high), options={"maxiter": 30, "maxfun": 45}
+    )
+    return np.asarray(found.x, np.float64)
+
+
+def _fit_of(problem: _Problem, pixels: tuple[Tensor, Tensor], direction: int, values: NDArray[np.float64]) -> Fit:
+    with torch.no_grad():
+        leaf = torch.tensor(values, dtype=torch.float32, device=problem.masks.device)
+        camera, shifts = _unpack(problem, leaf)
+        coverage = problem.coverage(pixels, FIT_DEPTHS, camera, direction, shifts)
+    return Fit(
+        elevation_deg=math.degrees(float(camera[0])),
+        inverse_distance=float(camera[1]),
+        axis_x=float(camera[2]),
+        axis_y=problem.axis_y,
+        direction=direction,
+        shifts=shifts.double().cpu().numpy(),
+        shifted=len(values) > 3,
+        coverage=coverage.double().cpu().numpy(),
+    )

@@ -1,0 +1,171 @@
+"""The visual hull (Laurentini 1994) of calibrated silhouettes as a field, and what a camera sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gapray.geometry.camera import OrbitCamera, frame_grid, sample
+
+VOXELS = 144
+"""Along each side of the field."""
+NOTHING = -9.0
+"""Nearness where no surface is seen."""
+COARSE_STEPS, FINE_STEPS = 56, 40
+DENIALS = 2
+"""So many masks may be wrong about a voxel that the others want."""
+SUPPORT = 0.6
+"""Share of the other views that must show unexplained product there."""
+NEAR_PX = 9.0
+"""A coarse sample farther than this outside the hull has no surface between it and its neighbours."""
+
+
+@dataclass(frozen=True)
+class Hull:
+    """Signed distance to the nearest of all outlines, as seen in the photos, in frame pixels; positive inside."""
+
+    field: Tensor
+    """float32 [N, N, N], axes z, y, x; spans ±`reach`."""
+    reach: tuple[float, float]
+    """Half extents of the field: horizontal, vertical [half frames]."""
+    level: float = 0.0
+    """The surface lies where the field equals this; below 0 the hull is a little fuller than the silhouettes."""
+
+    def at(self, points: Tensor) -> Tensor:
+        """The field above its level at world points [..., 3]; [...]."""
+        across, up = self.reach
+        scale = torch.tensor([1 / across, 1 / up, 1 / across], device=points.device)
+        grid = (points * scale).reshape(1, -1, 1, 1, 3)
+        values = functional.grid_sample(self.field[None, None], grid, align_corners=False, padding_mode="border")
+        return values.reshape(points.shape[:-1]) - self.level
+
+
+def carve(
+    silhouettes: Sequence[tuple[Tensor, float]],
+    camera: OrbitCamera,
+    *,
+    reach: tuple[float, float],
+    voxels: int = VOXELS,
+) -> Hull:
+    """Carve the hull.
+
+    Args:
+        silhouettes: (signed distance [S, S] in pixels, azimuth in degrees) a view. Beyond the photo's edge the distance at
+            the edge goes on: a product that is cut by the edge is not carved there.
+        camera: Shared by all views.
+        reach: Half extents that enclose the product: horizontal, vertical [half frames].
+        voxels: Along each side.
+    """
+    points = lattice(reach, voxels, silhouettes[0][0].device)
+    field = torch.full((voxels,) * 3, float("inf"), device=points.device)
+    for distance, azimuth in silhouettes:
+        field = torch.minimum(field, _seen_at(distance, camera, azimuth, points))
+    return Hull(field, reach)
+
+
+def carved_by_fronts(hull: Hull, fronts: Tensor, azimuths_deg: Sequence[float], camera: OrbitCamera) -> Hull:
+    """Carve what lies in front of trusted surfaces, so that concavities show.
+
+    Args:
+        hull: From `carve`.
+        fronts: float32 [V, S, S], nearness of each view's surface, `NOTHING` where it is not trusted.
+        azimuths_deg: One a view.
+        camera: The hull's.
+    """
+    points = lattice(hull.reach, hull.field.shape[0], hull.field.device)
+    field = hull.field
+    for nearness, azimuth in zip(fronts, azimuths_deg, strict=True):
+        u, v, toward = camera.project(points, azimuth)
+        trusted, surface = sample(torch.stack([(nearness > NOTHING / 2).float(), nearness]), u, v)
+        behind = ((surface - toward) * nearness.shape[-1] / 2).clamp(-16, 16)
+        field = torch.where(trusted > 0.99, torch.minimum(field, behind + hull.level), field)
+    return replace(hull, field=field)
+
+
+def mended(hull: Hull, silhouettes: Sequence[tuple[Tensor, float]], camera: OrbitCamera, uncovered: Tensor) -> Hull:
+    """Put back what one or two wrong silhouettes carved away.
+
+    A mask that lost a part of the product carves it for all views. Such voxels give themselves away: few views deny them,
+    and most of the others show product there that nothing else explains.
+
+    Args:
+        hull: From `carve`.
+        silhouettes: The same.
+        camera: The same.
+        uncovered: bool [V, S, S]: product in the mask on which no part of the hull is seen.
+    """
+    points = lattice(hull.reach, hull.field.shape[0], hull.field.device)
+    thick = functional.max_pool2d(uncovered.float(), 3, 1, 1)
+    levels, votes = [], torch.zeros_like(hull.field)
+    for (distance, azimuth), missing in zip(silhouettes, thick, strict=True):
+        u, v, _ = camera.project(points, azimuth)
+        levels.append(sample(distance[None], u, v)[0])
+        votes += (sample(missing[None], u, v)[0] > 0.5) & (levels[-1] > 0)
+    lowest = torch.stack(levels).topk(min(DENIALS + 1, len(levels)), dim=0, largest=False).values
+    field = hull.field
+    for denials in range(1, len(lowest)):
+        supported = (lowest[denials] > 0) & (votes >= (len(levels) - denials) * SUPPORT)
+        field = torch.where(supported & (field <= 0), lowest[denials], field)
+    return replace(hull, field=field)
+
+
+def lattice(reach: tuple[float, float], voxels: int, device: torch.device | str) -> Tensor:
+    """World points of the voxels' centres, float32 [N, N, N, 3], indexed z, y, x."""
+    side = (torch.arange(voxels, device=device, dtype=torch.float32) + 0.5) / voxels * 2 - 1
+    z, y, x = torch.meshgrid(side * reach[0], side * reach[1], side * reach[0], indexing="ij")
+    return torch.stack([x, y, z], -1)
+
+
+def _seen_at(distance: Tensor, camera: OrbitCamera, azimuth_deg: float, points: Tensor) -> Tensor:
+    u, v, _ = camera.project(points, azimuth_deg)
+    return sample(distance[None], u, v)[0]
+
+
+def front(hull: Hull, camera: OrbitCamera, azimuth_deg: float, size: int) -> tuple[Tensor, Tensor]:
+    """What a camera sees of the hull.
+
+    Args:
+        hull: From `carve`.
+        camera: The camera.
+        azimuth_deg: Where it stands.
+        size: Pixels along each side of the frame.
+
+    Returns:
+        Nearness of the first surface, float32 [size, size], `NOTHING` where there is none; and the largest field value
+        along each ray, float32 [size, size]: the distance to the hull's outline in pixels of the field's own frame.
+    """
+    device = hull.field.device
+    across, up = hull.reach
+    radius = (2 * across**2 + up**2) ** 0.5
+    nearest = min(radius, 1.05 * (across * 1.42 + up * 0.5))
+    along = torch.linspace(nearest, -nearest, COARSE_STEPS, device=device)
+    u, v = frame_grid(size // 4, device)
+    near = hull.at(camera.unproject(u[..., None], v[..., None], along, azimuth_deg)) > -NEAR_PX
+    first = near.float().argmax(-1)
+    last = COARSE_STEPS - 1 - near.flip(-1).float().argmax(-1)
+    some = near.any(-1)
+    begin = torch.where(some, along[(first - 1).clamp(min=0)], NOTHING)
+    end = torch.where(some, along[(last + 1).clamp(max=COARSE_STEPS - 1)], -NOTHING)
+    begin = functional.max_pool2d(begin[None], 3, 1, 1)
+    end = -functional.max_pool2d(-end[None], 3, 1, 1)
+    begin, end = (functional.interpolate(one[None], (size, size))[0, 0] for one in (begin, end))
+    row, column = (begin > end).nonzero(as_tuple=True)
+    u, v = frame_grid(size, device)
+    steps = torch.linspace(0, 1, FINE_STEPS, device=device)
+    ray = torch.lerp(begin[row, column][:, None], end[row, column][:, None], steps)
+    values = hull.at(camera.unproject(u[row, column][:, None], v[row, column][:, None], ray, azimuth_deg))
+    hit = values > 0
+    at = hit.float().argmax(1).clamp(min=1)
+    pixel = torch.arange(len(at), device=device)
+    before, after = values[pixel, at - 1], values[pixel, at]
+    share = torch.where(before > 0, 0.0, (before / (before - after - 1e-9)).clamp(0, 1))
+    surface = torch.lerp(ray[pixel, at - 1], ray[pixel, at], share)
+    nearness = torch.full((size, size), NOTHING, device=device)
+    nearness[row, column] = torch.where(hit.any(1), surface, NOTHING)
+    inside = torch.full((size, size), float(hull.field.min()), device=device)
+    inside[row, column] = values.amax(1)
+    return nearness, inside

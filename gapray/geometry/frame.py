@@ -1,0 +1,130 @@
+"""From photos to one common frame: a square picture in which the product stands alike in every view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
+
+CENTRED_SHARE = 0.01
+"""Boxes that stand in the middle of nearly all photos, to this share of a side, were put there photo by photo."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The square of a photo that becomes the frame."""
+
+    x: float
+    """Its centre [photo pixels, from the left edge]."""
+    y: float
+    """Its centre [photo pixels, from the upper edge]."""
+    half: float
+    """Half its side [photo pixels]."""
+
+    def moved(self, du: float, dv: float, scale: float) -> Placement:
+        """The square around what this one shows at (du, dv), `scale` times as large."""
+        return Placement(self.x + du * self.half, self.y + dv * self.half, self.half * scale)
+
+    def affine(self, size: int) -> NDArray[np.float64]:
+        """Photo pixels -> frame pixels, [2, 3], pixel centres at integers in both (OpenCV's convention)."""
+        scale = size / (2 * self.half)
+        return np.array(
+            [
+                [scale, 0.0, (0.5 - self.x) * scale + size / 2 - 0.5],
+                [0.0, scale, (0.5 - self.y) * scale + size / 2 - 0.5],
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the photos of one product come into the frame."""
+
+    placements: tuple[Placement, ...]
+    own_crops: bool
+    """Each photo may have a frame of its own: where the product stands in it says nothing about the camera."""
+
+
+def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, right, upper, lower edge of a mask in pixels.
+
+    Raises:
+        ValueError: The mask is empty.
+    """
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not columns.size:
+        raise ValueError("a mask is empty")
+    return int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
+
+
+def lay_out(masks: Sequence[NDArray[np.bool_]], *, framing: Literal["product", "photo"], margin: float) -> Layout:
+    """Choose the frame.
+
+    Args:
+        masks: One silhouette a photo, bool [H, W], none empty; sizes may differ.
+        framing: ``product`` puts the turning product in the middle; ``photo`` keeps the photo's own framing, padded to a
+            square. Photos of different sizes are always laid out by the product.
+        margin: ``product`` only: empty border at least, in half sides of the frame.
+
+    Raises:
+        ValueError: A mask is empty.
+    """
+    box = np.array([mask_box(mask) for mask in masks], dtype=float)
+    sides = np.array([mask.shape for mask in masks], dtype=float)
+    centre_x, centre_y = box[:, :2].mean(1), box[:, 2:].mean(1)
+    width, height = box[:, 1] - box[:, 0], box[:, 3] - box[:, 2]
+    if np.ptp(sides, axis=0).any():
+        # A turning product keeps its height, so heights give the scale.
+        half = 0.5 * height * max(1.0, float((width / height).max())) / (1 - margin)
+        return Layout(tuple(map(Placement, centre_x, centre_y, half)), own_crops=True)
+    off_centre = np.abs(np.stack([centre_x / sides[:, 1], centre_y / sides[:, 0]]) - 0.5)
+    centred = bool((off_centre < CENTRED_SHARE).all(0).mean() >= 0.75)
+    if framing == "photo":
+        one = Placement(sides[0, 1] / 2, sides[0, 0] / 2, float(sides[0].max()) / 2)
+    else:
+        axis_x = float(centre_x.mean())
+        upper, lower = box[:, 2].min(), box[:, 3].max()
+        reach = max(np.abs(box[:, :2] - axis_x).max(), (lower - upper) / 2)
+        one = Placement(axis_x, float(upper + lower) / 2, float(reach) / (1 - margin))
+    return Layout((one,) * len(masks), own_crops=centred)
+
+
+def to_frame(image: NDArray[_Pixel], placement: Placement, size: int, *, outside: int = 0) -> NDArray[_Pixel]:
+    """Resample a photo, or a map of its size, into the frame: area averages down, cubic up.
+
+    Args:
+        image: uint8 or uint16, [H, W] or [H, W, C].
+        placement: Where the frame lies in it.
+        size: Side of the frame in pixels.
+        outside: Value beyond the photo's edges.
+
+    Returns:
+        [size, size] or [size, size, C].
+    """
+    shrink = 2 * placement.half / size
+    if shrink > 1:
+        # Cut out and average; OpenCV's warp alone would alias.
+        step = int(np.ceil(shrink))
+        fine = _warp(image, placement, size * step, outside, cv2.INTER_LINEAR)
+        return np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA), image.dtype)
+    return _warp(image, placement, size, outside, cv2.INTER_CUBIC)
+
+
+def _warp(image: NDArray[_Pixel], placement: Placement, size: int, outside: int, interpolation: int) -> NDArray[_Pixel]:
+    return np.asarray(
+        cv2.warpAffine(
+            image,
+            placement.affine(size),
+            (size, size),
+            flags=interpolation,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(outside,) * 4,
+        ),
+        image.dtype,
+    )

@@ -1,0 +1,1 @@
+"""What every frame of an orbit should look like: geometry, view morph, weights."""

@@ -1,0 +1,137 @@
+"""GapPackage + azimuths -> what every frame of the orbit should look like, for any video backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gapray.config import OrbitSettings
+from gapray.errors import InputError
+from gapray.gap.package import GapPackage
+from gapray.geometry.carve import NOTHING
+from gapray.orbit.morph import MorphFrame, render
+from gapray.orbit.scene import Calibration, Scene, build_scene
+from gapray.orbit.weights import even_orbit, key_views, view_weights
+
+FARTHEST = 0.15
+"""Depth of the product's farthest point; 0 is kept for what is not product."""
+LEAST_VIEWS = 3
+
+
+@dataclass(frozen=True)
+class OrbitConditions:
+    """Conditions of F frames from V views, S x S pixels each."""
+
+    azimuths_deg: tuple[float, ...]
+    """Of the frames."""
+    depth: NDArray[np.float32]
+    """[F, S, S]: 0 = no product, `FARTHEST` … 1 = nearest point of the whole orbit; one scale for all frames."""
+    silhouette: NDArray[np.uint8]
+    """[F, S, S], 0 … 255."""
+    initial: NDArray[np.uint8]
+    """[F, S, S, 3]: the view morph on the background; the photo itself at captured azimuths."""
+    visibility: NDArray[np.uint8]
+    """[F, S, S], 0 … 255: how surely one of the two nearest photos saw what `initial` shows; 255 at captured azimuths."""
+    weights: NDArray[np.float32]
+    """[F, V], see `gapray.orbit.weights.view_weights`."""
+    key_views: tuple[int | None, ...]
+    """The view that a key frame shows, None for frames in between."""
+    references: NDArray[np.uint8]
+    """[V, S, S, 3]: the photos in the orbit's frame, on the background."""
+    background: tuple[int, int, int]
+    """sRGB."""
+    calibration: Calibration
+    warnings: tuple[str, ...]
+    """For people: what looks wrong with the photos."""
+
+    @property
+    def key_frames(self) -> tuple[int, ...]:
+        """Indices of the frames that show a captured azimuth."""
+        return tuple(frame for frame, view in enumerate(self.key_views) if view is not None)
+
+
+def build_conditions(
+    package: GapPackage,
+    settings: OrbitSettings,
+    *,
+    azimuths_deg: Sequence[float] | None = None,
+    device: str = "cpu",
+) -> OrbitConditions:
+    """Conditions of one product's orbit.
+
+    Args:
+        package: At least three views.
+        settings: Size, framing, refinements; `settings.frames` even steps unless `azimuths_deg` is given.
+        azimuths_deg: Of the frames.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: `orbit.too_few_views`, or `mask.too_small` for a view whose mask is empty.
+    """
+    if len(package.views) < LEAST_VIEWS:
+        raise InputError(
+            "orbit.too_few_views", f"{package.product_id} has {len(package.views)} views; an orbit needs {LEAST_VIEWS}"
+        )
+    for view in package.views:
+        if not (view.mask >= 128).any():
+            raise InputError("mask.too_small", f"{package.product_id}: the mask of {view.name} is empty")
+    frames = tuple(azimuths_deg) if azimuths_deg is not None else even_orbit(settings.frames)
+    captured = [view.azimuth_deg for view in package.views]
+    of_silhouettes = package.models["depth"].split("@")[0] in ("hull", "null-model")
+    with torch.no_grad():
+        scene, calibration = build_scene(
+            [view.reference for view in package.views],
+            [view.mask for view in package.views],
+            captured,
+            settings,
+            depths=None if of_silhouettes or not settings.fuse_depth else [view.depth for view in package.views],
+            device=device,
+        )
+        keys = key_views(frames, captured)
+        background = torch.tensor(settings.background_rgb, device=device).float() / 255
+        drawn = [_frame(scene, azimuth, key, settings.flow) for azimuth, key in zip(frames, keys, strict=True)]
+        colour = torch.stack([_on(one.colour, one.alpha, background) for one in drawn])
+        references = _on(scene.photos, scene.alpha[:, None], background)
+    return OrbitConditions(
+        azimuths_deg=frames,
+        depth=_depths(drawn),
+        silhouette=_bytes(torch.stack([one.alpha for one in drawn])),
+        initial=_bytes(colour.permute(0, 2, 3, 1)),
+        visibility=_bytes(torch.stack([one.visibility for one in drawn])),
+        weights=view_weights(frames, captured),
+        key_views=keys,
+        references=_bytes(references.permute(0, 2, 3, 1)),
+        background=settings.background_rgb,
+        calibration=calibration,
+        warnings=tuple(calibration.warnings([view.name for view in package.views])),
+    )
+
+
+def _frame(scene: Scene, azimuth_deg: float, key: int | None, flow: bool) -> MorphFrame:
+    if key is None:
+        return render(scene, azimuth_deg, flow=flow)
+    alpha = scene.alpha[key]
+    nearness = torch.where(alpha > 0, scene.nearness[key], NOTHING)
+    return MorphFrame(scene.photos[key], alpha, nearness, (alpha > 0).float())
+
+
+def _on(colour: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
+    """Lay [..., 3, S, S] over a plain background."""
+    return colour * alpha + background[:, None, None] * (1 - alpha)
+
+
+def _depths(drawn: list[MorphFrame]) -> NDArray[np.float32]:
+    nearness = torch.stack([one.nearness for one in drawn])
+    shown = nearness > NOTHING / 2
+    low, high = float(nearness[shown].min()), float(nearness[shown].max())
+    scaled = FARTHEST + (1 - FARTHEST) * (nearness - low) / max(high - low, 1e-6)
+    return np.asarray(torch.where(shown, scaled, 0.0).float().cpu().numpy(), np.float32)
+
+
+def _bytes(image: Tensor) -> NDArray[np.uint8]:
+    return np.asarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())

@@ -1,0 +1,60 @@
+"""Which captured views a frame is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY_TOLERANCE_DEG = 0.5
+"""A frame this near to a captured azimuth is that photo."""
+
+
+def neighbours(offsets_deg: Mapping[int, float]) -> tuple[int, int, float]:
+    """The captured views on both sides of a frame.
+
+    Args:
+        offsets_deg: View -> its azimuth minus the frame's, degrees.
+
+    Returns:
+        View at or before the frame, view at or after it, and how far the frame lies from the first to the second, 0 … 1.
+    """
+    before = {view: (-offset) % 360 for view, offset in offsets_deg.items()}
+    after = {view: offset % 360 for view, offset in offsets_deg.items()}
+    low, high = min(before, key=before.__getitem__), min(after, key=after.__getitem__)
+    gap = before[low] + after[high]
+    return low, high, before[low] / gap if gap else 0.0
+
+
+def view_weights(frames_deg: Sequence[float], views_deg: Sequence[float]) -> NDArray[np.float32]:
+    """How much each view counts in each frame: linear in angle between the two neighbours.
+
+    Args:
+        frames_deg: Azimuth of each frame.
+        views_deg: Azimuth of each view, at least one, all different modulo 360.
+
+    Returns:
+        float32 [frames, views]; each row sums to 1 and has at most two entries above 0.
+    """
+    weights = np.zeros((len(frames_deg), len(views_deg)), np.float32)
+    for frame, azimuth in enumerate(frames_deg):
+        low, high, share = neighbours({view: one - azimuth for view, one in enumerate(views_deg)})
+        weights[frame, low] += 1 - share
+        weights[frame, high] += share
+    return weights
+
+
+def key_views(frames_deg: Sequence[float], views_deg: Sequence[float]) -> tuple[int | None, ...]:
+    """The view that each key frame shows, None for frames in between."""
+    found: list[int | None] = []
+    for azimuth in frames_deg:
+        off = [abs((view - azimuth + 180) % 360 - 180) for view in views_deg]
+        nearest = int(np.argmin(off))
+        found.append(nearest if off[nearest] <= KEY_TOLERANCE_DEG else None)
+    return tuple(found)
+
+
+def even_orbit(frames: int) -> tuple[float, ...]:
+    """Azimuths of one full turn in equal steps from 0."""
+    return tuple(360.0 * index / frames for index in range(frames))

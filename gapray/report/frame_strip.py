@@ -1,0 +1,56 @@
+"""Eight frames of a product's video side by side, for people who would rather look."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from gapray.catalog.reader import Catalog
+from gapray.errors import CatalogError
+from gapray.video.decode import read_frames
+from gapray.video.external import letterboxed
+
+SIDE = 200
+SHOWN = 8
+PRODUCTS = 4
+LABEL = 16
+
+
+def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Image.Image:
+    """One row of frames a video, each with its azimuth; captured angles are marked.
+
+    Args:
+        catalog: With videos that include an mp4, gif or webp.
+        products: Default: the first four.
+
+    Raises:
+        CatalogError: `catalog.product_not_found` when no video is there.
+    """
+    videos = catalog.videos().to_pylist()
+    chosen = [row for row in videos if products is None or row["product_id"] in products][:PRODUCTS]
+    if not chosen:
+        raise CatalogError("catalog.product_not_found", "no video of these products in this catalogue")
+    rows = []
+    for row in chosen:
+        [name, *_] = [file for file in row["files"] if file.endswith((".mp4", ".gif", ".webp"))]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(catalog.folder.read(name))
+            frames = read_frames(path)
+        count = row["frames"]
+        # Every other step of 15 degrees would only show captured angles: an odd step shows both kinds.
+        step = max(1, count // SHOWN)
+        step += 1 - step % 2 if count % SHOWN == 0 and step % 2 == 0 else 0
+        picked = [(index * step) % count for index in range(SHOWN)]
+        cells = []
+        for index in picked:
+            cell = Image.fromarray(letterboxed(frames[index * len(frames) // count], SIDE, SIDE + LABEL, (255,) * 3))
+            kind = "photo" if index in row["key_frames"] else "in between"
+            ImageDraw.Draw(cell).text((6, SIDE), f"{row['azimuths_deg'][index]:g} deg, {kind}", fill=(90, 90, 90))
+            cells.append(np.asarray(cell))
+        rows.append(np.concatenate(cells, axis=1))
+    return Image.fromarray(np.concatenate(rows))

@@ -1,0 +1,84 @@
+"""The seam between conditions and generators.
+
+A new generator is one class with `capabilities` and `generate`. Everything it may need is in its three arguments: the
+package (photos, masks, depths, embeddings), the orbit's conditions (geometry, view morph, weights) and its settings. It
+draws F frames of S x S pixels, each at its azimuth; a generator that thinks in video latents (Wan VACE) takes `initial`,
+`depth` and `key_frames` as control video and fixed frames, one that thinks in posed views (MV-Adapter) takes
+`references`, `weights` and `calibration`. Neither needs a change here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.config import VideoSettings
+from gapray.errors import InputError
+from gapray.gap.package import GapPackage
+from gapray.orbit.conditions import OrbitConditions
+
+SourceType = Literal["compositeCapture", "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
+"""IPTC's digital source types (cv.iptc.org/newscodes/digitalsourcetype) that a backend's frames can be."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do, known without loading it."""
+
+    name: str
+    max_frames: int | None
+    """In one clip; None = any number."""
+    multiple_of: int
+    """Sides of a frame must be divisible by this [pixels]."""
+    needs_gpu: bool
+    """Whether it is of no use without one."""
+    licence: str
+    """Of what it draws with: the strictest of its weights, SPDX."""
+    source_type: SourceType
+    """What its pixels are."""
+
+    def check(self, conditions: OrbitConditions) -> None:
+        """Refuse what the backend cannot draw.
+
+        Raises:
+            InputError: `video.unsupported`.
+        """
+        frames, side = conditions.depth.shape[:2]
+        if self.max_frames is not None and frames > self.max_frames:
+            raise InputError("video.unsupported", f"{self.name} draws at most {self.max_frames} frames, not {frames}")
+        if side % self.multiple_of:
+            raise InputError(
+                "video.unsupported", f"{self.name} needs sides divisible by {self.multiple_of}, not {side}"
+            )
+
+
+class VideoBackend(Protocol):
+    """Draws the frames of one orbit."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    def generate(
+        self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
+    ) -> NDArray[np.uint8]:
+        """Draw the orbit.
+
+        Args:
+            package: The product.
+            conditions: Of its F frames.
+            settings: The backend reads its own group of them.
+            seed: Of whatever is random.
+
+        Returns:
+            uint8 [F, S, S, 3], sRGB, in the order of `conditions.azimuths_deg`.
+
+        Raises:
+            InputError: `video.unsupported`.
+            ModelError: `model.failed`.
+        """
+        ...

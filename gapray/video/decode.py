@@ -1,0 +1,57 @@
+"""Frames of a video that somebody else made, within limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.capture.decode import decode_photo
+from gapray.errors import InputError
+
+MAX_FRAMES = 2_000
+MAX_SIDE = 4096
+
+
+def read_frames(path: Path) -> list[NDArray[np.uint8]]:
+    """All frames of a video, gif, webp, or folder of images, in order.
+
+    Args:
+        path: File, or folder whose images are read in the order of their names.
+
+    Returns:
+        uint8 [H, W, 3] each, sRGB, turned upright; at least one.
+
+    Raises:
+        InputError: `video.unreadable`, or an `image.*` code for a file of a folder.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        frames = [decode_photo(file.read_bytes()) for file in files[:MAX_FRAMES]]
+    else:
+        frames = _decoded(path)
+    if not frames:
+        raise InputError("video.unreadable", f"{path} holds no frame")
+    return frames
+
+
+def _decoded(path: Path) -> list[NDArray[np.uint8]]:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError("video.unreadable", f"{path} has no video stream")
+            stream = container.streams.video[0]
+            if max(stream.width, stream.height) > MAX_SIDE:
+                raise InputError("video.unreadable", f"{path} is {stream.width} x {stream.height} pixels, too large")
+            frames = []
+            for frame in container.decode(stream):
+                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+                frames.append(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
+                if len(frames) >= MAX_FRAMES:
+                    break
+            return frames
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise InputError("video.unreadable", f"{path}: {error}") from error

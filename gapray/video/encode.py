@@ -1,0 +1,207 @@
+"""Frames -> files, as a preset lists them. PyAV encodes H.264; Pillow all else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from gapray.errors import InputError
+from gapray.video.external import letterboxed
+from gapray.video.presets import Output, Preset
+from gapray.video.provenance import Provenance, with_xmp_box
+
+Frames = NDArray[np.uint8]
+"""uint8 [F, H, W, 3], sRGB."""
+
+
+def export(
+    frames: Frames, preset: Preset, provenance: Provenance, *, background: tuple[int, int, int] = (255, 255, 255)
+) -> dict[str, bytes]:
+    """Make all files of a preset.
+
+    Args:
+        frames: uint8 [F, H, W, 3], one turn.
+        preset: Which files.
+        provenance: Written into each file that can hold it, and as `provenance.json`.
+        background: sRGB of what pads a frame.
+
+    Returns:
+        Relative file name -> content.
+
+    Raises:
+        InputError: `video.unsupported` when the destination does not take this number of frames.
+    """
+    if preset.accepts_frames and len(frames) not in preset.accepts_frames:
+        wanted = ", ".join(map(str, preset.accepts_frames))
+        raise InputError("video.unsupported", f"{preset.name} takes {wanted} frames, not {len(frames)}")
+    files = {
+        name: data
+        for output in preset.files
+        for name, data in _ENCODERS[output.kind](_sized(frames, output, background), output, provenance)
+    }
+    if preset.zip:
+        files = {preset.zip: _zipped(files)}
+    return files | {"provenance.json": provenance.sidecar()}
+
+
+def encode_mp4(frames: Frames, *, fps: float, crf: int = 18) -> bytes:
+    """H.264 in mp4: yuv420p, index at the front, odd sides padded by one pixel.
+
+    Args:
+        frames: uint8 [F, H, W, 3].
+        fps: Frames a second.
+        crf: Constant rate factor, smaller is better and larger.
+    """
+    # To bring the index to the front, FFmpeg reads the file again by its name.
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        _write_mp4(file.name, frames, fps, crf)
+        return Path(file.name).read_bytes()
+
+
+def _write_mp4(path: str, frames: Frames, fps: float, crf: int) -> None:
+    import av
+
+    height, width = (side + side % 2 for side in frames.shape[1:3])
+    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(
+            "libx264",
+            rate=Fraction(fps).limit_denominator(1001),
+            options={"crf": str(crf), "preset": "medium", "colorprim": "bt709", "transfer": "bt709"},
+        )
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for image in frames:
+            even = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def gif_delays_ms(frames: int, fps: float) -> list[int]:
+    """How long each frame of a GIF stays [ms]: GIF counts in 10 ms, so the rounding is carried on, not repeated.
+
+    The sum is that of `frames` / `fps` to within 5 ms; a delay under 20 ms, which browsers slow down, is never asked for.
+    """
+    ends = [max(round(100 * (index + 1) / fps), 2 * (index + 1)) for index in range(frames)]
+    return [10 * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def _sized(frames: Frames, output: Output, background: tuple[int, int, int]) -> Frames:
+    if output.size is None or tuple(frames.shape[2:0:-1]) == output.size:
+        return frames
+    return np.stack([letterboxed(frame, *output.size, background) for frame in frames])
+
+
+def _mp4(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    shown = np.repeat(frames, output.hold, axis=0)
+    turns = max(1, math.ceil(output.min_s * output.fps / len(shown)))
+    data = encode_mp4(np.concatenate([shown] * turns), fps=output.fps, crf=output.crf)
+    yield output.name, with_xmp_box(data, provenance.xmp())
+
+
+def _gif(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    # One palette for all frames: colours that flicker from frame to frame show more than slightly wrong ones.
+    step = max(1, len(frames) // 8)
+    palette = Image.fromarray(np.concatenate(list(frames[::step]), axis=1)).quantize(256, Image.Quantize.MEDIANCUT)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
+    delays = gif_delays_ms(len(frames), output.fps)
+    comment = json.dumps({"digital_source_type": provenance.source_type, "product_id": provenance.product_id})
+    yield (
+        output.name,
+        _saved(images[0], "GIF", save_all=True, append_images=images[1:], duration=delays, loop=0, comment=comment),
+    )
+
+
+def _webp(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    images = [Image.fromarray(frame) for frame in frames]
+    yield (
+        output.name,
+        _saved(
+            images[0],
+            "WEBP",
+            save_all=True,
+            append_images=images[1:],
+            duration=round(1000 / output.fps),
+            loop=0,
+            quality=output.quality,
+            xmp=provenance.xmp(),
+        ),
+    )
+
+
+def _stills(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    for index, frame in enumerate(frames):
+        name = output.name.format(index=index, number=index + 1, product_id=provenance.product_id)
+        yield name, _still(frame, name, output.quality, provenance)
+
+
+def _sprite(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    rows = math.ceil(len(frames) / output.columns)
+    blank = np.full_like(frames[0], 255)
+    padded = [*frames, *[blank] * (rows * output.columns - len(frames))]
+    sheet = np.concatenate(
+        [np.concatenate(padded[row * output.columns : (row + 1) * output.columns], axis=1) for row in range(rows)]
+    )
+    yield output.name, _still(sheet, output.name, output.quality, provenance)
+
+
+def _poster(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    yield output.name, _still(frames[0], output.name, output.quality, provenance)
+
+
+def _viewer(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    page = (resources.files("gapray.video") / "viewer.html").read_text()
+    sources = [
+        "data:image/jpeg;base64," + base64.b64encode(_still(frame, ".jpg", output.quality, provenance)).decode()
+        for frame in frames
+    ]
+    # "</" would end the script element that holds the data.
+    facts = {"title": provenance.product_id, "frames": sources, "side": [frames.shape[2], frames.shape[1]]}
+    yield output.name, page.replace("__FACTS__", json.dumps(facts).replace("</", "<\\/")).encode()
+
+
+def _still(image: NDArray[np.uint8], name: str, quality: int, provenance: Provenance) -> bytes:
+    picture = Image.fromarray(image)
+    if name.endswith(".png"):
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", provenance.xmp().decode())
+        return _saved(picture, "PNG", pnginfo=text)
+    return _saved(picture, "JPEG", quality=quality, subsampling=0, xmp=provenance.xmp())
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files.items():
+            # A fixed date: equal frames make equal archives.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    return sink.getvalue()
+
+
+_Encoder = Callable[[Frames, Output, Provenance], Iterator[tuple[str, bytes]]]
+_ENCODERS: dict[str, _Encoder] = {
+    "mp4": _mp4,
+    "gif": _gif,
+    "webp": _webp,
+    "frames": _stills,
+    "sprite": _sprite,
+    "poster": _poster,
+    "viewer": _viewer,
+}

@@ -1,0 +1,79 @@
+"""Backend `external`: a video from elsewhere (an mp4 of Runway, say), so that the same scoring runs on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.config import VideoSettings
+from gapray.gap.package import GapPackage
+from gapray.orbit.conditions import OrbitConditions
+from gapray.video.backend import Capabilities
+from gapray.video.decode import read_frames
+
+
+class External:
+    """Frames of a video file, resampled in time to the orbit's number and fitted into its square.
+
+    Which azimuth a frame shows is not known: frame i of F stands where it would in an even turn. Scores of such a video
+    need alignment (`gapray.fidelity`).
+
+    Args:
+        path: mp4, webm, gif, webp, or a folder of images.
+        label: What reports call it.
+    """
+
+    def __init__(self, path: Path, *, label: str = "external") -> None:
+        self._path = path
+        self.capabilities = Capabilities(
+            name=label,
+            max_frames=None,
+            multiple_of=1,
+            needs_gpu=False,
+            licence="unknown",
+            source_type="trainedAlgorithmicMedia",
+        )
+
+    def generate(
+        self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
+    ) -> NDArray[np.uint8]:
+        """See `VideoBackend.generate`.
+
+        Raises:
+            InputError: `video.unreadable`.
+        """
+        del package, settings, seed
+        frames = read_frames(self._path)
+        count, side = conditions.depth.shape[:2]
+        chosen = np.rint(np.arange(count) * len(frames) / count).astype(int) % len(frames)
+        return np.stack([letterboxed(frames[index], side, side, conditions.background) for index in chosen])
+
+
+def letterboxed(
+    image: NDArray[np.uint8], width: int, height: int, background: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Fit an image into a canvas with its aspect kept, in the middle.
+
+    Args:
+        image: uint8 [h, w, 3].
+        width: Of the canvas [pixels].
+        height: Of the canvas [pixels].
+        background: sRGB of what is left.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    scale = min(width / image.shape[1], height / image.shape[0])
+    inner = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    if inner != (image.shape[1], image.shape[0]):
+        image = np.asarray(
+            cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), np.uint8
+        )
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = background
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    canvas[top : top + inner[1], left : left + inner[0]] = image
+    return canvas

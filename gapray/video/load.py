@@ -1,0 +1,44 @@
+"""From settings to a loaded backend."""
+
+from __future__ import annotations
+
+from gapray.config import VideoSettings
+from gapray.models.cards import card_named
+from gapray.models.store import Progress, locate
+from gapray.video.backend import VideoBackend
+from gapray.video.morph import Morph
+
+
+def video_cards(settings: VideoSettings) -> list[str]:
+    """Names of the cards that the chosen backend needs, in a fixed order; none for `morph`."""
+    if settings.backend == "morph":
+        return []
+    chosen = settings.animatediff
+    return [chosen.base, chosen.motion, *chosen.controlnets, *([chosen.ip_adapter] if chosen.ip_adapter else [])]
+
+
+def backend_revisions(settings: VideoSettings, *, progress: Progress | None = None) -> dict[str, str]:
+    """Model name -> hash of its weights, fetching what is not on this machine.
+
+    Raises:
+        ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
+    """
+    return {name: locate(card_named(name), progress=progress).revision for name in video_cards(settings)}
+
+
+def load_backend(settings: VideoSettings, *, device: str | None = None) -> VideoBackend:
+    """Load what the settings name.
+
+    Args:
+        settings: Which backend, and its parts.
+        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+
+    Raises:
+        ModelError: A `model.*` code that names the card: a weaker mode is never taken in silence.
+    """
+    if settings.backend == "morph":
+        return Morph()
+    from gapray.models.load import best_device
+    from gapray.video.animatediff.load import load_animatediff
+
+    return load_animatediff(settings.animatediff, device=device or best_device())

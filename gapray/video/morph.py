@@ -1,0 +1,32 @@
+"""Backend `morph`: the view morph itself. No weights, no GPU; the baseline that learned generators must beat."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.config import VideoSettings
+from gapray.gap.package import GapPackage
+from gapray.orbit.conditions import OrbitConditions
+from gapray.video.backend import Capabilities
+
+
+class Morph:
+    """Shows the conditions' own first images."""
+
+    capabilities = Capabilities(
+        name="morph",
+        max_frames=None,
+        multiple_of=2,
+        needs_gpu=False,
+        licence="Apache-2.0",
+        source_type="compositeCapture",
+    )
+
+    def generate(
+        self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
+    ) -> NDArray[np.uint8]:
+        """See `VideoBackend.generate`; the seed changes nothing."""
+        del package, settings, seed
+        self.capabilities.check(conditions)
+        return conditions.initial

@@ -1,0 +1,58 @@
+"""Export presets: which files a video becomes. Data in `presets.yaml`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from gapray.errors import ConfigError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Output(_Model):
+    """One file, or one set of frames."""
+
+    kind: Literal["mp4", "webp", "gif", "frames", "sprite", "poster", "viewer"]
+    name: str = Field(description="File name; of frames a pattern with index (from 0), number (from 1), product_id.")
+    fps: float = Field(12, gt=0, le=60, description="Frames a second.")
+    hold: int = Field(1, ge=1, description="Each frame is shown so many times.")
+    min_s: float = Field(0, ge=0, description="The turn is repeated until it lasts at least this long [s].")
+    size: tuple[int, int] | None = Field(None, description="Width, height [pixels]; null = the frames' own.")
+    crf: int = Field(18, ge=0, le=51, description="H.264's constant rate factor.")
+    quality: int = Field(90, ge=1, le=100, description="Of JPEG and WebP.")
+    columns: int = Field(6, ge=1, description="Of a sprite sheet.")
+
+
+class Preset(_Model):
+    """A named set of files."""
+
+    name: str
+    description: str
+    accepts_frames: tuple[int, ...] | None = Field(None, description="Numbers of frames the destination takes.")
+    zip: str | None = Field(None, description="Put all files into this archive.")
+    files: tuple[Output, ...] = Field(min_length=1)
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """All presets by name."""
+    text = (resources.files("gapray.video") / "presets.yaml").read_text()
+    return {name: Preset.model_validate({"name": name} | data) for name, data in yaml.safe_load(text).items()}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset called `name`.
+
+    Raises:
+        ConfigError: `video.unknown_preset`.
+    """
+    if name not in presets():
+        raise ConfigError("video.unknown_preset", f"there is no preset {name!r}; presets: {', '.join(presets())}")
+    return presets()[name]
