@@ -268,7 +268,7 @@ def mug(folder: Path) -> dict[str, dict]:
 
 
 PRODUCTS = [
-    Product("supplement", supplement, elevation_deg=12.0, distance=5.2, fov_deg=15.5, target_y=0.62),
+    Product("supplement", supplement, elevation_deg=12.0, distance=5.2, fov_deg=17.0, target_y=0.60),
     Product("mug", mug, elevation_deg=24.0, distance=5.2, fov_deg=17.0, target_y=0.45),
 ]
 
