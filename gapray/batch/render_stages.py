@@ -211,17 +211,25 @@ def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
     files = export(frames, preset_named(facts.preset), provenance, background=background)
     # Files of another key never share a folder: a reader of the old row keeps its own.
     place = f"videos/{row['product_id']}/{row['key'][:16]}"
-    for name, data in files.items():
-        inner, _, last = f"{place}/{name}".rpartition("/")
-        if dry:
-            continue
-        try:
-            folder.put(inner, last, pa.py_buffer(data))
-        except OSError as error:
-            raise CatalogError("video.write_failed", f"{row['product_id']}: {name}: {error}") from error
+    if not dry:
+        _put(folder, place, files, row["product_id"])
     video["files"] = [f"{place}/{name}" for name in files]
     video["bytes"] = sum(map(len, files.values()))
     video["seconds"] += time.monotonic() - started
+
+
+def _put(folder: Folder, place: str, files: Mapping[str, bytes], product_id: str) -> None:
+    """Write all files or leave none."""
+    done: list[str] = []
+    for name, data in files.items():
+        inner, _, last = f"{place}/{name}".rpartition("/")
+        try:
+            folder.put(inner, last, pa.py_buffer(data))
+        except OSError as error:
+            for path in done:
+                folder.remove(f"{folder.path}/{path}")
+            raise CatalogError("video.write_failed", f"{product_id}: {name}: {error}") from error
+        done.append(f"{place}/{name}")
 
 
 def _provenance(video: Row, conditions: OrbitConditions, row: Row, facts: VideoFacts) -> Provenance:

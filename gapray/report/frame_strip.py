@@ -42,10 +42,8 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
             path.write_bytes(catalog.folder.read(name))
             frames = read_frames(path)
         count = row["frames"]
-        # Every other step of 15 degrees would only show captured angles: an odd step shows both kinds.
-        step = max(1, count // SHOWN)
-        step += 1 - step % 2 if count % SHOWN == 0 and step % 2 == 0 else 0
-        picked = [(index * step) % count for index in range(SHOWN)]
+        # Even steps round the turn, every second one moved on by a frame: captured angles and angles in between.
+        picked = [(index * count // SHOWN + index % 2) % count for index in range(SHOWN)]
         cells = []
         for index in picked:
             cell = Image.fromarray(letterboxed(frames[index * len(frames) // count], SIDE, SIDE + LABEL, (255,) * 3))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 PRODUCTS = 16
 KILLS = 5
+RENDERED = 6
 SEED = int(os.environ.get("GAPRAY_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
 
@@ -213,3 +215,42 @@ def test_a_writer_that_sleeps_through_the_next_run(chaos):
                 process.send_signal(signal.SIGCONT)
     sleeper.communicate(timeout=300)  # it may finish or notice that its cluster lost it; both must do no harm
     assert chaos.content("asleep") == chaos.reference()
+
+
+def test_render_actors_and_the_driver_are_killed(chaos):
+    """Videos: every product once, the frames of an undisturbed run."""
+    source = chaos.folder / "undisturbed"
+    chaos.reference()
+
+    def start(catalog):
+        target = chaos.folder / catalog
+        if not target.exists():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("videos"))
+        command = [sys.executable, "-m", "gapray", "render", str(target), "--json", "--address", chaos.cluster.address]
+        command += ["--limit", str(RENDERED), "--preset", "webp"]
+        for item in ("orbit.size=64", "orbit.voxels=40", "orbit.frames=8", "run.videos_per_part=1"):
+            command += ["--set", item]
+        log = (chaos.folder / f"{catalog}.log").open("ab")
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+
+    def frames(catalog):
+        opened = Catalog(Folder.at(str(chaos.folder / catalog)))
+        rows = opened.videos().to_pylist()
+        names = [row["product_id"] for row in rows]
+        assert names == sorted(set(names)) and len(names) == RENDERED
+        return {row["product_id"]: hashlib.sha256(opened.folder.read(row["files"][0])).hexdigest() for row in rows}
+
+    assert chaos.finish(start("render-calm"))["rendered"] == RENDERED
+    process = start("render-hurt")
+    kills = 0
+    while process.poll() is None and kills < 2:
+        chaos.wait_for(lambda: chaos.processes(actors=True), process)
+        time.sleep(chaos.random.uniform(1, 4))
+        kills += chaos.kill_one(actors=True)
+    time.sleep(chaos.random.uniform(0, 4))
+    process.kill()
+    process.communicate()
+    summary = chaos.finish(start("render-hurt"))
+    assert kills and summary["rejected"] == 0
+    assert summary["finished"] + summary["rendered"] == RENDERED
+    assert frames("render-hurt") == frames("render-calm")

@@ -1,0 +1,231 @@
+"""In-between frames against photos that were hidden: nearest view, cross-fade, flow morph and gapray's view morph.
+
+python benchmarks/orbit.py [DATASET…]
+
+A dataset is `samples` (default), or a folder of spins with `views.json` each. From spins the frames nearest to 45-degree
+steps are given (ETH-80: every other one) and the frames nearest to the other 15-degree steps are hidden (ETH-80: all
+others). All images at 256 px on white, LPIPS with AlexNet. ETH-80 photos are each cropped to their own product, so there
+truth and result are both re-centred by their mask's box. `cut` is the IoU with the mask that gapray cuts out of the
+hidden photo, `true` that with the data set's own mask. The trunk: GAPRAY_MODELS=FOLDER with alexnet_features.pth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gapray.capture.decode import decode_photo
+from gapray.config import MaskSettings, OrbitSettings, load_profile
+from gapray.fidelity.lpips import Lpips
+from gapray.geometry.frame import Placement, mask_box, to_frame
+from gapray.models.load import load_mask
+from gapray.models.mask import MaskModel
+from gapray.orbit.morph import render
+from gapray.orbit.scene import build_scene
+from gapray.orbit.weights import neighbours
+from gapray.packaging.silhouette import silhouette
+
+SIDE = 256
+SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+
+
+@dataclass(frozen=True)
+class Shot:
+    azimuth_deg: float
+    photo: np.ndarray
+    mask: np.ndarray
+    true_mask: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Object:
+    name: str
+    group: str
+    given: list[Shot]
+    hidden: list[Shot]
+
+
+def shot(path: Path, azimuth: float, network: MaskModel, true: Path | None) -> Shot:
+    photo = decode_photo(path.read_bytes())
+    [soft] = network.predict([photo])
+    known = cv2.imread(str(true), cv2.IMREAD_GRAYSCALE) if true and true.exists() else None
+    return Shot(azimuth, photo, silhouette(photo, soft, MaskSettings()), known)
+
+
+def objects(dataset: str, network: MaskModel) -> Iterator[Object]:
+    if dataset == "samples":
+        for folder in sorted((SAMPLES / "captures").iterdir()):
+            name = folder.name
+            shots = {
+                kind: [
+                    shot(file, float(file.stem[-3:]), network, SAMPLES / "truth" / name / f"mask_{file.stem[-3:]}.png")
+                    for file in sorted((SAMPLES / kind / name).glob("*.jpg"))
+                ]
+                for kind in ("captures", "held_out")
+            }
+            yield Object(name, "samples", shots["captures"], shots["held_out"])
+        return
+    for folder in sorted(Path(dataset).iterdir()):
+        if not (folder / "views.json").exists():
+            continue
+        frames = json.loads((folder / "views.json").read_text())["frames"]
+        azimuths = np.array([frame["azimuth_deg"] for frame in frames])
+        away = [np.abs((azimuths - 15 * step + 180) % 360 - 180) for step in range(24)]
+        eth = folder.name.startswith("eth80")
+        given = list(range(0, len(frames), 2)) if eth else [int(away[step].argmin()) for step in range(0, 24, 3)]
+        hidden = list(range(1, len(frames), 2)) if eth else [int(away[step].argmin()) for step in range(24) if step % 3]
+        made = [
+            [
+                shot(
+                    folder / frames[index]["file"],
+                    float(azimuths[index]),
+                    network,
+                    folder / "masks" / frames[index]["file"],
+                )
+                for index in chosen
+            ]
+            for chosen in (given, hidden)
+        ]
+        yield Object(folder.name, "ETH-80" if eth else "product spins", *made)
+
+
+def framed(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    return to_frame(image, Placement(width / 2, height / 2, max(height, width) / 2), SIDE)
+
+
+def on_white(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    alpha = mask[..., None] / 255
+    return np.rint(photo * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def recentred(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    left, right, upper, lower = mask_box(mask >= 128)
+    place = Placement((left + right) / 2, (upper + lower) / 2, 0.55 * max(right - left, lower - upper))
+    return to_frame(image, place, SIDE, outside=255), to_frame(mask, place, SIDE)
+
+
+def flow_between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """Both images moved along the optical flow between them, then blended: the usual frame interpolation."""
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
+    there, back = solver.calc(grey[0], grey[1], None), solver.calc(grey[1], grey[0], None)
+    x, y = np.meshgrid(np.arange(SIDE, dtype=np.float32), np.arange(SIDE, dtype=np.float32))
+    grid = np.stack([x, y], -1)
+    to_first = grid - (1 - share) * share * there + share**2 * back
+    to_second = grid + (1 - share) ** 2 * there - share * (1 - share) * back
+    moved = [cv2.remap(image, at, None, cv2.INTER_LINEAR) for image, at in ((first, to_first), (second, to_second))]
+    return np.rint(moved[0] * (1 - share) + moved[1] * share).astype(np.uint8)
+
+
+Drawer = Callable[[float], tuple[np.ndarray, np.ndarray]]
+
+
+def baselines(one: Object) -> dict[str, Drawer]:
+    masks = [framed(shot.mask) for shot in one.given]
+    images = [on_white(framed(shot.photo), mask) for shot, mask in zip(one.given, masks, strict=True)]
+
+    def around(azimuth: float) -> tuple[int, int, float]:
+        return neighbours({index: shot.azimuth_deg - azimuth for index, shot in enumerate(one.given)})
+
+    def nearest(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
+        low, high, share = around(azimuth)
+        chosen = low if share <= 0.5 else high
+        return images[chosen], masks[chosen]
+
+    def both(mix: Callable[[np.ndarray, np.ndarray, float], np.ndarray]) -> Drawer:
+        def draw(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
+            low, high, share = around(azimuth)
+            grey = [np.repeat(mask[..., None], 3, 2) for mask in (masks[low], masks[high])]
+            return mix(images[low], images[high], share), mix(*grey, share)[..., 0]
+
+        return draw
+
+    def fade(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+        return np.rint(a * (1 - share) + b * share).astype(np.uint8)
+
+    return {"nearest": nearest, "cross-fade": both(fade), "flow": both(flow_between)}
+
+
+def ours(one: Object) -> Drawer:
+    scene, _ = build_scene(
+        [shot.photo for shot in one.given],
+        [shot.mask for shot in one.given],
+        [shot.azimuth_deg for shot in one.given],
+        OrbitSettings(size=SIDE, framing="photo"),
+    )
+
+    def draw(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
+        frame = render(scene, azimuth, flow=True)
+        mask = (frame.alpha * 255).round().byte().numpy()
+        return on_white((frame.colour * 255).permute(1, 2, 0).round().byte().numpy(), mask), mask
+
+    return draw
+
+
+def score(one: Object, draw: Drawer, metric: Lpips) -> list[float]:
+    """LPIPS, PSNR, IoU with the cut-out and with the true mask, means over the hidden photos."""
+    images, truths, overlaps = [], [], []
+    for hidden in one.hidden:
+        # Samples have exact masks; of real photos gapray's own cut-out is the truth, as of the given ones.
+        cut = framed(hidden.true_mask if one.group == "samples" and hidden.true_mask is not None else hidden.mask)
+        truth = on_white(framed(hidden.photo), cut)
+        true = framed(hidden.true_mask) if hidden.true_mask is not None else None
+        image, mask = draw(hidden.azimuth_deg)
+        if one.group == "ETH-80":
+            image, mask = recentred(image, mask)
+            truth, cut = recentred(truth, cut)
+            true = recentred(true, true)[1] if true is not None else None
+        images.append(image)
+        truths.append(truth)
+        overlaps.append([iou(mask, cut), iou(mask, true) if true is not None else np.nan])
+    errors = [np.mean((a.astype(float) - b) ** 2) for a, b in zip(images, truths, strict=True)]
+    lpips = metric.distance(np.stack(images), np.stack(truths)).mean()
+    return [float(lpips), float(np.mean(10 * np.log10(255**2 / np.array(errors)))), *np.mean(overlaps, 0)]
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float(((a > 127) & (b > 127)).sum() / max(1, ((a > 127) | (b > 127)).sum()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("datasets", nargs="*", default=["samples"])
+    parser.add_argument("--json", type=Path, help="write the table here too")
+    chosen = parser.parse_args()
+    network = load_mask(load_profile("classic", environment={}).packaging, threads=2)
+    metric = Lpips()
+    table: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for dataset in chosen.datasets:
+        for one in objects(dataset, network):
+            begun = time.perf_counter()
+            results = {name: score(one, draw, metric) for name, draw in (baselines(one) | {"morph": ours(one)}).items()}
+            table.setdefault(one.group, {})[one.name] = results
+            print(f"{one.name} ({time.perf_counter() - begun:.0f} s)", flush=True)
+            for name, (lpips, psnr, cut, true) in results.items():
+                print(f"    {name:10s} LPIPS {lpips:.3f}  PSNR {psnr:5.2f}  IoU cut {cut:.3f} true {true:.3f}")
+    print(
+        f"\n{'group':14s} {'method':10s} {'objects':>7s} {'LPIPS':>6s} {'PSNR':>6s} {'cut':>6s} {'true':>6s} / nearest"
+    )
+    for group, members in table.items():
+        nearest = np.mean([scores["nearest"][0] for scores in members.values()])
+        for name in next(iter(members.values())):
+            mean = np.nanmean([scores[name] for scores in members.values()], 0)
+            better = sum(scores[name][0] < scores["nearest"][0] for scores in members.values())
+            print(
+                f"{group:14s} {name:10s} {len(members):7d} {mean[0]:6.3f} {mean[1]:6.2f} {mean[2]:6.3f} {mean[3]:6.3f} "
+                f"{mean[0] / nearest:5.2f}, better on {better}"
+            )
+    if chosen.json:
+        chosen.json.write_text(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()

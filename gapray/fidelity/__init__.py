@@ -1,0 +1,1 @@
+"""How faithful frames are: metrics and, later, the protocol that makes their numbers comparable."""

@@ -1,0 +1,152 @@
+"""Whole orbits: of a drawn solid with known truth, and of the samples."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from gapray.config import OrbitSettings
+from gapray.errors import InputError
+from gapray.gap.package import GapPackage
+from gapray.geometry.camera import OrbitCamera
+from gapray.orbit.conditions import FARTHEST, build_conditions
+from tests import make
+from tests.geometry import scenes
+
+SMALL = OrbitSettings(size=128, voxels=72)
+
+
+def solid_package(solid=scenes.letter, camera=OrbitCamera(18, 0.2, 0.03, 0.0), azimuths=scenes.EIGHT, size=128):
+    masks, _, photos = scenes.shoot(solid, camera, azimuths, size)
+    views = tuple(
+        dataclasses.replace(make.view(azimuth), reference=photo, mask=mask, depth=np.zeros_like(mask, np.uint16))
+        for azimuth, photo, mask in zip(azimuths, photos, masks, strict=True)
+    )
+    return GapPackage("solid", "k", views, 1.0, 0.0, {"mask": "m", "depth": "hull@1", "canny": "c", "identity": "i"})
+
+
+@pytest.fixture(scope="module")
+def conditions():
+    return build_conditions(solid_package(), SMALL)
+
+
+def test_shapes_types_and_ranges(conditions):
+    assert conditions.depth.shape == conditions.silhouette.shape == conditions.visibility.shape == (24, 128, 128)
+    assert conditions.initial.shape == (24, 128, 128, 3) and conditions.references.shape == (8, 128, 128, 3)
+    assert conditions.depth.dtype == np.float32 and conditions.initial.dtype == np.uint8
+    inside = conditions.depth > 0
+    assert conditions.depth[inside].min() == pytest.approx(FARTHEST) and conditions.depth.max() == pytest.approx(1)
+    assert (conditions.silhouette[inside] > 0).mean() > 0.99
+    assert conditions.key_frames == tuple(range(0, 24, 3))
+
+
+def test_captured_angles_show_the_photo_itself(conditions):
+    for frame, view in enumerate(conditions.key_views):
+        if view is not None:
+            assert np.array_equal(conditions.initial[frame], conditions.references[view])
+
+
+def test_frames_in_between_beat_the_nearest_photo(conditions):
+    camera = OrbitCamera(18, 0.2, 0.03, 0.0)
+    ours, nearest = [], []
+    framing = SMALL.model_copy(update={"framing": "photo"})
+    seen = build_conditions(solid_package(), framing)
+    for frame, azimuth in enumerate(seen.azimuths_deg):
+        if seen.key_views[frame] is not None:
+            continue
+        mask, _, photo = scenes.look(scenes.letter, camera, azimuth, 128)
+        truth = np.where(mask[..., None] > 0, photo, 255).astype(float)
+        near = int(np.argmax(seen.weights[frame]))
+        ours.append(np.abs(seen.initial[frame] - truth).mean())
+        nearest.append(np.abs(seen.references[near] - truth).mean())
+    assert len(ours) == 16
+    assert np.mean(ours) < 0.45 * np.mean(nearest)
+    assert all(a < b for a, b in zip(ours, nearest, strict=True))
+
+
+def test_the_calibration_is_told(conditions):
+    found = conditions.calibration
+    assert found.direction == 1 and found.elevation_deg == pytest.approx(18, abs=4)
+    assert min(found.reprojection_iou) > 0.95 and conditions.warnings == ()
+
+
+def test_photos_that_run_clockwise_are_noticed():
+    package = solid_package(camera=OrbitCamera(18, 0.2, 0.0, 0.0, -1))
+    found = build_conditions(package, SMALL)
+    assert found.calibration.direction == -1
+    assert "clockwise" in found.warnings[0]
+
+
+def test_the_direction_of_a_round_product_is_found_by_its_colours():
+    package = solid_package(scenes.cylinder, OrbitCamera(0, 0.0, 0.0, 0.0, -1))
+    assert build_conditions(package, SMALL).calibration.direction == -1
+
+
+def test_a_bad_mask_is_named():
+    package = solid_package()
+    wrong = package.views[3].mask.copy()
+    wrong[:64] = 0
+    views = list(package.views)
+    views[3] = dataclasses.replace(views[3], mask=wrong, name="third.jpg")
+    found = build_conditions(dataclasses.replace(package, views=tuple(views)), SMALL)
+    assert any("third.jpg" in warning for warning in found.warnings)
+
+
+def test_missing_views_widen_the_gap_but_do_not_stop():
+    package = solid_package(azimuths=[0.0, 45.0, 90.0, 180.0, 225.0, 270.0, 315.0])
+    found = build_conditions(package, SMALL)
+    assert found.key_views[9] is None  # 135 degrees
+    assert np.allclose(found.weights[9, [2, 3]], 0.5)
+
+
+def test_a_background_of_ones_own():
+    found = build_conditions(solid_package(), SMALL.model_copy(update={"background": "#102030", "frames": 3}))
+    assert (found.initial[1][0, 0] == (16, 32, 48)).all()
+
+
+def test_too_little_is_refused():
+    package = solid_package()
+    with pytest.raises(InputError) as error:
+        build_conditions(dataclasses.replace(package, views=package.views[:2]), SMALL)
+    assert error.value.code == "orbit.too_few_views"
+    empty = dataclasses.replace(package.views[0], mask=np.zeros_like(package.views[0].mask))
+    with pytest.raises(InputError) as error:
+        build_conditions(dataclasses.replace(package, views=(empty, *package.views[1:])), SMALL)
+    assert error.value.code == "mask.too_small"
+
+
+@pytest.mark.parametrize("product", ["supplement", "mug"])
+def test_samples_are_rendered_near_their_hidden_photos(samples, product):
+    """With exact masks, and with exact depth as a network would give it at best."""
+    exact = samples / "truth" / product
+    views, depths = [], []
+    for azimuth in scenes.EIGHT:
+        name = f"{product}_{azimuth:03.0f}.jpg"
+        photo = cv2.imread(str(samples / "captures" / product / name))[..., ::-1]
+        mask = cv2.imread(str(exact / f"mask_{azimuth:03.0f}.png"), cv2.IMREAD_GRAYSCALE)
+        depths.append(cv2.imread(str(exact / f"depth_{azimuth:03.0f}.png"), cv2.IMREAD_UNCHANGED))
+        views.append(dataclasses.replace(make.view(azimuth), reference=np.ascontiguousarray(photo), mask=mask))
+    low = min(one[one > 0].min() for one in depths)
+    high = max(one.max() for one in depths)
+    errors = {}
+    for model in ("hull@1", "exact@1"):
+        near = [np.where(one > 0, 1 + (high - one.astype(float)) / (high - low) * 65534, 0) for one in depths]
+        made = tuple(
+            dataclasses.replace(view, depth=depth.astype(np.uint16)) for view, depth in zip(views, near, strict=True)
+        )
+        package = GapPackage(product, "k", made, 1, 0, {"mask": "m", "depth": model, "canny": "c", "identity": "i"})
+        azimuths = [15.0, 105.0, 210.0, 330.0]
+        settings = OrbitSettings(size=192, voxels=96, framing="photo")
+        found = build_conditions(package, settings, azimuths_deg=azimuths)
+        wrong = []
+        for frame, azimuth in enumerate(azimuths):
+            photo = cv2.imread(str(samples / "held_out" / product / f"{product}_{azimuth:03.0f}.jpg"))[..., ::-1]
+            mask = cv2.imread(str(exact / f"mask_{azimuth:03.0f}.png"), cv2.IMREAD_GRAYSCALE)
+            truth = cv2.resize(np.where(mask[..., None] > 0, photo, 255).astype(np.uint8), (192, 192), interpolation=3)
+            wrong.append(np.abs(found.initial[frame].astype(float) - truth).mean())
+            ious = (found.silhouette[frame] > 127) & (cv2.resize(mask, (192, 192)) > 127)
+            assert ious.sum() / ((found.silhouette[frame] > 127) | (cv2.resize(mask, (192, 192)) > 127)).sum() > 0.94
+        errors[model] = np.mean(wrong)
+    assert errors["hull@1"] < 6
+    assert errors["exact@1"] < errors["hull@1"]

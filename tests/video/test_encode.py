@@ -1,0 +1,156 @@
+import io
+import json
+import zipfile
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from gapray.errors import ConfigError, InputError
+from gapray.video.decode import read_frames
+from gapray.video.encode import encode_mp4, export, gif_delays_ms
+from gapray.video.external import letterboxed
+from gapray.video.presets import Output, Preset, preset_named, presets
+from gapray.video.provenance import XMP_UUID, Provenance
+
+PROVENANCE = Provenance("sku-1", "compositeCapture", {"software": "gapray test", "seed": 3})
+BARS = np.arange(24) * 4
+
+
+def turn(frames=24, side=64):
+    """A bright bar that walks once across a grey picture."""
+    images = np.full((frames, side, side, 3), 90, np.uint8)
+    for index in range(frames):
+        at = index * side // frames
+        images[index, :, at : at + 4] = (250, 60, 20)
+    return images
+
+
+def made(name, frames=None, **options):
+    return export(turn() if frames is None else frames, preset_named(name), PROVENANCE, **options)
+
+
+def opened(data, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def test_web_is_h264_that_plays_everywhere(tmp_path):
+    files = made("web")
+    assert set(files) == {"turntable.mp4", "poster.jpg", "provenance.json"}
+    data = files["turntable.mp4"]
+    assert data.index(b"moov") < data.index(b"mdat")  # plays before it is loaded
+    with av.open(str(opened(data, tmp_path, "a.mp4"))) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert float(stream.average_rate) == 12 and stream.frames == 24
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    where = [int(frame[32, :, 0].astype(int).argmax()) for frame in decoded]
+    assert where == sorted(where) and where[0] < 4 and where[-1] > 58  # in order, in one direction
+    assert np.abs(decoded[5].astype(int) - turn()[5]).mean() < 6
+
+
+def test_provenance_is_in_the_files_and_beside_them():
+    files = made("web")
+    assert b"digitalsourcetype/compositeCapture" in files["turntable.mp4"]
+    assert XMP_UUID.bytes in files["turntable.mp4"]
+    assert b"digitalsourcetype/compositeCapture" in Image.open(io.BytesIO(files["poster.jpg"])).info["xmp"]
+    body = json.loads(files["provenance.json"])
+    assert body["seed"] == 3 and body["digital_source_type"].endswith("/compositeCapture")
+    assert Provenance.from_sidecar(files["provenance.json"].decode()) == PROVENANCE
+
+
+def test_names_cannot_break_out_of_the_packet_or_the_page():
+    evil = Provenance("a</script><b>&", "trainedAlgorithmicMedia", {})
+    assert b"<b>" not in evil.xmp()
+    page = export(turn(4), preset_named("spin"), evil)["viewer.html"].decode()
+    assert page.count("</script>") == 1
+
+
+def test_odd_sides_are_made_even(tmp_path):
+    path = opened(encode_mp4(turn(4, 33), fps=8), tmp_path, "odd.mp4")
+    assert read_frames(path)[0].shape == (34, 34, 3)
+
+
+@given(st.integers(1, 200), st.floats(1, 50))
+def test_gif_delays_add_up(frames, fps):
+    delays = gif_delays_ms(frames, fps)
+    assert len(delays) == frames and all(delay >= 20 and delay % 10 == 0 for delay in delays)
+    assert abs(sum(delays) - 1000 * frames / fps) <= 5.0001
+
+
+@pytest.mark.parametrize(("preset", "name"), [("gif", "turntable.gif"), ("webp", "turntable.webp")])
+def test_animations_have_all_frames_and_loop(preset, name):
+    image = Image.open(io.BytesIO(made(preset)[name]))
+    assert image.n_frames == 24 and image.info["loop"] == 0
+    total = 0
+    for index in range(24):
+        image.seek(index)
+        image.load()
+        total += image.info["duration"]
+    assert total == pytest.approx(24000 / (8 if preset == "gif" else 12), abs=20)
+
+
+def test_spin_has_frames_a_sprite_and_a_page_of_its_own():
+    files = made("spin")
+    assert sum(name.startswith("frames/") for name in files) == 24
+    assert Image.open(io.BytesIO(files["sprite.jpg"])).size == (6 * 64, 4 * 64)
+    page = files["viewer.html"].decode()
+    assert page.count("data:image/jpeg;base64,") == 24
+    assert "http" not in page.replace("http://ns.adobe.com", "")  # loads nothing from anywhere
+    assert "__FACTS__" not in page
+
+
+def test_amazon_takes_its_numbers_of_frames():
+    files = made("amazon-360")
+    with zipfile.ZipFile(io.BytesIO(files["amazon-360.zip"])) as archive:
+        names = archive.namelist()
+        assert len(names) == 24 and names[0] == "sku-1_01.jpg"
+        assert Image.open(io.BytesIO(archive.read(names[0]))).size == (1500, 1500)
+    assert made("amazon-360")["amazon-360.zip"] == files["amazon-360.zip"]
+    with pytest.raises(InputError) as error:
+        made("amazon-360", turn(20))
+    assert error.value.code == "video.unsupported"
+
+
+@pytest.mark.parametrize(("preset", "size"), [("amazon-video", (1280, 720)), ("social-9x16", (1080, 1920))])
+def test_padded_videos_last_long_enough(preset, size, tmp_path):
+    files = made(preset, background=(255, 255, 255))
+    [name] = [one for one in files if one.endswith(".mp4")]
+    with av.open(str(opened(files[name], tmp_path, "b.mp4"))) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == size
+        assert float(stream.average_rate) >= 23.976
+        assert stream.frames / float(stream.average_rate) >= 6
+        first = next(container.decode(stream)).to_ndarray(format="rgb24")
+    assert first[2, 2].min() > 245  # the padding is the background
+
+
+def test_every_preset_makes_its_files():
+    for name, preset in presets().items():
+        files = export(turn(), preset, PROVENANCE)
+        assert len(files) >= 2 and all(files.values()), name
+    with pytest.raises(ConfigError) as error:
+        preset_named("betamax")
+    assert error.value.code == "video.unknown_preset"
+
+
+def test_png_frames_keep_every_pixel():
+    preset = Preset(name="x", description="x", files=(Output(kind="frames", name="{index:02d}.png"),))
+    files = export(turn(3), preset, PROVENANCE)
+    image = Image.open(io.BytesIO(files["01.png"]))
+    assert np.array_equal(np.asarray(image), turn(3)[1])
+    assert "compositeCapture" in image.text["XML:com.adobe.xmp"]
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90))
+def test_letterboxing_keeps_aspect_and_fills(width, height, w, h):
+    image = np.zeros((h, w, 3), np.uint8)
+    boxed = letterboxed(image, width, height, (255, 255, 255))
+    assert boxed.shape == (height, width, 3)
+    rows, columns = np.flatnonzero((boxed == 0).all((1, 2)) | (boxed == 0).any((1, 2))), (boxed == 0).any((0, 2)).sum()
+    assert columns == width or len(rows) == height
