@@ -28,7 +28,7 @@ from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.orbit.morph import render
-from gapray.orbit.scene import build_scene
+from gapray.orbit.reconstruct import build_scene
 from gapray.orbit.weights import neighbours
 from gapray.packaging.silhouette import silhouette
 

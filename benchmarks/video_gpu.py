@@ -37,7 +37,7 @@ from transformers import (
 
 from gapray.config import AnimateDiffSettings, VideoSettings
 from gapray.orbit.conditions import OrbitConditions
-from gapray.orbit.scene import Calibration
+from gapray.orbit.reconstruct import Calibration
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 from gapray.video.animatediff.backend import AnimateDiff
 

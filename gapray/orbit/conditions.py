@@ -15,7 +15,8 @@ from gapray.errors import InputError
 from gapray.gap.package import GapPackage
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.morph import MorphFrame, render
-from gapray.orbit.scene import Calibration, Scene, build_scene
+from gapray.orbit.reconstruct import Calibration, build_scene
+from gapray.orbit.scene import Scene
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 
 FARTHEST = 0.15

@@ -12,29 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.config import OrbitSettings
-from gapray.gap.package import DEPTH_MAX
-from gapray.geometry.calibrate import Fit, calibrate
+from gapray.geometry.calibrate import Fit
 from gapray.geometry.camera import OrbitCamera
-from gapray.geometry.carve import NOTHING, Hull, carve, carved_by_fronts, front, mended
-from gapray.geometry.depth_fusion import trusted_fronts
-from gapray.geometry.frame import Layout, Placement, lay_out, mask_box, to_frame
-from gapray.geometry.rounding import rounded
+from gapray.geometry.carve import NOTHING, Hull, carve, front
+from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.geometry.silhouettes import signed_distance
-
-LEVELS_PX = (0.0, -0.5, -1.0, -2.0)
-"""The hull's surface is put at the one of these that fills the masks best: masks that are a little too small carve thin
-parts away for good."""
-MEND_ABOVE = 0.01
-"""Share of the masks that the hull leaves uncovered, from which on wrong silhouettes are looked for."""
-ROUND_ABOVE = 0.995
-"""Re-projection IoU from which on masks are exact enough to round what they leave open."""
-TRIAL_SIZE, TRIAL_VOXELS = 96, 64
-"""The test of direction renders each view from the others at this size [pixels] and resolution."""
-DIRECTION_DOUBT = 0.98
-"""The photos' own order is turned round only when the other one renders them this much better."""
-POOR_IOU = 0.9
-"""A view whose mask and hull agree less is named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -55,117 +37,7 @@ class Scene:
     """float32 [V, S, S], the hull's front in each view, `NOTHING` beside it."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What was found out about the photos, for people and for sidecars."""
-
-    elevation_deg: float
-    inverse_distance: float
-    """1 / distance of the camera [1 / half frames]; 0 = orthographic."""
-    axis_x: float
-    """Where the turning axis is seen, -1 … 1."""
-    direction: int
-    """+1, or -1 when the photos run the other way round than their azimuths say."""
-    shifted: bool
-    """A shift and a scale a view were needed: the photos are no fixed camera's."""
-    mended: bool
-    """Parts that one or two masks had lost were put back."""
-    rounded: bool
-    """Ridges that no photo shows were rounded."""
-    reprojection_iou: tuple[float, ...]
-    """Of each view's mask and the hull seen from there, 0 … 1."""
-
-    def warnings(self, names: Sequence[str]) -> list[str]:
-        """Sentences for people about what looks wrong, naming the views."""
-        poor = [
-            f"{name}: its outline fits the other views badly (IoU {iou:.2f}); check its mask and azimuth"
-            for name, iou in zip(names, self.reprojection_iou, strict=True)
-            if iou < POOR_IOU
-        ]
-        turned = ["the photos run clockwise, against their azimuths"] if self.direction < 0 else []
-        return turned + poor
-
-
-def build_scene(
-    photos: Sequence[NDArray[np.uint8]],
-    masks: Sequence[NDArray[np.uint8]],
-    azimuths_deg: Sequence[float],
-    settings: OrbitSettings,
-    *,
-    depths: Sequence[NDArray[np.uint16]] | None = None,
-    device: str = "cpu",
-) -> tuple[Scene, Calibration]:
-    """Calibrate the photos and carve the product.
-
-    Args:
-        photos: uint8 [H, W, 3] a view; sizes may differ.
-        masks: uint8 [H, W] a view, 128 and above = product.
-        azimuths_deg: One a view.
-        settings: Size, framing and which refinements are on.
-        depths: uint16 [H, W] a view as `GapView.depth`, when a network estimated them: they show concavities that no
-            outline does.
-        device: Where the tensors live.
-
-    Raises:
-        ValueError: A mask is empty, or there are fewer than three views.
-    """
-    if len(photos) < 3:
-        raise ValueError(f"{len(photos)} views are too few for a hull")
-    azimuths = tuple(float(azimuth) for azimuth in azimuths_deg)
-    layout = lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin)
-    laid = [to_frame(mask, at, settings.size) for mask, at in zip(masks, layout.placements, strict=True)]
-    fits = calibrate(
-        torch.tensor(np.stack(laid), device=device).float() / 255,
-        list(azimuths),
-        axis_y=float(np.mean([_middle(alpha) for alpha in laid])),
-        own_crops=layout.own_crops,
-    )
-    errors = [_trial_error(fit, photos, masks, azimuths, layout, device) for fit in fits]
-    chosen = fits[1] if errors[1] < DIRECTION_DOUBT * errors[0] else fits[0]
-    placements = _moved(layout, chosen)
-    scene = _carved(photos, masks, azimuths, placements, chosen, settings.size, settings.voxels, device)
-    scene, calibration = _refined(scene, chosen)
-    if depths is not None:
-        laid16 = [to_frame(one, at, settings.size) for one, at in zip(depths, placements, strict=True)]
-        network = torch.tensor(np.stack(laid16).astype(np.float32) / DEPTH_MAX, device=device)
-        fronts = trusted_fronts(scene.nearness, network, scene.alpha, azimuths, scene.camera)
-        scene = _seen_from_views(replace(scene, hull=carved_by_fronts(scene.hull, fronts, azimuths, scene.camera)))
-    return scene, calibration
-
-
-def _middle(alpha: NDArray[np.uint8]) -> float:
-    """V of the middle of a mask's box."""
-    _, _, upper, lower = mask_box(alpha >= 128)
-    return (upper + lower) / len(alpha) - 1
-
-
-def _moved(layout: Layout, fit: Fit) -> list[Placement]:
-    return [
-        at.moved(du, dv, float(np.exp(log_scale)))
-        for at, (du, dv, log_scale) in zip(layout.placements, fit.shifts, strict=True)
-    ]
-
-
-def _trial_error(
-    fit: Fit,
-    photos: Sequence[NDArray[np.uint8]],
-    masks: Sequence[NDArray[np.uint8]],
-    azimuths: tuple[float, ...],
-    layout: Layout,
-    device: str,
-) -> float:
-    """How badly each photo is rendered from the others, mean absolute error of 0 … 1."""
-    from gapray.orbit.morph import render
-
-    scene = _carved(photos, masks, azimuths, _moved(layout, fit), fit, TRIAL_SIZE, TRIAL_VOXELS, device)
-    wrong = []
-    for view, azimuth in enumerate(azimuths):
-        frame = render(scene, azimuth, without=view)
-        wrong.append((frame.colour * frame.alpha - scene.photos[view] * scene.alpha[view]).abs().mean())
-    return float(torch.stack(wrong).mean())
-
-
-def _carved(
+def carved_scene(
     photos: Sequence[NDArray[np.uint8]],
     masks: Sequence[NDArray[np.uint8]],
     azimuths: tuple[float, ...],
@@ -179,45 +51,17 @@ def _carved(
     rgb = np.stack([to_frame(photo, at, size) for photo, at in zip(photos, placements, strict=True)])
     cut = np.stack([to_frame(mask, at, size) for mask, at in zip(masks, placements, strict=True)])
     camera = OrbitCamera(fit.elevation_deg, fit.inverse_distance, fit.axis_x, fit.axis_y, fit.direction)
-    hull = carve(_silhouettes(cut, azimuths, device), camera, reach=_reach(cut, camera), voxels=voxels)
+    hull = carve(silhouettes_of(cut, azimuths, device), camera, reach=_reach(cut, camera), voxels=voxels)
     colour = np.stack([extended(one, mask) for one, mask in zip(rgb, cut, strict=True)])
     alpha = torch.tensor(cut, device=device).float() / 255
     bare = Scene(size, azimuths, _planes(rgb, device), _planes(colour, device), alpha, camera, hull, alpha)
-    return _seen_from_views(bare)
+    return seen_from_views(bare)
 
 
-def _refined(scene: Scene, fit: Fit) -> tuple[Scene, Calibration]:
-    """Mend what wrong masks carved, find the best level, round what nobody sees."""
-    inside = _insides(scene)
-    uncovered = (inside < -1) & (scene.alpha > 0.5)
-    mend = float(uncovered.sum() / (scene.alpha > 0.5).sum()) > MEND_ABOVE
-    if mend:
-        cut = (scene.alpha * 255).round().byte().cpu().numpy()
-        silhouettes = _silhouettes(cut, scene.azimuths_deg, scene.alpha.device)
-        scene = replace(scene, hull=mended(scene.hull, silhouettes, scene.camera, uncovered))
-        inside = _insides(scene)
-    by_level = [_iou(inside - level, scene.alpha) for level in LEVELS_PX]
-    best = max(range(len(LEVELS_PX)), key=lambda index: float(by_level[index].mean()))
-    scene = replace(scene, hull=replace(scene.hull, level=LEVELS_PX[best]))
-    ridges = float(by_level[best].mean()) > ROUND_ABOVE
-    if ridges:
-        scene = replace(scene, hull=rounded(scene.hull, scene.camera, scene.azimuths_deg, scene.size))
-    calibration = Calibration(
-        elevation_deg=fit.elevation_deg,
-        inverse_distance=fit.inverse_distance,
-        axis_x=fit.axis_x,
-        direction=fit.direction,
-        shifted=fit.shifted,
-        mended=mend,
-        rounded=ridges,
-        reprojection_iou=tuple(by_level[best].tolist()),
-    )
-    return _seen_from_views(scene), calibration
-
-
-def _silhouettes(
+def silhouettes_of(
     cut: NDArray[np.uint8], azimuths: Sequence[float], device: str | torch.device
 ) -> list[tuple[Tensor, float]]:
+    """Signed distances of masks in the frame, with their azimuths, as `carve` takes them."""
     return [
         (torch.tensor(signed_distance(mask), device=device), azimuth)
         for mask, azimuth in zip(cut, azimuths, strict=True)
@@ -228,12 +72,13 @@ def _planes(images: NDArray[np.uint8], device: str) -> Tensor:
     return torch.tensor(images, device=device).permute(0, 3, 1, 2).float() / 255
 
 
-def _seen_from_views(scene: Scene) -> Scene:
+def seen_from_views(scene: Scene) -> Scene:
+    """The scene with `nearness` of its hull as it is now."""
     fronts = [front(scene.hull, scene.camera, azimuth, scene.size // 2)[0] for azimuth in scene.azimuths_deg]
     return replace(scene, nearness=torch.stack([enlarged(filled(one), scene.size) for one in fronts]))
 
 
-def _insides(scene: Scene) -> Tensor:
+def outline_distances(scene: Scene) -> Tensor:
     """Distance to the hull's outline in each view, [V, S, S] pixels."""
     seen = [front(scene.hull, scene.camera, azimuth, scene.size // 2)[1] for azimuth in scene.azimuths_deg]
     return torch.stack([enlarged(one, scene.size) for one in seen])
@@ -245,11 +90,6 @@ def _reach(cut: NDArray[np.uint8], camera: OrbitCamera) -> tuple[float, float]:
     across = float(np.abs(boxes[:, :2] - camera.axis_x).max())
     up = float(np.abs(boxes[:, 2:] - camera.axis_y).max())
     return 1.1 * across, 1.1 * up + 0.1 * across
-
-
-def _iou(inside: Tensor, alpha: Tensor) -> Tensor:
-    found, true = inside > 0, alpha > 0.5
-    return (found & true).sum((1, 2)) / (found | true).sum((1, 2)).clamp(min=1)
 
 
 def filled(nearness: Tensor, rings: int = 3) -> Tensor:
