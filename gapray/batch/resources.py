@@ -116,8 +116,16 @@ def plan_render(profile: Profile, vram_gb: float | None, cluster: Mapping[str, f
         profile: Numbers of workers where the user set them.
         vram_gb: What the backend's networks ask for; None = it has none, and a GPU only speeds the geometry up.
         cluster: Ray's `cluster_resources()`.
+
+    Raises:
+        ResourceError: `resource.insufficient`: a generator that needs a GPU, and none is there.
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
+    if vram_gb is not None and not gpus:
+        backend = profile.video.backend
+        raise ResourceError(
+            "resource.insufficient", f"{backend} needs a GPU and there is none; --backend morph does not"
+        )
     if gpus:
         # A generator is exclusive. The geometry alone is small: four share a card.
         share = GpuShare(

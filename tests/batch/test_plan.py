@@ -2,7 +2,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gapray.batch.plan import write_pending
-from gapray.batch.resources import GpuShare, check_resources, plan_stages
+from gapray.batch.resources import GpuShare, RenderPlan, check_resources, plan_render, plan_stages
 from gapray.batch.rows import PLANNED, fail, on_live_rows
 from gapray.capture.discover import discover, scan
 from gapray.capture.manifest import write_manifest
@@ -89,6 +89,18 @@ def test_networks_ask_for_a_share_of_a_gpu():
     two = load_profile("sd15", overrides=["run.describe_workers=6"], environment={})
     with pytest.raises(ResourceError, match="GPU needed"):
         check_resources(plan_stages(two, {"CPU": 64, "GPU": 1}), {"CPU": 64, "GPU": 1})
+
+
+def test_rendering_takes_whole_gpus_for_a_generator_and_cores_for_the_morph():
+    morph = load_profile("classic", environment={})
+    assert plan_render(morph, None, {"CPU": 8}) == RenderPlan(4, 2, 0.5, None)
+    check_resources(plan_render(morph, None, {"CPU": 2}), {"CPU": 2})
+    shared = plan_render(morph, None, {"CPU": 16, "GPU": 2})
+    assert shared.render_workers == 8 and shared.needs()["GPU"] == pytest.approx(2)
+    whole = plan_render(load_profile("sd15", environment={}), 30.0, {"CPU": 16, "GPU": 2})
+    assert whole.render_workers == 2 and whole.gpu.num_gpus == 1
+    with pytest.raises(ResourceError, match="needs a GPU"):
+        plan_render(load_profile("sd15", environment={}), 30.0, {"CPU": 16})
 
 
 def row(name, **fields):

@@ -37,7 +37,7 @@ def test_version():
 
 def test_show_and_sql(catalog):
     shown = run(app, ["catalog", "show", catalog])
-    assert "2 products, 0 rejects" in shown.output
+    assert "2 products, 0 videos, 0 rejects" in shown.output
     data = json.loads(run(app, ["catalog", "show", catalog, "--json"]).output)
     assert [row["product_id"] for row in data["products"]] == ["a", "b"]
     found = run(app, ["catalog", "sql", catalog, "SELECT count(*) AS n FROM views", "--json"])
@@ -121,3 +121,31 @@ def test_settings_come_in_order(tmp_path, monkeypatch):
     assert (profile.packaging.canny.low_threshold, profile.packaging.canny.high_threshold) == (1, 3)
     assert profile.packaging.mask.cleanup is False
     assert os.environ["GAPRAY_SET_CANNY__HIGH_THRESHOLD"] == "3"
+
+
+def test_presets_are_listed():
+    shown = run(app, ["presets"])
+    assert "amazon-360" in shown.output and "viewer.html" in shown.output
+    assert json.loads(run(app, ["presets", "--json"]).output)["gif"]["files"][0]["fps"] == 8
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_render_then_look(tmp_path):
+    from gapray.catalog.import_package import import_package
+    from gapray.catalog.storage import Folder
+    from tests.orbit.test_conditions import solid_package
+
+    where = str(tmp_path / "c")
+    import_package(Folder.at(where), solid_package(size=96), uri="memory://")
+    small = ["--set", "orbit.size=64", "--set", "orbit.voxels=40", "--frames", "8"]
+    done = run(app, ["render", where, *small, "--json"])
+    assert done.exit_code == 0
+    summary = json.loads(done.stdout)
+    assert (summary["rendered"], summary["frames"], summary["rejected"]) == (1, 8, 0)
+    assert "solid\tmorph\t0\t8" in run(app, ["catalog", "show", where]).output
+    strip = tmp_path / "strip.png"
+    assert run(app, ["catalog", "strip", where, "--to", str(strip)]).exit_code == 0 and strip.stat().st_size > 1000
+    refused = run(app, ["render", where, "--preset", "betamax"])
+    assert refused.exit_code == 2 and "video.unknown_preset" in refused.output
+    nothing = run(app, ["catalog", "strip", where, "--to", str(strip), "--product", "other"])
+    assert nothing.exit_code == 4

@@ -22,7 +22,8 @@ def test_wrong_role_and_unknown_name():
 def test_every_file_can_be_had_and_names_are_unique():
     files = [(card.name, file.name) for card in cards().values() for file in card.files]
     assert len(set(files)) == len(files)
-    assert all(file.sources for card in cards().values() for file in card.files)
+    # The LPIPS trunk is read from a mirror only, until a source that is no wheel can be opened without running it.
+    assert {card.name for card in cards().values() for file in card.files if not file.sources} == {"lpips-alexnet"}
 
 
 def test_a_card_refuses_what_is_no_hash():
