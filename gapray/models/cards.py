@@ -14,7 +14,7 @@ from gapray.errors import ModelError
 
 WEIGHTLESS = frozenset({"hull", "colour-gradient-512", "null-model"})
 """Model names that need no weights. `null-model` answers at once with a constant: it measures what everything else costs."""
-WEIGHTLESS_REVISION = "1"
+WEIGHTLESS_REVISION = "2"
 """Raised when a weightless model's arithmetic changes."""
 
 

@@ -14,7 +14,7 @@ from gapray.orbit.conditions import FARTHEST, build_conditions
 from tests import make
 from tests.geometry import scenes
 
-SMALL = OrbitSettings(size=128, voxels=72)
+SMALL = OrbitSettings(size=128, voxels=64, framing="photo")
 
 
 def solid_package(solid=scenes.letter, camera=OrbitCamera(18, 0.2, 0.03, 0.0), azimuths=scenes.EIGHT, size=128):
@@ -50,19 +50,24 @@ def test_captured_angles_show_the_photo_itself(conditions):
 def test_frames_in_between_beat_the_nearest_photo(conditions):
     camera = OrbitCamera(18, 0.2, 0.03, 0.0)
     ours, nearest = [], []
-    framing = SMALL.model_copy(update={"framing": "photo"})
-    seen = build_conditions(solid_package(), framing)
-    for frame, azimuth in enumerate(seen.azimuths_deg):
-        if seen.key_views[frame] is not None:
+    for frame, azimuth in enumerate(conditions.azimuths_deg):
+        if conditions.key_views[frame] is not None:
             continue
         mask, _, photo = scenes.look(scenes.letter, camera, azimuth, 128)
         truth = np.where(mask[..., None] > 0, photo, 255).astype(float)
-        near = int(np.argmax(seen.weights[frame]))
-        ours.append(np.abs(seen.initial[frame] - truth).mean())
-        nearest.append(np.abs(seen.references[near] - truth).mean())
+        near = int(np.argmax(conditions.weights[frame]))
+        ours.append(np.abs(conditions.initial[frame] - truth).mean())
+        nearest.append(np.abs(conditions.references[near] - truth).mean())
     assert len(ours) == 16
     assert np.mean(ours) < 0.45 * np.mean(nearest)
     assert all(a < b for a, b in zip(ours, nearest, strict=True))
+
+
+def test_the_turn_is_even_and_its_loop_closes(conditions):
+    frames = conditions.initial.astype(float)
+    steps = np.array([np.abs(frames[(index + 1) % 24] - frames[index]).mean() for index in range(24)])
+    assert steps[-1] < 1.5 * np.median(steps)
+    assert steps.max() < 2.5 * np.median(steps) and steps.min() > 0
 
 
 def test_the_calibration_is_told(conditions):
@@ -137,16 +142,16 @@ def test_samples_are_rendered_near_their_hidden_photos(samples, product):
         )
         package = GapPackage(product, "k", made, 1, 0, {"mask": "m", "depth": model, "canny": "c", "identity": "i"})
         azimuths = [15.0, 105.0, 210.0, 330.0]
-        settings = OrbitSettings(size=192, voxels=96, framing="photo")
+        settings = OrbitSettings(size=160, voxels=80, framing="photo")
         found = build_conditions(package, settings, azimuths_deg=azimuths)
         wrong = []
         for frame, azimuth in enumerate(azimuths):
             photo = cv2.imread(str(samples / "held_out" / product / f"{product}_{azimuth:03.0f}.jpg"))[..., ::-1]
             mask = cv2.imread(str(exact / f"mask_{azimuth:03.0f}.png"), cv2.IMREAD_GRAYSCALE)
-            truth = cv2.resize(np.where(mask[..., None] > 0, photo, 255).astype(np.uint8), (192, 192), interpolation=3)
+            truth = cv2.resize(np.where(mask[..., None] > 0, photo, 255).astype(np.uint8), (160, 160), interpolation=3)
             wrong.append(np.abs(found.initial[frame].astype(float) - truth).mean())
-            ious = (found.silhouette[frame] > 127) & (cv2.resize(mask, (192, 192)) > 127)
-            assert ious.sum() / ((found.silhouette[frame] > 127) | (cv2.resize(mask, (192, 192)) > 127)).sum() > 0.94
+            ious = (found.silhouette[frame] > 127) & (cv2.resize(mask, (160, 160)) > 127)
+            assert ious.sum() / ((found.silhouette[frame] > 127) | (cv2.resize(mask, (160, 160)) > 127)).sum() > 0.94
         errors[model] = np.mean(wrong)
     assert errors["hull@1"] < 6
     assert errors["exact@1"] < errors["hull@1"]
