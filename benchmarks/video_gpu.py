@@ -1,9 +1,10 @@
 """Seconds a clip on one GPU: diffusers' own AnimateDiff pipeline and gapray's loop, random weights at real size.
 
-python benchmarks/video_gpu.py [--eager] [--profile] [--ours NAME] [--warm-only]
+python benchmarks/video_gpu.py [--only NAME…] [--profile] [--autotune] [--package FOLDER]
 
 24 frames, 512 px, 25 steps, guidance, ControlNet, IP-Adapter, half precision. Both run in one process, after a warm-up,
-timed with synchronisation. `--warm-only` compiles from the cache that an earlier run left and says how long that takes.
+timed with synchronisation; "first" holds compilation, from inductor's cache where an earlier process left one. `--only`
+chooses rows by a part of their name; `--package` also times the geometry of a GAP package on the GPU.
 The floor is arithmetic: 1,734 TFLOP at 790 TFLOP/s (dense half precision of an H100 SXM or H200) = 2.20 s.
 """
 
@@ -14,6 +15,7 @@ import functools
 import gc
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,8 +37,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from gapray.config import AnimateDiffSettings, VideoSettings
-from gapray.orbit.conditions import OrbitConditions
+from gapray.config import AnimateDiffSettings, OrbitSettings, VideoSettings
+from gapray.orbit.conditions import OrbitConditions, build_conditions
 from gapray.orbit.reconstruct import Calibration
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 from gapray.video.animatediff.backend import AnimateDiff
@@ -251,63 +253,77 @@ def profiled(work: Callable[[], object], steps: int) -> None:
         print(f"      {spent:7.2f} ms {count:6.1f} calls  {name}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--eager", action="store_true", help="skip everything that compiles")
-    parser.add_argument("--profile", action="store_true", help="print the kernels of 3 steps")
-    parser.add_argument("--ours", default="", help="only our runs whose name contains this")
-    parser.add_argument("--warm-only", action="store_true", help="only our compiled clip, from the cache")
-    chosen = parser.parse_args()
-    torch.backends.cudnn.benchmark = True
-    orbit = conditions()
-    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
-    if chosen.warm_only:
-        _, work = our_clip(orbit, **OFF, compile=True)
-        timed("ours, compiled, from the cache", work, runs=1)
-        return
-    if chosen.ours:
-        ours(orbit, chosen)
+def stock(orbit: OrbitConditions, chosen: argparse.Namespace) -> None:
+    rows = [name for name in ("stock, eager", "stock, compiled") if chosen.wants(name)]
+    if not rows and not chosen.wants("equality"):
         return
     pipe = pipeline()
-    print(f"one step from the same latents: largest relative difference {equality(pipe, orbit):.1e}", flush=True)
-    timed("diffusers' pipeline, eager", stock_clip(pipe, orbit))
-    if not chosen.eager:
-        pipe.unet.forward = torch.compile(pipe.unet.forward)
-        pipe.controlnet.forward = torch.compile(pipe.controlnet.forward)
-        timed("diffusers' pipeline, compiled", stock_clip(pipe, orbit))
-        del pipe.unet.forward, pipe.controlnet.forward
-    del pipe
-    gc.collect()
-    torch.cuda.empty_cache()
-    ours(orbit, chosen)
+    if chosen.wants("equality"):
+        print(f"one step from the same latents: largest relative difference {equality(pipe, orbit):.1e}", flush=True)
+    for name in rows:
+        if name.endswith("compiled"):
+            pipe.unet.forward = torch.compile(pipe.unet.forward)
+            pipe.controlnet.forward = torch.compile(pipe.controlnet.forward)
+        timed(name, stock_clip(pipe, orbit))
 
 
 def ours(orbit: OrbitConditions, chosen: argparse.Namespace) -> None:
-    runs: list[tuple[str, dict[str, object]]] = [("ours, same arithmetic, eager", dict(OFF))]
-    if not chosen.eager:
-        runs += [
-            ("ours, same arithmetic, compiled", OFF | {"compile": True}),
-            ("ours, every refinement, compiled", {"start": "morph", "strength": 1.0, "compile": True}),
-            ("ours, 4 steps without guidance, compiled", OFF | {"steps": 4, "guidance": 1.0, "compile": True}),
-        ]
-    for what, changes in runs:
-        if chosen.ours not in what:
+    rows: list[tuple[str, dict[str, object]]] = [
+        ("ours, same arithmetic, eager", dict(OFF)),
+        ("ours, same arithmetic, compiled", OFF | {"compile": True}),
+        ("ours, every refinement, compiled", {"start": "morph", "strength": 1.0, "compile": True}),
+        ("ours, 4 steps without guidance, compiled", OFF | {"steps": 4, "guidance": 1.0, "compile": True}),
+    ]
+    for name, changes in rows:
+        if not chosen.wants(name):
             continue
         backend, work = our_clip(orbit, **changes)
-        timed(what, work)
-        if chosen.profile and what.endswith(("arithmetic, eager", "arithmetic, compiled")):
-            clip, prompts, blank = backend.clip(Package(), orbit, 0), backend.prompts(), backend.blank()
+        timed(name, work)
+        clip, prompts, blank = backend.clip(Package(), orbit, 0), backend.prompts(), backend.blank()
+        if chosen.profile:
             profiled(functools.partial(backend.engine.denoise, [clip], prompts, blank), backend.engine.settings.steps)
-            begun = time.perf_counter()
-            latents = backend.engine.denoise([clip], prompts, blank)
-            torch.cuda.synchronize()
-            middle = time.perf_counter()
-            backend.decode(latents[0])
-            torch.cuda.synchronize()
-            print(f"    loop {middle - begun:.2f} s, decode {time.perf_counter() - middle:.2f} s")
+        begun = time.perf_counter()
+        latents = backend.engine.denoise([clip], prompts, blank)
+        torch.cuda.synchronize()
+        middle = time.perf_counter()
+        backend.decode(latents[0])
+        torch.cuda.synchronize()
+        print(f"    loop {middle - begun:.2f} s, decode {time.perf_counter() - middle:.2f} s", flush=True)
         del backend, work
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def geometry(folder: Path) -> None:
+    from gapray.gap.folder import read
+
+    package = read(folder)
+    for what in ("first", "second", "third"):
+        begun = time.perf_counter()
+        build_conditions(package, OrbitSettings(), device="cuda")
+        print(f"conditions of 24 frames, {what}: {time.perf_counter() - begun:.2f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=[""], help="rows whose name contains one of these")
+    parser.add_argument("--profile", action="store_true", help="print the kernels of our loops")
+    parser.add_argument("--autotune", action="store_true", help="let inductor try more kernels (long)")
+    parser.add_argument("--package", type=Path, help="a GAP package's folder")
+    chosen = parser.parse_args()
+    chosen.wants = lambda name: any(part in name for part in chosen.only)
+    torch.backends.cudnn.benchmark = True
+    if chosen.autotune:
+        torch._inductor.config.coordinate_descent_tuning = True
+        torch._inductor.config.max_autotune_gemm = True
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
+    if chosen.package:
+        geometry(chosen.package)
+    orbit = conditions()
+    stock(orbit, chosen)
+    gc.collect()
+    torch.cuda.empty_cache()
+    ours(orbit, chosen)
 
 
 if __name__ == "__main__":
