@@ -13,7 +13,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 
 help:
-	@echo "make demo        package the sample products and draw their turntable videos; prints where everything lies"
+	@echo "make demo        package two sample products, draw, score and report their turntables"
 	@echo "make test        unit and integration tests"
 	@echo "make test-chaos  kills, several nodes, two runs at once"
 	@echo "make lint        ruff, mypy, import-linter"
@@ -39,12 +39,13 @@ $(CLASSIC): $(STAMP)
 	touch $@
 
 demo: $(CLASSIC)
-	$(BIN)/gapray run samples/captures --out $(DEMO)/catalog
-	$(BIN)/gapray catalog show $(DEMO)/catalog
+	$(BIN)/gapray run samples/captures --truth samples/held_out --out $(DEMO)/catalog --report $(DEMO)/report
 	@echo
 	@echo "catalogue:     $(DEMO)/catalog"
 	@printf "contact sheet: " && $(BIN)/gapray catalog sheet $(DEMO)/catalog --to $(DEMO)/contact_sheet.png
 	@printf "eight frames:  " && $(BIN)/gapray catalog strip $(DEMO)/catalog --to $(DEMO)/turntable.jpg
+	@echo "demo reel:" && $(BIN)/gapray reel $(DEMO)/catalog --truth samples/held_out --to $(DEMO)/reel.mp4
+	@echo "report:        $(DEMO)/report/index.html"
 	@echo "videos:" && ls $(DEMO)/catalog/videos/*/*/turntable.mp4
 
 test: $(CLASSIC)

@@ -1,6 +1,6 @@
 """Seconds a clip on one GPU: diffusers' own AnimateDiff pipeline and gapray's loop, random weights at real size.
 
-python benchmarks/video_gpu.py [--only NAME…] [--profile] [--autotune] [--package FOLDER]
+python benchmarks/video_gpu.py [--only NAME…] [--profile] [--package FOLDER]
 
 24 frames, 512 px, 25 steps, guidance, ControlNet, IP-Adapter, half precision. Both run in one process, after a warm-up,
 timed with synchronisation; "first" holds compilation, from inductor's cache where an earlier process left one. `--only`
@@ -308,14 +308,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[""], help="rows whose name contains one of these")
     parser.add_argument("--profile", action="store_true", help="print the kernels of our loops")
-    parser.add_argument("--autotune", action="store_true", help="let inductor try more kernels (long)")
     parser.add_argument("--package", type=Path, help="a GAP package's folder")
     chosen = parser.parse_args()
     chosen.wants = lambda name: any(part in name for part in chosen.only)
     torch.backends.cudnn.benchmark = True
-    if chosen.autotune:
-        torch._inductor.config.coordinate_descent_tuning = True
-        torch._inductor.config.max_autotune_gemm = True
     print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
     if chosen.package:
         geometry(chosen.package)

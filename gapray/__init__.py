@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gapray.batch.package import package
     from gapray.batch.render import render
+    from gapray.batch.score import score
     from gapray.capture.discover import discover
     from gapray.catalog.reader import Catalog, open_catalog
     from gapray.gap.package import GapPackage, GapView
 
 __version__ = "0.1.0"
-__all__ = ["Catalog", "GapPackage", "GapView", "discover", "open_catalog", "package", "render"]
+__all__ = ["Catalog", "GapPackage", "GapView", "discover", "open_catalog", "package", "render", "score"]
 
 _HOMES = {
     "Catalog": "gapray.catalog.reader",
@@ -26,6 +27,7 @@ _HOMES = {
     "open_catalog": "gapray.catalog.reader",
     "package": "gapray.batch.package",
     "render": "gapray.batch.render",
+    "score": "gapray.batch.score",
 }
 
 

@@ -183,6 +183,36 @@ class VideoSettings(_Settings):
         )
 
 
+class GateSettings(_Settings):
+    """What a video must reach to pass. A limit that is null is not asked for; a number that was not measured fails nothing."""
+
+    max_lpips: float | None = Field(0.2, gt=0, description="Mean LPIPS (alex) at in-between angles at most.")
+    max_worst_lpips: float | None = Field(0.4, gt=0, description="LPIPS at the worst in-between angle at most.")
+    min_iou: float | None = Field(0.8, ge=0, le=1, description="Mean silhouette IoU at in-between angles at least.")
+    max_flicker: float | None = Field(None, gt=0, description="Flow-warp error at most, 0 … 1.")
+    max_loop_gap: float | None = Field(2.5, gt=0, description="Last step against the mean step at most.")
+    min_span_deg: float | None = Field(330.0, ge=0, le=360, description="Degrees of the turn that are shown at least.")
+
+
+class FidelitySettings(_Settings):
+    """How videos are scored, and what is good enough."""
+
+    net: Literal["alex", "vgg"] = Field("alex", description="Trunk of LPIPS.")
+    size: int = Field(256, ge=64, le=1024, description="Side of the compared images [pixels]; 256 is the literature's.")
+    native: bool = Field(True, description="Also LPIPS at the video's own size.")
+    leave_out: int = Field(
+        2,
+        ge=1,
+        le=16,
+        description="Without hidden photos: how many views are left out in turn, drawn anew and compared.",
+    )
+    angle_tolerance_deg: float = Field(
+        2.5, ge=0, le=15, description="A hidden photo is compared with a frame at most this far from its angle."
+    )
+    baselines: bool = Field(True, description="Also score nearest view, cross-fade, flow morph and front view only.")
+    gate: GateSettings = GateSettings()
+
+
 class RunSettings(_Settings):
     """How the work is spread; no result depends on it."""
 
@@ -206,6 +236,7 @@ class Profile(_Settings):
     packaging: PackagingSettings = PackagingSettings()
     orbit: OrbitSettings = OrbitSettings()
     video: VideoSettings = VideoSettings()
+    fidelity: FidelitySettings = FidelitySettings()
     run: RunSettings = RunSettings()
 
 
@@ -282,7 +313,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assign(data: dict[str, Any], path: list[str], value: str, said: str) -> None:
-    if path[0] not in ("packaging", "orbit", "video", "run"):
+    if path[0] not in ("packaging", "orbit", "video", "fidelity", "run"):
         path = ["packaging", *path]
     for key in path[:-1]:
         data = data.setdefault(key, {})

@@ -36,6 +36,11 @@ REMEDIES: dict[str, str] = {
     "video.unreadable": "Check that the file is a whole mp4, webm, gif or webp with a video stream.",
     "video.unknown_preset": "See `gapray presets` for the names.",
     "video.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
+    "score.no_video": "Render with a preset that has an mp4, webp, gif or frames, such as --preset web.",
+    "score.no_truth": "Pass --truth with photos at angles that the package lacks, or package at least four views.",
+    "score.not_this_product": "Check that the video shows this product; nothing is scored against another one's photos.",
+    "score.too_short": "Use a video of at least two different frames that turns round the product.",
+    "report.no_approval": "Pass --approved with the CSV that the report's page downloads: columns product_id, video_key, decision.",
     "config.invalid": "See `gapray package --help` and docs/architecture.md for the settings.",
     "profile.unknown": "See `gapray models list` for the profiles.",
     "model.unknown": "See `gapray models list` for the cards.",
@@ -76,7 +81,7 @@ class GaprayError(Exception):
 
 
 class InputError(GaprayError):
-    """A capture, photo, mask or GAP folder that cannot be used (`capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`)."""
+    """An input that cannot be used: `capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`, `score.*`, `report.*`."""
 
     exit_code = 4
 

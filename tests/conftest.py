@@ -52,6 +52,40 @@ def classic_weights() -> Path:
 
 
 @pytest.fixture(scope="session")
+def lpips_alex():
+    """LPIPS with its real trunk."""
+    from gapray.errors import ModelError
+    from gapray.fidelity.lpips import Lpips
+
+    try:
+        return Lpips("alex")
+    except ModelError as error:
+        need("classic-weights", False, f"{error.message}; run `gapray models pull classic`")
+        raise
+
+
+@pytest.fixture(scope="session")
+def mask_network(classic_weights):
+    from gapray.config import load_profile
+    from gapray.models.load import load_mask
+
+    return load_mask(load_profile("classic", environment={}).packaging, threads=2)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A page of a real headless browser."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    need("chromium", found is not None, "no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
 def ray_cluster():
     """One Ray for all tests that need one."""
     import ray

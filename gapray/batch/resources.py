@@ -25,6 +25,8 @@ READ_CPU = 1.0
 DESCRIBE_PER_GPU = 2
 """Depth and identity actors that share a GPU: one alone is held up by its own unpacking. H200, 16 cores, views/s against a
 plain loop over the same networks: 0.53 with one actor, 0.92 with two, 0.98 with three (benchmarks/package_gpu.py)."""
+SCORE_GB = 4.0
+"""GPU memory of a scorer. LPIPS of 64 pairs at 256 pixels peaks at 1.15 GB (H200, benchmarks/score.py); a context adds .5."""
 DEFAULT_VRAM_GB = 8.0
 """Asked for by a network whose card has no measured figure."""
 
@@ -137,7 +139,50 @@ def plan_render(profile: Profile, vram_gb: float | None, cluster: Mapping[str, f
     return RenderPlan(workers, RENDER_THREADS, RENDER_CPU, None)
 
 
-def check_resources(plan: StagePlan | RenderPlan, cluster: Mapping[str, float]) -> None:
+@dataclass(frozen=True)
+class ScorePlan:
+    """Workers and shares of a scoring run."""
+
+    compare_workers: int
+    judge_workers: int
+    gpu: GpuShare | None
+    draw: RenderPlan | None
+    """How left-out views are drawn; None when every video has hidden photos."""
+
+    def needs(self) -> dict[str, float]:
+        """Ray resources that must be free at once for every stage to move."""
+        cpus = READ_CPU + MASK_CPU * self.compare_workers + LIGHT_CPU * (2 + self.judge_workers)
+        gpus = self.judge_workers * self.gpu.num_gpus if self.gpu else 0.0
+        if self.draw:
+            cpus += self.draw.cpus * self.draw.render_workers
+            gpus += self.draw.render_workers * self.draw.gpu.num_gpus if self.draw.gpu else 0.0
+        return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+
+
+def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, float], *, draws: bool) -> ScorePlan:
+    """Spread scoring over a cluster.
+
+    Args:
+        profile: Numbers of workers where the user set them.
+        vram_gb: Of the video backend, as for `plan_render`.
+        cluster: Ray's `cluster_resources()`.
+        draws: Whether views have to be left out and drawn anew.
+
+    Raises:
+        ResourceError: As `plan_render`.
+    """
+    cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
+    share = GpuShare(SCORE_GB, profile.run.device_gb) if gpus else None
+    draw = None
+    if draws:
+        full = plan_render(profile, vram_gb, cluster)
+        # The scorer's share comes off the drawing workers'; logical CPUs are few where all stages run at once.
+        gpu = GpuShare(max(1.0, full.gpu.gb - SCORE_GB), full.gpu.device_gb) if full.gpu else None
+        draw = RenderPlan(full.render_workers, full.threads, LIGHT_CPU, gpu)
+    return ScorePlan(max(1, cores // (2 * MASK_THREADS)), 1, share, draw)
+
+
+def check_resources(plan: StagePlan | RenderPlan | ScorePlan, cluster: Mapping[str, float]) -> None:
     """Prove that all stages fit at once, instead of waiting for ever.
 
     Raises:

@@ -124,6 +124,35 @@ class RenderSummary(RunSummary):
         return f"{self.rendered} rendered, {self.finished} already there, {self.rejected} rejected"
 
 
+@dataclass
+class ScoreSummary(RunSummary):
+    """What `gapray score` did; its `products` are videos."""
+
+    verb: ClassVar[str] = "scoring"
+    unit: ClassVar[str] = "pairs"
+
+    passed: int = 0
+    failed: int = 0
+    pairs: int = 0
+
+    @property
+    def done(self) -> int:
+        """See `RunSummary.done`."""
+        return self.finished + self.passed + self.failed + self.rejected
+
+    @property
+    def pieces(self) -> int:
+        """Pairs of image and truth."""
+        return self.pairs
+
+    def outcomes(self) -> str:
+        """See `RunSummary.outcomes`."""
+        return (
+            f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there, "
+            f"{self.rejected} rejected"
+        )
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """A connection to a Ray cluster; one that this process has already is used and left alone."""

@@ -34,6 +34,8 @@ class DiscoverOptions:
     azimuths: AzimuthOptions = AzimuthOptions()
     layout: Literal["auto", "product", "products"] = "auto"
     """`product`: the source is one product. `products`: each subfolder is one."""
+    given: int | None = None
+    """Of a denser capture only the photos nearest to so many even steps; the others stay hidden, for scoring."""
 
 
 def discover(uri: str, options: DiscoverOptions = DiscoverOptions()) -> list[CaptureSet]:
@@ -121,7 +123,7 @@ def _capture_set(product_id: str, uri: str, entries: list[Entry], options: Disco
                 refuse_gaps(azimuths)
     except GaprayError as error:
         return Reject.of(product_id, uri, error)
-    ordered = sorted(azimuths.items(), key=lambda item: item[1])
+    ordered = _thinned(sorted(azimuths.items(), key=lambda item: item[1]), options.given)
     return CaptureSet(
         product_id,
         uri,
@@ -129,6 +131,15 @@ def _capture_set(product_id: str, uri: str, entries: list[Entry], options: Disco
             Photo(name, photos[name].uri, azimuth, photos[name].size, photos[name].stamp) for name, azimuth in ordered
         ),
     )
+
+
+def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[str, float]]:
+    """The photos nearest to `given` even steps from 0 degrees."""
+    if given is None or len(ordered) <= given:
+        return ordered
+    off = [[abs((azimuth - 360 * step / given + 180) % 360 - 180) for _, azimuth in ordered] for step in range(given)]
+    chosen = {min(range(len(ordered)), key=row.__getitem__) for row in off}
+    return [item for index, item in enumerate(ordered) if index in chosen]
 
 
 def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:

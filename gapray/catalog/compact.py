@@ -42,7 +42,8 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART) -> Compa
     rows_after = 0
     keys = catalog.table("products", columns=["product_id"])["product_id"].to_pylist()
     rejected = sorted(set(catalog.table("rejects", columns=["product_id"])["product_id"].to_pylist()))
-    for table, identifiers in (("views", keys), ("products", keys), ("videos", keys), ("rejects", rejected)):
+    for table in TABLES:
+        identifiers = rejected if table == "rejects" else keys
         for start in range(0, len(identifiers), products_per_part):
             chosen = identifiers[start : start + products_per_part]
             content = _current(catalog, table, chosen)

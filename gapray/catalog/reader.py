@@ -35,16 +35,33 @@ CURRENT_SQL: dict[str, str] = {
         "ON v.product_id = p.product_id AND v.product_key = p.key QUALIFY row_number() OVER "
         "(PARTITION BY v.product_id, v.backend, v.seed ORDER BY v.created_at DESC, v.key DESC, v.run_id DESC) = 1"
     ),
+    "verdicts": (
+        "SELECT s.* FROM {verdicts} s SEMI JOIN ({current_products}) p "
+        "ON s.product_id = p.product_id AND s.product_key = p.key "
+        "WHERE s.foreign_video OR s.video_key IN (SELECT key FROM videos) QUALIFY row_number() OVER "
+        "(PARTITION BY s.product_id, s.video_key, s.label ORDER BY s.created_at DESC, s.key DESC, s.run_id DESC) = 1"
+    ),
+    "scores": (
+        "SELECT s.* FROM {scores} s SEMI JOIN verdicts v "
+        "ON s.product_id = v.product_id AND s.key = v.key AND s.label = v.label QUALIFY row_number() OVER "
+        "(PARTITION BY s.product_id, s.key, s.label, s.kind, s.azimuth_deg ORDER BY s.created_at DESC, s.run_id DESC) = 1"
+    ),
+    "best_videos": (
+        "SELECT v.*, s.gate, s.lpips FROM videos v LEFT JOIN verdicts s "
+        "ON v.product_id = s.product_id AND v.key = s.video_key AND s.label = 'gapray' AND NOT s.foreign_video QUALIFY row_number() OVER "
+        "(PARTITION BY v.product_id ORDER BY s.gate = 'pass' DESC NULLS LAST, s.lpips NULLS LAST, v.seed, v.backend) = 1"
+    ),
     "rejects": (
         "SELECT r.* FROM {rejects} r LEFT JOIN (SELECT product_id, 'package' AS stage, max(created_at) AS done "
         "FROM {products} GROUP BY product_id UNION ALL SELECT product_id, 'render', max(created_at) FROM {videos} "
-        "GROUP BY product_id) d ON r.product_id = d.product_id AND r.stage = d.stage "
+        "GROUP BY product_id UNION ALL SELECT product_id, 'score', max(created_at) FROM {verdicts} GROUP BY product_id) d ON r.product_id = d.product_id AND r.stage = d.stage "
         "WHERE d.done IS NULL OR r.created_at > d.done QUALIFY row_number() OVER "
         "(PARTITION BY r.product_id, r.stage ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
     ),
 }
 """Which rows are current. A product's newest row wins; its views and videos are those made of that row's package, of videos
-the newest for each backend and seed; a reject counts until the same stage succeeds for its product."""
+the newest for each backend and seed; a reject counts until the same stage succeeds for its product. Of a product's videos
+the best is the one that passes its gate with the least LPIPS."""
 
 
 def open_catalog(uri: str) -> Catalog:
@@ -72,17 +89,17 @@ class Catalog:
         """Current rows of one table.
 
         Args:
-            name: `products`, `views`, `videos` or `rejects`.
+            name: A name in `TABLES`, or `best_videos`.
             columns: Which columns; default all.
             product_id: One product only.
 
         Returns:
             Rows sorted by product and azimuth.
         """
-        if not self.folder.parts(name):
+        if name in TABLES and not self.folder.parts(name):
             return TABLES[name].empty_table().select(columns or TABLES[name].names)
         chosen = ", ".join(f'"{column}"' for column in columns) if columns else "*"
-        order = ", ".join(SORT_COLUMNS[name])
+        order = ", ".join(SORT_COLUMNS.get(name, ("product_id",)))
         with self._connection(product_id) as connection:
             return connection.sql(f'SELECT {chosen} FROM (SELECT * FROM "{name}" ORDER BY {order})').to_arrow_table()
 
@@ -101,6 +118,18 @@ class Catalog:
     def videos(self, product_id: str | None = None) -> pa.Table:
         """Current rows of `videos`."""
         return self.table("videos", product_id=product_id)
+
+    def verdicts(self, product_id: str | None = None) -> pa.Table:
+        """Current rows of `verdicts`."""
+        return self.table("verdicts", product_id=product_id)
+
+    def scores(self, product_id: str | None = None) -> pa.Table:
+        """Current rows of `scores`."""
+        return self.table("scores", product_id=product_id)
+
+    def best_videos(self, product_id: str | None = None) -> pa.Table:
+        """One video a product: the one to publish. Columns of `videos`, and `gate` and `lpips` where it was scored."""
+        return self.table("best_videos", product_id=product_id)
 
     def package(self, product_id: str) -> GapPackage:
         """One product's current package.
@@ -139,7 +168,7 @@ class Catalog:
         return products[-1], list({row["azimuth_deg"]: row for row in views}.values())
 
     def sql(self, query: str) -> pa.Table:
-        """Run a DuckDB query over the views `products`, `views`, `videos` and `rejects` (current rows) and `all_…` (every row).
+        """Run a DuckDB query over the current rows of every table and `best_videos`; `all_…` has every row.
 
         Raises:
             CatalogError: `catalog.incompatible` with DuckDB's message.

@@ -87,14 +87,14 @@ REJECTS = _schema(
         ("source", pa.string(), False, "As in `products`; empty when the photos could not be listed."),
         ("settings", pa.string(), False, "As in `products`."),
         ("uri", pa.string(), False, "Where the photos lie."),
-        ("stage", pa.string(), False, "What could not be done: package or render."),
+        ("stage", pa.string(), False, "What could not be done: package, render or score."),
         ("code", pa.string(), False, "Stable reason, see docs/errors.md."),
         ("message", pa.string(), False, "One sentence, naming the photo."),
         ("run_id", pa.string(), False, "The run that wrote this row."),
         ("created_at", _STAMP, False, "When it was refused."),
     ],
 )
-"""One row a product that a run could not package or render."""
+"""One row a product that a run could not package, render or score."""
 
 VIDEOS = _schema(
     "videos",
@@ -126,11 +126,85 @@ VIDEOS = _schema(
 )
 """One row a video, written after its files: the commit marker. The files lie under `videos/<product_id>/`."""
 
-TABLES: dict[str, pa.Schema] = {"views": VIEWS, "products": PRODUCTS, "videos": VIDEOS, "rejects": REJECTS}
+_NUMBER = pa.float64()
+_SCORED = [
+    ("product_id", pa.string(), False, "The SKU."),
+    ("key", pa.string(), False, "Hash of the video's key, the protocol and the truth photos."),
+    ("product_key", pa.string(), False, "`products.key` of the package."),
+    ("video_key", pa.string(), False, "`videos.key`, or the sha256 of a foreign video."),
+    ("label", pa.string(), False, "gapray, a baseline's name, or what the user calls a foreign video."),
+    (
+        "foreign_video",
+        pa.bool_(),
+        False,
+        "Scored by alignment against a video from elsewhere: ours too, for equal freedom.",
+    ),
+]
+_STAMPED = [
+    ("protocol", pa.string(), False, "JSON of `gapray.fidelity.protocol.Protocol`: how the numbers were made."),
+    ("run_id", pa.string(), False, "The run that wrote this row."),
+    ("created_at", _STAMP, False, "When it was scored."),
+]
+
+SCORES = _schema(
+    "scores",
+    [
+        *_SCORED,
+        ("frame", pa.int32(), True, "Index in the video; null for what is no frame of one."),
+        ("azimuth_deg", _NUMBER, False, "Of the truth photo."),
+        ("kind", pa.string(), False, "key: the generator saw this very photo. in-between: it did not."),
+        ("lpips", _NUMBER, False, "LPIPS at the protocol's size, 0 = identical."),
+        ("lpips_native", _NUMBER, True, "LPIPS at the video's own size."),
+        ("psnr", _NUMBER, True, "[dB]; null for foreign videos, whose pixels are only roughly aligned."),
+        ("ssim", _NUMBER, True, "-1 … 1."),
+        ("iou", _NUMBER, True, "Of the silhouettes, 0 … 1."),
+        ("identity", _NUMBER, True, "Cosine of the 512 appearance features."),
+        ("product_share", _NUMBER, False, "Share of the truth image that is product."),
+        *_STAMPED,
+    ],
+)
+"""One row an image and its truth."""
+
+VERDICTS = _schema(
+    "verdicts",
+    [
+        *_SCORED,
+        ("angles", pa.int32(), False, "In-between angles scored."),
+        ("lpips", _NUMBER, True, "Mean over in-between angles; aligned angles for a foreign video."),
+        ("worst_lpips", _NUMBER, True, "At the worst of them."),
+        ("worst_azimuth_deg", _NUMBER, True, "Which that is."),
+        ("lpips_native", _NUMBER, True, "Mean at the video's own size."),
+        ("psnr", _NUMBER, True, "Mean [dB]."),
+        ("ssim", _NUMBER, True, "Mean."),
+        ("iou", _NUMBER, True, "Mean."),
+        ("identity", _NUMBER, True, "Mean."),
+        ("key_angles", pa.int32(), False, "Angles at which the generator saw the photo; never in the means above."),
+        ("key_lpips", _NUMBER, True, "Mean over those."),
+        ("flicker", _NUMBER, True, "Flow-warp error, 0 … 1."),
+        ("loop_gap", _NUMBER, True, "LPIPS of the last step over the mean step."),
+        ("span_deg", _NUMBER, True, "Degrees of the turn that are shown."),
+        ("gate", pa.string(), False, "pass, fail, or none for what is not judged."),
+        ("reasons", pa.list_(pa.string()), False, "Why it failed."),
+        ("notes", pa.list_(pa.string()), False, "What to know about the number, such as unmatched angles."),
+        *_STAMPED,
+    ],
+)
+"""One row a video and label, written after its scores: the commit marker."""
+
+TABLES: dict[str, pa.Schema] = {
+    "views": VIEWS,
+    "products": PRODUCTS,
+    "videos": VIDEOS,
+    "scores": SCORES,
+    "verdicts": VERDICTS,
+    "rejects": REJECTS,
+}
 SORT_COLUMNS: dict[str, tuple[str, ...]] = {
     "views": ("product_id", "azimuth_deg"),
     "products": ("product_id",),
     "videos": ("product_id", "backend", "seed"),
+    "scores": ("product_id", "label", "azimuth_deg"),
+    "verdicts": ("product_id", "label"),
     "rejects": ("product_id",),
 }
 """The order of rows in a part."""

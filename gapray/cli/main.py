@@ -33,6 +33,12 @@ ClosingOption = Annotated[
     Literal["auto", "drop", "keep"], typer.Option(help="Whether the last numbered photo repeats the front.")
 ]
 LayoutOption = Annotated[Literal["auto", "product", "products"], typer.Option(help="One product, or one a subfolder.")]
+GivenOption = Annotated[
+    int | None,
+    typer.Option(
+        min=3, help="Of a denser capture give only so many evenly spaced photos; score takes the others as truth."
+    ),
+]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Accept sets with a view missing.")]
 ProfileOption = Annotated[str, typer.Option(help="Named set of models and settings.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML over the profile.")]
@@ -45,6 +51,12 @@ FramesOption = Annotated[int | None, typer.Option(min=1, max=360, help="Frames o
 SeedsOption = Annotated[int, typer.Option(min=1, help="Videos of each product, with seeds 0, 1, ….")]
 PresetOption = Annotated[str, typer.Option(help="Which files to make; see `gapray presets`.")]
 AddressOption = Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")]
+TruthOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SRC", help="Photos at angles that the packages lack: what the frames in between are scored against."
+    ),
+]
 CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
 
 
@@ -70,6 +82,7 @@ def package(
     closing_frame: ClosingOption = "auto",
     layout: LayoutOption = "auto",
     allow_missing: MissingOption = False,
+    given: GivenOption = None,
     verify: Annotated[
         Literal["source", "content"], typer.Option(help="What makes a product count as finished.")
     ] = "source",
@@ -91,6 +104,7 @@ def package(
             closing_frame=closing_frame,
             layout=layout,
             allow_missing=allow_missing,
+            given=given,
         )
         with quiet_output(as_json), watched(quiet=as_json) as on_progress:
             summary = run(
@@ -166,6 +180,59 @@ def render(
             raise typer.Exit(3)
 
 
+@app.command()
+def score(
+    catalog: CatalogArgument,
+    truth: TruthOption = None,
+    external: Annotated[
+        Path | None,
+        typer.Option(help="A video from elsewhere (mp4, webm, gif, webp, folder of images) to score instead."),
+    ] = None,
+    label: Annotated[str, typer.Option(help="With --external: what reports call it.")] = "external",
+    product: Annotated[str | None, typer.Option(help="With --external: the product that it shows.")] = None,
+    profile: ProfileOption = "classic",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    direction: DirectionOption = "ccw",
+    front: FrontOption = 0,
+    names: NamesOption = "auto",
+    layout: LayoutOption = "auto",
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score the videos in CATALOG against photos that their generator never saw."""
+    with guarded(as_json):
+        from gapray.batch.score import score as run
+        from gapray.cli.fidelity import foreign_report, table_report
+        from gapray.cli.options import truth_options
+        from gapray.cli.progress import report_of, watched
+        from gapray.config import load_profile
+
+        chosen = load_profile(profile, config_file=config, overrides=set_ or [])
+        options = truth_options(direction=direction, front=front, names=names, layout=layout)
+        if external is not None:
+            if product is None:
+                raise typer.BadParameter("--external needs --product")
+            from gapray.batch.score_foreign import score_foreign
+
+            found = score_foreign(
+                catalog, external, label=label, product_id=product, profile=chosen, truth=truth, options=options
+            )
+            print_json(found.as_dict()) if as_json else typer.echo(foreign_report(found))
+            return
+        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
+            summary = run(
+                catalog, profile=chosen, truth=truth, options=options, address=address, on_progress=on_progress
+            )
+        if as_json:
+            print_json(summary.as_dict())
+        else:
+            typer.echo(report_of(summary))
+            typer.echo(table_report(catalog))
+        if summary.rejected:
+            raise typer.Exit(3)
+
+
 @app.command("run")
 def run_all(
     src: Source,
@@ -173,8 +240,14 @@ def run_all(
     profile: ProfileOption = "classic",
     backend: BackendOption = None,
     frames: FramesOption = None,
-    seeds: SeedsOption = 1,
+    best_of: Annotated[
+        int, typer.Option("--best-of", min=1, help="Videos of each product; all are scored, the best is published.")
+    ] = 1,
     preset: PresetOption = "web",
+    truth: TruthOption = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder of the report; default: report/ in a local catalogue.")
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     direction: DirectionOption = "ccw",
@@ -183,15 +256,18 @@ def run_all(
     closing_frame: ClosingOption = "auto",
     layout: LayoutOption = "auto",
     allow_missing: MissingOption = False,
+    given: GivenOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Package all products in SRC, then make their videos."""
+    """Package all products in SRC, make their videos, score them and write the report."""
     with guarded(as_json):
         from gapray.batch.package import package as package_run
         from gapray.batch.render import render as render_run
-        from gapray.batch.runs import connected
-        from gapray.cli.options import discover_options, render_profile
+        from gapray.batch.runs import RunSummary, connected
+        from gapray.batch.score import score as score_run
+        from gapray.cli.fidelity import report_folder, table_report, written_report
+        from gapray.cli.options import discover_options, render_profile, truth_options
         from gapray.cli.progress import report_of, watched
 
         chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
@@ -202,19 +278,95 @@ def run_all(
             closing_frame=closing_frame,
             layout=layout,
             allow_missing=allow_missing,
+            given=given,
         )
+        # Photos that a dense capture holds back are its own truth.
+        hidden = truth or (src if given and not src.endswith(".parquet") else None)
+        seen = truth_options(direction=direction, front=front, names=names, layout=layout)
+        done: dict[str, RunSummary] = {}
         with quiet_output(as_json), connected(address):
             with watched(quiet=as_json) as on_progress:
-                packaged = package_run(src, out=out, profile=chosen, options=options, on_progress=on_progress)
+                done["package"] = package_run(src, out=out, profile=chosen, options=options, on_progress=on_progress)
             with watched(quiet=as_json) as on_progress:
-                rendered = render_run(out, profile=chosen, preset=preset, seeds=seeds, on_progress=on_progress)
+                done["render"] = render_run(out, profile=chosen, preset=preset, seeds=best_of, on_progress=on_progress)
+            with watched(quiet=as_json) as on_progress:
+                done["score"] = score_run(out, profile=chosen, truth=hidden, options=seen, on_progress=on_progress)
+        page = written_report(out, folder) if (folder := report_folder(out, report)) else None
         if as_json:
-            print_json({"package": packaged.as_dict(), "render": rendered.as_dict()})
+            print_json({name: one.as_dict() for name, one in done.items()} | {"report": str(page) if page else None})
         else:
-            typer.echo(report_of(packaged))
-            typer.echo(report_of(rendered))
-        if packaged.rejected or rendered.rejected:
+            for one in done.values():
+                typer.echo(report_of(one))
+            typer.echo(table_report(out))
+            if page:
+                typer.echo(f"report: {page}")
+        if any(one.rejected for one in done.values()):
             raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    catalog: CatalogArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; made when missing.")],
+    title: Annotated[str, typer.Option(help="Of the overview.")] = "Turntables",
+) -> None:
+    """Write a static site of CATALOG that opens from disk: overview, a page a product, approval."""
+    with guarded():
+        from gapray.cli.fidelity import written_report
+
+        typer.echo(written_report(catalog, out, title=title))
+
+
+@app.command()
+def publish(
+    catalog: CatalogArgument,
+    to: Annotated[str, typer.Option("--to", metavar="URI", help="Where shops read them: folder or URI.")],
+    approved: Annotated[
+        Path | None, typer.Option(help="The CSV that the report downloads; default: all that passed the gate.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the best video of each approved product to URI."""
+    with guarded(as_json):
+        from gapray.catalog.reader import open_catalog
+        from gapray.report.approval import publish as run
+
+        copied, skipped = run(open_catalog(catalog), to, approved)
+        if as_json:
+            print_json({"published": copied, "skipped": skipped})
+            return
+        for line in skipped:
+            typer.echo(f"  skipped {line}")
+        typer.echo(f"{len(copied)} published to {to}, {len(skipped)} skipped")
+
+
+@app.command()
+def reel(
+    catalog: CatalogArgument,
+    to: Annotated[Path, typer.Option("--to", help="The mp4; the table lies beside it as .md and .csv.")] = Path(
+        "reel.mp4"
+    ),
+    product: Annotated[list[str] | None, typer.Option(help="Only these products.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many products.")] = 6,
+    baseline: Annotated[
+        Literal["nearest view", "cross-fade", "flow morph", "front view only"], typer.Option(help="The third column.")
+    ] = "cross-fade",
+    truth: TruthOption = None,
+    names: NamesOption = "auto",
+    layout: LayoutOption = "auto",
+) -> None:
+    """Make the demo reel: photo, ours and a baseline side by side."""
+    with guarded():
+        from gapray.catalog.reader import open_catalog
+        from gapray.cli.fidelity import hidden_photos
+        from gapray.cli.options import truth_options
+        from gapray.report.reel import write_reel
+
+        options = truth_options(direction="ccw", front=0, names=names, layout=layout)
+        photos = hidden_photos(truth, options) if truth else None
+        files = write_reel(open_catalog(catalog), to, products=product, limit=limit, baseline=baseline, photos=photos)
+        for path in files:
+            typer.echo(path)
 
 
 @app.command("presets")

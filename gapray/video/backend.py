@@ -39,6 +39,8 @@ class Capabilities:
     """Of what it draws with: the strictest of its weights, SPDX."""
     source_type: SourceType
     """What its pixels are."""
+    independent: bool = False
+    """Each frame is drawn by itself: one can be drawn without the others."""
 
     def check(self, conditions: OrbitConditions) -> None:
         """Refuse what the backend cannot draw.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.decode import decode_photo
 from gapray.errors import InputError
+from gapray.video.presets import Preset
 
 MAX_FRAMES = 2_000
 MAX_SIDE = 4096
@@ -34,6 +37,40 @@ def read_frames(path: Path) -> list[NDArray[np.uint8]]:
     if not frames:
         raise InputError("video.unreadable", f"{path} holds no frame")
     return frames
+
+
+def one_turn(files: Mapping[str, bytes], preset: Preset, frames: int) -> NDArray[np.uint8]:
+    """The frames of a delivered video: its first turn, holds and padding undone.
+
+    Args:
+        files: Relative name -> content, of a video made with `preset`.
+        preset: Says which file holds the turn, and how.
+        frames: Of one turn.
+
+    Returns:
+        uint8 [frames, S, S, 3].
+
+    Raises:
+        InputError: `score.no_video` when no file holds whole frames, `video.unreadable`.
+    """
+    for output in preset.files:
+        if output.kind in ("mp4", "webp", "gif") and output.name in files:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / output.name
+                path.write_bytes(files[output.name])
+                decoded = read_frames(path)[: frames * output.hold : output.hold]
+        elif output.kind == "frames" and not preset.zip:
+            names = sorted(name for name in files if PurePosixPath(name).parent == PurePosixPath(output.name).parent)
+            decoded = [decode_photo(files[name]) for name in names if name.endswith(".jpg")]
+        else:
+            continue
+        if len(decoded) != frames:
+            raise InputError("video.unreadable", f"{output.name} holds {len(decoded)} frames, not {frames}")
+        height, width = decoded[0].shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return np.stack([frame[top : top + side, left : left + side] for frame in decoded])
+    raise InputError("score.no_video", f"preset {preset.name} has no file that holds the frames")
 
 
 def _decoded(path: Path) -> list[NDArray[np.uint8]]:

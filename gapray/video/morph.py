@@ -21,6 +21,7 @@ class Morph:
         needs_gpu=False,
         licence="Apache-2.0",
         source_type="compositeCapture",
+        independent=True,
     )
 
     def generate(

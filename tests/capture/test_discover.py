@@ -169,3 +169,11 @@ def test_manifest_holds_sets_and_rejects(tmp_path):
     with pytest.raises(InputError) as error:
         check_manifest(pa.schema([("product_id", pa.string())]))
     assert error.value.code == "capture.invalid_manifest"
+
+
+def test_of_a_dense_capture_even_steps_are_given(tmp_path):
+    write_product(tmp_path / "sku", azimuths=range(0, 360, 15))
+    [found] = discover(str(tmp_path), DiscoverOptions(layout="products", given=8))
+    assert [photo.azimuth_deg for photo in found.photos] == [45.0 * step for step in range(8)]
+    [whole] = discover(str(tmp_path), DiscoverOptions(layout="products"))
+    assert len(whole.photos) == 24

@@ -1,37 +1,71 @@
+import json
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
+import torch
 
+from gapray.capture.decode import decode_photo
 from gapray.errors import ModelError
 from gapray.fidelity.lpips import Lpips
-from tests.conftest import SHARED, need
+from gapray.fidelity.trunks import Trunk, load_trunk
+from tests.conftest import need
+
+ANSWERS = json.loads((Path(__file__).parent / "known_answers.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def metric():
-    folder = SHARED / "weights"
-    need("lpips-trunk", (folder / "alexnet_features.pth").exists(), "the LPIPS trunk is not on this machine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAPRAY_MODELS", str(folder))
-        return Lpips()
+def photo(samples, name):
+    return cv2.resize(decode_photo((samples / name).read_bytes()), (256, 256), interpolation=cv2.INTER_AREA)
 
 
-def test_known_answers(metric):
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_known_answers(samples, net, lpips_alex):
+    if net == "vgg":
+        try:
+            metric = Lpips("vgg")
+        except ModelError as error:
+            need("vgg", False, error.message)
+    else:
+        metric = lpips_alex
+    for first, second, answer in ANSWERS[net]:
+        found = metric.distance(photo(samples, first)[None], photo(samples, second)[None])[0]
+        assert found == pytest.approx(answer, abs=2e-3), (first, second)
+
+
+def test_order(samples, lpips_alex):
+    image = photo(samples, "captures/mug/mug_000.jpg")
     rng = np.random.default_rng(0)
-    image = np.clip(rng.normal(128, 40, (1, 128, 128, 3)), 0, 255).astype(np.uint8)
-    noisy = np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
-    other = rng.integers(0, 256, image.shape, dtype=np.uint8)
-    flat = np.full_like(image, 128)
-    assert metric.distance(image, image)[0] == pytest.approx(0, abs=1e-6)
-    near, far = metric.distance(image, noisy)[0], metric.distance(image, flat)[0]
-    assert 0 < near < 0.05 < far
-    both = metric.distance(np.concatenate([image, image]), np.concatenate([noisy, other]))
-    assert both[0] == pytest.approx(near, abs=1e-5) and both[1] > near
+    noisy = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+    blurred = cv2.blur(image, (7, 7))
+    other = photo(samples, "captures/supplement/supplement_000.jpg")
+    found = lpips_alex.distance(np.repeat(image[None], 4, 0), np.stack([image, noisy, blurred, other]))
+    assert found[0] == pytest.approx(0, abs=1e-6)
+    assert list(found) == sorted(found) and len(set(found.round(3))) == 4
 
 
-def test_no_number_without_the_right_trunk(tmp_path, monkeypatch):
-    (tmp_path / "alexnet_features.pth").write_bytes(b"something else")
-    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
-    monkeypatch.setenv("GAPRAY_CACHE", str(tmp_path / "cache"))
+def test_all_pairs_equals_pair_by_pair(lpips_alex):
+    rng = np.random.default_rng(1)
+    images, truths = (rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8) for count in (3, 5))
+    table = lpips_alex.all_pairs(images, truths)
+    for column in range(5):
+        assert table[:, column] == pytest.approx(
+            lpips_alex.distance(images, np.repeat(truths[column][None], 3, 0)), abs=1e-5
+        )
+
+
+def test_batches_do_not_matter(lpips_alex):
+    rng = np.random.default_rng(2)
+    images, truths = (rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8) for _ in range(2))
+    assert lpips_alex.distance(images, truths, batch=2) == pytest.approx(lpips_alex.distance(images, truths), abs=1e-6)
+    assert lpips_alex.distance(images[:0], truths[:0]).shape == (0,)
+
+
+def test_a_random_trunk_fails_the_self_test(lpips_alex):
+    del lpips_alex
+    real = load_trunk("alex")
+    torch.manual_seed(0)
+    random = {name: torch.randn_like(value) * value.std() for name, value in real.state.items()}
     with pytest.raises(ModelError) as error:
-        Lpips()
-    assert error.value.code == "model.hash_mismatch"
+        Lpips("alex", trunk=Trunk("alex", random, real.sha256))
+    assert error.value.code == "model.failed"

@@ -155,11 +155,12 @@ class AnimateDiff:
 
     def _controls(self, conditions: OrbitConditions) -> tuple[Tensor, ...]:
         """Depth for the first ControlNet, edges of the first images for a second one; [F, 3, H, W] each, 0 … 1."""
-        depth = torch.from_numpy(conditions.depth)[:, None].expand(-1, 3, -1, -1)
-        if len(self.engine.controlnets) == 1:
-            return (depth,)
-        edges = np.stack([cv2.Canny(image, 100, 200) for image in conditions.initial])
-        return depth, (torch.from_numpy(edges).float() / 255)[:, None].expand(-1, 3, -1, -1)
+        pictures = [torch.from_numpy(conditions.depth)]
+        if len(self.engine.controlnets) > 1:
+            edges = np.stack([cv2.Canny(image, 100, 200) for image in conditions.initial])
+            pictures.append(torch.from_numpy(edges).float() / 255)
+        # One channel travels to the device, three are looked at.
+        return tuple(one.to(self.engine.device)[:, None].expand(-1, 3, -1, -1) for one in pictures)
 
     @property
     def _plus(self) -> bool:

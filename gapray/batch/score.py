@@ -1,0 +1,188 @@
+"""`gapray score`: videos in, scores and verdicts out, by Ray Data."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, check_resources, plan_score
+from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, ours_raised, publish, quiet_ray_data
+from gapray.batch.score_stages import PENDING_SCORE, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
+from gapray.capture.capture_set import Reject
+from gapray.capture.discover import DiscoverOptions, scan
+from gapray.catalog.reader import Catalog, open_catalog
+from gapray.catalog.storage import Folder
+from gapray.config import Profile, load_profile
+from gapray.fidelity.trunks import load_trunk
+from gapray.models.cards import card_named
+from gapray.models.load import revisions
+from gapray.video.load import video_cards
+
+
+def score(
+    catalog: str | Path,
+    *,
+    profile: str | Profile = "classic",
+    truth: str | Path | None = None,
+    options: DiscoverOptions = DiscoverOptions(),
+    address: str | None = None,
+    on_progress: Callable[[ScoreSummary], None] | None = None,
+) -> ScoreSummary:
+    """Score every video of a catalogue against photos that its generator never saw.
+
+    A run that was killed is gone on with by calling it again: what is scored is skipped.
+
+    Args:
+        catalog: Folder or fsspec URI.
+        profile: A profile's name, or one made by `gapray.config.load_profile`; that of the videos.
+        truth: Photos at more angles than the packages have, laid out as the source of `gapray.package`. A product that has
+            none there is scored by leaving views out and drawing them anew.
+        options: How names in `truth` become azimuths.
+        address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.
+        on_progress: Called with the summary so far whenever a part was written.
+
+    Raises:
+        GaprayError: When the run as a whole cannot be done. A video that cannot be scored is a reject, not an error.
+    """
+    started = time.monotonic()
+    chosen = load_profile(profile) if isinstance(profile, str) else profile
+    target = absolute(str(catalog))
+    opened = open_catalog(target)
+    facts = score_facts(target, chosen)
+    summary = ScoreSummary(facts.run_id, target)
+    photos = truth_photos(None if truth is None else absolute(str(truth)), options)
+    todo, summary.finished = pending_scores(opened, facts, photos)
+    summary.products = summary.finished + todo.num_rows
+    if on_progress:
+        on_progress(summary)
+    if todo.num_rows:
+        with tempfile.TemporaryDirectory(prefix="gapray-") as scratch, connected(address), ours_raised():
+            draws = any(not truths for truths in todo["truths"].to_pylist())
+            plan = plan_score(chosen, _vram_gb(chosen), ray.cluster_resources(), draws=draws)
+            check_resources(plan, ray.cluster_resources())
+            manifest = Path(scratch) / "scores.parquet"
+            pq.write_table(todo, manifest)
+            uri = publish(manifest, opened.folder, facts.run_id)
+            try:
+                for receipts in _receipts(uri, opened.folder, facts, plan):
+                    summary.add(receipts)
+                    summary.seconds = time.monotonic() - started
+                    if on_progress:
+                        on_progress(summary)
+            finally:
+                opened.folder.remove(uri)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def score_facts(catalog: str, profile: Profile) -> ScoreFacts:
+    """What a scoring run needs to know, weights located first: without the right trunk there is no run.
+
+    Raises:
+        ModelError: As `load_trunk` and `gapray.models.load.revisions`.
+    """
+    found = revisions(profile.packaging)
+    name = profile.packaging.mask.model
+    return ScoreFacts(
+        new_run_id(), catalog, profile, f"{name}@{found[name][:12]}", load_trunk(profile.fidelity.net).sha256
+    )
+
+
+def truth_photos(truth: str | None, options: DiscoverOptions) -> dict[str, list[dict[str, Any]]]:
+    """Product -> its photos, from a source that may lack angles and products."""
+    if truth is None:
+        return {}
+    return {
+        one.product_id: [
+            {"uri": photo.uri, "azimuth_deg": photo.azimuth_deg, "stamp": photo.stamp} for photo in one.photos
+        ]
+        for one in scan(truth, options)
+        if not isinstance(one, Reject)
+    }
+
+
+def pending_scores(
+    catalog: Catalog, facts: ScoreFacts, photos: dict[str, list[dict[str, Any]]]
+) -> tuple[pa.Table, int]:
+    """Videos that lack these scores; and how many have them."""
+    columns = ["product_id", "product_key", "key", "seed", "preset", "files", "frames", "azimuths_deg"]
+    there = set(catalog.table("verdicts", columns=["key"])["key"].to_pylist())
+    parts = catalog.parts_of_views()
+    rows: list[dict[str, Any]] = []
+    finished = 0
+    for video in catalog.table("videos", columns=columns).to_pylist():
+        truths = photos.get(video["product_id"], [])
+        video_key = video.pop("key")
+        key = facts.key(video_key, truths)
+        if key in there:
+            finished += 1
+            continue
+        part = parts.get((video["product_id"], video["product_key"]))
+        named = [{name: one[name] for name in ("uri", "azimuth_deg")} for one in truths]
+        rows.append(video | {"video_key": video_key, "key": key, "part": part, "truths": named})
+    return pa.Table.from_pylist(rows, schema=PENDING_SCORE), finished
+
+
+def _vram_gb(profile: Profile) -> float | None:
+    cards = video_cards(profile.video)
+    return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
+
+
+def _receipts(manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan) -> Iterator[pa.Table]:
+    """The pipeline: one table of receipts for each part that has been committed."""
+    quiet_ray_data()
+    one = {"batch_format": "pyarrow", "batch_size": 1}
+    pool = ray.data.ActorPoolStrategy
+    videos = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
+    videos = videos.repartition(target_num_rows_per_block=1)
+    # H.264 and JPEG decoding: short CPU tasks, no model.
+    videos = videos.map_batches(
+        gather,
+        fn_kwargs={"facts": facts},
+        compute=ray.data.TaskPoolStrategy(max(1, plan.compare_workers)),
+        num_cpus=LIGHT_CPU,
+        **one,
+    )
+    if plan.draw:
+        # The generator again, for views that are left out: only where no hidden photo is at hand.
+        videos = videos.map_batches(
+            LeaveOut,
+            fn_constructor_kwargs={"facts": facts, "gpu": plan.draw.gpu, "threads": plan.draw.threads},
+            compute=pool(size=plan.draw.render_workers),
+            num_cpus=plan.draw.cpus,
+            **({"num_gpus": plan.draw.gpu.num_gpus} if plan.draw.gpu else {}),
+            **one,
+        )
+    # Silhouettes of truth and frames by the packages' own network.
+    videos = videos.map_batches(
+        Compare,
+        fn_constructor_kwargs={"facts": facts, "threads": MASK_THREADS},
+        compute=pool(size=plan.compare_workers),
+        num_cpus=MASK_CPU,
+        **one,
+    )
+    # LPIPS: all pairs of a video in batches of 64, on a share of a GPU.
+    scored = videos.map_batches(
+        Judge,
+        fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": MASK_THREADS},
+        compute=pool(size=plan.judge_workers),
+        num_cpus=LIGHT_CPU,
+        **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
+        **one,
+    )
+    receipts = scored.map_batches(
+        write_scores,
+        fn_kwargs={"catalog": facts.catalog},
+        batch_size=facts.profile.run.videos_per_part,
+        batch_format="pyarrow",
+        num_cpus=LIGHT_CPU,
+    )
+    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -1,0 +1,223 @@
+"""`gapray score --external`: one foreign video against one product, in this process, with our own video beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gapray.batch.score import score_facts, truth_photos
+from gapray.batch.score_stages import ScoreFacts, stamped
+from gapray.capture.decode import decode_photo
+from gapray.capture.discover import DiscoverOptions
+from gapray.capture.storage import read_bytes
+from gapray.catalog.parts import commit
+from gapray.catalog.reader import Catalog, open_catalog
+from gapray.config import Profile, canonical_hash
+from gapray.errors import CatalogError
+from gapray.fidelity.foreign import AlignedScores, aligned_scores, refuse_strangers, thinned
+from gapray.fidelity.lpips import Lpips
+from gapray.fidelity.protocol import Protocol
+from gapray.fidelity.score import OURS, FrameScore, Verdict, verdict
+from gapray.fidelity.shown import Shown, cut_out, shown
+from gapray.gap.package import GapPackage
+from gapray.models.load import load_mask
+from gapray.models.mask import MaskModel
+from gapray.orbit.weights import KEY_TOLERANCE_DEG
+from gapray.video.decode import one_turn, read_frames
+from gapray.video.presets import preset_named
+
+STRANGERS = 3
+"""Other products that a foreign video is also compared with."""
+
+
+@dataclass(frozen=True)
+class ForeignResult:
+    """A foreign video and ours, each with the freedom of alignment."""
+
+    verdicts: list[Verdict]
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"verdicts": [one.as_dict() for one in self.verdicts], "notes": self.notes}
+
+
+def score_foreign(
+    catalog: str | Path,
+    video: str | Path,
+    *,
+    label: str,
+    product_id: str,
+    profile: Profile,
+    truth: str | Path | None = None,
+    options: DiscoverOptions = DiscoverOptions(),
+) -> ForeignResult:
+    """Align a video from elsewhere with a product's photos, score it, and write the scores into the catalogue.
+
+    Args:
+        catalog: Folder or fsspec URI.
+        video: mp4, webm, gif, webp, or a folder of images.
+        label: What reports call it.
+        product_id: The product that it shows.
+        profile: Mask network, size and net.
+        truth: As for `gapray.batch.score.score`; default: the package's own photos.
+        options: How names in `truth` become azimuths.
+
+    Raises:
+        InputError: `video.unreadable`, `score.too_short`, `score.not_this_product`.
+        CatalogError: `catalog.product_not_found`.
+    """
+    opened = open_catalog(str(catalog))
+    facts = score_facts(str(catalog), profile)
+    package = opened.package(product_id)
+    metric = Lpips(profile.fidelity.net)
+    network = load_mask(profile.packaging, threads=2)
+    laid = _Laid(network, profile)
+    photos = laid.package(package)
+    hidden = truth_photos(None if truth is None else str(truth), options).get(product_id, [])
+    images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
+    truths = _merged(photos, laid.pictures(images, [one["azimuth_deg"] for one in hidden]))
+    theirs = read_frames(Path(video))
+    clip = laid.pictures([theirs[index] for index in thinned(theirs)])
+    mine = aligned_scores(clip, truths, metric)
+    products = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
+    others = [name for name in products if name != product_id][:STRANGERS]
+    strangers = [laid.package(opened.package(name)) for name in others]
+    refuse_strangers(mine, [aligned_scores(clip, one, metric) for one in strangers], str(video))
+    results = {label: mine}
+    ours = _our_frames(opened, product_id)
+    if ours is not None:
+        results[f"{OURS} (aligned)"] = aligned_scores(laid.pictures(ours), truths, metric)
+    video_key = _sha256(Path(video))
+    row = {
+        "product_id": product_id,
+        "product_key": package.key,
+        "video_key": video_key,
+        "key": canonical_hash([video_key, facts.key(video_key, hidden), label]),
+    }
+    protocol = Protocol(
+        net=metric.net,
+        trunk_sha256=metric.trunk.sha256,
+        size=profile.fidelity.size,
+        mask=facts.mask,
+        framing="boxes",
+        truth="held-out" if hidden else "given",
+        conditions_deg=tuple(view.azimuth_deg for view in package.views),
+        source="foreign file",
+        aligned=True,
+    )
+    return _committed(opened, facts, row, protocol, results, truths, package)
+
+
+class _Laid:
+    """Lays pictures by their product's box."""
+
+    def __init__(self, network: MaskModel, profile: Profile) -> None:
+        self._network, self._profile = network, profile
+
+    def pictures(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[Shown]:
+        azimuths = azimuths_deg or [0.0] * len(images)
+        cuts = cut_out(images, azimuths, self._network, self._profile.packaging.mask)
+        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+
+    def package(self, package: GapPackage) -> list[Shown]:
+        cuts = cut_out(
+            [view.reference for view in package.views],
+            [view.azimuth_deg for view in package.views],
+            self._network,
+            self._profile.packaging.mask,
+            within=[view.mask for view in package.views],
+        )
+        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+
+
+def _merged(photos: Sequence[Shown], hidden: Sequence[Shown]) -> list[Shown]:
+    """All true angles, ascending; the package's own photo where both have one."""
+    extra = [
+        one for one in hidden if all(_apart(one.azimuth_deg, has.azimuth_deg) > KEY_TOLERANCE_DEG for has in photos)
+    ]
+    return sorted([*photos, *extra], key=lambda one: one.azimuth_deg)
+
+
+def _apart(a: float, b: float) -> float:
+    return abs((a - b + 180) % 360 - 180)
+
+
+def _our_frames(opened: Catalog, product_id: str) -> list[Any] | None:
+    rows = opened.best_videos(product_id).to_pylist()
+    if not rows:
+        return None
+    [row] = rows
+    files = {name.split("/", 3)[3]: opened.folder.read(name) for name in row["files"]}
+    return list(one_turn(files, preset_named(row["preset"]), row["frames"]))
+
+
+def _sha256(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _committed(
+    opened: Catalog,
+    facts: ScoreFacts,
+    row: dict[str, Any],
+    protocol: Protocol,
+    results: dict[str, AlignedScores],
+    truths: Sequence[Shown],
+    package: GapPackage,
+) -> ForeignResult:
+    given = [view.azimuth_deg for view in package.views]
+    scores: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
+    found: list[Verdict] = []
+    all_notes: list[str] = []
+    shared = stamped(row, protocol, facts.run_id, foreign_video=True)
+    for label, result in results.items():
+        frames = [_frame_score(label, index, one, result, given) for index, one in enumerate(truths)]
+        judged = replace(verdict(label, frames, None), span_deg=result.alignment.span_deg)
+        notes = _notes(result, truths)
+        found.append(judged)
+        all_notes += [f"{label}: {note}" for note in notes]
+        scores += [one.as_dict() | shared for one in frames]
+        verdicts.append(judged.as_dict() | shared | {"reasons": [], "notes": notes})
+    try:
+        commit(opened.folder, {"scores": scores, "verdicts": verdicts})
+    except OSError as error:
+        raise CatalogError("catalog.write_failed", f"{facts.catalog}: {error}") from error
+    return ForeignResult(found, all_notes)
+
+
+def _frame_score(label: str, index: int, truth: Shown, result: AlignedScores, given: Sequence[float]) -> FrameScore:
+    key = any(_apart(truth.azimuth_deg, azimuth) <= KEY_TOLERANCE_DEG for azimuth in given)
+    return FrameScore(
+        label=label,
+        frame=result.chosen[index],
+        azimuth_deg=truth.azimuth_deg,
+        kind="key" if key else "in-between",
+        lpips=result.lpips[index],
+        lpips_native=None,
+        psnr=None,
+        ssim=None,
+        iou=None,
+        identity=None,
+        product_share=float((np.asarray(truth.mask) >= 128).mean()),
+    )
+
+
+def _notes(result: AlignedScores, truths: Sequence[Shown]) -> list[str]:
+    found = result.alignment
+    notes = [f"shows {found.span_deg:.0f} of 360 degrees, {'with' if found.direction > 0 else 'against'} the azimuths"]
+    if found.unmatched:
+        angles = ", ".join(f"{truths[angle].azimuth_deg:g}" for angle in found.unmatched)
+        notes.append(f"no frame shows {angles} degrees: counted at the frame that shows the nearest angle")
+    if found.violations:
+        notes.append(f"{found.violations} frames look most like an angle far from their place in the turn")
+    return notes

@@ -1,0 +1,61 @@
+"""How a video moves: flicker, and whether the turn closes. Steadiness alone proves nothing: a frozen video has it too."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.fidelity.lpips import Lpips
+
+CONSISTENT_PX = 1.0
+"""Forward and backward flow that miss each other by more are an occlusion, which no warp explains."""
+
+
+def flicker(frames: NDArray[np.uint8], masks: NDArray[np.uint8]) -> float:
+    """Flow-warp error (Lai et al. 2018, "Learning blind video temporal consistency"), lower is better.
+
+    The mean absolute difference between each frame and the next one warped onto it, where both show the product and the
+    flow is consistent both ways; optical flow by DIS.
+
+    Args:
+        frames: uint8 [F, S, S, 3], F >= 2; the last is followed by the first.
+        masks: uint8 [F, S, S], 128 and above = product.
+
+    Returns:
+        0 … 1 (grey levels over 255).
+    """
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    errors = []
+    for here in range(len(frames)):
+        following = (here + 1) % len(frames)
+        there = solver.calc(grey[here], grey[following], None)
+        back = solver.calc(grey[following], grey[here], None)
+        at = _grid(frames.shape[1:3]) + there
+        returned = cv2.remap(back, at, None, cv2.INTER_LINEAR)
+        seen = cv2.remap(masks[following], at, None, cv2.INTER_LINEAR) >= 128
+        visible = (masks[here] >= 128) & seen & (np.linalg.norm(there + returned, axis=-1) < CONSISTENT_PX)
+        warped = cv2.remap(frames[following], at, None, cv2.INTER_LINEAR)
+        if visible.any():
+            errors.append(np.abs(warped.astype(float) - frames[here])[visible].mean() / 255)
+    return float(np.mean(errors)) if errors else 0.0
+
+
+def loop_gap(frames: NDArray[np.uint8], metric: Lpips) -> float:
+    """LPIPS from the last frame to the first over the mean LPIPS of all other steps.
+
+    About 1 = the turn closes; above 2 a viewer sees the seam. 0 for a video that does not move.
+
+    Args:
+        frames: uint8 [F, S, S, 3], F >= 3.
+        metric: Loaded.
+    """
+    steps = metric.distance(frames, np.roll(frames, -1, axis=0))
+    mean = float(steps[:-1].mean())
+    return float(steps[-1]) / mean if mean > 1e-6 else 0.0
+
+
+def _grid(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    return np.stack([x, y], -1)

@@ -1,0 +1,44 @@
+"""How a number was made: written beside every score, so that two numbers are compared only where they may be."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from gapray.config import canonical_hash
+from gapray.fidelity.shown import Framing
+
+TruthKind = Literal["held-out", "leave-one-out", "given"]
+"""``held-out``: photos that the generator never saw. ``leave-one-out``: generated from the other views, scored at the one
+left out. ``given``: photos that the generator saw, for foreign videos only."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What one set of scores was measured with."""
+
+    net: str
+    trunk_sha256: str
+    size: int
+    """Side of the compared images [pixels]."""
+    mask: str
+    """Network and revision that cut out truth and generated images alike."""
+    framing: Framing
+    truth: TruthKind
+    conditions_deg: tuple[float, ...]
+    """Azimuths of the photos that the generator saw."""
+    source: str
+    """What was scored: the delivered file, or frames before encoding."""
+    background: str = "#ffffff"
+    resampling: str = "area"
+    lpips_version: str = "0.1"
+    aligned: bool = False
+    """Frames were laid along the true angles by time warping, with the freedom that this gives."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def digest(self) -> str:
+        """Part of `scores.key`."""
+        return canonical_hash(self.as_dict())

@@ -1,0 +1,188 @@
+"""Pairs of image and truth -> scores; scores of one video -> a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gapray.config import GateSettings
+from gapray.fidelity.lpips import Lpips
+from gapray.fidelity.metrics import identity_cosine, psnr, silhouette_iou, ssim
+from gapray.fidelity.shown import Shown
+from gapray.models.identity import IdentityModel
+
+OURS = "gapray"
+Kind = Literal["key", "in-between"]
+"""``key``: the generator saw the photo of this very angle. Means never mix the two."""
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """One image against the photo of its angle."""
+
+    label: str
+    frame: int | None
+    """Index in the video; None for what is no frame of one."""
+    azimuth_deg: float
+    kind: Kind
+    lpips: float
+    lpips_native: float | None
+    psnr: float | None
+    ssim: float | None
+    iou: float | None
+    identity: float | None
+    """Null, as the three above, for aligned foreign videos, whose pixels are only roughly in place."""
+    product_share: float
+    """Share of the truth image that is product: white background dilutes every score by it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For rows and JSON."""
+        return asdict(self)
+
+
+def score_pairs(
+    label: str,
+    images: Sequence[Shown],
+    truths: Sequence[Shown],
+    kinds: Sequence[Kind],
+    *,
+    metric: Lpips,
+    identity: IdentityModel,
+    frames: Sequence[int | None] | None = None,
+    native: Sequence[tuple[Shown, Shown]] | None = None,
+) -> list[FrameScore]:
+    """Score images against truths, one to one.
+
+    Args:
+        label: Who made the images.
+        images: At the protocol's size.
+        truths: Likewise.
+        kinds: One a pair.
+        metric: LPIPS.
+        identity: Model of the identity embedding.
+        frames: Index of each image in its video.
+        native: The same pairs at the video's own size.
+    """
+    if not images:
+        return []
+    distances = metric.distance(np.stack([one.image for one in images]), np.stack([one.image for one in truths]))
+    fine: Sequence[float | None] = [None] * len(images)
+    if native:
+        ours, theirs = (np.stack([pair[side].image for pair in native]) for side in (0, 1))
+        fine = [float(value) for value in metric.distance(ours, theirs, batch=16)]
+    rgba = [np.dstack([one.image, one.mask]) for one in (*images, *truths)]
+    features = identity.predict(rgba)
+    return [
+        FrameScore(
+            label=label,
+            frame=None if frames is None else frames[index],
+            azimuth_deg=truth.azimuth_deg,
+            kind=kinds[index],
+            lpips=float(distances[index]),
+            lpips_native=fine[index],
+            psnr=psnr(image.image, truth.image),
+            ssim=ssim(image.image, truth.image),
+            iou=silhouette_iou(image.mask, truth.mask),
+            identity=identity_cosine(features[index], features[len(images) + index]),
+            product_share=float((truth.mask >= 128).mean()),
+        )
+        for index, (image, truth) in enumerate(zip(images, truths, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What is known of a video as a whole."""
+
+    flicker: float | None = None
+    loop_gap: float | None = None
+    span_deg: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One video, or one baseline, in a line. Means are over in-between angles unless they say key."""
+
+    label: str
+    angles: int
+    lpips: float | None
+    worst_lpips: float | None
+    worst_azimuth_deg: float | None
+    lpips_native: float | None
+    psnr: float | None
+    ssim: float | None
+    iou: float | None
+    identity: float | None
+    key_angles: int
+    key_lpips: float | None
+    flicker: float | None
+    loop_gap: float | None
+    span_deg: float | None
+    gate: Literal["pass", "fail", "none"]
+    """``none``: for baselines, which nobody ships."""
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For rows and JSON."""
+        return asdict(self)
+
+
+def verdict(label: str, scores: Sequence[FrameScore], gate: GateSettings | None, motion: Motion = Motion()) -> Verdict:
+    """Sum one label's scores up, and judge them.
+
+    Args:
+        label: Whose scores.
+        scores: Of this label; in-between and key angles are averaged apart.
+        gate: None = do not judge.
+        motion: Of the video.
+    """
+    between = [one for one in scores if one.kind == "in-between"]
+    keys = [one for one in scores if one.kind == "key"]
+    worst = max(between, key=lambda one: one.lpips, default=None)
+    found = Verdict(
+        label=label,
+        angles=len(between),
+        lpips=_mean([one.lpips for one in between]),
+        worst_lpips=worst.lpips if worst else None,
+        worst_azimuth_deg=worst.azimuth_deg if worst else None,
+        lpips_native=_mean([one.lpips_native for one in between]),
+        psnr=_mean([one.psnr for one in between]),
+        ssim=_mean([one.ssim for one in between]),
+        iou=_mean([one.iou for one in between]),
+        identity=_mean([one.identity for one in between]),
+        key_angles=len(keys),
+        key_lpips=_mean([one.lpips for one in keys]),
+        flicker=motion.flicker,
+        loop_gap=motion.loop_gap,
+        span_deg=motion.span_deg,
+        gate="none",
+        reasons=(),
+    )
+    if gate is None:
+        return found
+    reasons = tuple(_complaints(found, gate))
+    return Verdict(**{**found.as_dict(), "gate": "fail" if reasons else "pass", "reasons": reasons})
+
+
+def _complaints(found: Verdict, gate: GateSettings) -> list[str]:
+    limits = [
+        ("LPIPS", found.lpips, None, gate.max_lpips),
+        (f"LPIPS at {found.worst_azimuth_deg}°", found.worst_lpips, None, gate.max_worst_lpips),
+        ("silhouette IoU", found.iou, gate.min_iou, None),
+        ("flicker", found.flicker, None, gate.max_flicker),
+        ("loop gap", found.loop_gap, None, gate.max_loop_gap),
+        ("degrees shown", found.span_deg, gate.min_span_deg, None),
+    ]
+    return [
+        f"{name} {value:.3g} is {'under' if low is not None else 'over'} {low if low is not None else high:g}"
+        for name, value, low, high in limits
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high))
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

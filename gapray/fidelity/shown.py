@@ -1,0 +1,115 @@
+"""Both sides of a comparison brought into one form: cut out by the same network, on white, in one frame, one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.config import MaskSettings, OrbitSettings
+from gapray.errors import InputError
+from gapray.geometry.frame import Layout, Placement, lay_out, mask_box, to_frame
+from gapray.models.mask import MaskModel
+from gapray.packaging.silhouette import silhouette
+
+BOX_SHARE = 1 / 1.1
+"""Share of the frame's side that the longer side of the product's box fills under framing ``boxes``."""
+Framing = Literal["camera", "boxes"]
+"""``camera``: photos stand in the orbit's frame as the given ones do. ``boxes``: each image is centred and scaled by its own
+product's box, for photos that each have a frame of their own and for foreign videos."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One side of a comparison."""
+
+    azimuth_deg: float
+    image: NDArray[np.uint8]
+    """[S, S, 3] on white."""
+    mask: NDArray[np.uint8]
+    """[S, S]."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A picture and its product's silhouette, [H, W, 3] and [H, W]."""
+
+    azimuth_deg: float
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+def cut_out(
+    images: Sequence[NDArray[np.uint8]],
+    azimuths_deg: Sequence[float],
+    network: MaskModel,
+    settings: MaskSettings,
+    *,
+    within: Sequence[NDArray[np.uint8] | None] | None = None,
+) -> list[Cut]:
+    """Cut products out, truth and generated alike. A picture in which none is found has an empty mask: it scores badly.
+
+    Args:
+        images: uint8 [H, W, 3] each.
+        azimuths_deg: One an image.
+        network: Of the packages.
+        settings: Of the packages.
+        within: Masks that are known already.
+    """
+    known = list(within) if within is not None else [None] * len(images)
+    unknown = [image for image, mask in zip(images, known, strict=True) if mask is None]
+    soft = iter(network.predict(unknown) if unknown else [])
+    cuts = []
+    for azimuth, image, mask in zip(azimuths_deg, images, known, strict=True):
+        cuts.append(Cut(azimuth, image, _silhouette(image, next(soft), settings) if mask is None else mask))
+    return cuts
+
+
+def _silhouette(image: NDArray[np.uint8], soft: NDArray[np.uint8], settings: MaskSettings) -> NDArray[np.uint8]:
+    try:
+        return silhouette(image, soft, settings)
+    except InputError:
+        return np.zeros(image.shape[:2], np.uint8)
+
+
+def layout_of(masks: Sequence[NDArray[np.uint8]], settings: OrbitSettings) -> Layout:
+    """Where the orbit's frame lies in the photos, as `gapray.orbit.reconstruct.build_scene` starts from."""
+    return lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin)
+
+
+def for_size(placement: Placement, kept: tuple[int, ...], actual: tuple[int, ...]) -> Placement:
+    """The same place in a photo of another size: packages keep photos smaller than the camera's.
+
+    Args:
+        placement: In a photo of the package.
+        kept: [H, W] of that photo.
+        actual: [H, W] of the other.
+    """
+    scale = max(actual) / max(kept)
+    return Placement(placement.x * scale, placement.y * scale, placement.half * scale)
+
+
+def shown(cut: Cut, size: int, *, framing: Framing, placement: Placement | None = None) -> Shown:
+    """Lay a cut-out on white.
+
+    Args:
+        cut: Picture and silhouette.
+        size: Side in pixels; area averages down.
+        framing: See `Framing`.
+        placement: ``camera`` only: where the frame lies in the picture; default: all of it, as in the orbit's own frames.
+    """
+    height, width = cut.mask.shape
+    at = placement or Placement(width / 2, height / 2, max(width, height) / 2)
+    if framing == "boxes" and (cut.mask >= 128).any():
+        left, right, upper, lower = mask_box(cut.mask >= 128)
+        at = Placement((left + right) / 2, (upper + lower) / 2, max(right - left, lower - upper) / 2 / BOX_SHARE)
+    alpha = cut.mask[..., None].astype(np.float32) / 255
+    on_white = np.rint(cut.image * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return Shown(
+        cut.azimuth_deg,
+        to_frame(on_white, at, size, outside=255),
+        to_frame(cut.mask, at, size),
+    )

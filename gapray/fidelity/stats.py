@@ -1,0 +1,34 @@
+"""Means that say how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval that holds it."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def bootstrap(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Interval:
+    """Mean with a percentile bootstrap interval (Efron 1979) over independent things, such as objects: never over frames.
+
+    Args:
+        values: One an object; at least one.
+        level: Of confidence.
+        seed: Of the 10,000 resamples.
+    """
+    data = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(data), (RESAMPLES, len(data)))
+    low, high = np.quantile(data[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(data.mean()), float(low), float(high), len(data))

@@ -1,0 +1,45 @@
+"""Frames of a catalogue's videos and views of its packages, ready to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.catalog.reader import Catalog
+from gapray.gap.package import GapPackage
+from gapray.video.decode import one_turn
+from gapray.video.external import letterboxed
+from gapray.video.presets import preset_named
+
+
+def frames_of(catalog: Catalog, video: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Frames of one row of `videos`, uint8 [F, S, S, 3].
+
+    Raises:
+        InputError: `score.no_video` or `video.unreadable`.
+    """
+    files = {name.split("/", 3)[3]: catalog.folder.read(name) for name in video["files"]}
+    return one_turn(files, preset_named(video["preset"]), video["frames"])
+
+
+def photos_of(package: GapPackage, side: int) -> list[NDArray[np.uint8]]:
+    """Each view's photo fitted into a square."""
+    return [letterboxed(view.reference, side, side, (255, 255, 255)) for view in package.views]
+
+
+def sprite(images: Sequence[NDArray[np.uint8]], side: int, columns: int) -> NDArray[np.uint8]:
+    """Images in rows, uint8 [rows * side, columns * side, 3]; the last row is padded white."""
+    cells = [np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8) for image in images]
+    cells += [np.full((side, side, 3), 255, np.uint8)] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[at : at + columns], axis=1) for at in range(0, len(cells), columns)]
+    return np.concatenate(rows)
+
+
+def jpeg(image: NDArray[np.uint8], quality: int = 85) -> bytes:
+    """Encode uint8 [H, W, 3]."""
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(data)

@@ -1,0 +1,135 @@
+"""The demo reel: photo, ours and a baseline side by side, turning together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from gapray.catalog.reader import Catalog
+from gapray.config import OrbitSettings
+from gapray.errors import CatalogError
+from gapray.fidelity.baselines import BASELINES
+from gapray.fidelity.score import OURS
+from gapray.fidelity.shown import Cut, Shown, for_size, layout_of, shown
+from gapray.gap.package import GapPackage
+from gapray.geometry.frame import Layout
+from gapray.report.pictures import frames_of
+from gapray.report.table import as_csv, as_markdown, fidelity_table
+from gapray.video.encode import encode_mp4
+
+TILE, GAP, HEAD, FOOT = 416, 8, 56, 88
+FPS = 12
+TURNS = 2
+
+
+def write_reel(
+    catalog: Catalog,
+    out: Path,
+    *,
+    products: Sequence[str] | None = None,
+    limit: int = 6,
+    baseline: str = "cross-fade",
+    photos: Mapping[str, Sequence[Cut]] | None = None,
+) -> list[Path]:
+    """Write the reel, and the table of fidelity beside it as Markdown and CSV.
+
+    Args:
+        catalog: With videos.
+        out: The mp4.
+        products: Default: the first `limit`.
+        limit: Products in the reel.
+        baseline: A name in `gapray.fidelity.baselines.BASELINES`.
+        photos: Product -> hidden photos, cut out: shown as the reference where there are any; elsewhere the nearest captured
+            photo is, and says its angle.
+
+    Returns:
+        The files.
+
+    Raises:
+        CatalogError: `catalog.product_not_found` when no video is there.
+    """
+    rows = catalog.best_videos().to_pylist()
+    chosen = [row for row in rows if products is None or row["product_id"] in products][:limit]
+    if not chosen:
+        raise CatalogError("catalog.product_not_found", "no video of these products in this catalogue")
+    scores = catalog.scores().to_pylist()
+    frames: list[NDArray[np.uint8]] = []
+    for row in chosen:
+        identifier = row["product_id"]
+        lpips = {
+            (one["label"], round(one["azimuth_deg"], 1)): one["lpips"]
+            for one in scores
+            if one["product_id"] == identifier and one["kind"] == "in-between" and not one["foreign_video"]
+        }
+        package = catalog.package(identifier)
+        layout = layout_of([view.mask for view in package.views], OrbitSettings())
+        given = _given(package, layout)
+        hidden = [
+            shown(
+                cut,
+                TILE,
+                framing="camera",
+                placement=for_size(layout.placements[0], package.views[0].mask.shape, cut.mask.shape),
+            )
+            for cut in (photos or {}).get(identifier, ())
+        ]
+        turn = [
+            _frame(identifier, azimuth, frame, given, hidden, baseline, lpips)
+            for azimuth, frame in zip(row["azimuths_deg"], frames_of(catalog, row), strict=True)
+        ]
+        frames += turn * TURNS
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(encode_mp4(np.stack(frames), fps=FPS))
+    table = fidelity_table(catalog)
+    beside = {out.with_suffix(".md"): as_markdown(table), out.with_suffix(".csv"): as_csv(table)}
+    for path, text in beside.items():
+        path.write_text(text)
+    return [out, *beside]
+
+
+def _given(package: GapPackage, layout: Layout) -> list[Shown]:
+    return [
+        shown(Cut(view.azimuth_deg, view.reference, view.mask), TILE, framing="camera", placement=at)
+        for view, at in zip(package.views, layout.placements, strict=True)
+    ]
+
+
+def _frame(
+    identifier: str,
+    azimuth: float,
+    frame: NDArray[np.uint8],
+    given: Sequence[Shown],
+    hidden: Sequence[Shown],
+    baseline: str,
+    lpips: Mapping[tuple[str, float], float],
+) -> NDArray[np.uint8]:
+    photo = min([*given, *hidden], key=lambda one: abs((one.azimuth_deg - azimuth + 180) % 360 - 180))
+    off = abs((photo.azimuth_deg - azimuth + 180) % 360 - 180)
+    seen = "hidden photo" if any(photo is one for one in hidden) else "captured photo"
+    columns = [
+        ("photo", photo.image, f"{seen}, {photo.azimuth_deg:g}°" + (f" ({off:g}° off)" if off >= 0.5 else "")),
+        (
+            OURS,
+            np.asarray(Image.fromarray(frame).resize((TILE, TILE), Image.Resampling.LANCZOS)),
+            _said(lpips, OURS, azimuth),
+        ),
+        (baseline, BASELINES[baseline](given, azimuth).image, _said(lpips, baseline, azimuth)),
+    ]
+    canvas = Image.new("RGB", (3 * TILE + 4 * GAP, HEAD + TILE + FOOT), "#ffffff")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, 14), f"{identifier}   {azimuth:g}°", fill="#1b1b1b", font=ImageFont.load_default(28))
+    for index, (title, image, note) in enumerate(columns):
+        x = GAP + index * (TILE + GAP)
+        canvas.paste(Image.fromarray(image), (x, HEAD))
+        draw.text((x + TILE / 2, HEAD + TILE + 10), title, fill="#1b1b1b", font=ImageFont.load_default(24), anchor="ma")
+        draw.text((x + TILE / 2, HEAD + TILE + 46), note, fill="#5d5d5d", font=ImageFont.load_default(20), anchor="ma")
+    return np.asarray(canvas)
+
+
+def _said(lpips: Mapping[tuple[str, float], float], label: str, azimuth: float) -> str:
+    value = lpips.get((label, round(azimuth, 1)))
+    return "" if value is None else f"LPIPS {value:.3f}"

@@ -1,0 +1,239 @@
+"""The report: a static site that opens from disk, an overview and a page a product."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from gapray.catalog.reader import Catalog
+from gapray.errors import CatalogError, GaprayError
+from gapray.fidelity.score import OURS
+from gapray.report.pictures import frames_of, jpeg, photos_of, sprite
+from gapray.report.polar import PolarPoint, polar_svg
+from gapray.report.table import HEADER, fidelity_table
+
+TURN_SIDE, PHOTO_SIDE, THUMB_SIDE = 360, 360, 112
+COLUMNS = 6
+ASSETS = ("style.css", "report.js")
+
+
+def write_report(
+    catalog: Catalog,
+    folder: Path,
+    *,
+    title: str = "Turntables",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the site.
+
+    Args:
+        catalog: With videos, scored or not.
+        folder: Made when missing; files of an earlier report are replaced.
+        title: Of the overview.
+        on_progress: Told of products done and products in all.
+
+    Returns:
+        The overview's path.
+
+    Raises:
+        CatalogError: `catalog.write_failed`.
+    """
+    templates = _templates()
+    rows = catalog.products().to_pylist()
+    known = {table: _by_product(getattr(catalog, table)().to_pylist()) for table in ("verdicts", "rejects", "scores")}
+    best = {row["product_id"]: row for row in catalog.best_videos().to_pylist()}
+    try:
+        (folder / "products").mkdir(parents=True, exist_ok=True)
+        for name in ASSETS:
+            (folder / name).write_text(_asset(name))
+
+        def one(row: Mapping[str, Any]) -> dict[str, Any]:
+            identifier = row["product_id"]
+            facts = ProductFacts(
+                identifier,
+                best.get(identifier),
+                known["verdicts"].get(identifier, []),
+                known["scores"].get(identifier, []),
+                known["rejects"].get(identifier, []),
+            )
+            return _write_product(catalog, facts, folder, templates)
+
+        listed: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for summary in pool.map(one, rows):
+                listed.append(summary)
+                if on_progress:
+                    on_progress(len(listed), len(rows))
+        packaged = {row["product_id"] for row in rows}
+        listed += [
+            _rejected(one) for name, ones in known["rejects"].items() if name not in packaged for one in ones[:1]
+        ]
+        (folder / "data.js").write_text(f"window.GAPRAY_PRODUCTS = {_script_json(listed)};\n")
+        page = templates.get_template("index.html").render(
+            title=title,
+            counts=_counts(listed),
+            table_header=HEADER,
+            table=[row.cells() for row in fidelity_table(catalog)],
+        )
+        (folder / "index.html").write_text(page)
+    except OSError as error:
+        raise CatalogError("catalog.write_failed", f"{folder}: {error}") from error
+    return folder / "index.html"
+
+
+@dataclass(frozen=True)
+class ProductFacts:
+    """What the catalogue says of one product."""
+
+    product_id: str
+    video: Mapping[str, Any] | None
+    verdicts: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+    rejects: list[dict[str, Any]]
+
+    @property
+    def shown_verdicts(self) -> list[dict[str, Any]]:
+        """Of the video that is shown, and of foreign ones; ours first."""
+        key = self.video["key"] if self.video else None
+        mine = [row for row in self.verdicts if row["video_key"] == key or row["foreign_video"]]
+        return sorted(mine, key=lambda row: (row["label"] != OURS, row["foreign_video"], row["lpips"] or 9.0))
+
+    @property
+    def own(self) -> dict[str, Any] | None:
+        """Our verdict."""
+        return next((row for row in self.shown_verdicts if row["label"] == OURS and not row["foreign_video"]), None)
+
+    @property
+    def status(self) -> str:
+        """For the overview's filter."""
+        if self.video is None:
+            return "rejected" if self.rejects else "not scored"
+        return self.own["gate"] if self.own else "not scored"
+
+
+def _write_product(
+    catalog: Catalog, facts: ProductFacts, folder: Path, templates: jinja2.Environment
+) -> dict[str, Any]:
+    """One page with its two sprites and thumbnail; returns the overview's row."""
+    identifier = facts.product_id
+    place = folder / "products"
+    package = catalog.package(identifier)
+    photos = sprite(photos_of(package, PHOTO_SIDE), PHOTO_SIDE, 4)
+    (place / f"{identifier}.photos.jpg").write_bytes(jpeg(photos))
+    angles = [view.azimuth_deg for view in package.views]
+    turn, problems = None, list(facts.rejects)
+    thumb = sprite(photos_of(package, THUMB_SIDE)[:1], THUMB_SIDE, 1)
+    if facts.video:
+        try:
+            frames = frames_of(catalog, facts.video)
+            (place / f"{identifier}.turn.jpg").write_bytes(jpeg(sprite(list(frames), TURN_SIDE, COLUMNS)))
+            thumb = sprite([frames[0]], THUMB_SIDE, 1)
+            turn = _sprite_facts(f"{identifier}.turn.jpg", facts.video["azimuths_deg"], COLUMNS)
+        except GaprayError as error:
+            problems.append({"stage": "report", "message": error.message, "code": error.code})
+    (place / f"{identifier}.thumb.jpg").write_bytes(jpeg(np.ascontiguousarray(thumb), 80))
+    own = facts.own
+    data = {"photos": _sprite_facts(f"{identifier}.photos.jpg", angles, 4), "turn": turn}
+    page = templates.get_template("product.html").render(
+        id=identifier,
+        status=facts.status,
+        video_key=facts.video["key"] if facts.video else "",
+        reasons=own["reasons"] if own else [],
+        warnings=facts.video["warnings"] if facts.video else [],
+        turn={"frames": facts.video["azimuths_deg"]} if turn and facts.video else None,
+        polar=_polar(facts),
+        verdicts=[{"label": row["label"], "cells": _cells(row)} for row in facts.shown_verdicts],
+        notes=[f"{row['label']}: {note}" for row in facts.shown_verdicts for note in row["notes"]],
+        rejects=problems,
+        provenance=_provenance(catalog, facts),
+        protocol=json.dumps(json.loads(own["protocol"]), indent=2) if own else "",
+        facts=_script_json(data),
+    )
+    (place / f"{identifier}.html").write_text(page)
+    return {
+        "id": identifier,
+        "video": facts.video["key"] if facts.video else "",
+        "status": facts.status,
+        "lpips": own["lpips"] if own else None,
+        "worst": own["worst_lpips"] if own else None,
+        "iou": own["iou"] if own else None,
+        "reason": "; ".join(own["reasons"] if own else [one["message"] for one in problems[:1]]),
+        "thumb": f"products/{identifier}.thumb.jpg",
+        "page": f"products/{identifier}.html",
+    }
+
+
+def _sprite_facts(name: str, angles: list[float], columns: int) -> dict[str, Any]:
+    return {"src": name, "angles": list(angles), "columns": columns, "rows": -(-len(angles) // columns)}
+
+
+def _polar(facts: ProductFacts) -> str:
+    shown = facts.shown_verdicts
+    series = {
+        row["label"]: [
+            PolarPoint(one["azimuth_deg"], one["lpips"], one["kind"] == "key")
+            for one in facts.scores
+            if one["label"] == row["label"] and one["key"] == row["key"]
+        ]
+        for row in shown
+    }
+    return polar_svg(series, title=f"LPIPS of {facts.product_id} by angle") if series else ""
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    digits = {"lpips": 3, "worst_lpips": 3, "psnr": 1, "ssim": 3, "iou": 3, "identity": 3}
+    return ["" if row[name] is None else f"{row[name]:.{count}f}" for name, count in digits.items()]
+
+
+def _provenance(catalog: Catalog, facts: ProductFacts) -> str:
+    if facts.video is None:
+        return ""
+    [name] = [name for name in facts.video["files"] if name.endswith("provenance.json")]
+    return json.dumps(json.loads(catalog.folder.read(name)), indent=2)
+
+
+def _rejected(one: Mapping[str, Any]) -> dict[str, Any]:
+    nothing = dict.fromkeys(("lpips", "worst", "iou"))
+    return nothing | {
+        "id": one["product_id"],
+        "video": "",
+        "status": "rejected",
+        "reason": f"{one['message']} [{one['code']}]",
+        "thumb": "",
+        "page": "",
+    }
+
+
+def _counts(listed: list[dict[str, Any]]) -> str:
+    names = ("pass", "fail", "not scored", "rejected")
+    counted = {name: sum(row["status"] == name for row in listed) for name in names}
+    return f"{len(listed)} products: " + ", ".join(f"{count} {name}" for name, count in counted.items())
+
+
+def _by_product(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["product_id"], []).append(row)
+    return found
+
+
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined)
+
+
+def _asset(name: str) -> str:
+    return (resources.files("gapray.report") / "templates" / name).read_text()
+
+
+def _script_json(data: object) -> str:
+    """JSON for a script element, which "</" would end."""
+    return json.dumps(data).replace("</", "<\\/").replace("<!--", "<\\!--")
