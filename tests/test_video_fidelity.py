@@ -18,7 +18,7 @@ from gapray.report.table import SINGLE_IMAGE
 
 PROFILE = load_profile(
     "classic",
-    overrides=["orbit.size=256", "orbit.voxels=96", "fidelity.native=false"],
+    overrides=["decode.reference_side=512", "orbit.size=256", "orbit.voxels=96", "fidelity.native=false"],
     environment={},
 )
 
@@ -34,7 +34,10 @@ def scored(samples, classic_weights, mask_network, lpips_alex):
         assert capture.product_id == hidden.product_id
         package = build_package(capture, models, PROFILE.packaging)
         conditions = build_conditions(package, PROFILE.orbit)
-        with_photos = [Truth(photo.azimuth_deg, decode_photo(Path(photo.uri).read_bytes())) for photo in hidden.photos]
+        with_photos = [
+            Truth(photo.azimuth_deg, decode_photo(Path(photo.uri).read_bytes(), PROFILE.packaging.decode))
+            for photo in hidden.photos
+        ]
         comparison = compare(
             package,
             conditions.initial,
