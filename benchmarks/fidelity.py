@@ -131,7 +131,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="all verdicts, for machines")
     parser.add_argument("--net", choices=["alex", "vgg"], default="alex")
     chosen = parser.parse_args()
-    profile = load_profile("classic", overrides=[f"fidelity.net={chosen.net}", "fidelity.native=false"], environment={})
+    profile = load_profile(
+        "classic", overrides=[f"fidelity.net={chosen.net}", "fidelity.native=false", "orbit.size=256"], environment={}
+    )
     network, metric = load_mask(profile.packaging, threads=2), Lpips(chosen.net)
     print(f"{metric.name}; {profile.fidelity.size} px on white, area; masks u2netp, both sides alike")
     groups: dict[str, dict[str, list[Verdict]]] = {}

@@ -11,16 +11,20 @@ import pytest
 import gapray
 from gapray.batch.score import pending_scores, score_facts, truth_photos
 from gapray.batch.score_foreign import score_foreign
+from gapray.capture.discover import discover
+from gapray.catalog.import_package import import_package
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import open_catalog
 from gapray.catalog.schemas import VERDICTS
+from gapray.catalog.storage import Folder
 from gapray.cli.options import truth_options
 from gapray.config import load_profile
 from gapray.errors import GaprayError
+from gapray.packaging.build import PackagingModels, build_package
 from gapray.report.table import fidelity_table
 from gapray.video.encode import encode_mp4
 
-pytestmark = pytest.mark.usefixtures("ray_cluster", "classic_weights", "lpips_alex")
+pytestmark = [pytest.mark.usefixtures("ray_cluster", "classic_weights", "lpips_alex"), pytest.mark.timeout(500)]
 SETTINGS = ["orbit.size=128", "orbit.voxels=48", "orbit.flow=false", "fidelity.size=128", "fidelity.leave_out=1"]
 TRUTH = truth_options(direction="ccw", front=0, names="auto", layout="auto")
 
@@ -47,7 +51,9 @@ def rendered(tmp_path_factory, samples, profile, ray_cluster, classic_weights):
     for product, source in {"mug": "mug", "supplement": "supplement", "torn": "mug"}.items():
         smaller(samples / "captures" / source, root / "photos" / product)
     catalog = root / "catalog"
-    gapray.package(root / "photos", out=catalog, profile=profile)
+    models = PackagingModels.load(profile.packaging)
+    for capture in discover(str(root / "photos")):
+        import_package(Folder.at(str(catalog)), build_package(capture, models, profile.packaging), uri=capture.uri)
     gapray.render(catalog, profile=profile)
     [mp4] = catalog.glob("videos/torn/*/turntable.mp4")
     mp4.write_bytes(mp4.read_bytes()[:2000])
