@@ -12,9 +12,6 @@ DEMO := build/demo
 export RAY_AUTH_MODE ?= disabled
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 
-# What the tests share between two processes on two cores: each takes one.
-test: export OMP_NUM_THREADS ?= 1
-
 help:
 	@echo "make demo        package two sample products, draw, score and report their turntables"
 	@echo "make test        unit and integration tests"
@@ -52,7 +49,7 @@ demo: $(CLASSIC)
 	@echo "videos:" && ls $(DEMO)/catalog/videos/*/*/turntable.mp4
 
 test: $(CLASSIC)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not chaos and not gpu and not slow"
+	$(BIN)/python -m pytest -m "not chaos and not gpu and not slow"
 
 test-chaos: $(CLASSIC)
 	$(BIN)/python -m pytest -m "chaos and not gpu" tests/chaos
