@@ -15,7 +15,7 @@ export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 help:
 	@echo "make demo        package two sample products, draw, score and report their turntables"
 	@echo "make test        unit and integration tests"
-	@echo "make test-chaos  kills, several nodes, two runs at once"
+	@echo "make test-chaos  kills, several nodes, two runs at once, and whole servers and clusters"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make lock        compile the lock files anew"
 
@@ -36,6 +36,7 @@ $(STAMP): requirements-cpu.lock pyproject.toml | $(UV)
 
 $(CLASSIC): $(STAMP)
 	$(BIN)/gapray models pull classic
+	@echo "compiling what rembg compiles at its first import" && $(BIN)/python -c "import rembg"
 	touch $@
 
 demo: $(CLASSIC)
@@ -49,10 +50,10 @@ demo: $(CLASSIC)
 	@echo "videos:" && ls $(DEMO)/catalog/videos/*/*/turntable.mp4
 
 test: $(CLASSIC)
-	$(BIN)/python -m pytest -m "not chaos and not gpu and not slow"
+	$(BIN)/python -m pytest -m "not chaos and not long and not gpu and not slow"
 
 test-chaos: $(CLASSIC)
-	$(BIN)/python -m pytest -m "chaos and not gpu" tests/chaos
+	$(BIN)/python -m pytest -m "(chaos or long) and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

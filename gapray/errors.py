@@ -1,6 +1,6 @@
 """Every error gapray raises on purpose: one hierarchy, a stable code each, one cause and one remedy.
 
-The same code appears on the command line, in a row of the `rejects` table and, later, in an HTTP body. `docs/errors.md`
+The same code appears on the command line, in a row of the `rejects` table and in an HTTP body. `docs/errors.md`
 lists them; a test keeps the two equal.
 """
 
@@ -55,6 +55,38 @@ REMEDIES: dict[str, str] = {
     "catalog.product_not_found": "See `gapray catalog show CATALOG` for the products it holds.",
     "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
+    "auth.missing": "Send the header `Authorization: Bearer <key>`; `gapray keys create` makes a key.",
+    "auth.invalid": "Check the key, or make a new one by `gapray keys create`.",
+    "auth.forbidden": "Use a key with the scope that is named; see `gapray keys create --help`.",
+    "auth.unknown_key": "See `gapray keys list`.",
+    "auth.no_keys": "Make a key by `gapray keys create NAME`, bind to 127.0.0.1, or pass --insecure if nobody else can reach it.",
+    "rate.exceeded": "Wait as `Retry-After` says, or ask for a key with a higher limit.",
+    "queue.full": "Wait as `Retry-After` says and send the request again.",
+    "request.invalid": "Correct the field that is named; see /openapi.json.",
+    "request.not_found": "See /openapi.json for the paths.",
+    "request.wrong_method": "See /openapi.json for the methods.",
+    "request.no_photos": "Send the photos as `input_reference[]` or `views`, or as one zip.",
+    "request.path_refused": "Send the bytes, as a file or base64, or a URL; the server opens no paths.",
+    "request.too_large": "Send smaller photos, or URLs of them.",
+    "request.too_many_images": "Send fewer photos; eight are the norm.",
+    "request.unsupported": "See /openapi.json for what is there.",
+    "request.unsupported_media": "Send multipart/form-data or application/json.",
+    "request.idempotency_mismatch": "Use a new idempotency key for a new request.",
+    "url.refused": "Use a public http(s) URL, or let the operator allow the network by urls.private.",
+    "url.failed": "Check that the URL answers 200 within the limits, without a login.",
+    "job.not_found": "Check the id and the key: jobs belong to the key that submitted them.",
+    "job.not_ready": "Ask for the job's state until it is completed.",
+    "job.no_such_file": "See `files` of the finished job.",
+    "job.not_failed": "Only failed jobs can be tried again.",
+    "job.failed": "See the job's error; submit it again once the cause is gone.",
+    "job.cancelled": "Submit it again if it is wanted after all.",
+    "job.expired": "Results are kept for jobs.keep_s; submit the job again.",
+    "job.timed_out": "Ask for fewer frames or a smaller size, or raise jobs.timeout_s.",
+    "job.attempts_exhausted": "See the server's log for what killed its workers, then retry the job.",
+    "jobs.store_unusable": "Set GAPRAY_JOBS_URL to sqlite:///path or postgresql://…; SQLite serves one machine only.",
+    "jobs.unavailable": "Check the jobs' database; what was accepted is safe and goes on when it is back.",
+    "artifacts.unusable": "Set GAPRAY_ARTIFACTS to a folder or an fsspec URI; a local folder serves one machine only.",
+    "artifacts.failed": "Free space or check the permissions of GAPRAY_ARTIFACTS, then send the request again.",
     "internal.error": "This is a defect of gapray: please report it with the message and the photos.",
 }
 """Code -> the sentence that says what to do."""
@@ -81,13 +113,16 @@ class GaprayError(Exception):
 
 
 class InputError(GaprayError):
-    """An input that cannot be used: `capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`, `score.*`, `report.*`."""
+    """An input that cannot be used: `capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`, `score.*`, `report.*`.
+
+    Of a server also `request.*`, `url.*` and `job.*`.
+    """
 
     exit_code = 4
 
 
 class ConfigError(GaprayError):
-    """Settings that are wrong or do not exist (`config.*`, `profile.*`)."""
+    """Settings that are wrong or do not exist (`config.*`, `profile.*`; of a server `jobs.*`, `artifacts.*`, `auth.*`)."""
 
     exit_code = 2
 
@@ -98,6 +133,10 @@ class ModelError(GaprayError):
 
 class ResourceError(GaprayError):
     """A machine or cluster that lacks something the run needs (`resource.*`)."""
+
+
+class ServeError(GaprayError):
+    """A server that will not, or cannot now, take a request: `auth.*`, `rate.*`, `queue.*`, `jobs.*`, `artifacts.*`."""
 
 
 class CatalogError(GaprayError):
@@ -114,4 +153,6 @@ def as_gapray_error(error: Exception) -> GaprayError:
     """`error` itself when it is one of ours, else an `InternalError` that names its type and message."""
     if isinstance(error, GaprayError):
         return error
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return ModelError("model.out_of_memory", str(error).split(".", maxsplit=1)[0])
     return InternalError("internal.error", f"{type(error).__name__}: {error}")

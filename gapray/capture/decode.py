@@ -85,6 +85,30 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
     return np.asarray(image)
 
 
+def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> str:
+    """Look at a photo's header only, for a quick answer to who sends it.
+
+    Args:
+        data: The file's bytes.
+        settings: Limits.
+
+    Returns:
+        Its format, one of `FORMATS` or ``MPO``.
+
+    Raises:
+        InputError: An `image.*` code. What passes may still fail in `decode_photo`.
+    """
+    if not data:
+        raise InputError("image.empty", "the file holds no bytes")
+    if len(data) > settings.max_bytes:
+        raise InputError("image.too_many_bytes", f"{len(data)} bytes; the limit is {settings.max_bytes}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(data) as image:
+            _check_header(image, settings)
+            return str(image.format)
+
+
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
+from gapray.cli.serve import keys_app, serve
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +20,8 @@ models_app = typer.Typer(no_args_is_help=True, help="Weights: list, fetch, check
 catalog_app = typer.Typer(no_args_is_help=True, help="Look into a catalogue, query it, tidy it.")
 app.add_typer(models_app, name="models")
 app.add_typer(catalog_app, name="catalog")
+app.add_typer(keys_app, name="keys")
+app.command()(serve)
 
 
 Source = Annotated[

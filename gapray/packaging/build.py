@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gapray.capture.capture_set import CaptureSet
 from gapray.config import PackagingSettings
@@ -59,21 +63,33 @@ class PackagingModels:
         )
 
 
-def build_package(capture: CaptureSet, models: PackagingModels, settings: PackagingSettings) -> GapPackage:
+Watcher = Callable[[float, NDArray[np.uint8], NDArray[np.uint8]], None]
+"""Azimuth, photo uint8 [H, W, 3], mask uint8 [H, W]: called for each view as soon as it is cut out."""
+
+
+def build_package(
+    capture: CaptureSet, models: PackagingModels, settings: PackagingSettings, *, on_mask: Watcher | None = None
+) -> GapPackage:
     """Package one product.
 
     Args:
         capture: Its photos.
         models: From `PackagingModels.load` of the same settings.
         settings: What a package contains.
+        on_mask: For who watches; changes nothing.
 
     Raises:
         InputError: An `image.*`, `mask.*` or `capture.*` code.
     """
     decoded = [decode_view(photo, settings.decode) for photo in capture.photos]
     refuse_repeats(capture, [view.sha256 for view in decoded])
-    soft = models.mask.predict([view.pixels for view in decoded])
-    masks = [silhouette(view.pixels, one, settings.mask) for view, one in zip(decoded, soft, strict=True)]
+    masks = []
+    for view in decoded:
+        # One at a time, as the mask networks work inside: who watches sees each at once.
+        [soft] = models.mask.predict([view.pixels])
+        masks.append(silhouette(view.pixels, soft, settings.mask))
+        if on_mask:
+            on_mask(view.photo.azimuth_deg, view.pixels, masks[-1])
     work = [work_image(view.pixels, mask, settings.depth.work_side) for view, mask in zip(decoded, masks, strict=True)]
     [nearness] = models.depth.predict([MaskedSet(work, [photo.azimuth_deg for photo in capture.photos])])
     features = models.identity.predict(work)

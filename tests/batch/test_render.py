@@ -76,6 +76,7 @@ def test_videos_rows_and_files(tmp_path, small):
     assert opened.videos().num_rows == 3
 
 
+@pytest.mark.long
 def test_seeds_presets_and_limits_are_videos_of_their_own(tmp_path, small):
     catalog = catalog_of(tmp_path / "c", product("one"), product("two"))
     first = gapray.render(catalog, profile=small, limit=1, seeds=2)
@@ -101,6 +102,7 @@ def test_what_cannot_begin_says_why(tmp_path, small):
     assert error.value.code == "video.unknown_preset"
 
 
+@pytest.mark.long
 def test_an_estimate_writes_nothing(tmp_path, small):
     catalog = catalog_of(tmp_path / "c", *(product(f"p{index}") for index in range(4)))
     found = estimate(catalog, profile=small, workers=2, price_an_hour=3.6)
@@ -111,6 +113,7 @@ def test_an_estimate_writes_nothing(tmp_path, small):
     assert not (tmp_path / "c" / "videos").exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_said_and_nothing_is_half_there(tmp_path, small):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -24,7 +24,11 @@ from gapray.packaging.build import PackagingModels, build_package
 from gapray.report.table import fidelity_table
 from gapray.video.encode import encode_mp4
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster", "classic_weights", "lpips_alex"), pytest.mark.timeout(500)]
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster", "classic_weights", "lpips_alex"),
+    pytest.mark.timeout(500),
+    pytest.mark.long,
+]
 SETTINGS = ["orbit.size=128", "orbit.voxels=48", "orbit.flow=false", "fidelity.size=128", "fidelity.leave_out=1"]
 TRUTH = truth_options(direction="ccw", front=0, names="auto", layout="auto")
 

@@ -121,7 +121,7 @@ def test_too_little_is_refused():
     assert error.value.code == "mask.too_small"
 
 
-@pytest.mark.parametrize("product", ["supplement", "mug"])
+@pytest.mark.parametrize("product", ["mug"])
 def test_samples_are_rendered_near_their_hidden_photos(samples, product):
     """With exact masks, and with exact depth as a network would give it at best."""
     exact = samples / "truth" / product

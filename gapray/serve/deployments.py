@@ -1,0 +1,290 @@
+"""The workers as Ray Serve deployments, and the application made of them.
+
+ingress (HTTP) -> jobs' database <- dispatcher -> packager -> generator -> packager -> scorer
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, TaskCancelledError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from gapray.errors import ConfigError
+from gapray.serve.artifacts import Artifacts
+from gapray.serve.dispatcher import Dispatcher, WorkerLostError
+from gapray.serve.jobs import Job, Making
+from gapray.serve.settings import Replicas, ServeSettings, serve_settings
+from gapray.serve.store import JobStore
+from gapray.serve.tables import is_sqlite
+from gapray.serve.work import Report, make, make_nothing, ours
+
+log = logging.getLogger("gapray.serve")
+
+
+class PackagerReplica:
+    """`Packager` behind a handle; its methods run in threads."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        keep_to_share()
+        from gapray.serve.engine import Packager
+
+        self._worker = Packager(settings)
+        self._worker.warm_up()
+
+    def package(self, job: Job) -> Any:
+        """See `Packager.package`."""
+        return self._worker.package(job)
+
+    def store_package(self, job: Job, package: Any) -> Any:
+        """See `Packager.store_package`."""
+        return self._worker.store_package(job, package)
+
+    def encode(self, job: Job, package: Any, turn: Any) -> Any:
+        """See `Packager.encode`."""
+        return self._worker.encode(job, package, turn)
+
+    def compare(self, job: Job, package: Any, turn: Any) -> Any:
+        """See `Packager.compare`."""
+        return self._worker.compare(job, package, turn)
+
+    def laid(self, job: Job) -> Any:
+        """See `Packager.laid`."""
+        return self._worker.laid(job)
+
+
+class GeneratorReplica:
+    """`Generator` behind a handle: one clip at a time, on a whole GPU where there is one."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        keep_to_share()
+        from gapray.serve.engine import Generator
+
+        self._worker = Generator(settings)
+        self._worker.warm_up()
+
+    def draw(self, making: Making, package: Any) -> Any:
+        """See `Generator.draw`."""
+        return self._worker.draw(making, package)
+
+
+class ScorerReplica:
+    """`Scorer` behind a handle. Comparisons that arrive together are judged in one go; each is itself a batch of pairs."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        keep_to_share()
+        from gapray.serve.engine import Scorer
+
+        self._worker = Scorer(settings)
+        self._worker.warm_up()
+
+    @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)  # type: ignore[untyped-decorator]
+    async def judge(self, comparisons: list[Any]) -> list[Any]:
+        """See `Scorer.judge`; one comparison that fails does not fail its neighbours."""
+        import asyncio
+
+        def each() -> list[Any]:
+            found: list[Any] = []
+            for one in comparisons:
+                try:
+                    found.append(self._worker.judge(one))
+                except Exception as error:
+                    found.append(error)
+            return found
+
+        return await asyncio.to_thread(each)
+
+    def judge_foreign(self, clip: Any, photos: Any) -> Any:
+        """See `Scorer.judge_foreign`."""
+        return self._worker.judge_foreign(clip, photos)
+
+
+class HandleWorkers:
+    """`Workers` over handles. Arrays stay in the object store and are mapped, not copied, on their way."""
+
+    def __init__(self, packager: DeploymentHandle, generator: DeploymentHandle, scorer: DeploymentHandle) -> None:
+        self._packager, self._generator, self._scorer = packager, generator, scorer
+
+    async def package(self, job: Job) -> Any:
+        """See `Workers`."""
+        return await self._packager.package.remote(job)
+
+    async def store_package(self, job: Job, package: Any) -> Any:
+        """See `Workers`."""
+        return await self._packager.store_package.remote(job, package)
+
+    async def draw(self, making: Making, package: Any) -> Any:
+        """See `Workers`."""
+        return await self._generator.draw.remote(making, package)
+
+    async def encode(self, job: Job, package: Any, turn: Any) -> Any:
+        """See `Workers`."""
+        return await self._packager.encode.remote(job, package, turn)
+
+    async def compare(self, job: Job, package: Any, turn: Any) -> Any:
+        """See `Workers`."""
+        return await self._packager.compare.remote(job, package, turn)
+
+    async def laid(self, job: Job) -> Any:
+        """See `Workers`."""
+        return await self._packager.laid.remote(job)
+
+    async def judge(self, comparison: Any) -> Any:
+        """See `Workers`."""
+        found = await self._scorer.judge.remote(comparison)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def judge_foreign(self, clip: Any, photos: Any) -> Any:
+        """See `Workers`."""
+        return await self._scorer.judge_foreign.remote(clip, photos)
+
+
+class DispatcherReplica:
+    """`Dispatcher` in a replica: it is called by nobody and calls the workers."""
+
+    # Serve awaits it, so that the loops begin in the replica's event loop.
+    async def __init__(  # type: ignore[misc]
+        self,
+        settings: ServeSettings,
+        packager: DeploymentHandle | None,
+        generator: DeploymentHandle | None,
+        scorer: DeploymentHandle | None,
+    ) -> None:
+        refuse_unshared(settings)
+        store, artifacts = JobStore(str(settings.jobs_url)), Artifacts.at(str(settings.artifacts))
+        workers = HandleWorkers(packager, generator, scorer) if packager and generator and scorer else None
+
+        async def do(job: Job, report: Report) -> dict[str, Any]:
+            try:
+                if workers is None:
+                    return await make_nothing(job, artifacts, report)
+                return await make(job, workers, report)
+            except (RayError, RayServeException) as error:
+                if ours(error) is not None or (isinstance(error, RayTaskError) and not _is_loss(error.cause)):
+                    raise
+                if isinstance(error, TaskCancelledError):
+                    raise
+                raise WorkerLostError(f"{type(error).__name__}") from error
+
+        self._settings = settings
+        self._dispatcher = Dispatcher(store, artifacts, settings, do)
+        self._dispatcher.start()
+
+    def check_health(self) -> None:
+        """Serve replaces a dispatcher that is stuck."""
+        self._dispatcher.check()
+        refuse_unshared(self._settings)
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_dispatcher"):
+            await self._dispatcher.stop()
+
+
+class Ingress:
+    """The HTTP application in a replica. It needs the database and the artifact store, and no worker."""
+
+    def __init__(self, settings: ServeSettings, dispatcher: DeploymentHandle) -> None:
+        del dispatcher  # bound, so that it is deployed before requests are let in
+        from gapray.serve.http.context import Context
+
+        self._context = Context.of(settings)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Called by Serve once the replica is made."""
+        from gapray.serve.http.app import build_app
+
+        return build_app(self._context)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config: ``import_path: gapray.serve.deployments:build``.
+
+    Args:
+        args: Fields of `ServeSettings`.
+
+    Raises:
+        ConfigError: `config.invalid`, `profile.unknown`, `auth.no_keys` or `jobs.store_unusable`.
+    """
+    settings = serve_settings(args).resolved()
+    settings.loaded_profile()
+    workers: tuple[Any, ...] = (None, None, None)
+    if settings.engine == "pipeline":
+        workers = (
+            _deployed(PackagerReplica, "packager", **_options(settings.packager)).bind(settings),
+            _deployed(GeneratorReplica, "generator", **_options(settings.generator, settings.jobs_url)).bind(settings),
+            _deployed(ScorerReplica, "scorer", **_options(settings.scorer)).bind(settings),
+        )
+    dispatcher = _deployed(
+        DispatcherReplica,
+        "dispatcher",
+        num_replicas=1,
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options={"num_cpus": 0.1},
+    )
+    ingress = _deployed(serve.ingress()(Ingress), "ingress", **_options(settings.ingress))
+    return ingress.bind(settings, dispatcher.bind(settings, *workers))
+
+
+def _deployed(replica: Any, name: str, **options: Any) -> Any:
+    return serve.deployment(name=name, **options)(replica)
+
+
+def _options(wanted: Replicas, jobs_url: str | None = None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "max_ongoing_requests": wanted.ongoing,
+        "ray_actor_options": {"num_cpus": wanted.cpus, **({"num_gpus": wanted.gpus} if wanted.gpus else {})},
+    }
+    if wanted.min == wanted.max:
+        return options | {"num_replicas": wanted.max}
+    policy = {}
+    if jobs_url is not None:
+        policy["policy"] = AutoscalingPolicy(
+            policy_function="gapray.serve.autoscale:replicas_for_queue",
+            policy_kwargs={"jobs_url": jobs_url, "ongoing": wanted.ongoing},
+        )
+    return options | {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=wanted.min,
+            max_replicas=wanted.max,
+            target_ongoing_requests=wanted.ongoing,
+            upscale_delay_s=2,
+            downscale_delay_s=120,
+            **policy,
+        )
+    }
+
+
+def refuse_unshared(settings: ServeSettings) -> None:
+    """Refuse files of one machine on a cluster of several: half the replicas would see another database.
+
+    Raises:
+        ConfigError: `jobs.store_unusable` or `artifacts.unusable`.
+    """
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    if nodes < 2:
+        return
+    if is_sqlite(str(settings.jobs_url)):
+        raise ConfigError("jobs.store_unusable", f"SQLite cannot be shared by {nodes} nodes")
+    if Artifacts.at(str(settings.artifacts)).is_local and not settings.shared_artifacts:
+        raise ConfigError("artifacts.unusable", f"a local folder of artifacts cannot be shared by {nodes} nodes")
+
+
+def keep_to_share() -> None:
+    """Let this process allocate no more than its replica's share of the GPU: Ray's fractions are bookkeeping only."""
+    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+    if 0 < share < 1:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
+def _is_loss(cause: BaseException | None) -> bool:
+    return isinstance(cause, (ActorDiedError, RayServeException))

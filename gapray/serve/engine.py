@@ -1,0 +1,415 @@
+"""The three kinds of worker behind the server, as plain classes: no Ray, no HTTP. `deployments` puts each into replicas.
+
+photos -> Packager.package -> Generator.draw -> Packager.encode -> Packager.compare -> Scorer.judge
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.config import Profile
+from gapray.fidelity.comparison import Comparison, Drawn, compare, judged
+from gapray.fidelity.foreign import aligned_scores, refuse_strangers, thinned
+from gapray.fidelity.left_out import draw_left_out
+from gapray.fidelity.lpips import Lpips
+from gapray.fidelity.protocol import Protocol
+from gapray.fidelity.shown import cut_out, shown
+from gapray.gap import folder as gap_folder
+from gapray.gap.package import GapPackage
+from gapray.models.load import best_device, load_identity
+from gapray.orbit.conditions import build_conditions
+from gapray.packaging.build import PackagingModels, build_package
+from gapray.serve.artifacts import Artifacts, content_type
+from gapray.serve.jobs import Job, Making
+from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
+from gapray.serve.settings import ServeSettings
+from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
+from gapray.serve.urls import fetch, fetch_json
+from gapray.video.decode import read_frames
+from gapray.video.encode import export
+from gapray.video.load import backend_revisions, load_backend
+from gapray.video.provenance import Provenance
+
+PREVIEW_SIDE = 240
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A drawn orbit, and what is known of it."""
+
+    frames: NDArray[np.uint8]
+    """[F, S, S, 3]."""
+    azimuths_deg: tuple[float, ...]
+    key_frames: tuple[int, ...]
+    left_out: tuple[Drawn, ...]
+    """Views drawn from the others, to be scored."""
+    calibration: dict[str, Any]
+    warnings: tuple[str, ...]
+    backend: str
+    source_type: str
+    licence: str
+
+
+class Packager:
+    """Photos -> package, frames -> files, and both sides of a comparison cut out by the same network."""
+
+    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
+        self._settings = settings
+        self._profile = settings.loaded_profile()
+        self._artifacts = Artifacts.at(str(settings.artifacts))
+        self._device = device or best_device()
+        self._models = PackagingModels.load(
+            self._profile.packaging, device=self._device, threads=settings.packager.threads
+        )
+
+    def warm_up(self) -> None:
+        """One grey photo through the mask network, so that the first request does not wait for it."""
+        self._models.mask.predict([np.full((64, 64, 3), 200, np.uint8)])
+
+    def package(self, job: Job) -> GapPackage:
+        """Fetch what has to be fetched, and package it; each view can be looked at as it comes.
+
+        Raises:
+            InputError: `url.*`, `request.*`, `capture.*`, `image.*` or `mask.*`.
+        """
+        with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
+            capture = opened(self._capture(job), Path(folder), job.making.product_id)
+            package = build_package(
+                capture,
+                self._models,
+                self._profile.packaging,
+                on_mask=lambda azimuth, photo, mask: self._preview(job, azimuth, photo, mask),
+            )
+        for view in package.views:
+            depth = (view.depth >> 8).astype(np.uint8)
+            self._artifacts.put(preview_name(job, view.azimuth_deg, "depth"), _thumbnail(depth))
+        return package
+
+    def _capture(self, job: Job) -> bytes:
+        given = job.input
+        if given.capture is not None:
+            return self._artifacts.get(given.capture)
+        rules = self._settings.urls
+        if given.manifest_url is not None:
+            sent = sent_in_manifest(fetch_json(given.manifest_url, rules))
+        else:
+            sent = [Sent(url=one.url, azimuth_deg=one.azimuth_deg) for one in given.photos]
+        found = arrived(
+            sent,
+            azimuths=None,
+            options=AzimuthOptions(allow_missing=given.manifest_url is None),
+            limits=self._settings.limits,
+            decode=self._profile.packaging.decode,
+            fetch=lambda url: fetch(url, rules),
+        )
+        assert found.capture is not None
+        return found.capture
+
+    def _preview(self, job: Job, azimuth: float, photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
+        cut = np.where(mask[..., None] >= 128, photo, 255).astype(np.uint8)
+        self._artifacts.put(preview_name(job, azimuth, "photo"), _thumbnail(photo))
+        self._artifacts.put(preview_name(job, azimuth, "mask"), _thumbnail(cut))
+
+    def store_package(self, job: Job, package: GapPackage) -> dict[str, Any]:
+        """The package as a zip of a GAP folder; returns the job's result."""
+        with tempfile.TemporaryDirectory(prefix="gapray-") as place:
+            gap_folder.write(package, Path(place))
+            sink = io.BytesIO()
+            with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+                for path in sorted(Path(place).rglob("*")):
+                    if path.is_file():
+                        archive.write(path, path.relative_to(place))
+        return {
+            "files": self._stored(job, {"package.zip": sink.getvalue()}),
+            "package": {
+                "product_id": package.product_id,
+                "key": package.key,
+                "models": dict(package.models),
+                "depth_scale": package.depth_scale,
+                "depth_shift": package.depth_shift,
+                "views": [
+                    {
+                        "azimuth_deg": view.azimuth_deg,
+                        "sha256": view.sha256,
+                        "size": [view.mask.shape[1], view.mask.shape[0]],
+                        "identity": [round(float(value), 6) for value in view.identity],
+                        "quality": asdict(view.quality),
+                    }
+                    for view in package.views
+                ],
+            },
+        }
+
+    def encode(self, job: Job, package: GapPackage, turn: Turn) -> dict[str, Any]:
+        """Frames -> files in the artifact store; returns the job's result without scores.
+
+        Raises:
+            ServeError: `artifacts.failed`.
+        """
+        profile = profile_for(job.making, self._profile)
+        provenance = _provenance(job, package, turn, profile)
+        preset = preset_for(job.making, len(turn.frames))
+        files = export(turn.frames, preset, provenance, background=profile.orbit.background_rgb)
+        video = preset.files[0]
+        width, height = video.size or (turn.frames.shape[2], turn.frames.shape[1])
+        return {
+            "files": self._stored(job, files),
+            "video": {
+                "name": video.name,
+                "frames": len(turn.frames),
+                "fps": video.fps,
+                "seconds": max(len(turn.frames) / video.fps, video.min_s),
+                "width": width,
+                "height": height,
+                "azimuths_deg": list(turn.azimuths_deg),
+                "key_frames": list(turn.key_frames),
+                "sprite_columns": SPRITE_COLUMNS,
+                "backend": turn.backend,
+                "source_type": turn.source_type,
+                "licence": turn.licence,
+            },
+            "calibration": turn.calibration,
+            "warnings": list(turn.warnings),
+        }
+
+    def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
+        """Cut photos and frames out alike.
+
+        Raises:
+            InputError: `score.no_truth`.
+        """
+        profile = profile_for(job.making, self._profile)
+        return compare(
+            package,
+            turn.frames,
+            turn.azimuths_deg,
+            self._models.mask,
+            drawn=turn.left_out,
+            orbit=profile.orbit,
+            mask=profile.packaging.mask,
+            settings=profile.fidelity,
+            shifted=bool(turn.calibration["shifted"]),
+        )
+
+    def laid(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """A client's video and photos in one form, for a score of a foreign video: frames, photos by azimuth.
+
+        Raises:
+            InputError: `video.unreadable`, `capture.*`, `image.*`.
+        """
+        mask, size = self._profile.packaging.mask, self._profile.fidelity.size
+        with tempfile.TemporaryDirectory(prefix="gapray-") as place:
+            capture = opened(self._capture(job), Path(place), job.making.product_id)
+            package = build_package(capture, self._models, self._profile.packaging)
+            path = Path(place) / "video"
+            path.write_bytes(self._artifacts.get(str(job.input.video)))
+            frames = read_frames(path)
+        clip = [frames[index] for index in thinned(frames)]
+        cut_clip = cut_out(clip, [0.0] * len(clip), self._models.mask, mask)
+        cut_views = cut_out(
+            [view.reference for view in package.views],
+            [view.azimuth_deg for view in package.views],
+            self._models.mask,
+            mask,
+            within=[view.mask for view in package.views],
+        )
+        return (
+            [shown(cut, size, framing="boxes") for cut in cut_clip],
+            [shown(cut, size, framing="boxes") for cut in cut_views],
+        )
+
+    def _stored(self, job: Job, files: Mapping[str, bytes]) -> dict[str, Any]:
+        for name, data in files.items():
+            self._artifacts.put(f"{job.folder}/{name}", data)
+        return {name: {"bytes": len(data), "type": content_type(name)} for name, data in files.items()}
+
+
+class Generator:
+    """Package -> frames. Holds the video model."""
+
+    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
+        import cv2
+        import torch
+
+        self._profile = settings.loaded_profile()
+        self._device = device or best_device()
+        if self._device == "cpu":
+            torch.set_num_threads(settings.generator.threads)
+            cv2.setNumThreads(settings.generator.threads)
+        self._backend = load_backend(self._profile.video, device=self._device)
+
+    def warm_up(self) -> None:
+        """A small turn of a drawn object, so that the first request does not pay for compilation and allocation."""
+        from gapray.serve.null import toy_package
+
+        small = self._profile.orbit.model_copy(update={"frames": min(4, self._profile.orbit.frames), "voxels": 32})
+        if self._backend.capabilities.independent:
+            small = small.model_copy(update={"size": 64})
+        else:
+            small = small.model_copy(update={"frames": self._profile.orbit.frames})
+        package = toy_package()
+        conditions = build_conditions(package, small, device=self._device)
+        self._backend.generate(package, conditions, self._profile.video)
+
+    def draw(self, making: Making, package: GapPackage) -> Turn:
+        """Draw the orbit, and some views without their own photos when a score is wanted.
+
+        Raises:
+            InputError: `orbit.*`, `mask.*` or `video.unsupported`.
+            ModelError: `model.failed` or `model.out_of_memory`.
+        """
+        profile = profile_for(making, self._profile)
+        conditions = build_conditions(package, profile.orbit, device=self._device)
+        frames = self._backend.generate(package, conditions, profile.video, seed=making.seed)
+        left_out: Sequence[Drawn] = ()
+        if making.score and len(package.views) > 3:
+            left_out = draw_left_out(
+                package,
+                self._backend,
+                profile.orbit,
+                profile.video,
+                views=profile.fidelity.leave_out,
+                seed=making.seed,
+                device=self._device,
+            )
+        able = self._backend.capabilities
+        return Turn(
+            frames=frames,
+            azimuths_deg=conditions.azimuths_deg,
+            key_frames=conditions.key_frames,
+            left_out=tuple(left_out),
+            calibration=asdict(conditions.calibration),
+            warnings=conditions.warnings,
+            backend=able.name,
+            source_type=able.source_type,
+            licence=able.licence,
+        )
+
+
+class Scorer:
+    """Comparisons -> LPIPS by angle, verdicts."""
+
+    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
+        import torch
+
+        profile = settings.loaded_profile()
+        self._settings = profile.fidelity
+        self._mask = profile.packaging.mask.model
+        chosen = device or best_device()
+        if chosen == "cpu":
+            torch.set_num_threads(settings.scorer.threads)
+        self._metric = Lpips(profile.fidelity.net, device=chosen)
+        self._identity = load_identity(profile.packaging, device=chosen, batch=32)
+
+    def warm_up(self) -> None:
+        """One pair."""
+        grey = np.full((1, 64, 64, 3), 128, np.uint8)
+        self._metric.distance(grey, grey)
+
+    def judge(self, comparison: Comparison) -> dict[str, Any]:
+        """One video's scores: by angle, in the mean, and those of the baselines at the same angles."""
+        scores, verdicts = judged(comparison, self._metric, self._identity, self._settings)
+        ours = verdicts[0]
+        return {
+            "lpips": ours.lpips,
+            "worst_lpips": ours.worst_lpips,
+            "key_lpips": ours.key_lpips,
+            "iou": ours.iou,
+            "flicker": ours.flicker,
+            "loop_gap": ours.loop_gap,
+            "span_deg": ours.span_deg,
+            "gate": ours.gate,
+            "reasons": list(ours.reasons),
+            "angles": [
+                {
+                    "azimuth_deg": one.azimuth_deg,
+                    "kind": one.kind,
+                    "lpips": one.lpips,
+                    "iou": one.iou,
+                    "frame": one.frame,
+                }
+                for one in scores
+                if one.label == ours.label
+            ],
+            "baselines": {one.label: one.lpips for one in verdicts[1:]},
+            "protocol": self._protocol(comparison.framing, comparison.truth, aligned=False),
+        }
+
+    def judge_foreign(self, clip: Sequence[Any], photos: Sequence[Any]) -> dict[str, Any]:
+        """A video from elsewhere, laid along the photos.
+
+        Raises:
+            InputError: `score.too_short` or `score.not_this_product`.
+        """
+        found = aligned_scores(clip, photos, self._metric)
+        refuse_strangers(found, [], "the video")
+        angles = [
+            {"azimuth_deg": photo.azimuth_deg, "lpips": value} for photo, value in zip(photos, found.lpips, strict=True)
+        ]
+        return {
+            "lpips": found.mean,
+            "span_deg": found.alignment.span_deg,
+            "angles": angles,
+            "protocol": self._protocol("boxes", "given", aligned=True),
+        }
+
+    def _protocol(self, framing: Any, truth: Any, *, aligned: bool) -> dict[str, Any]:
+        return Protocol(
+            net=self._metric.net,
+            trunk_sha256=self._metric.trunk.sha256,
+            size=self._settings.size,
+            mask=self._mask,
+            framing=framing,
+            truth=truth,
+            conditions_deg=(),
+            source="delivered file" if aligned else "frames before encoding",
+            aligned=aligned,
+        ).as_dict()
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> bytes:
+    picture = Image.fromarray(image)
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=85)
+    return sink.getvalue()
+
+
+def _provenance(job: Job, package: GapPackage, turn: Turn, profile: Profile) -> Provenance:
+    from gapray import __version__
+
+    revisions = backend_revisions(profile.video)
+    return Provenance(
+        product_id=package.product_id,
+        source_type=turn.source_type,
+        facts={
+            "software": f"gapray {__version__}",
+            "backend": turn.backend,
+            "models": [f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items())],
+            "licence": turn.licence,
+            "seed": job.making.seed,
+            "profile": profile.name,
+            "settings": {
+                "orbit": profile.orbit.model_dump(),
+                "video": profile.video.model_dump(include={"backend", profile.video.backend}),
+            },
+            "job": job.id,
+            "product_key": package.key,
+            "photos": [{"azimuth_deg": view.azimuth_deg, "sha256": view.sha256} for view in package.views],
+            "azimuths_deg": list(turn.azimuths_deg),
+            "key_frames": list(turn.key_frames),
+            "calibration": turn.calibration,
+            "warnings": list(turn.warnings),
+        },
+    )

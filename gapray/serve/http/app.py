@@ -1,0 +1,132 @@
+"""The ASGI application: routes, limits on bodies, request ids, metrics."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict
+from importlib import resources
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gapray.errors import GaprayError, InputError
+from gapray.serve.http import native, openai, runpod
+from gapray.serve.http.context import Context
+from gapray.serve.http.failures import answer, on_any_error, on_gapray_error, on_http_error, on_validation_error
+
+PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/assets/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/assets/style.css": ("style.css", "text/css; charset=utf-8"),
+}
+SAMPLE_AZIMUTHS = tuple(range(0, 360, 45))
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+def build_app(context: Context) -> FastAPI:
+    """The application over one context."""
+    from gapray import __version__
+
+    app = FastAPI(
+        title="gapray",
+        version=__version__,
+        summary="Eight photos of a product in; a turntable video and its fidelity out.",
+        docs_url=None,  # the usual page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.context = context
+    app.state.metrics = native.Metrics()
+    app.state.streamed = OrderedDict()
+    for module in (openai, runpod, native):
+        app.include_router(module.router)
+    _add_page(app)
+    app.add_exception_handler(GaprayError, on_gapray_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_middleware(_Front, limit=context.settings.limits.body_bytes, metrics=app.state.metrics)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = resources.files("gapray.serve") / "page"
+    for path, (name, kind) in PAGE.items():
+        data = (folder / name).read_bytes()
+        app.add_api_route(path, _static(data, kind), methods=["GET"], include_in_schema=False)
+    for azimuth in SAMPLE_AZIMUTHS:
+        name = f"mug_{azimuth:03d}.jpg"
+        data = (folder / "sample" / name).read_bytes()
+        app.add_api_route(
+            f"/assets/sample/{name}", _static(data, "image/jpeg"), methods=["GET"], include_in_schema=False
+        )
+
+
+def _static(data: bytes, kind: str) -> Any:
+    async def page() -> Response:
+        return Response(data, media_type=kind, headers=_PAGE_HEADERS)
+
+    return page
+
+
+class _TooLargeError(Exception):
+    """The body went over the limit while it was read."""
+
+
+class _Front:
+    """Outermost: caps the body as it arrives, names the request, counts it. Errors that nothing else caught end here."""
+
+    def __init__(self, app: ASGIApp, *, limit: int, metrics: native.Metrics) -> None:
+        self._app, self._limit, self._metrics = app, limit, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        began, status, seen, started = time.monotonic(), 500, 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise _TooLargeError
+            return message
+
+        async def named(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                headers = [item for item in message.get("headers", []) if item[0].lower() != b"x-request-id"]
+                message["headers"] = [*headers, (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        too_large = InputError("request.too_large", f"the body is larger than {self._limit} bytes")
+        length = request.headers.get("content-length", "")
+        try:
+            if length.isdigit() and int(length) > self._limit:
+                await answer(request, 413, too_large.code, too_large.message)(scope, receive, named)
+            else:
+                await self._app(scope, counted, named)
+        except _TooLargeError:
+            await answer(request, 413, too_large.code, too_large.message)(scope, receive, named)
+        except Exception as error:
+            failed = await on_any_error(request, error)
+            if not started:
+                await failed(scope, receive, named)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.monotonic() - began)

@@ -1,0 +1,41 @@
+"""Who asks, and what they may."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from gapray.errors import ServeError
+from gapray.serve.http.context import Context
+from gapray.serve.keys import ANYBODY, ApiKey, Scope
+
+
+def context_of(request: Request) -> Context:
+    """The process's context."""
+    context: Context = request.app.state.context
+    return context
+
+
+async def caller(request: Request, scope: Scope) -> ApiKey:
+    """The key of a request: ``Authorization: Bearer <key>``, or the bare key, as some of RunPod's clients send it.
+
+    Raises:
+        ServeError: `auth.missing`, `auth.invalid`, `auth.forbidden` or `rate.exceeded`.
+    """
+    context = context_of(request)
+    sent = request.headers.get("authorization", "").strip()
+    kind, _, rest = sent.partition(" ")
+    secret = rest.strip() if kind.lower() == "bearer" else sent
+    if context.settings.open:
+        return ANYBODY
+    if not secret:
+        raise ServeError("auth.missing", "the request carries no API key")
+    key: ApiKey = await context.call(context.keys.check, secret)
+    if scope not in key.scopes and "admin" not in key.scopes:
+        raise ServeError("auth.forbidden", f"this key may not {scope}")
+    context.within_rate(key)
+    return key
+
+
+def owner_of(key: ApiKey) -> str | None:
+    """Whose jobs a key sees: its own, or with `admin` everybody's."""
+    return None if "admin" in key.scopes else key.id

@@ -1,0 +1,208 @@
+"""Bodies, whatever form they come in: multipart, URL-encoded or JSON -> (field, value) pairs in their order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.errors import InputError
+from gapray.serve.jobs import Making
+from gapray.serve.settings import Limits
+from gapray.serve.uploads import PHOTO_FIELDS
+
+NAMES = {
+    "num_frames": "frames",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "controlnet_scale": "control_scale",
+    "reference_strength": "ip_scale",
+    "output_format": "format",
+}
+"""Names of vLLM-Omni and of the prototype -> ours."""
+MAKING = frozenset(Making.model_fields)
+_DEPTH = 20
+
+
+@dataclass(frozen=True)
+class Body:
+    """A request's fields."""
+
+    fields: tuple[tuple[str, Any], ...]
+    """A value is a (file name, bytes) pair, a text, or JSON data."""
+
+    def last(self, *names: str) -> Any:
+        """The last value that is not empty of any of these fields."""
+        found = [value for name, value in self.fields if name in names and value not in (None, "")]
+        return found[-1] if found else None
+
+    def text(self, *names: str) -> str | None:
+        """As `last`, of a field that must be text.
+
+        Raises:
+            InputError: `request.invalid`.
+        """
+        value = self.last(*names)
+        if value is not None and not isinstance(value, str):
+            raise InputError("request.invalid", f"{names[0]} must be text")
+        return value
+
+    def digest(self) -> str:
+        """Of everything in it: tells two requests with one idempotency key apart."""
+        total = hashlib.sha256()
+        for name, value in self.fields:
+            data = value[1] if isinstance(value, tuple) else json.dumps(value, sort_keys=True).encode()
+            total.update(name.encode(errors="replace") + b"\0" + hashlib.sha256(data).digest())
+        return total.hexdigest()
+
+
+async def read_body(request: Request, limits: Limits) -> Body:
+    """A request's fields.
+
+    Raises:
+        InputError: `request.invalid`, `request.unsupported_media` or `request.too_large`.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        return await _form(request, limits)
+    if kind in ("application/json", "text/json") or kind.endswith("+json"):
+        return Body(tuple(_members(await read_json(request))))
+    raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
+
+
+async def _form(request: Request, limits: Limits) -> Body:
+    found: list[tuple[str, Any]] = []
+    try:
+        async with request.form(
+            max_files=limits.images + 1, max_fields=limits.fields, max_part_size=limits.body_bytes
+        ) as form:
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    found.append((name, (value.filename or "", await value.read())))
+                else:
+                    found.append((name, value))
+    except InputError:
+        raise
+    except HTTPException as error:
+        raise InputError("request.invalid", str(error.detail)) from error
+    except (ValueError, KeyError, AssertionError, UnicodeError) as error:
+        raise InputError("request.invalid", f"the form cannot be read: {type(error).__name__}") from error
+    return Body(tuple(_named(found)))
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InputError: `request.invalid`.
+    """
+    data = await request.body()
+    try:
+        value = json.loads(data or b"{}", parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise InputError("request.invalid", f"the body is no JSON: {str(error)[:200]}") from error
+    if not isinstance(value, dict):
+        raise InputError("request.invalid", "the body must be a JSON object")
+    return value
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _members(value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    extra = value.get("extra_body")  # SGLang's clients nest what OpenAI's SDK does not know
+    return _named([*value.items(), *(extra.items() if isinstance(extra, dict) else ())])
+
+
+def _named(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
+    for name, value in items:
+        yield NAMES.get(name, name), value
+
+
+def making_of(body: Body, *, product_id: str | None = None) -> Making:
+    """What a request asks for.
+
+    Raises:
+        InputError: `request.invalid`, naming the field.
+    """
+    values: dict[str, Any] = {
+        name: value
+        for name, value in body.fields
+        if name in MAKING and value not in (None, "") and not isinstance(value, tuple)
+    }
+    size = body.text("size")
+    if size and size != "auto":
+        width, cross, height = size.lower().partition("x")
+        if not cross or not width.isdigit() or not height.isdigit() or len(size) > 20:
+            raise InputError("request.invalid", f"size {size[:40]!r} is not of the form 512x512")
+        values["width"], values["height"] = int(width), int(height)
+    if product_id is not None:
+        values.setdefault("product_id", product_id)
+    try:
+        making = Making.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError("request.invalid", f"{first['loc'][0] if first['loc'] else 'body'}: {first['msg']}") from error
+    from gapray.capture.discover import PRODUCT_ID
+
+    if PRODUCT_ID.fullmatch(making.product_id) is None:
+        raise InputError("capture.invalid_product_id", f"{making.product_id[:80]!r} cannot be a product id")
+    return making
+
+
+def azimuths_of(body: Body) -> list[float] | None:
+    """``azimuths``: repeated, a JSON list, or numbers with commas.
+
+    Raises:
+        InputError: `request.invalid`.
+    """
+    values: list[Any] = [value for name, value in body.fields if name.partition("[")[0] in ("azimuths", "azimuths_deg")]
+    if not values:
+        return None
+    try:
+        flat: list[Any] = []
+        for value in values:
+            listed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
+            flat += listed if isinstance(listed, list) else str(listed).split(",")
+        found = [float(one) for one in flat]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError("request.invalid", "azimuths must be numbers of degrees") from error
+    if not all(abs(one) < 1e6 for one in found):
+        raise InputError("request.invalid", "azimuths must be numbers of degrees")
+    return [one % 360.0 for one in found]
+
+
+def options_of(body: Body) -> AzimuthOptions:
+    """Direction, front photo, missing views.
+
+    Raises:
+        InputError: `request.invalid`.
+    """
+    direction = body.text("direction") or "ccw"
+    front = body.last("front")
+    try:
+        front = int(front) if front is not None else 0
+    except (TypeError, ValueError) as error:
+        raise InputError("request.invalid", "front must be a whole number") from error
+    if direction not in ("ccw", "cw"):
+        raise InputError("request.invalid", "direction must be ccw or cw")
+    missing = str(body.last("allow_missing") or "").lower() in ("1", "true", "yes")
+    return AzimuthOptions(direction="cw" if direction == "cw" else "ccw", front=front, allow_missing=missing)
+
+
+def ignored_in(body: Body, known: Sequence[str]) -> list[str]:
+    """Fields that nothing here reads: said in the answer, so that a misspelt one is noticed."""
+    names = {name.partition("[")[0] for name, _ in body.fields}
+    read = (
+        MAKING | PHOTO_FIELDS | set(known) | {"size", "azimuths", "azimuths_deg", "front", "allow_missing", "direction"}
+    )
+    return sorted(name[:60] for name in names - read)[:_DEPTH]

@@ -1,0 +1,184 @@
+"""What every route needs, made once a process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.config import Profile
+from gapray.errors import InputError, ServeError
+from gapray.serve.artifacts import Artifacts
+from gapray.serve.jobs import Api, Job, JobInput, Kind, Making, NewJob
+from gapray.serve.keys import ApiKey, KeyRing
+from gapray.serve.making import check_making
+from gapray.serve.settings import ServeSettings
+from gapray.serve.store import JobStore
+from gapray.serve.uploads import Sent, arrived
+from gapray.serve.urls import check_url
+
+WAIT_STEP_S = 0.05
+
+
+@dataclass(frozen=True)
+class Context:
+    """Store, files, settings and keys of one ingress process."""
+
+    settings: ServeSettings
+    profile: Profile
+    store: JobStore
+    artifacts: Artifacts
+    keys: KeyRing
+    ready: Callable[[], str | None] = lambda: None
+    """What is not ready yet, if anything."""
+    rates: MovingWindowRateLimiter = field(default_factory=lambda: MovingWindowRateLimiter(MemoryStorage()))
+    """Per process: with several ingress replicas a key may do so many times more."""
+
+    @classmethod
+    def of(cls, settings: ServeSettings, ready: Callable[[], str | None] = lambda: None) -> Self:
+        """Connect to everything that the settings name."""
+        store = JobStore(str(settings.jobs_url))
+        artifacts = Artifacts.at(str(settings.artifacts))
+        return cls(settings, settings.loaded_profile(), store, artifacts, KeyRing(store.engine), ready)
+
+    async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """Something that blocks, off the event loop."""
+        return await asyncio.to_thread(function, *args, **named)
+
+    def within_rate(self, key: ApiKey) -> None:
+        """Count one request of a key.
+
+        Raises:
+            ServeError: `rate.exceeded`.
+        """
+        if key.per_minute is not None and not self.rates.hit(RateLimitItemPerMinute(key.per_minute), key.id):
+            raise ServeError("rate.exceeded", f"this key may ask {key.per_minute} times a minute")
+
+    async def accept(
+        self,
+        key: ApiKey,
+        *,
+        api: Api,
+        kind: Kind,
+        making: Making,
+        sent: list[Sent],
+        azimuths: list[float] | None = None,
+        options: AzimuthOptions = AzimuthOptions(),
+        video: bytes | None = None,
+        manifest_url: str | None = None,
+        endpoint: str = "",
+        model: str = "",
+        idempotency_key: str | None = None,
+        digest: str = "",
+        webhook: str | None = None,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+    ) -> Job:
+        """Check a request and accept it. When this returns, photos and job are on disk: nothing that dies now loses them.
+
+        Raises:
+            InputError: For what is wrong with the request.
+            ServeError: `queue.full`, `rate.exceeded` or `artifacts.failed`.
+        """
+        check_making(making, self.settings.limits)
+        for url in [*(one.url for one in sent if one.url), webhook, manifest_url]:
+            if url:
+                await self.call(check_url, url, self.settings.urls)
+        new = NewJob(
+            owner=key.id,
+            api=api,
+            kind=kind,
+            making=making,
+            input=JobInput(manifest_url=manifest_url),
+            endpoint=endpoint,
+            model=model,
+            idempotency_key=idempotency_key,
+            digest=digest,
+            webhook=webhook,
+            timeout_s=timeout_s,
+            wait_until=time.time() + ttl_s if ttl_s else None,
+        )
+        job: Job = await self.call(self._accepted, new, key, sent, azimuths, options, video)
+        return job
+
+    def _accepted(
+        self,
+        new: NewJob,
+        key: ApiKey,
+        sent: list[Sent],
+        azimuths: list[float] | None,
+        options: AzimuthOptions,
+        video: bytes | None,
+    ) -> Job:
+        given = new.input
+        if given.manifest_url is None:
+            found = arrived(
+                sent,
+                azimuths=azimuths,
+                options=options,
+                limits=self.settings.limits,
+                decode=self.profile.packaging.decode,
+            )
+            given = JobInput(photos=found.photos)
+            if found.capture is not None:
+                name = f"uploads/{new.id}/capture.zip"
+                self.artifacts.put(name, found.capture)
+                given = JobInput(capture=name)
+        if video is not None:
+            name = f"uploads/{new.id}/video"
+            self.artifacts.put(name, video)
+            given = given.model_copy(update={"video": name})
+        rules = self.settings.jobs
+        try:
+            job = self.store.submit(
+                NewJob(**{**vars(new), "input": given}),
+                max_queued=self.settings.limits.queued,
+                keep_s=rules.keep_s,
+                concurrent=key.concurrent,
+            )
+        except BaseException:
+            self.artifacts.remove(f"uploads/{new.id}")
+            raise
+        if job.id != new.id:
+            self.artifacts.remove(f"uploads/{new.id}")  # the same idempotency key was here before
+        return job
+
+    async def refuse_when_full(self) -> None:
+        """A quick look before a body is read and photos are stored; `submit` decides.
+
+        Raises:
+            ServeError: `queue.full`.
+        """
+        waiting = (await self.call(self.store.counts))["queued"]
+        if waiting >= self.settings.limits.queued:
+            raise ServeError("queue.full", f"{waiting} jobs are waiting")
+
+    async def waited(self, job: Job, seconds: float) -> Job:
+        """The job once it is final, or after `seconds`."""
+        end = time.monotonic() + min(seconds, self.settings.limits.wait_s)
+        while not job.final and time.monotonic() < end:
+            await asyncio.sleep(WAIT_STEP_S)
+            job = await self.call(self.store.get, job.id, None)
+        return job
+
+    async def file(self, job: Job, name: str) -> bytes:
+        """One file of a finished job.
+
+        Raises:
+            InputError: `job.not_ready`, `job.failed` or `job.no_such_file`.
+        """
+        if job.status != "completed":
+            if job.final:
+                raise InputError("job.failed", f"the job ended without a result: {job.error_message}")
+            raise InputError("job.not_ready", f"the job is {job.status}")
+        if name not in (job.result or {}).get("files", {}):
+            raise InputError("job.no_such_file", f"the job made no {name}")
+        data: bytes = await self.call(self.artifacts.get, f"{job.folder}/{name}")
+        return data

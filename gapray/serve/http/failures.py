@@ -1,0 +1,112 @@
+"""Errors as each API's clients expect them. Codes and remedies are gapray's; traces stay in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from gapray.errors import REMEDIES, ConfigError, GaprayError, InputError
+from gapray.serve.work import ours
+
+log = logging.getLogger("gapray.serve")
+RETRY_AFTER_S = 5
+
+STATUS: dict[str, int] = {
+    "auth.missing": 401,
+    "auth.invalid": 401,
+    "auth.forbidden": 403,
+    "rate.exceeded": 429,
+    "queue.full": 429,
+    "job.not_found": 404,
+    "job.no_such_file": 404,
+    "job.expired": 404,
+    "model.unknown": 404,
+    "request.too_large": 413,
+    "request.unsupported_media": 415,
+    "request.idempotency_mismatch": 422,
+    "request.unsupported": 501,
+    "request.not_found": 404,
+    "request.wrong_method": 405,
+    "artifacts.failed": 503,
+    "jobs.unavailable": 503,
+    "internal.error": 500,
+}
+"""Every other error of a client's is 400: 409 would be sent again by OpenAI's clients."""
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    501: "not_implemented_error",
+    503: "server_error",
+}
+_BY_STATUS = {404: "request.not_found", 405: "request.wrong_method"}
+
+
+def status_of(error: GaprayError) -> int:
+    """HTTP status of an error."""
+    if error.code in STATUS:
+        return STATUS[error.code]
+    return 400 if isinstance(error, (InputError, ConfigError)) else 503
+
+
+def answer(request: Request, status: int, code: str, message: str) -> JSONResponse:
+    """An error in the shape of the API that was called."""
+    remedy = REMEDIES.get(code)
+    request_id = getattr(request.state, "request_id", None)
+    body: dict[str, Any]
+    if request.url.path.startswith("/v2/") or request.url.path == "/graphql":
+        # RunPod's asynchronous client reads `id` and `status` without looking at the HTTP status.
+        body = {"id": None, "status": "FAILED", "error": message, "code": code, "remedy": remedy}
+        if request.url.path == "/graphql":
+            body = {"errors": [{"message": message}], "data": None}
+    else:
+        kind = _TYPES.get(status, "invalid_request_error")
+        body = {"error": {"message": message, "type": kind, "param": None, "code": code, "remedy": remedy}}
+    headers = {"x-request-id": request_id} if request_id else {}
+    if status in (429, 503):
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    return JSONResponse(body, status, headers)
+
+
+async def on_gapray_error(request: Request, error: Exception) -> JSONResponse:
+    """One of ours."""
+    assert isinstance(error, GaprayError)
+    status = status_of(error)
+    if status >= 500:
+        log.error("%s: %s", error.code, error.message)
+    message = error.message if status != 500 else "the server failed"
+    return answer(request, status, error.code, message)
+
+
+async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    """A parameter that FastAPI refused."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return answer(request, 422, "request.invalid", f"{where}: {first['msg']}")
+
+
+async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """A path or method that does not exist."""
+    assert isinstance(error, HTTPException)
+    code = _BY_STATUS.get(error.status_code, "request.invalid")
+    return answer(request, error.status_code, code, f"{request.method} {request.url.path[:200]}: {error.detail}")
+
+
+async def on_any_error(request: Request, error: Exception) -> JSONResponse:
+    """A defect, or a database that is away."""
+    known = ours(error)
+    if known is not None:
+        return await on_gapray_error(request, known)
+    log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+    if type(error).__module__.startswith("sqlalchemy"):
+        return answer(request, 503, "jobs.unavailable", "the jobs' database does not answer")
+    return answer(request, 500, "internal.error", "the server failed")

@@ -1,0 +1,159 @@
+"""gapray's own routes: packages, scores, health, metrics."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.responses import JSONResponse, Response
+
+from gapray.errors import InputError
+from gapray.serve.http.auth import caller, context_of
+from gapray.serve.http.bodies import Body, azimuths_of, making_of, options_of, read_body
+from gapray.serve.http.openai import BODY, MODEL, idempotency_key, one_job, ranged
+from gapray.serve.jobs import Job, Kind
+from gapray.serve.shapes import native_job
+from gapray.serve.uploads import sent_by
+
+router = APIRouter()
+_PREFER_WAIT = re.compile(r"\bwait=(\d{1,4})\b")
+Wait = Annotated[
+    float | None, Query(ge=0, le=300, description="Answer when the job is done, or after so many seconds.")
+]
+
+
+class Metrics:
+    """Of one ingress process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "gapray_http_requests", "Requests by route and status.", ("route", "status"), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "gapray_http_request_seconds",
+            "Time to answer, without streams.",
+            ("route",),
+            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
+            registry=self.registry,
+        )
+        self.jobs = Gauge("gapray_jobs", "Jobs in the database by state.", ("status",), registry=self.registry)
+
+
+@router.post("/v1/packages", tags=["packages"], openapi_extra=BODY)
+async def create_package(request: Request, wait: Wait = None) -> JSONResponse:
+    """Package photos: masks, depth, edges, identity. The zip of the GAP folder is its `content`."""
+    return await _submitted(request, "package", wait)
+
+
+@router.post(
+    "/v1/scores",
+    tags=["scores"],
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "video": {"type": "string", "format": "binary", "description": "mp4, webm, gif or webp."},
+                            **BODY["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"],
+                        },
+                    }
+                }
+            },
+        }
+    },
+)
+async def create_score(request: Request, wait: Wait = None) -> JSONResponse:
+    """Score a turntable video from anywhere against photos of its product: aligned LPIPS by angle."""
+    return await _submitted(request, "score", wait)
+
+
+async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONResponse:
+    key = await caller(request, "write")
+    context = context_of(request)
+    await context.refuse_when_full()
+    body = await read_body(request, context.settings.limits)
+    video = None
+    if kind == "score":
+        video = body.last("video")
+        if not isinstance(video, tuple) or not video[1]:
+            raise InputError("request.invalid", "the field `video` must hold a file")
+        video = video[1]
+    job = await context.accept(
+        key,
+        api="native",
+        kind=kind,
+        making=making_of(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product"),
+        sent=sent_by(body.fields),
+        azimuths=azimuths_of(body),
+        options=options_of(body),
+        video=video,
+        model=MODEL,
+        idempotency_key=idempotency_key(request),
+        digest=body.digest(),
+        webhook=body.text("webhook", "webhook_url"),
+    )
+    preferred = _PREFER_WAIT.search(request.headers.get("prefer", ""))
+    seconds = wait if wait is not None else float(preferred[1]) if preferred else 0.0
+    job = await context.waited(job, seconds)
+    place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
+    return JSONResponse(native_job(job), 200 if job.final else 202, place)
+
+
+@router.get("/v1/packages/{package_id}", tags=["packages"])
+async def get_package(request: Request, package_id: str) -> dict[str, Any]:
+    """A package's state; when it is done, its views with their embeddings."""
+    return native_job(_of_kind(await one_job(request, package_id), "package"))
+
+
+@router.get("/v1/packages/{package_id}/content", tags=["packages"], response_class=Response)
+async def get_package_content(request: Request, package_id: str) -> Response:
+    """The GAP folder as a zip."""
+    job = _of_kind(await one_job(request, package_id), "package")
+    return ranged(request, await context_of(request).file(job, "package.zip"), "package.zip")
+
+
+@router.get("/v1/scores/{score_id}", tags=["scores"])
+async def get_score(request: Request, score_id: str) -> dict[str, Any]:
+    """A score's state; when it is done, LPIPS by angle."""
+    return native_job(_of_kind(await one_job(request, score_id), "score"))
+
+
+@router.get("/healthz", tags=["service"])
+async def healthz() -> dict[str, str]:
+    """This process answers. Loads nothing, asks nobody."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", tags=["service"])
+async def readyz(request: Request) -> JSONResponse:
+    """Jobs can be accepted and will be worked on."""
+    context = context_of(request)
+    try:
+        await context.call(context.store.ping)
+        missing = context.ready()
+    except Exception:
+        missing = "the jobs' database does not answer"
+    return JSONResponse({"status": missing or "ready"}, 503 if missing else 200)
+
+
+@router.get("/metrics", tags=["service"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus; asks for an admin key where the server asks for keys."""
+    await caller(request, "admin")
+    context = context_of(request)
+    found: Metrics = request.app.state.metrics
+    for status, count in (await context.call(context.store.counts)).items():
+        found.jobs.labels(status).set(count)
+    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _of_kind(job: Job, kind: Kind) -> Job:
+    if job.kind != kind:
+        raise InputError("job.not_found", f"there is no {kind} {job.id!r}")
+    return job

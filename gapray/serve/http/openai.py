@@ -1,0 +1,304 @@
+"""OpenAI's Videos API (openai 3.54, `resources/videos`), for its SDKs, litellm, and clients of vLLM-Omni and SGLang."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from gapray.errors import InputError, ModelError
+from gapray.serve.artifacts import content_type
+from gapray.serve.dispatcher import forget
+from gapray.serve.http.auth import caller, context_of, owner_of
+from gapray.serve.http.bodies import azimuths_of, ignored_in, making_of, options_of, read_body
+from gapray.serve.http.context import Context
+from gapray.serve.jobs import Job
+from gapray.serve.shapes import job_id, openai_video
+from gapray.serve.uploads import sent_by
+
+router = APIRouter(prefix="/v1", tags=["videos"])
+MODEL = "gap-turntable"
+EVENT_STEP_S = 0.25
+_VARIANTS = {"thumbnail": "poster.jpg", "spritesheet": "sprite.jpg"}
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_PICTURES = ("photo", "mask", "depth")
+
+PHOTOS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "prompt": {"type": "string", "example": "a product photo on a plain white background"},
+        "model": {"type": "string", "example": MODEL},
+        "input_reference[]": {
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+            "description": "The photos, or one zip of them. Azimuths are read from the file names (`mug_045.jpg`), taken "
+            "from `azimuths`, or else the photos are even steps in their order.",
+        },
+        "azimuths": {"type": "string", "example": "0,45,90,135,180,225,270,315"},
+        "num_frames": {"type": "integer", "example": 24},
+        "fps": {"type": "number", "example": 12},
+        "size": {"type": "string", "example": "512x512"},
+        "seconds": {"type": "string", "example": "2"},
+        "seed": {"type": "integer"},
+        "num_inference_steps": {"type": "integer"},
+        "guidance_scale": {"type": "number"},
+        "negative_prompt": {"type": "string"},
+        "format": {"type": "string", "enum": ["mp4", "gif", "webp"]},
+        "score": {"type": "boolean", "description": "Also measure LPIPS by angle."},
+        "product_id": {"type": "string", "example": "mug"},
+        "direction": {"type": "string", "enum": ["ccw", "cw"]},
+        "webhook": {"type": "string", "description": "URL that is told when the video is done."},
+    },
+}
+_JSON_EXAMPLE = {
+    "model": MODEL,
+    "prompt": "a mug",
+    "num_frames": 24,
+    "views": [
+        {"azimuth_deg": 45 * step, "image_url": f"https://photos.example/mug_{45 * step:03d}.jpg"} for step in range(8)
+    ],
+}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": PHOTOS_SCHEMA},
+            "application/json": {"schema": {"type": "object"}, "example": _JSON_EXAMPLE},
+        },
+    }
+}
+
+
+@router.post("/videos", openapi_extra=BODY)
+async def create_video(request: Request) -> JSONResponse:
+    """Make a turntable video from photos. Answers at once; the video comes later."""
+    key = await caller(request, "write")
+    context = context_of(request)
+    await context.refuse_when_full()
+    body = await read_body(request, context.settings.limits)
+    model = body.text("model") or MODEL
+    check_model(context, model)
+    job = await context.accept(
+        key,
+        api="openai",
+        kind="video",
+        making=making_of(body, product_id="product"),
+        sent=sent_by(body.fields),
+        azimuths=azimuths_of(body),
+        options=options_of(body),
+        model=model,
+        idempotency_key=idempotency_key(request),
+        digest=body.digest(),
+        webhook=body.text("webhook", "webhook_url"),
+    )
+    shown = openai_video(job)
+    ignored = ignored_in(body, ("prompt", "model", "webhook", "webhook_url", "extra_body", "user"))
+    if ignored:
+        shown["gap"]["ignored"] = ignored
+    return JSONResponse(shown, headers={"location": f"/v1/videos/{shown['id']}"})
+
+
+@router.get("/videos")
+async def list_videos(
+    request: Request,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> dict[str, Any]:
+    """Own videos, newest first."""
+    key = await caller(request, "read")
+    found, more = await context_of(request).call(
+        context_of(request).store.page,
+        owner_of(key),
+        after=job_id(after) if after else None,
+        limit=limit,
+        order=order,
+        kind="video",
+    )
+    data = [openai_video(job) for job in found]
+    return {
+        "object": "list",
+        "data": data,
+        "has_more": more,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+    }
+
+
+@router.get("/videos/{video_id}")
+async def get_video(request: Request, video_id: str) -> JSONResponse:
+    """One video's state, and its scores once it is done."""
+    job = await one_job(request, video_id)
+    # OpenAI's poller sleeps for this long; a turntable is minutes on a CPU and seconds on a GPU.
+    headers = {} if job.final else {"openai-poll-after-ms": "500"}
+    return JSONResponse(openai_video(job), headers=headers)
+
+
+@router.delete("/videos/{video_id}")
+async def delete_video(request: Request, video_id: str) -> dict[str, Any]:
+    """Cancel a video if it is not done, and remove everything of it."""
+    key = await caller(request, "write")
+    context = context_of(request)
+    job = await context.call(context.store.get, job_id(video_id), owner_of(key))
+    await context.call(forget, context.store, context.artifacts, job.id)
+    return {"id": f"video_{job.id}", "deleted": True, "object": "video.deleted"}
+
+
+@router.get("/videos/{video_id}/content", response_class=Response)
+async def get_content(
+    request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
+) -> Response:
+    """The video, its poster or its sprite sheet; ranges are answered."""
+    job = await one_job(request, video_id)
+    name = _VARIANTS.get(variant) or str(((job.result or {}).get("video") or {}).get("name", ""))
+    return ranged(request, await context_of(request).file(job, name), name)
+
+
+@router.get("/videos/{video_id}/views")
+async def list_views(request: Request, video_id: str) -> dict[str, Any]:
+    """Which views of a video's photos can be looked at by now."""
+    job = await one_job(request, video_id)
+    return {"object": "list", "data": await context_of(request).call(views_of, context_of(request), job)}
+
+
+@router.get("/videos/{video_id}/views/{view}/{picture}", response_class=Response)
+async def get_view(request: Request, video_id: str, view: str, picture: Literal["photo", "mask", "depth"]) -> Response:
+    """A small picture of one view: the photo, the product cut out, its depth."""
+    job = await one_job(request, video_id)
+    if not re.fullmatch(r"\d{3}\.\d{3}", view):
+        raise InputError("job.no_such_file", f"there is no view {view[:40]!r}")
+    context = context_of(request)
+    data = await context.call(context.artifacts.get, f"{job.folder}/views/{view}_{picture}.jpg")
+    return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+
+@router.get("/videos/{video_id}/events", response_class=StreamingResponse)
+async def get_events(request: Request, video_id: str) -> StreamingResponse:
+    """Server-sent events: `progress` whenever something changed, `done` at the end."""
+    job = await one_job(request, video_id)
+    return StreamingResponse(
+        _events(context_of(request), job), media_type="text/event-stream", headers={"cache-control": "no-store"}
+    )
+
+
+async def _events(context: Context, job: Job) -> AsyncIterator[str]:
+    last = ""
+    while True:
+        views = await context.call(views_of, context, job)
+        data = json.dumps({"video": openai_video(job), "views": views})
+        if data != last:
+            last = data
+            yield f"event: {'done' if job.final else 'progress'}\ndata: {data}\n\n"
+        if job.final:
+            return
+        await asyncio.sleep(EVENT_STEP_S)
+        try:
+            job = await context.call(context.store.get, job.id, None)
+        except InputError:
+            yield "event: gone\ndata: {}\n\n"
+            return
+
+
+def views_of(context: Context, job: Job) -> list[dict[str, Any]]:
+    """Views and the pictures there are of each."""
+    found: dict[str, list[str]] = {}
+    for name in context.artifacts.names(f"{job.folder}/views"):
+        view, _, picture = name.removesuffix(".jpg").partition("_")
+        if picture in _PICTURES:
+            found.setdefault(view, []).append(picture)
+    return [{"view": view, "azimuth_deg": float(view), "pictures": sorted(found[view])} for view in sorted(found)]
+
+
+@router.api_route("/videos/{video_id}/remix", methods=["POST"])
+@router.api_route("/videos/edits", methods=["POST"])
+@router.api_route("/videos/extensions", methods=["POST"])
+@router.api_route("/videos/characters", methods=["POST"])
+async def not_here(request: Request) -> None:
+    """Parts of the Videos API that make no sense for a turntable."""
+    await caller(request, "write")
+    raise InputError("request.unsupported", f"{request.url.path} is not part of gapray")
+
+
+@router.get("/models", tags=["models"])
+async def list_models(request: Request) -> dict[str, Any]:
+    """What this server makes videos with."""
+    await caller(request, "read")
+    context = context_of(request)
+    return {"object": "list", "data": [model_facts(context, name) for name in model_names(context)]}
+
+
+@router.get("/models/{name}", tags=["models"])
+async def get_model(request: Request, name: str) -> dict[str, Any]:
+    """One of them."""
+    await caller(request, "read")
+    context = context_of(request)
+    check_model(context, name)
+    return model_facts(context, name)
+
+
+def model_names(context: Context) -> list[str]:
+    """`gap-turntable` is whatever this server has; the longer name says which."""
+    return [MODEL, f"{MODEL}-{context.profile.name}"]
+
+
+def model_facts(context: Context, name: str) -> dict[str, Any]:
+    """OpenAI's Model object."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "gapray",
+        "gap": {"profile": context.profile.name, "backend": context.profile.video.backend},
+    }
+
+
+def check_model(context: Context, name: str) -> None:
+    """Refuse a model that is not here: another one is never taken in silence.
+
+    Raises:
+        ModelError: `model.unknown`.
+    """
+    if name not in model_names(context):
+        raise ModelError(
+            "model.unknown", f"there is no model {name[:80]!r} here; models: {', '.join(model_names(context))}"
+        )
+
+
+async def one_job(request: Request, shown: str) -> Job:
+    """The job that a path names, if the caller may see it."""
+    key = await caller(request, "read")
+    context = context_of(request)
+    job: Job = await context.call(context.store.get, job_id(shown), owner_of(key))
+    return job
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The header's value.
+
+    Raises:
+        InputError: `request.invalid` when it is too long.
+    """
+    value = request.headers.get("idempotency-key")
+    if value is not None and not 1 <= len(value) <= 255:
+        raise InputError("request.invalid", "an idempotency key has 1 to 255 characters")
+    return value
+
+
+def ranged(request: Request, data: bytes, name: str) -> Response:
+    """A file, or the one range of it that is asked for (RFC 9110, section 14)."""
+    headers = {"accept-ranges": "bytes", "content-disposition": f'inline; filename="{name}"'}
+    match = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if match is None or match.groups() == ("", ""):
+        return Response(data, media_type=content_type(name), headers=headers)
+    first, last = match.groups()
+    start = int(first) if first else max(0, len(data) - int(last))
+    end = min(int(last), len(data) - 1) if first and last else len(data) - 1
+    if start > end:
+        return Response(status_code=416, headers=headers | {"content-range": f"bytes */{len(data)}"})
+    headers["content-range"] = f"bytes {start}-{end}/{len(data)}"
+    return Response(data[start : end + 1], 206, media_type=content_type(name), headers=headers)

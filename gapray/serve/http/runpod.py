@@ -1,0 +1,267 @@
+"""RunPod's serverless API, version 2, and the little GraphQL that its SDK asks first (runpod 1.12)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import JSONResponse
+
+from gapray.errors import InputError
+from gapray.serve.http.auth import caller, context_of, owner_of
+from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of, read_json
+from gapray.serve.http.context import Context
+from gapray.serve.http.openai import MODEL, idempotency_key
+from gapray.serve.jobs import Job
+from gapray.serve.shapes import job_id, runpod_id, runpod_state, runpod_status
+from gapray.serve.uploads import Sent, decoded, sent_by, sent_in_manifest
+
+router = APIRouter(tags=["runpod"])
+ENDPOINT = "gap-animatediff-video-sd15"
+"""The prototype's endpoint; any other name is served alike."""
+Endpoint = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+PROTOTYPE = {"fps": 8, "format": "gif"}
+"""What the prototype made when a request did not say."""
+RUNSYNC_WAIT_MS = 90_000
+STREAMS_REMEMBERED = 10_000
+_KNOWN = ("input", "webhook", "policy", "s3Config")
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": {"input": {"type": "object"}}, "required": ["input"]},
+                "example": {"input": {"manifest_url": "https://photos.example/multiview_manifest.json", "frames": 24}},
+            }
+        },
+    }
+}
+
+
+@router.post("/v2/{endpoint}/run", openapi_extra=_BODY)
+async def run(request: Request, endpoint: Endpoint) -> dict[str, Any]:
+    """Accept a job."""
+    job = await _accepted(request, endpoint)
+    return {"id": runpod_id(job), "status": runpod_state(job)}
+
+
+@router.post("/v2/{endpoint}/runsync", openapi_extra=_BODY)
+async def run_sync(
+    request: Request, endpoint: Endpoint, wait: Annotated[int, Query(ge=1000, le=300_000)] = RUNSYNC_WAIT_MS
+) -> JSONResponse:
+    """Accept a job and wait for it; a job that takes longer goes on."""
+    job = await _accepted(request, endpoint)
+    context = context_of(request)
+    return await _status(context, await context.waited(job, wait / 1000))
+
+
+@router.api_route("/v2/{endpoint}/status/{shown}", methods=["GET", "POST"])
+async def status(request: Request, endpoint: Endpoint, shown: str) -> JSONResponse:
+    """A job's state, and its output once it is done."""
+    del endpoint
+    return await _status(context_of(request), await _job(request, shown))
+
+
+@router.api_route("/v2/{endpoint}/status-sync/{shown}", methods=["GET", "POST"])
+async def status_sync(
+    request: Request, endpoint: Endpoint, shown: str, wait: Annotated[int, Query(ge=1000, le=300_000)] = RUNSYNC_WAIT_MS
+) -> JSONResponse:
+    """As `status`, once the job is done."""
+    del endpoint
+    context = context_of(request)
+    return await _status(context, await context.waited(await _job(request, shown), wait / 1000))
+
+
+@router.api_route("/v2/{endpoint}/stream/{shown}", methods=["GET", "POST"])
+async def stream(request: Request, endpoint: Endpoint, shown: str) -> dict[str, Any]:
+    """What a job has put out since it was last asked: progress while it runs, then its output."""
+    del endpoint
+    context = context_of(request)
+    job = await _job(request, shown)
+    if not job.final:
+        # The SDK asks again at once while the stream is empty, and every second otherwise.
+        job = await context.waited(job, 1.0)
+    told = await context.call(runpod_status, job, context.artifacts)
+    said = request.app.state.streamed
+    if job.final:
+        # RunPod's clients stop when a job is final and its stream is empty: the output is told once.
+        new = [] if job.id in said else [{"output": told.get("output")}]
+        said[job.id] = True
+        if len(said) > STREAMS_REMEMBERED:
+            said.popitem(last=False)
+        if job.status == "cancelled":
+            # runpod 1.12 does not count CANCELLED among the final states and would ask for ever.
+            return {"status": "FAILED", "stream": new, "error": job.error_message}
+        return {"status": told["status"], "stream": new}
+    return {"status": told["status"], "stream": [{"output": told["output"]}] if "output" in told else []}
+
+
+@router.post("/v2/{endpoint}/cancel/{shown}")
+async def cancel(request: Request, endpoint: Endpoint, shown: str) -> dict[str, Any]:
+    """Stop a job."""
+    del endpoint
+    key = await caller(request, "write")
+    context = context_of(request)
+    job = await context.call(context.store.cancel, job_id(shown), owner_of(key))
+    return {"id": runpod_id(job), "status": runpod_state(job)}
+
+
+@router.post("/v2/{endpoint}/retry/{shown}")
+async def retry(request: Request, endpoint: Endpoint, shown: str) -> dict[str, Any]:
+    """Queue a failed job again."""
+    del endpoint
+    key = await caller(request, "write")
+    context = context_of(request)
+    job = await context.call(context.store.retry, job_id(shown), owner_of(key))
+    return {"id": runpod_id(job), "status": runpod_state(job)}
+
+
+@router.post("/v2/{endpoint}/purge-queue")
+async def purge_queue(request: Request, endpoint: Endpoint) -> dict[str, Any]:
+    """Cancel own waiting jobs of this endpoint; with an admin key, everybody's."""
+    key = await caller(request, "write")
+    context = context_of(request)
+    removed = await context.call(context.store.purge, owner_of(key), endpoint)
+    return {"removed": removed, "status": "completed"}
+
+
+@router.get("/v2/{endpoint}/health")
+async def health(request: Request, endpoint: Endpoint) -> dict[str, Any]:
+    """Own jobs by state, and workers."""
+    key = await caller(request, "read")
+    context = context_of(request)
+    counts = await context.call(context.store.counts, owner_of(key), endpoint)
+    return {
+        "jobs": {
+            "completed": counts["completed"],
+            "failed": counts["failed"] + counts["cancelled"],
+            "inProgress": counts["running"],
+            "inQueue": counts["queued"],
+            "retried": counts["retried"],
+        },
+        "workers": _workers(context, counts["running"]),
+    }
+
+
+@router.post("/graphql")
+async def graphql(request: Request) -> dict[str, Any]:
+    """What `runpod.get_endpoints()` asks, with `status` and `workers`, which the prototype's script waits for."""
+    key = await caller(request, "read")
+    context = context_of(request)
+    query = (await read_json(request)).get("query")
+    if not isinstance(query, str) or "endpoints" not in query:
+        return {"data": {"myself": {}}, "errors": [{"message": "only `myself { endpoints }` is answered here"}]}
+    running = (await context.call(context.store.counts))["running"]
+    generator = context.settings.generator
+    endpoint = {
+        "aiKey": "",
+        "gpuIds": "",
+        "id": ENDPOINT,
+        "idleTimeout": 5,
+        "name": ENDPOINT,
+        "networkVolumeId": None,
+        "locations": None,
+        "scalerType": "QUEUE_DELAY",
+        "scalerValue": 4,
+        "templateId": "",
+        "type": "QB",
+        "userId": key.id,
+        "version": 1,
+        "workersMax": generator.max,
+        "workersMin": generator.min,
+        "workersStandby": 0,
+        "gpuCount": 1 if generator.gpus else 0,
+        "env": [],
+        "createdAt": None,
+        "networkVolume": None,
+        "status": "RUNNING",
+        "workers": [{"id": f"worker-{index}", "status": "RUNNING"} for index in range(max(1, running))],
+    }
+    return {"data": {"myself": {"endpoints": [endpoint]}}}
+
+
+def _workers(context: Context, running: int) -> dict[str, int]:
+    ready = context.ready() is None
+    return {"idle": max(0, context.settings.generator.max - running) if ready else 0, "running": running}
+
+
+async def _status(context: Context, job: Job) -> JSONResponse:
+    shown = await context.call(runpod_status, job, context.artifacts)
+    # The output is megabytes of base64: it is written off the event loop.
+    return (
+        JSONResponse(shown)
+        if "video_b64" not in (shown.get("output") or {})
+        else await context.call(JSONResponse, shown)
+    )
+
+
+async def _job(request: Request, shown: str) -> Job:
+    key = await caller(request, "read")
+    context = context_of(request)
+    job: Job = await context.call(context.store.get, job_id(shown), owner_of(key))
+    return job
+
+
+async def _accepted(request: Request, endpoint: str) -> Job:
+    key = await caller(request, "write")
+    context = context_of(request)
+    await context.refuse_when_full()
+    body = await read_json(request)
+    given = body.get("input")
+    if not isinstance(given, dict) or not given:
+        raise InputError("request.invalid", "the body must hold an object `input`")
+    if body.get("s3Config"):
+        raise InputError("request.unsupported", "s3Config is not taken; results come inline")
+    policy = body.get("policy") if isinstance(body.get("policy"), dict) else {}
+    assert isinstance(policy, dict)
+    webhook = body.get("webhook")
+    if webhook is not None and not isinstance(webhook, str):
+        raise InputError("request.invalid", "webhook must be a URL")
+    fields = Body(tuple((NAMES.get(name, name), value) for name, value in (PROTOTYPE | given).items()))
+    sent, manifest_url, name = await asyncio.to_thread(photos_of, given)
+    return await context.accept(
+        key,
+        api="runpod",
+        kind="video",
+        making=making_of(fields, product_id=name),
+        sent=sent,
+        azimuths=azimuths_of(fields),
+        options=options_of(fields),
+        manifest_url=manifest_url,
+        endpoint=endpoint,
+        model=MODEL,
+        idempotency_key=idempotency_key(request),
+        digest=Body(tuple(given.items())).digest(),
+        webhook=webhook,
+        timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
+        ttl_s=_seconds(policy.get("ttl"), 10_000),
+    )
+
+
+def photos_of(given: dict[str, Any]) -> tuple[list[Sent], str | None, str]:
+    """Photos of the prototype's manifest, or of the fields that the Videos API takes too."""
+    url = given.get("manifest_url")
+    if url is not None:
+        if not isinstance(url, str):
+            raise InputError("request.invalid", "manifest_url must be a URL")
+        return [], url, "product"
+    manifest = given.get("manifest_b64", given.get("manifest"))
+    if manifest is None:
+        return sent_by(given.items()), None, "product"
+    if isinstance(manifest, str):
+        try:
+            manifest = json.loads(decoded(manifest))
+        except (ValueError, RecursionError) as error:
+            raise InputError("request.invalid", "manifest_b64 holds no JSON") from error
+    name = manifest.get("asset_name") if isinstance(manifest, dict) else None
+    return sent_in_manifest(manifest), None, name if isinstance(name, str) and name else "product"
+
+
+def _seconds(value: Any, least_ms: int) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least_ms <= value <= 7 * 86_400_000:
+        raise InputError("request.invalid", f"a policy's time is a number of milliseconds from {least_ms} to a week")
+    return float(value) / 1000

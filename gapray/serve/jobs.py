@@ -1,0 +1,132 @@
+"""What a job is: one request for one product, from acceptance to result. Plain data; `store` keeps it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+FINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+Kind = Literal["video", "package", "score"]
+Api = Literal["openai", "runpod", "native"]
+STAGES = ("fetch", "package", "render", "encode", "score")
+
+
+class Making(BaseModel):
+    """What a client asked for, whatever API it came by. None = the profile decides."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    product_id: str = Field("product", description="Name of the product.")
+    prompt: str | None = Field(None, description="For generators that read one.")
+    negative_prompt: str | None = Field(None, description="Likewise.")
+    frames: int | None = Field(None, ge=1, description="Frames of one turn.")
+    width: int | None = Field(None, ge=64, description="Of the video [pixels].")
+    height: int | None = Field(None, ge=64, description="Of the video [pixels].")
+    fps: float | None = Field(None, gt=0, le=60, description="Frames a second.")
+    seconds: float | None = Field(
+        None, gt=0, description="Length of the video; sets the frame rate when that is not given."
+    )
+    format: Literal["mp4", "gif", "webp"] = Field("mp4", description="Of the video.")
+    steps: int | None = Field(None, ge=1, description="Denoising steps.")
+    guidance: float | None = Field(None, ge=1, le=30, description="Classifier-free guidance.")
+    control_scale: float | None = Field(None, ge=0, le=2, description="Weight of the depth ControlNet.")
+    ip_scale: float | None = Field(None, ge=0, le=2, description="Weight of the photos' adapter.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of whatever is random.")
+    score: bool = Field(True, description="Also score the video against the photos.")
+
+
+class PhotoSource(BaseModel):
+    """A photo that still lies elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    azimuth_deg: float | None = None
+
+
+class JobInput(BaseModel):
+    """Where a job's photos are: in the artifact store, or at URLs that its worker fetches."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    capture: str | None = Field(None, description="Artifact: a zip of the photos with a capture.csv.")
+    photos: tuple[PhotoSource, ...] = Field((), description="Photos to fetch.")
+    manifest_url: str | None = Field(None, description="A prototype's manifest to fetch.")
+    video: str | None = Field(None, description="Artifact: the video to score.")
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job that was not yet accepted."""
+
+    owner: str
+    api: Api
+    kind: Kind
+    making: Making
+    input: JobInput
+    endpoint: str = ""
+    """Name in the URL, for RunPod's clients."""
+    model: str = ""
+    """Name that the client used."""
+    idempotency_key: str | None = None
+    digest: str = ""
+    """Of the request; the same idempotency key with another digest is refused."""
+    webhook: str | None = None
+    timeout_s: float | None = None
+    wait_until: float | None = None
+    """Not begun by then, it fails [Unix s]."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the store holds it. Times are Unix seconds."""
+
+    id: str
+    owner: str
+    api: Api
+    kind: Kind
+    endpoint: str
+    model: str
+    status: Status
+    stage: str
+    progress: int
+    making: Making
+    input: JobInput
+    digest: str
+    webhook: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    expires_at: float
+    attempt: int
+    timeout_s: float | None
+    error_code: str | None
+    error_message: str | None
+    result: dict[str, Any] | None
+    """Files (name -> size and type), scores, calibration, timings."""
+
+    @property
+    def final(self) -> bool:
+        """Nothing will change any more."""
+        return self.status in FINAL
+
+    @property
+    def folder(self) -> str:
+        """Of this attempt's files in the artifact store: a slow older attempt cannot write over a newer one's."""
+        return f"results/{self.id}/{self.attempt}"
+
+    @property
+    def seconds_queued(self) -> float:
+        """Between acceptance and the start of its last attempt."""
+        return max(0.0, (self.started_at or self.finished_at or time.time()) - self.created_at)
+
+    @property
+    def seconds_running(self) -> float:
+        """Of its last attempt."""
+        return max(0.0, (self.finished_at or time.time()) - self.started_at) if self.started_at else 0.0

@@ -1,0 +1,71 @@
+"""All workers in one process, without Ray: for tests, RunPod's handler, and to measure what the server adds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from gapray.fidelity.comparison import Comparison
+from gapray.gap.package import GapPackage
+from gapray.serve.engine import Generator, Packager, Scorer, Turn
+from gapray.serve.jobs import Job, Making
+from gapray.serve.settings import ServeSettings
+
+
+class LocalWorkers:
+    """One call of each worker at a time, in threads."""
+
+    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
+        self._packager = Packager(settings, device=device)
+        self._generator = Generator(settings, device=device)
+        self._scorer = Scorer(settings, device=device)
+        self._locks = {"packager": threading.Lock(), "generator": threading.Lock(), "scorer": threading.Lock()}
+
+    async def _in_turn(self, who: str, call: Callable[..., Any], *args: Any) -> Any:
+        def locked() -> Any:
+            with self._locks[who]:
+                return call(*args)
+
+        return await asyncio.to_thread(locked)
+
+    async def package(self, job: Job) -> GapPackage:
+        """See `Workers`."""
+        found: GapPackage = await self._in_turn("packager", self._packager.package, job)
+        return found
+
+    async def store_package(self, job: Job, package: GapPackage) -> dict[str, Any]:
+        """See `Workers`."""
+        found: dict[str, Any] = await self._in_turn("packager", self._packager.store_package, job, package)
+        return found
+
+    async def draw(self, making: Making, package: GapPackage) -> Turn:
+        """See `Workers`."""
+        found: Turn = await self._in_turn("generator", self._generator.draw, making, package)
+        return found
+
+    async def encode(self, job: Job, package: GapPackage, turn: Turn) -> dict[str, Any]:
+        """See `Workers`."""
+        found: dict[str, Any] = await self._in_turn("packager", self._packager.encode, job, package, turn)
+        return found
+
+    async def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
+        """See `Workers`."""
+        found: Comparison = await self._in_turn("packager", self._packager.compare, job, package, turn)
+        return found
+
+    async def laid(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """See `Workers`."""
+        found: tuple[list[Any], list[Any]] = await self._in_turn("packager", self._packager.laid, job)
+        return found
+
+    async def judge(self, comparison: Comparison) -> dict[str, Any]:
+        """See `Workers`."""
+        found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge, comparison)
+        return found
+
+    async def judge_foreign(self, clip: list[Any], photos: list[Any]) -> dict[str, Any]:
+        """See `Workers`."""
+        found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge_foreign, clip, photos)
+        return found

@@ -1,0 +1,134 @@
+"""The same engine as a RunPod serverless handler, for those who stay there: ``python -m gapray.serve.runpod_handler``.
+
+Its jobs' contract is that of the endpoint it replaces; photos and results travel inside the job. `GAPRAY_PROFILE` names the
+profile. Needs the package `runpod` in the image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import os
+import tempfile
+import time
+import uuid
+from typing import Any
+
+from gapray.errors import InputError
+from gapray.serve.artifacts import Artifacts
+from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of
+from gapray.serve.http.runpod import PROTOTYPE, photos_of
+from gapray.serve.jobs import Job, JobInput
+from gapray.serve.local import LocalWorkers
+from gapray.serve.making import check_making
+from gapray.serve.settings import ServeSettings
+from gapray.serve.shapes import MODE
+from gapray.serve.uploads import arrived
+from gapray.serve.work import failure_of, make
+
+
+async def handler(event: dict[str, Any]) -> dict[str, Any]:
+    """Do one RunPod job.
+
+    Args:
+        event: ``{"input": {…}}`` as RunPod hands it on.
+
+    Returns:
+        ``{"status": "ok", "mode", "format", "video_b64", "scores"}``, or ``{"status": "error", "message", "code"}``.
+    """
+    try:
+        return await _made(event.get("input") or {})
+    except Exception as error:
+        known = failure_of(error)
+        return {"status": "error", "message": known.message, "code": known.code}
+
+
+@functools.cache
+def _workers() -> tuple[ServeSettings, LocalWorkers]:
+    profile = os.environ.get("GAPRAY_PROFILE", "classic")
+    settings = ServeSettings(
+        profile=profile,
+        jobs_url="sqlite://",
+        artifacts=tempfile.mkdtemp(prefix="gapray-"),
+        webhook_secret="unused",  # noqa: S106  (nothing is signed here)
+    )
+    return settings, LocalWorkers(settings)
+
+
+async def _made(given: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(given, dict) or not given:
+        raise InputError("request.invalid", "the job holds no input")
+    settings, workers = await asyncio.to_thread(_workers)
+    artifacts = Artifacts.at(str(settings.artifacts))
+    fields = Body(tuple((NAMES.get(name, name), value) for name, value in (PROTOTYPE | given).items()))
+    sent, manifest_url, name = photos_of(given)
+    making = making_of(fields, product_id=name)
+    check_making(making, settings.limits)
+    job_id = uuid.uuid4().hex
+    where = JobInput(manifest_url=manifest_url)
+    if manifest_url is None:
+        found = arrived(
+            sent,
+            azimuths=azimuths_of(fields),
+            options=options_of(fields),
+            limits=settings.limits,
+            decode=settings.loaded_profile().packaging.decode,
+        )
+        where = JobInput(photos=found.photos)
+        if found.capture is not None:
+            where = JobInput(capture=f"uploads/{job_id}/capture.zip")
+            artifacts.put(f"uploads/{job_id}/capture.zip", found.capture)
+    job = local_job(job_id, making, where)
+    try:
+        result = await make(job, workers, _silent)
+        video = result["video"]["name"]
+        return {
+            "status": "ok",
+            "mode": MODE,
+            "format": making.format,
+            "video_b64": base64.b64encode(artifacts.get(f"{job.folder}/{video}")).decode(),
+            **({"scores": result["scores"]} if "scores" in result else {}),
+        }
+    finally:
+        artifacts.remove(f"uploads/{job_id}")
+        artifacts.remove(f"results/{job_id}")
+
+
+def local_job(job_id: str, making: Any, where: JobInput) -> Job:
+    """A job that no store knows."""
+    now = time.time()
+    return Job(
+        id=job_id,
+        owner="local",
+        api="runpod",
+        kind="video",
+        endpoint="",
+        model="",
+        status="running",
+        stage="",
+        progress=0,
+        making=making,
+        input=where,
+        digest="",
+        webhook=None,
+        created_at=now,
+        started_at=now,
+        finished_at=None,
+        expires_at=now,
+        attempt=1,
+        timeout_s=None,
+        error_code=None,
+        error_message=None,
+        result=None,
+    )
+
+
+async def _silent(stage: str, percent: int) -> None:
+    del stage, percent
+
+
+if __name__ == "__main__":
+    import runpod
+
+    runpod.serverless.start({"handler": handler})

@@ -1,0 +1,149 @@
+"""Settings of a server: what it makes, where its jobs and files live, and what it lets in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gapray.config import Profile, load_profile
+from gapray.errors import ConfigError
+
+JOBS_URL = "GAPRAY_JOBS_URL"
+ARTIFACTS = "GAPRAY_ARTIFACTS"
+WEBHOOK_SECRET = "GAPRAY_WEBHOOK_SECRET"  # noqa: S105  (the variable's name, not its value)
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Settings):
+    """What one request may ask for. Photos also pass `decode.*` of the profile."""
+
+    body_bytes: int = Field(96 * 2**20, gt=0, description="Largest accepted body [bytes].")
+    images: int = Field(72, ge=1, description="Photos of one product.")
+    fields: int = Field(200, ge=1, description="Form fields beside the photos.")
+    prompt: int = Field(4000, ge=1, description="Length of a prompt [characters].")
+    frames: int = Field(120, ge=1, le=360, description="Frames of one turn.")
+    side: int = Field(1024, ge=64, le=2048, description="Longer side of a video [pixels].")
+    steps: int = Field(100, ge=1, le=200, description="Denoising steps.")
+    seconds: float = Field(60, gt=0, description="Length of a video [s].")
+    queued: int = Field(200, ge=1, description="Jobs that may wait; more are answered by 429.")
+    wait_s: float = Field(300, gt=0, description="Longest synchronous wait for a job [s].")
+
+
+class UrlRules(_Settings):
+    """Which URLs the server fetches for its clients: photos, manifests, webhooks."""
+
+    schemes: tuple[Literal["https", "http"], ...] = Field(("https", "http"), description="Accepted schemes.")
+    private: tuple[str, ...] = Field(
+        (), description="Networks that may be reached though they are not public, such as 10.1.0.0/16."
+    )
+    max_bytes: int = Field(64 * 2**20, gt=0, description="Of one answer [bytes].")
+    timeout_s: float = Field(20, gt=0, description="Of one fetch, redirects included [s].")
+    redirects: int = Field(3, ge=0, le=10, description="Hops that are followed, each checked anew.")
+
+
+class JobRules(_Settings):
+    """How jobs are run and kept."""
+
+    lease_s: float = Field(15, gt=0, description="A worker that is not heard of for so long has lost its job [s].")
+    poll_s: float = Field(0.1, gt=0, description="How often the queue is looked at [s].")
+    attempts: int = Field(3, ge=1, description="Times a job is tried when its workers die.")
+    timeout_s: float = Field(1800, gt=0, description="A job that runs longer fails [s].")
+    keep_s: float = Field(24 * 3600, gt=0, description="Results and uploads are kept so long [s].")
+    running: int = Field(2, ge=1, description="Jobs at work at once: the generator's max_ongoing x max_replicas.")
+    webhook_tries: int = Field(5, ge=1, description="Deliveries of a webhook before it is given up.")
+
+
+class Replicas(_Settings):
+    """Of one deployment."""
+
+    min: int = Field(1, ge=0, description="Replicas that stay; 0 = none while nothing waits.")
+    max: int = Field(1, ge=1, description="Replicas at most.")
+    ongoing: int = Field(1, ge=1, description="Calls at once in one replica.")
+    cpus: float = Field(0.5, ge=0, description="Logical CPUs of a replica.")
+    gpus: float = Field(0, ge=0, description="Share of a GPU of a replica; its process keeps to it.")
+    threads: int = Field(2, ge=1, description="CPU threads of a replica.")
+
+
+class ServeSettings(_Settings):
+    """A whole server."""
+
+    profile: str = Field("classic", description="Models and settings of what is made.")
+    overrides: tuple[str, ...] = Field((), description="``name=value`` items over the profile.")
+    jobs_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the jobs' database; default GAPRAY_JOBS_URL, or SQLite in the state folder.",
+    )
+    artifacts: str | None = Field(
+        None, description="Folder or fsspec URI of uploads and results; default GAPRAY_ARTIFACTS, or the state folder."
+    )
+    shared_artifacts: bool = Field(False, description="The local folder of artifacts is a mount that every node has.")
+    webhook_secret: str | None = Field(
+        None, description="`whsec_…`, signs webhooks; default GAPRAY_WEBHOOK_SECRET, or one made in the state folder."
+    )
+    engine: Literal["pipeline", "null"] = Field(
+        "pipeline", description="`null` answers every job with one grey turn: to measure the service alone."
+    )
+    open: bool = Field(False, description="Answer callers without a key. Only for a server nobody else can reach.")
+    limits: Limits = Limits()
+    urls: UrlRules = UrlRules()
+    jobs: JobRules = JobRules()
+    ingress: Replicas = Replicas(ongoing=100, cpus=0.25)
+    packager: Replicas = Replicas(ongoing=2)
+    generator: Replicas = Replicas()
+    scorer: Replicas = Replicas(ongoing=8, cpus=0.25)
+
+    def resolved(self) -> ServeSettings:
+        """The same with every place and secret filled in, so that all replicas agree on them."""
+        state = Path(os.environ.get("GAPRAY_STATE") or Path.home() / ".local" / "share" / "gapray")
+        filled = {
+            "jobs_url": self.jobs_url or os.environ.get(JOBS_URL),
+            "artifacts": self.artifacts or os.environ.get(ARTIFACTS),
+            "webhook_secret": self.webhook_secret or os.environ.get(WEBHOOK_SECRET),
+        }
+        if not all(filled.values()):
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        filled["jobs_url"] = filled["jobs_url"] or f"sqlite:///{state / 'jobs.db'}"
+        filled["artifacts"] = filled["artifacts"] or str(state / "artifacts")
+        filled["webhook_secret"] = filled["webhook_secret"] or _secret(state / "webhook_secret")
+        return self.model_copy(update=filled)
+
+    def loaded_profile(self) -> Profile:
+        """The profile with this server's overrides.
+
+        Raises:
+            ConfigError: `profile.unknown` or `config.invalid`.
+        """
+        return load_profile(self.profile, overrides=self.overrides)
+
+
+def serve_settings(data: dict[str, object]) -> ServeSettings:
+    """Settings from a plain mapping.
+
+    Raises:
+        ConfigError: `config.invalid`.
+    """
+    try:
+        return ServeSettings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError("config.invalid", f"setting {where}: {first['msg']}") from error
+
+
+def _secret(path: Path) -> str:
+    """The secret in a file that only its owner reads; made when missing."""
+    import base64
+    import secrets
+
+    try:
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+    except FileExistsError:
+        pass
+    return path.read_text().strip()

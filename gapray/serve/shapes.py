@@ -1,0 +1,154 @@
+"""A job as each API shows it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+from gapray.errors import REMEDIES, InputError
+from gapray.serve.artifacts import Artifacts
+from gapray.serve.jobs import Job
+
+_OPENAI_STATUS = {
+    "queued": "queued",
+    "running": "in_progress",
+    "completed": "completed",
+    "failed": "failed",
+    "cancelled": "failed",
+}
+_RUNPOD_STATUS = {
+    "queued": "IN_QUEUE",
+    "running": "IN_PROGRESS",
+    "completed": "COMPLETED",
+    "failed": "FAILED",
+    "cancelled": "CANCELLED",
+}
+_ID = re.compile(r"[0-9a-f]{32}")
+MODE = "multiview_video"
+"""The prototype's word for what it made."""
+DEFAULT_FRAMES = 24
+DEFAULT_SIDE = 512
+
+
+def job_id(shown: str) -> str:
+    """The store's id in whatever a client calls it: ``video_<id>``, ``<id>-u1``, ``sync-<id>-u1``.
+
+    Raises:
+        InputError: `job.not_found`.
+    """
+    found = _ID.search(shown)
+    if found is None:
+        raise InputError("job.not_found", f"there is no job {shown[:80]!r}")
+    return found.group()
+
+
+def openai_video(job: Job) -> dict[str, Any]:
+    """OpenAI's Video object (openai 3.54, `types/video.py`), with what only gapray knows under `gap`."""
+    result = job.result or {}
+    video = result.get("video", {})
+    width = video.get("width") or job.making.width or DEFAULT_SIDE
+    height = video.get("height") or job.making.height or DEFAULT_SIDE
+    seconds = video.get("seconds") or job.making.seconds
+    shown: dict[str, Any] = {
+        "id": f"video_{job.id}",
+        "object": "video",
+        "model": job.model,
+        "status": _OPENAI_STATUS[job.status],
+        "progress": job.progress,
+        "created_at": int(job.created_at),
+        "completed_at": int(job.finished_at) if job.finished_at and job.status == "completed" else None,
+        "expires_at": int(job.expires_at),
+        "prompt": job.making.prompt,
+        "seconds": f"{seconds:g}" if seconds else "2",
+        "size": f"{width}x{height}",
+        "remixed_from_video_id": None,
+        "error": None,
+        "gap": {
+            "product_id": job.making.product_id,
+            "stage": job.stage,
+            "attempt": job.attempt,
+            **{
+                name: result[name]
+                for name in ("scores", "video", "calibration", "warnings", "seconds")
+                if name in result
+            },
+        },
+    }
+    if job.error_code:
+        shown["error"] = {"code": job.error_code, "message": job.error_message}
+        shown["gap"]["remedy"] = REMEDIES.get(job.error_code)
+    return shown
+
+
+def openai_event(job: Job) -> dict[str, Any]:
+    """What a webhook of the Videos API carries."""
+    kind = "completed" if job.status == "completed" else "failed"
+    prefix = "video" if job.kind == "video" else job.kind
+    return {
+        "id": f"evt_{job.id}",
+        "object": "event",
+        "created_at": int(job.finished_at or job.created_at),
+        "type": f"{prefix}.{kind}",
+        "data": {"id": f"{prefix}_{job.id}"},
+    }
+
+
+def native_job(job: Job) -> dict[str, Any]:
+    """A package or score job."""
+    shown: dict[str, Any] = {
+        "id": f"{job.kind}_{job.id}",
+        "object": job.kind,
+        "status": _OPENAI_STATUS[job.status],
+        "stage": job.stage,
+        "progress": job.progress,
+        "created_at": int(job.created_at),
+        "expires_at": int(job.expires_at),
+        "error": None,
+    }
+    if job.error_code:
+        shown["error"] = {
+            "code": job.error_code,
+            "message": job.error_message,
+            "remedy": REMEDIES.get(job.error_code),
+        }
+    return shown | (job.result or {})
+
+
+def runpod_id(job: Job) -> str:
+    """RunPod's ids end in the region."""
+    return f"{job.id}-u1"
+
+
+def runpod_state(job: Job) -> str:
+    """RunPod's name of a job's state."""
+    if job.status == "failed" and job.error_code == "job.timed_out":
+        return "TIMED_OUT"
+    return _RUNPOD_STATUS[job.status]
+
+
+def runpod_status(job: Job, artifacts: Artifacts) -> dict[str, Any]:
+    """What RunPod's ``status`` answers; a failure stands in `output` too, where the prototype's clients look."""
+    shown: dict[str, Any] = {
+        "id": runpod_id(job),
+        "status": runpod_state(job),
+        "delayTime": round(job.seconds_queued * 1000),
+        "executionTime": round(job.seconds_running * 1000),
+        "retries": max(0, job.attempt - 1),
+    }
+    if job.status == "completed" and job.result:
+        name = job.result["video"]["name"]
+        data = artifacts.get(f"{job.folder}/{name}")
+        shown["output"] = {
+            "status": "ok",
+            "mode": MODE,
+            "format": name.rpartition(".")[2],
+            "video_b64": base64.b64encode(data).decode(),
+            **({"scores": job.result["scores"]} if "scores" in job.result else {}),
+        }
+    elif job.status == "running":
+        shown["output"] = {"stage": job.stage, "progress": job.progress}
+    elif job.error_code:
+        shown["error"] = job.error_message
+        shown["output"] = {"status": "error", "message": job.error_message, "code": job.error_code}
+    return shown

@@ -1,0 +1,105 @@
+"""`gapray serve`: the application on this machine, or on a running cluster."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gapray.errors import ConfigError
+from gapray.serve.keys import listed
+from gapray.serve.settings import ServeSettings, serve_settings
+from gapray.serve.tables import connect
+
+log = logging.getLogger("gapray.serve")
+APP = "gapray"
+
+
+def serve_settings_of(
+    *, profile: str, config: Path | None, overrides: Sequence[str], jobs: str | None, artifacts: str | None
+) -> ServeSettings:
+    """Settings from the flags of `gapray serve`, over a YAML file.
+
+    Raises:
+        ConfigError: `config.invalid`.
+    """
+    data: Any = {}
+    if config is not None:
+        try:
+            data = yaml.safe_load(config.read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError("config.invalid", f"cannot read {config}: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError("config.invalid", f"{config} holds no mapping of settings")
+    data = {"profile": profile} | data | {"overrides": [*data.get("overrides", []), *overrides]}
+    if jobs:
+        data["jobs_url"] = jobs
+    if artifacts:
+        data["artifacts"] = artifacts
+    return serve_settings(data).resolved()
+
+
+def admitted(settings: ServeSettings, host: str, *, insecure: bool) -> ServeSettings:
+    """Whether callers need keys: always, but on a loopback address with no key made, or when told so.
+
+    Raises:
+        ConfigError: `auth.no_keys` for an address that others reach, when nobody could call.
+    """
+    if insecure or settings.open:
+        return settings.model_copy(update={"open": True})
+    keys = [key for key in listed(connect(str(settings.jobs_url))) if key.revoked_at is None]
+    if keys:
+        return settings
+    if not _is_loopback(host):
+        raise ConfigError("auth.no_keys", f"{host} can be reached by others, and there is no API key")
+    return settings.model_copy(update={"open": True})
+
+
+def start(settings: ServeSettings, *, host: str, port: int, address: str | None, insecure: bool) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        ConfigError: As `admitted`.
+    """
+    chosen = admitted(settings, host, insecure=insecure)
+    import ray
+    from ray import serve
+
+    from gapray.serve.deployments import build
+
+    # Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
+    if address is None and "RAY_ADDRESS" not in os.environ:
+        ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=1 * 2**30)
+    else:
+        ray.init(address or "auto", log_to_driver=False)
+    try:
+        serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
+        serve.run(build(chosen.model_dump()), name=APP, route_prefix="/")
+        keys = "no key needed" if chosen.open else "API key needed"
+        print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
+        stop.wait()
+        print("stopping: what is not finished goes on at the next start", flush=True)  # noqa: T201
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

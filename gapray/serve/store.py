@@ -1,0 +1,439 @@
+"""Jobs in a database: accepted once, leased to one worker at a time, finished once.
+
+Every change of a running job names the attempt it belongs to (compare-and-set): a worker that was thought dead and wakes
+again changes nothing. A job's result and its webhook are written in one transaction.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from gapray.errors import InputError, ServeError
+from gapray.serve.jobs import FINAL, Job, JobInput, Kind, Making, NewJob
+from gapray.serve.tables import connect, jobs, notices, writing
+
+_COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
+_NOTICE_LEASE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A webhook to deliver; its id stays the same over all tries."""
+
+    id: str
+    job_id: str
+    url: str
+    tries: int
+
+
+class JobStore:
+    """All that is done to jobs. Safe to use from threads and from several processes."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = connect(url)
+
+    # ---- what a client does -------------------------------------------------------------------------------------
+
+    def submit(self, new: NewJob, *, max_queued: int, keep_s: float, concurrent: int | None = None) -> Job:
+        """Accept a job: when this returns, it is in the database.
+
+        A second submission with the same idempotency key returns the first one's job.
+
+        Raises:
+            ServeError: `queue.full` or `rate.exceeded` (too many jobs of this owner at once).
+            InputError: `request.idempotency_mismatch`.
+        """
+        now = time.time()
+        with writing(self.engine) as connection:
+            if new.idempotency_key and (known := self._by_idempotency(connection, new)):
+                return known
+            waiting = connection.execute(_count().where(jobs.c.status == "queued")).scalar_one()
+            if waiting >= max_queued:
+                raise ServeError("queue.full", f"{waiting} jobs are waiting")
+            if concurrent is not None:
+                mine = jobs.c.owner == new.owner, jobs.c.status.in_(("queued", "running"))
+                if connection.execute(_count().where(*mine)).scalar_one() >= concurrent:
+                    raise ServeError("rate.exceeded", f"this key may have {concurrent} jobs at once")
+            row = {
+                "id": new.id,
+                "owner": new.owner,
+                "api": new.api,
+                "kind": new.kind,
+                "endpoint": new.endpoint,
+                "model": new.model,
+                "status": "queued",
+                "stage": "",
+                "progress": 0,
+                "making": new.making.model_dump(exclude_none=True),
+                "input": new.input.model_dump(exclude_none=True),
+                "digest": new.digest,
+                "idempotency_key": new.idempotency_key,
+                "webhook": new.webhook,
+                "created_at": now,
+                "expires_at": now + keep_s,
+                "wait_until": new.wait_until,
+                "attempt": 0,
+                "tried_before": 0,
+                "timeout_s": new.timeout_s,
+            }
+            try:
+                with connection.begin_nested():
+                    connection.execute(jobs.insert().values(row))
+            except sa.exc.IntegrityError:
+                # Another process took the same idempotency key since we looked.
+                if known := self._by_idempotency(connection, new):
+                    return known
+                raise
+            return _job(connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == new.id)).one())
+
+    def get(self, job_id: str, owner: str | None) -> Job:
+        """A job of `owner` (None = of anybody).
+
+        Raises:
+            InputError: `job.not_found`, also for another owner's job: its existence is nobody else's business.
+        """
+        with self.engine.connect() as connection:
+            return self._mine(connection, job_id, owner)
+
+    def page(
+        self,
+        owner: str | None,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+        kind: Kind | None = None,
+    ) -> tuple[list[Job], bool]:
+        """A page of jobs by time of acceptance, and whether there are more.
+
+        Raises:
+            InputError: `job.not_found` when `after` names no job.
+        """
+        query = sa.select(*_COLUMNS)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
+        place = sa.tuple_(jobs.c.created_at, jobs.c.id)
+        with self.engine.connect() as connection:
+            if after is not None:
+                last = self._mine(connection, after, owner)
+                edge = sa.tuple_(sa.literal(last.created_at), sa.literal(last.id))
+                query = query.where(place > edge if order == "asc" else place < edge)
+            direction = sa.asc if order == "asc" else sa.desc
+            query = query.order_by(direction(jobs.c.created_at), direction(jobs.c.id)).limit(limit + 1)
+            found = [_job(row) for row in connection.execute(query)]
+        return found[:limit], len(found) > limit
+
+    def cancel(self, job_id: str, owner: str | None) -> Job:
+        """Stop a job that is not final; its worker hears of it at the next heartbeat.
+
+        Raises:
+            InputError: `job.not_found`.
+        """
+        with writing(self.engine) as connection:
+            self._mine(connection, job_id, owner)
+            _finish(
+                connection,
+                [jobs.c.id == job_id],
+                status="cancelled",
+                error_code="job.cancelled",
+                error_message="the job was cancelled",
+            )
+            return self._mine(connection, job_id, owner)
+
+    def delete(self, job_id: str, owner: str | None) -> Job:
+        """Forget a job. The caller removes its artifacts.
+
+        Raises:
+            InputError: `job.not_found`.
+        """
+        with writing(self.engine) as connection:
+            gone = self._mine(connection, job_id, owner)
+            connection.execute(jobs.delete().where(jobs.c.id == job_id))
+            return gone
+
+    def retry(self, job_id: str, owner: str | None) -> Job:
+        """Queue a failed job again, with all its attempts before it.
+
+        Raises:
+            InputError: `job.not_found`, or `job.not_failed`.
+        """
+        with writing(self.engine) as connection:
+            found = self._mine(connection, job_id, owner)
+            changed = connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id, jobs.c.status == "failed")
+                .values(
+                    status="queued",
+                    stage="",
+                    progress=0,
+                    # Attempts go on counting up, so that no earlier worker's number comes back.
+                    tried_before=found.attempt,
+                    wait_until=None,
+                    lease_owner=None,
+                    lease_until=None,
+                    started_at=None,
+                    finished_at=None,
+                    error_code=None,
+                    error_message=None,
+                    result=None,
+                )
+            )
+            if not changed.rowcount:
+                raise InputError("job.not_failed", f"job {job_id} is {found.status}")
+            return self._mine(connection, job_id, owner)
+
+    def purge(self, owner: str | None, endpoint: str | None = None) -> int:
+        """Cancel all waiting jobs; returns how many."""
+        which = [jobs.c.status == "queued"]
+        if owner is not None:
+            which.append(jobs.c.owner == owner)
+        if endpoint is not None:
+            which.append(jobs.c.endpoint == endpoint)
+        with writing(self.engine) as connection:
+            return _finish(
+                connection,
+                which,
+                status="cancelled",
+                error_code="job.cancelled",
+                error_message="the queue was emptied",
+            )
+
+    def counts(self, owner: str | None = None, endpoint: str | None = None) -> dict[str, int]:
+        """Status -> number of jobs, and ``retried`` -> attempts beyond the first."""
+        repeated = sa.func.sum(sa.case((jobs.c.attempt > 1, jobs.c.attempt - 1), else_=0))
+        query = sa.select(jobs.c.status, sa.func.count(), repeated).group_by(jobs.c.status)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if endpoint is not None:
+            query = query.where(jobs.c.endpoint == endpoint)
+        found = dict.fromkeys(("queued", "running", "completed", "failed", "cancelled", "retried"), 0)
+        with self.engine.connect() as connection:
+            for status, number, again in connection.execute(query):
+                found[status] = number
+                found["retried"] += int(again or 0)
+        return found
+
+    # ---- what a worker does -------------------------------------------------------------------------------------
+
+    def lease(self, worker: str, *, most: int, lease_s: float, attempts: int) -> list[Job]:
+        """Take up to `most` jobs that wait, or whose worker was not heard of in time.
+
+        Jobs that were tried `attempts` times, or that waited too long, fail here.
+        """
+        now = time.time()
+        lost = sa.and_(jobs.c.status == "running", jobs.c.lease_until < now)
+        late = sa.and_(jobs.c.status == "queued", jobs.c.wait_until < now)
+        taken: list[Job] = []
+        with self.engine.connect() as connection:
+            # Most looks find nothing; they take no write lock.
+            if connection.execute(_count().where(sa.or_(jobs.c.status == "queued", lost))).scalar_one() == 0:
+                return []
+        with writing(self.engine) as connection:
+            _finish(
+                connection,
+                [late],
+                status="failed",
+                error_code="job.timed_out",
+                error_message="the job waited longer than it may",
+            )
+            _finish(
+                connection,
+                [lost, jobs.c.attempt - jobs.c.tried_before >= attempts],
+                status="failed",
+                error_code="job.attempts_exhausted",
+                error_message=f"the workers of this job died {attempts} times",
+            )
+            if most <= 0:
+                return []
+            free = (
+                sa.select(jobs.c.id)
+                .where(sa.or_(jobs.c.status == "queued", lost))
+                .order_by(jobs.c.created_at)
+                .limit(most)
+                .with_for_update(skip_locked=True)
+            )
+            ids = connection.execute(free).scalars().all()
+            for job_id in ids:
+                connection.execute(
+                    jobs.update()
+                    .where(jobs.c.id == job_id)
+                    .values(
+                        status="running",
+                        attempt=jobs.c.attempt + 1,
+                        stage="",
+                        progress=0,
+                        started_at=now,
+                        lease_owner=worker,
+                        lease_until=now + lease_s,
+                    )
+                )
+                taken.append(_job(connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one()))
+        return taken
+
+    def beat(self, worker: str, held: Mapping[str, int], lease_s: float) -> set[str]:
+        """Say that `worker` still has these jobs (id -> attempt). Returns the ids that are its no longer."""
+        if not held:
+            return set()
+        now = time.time()
+        with writing(self.engine) as connection:
+            rows = connection.execute(
+                sa.select(jobs.c.id, jobs.c.attempt, jobs.c.status, jobs.c.lease_owner).where(jobs.c.id.in_(held))
+            ).all()
+            mine = {
+                row.id
+                for row in rows
+                if row.status == "running" and row.lease_owner == worker and row.attempt == held[row.id]
+            }
+            connection.execute(jobs.update().where(jobs.c.id.in_(mine)).values(lease_until=now + lease_s))
+        return set(held) - mine
+
+    def progress(self, job_id: str, attempt: int, stage: str, percent: int) -> bool:
+        """Note how far an attempt is. False = the job is no longer this attempt's."""
+        with writing(self.engine) as connection:
+            changed = connection.execute(
+                jobs.update().where(*_attempt(job_id, attempt)).values(stage=stage, progress=percent)
+            )
+            return bool(changed.rowcount)
+
+    def complete(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> bool:
+        """Publish a result. False = the job is no longer this attempt's, and nothing was changed."""
+        with writing(self.engine) as connection:
+            return bool(
+                _finish(
+                    connection,
+                    _attempt(job_id, attempt),
+                    status="completed",
+                    progress=100,
+                    stage="",
+                    result=dict(result),
+                )
+            )
+
+    def fail(self, job_id: str, attempt: int, code: str, message: str) -> bool:
+        """Publish a failure. False as for `complete`."""
+        with writing(self.engine) as connection:
+            return bool(
+                _finish(connection, _attempt(job_id, attempt), status="failed", error_code=code, error_message=message)
+            )
+
+    def release(self, job_id: str, attempt: int) -> bool:
+        """Give a job back at once, for another worker: this one is going. The attempt counts."""
+        with writing(self.engine) as connection:
+            changed = connection.execute(jobs.update().where(*_attempt(job_id, attempt)).values(lease_until=0.0))
+            return bool(changed.rowcount)
+
+    def expired(self, most: int = 100) -> list[str]:
+        """Ids of final jobs whose results were kept long enough."""
+        with self.engine.connect() as connection:
+            query = sa.select(jobs.c.id).where(jobs.c.expires_at < time.time(), jobs.c.status.in_(FINAL)).limit(most)
+            return list(connection.execute(query).scalars())
+
+    # ---- webhooks -----------------------------------------------------------------------------------------------
+
+    def due_notices(self, most: int = 10) -> list[Notice]:
+        """Webhooks to try now; no other process tries them for a minute."""
+        now = time.time()
+        with self.engine.connect() as connection:
+            due = sa.select(sa.func.count()).select_from(notices).where(notices.c.next_at <= now)
+            if connection.execute(due).scalar_one() == 0:
+                return []
+        with writing(self.engine) as connection:
+            query = (
+                sa.select(notices.c.id, notices.c.job_id, notices.c.url, notices.c.tries)
+                .where(notices.c.next_at <= now)
+                .order_by(notices.c.next_at)
+                .limit(most)
+                .with_for_update(skip_locked=True)
+            )
+            found = [Notice(*row) for row in connection.execute(query)]
+            for one in found:
+                connection.execute(
+                    notices.update()
+                    .where(notices.c.id == one.id)
+                    .values(next_at=now + _NOTICE_LEASE_S, tries=one.tries + 1)
+                )
+        return [replace(one, tries=one.tries + 1) for one in found]
+
+    def notice_done(self, notice_id: str, *, error: str | None = None, again_in_s: float | None = None) -> None:
+        """What became of one try: delivered (no error), to be tried again, or given up."""
+        now = time.time()
+        with writing(self.engine) as connection:
+            connection.execute(
+                notices.update()
+                .where(notices.c.id == notice_id)
+                .values(
+                    delivered_at=None if error else now,
+                    last_error=error,
+                    next_at=None if again_in_s is None else now + again_in_s,
+                )
+            )
+
+    def ping(self) -> None:
+        """Raise when the database does not answer."""
+        with self.engine.connect() as connection:
+            connection.execute(sa.select(1))
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _mine(self, connection: sa.Connection, job_id: str, owner: str | None) -> Job:
+        query = sa.select(*_COLUMNS).where(jobs.c.id == job_id)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise InputError("job.not_found", f"there is no job {job_id[:80]!r}")
+        return _job(row)
+
+    def _by_idempotency(self, connection: sa.Connection, new: NewJob) -> Job | None:
+        query = sa.select(*_COLUMNS).where(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        known = _job(row)
+        if known.digest != new.digest:
+            raise InputError(
+                "request.idempotency_mismatch", f"idempotency key {new.idempotency_key!r} came with another request"
+            )
+        return known
+
+
+def _attempt(job_id: str, attempt: int) -> Sequence[sa.ColumnElement[bool]]:
+    return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == "running"
+
+
+def _finish(connection: sa.Connection, which: Iterable[sa.ColumnElement[bool]], **values: Any) -> int:
+    """Make jobs final, and note the webhooks they owe, in the transaction at hand."""
+    query = sa.select(jobs.c.id, jobs.c.webhook).where(*which, jobs.c.status.not_in(FINAL)).with_for_update()
+    rows = connection.execute(query).all()
+    now = time.time()
+    for row in rows:
+        connection.execute(
+            jobs.update()
+            .where(jobs.c.id == row.id)
+            .values(finished_at=now, lease_owner=None, lease_until=None, **values)
+        )
+        if row.webhook:
+            connection.execute(
+                notices.insert().values(
+                    id=f"msg_{uuid.uuid4().hex}", job_id=row.id, url=row.webhook, tries=0, next_at=now
+                )
+            )
+    return len(rows)
+
+
+def _count() -> sa.Select[Any]:
+    return sa.select(sa.func.count()).select_from(jobs)
+
+
+def _job(row: Any) -> Job:
+    data = dict(row._mapping)
+    making, given = Making.model_validate(data.pop("making")), JobInput.model_validate(data.pop("input"))
+    return Job(**data, making=making, input=given)

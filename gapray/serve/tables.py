@@ -1,0 +1,134 @@
+"""The jobs' database: its tables, and an engine for SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, make_url
+
+from gapray.errors import ConfigError
+
+metadata = sa.MetaData()
+
+jobs = sa.Table(
+    "gapray_jobs",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("api", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("endpoint", sa.String(128), nullable=False),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("progress", sa.Integer, nullable=False),
+    sa.Column("making", sa.JSON, nullable=False),
+    sa.Column("input", sa.JSON, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.Column("webhook", sa.Text),
+    sa.Column("created_at", sa.Float(53), nullable=False),
+    sa.Column("started_at", sa.Float(53)),
+    sa.Column("finished_at", sa.Float(53)),
+    sa.Column("expires_at", sa.Float(53), nullable=False),
+    sa.Column("wait_until", sa.Float(53)),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("tried_before", sa.Integer, nullable=False),
+    sa.Column("timeout_s", sa.Float(53)),
+    sa.Column("lease_owner", sa.String(64)),
+    sa.Column("lease_until", sa.Float(53)),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("result", sa.JSON),
+    sa.UniqueConstraint("owner", "idempotency_key"),
+    sa.Index("gapray_jobs_queue", "status", "created_at"),
+    sa.Index("gapray_jobs_owner", "owner", "created_at", "id"),
+)
+
+notices = sa.Table(
+    "gapray_webhooks",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("job_id", sa.String(64), sa.ForeignKey("gapray_jobs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float(53)),
+    sa.Column("delivered_at", sa.Float(53)),
+    sa.Column("last_error", sa.Text),
+    sa.Index("gapray_webhooks_due", "next_at"),
+)
+"""Webhooks to deliver. `next_at` null = delivered or given up."""
+
+api_keys = sa.Table(
+    "gapray_api_keys",
+    metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("per_minute", sa.Integer),
+    sa.Column("concurrent", sa.Integer),
+    sa.Column("created_at", sa.Float(53), nullable=False),
+    sa.Column("revoked_at", sa.Float(53)),
+)
+
+
+def connect(url: str) -> Engine:
+    """An engine on which the tables exist.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+
+    Raises:
+        ConfigError: `jobs.store_unusable` when the database is of another kind or cannot be reached.
+    """
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise ConfigError("jobs.store_unusable", "the jobs' URL is no database URL") from error
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ConfigError("jobs.store_unusable", f"jobs are kept in SQLite or PostgreSQL, not in {backend}")
+    if backend == "postgresql":
+        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=8)
+    else:
+        engine = sa.create_engine(parsed, connect_args={"timeout": 30})
+        sa.event.listen(engine, "connect", _sqlite_connected)
+        sa.event.listen(engine, "begin", _sqlite_begun)
+    try:
+        with writing(engine) as connection:
+            metadata.create_all(connection)
+    except sa.exc.SQLAlchemyError as error:
+        # Two processes that start at once may both find a table missing: the second one's CREATE fails.
+        try:
+            with writing(engine) as connection:
+                metadata.create_all(connection)
+        except sa.exc.SQLAlchemyError:
+            shown = parsed.render_as_string(hide_password=True)
+            raise ConfigError("jobs.store_unusable", f"{shown}: {type(error).__name__}") from error
+    return engine
+
+
+def writing(engine: Engine) -> Any:
+    """A transaction that writes: on SQLite it takes the write lock at once, so that it never fails half way."""
+    return engine.execution_options(gapray_writes=True).begin()
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether `url` names a file that only one machine can share."""
+    return url.startswith("sqlite")
+
+
+def _sqlite_connected(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `_sqlite_begun` alone
+    cursor = connection.cursor()
+    # WAL lets readers go on while one writes; FULL keeps what was accepted through a power cut.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begun(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("gapray_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,193 @@
+"""Fetching what clients point at, without becoming their way into our network (SSRF, CWE-918).
+
+Every address of a host must be public (or in a network that the operator named); the connection is made to an address that
+was checked, not to whatever a second look-up says; each redirect is checked anew; size and time are capped; no proxy and
+no `.netrc` is used.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+
+from gapray.errors import InputError
+from gapray.serve.settings import UrlRules
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CHUNK = 64 * 1024
+_NEVER = tuple(
+    ipaddress.ip_network(one)
+    for one in (
+        "100.64.0.0/10",
+        "192.88.99.0/24",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
+        "5f00::/16",
+        "fec0::/10",
+    )
+)
+"""Not public, or roads to IPv4 addresses that are not, whatever this Python's `is_global` says of them."""
+
+Resolver = Callable[[str, int], list[str]]
+"""Host, port -> addresses as text."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL that was checked, and the address to connect to."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    address: str
+    path: str
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """Every address of a host, by the system's resolver."""
+    return list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+
+
+def check_url(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Target:
+    """Whether the server may fetch `url`. Connects to nothing.
+
+    Raises:
+        InputError: `url.refused`, or `url.failed` when the host has no address.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InputError("url.refused", f"not a URL: {error}") from error
+    if parts.scheme not in rules.schemes:
+        raise InputError("url.refused", f"the scheme {parts.scheme[:20]!r} is not fetched")
+    if not host or parts.username is not None or parts.password is not None:
+        raise InputError("url.refused", "the URL must name a host, and no user")
+    if any(ord(letter) <= 32 or ord(letter) == 127 for letter in url):
+        raise InputError("url.refused", "the URL holds white space or control characters")
+    port = port or (443 if parts.scheme == "https" else 80)
+    try:
+        addresses = resolver(host, port)
+    except (OSError, UnicodeError) as error:
+        raise InputError("url.failed", f"the host {host[:100]!r} has no address") from error
+    if not addresses:
+        raise InputError("url.failed", f"the host {host[:100]!r} has no address")
+    for address in addresses:
+        if not allowed(address, rules):
+            raise InputError("url.refused", f"the host {host[:100]!r} is not public")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(url, parts.scheme, host, port, addresses[0], path)
+
+
+def allowed(address: str, rules: UrlRules) -> bool:
+    """Whether one address is public, or in a network that the operator named."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    if any(parsed in ipaddress.ip_network(network) for network in rules.private):
+        return True
+    if any(parsed in network for network in _NEVER if network.version == parsed.version):
+        return False
+    return parsed.is_global and not (
+        parsed.is_multicast or parsed.is_reserved or parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified
+    )
+
+
+def fetch(url: str, rules: UrlRules, resolver: Resolver = resolve) -> bytes:
+    """What lies at `url`.
+
+    Raises:
+        InputError: `url.refused` or `url.failed`.
+    """
+    end = time.monotonic() + rules.timeout_s
+    for _ in range(rules.redirects + 1):
+        target = check_url(url, rules, resolver)
+        answer = _asked(target, "GET", end, None, {})
+        try:
+            if answer.status in _REDIRECTS and "location" in answer.headers:
+                url = urljoin(url, answer.headers["location"])
+                continue
+            if answer.status != 200:
+                raise InputError("url.failed", f"{target.host} answered {answer.status}")
+            return _body(answer, target, rules, end)
+        finally:
+            answer.close()
+    raise InputError("url.refused", f"more than {rules.redirects} redirects")
+
+
+def post_json(url: str, body: bytes, headers: Mapping[str, str], rules: UrlRules, resolver: Resolver = resolve) -> int:
+    """Post to a client's URL; redirects are not followed. Returns the status.
+
+    Raises:
+        InputError: As `fetch`.
+    """
+    end = time.monotonic() + rules.timeout_s
+    answer = _asked(check_url(url, rules, resolver), "POST", end, body, headers)
+    status = answer.status
+    answer.close()
+    return status
+
+
+def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Any:
+    """JSON at `url`.
+
+    Raises:
+        InputError: As `fetch`; `url.failed` also when it is no JSON.
+    """
+    try:
+        return json.loads(fetch(url, rules, resolver))
+    except (ValueError, RecursionError) as error:
+        raise InputError("url.failed", "the URL holds no JSON") from error
+
+
+def _asked(
+    target: Target, method: str, end: float, body: bytes | None, headers: Mapping[str, str]
+) -> urllib3.BaseHTTPResponse:
+    left = max(0.1, end - time.monotonic())
+    timeout = urllib3.Timeout(connect=min(10.0, left), read=left)
+    options: dict[str, Any] = {"timeout": timeout, "retries": False, "maxsize": 1}
+    # Connect to the address that was checked; name and certificate stay those of the URL.
+    pool: urllib3.HTTPConnectionPool
+    if target.scheme == "https":
+        pool = urllib3.HTTPSConnectionPool(
+            target.address, target.port, server_hostname=target.host, assert_hostname=target.host, **options
+        )
+    else:
+        pool = urllib3.HTTPConnectionPool(target.address, target.port, **options)
+    default = 443 if target.scheme == "https" else 80
+    name = f"[{target.host}]" if ":" in target.host else target.host
+    sent = {"Host": name if target.port == default else f"{name}:{target.port}", "User-Agent": "gapray", **headers}
+    try:
+        return pool.urlopen(
+            method, target.path, body=body, headers=sent, redirect=False, preload_content=False, assert_same_host=False
+        )
+    except urllib3.exceptions.HTTPError as error:
+        raise InputError("url.failed", f"{target.host}: {type(error).__name__}") from error
+
+
+def _body(answer: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, end: float) -> bytes:
+    data = bytearray()
+    try:
+        # One read at a time: a host that drips bytes is cut off in time.
+        while chunk := answer.read1(_CHUNK, decode_content=True):
+            data += chunk
+            if len(data) > rules.max_bytes:
+                raise InputError("url.failed", f"{target.host} sent more than {rules.max_bytes} bytes")
+            if time.monotonic() > end:
+                raise InputError("url.failed", f"{target.host} took longer than {rules.timeout_s:g} s")
+    except urllib3.exceptions.HTTPError as error:
+        raise InputError("url.failed", f"{target.host}: {type(error).__name__}") from error
+    return bytes(data)

@@ -1,0 +1,58 @@
+"""Telling clients that a job is over: Standard Webhooks (standardwebhooks.com), or RunPod's unsigned form for its clients."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+
+from standardwebhooks import Webhook
+
+from gapray.errors import InputError
+from gapray.serve.artifacts import Artifacts
+from gapray.serve.jobs import Job
+from gapray.serve.settings import ServeSettings
+from gapray.serve.shapes import openai_event, runpod_status
+from gapray.serve.store import JobStore, Notice
+from gapray.serve.urls import post_json
+
+log = logging.getLogger("gapray.serve")
+PAUSES_S = (2.0, 10.0, 60.0, 300.0, 1800.0)
+
+
+def deliver(notice: Notice, store: JobStore, artifacts: Artifacts, settings: ServeSettings) -> None:
+    """Try a webhook once, and note what became of it."""
+    try:
+        job = store.get(notice.job_id, None)
+    except InputError:
+        return  # deleted meanwhile, and its webhooks with it
+    body = body_of(job, artifacts)
+    try:
+        status = post_json(notice.url, body, signed(notice.id, body, str(settings.webhook_secret)), settings.urls)
+        error = None if 200 <= status < 300 else f"answered {status}"
+    except InputError as failure:
+        error = failure.message
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    last = notice.tries >= settings.jobs.webhook_tries
+    pause = None if error is None or last else PAUSES_S[min(notice.tries, len(PAUSES_S)) - 1]
+    store.notice_done(notice.id, error=error, again_in_s=pause)
+    if error:
+        log.warning("webhook %s, try %d: %s%s", notice.id, notice.tries, error, ", given up" if last else "")
+
+
+def body_of(job: Job, artifacts: Artifacts) -> bytes:
+    """What is posted: an event, or for RunPod's clients what `status` answers."""
+    told = runpod_status(job, artifacts) if job.api == "runpod" else openai_event(job)
+    return json.dumps(told).encode()
+
+
+def signed(notice_id: str, body: bytes, secret: str) -> dict[str, str]:
+    """Headers of one delivery; the id is the same at every try, so that a receiver can drop repeats."""
+    now = datetime.now(UTC)
+    return {
+        "content-type": "application/json",
+        "webhook-id": notice_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(secret).sign(notice_id, now, body.decode()),
+    }

@@ -1,0 +1,134 @@
+"""A server in this process: the real application, store, dispatcher and workers, at a small size and without Ray."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.make import write_product
+
+TINY = ("mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "orbit.size=64")
+TINY += ("orbit.voxels=32", "orbit.frames=8", "orbit.flow=false", "orbit.framing=photo", "fidelity.leave_out=1")
+
+
+@contextmanager
+def running(context, do):
+    """A dispatcher in a thread of its own."""
+    from gapray.serve.dispatcher import Dispatcher
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    dispatcher = Dispatcher(context.store, context.artifacts, context.settings, do)
+
+    async def start():
+        dispatcher.start()
+
+    asyncio.run_coroutine_threadsafe(start(), loop).result()
+    yield dispatcher
+    asyncio.run_coroutine_threadsafe(dispatcher.stop(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+@contextmanager
+def listening(app):
+    """The application on a real port of the loopback."""
+    import uvicorn
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started and time.monotonic() < end:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+def settings_in(folder: Path, **more):
+    from gapray.serve.settings import ServeSettings
+
+    return ServeSettings(
+        **(
+            {
+                "overrides": TINY,
+                "jobs_url": f"sqlite:///{folder}/jobs.db",
+                "artifacts": str(folder / "artifacts"),
+                "webhook_secret": "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
+                "jobs": {"poll_s": 0.02, "lease_s": 2},
+                "open": True,
+            }
+            | more
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> dict[str, bytes]:
+    folder = write_product(tmp_path_factory.mktemp("photos") / "mug")
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """URL of a real PostgreSQL, started here for these tests."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) + [
+        Path(one) for one in [shutil.which("postgres")] if one
+    ]
+    need("postgresql", bool(found), "no PostgreSQL on this machine")
+    bin_folder = found[-1].parent
+    folder = Path(tempfile.mkdtemp(prefix="gapray-pg-", dir="/tmp"))
+    as_user = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "nobody")
+        as_user = ["setpriv", "--reuid=nobody", "--clear-groups"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(
+        [*as_user, bin_folder / "initdb", "-D", data, "-U", "gapray", "--auth=trust", "--no-sync"], check=True, **quiet
+    )
+    server = subprocess.Popen(
+        [
+            *as_user,
+            bin_folder / "postgres",
+            "-D",
+            data,
+            "-p",
+            str(port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-k",
+            folder,
+        ],
+        **quiet,
+    )
+    url = f"postgresql://gapray@127.0.0.1:{port}/postgres"
+    import psycopg
+
+    for _ in range(200):
+        try:
+            psycopg.connect(url).close()
+            break
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+    yield url
+    server.terminate()
+    server.wait(20)
+    shutil.rmtree(folder, ignore_errors=True)
