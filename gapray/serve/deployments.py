@@ -6,6 +6,7 @@ ingress (HTTP) -> jobs' database <- dispatcher -> packager -> generator -> packa
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import ray
@@ -25,6 +26,7 @@ from gapray.serve.tables import is_sqlite
 from gapray.serve.work import Report, make, make_nothing, ours
 
 log = logging.getLogger("gapray.serve")
+READY_S = 1.0
 
 
 class PackagerReplica:
@@ -194,7 +196,18 @@ class Ingress:
         del dispatcher  # bound, so that it is deployed before requests are let in
         from gapray.serve.http.context import Context
 
-        self._context = Context.of(settings)
+        self._app = serve.get_replica_context().app_name
+        self._seen = 0.0, "the workers are starting"
+        self._context = Context.of(settings, self._missing)
+
+    def _missing(self) -> str | None:
+        """What keeps jobs from being worked on, asked of Serve's controller once in a while."""
+        at, said = self._seen
+        if time.monotonic() - at > READY_S:
+            state = serve.status().applications[self._app]
+            said = "" if state.status == "RUNNING" else f"the workers are {state.status.lower()}"
+            self._seen = time.monotonic(), said
+        return said or None
 
     def __serve_build_asgi_app__(self) -> Any:
         """Called by Serve once the replica is made."""

@@ -132,3 +132,75 @@ def postgres():
     server.terminate()
     server.wait(20)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+class Server:
+    """A running server and what is behind it."""
+
+    def __init__(self, url, context, secrets=None):
+        self.url, self.context, self.secrets = url, context, secrets or {}
+
+    def headers(self, who="writer"):
+        return {"authorization": f"Bearer {self.secrets[who]}"} if self.secrets else {}
+
+
+@contextmanager
+def served(folder, *, worker, **more):
+    """A server in this process; `worker`: none, null or pipeline."""
+    from gapray.serve.http.app import build_app
+    from gapray.serve.http.context import Context
+    from gapray.serve.keys import create
+    from gapray.serve.work import make, make_nothing
+
+    context = Context.of(settings_in(folder, **more))
+    secrets = {}
+    if not context.settings.open:
+        secrets = {
+            "writer": create(context.store.engine, "writer")[1],
+            "reader": create(context.store.engine, "reader", scopes=["read"])[1],
+            "other": create(context.store.engine, "other")[1],
+            "admin": create(context.store.engine, "admin", scopes=["admin"])[1],
+            "slow": create(context.store.engine, "slow", per_minute=3)[1],
+            "one": create(context.store.engine, "one", concurrent=1)[1],
+        }
+    with listening(build_app(context)) as url:
+        if worker == "none":
+            yield Server(url, context, secrets)
+            return
+        if worker == "null":
+            do = lambda job, report: make_nothing(job, context.artifacts, report)  # noqa: E731
+        else:
+            from gapray.serve.local import LocalWorkers
+
+            workers = LocalWorkers(context.settings, device="cpu")
+            do = lambda job, report: make(job, workers, report)  # noqa: E731
+        with running(context, do):
+            yield Server(url, context, secrets)
+
+
+@pytest.fixture(scope="session")
+def guarded_server(tmp_path_factory):
+    """Keys needed, null engine."""
+    with served(tmp_path_factory.mktemp("guarded"), worker="null", open=False) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def idle_server(tmp_path_factory):
+    """No key, nobody works: jobs stay queued."""
+    with served(tmp_path_factory.mktemp("idle"), worker="none") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory, lpips_alex):
+    """No key, the real engine at a small size."""
+    del lpips_alex
+    with served(tmp_path_factory.mktemp("real"), worker="pipeline") as found:
+        yield found
+
+
+@pytest.fixture
+def form(photos):
+    """Photos as `requests` sends them."""
+    return [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]

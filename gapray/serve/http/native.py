@@ -136,7 +136,7 @@ async def readyz(request: Request) -> JSONResponse:
     context = context_of(request)
     try:
         await context.call(context.store.ping)
-        missing = context.ready()
+        missing = await context.call(context.ready)
     except Exception:
         missing = "the jobs' database does not answer"
     return JSONResponse({"status": missing or "ready"}, 503 if missing else 200)

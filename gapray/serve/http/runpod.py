@@ -57,14 +57,16 @@ async def run_sync(
     return await _status(context, await context.waited(job, wait / 1000))
 
 
-@router.api_route("/v2/{endpoint}/status/{shown}", methods=["GET", "POST"])
+@router.get("/v2/{endpoint}/status/{shown}")
+@router.post("/v2/{endpoint}/status/{shown}", include_in_schema=False)
 async def status(request: Request, endpoint: Endpoint, shown: str) -> JSONResponse:
     """A job's state, and its output once it is done."""
     del endpoint
     return await _status(context_of(request), await _job(request, shown))
 
 
-@router.api_route("/v2/{endpoint}/status-sync/{shown}", methods=["GET", "POST"])
+@router.get("/v2/{endpoint}/status-sync/{shown}")
+@router.post("/v2/{endpoint}/status-sync/{shown}", include_in_schema=False)
 async def status_sync(
     request: Request, endpoint: Endpoint, shown: str, wait: Annotated[int, Query(ge=1000, le=300_000)] = RUNSYNC_WAIT_MS
 ) -> JSONResponse:
@@ -74,7 +76,8 @@ async def status_sync(
     return await _status(context, await context.waited(await _job(request, shown), wait / 1000))
 
 
-@router.api_route("/v2/{endpoint}/stream/{shown}", methods=["GET", "POST"])
+@router.get("/v2/{endpoint}/stream/{shown}")
+@router.post("/v2/{endpoint}/stream/{shown}", include_in_schema=False)
 async def stream(request: Request, endpoint: Endpoint, shown: str) -> dict[str, Any]:
     """What a job has put out since it was last asked: progress while it runs, then its output."""
     del endpoint
@@ -141,7 +144,10 @@ async def health(request: Request, endpoint: Endpoint) -> dict[str, Any]:
             "inQueue": counts["queued"],
             "retried": counts["retried"],
         },
-        "workers": _workers(context, counts["running"]),
+        "workers": {
+            "idle": max(0, context.settings.generator.max - counts["running"]),
+            "running": counts["running"],
+        },
     }
 
 
@@ -180,11 +186,6 @@ async def graphql(request: Request) -> dict[str, Any]:
         "workers": [{"id": f"worker-{index}", "status": "RUNNING"} for index in range(max(1, running))],
     }
     return {"data": {"myself": {"endpoints": [endpoint]}}}
-
-
-def _workers(context: Context, running: int) -> dict[str, int]:
-    ready = context.ready() is None
-    return {"idle": max(0, context.settings.generator.max - running) if ready else 0, "running": running}
 
 
 async def _status(context: Context, job: Job) -> JSONResponse:

@@ -1,0 +1,219 @@
+"""Every encoding in which clients send eight views, and everything that must not get in."""
+
+import base64
+import io
+import json
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.config import DecodeSettings
+from gapray.errors import GaprayError, InputError
+from gapray.serve.settings import Limits
+from gapray.serve.uploads import Sent, arrived, opened, sent_by, sent_in_manifest
+
+EIGHT = [45.0 * step for step in range(8)]
+
+
+def come(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), fetch=None):
+    return arrived(sent, azimuths=azimuths, options=options, limits=limits, decode=DecodeSettings(), fetch=fetch)
+
+
+def b64(data):
+    return base64.b64encode(data).decode()
+
+
+def zipped(files):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return sink.getvalue()
+
+
+ENCODINGS = {
+    "openai: repeated input_reference[]": lambda p: [("input_reference[]", (n, d)) for n, d in p.items()],
+    "openai: extra_body views[]": lambda p: [("views[]", "data:image/png;base64," + b64(d)) for d in p.values()],
+    "litellm: views repeated": lambda p: [("views", b64(d)) for d in p.values()],
+    "hosted_vllm: one JSON string": lambda p: [("views", json.dumps([b64(d) for d in p.values()]))],
+    "JSON body: list of objects": lambda p: [
+        ("views", [{"azimuth_deg": a, "b64_json": b64(d)} for a, d in zip(EIGHT, p.values(), strict=True)])
+    ],
+    "JSON body: angle to photo": lambda p: [
+        ("views", {f"{a:03.0f}": b64(d) for a, d in zip(EIGHT, p.values(), strict=True)})
+    ],
+    "vLLM-Omni: image_reference": lambda p: [
+        ("image_reference", json.dumps([{"image_url": {"url": "data:image/png;base64," + b64(d)}} for d in p.values()]))
+    ],
+    "one zip": lambda p: [("input_reference", ("capture.zip", zipped(p)))],
+    "one zip with a folder in it": lambda p: [
+        ("input_reference", ("x.zip", zipped({f"mug/{n}": d for n, d in p.items()})))
+    ],
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+def test_every_encoding_gives_the_same_capture(photos, encoding, tmp_path):
+    found = come(sent_by([("prompt", "p"), *encoding(photos)]))
+    assert list(found.azimuths_deg) == EIGHT
+    capture = opened(found.capture, tmp_path, "mug")
+    assert [photo.azimuth_deg for photo in capture.photos] == EIGHT
+    archive = zipfile.ZipFile(io.BytesIO(found.capture))
+    assert [archive.read(photo.name) for photo in capture.photos] == list(photos.values())
+
+
+def test_urls_are_left_for_later_or_fetched(photos):
+    urls = [f"https://photos.example/{name}?token=1" for name in photos]
+    sent = sent_by([("views", urls)])
+    later = come(sent)
+    assert later.capture is None and [one.url for one in later.photos] == urls
+    assert list(later.azimuths_deg) == EIGHT and later.azimuths_by == "names"
+    now = come(sent, fetch=lambda url: photos[url.rpartition("/")[2].partition("?")[0]])
+    assert now.capture is not None
+
+
+def test_who_says_the_azimuths(photos):
+    named = [Sent(name=name, data=data) for name, data in photos.items()]
+    plain = [Sent(name="image.png", data=data) for data in photos.values()]
+    assert come(named).azimuths_by == "names"
+    assert come(plain).azimuths_by == "order"
+    assert come(named, azimuths=[10 + a for a in EIGHT]).azimuths_deg[0] == 10
+    turned = come(plain, options=AzimuthOptions(direction="cw"))
+    assert turned.azimuths_deg[1] == 315
+    with pytest.raises(InputError) as error:
+        come(named, azimuths=[0, 45])
+    assert error.value.code == "request.invalid"
+
+
+def test_the_prototype_s_manifest(photos):
+    views = {
+        f"{a:03.0f}": {"reference_b64": b64(d), "depth_b64": "x"} for a, d in zip(EIGHT, photos.values(), strict=True)
+    }
+    assert list(come(sent_in_manifest({"asset_name": "mug", "views": views})).azimuths_deg) == EIGHT
+
+
+SECRET = "/etc/passwd"
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ([("views", [SECRET])], "request.path_refused"),
+        ([("views", "file:///etc/passwd")], None),
+        ([("views", "../../jobs.db")], "request.path_refused"),
+        ([("views", [{"image_url": "C:\\photos\\mug_000.jpg"}])], "request.path_refused"),
+        ([("views", [1, 2, 3])], "request.invalid"),
+        ([("views", [{"nothing": 1}])], "request.invalid"),
+        ([("views", "[[[[")], "request.invalid"),
+        ([("views", "!!! not base64 !!!")], "request.invalid"),
+        ([("views", "data:image/png,plain")], "request.invalid"),
+        ([("views", {"000": {"image_url": 5}})], "request.invalid"),
+    ],
+)
+def test_what_is_no_photo_is_refused(values, code):
+    if code is None:  # a URL with a scheme that nobody fetches: refused where URLs are checked
+        assert sent_by(values)[0].url.startswith("file:")
+        return
+    with pytest.raises(InputError) as error:
+        sent_by(values)
+    assert error.value.code == code
+
+
+def test_manifests_that_point_at_the_server_s_disk_are_refused():
+    for member in ("reference", "reference_no_bg"):
+        with pytest.raises(InputError) as error:
+            sent_in_manifest({"views": {"000": {member: "view_000/canonical/reference.png"}}})
+        assert error.value.code == "request.path_refused"
+    for manifest in (None, [], {}, {"views": {}}, {"views": 3}):
+        with pytest.raises(InputError) as error:
+            sent_in_manifest(manifest)
+        assert error.value.code == "request.invalid"
+    with pytest.raises(InputError) as error:
+        sent_in_manifest({"views": {"000": {"depth_b64": "x"}}})
+    assert error.value.code == "request.no_photos"
+
+
+def png(side=96, fill=200):
+    return cv2.imencode(".png", np.full((side, side, 3), fill, np.uint8))[1].tobytes()
+
+
+def bomb():
+    """A png of 12,000 x 12,000 pixels in a few kilobytes."""
+    sink = io.BytesIO()
+    from PIL import Image
+
+    Image.new("1", (12_000, 12_000)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({f"mug_{a:03.0f}.png": b"" for a in EIGHT}, "image.empty"),
+        ({f"mug_{a:03.0f}.png": b"hello" for a in EIGHT}, "image.unsupported"),
+        ({f"mug_{a:03.0f}.png": png(8) for a in EIGHT}, "image.too_small"),
+        ({f"mug_{a:03.0f}.png": bomb() for a in EIGHT}, "image.too_many_pixels"),
+        ({f"mug_{a:03.0f}.png": png() for a in (0, 45)}, "capture.missing_views"),
+        ({f"mug_{a:03.0f}.png": png() for a in (0, 45, 90, 135)}, "capture.missing_views"),
+        ({f"m_{a}.png": png() for a in range(100)}, "request.too_many_images"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_photos_are_refused_at_the_door(files, code):
+    with pytest.raises(InputError) as error:
+        come([Sent(name=name, data=data) for name, data in files.items()])
+    assert error.value.code == code
+
+
+def test_bad_zips_are_refused(photos):
+    good = zipped(photos)
+    evil = {
+        "cut off": (good[: len(good) // 2], "capture.invalid_archive"),
+        "climbs out": (zipped({f"../{name}": data for name, data in photos.items()}), "capture.unsafe_path"),
+        "two products": (zipped({f"{p}/{n}": d for p in "ab" for n, d in photos.items()}), "capture.ambiguous_layout"),
+        "no photo": (zipped({"a.txt": b"x"}), "capture.no_photos"),
+    }
+    for what, (data, code) in evil.items():
+        with pytest.raises(InputError) as error:
+            come([Sent(data=data)])
+        assert error.value.code == code, what
+
+
+def test_a_zip_that_unpacks_to_more_than_it_may(photos):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for azimuth in EIGHT:
+            archive.writestr(f"mug_{azimuth:03.0f}.png", png() + bytes(3 * 2**20))
+    with pytest.raises(InputError) as error:
+        come([Sent(data=sink.getvalue())], limits=Limits(body_bytes=8 * 2**20))
+    assert error.value.code == "request.too_large"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(values=st.lists(st.tuples(st.sampled_from(["views", "input_reference[]", "image_reference", "prompt"]), JSON)))
+@settings(max_examples=200, deadline=None)
+def test_any_json_is_photos_or_a_code(values):
+    try:
+        come(sent_by(values))
+    except GaprayError as error:
+        assert error.code.split(".")[0] in {"request", "capture", "image"}
+
+
+@given(JSON)
+@settings(max_examples=200, deadline=None)
+def test_any_manifest_is_photos_or_a_code(manifest):
+    try:
+        come(sent_in_manifest({"views": manifest}))
+    except GaprayError as error:
+        assert error.code.split(".")[0] in {"request", "capture", "image"}

@@ -1,0 +1,180 @@
+"""The SSRF guard. Refusals must come before any connection is tried."""
+
+import http.server
+import ipaddress
+import socket
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gapray.errors import InputError
+from gapray.serve.settings import UrlRules
+from gapray.serve.urls import allowed, check_url, fetch, fetch_json, post_json
+
+RULES = UrlRules(timeout_s=2)
+HERE = UrlRules(private=("127.0.0.0/8",), timeout_s=2, max_bytes=1000)
+
+
+@pytest.fixture
+def connections(monkeypatch):
+    """Every connection that is tried."""
+    tried = []
+    real = socket.socket.connect
+
+    def connect(self, address):
+        tried.append(address)
+        return real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    return tried
+
+
+REFUSED = [
+    "http://127.0.0.1/",
+    "http://localhost/",
+    "http://127.1/",
+    "http://2130706433/",
+    "http://0x7f000001/",
+    "http://0177.0.0.1/",
+    "http://0.0.0.0/",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://10.0.0.5/",
+    "http://172.16.3.4/",
+    "http://192.168.1.1/",
+    "http://100.64.0.1/",
+    "http://198.18.0.1/",
+    "http://224.0.0.1/",
+    "http://240.0.0.1/",
+    "http://255.255.255.255/",
+    "http://[::1]/",
+    "http://[::]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:169.254.169.254]/",
+    "http://[::ffff:a9fe:a9fe]/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://[2002:7f00:1::]/",
+    "http://[fe80::1]/",
+    "http://[fc00::1]/",
+    "http://[fec0::1]/",
+    "http://[ff02::1]/",
+    "file:///etc/passwd",
+    "ftp://example.com/x",
+    "gopher://127.0.0.1:6379/_FLUSHALL",
+    "dict://127.0.0.1:11211/stats",
+    "data:text/plain,x",
+    "//127.0.0.1/",
+    "http:///nohost",
+    "http://user:pass@93.184.216.34/",
+    "http://93.184.216.34\t@127.0.0.1/",
+    "http://127.0.0.1\\@93.184.216.34/",
+    "http://exa mple.com/",
+    "http://example.com:99999/",
+    "http://[::1",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_refused_before_any_connection(url, connections):
+    for act in (fetch, fetch_json, lambda url, rules: post_json(url, b"{}", {}, rules)):
+        with pytest.raises(InputError) as error:
+            act(url, RULES)
+        assert error.value.code in ("url.refused", "url.failed")
+    assert connections == []
+
+
+def test_one_private_address_among_public_ones_is_enough(connections):
+    with pytest.raises(InputError) as error:
+        fetch("http://both.example/", RULES, lambda host, port: ["93.184.216.34", "10.0.0.1"])
+    assert error.value.code == "url.refused" and connections == []
+
+
+@given(st.ip_addresses())
+def test_only_global_addresses_pass(address):
+    if allowed(str(address), RULES):
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        assert mapped.is_global and not mapped.is_private and not mapped.is_multicast
+
+
+@given(st.ip_addresses(v=4))
+def test_a_mapped_address_is_judged_as_what_it_stands_for(address):
+    mapped = ipaddress.IPv6Address(f"::ffff:{address}")
+    assert allowed(str(mapped), RULES) == allowed(str(address), RULES)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path[4:])
+            self.end_headers()
+        elif self.path == "/long":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 5000)
+        elif self.path == "/drip":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(40):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                if self.server.stopping.wait(0.2):
+                    break
+        elif self.path == "/loop":
+            self.send_response(302)
+            self.send_header("Location", "/loop")
+            self.end_headers()
+        else:
+            self.send_response(404 if self.path == "/gone" else 200)
+            self.end_headers()
+            self.wfile.write(b'{"host": "%s"}' % self.headers["Host"].encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.stopping = threading.Event()
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{found.server_port}"
+    found.stopping.set()
+    found.shutdown()
+
+
+def test_what_is_allowed_is_fetched_by_the_address_that_was_checked(server):
+    port = server.rpartition(":")[2]
+    told = fetch_json(f"http://photos.example:{port}/", HERE, lambda host, _: ["127.0.0.1"])
+    assert told == {"host": f"photos.example:{port}"}
+
+
+def test_dns_that_changes_its_mind_gains_nothing(server, connections):
+    """The second answer is never asked for: the connection goes to the first one's address."""
+    answers = iter([["127.0.0.1"], ["169.254.169.254"]])
+    fetch(server.replace("127.0.0.1", "rebind.example"), HERE, lambda host, port: next(answers))
+    assert {address[0] for address in connections} == {"127.0.0.1"}
+    with pytest.raises(InputError):
+        fetch("http://rebind.example/", HERE, lambda host, port: next(answers))
+
+
+def test_redirects_are_checked_anew(server, connections):
+    assert fetch(f"{server}/to/{server}/fine", HERE)
+    before = len(connections)
+    for target in ("http://169.254.169.254/latest", "file:///etc/passwd", "http://10.0.0.1/"):
+        with pytest.raises(InputError) as error:
+            fetch(f"{server}/to/{target}", HERE)
+        assert error.value.code == "url.refused"
+    assert {address[0] for address in connections[before:]} == {"127.0.0.1"}
+    with pytest.raises(InputError) as error:
+        fetch(f"{server}/loop", HERE)
+    assert "redirects" in error.value.message
+
+
+@pytest.mark.parametrize("path", ["/gone", "/long", "/drip"])
+def test_answers_that_are_wrong_long_or_slow(server, path):
+    with pytest.raises(InputError) as error:
+        fetch(server + path, HERE)
+    assert error.value.code == "url.failed"
