@@ -112,16 +112,31 @@ def ours(error: BaseException) -> GaprayError | None:
 
 async def make_nothing(job: Job, artifacts: Artifacts, report: Report) -> dict[str, Any]:
     """The null engine: the same way through store, artifacts and APIs, with a grey turn at its end."""
+    from gapray.serve.making import SPRITE_COLUMNS, preset_for
     from gapray.serve.null import grey_turn
-    from gapray.video.encode import encode_mp4
+    from gapray.video.encode import export
+    from gapray.video.provenance import Provenance
 
     await report("render", 50)
-    data = encode_mp4(grey_turn(), fps=4)
-    name = "turntable.mp4"
-    await asyncio.to_thread(artifacts.put, f"{job.folder}/{name}", data)
+    turn = grey_turn()
+    count, side = turn.shape[:2]
+    preset = preset_for(job.making.model_copy(update={"width": None, "height": None}), count)
+    files = export(turn, preset, Provenance(job.making.product_id, "compositeCapture", {"backend": "null"}))
+    for name, data in files.items():
+        await asyncio.to_thread(artifacts.put, f"{job.folder}/{name}", data)
     return {
-        "files": {name: {"bytes": len(data), "type": content_type(name)}},
-        "video": {"name": name, "frames": 4, "fps": 4.0, "seconds": 1.0, "width": 64, "height": 64, "backend": "null"},
+        "files": {name: {"bytes": len(data), "type": content_type(name)} for name, data in files.items()},
+        "video": {
+            "name": preset.files[0].name,
+            "frames": count,
+            "fps": preset.files[0].fps,
+            "seconds": count / preset.files[0].fps,
+            "width": side,
+            "height": side,
+            "azimuths_deg": [360 * index / count for index in range(count)],
+            "sprite_columns": SPRITE_COLUMNS,
+            "backend": "null",
+        },
         "warnings": ["the null engine draws nothing"],
         "seconds": {},
     }

@@ -188,7 +188,7 @@ def guarded_server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def idle_server(tmp_path_factory):
     """No key, nobody works: jobs stay queued."""
-    with served(tmp_path_factory.mktemp("idle"), worker="none") as found:
+    with served(tmp_path_factory.mktemp("idle"), worker="none", limits={"queued": 100_000}) as found:
         yield found
 
 

@@ -186,7 +186,7 @@ def test_idempotency(idle_server, form):
     other = post(idle_server, form, headers=headers, prompt="something else")
     assert (other.status_code, other.json()["error"]["code"]) == (422, "request.idempotency_mismatch")
     stored = idle_server.context.artifacts.names("uploads")
-    assert len(stored) == len({name for name in stored})
+    assert len(stored) == len(set(stored))
 
 
 def test_deleting_removes_everything(guarded_server, form):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gapray.errors import InputError
 from gapray.serve.settings import UrlRules
-from gapray.serve.urls import allowed, check_url, fetch, fetch_json, post_json
+from gapray.serve.urls import allowed, fetch, fetch_json, post_json
 
 RULES = UrlRules(timeout_s=2)
 HERE = UrlRules(private=("127.0.0.0/8",), timeout_s=2, max_bytes=1000)

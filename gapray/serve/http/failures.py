@@ -29,7 +29,7 @@ STATUS: dict[str, int] = {
     "request.too_large": 413,
     "request.unsupported_media": 415,
     "request.idempotency_mismatch": 422,
-    "request.unsupported": 501,
+    "request.unsupported": 404,
     "request.not_found": 404,
     "request.wrong_method": 405,
     "artifacts.failed": 503,
@@ -44,7 +44,6 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
     500: "server_error",
-    501: "not_implemented_error",
     503: "server_error",
 }
 _BY_STATUS = {404: "request.not_found", 405: "request.wrong_method"}

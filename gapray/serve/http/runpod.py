@@ -214,7 +214,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
     if not isinstance(given, dict) or not given:
         raise InputError("request.invalid", "the body must hold an object `input`")
     if body.get("s3Config"):
-        raise InputError("request.unsupported", "s3Config is not taken; results come inline")
+        raise InputError("request.invalid", "s3Config is not taken; results come inline")
     policy = body.get("policy") if isinstance(body.get("policy"), dict) else {}
     assert isinstance(policy, dict)
     webhook = body.get("webhook")
