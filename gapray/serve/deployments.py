@@ -5,8 +5,10 @@ ingress (HTTP) -> jobs' database <- dispatcher -> packager -> generator -> packa
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -16,7 +18,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from gapray.errors import ConfigError
+from gapray.errors import ConfigError, GaprayError, as_gapray_error
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
 from gapray.serve.jobs import Job, Making
@@ -29,6 +31,22 @@ log = logging.getLogger("gapray.serve")
 READY_S = 1.0
 
 
+def coded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let only gapray's own errors out of a replica: they have codes, and can be unpickled anywhere."""
+
+    @functools.wraps(method)
+    def call(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except GaprayError:
+            raise
+        except Exception as error:
+            log.exception("%s failed", method.__qualname__)
+            raise as_gapray_error(error) from None
+
+    return call
+
+
 class PackagerReplica:
     """`Packager` behind a handle; its methods run in threads."""
 
@@ -39,22 +57,27 @@ class PackagerReplica:
         self._worker = Packager(settings)
         self._worker.warm_up()
 
+    @coded
     def package(self, job: Job) -> Any:
         """See `Packager.package`."""
         return self._worker.package(job)
 
+    @coded
     def store_package(self, job: Job, package: Any) -> Any:
         """See `Packager.store_package`."""
         return self._worker.store_package(job, package)
 
+    @coded
     def encode(self, job: Job, package: Any, turn: Any) -> Any:
         """See `Packager.encode`."""
         return self._worker.encode(job, package, turn)
 
+    @coded
     def compare(self, job: Job, package: Any, turn: Any) -> Any:
         """See `Packager.compare`."""
         return self._worker.compare(job, package, turn)
 
+    @coded
     def laid(self, job: Job) -> Any:
         """See `Packager.laid`."""
         return self._worker.laid(job)
@@ -70,6 +93,7 @@ class GeneratorReplica:
         self._worker = Generator(settings)
         self._worker.warm_up()
 
+    @coded
     def draw(self, making: Making, package: Any) -> Any:
         """See `Generator.draw`."""
         return self._worker.draw(making, package)
@@ -96,11 +120,13 @@ class ScorerReplica:
                 try:
                     found.append(self._worker.judge(one))
                 except Exception as error:
-                    found.append(error)
+                    log.exception("a comparison failed")
+                    found.append(as_gapray_error(error))
             return found
 
         return await asyncio.to_thread(each)
 
+    @coded
     def judge_foreign(self, clip: Any, photos: Any) -> Any:
         """See `Scorer.judge_foreign`."""
         return self._worker.judge_foreign(clip, photos)

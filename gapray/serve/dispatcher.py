@@ -15,7 +15,7 @@ from gapray.serve.jobs import Job
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
 from gapray.serve.webhooks import deliver
-from gapray.serve.work import Report, failure_of
+from gapray.serve.work import Report, failure_of, told
 
 log = logging.getLogger("gapray.serve")
 
@@ -115,8 +115,7 @@ class Dispatcher:
             known = failure_of(error)
             if known.code == "internal.error":
                 log.exception("job %s attempt %d failed", job.id, job.attempt)
-            shown = "the server failed at this job" if known.code == "internal.error" else known.message
-            await self._until_said(self._store.fail, job.id, job.attempt, known.code, shown)
+            await self._until_said(self._store.fail, job.id, job.attempt, known.code, told(known))
         finally:
             # A later attempt of the same job may have begun meanwhile.
             if job.id in self._running and self._running[job.id][0].attempt == job.attempt:

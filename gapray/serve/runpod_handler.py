@@ -25,7 +25,7 @@ from gapray.serve.making import check_making
 from gapray.serve.settings import ServeSettings
 from gapray.serve.shapes import MODE
 from gapray.serve.uploads import arrived
-from gapray.serve.work import failure_of, make
+from gapray.serve.work import failure_of, make, told
 
 
 async def handler(event: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ async def handler(event: dict[str, Any]) -> dict[str, Any]:
         return await _made(event.get("input") or {})
     except Exception as error:
         known = failure_of(error)
-        return {"status": "error", "message": known.message, "code": known.code}
+        return {"status": "error", "message": told(known), "code": known.code}
 
 
 @functools.cache

@@ -99,7 +99,7 @@ async def _scored(job: Job, workers: Workers, package: GapPackage, turn: Turn) -
         known = ours(error)
         if known is None:
             raise
-        return {"error": {"code": known.code, "message": known.message}}
+        return {"error": {"code": known.code, "message": told(known)}}
 
 
 def ours(error: BaseException) -> GaprayError | None:
@@ -151,6 +151,11 @@ class _Clock:
         now = time.monotonic()
         self.laps[stage] = round(now - self._last, 3)
         self._last = now
+
+
+def told(error: GaprayError) -> str:
+    """A message for clients: of a defect only that it is one."""
+    return "the server failed at this" if error.code == "internal.error" else error.message
 
 
 def failure_of(error: BaseException) -> GaprayError:
