@@ -77,8 +77,6 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
     # Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
     if address is None and "RAY_ADDRESS" not in os.environ:
         ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=1 * 2**30)
@@ -89,6 +87,8 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
         serve.run(build(chosen.model_dump()), name=APP, route_prefix="/")
         keys = "no key needed" if chosen.open else "API key needed"
         print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())  # only now: Ray sets its own when it starts
         stop.wait()
         print("stopping: what is not finished goes on at the next start", flush=True)  # noqa: T201
     finally:

@@ -36,6 +36,16 @@ def zipped(files):
     return sink.getvalue()
 
 
+def as_jpeg(data):
+    return cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))[1].tobytes()
+
+
+def test_a_jpeg_in_base64_is_no_path_though_it_begins_like_one(photos):
+    texts = [b64(as_jpeg(data)) for data in photos.values()]
+    assert all(text.startswith("/9j/") for text in texts)
+    assert list(come(sent_by([("views", texts)])).azimuths_deg) == EIGHT
+
+
 ENCODINGS = {
     "openai: repeated input_reference[]": lambda p: [("input_reference[]", (n, d)) for n, d in p.items()],
     "openai: extra_body views[]": lambda p: [("views[]", "data:image/png;base64," + b64(d)) for d in p.values()],
