@@ -240,13 +240,11 @@ class Generator:
 
     def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
         import cv2
-        import torch
 
         self._profile = settings.loaded_profile()
         self._device = device or best_device()
-        if self._device == "cpu":
-            torch.set_num_threads(settings.generator.threads)
-            cv2.setNumThreads(settings.generator.threads)
+        self._threads = settings.generator.threads
+        cv2.setNumThreads(self._threads)
         self._backend = load_backend(self._profile.video, device=self._device)
 
     def warm_up(self) -> None:
@@ -269,6 +267,7 @@ class Generator:
             InputError: `orbit.*`, `mask.*` or `video.unsupported`.
             ModelError: `model.failed` or `model.out_of_memory`.
         """
+        use_threads(self._threads)
         profile = profile_for(making, self._profile)
         conditions = build_conditions(package, profile.orbit, device=self._device)
         frames = self._backend.generate(package, conditions, profile.video, seed=making.seed)
@@ -301,14 +300,11 @@ class Scorer:
     """Comparisons -> LPIPS by angle, verdicts."""
 
     def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
-        import torch
-
         profile = settings.loaded_profile()
         self._settings = profile.fidelity
         self._mask = profile.packaging.mask.model
         chosen = device or best_device()
-        if chosen == "cpu":
-            torch.set_num_threads(settings.scorer.threads)
+        self._threads = settings.scorer.threads
         self._metric = Lpips(profile.fidelity.net, device=chosen)
         self._identity = load_identity(profile.packaging, device=chosen, batch=32)
 
@@ -319,6 +315,7 @@ class Scorer:
 
     def judge(self, comparison: Comparison) -> dict[str, Any]:
         """One video's scores: by angle, in the mean, and those of the baselines at the same angles."""
+        use_threads(self._threads)
         scores, verdicts = judged(comparison, self._metric, self._identity, self._settings)
         ours = verdicts[0]
         return {
@@ -352,6 +349,7 @@ class Scorer:
         Raises:
             InputError: `score.too_short` or `score.not_this_product`.
         """
+        use_threads(self._threads)
         found = aligned_scores(clip, photos, self._metric)
         refuse_strangers(found, [], "the video")
         angles = [
@@ -376,6 +374,13 @@ class Scorer:
             source="delivered file" if aligned else "frames before encoding",
             aligned=aligned,
         ).as_dict()
+
+
+def use_threads(count: int) -> None:
+    """CPU threads of torch in the calling thread: OpenMP keeps the number a thread, and Ray starts processes with one."""
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> bytes:

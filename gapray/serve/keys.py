@@ -98,14 +98,18 @@ class KeyRing:
         self._engine = engine
         self._known: dict[str, tuple[float, ApiKey | None, str]] = {}
 
+    def knows(self, secret: str) -> bool:
+        """Whether `check` will answer from memory."""
+        cached = self._known.get(_id_of(secret))
+        return cached is not None and cached[0] > time.monotonic()
+
     def check(self, secret: str) -> ApiKey:
         """The key of a secret.
 
         Raises:
             ServeError: `auth.invalid`.
         """
-        key_id = secret.removeprefix(PREFIX).partition("_")[0] if secret.startswith(PREFIX) else ""
-        key, expected = self._lookup(key_id[:16])
+        key, expected = self._lookup(_id_of(secret))
         # The hash is compared also where there is no such key: the time taken tells nothing.
         same = hmac.compare_digest(_hash(secret), expected)
         if key is None or not same or key.revoked_at is not None:
@@ -124,6 +128,10 @@ class KeyRing:
         found = (_key(row), str(row.sha256)) if row else (None, "0" * 64)
         self._known[key_id] = (now + _CACHE_S, *found)
         return found
+
+
+def _id_of(secret: str) -> str:
+    return secret.removeprefix(PREFIX).partition("_")[0][:16] if secret.startswith(PREFIX) else ""
 
 
 def _hash(secret: str) -> str:

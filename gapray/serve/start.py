@@ -76,6 +76,8 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
 
     # Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    # Ray lets its workers give way to everything else; here they are what the machine is for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     stop = threading.Event()
     print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
     if address is None and "RAY_ADDRESS" not in os.environ:

@@ -130,5 +130,6 @@ def _sqlite_connected(connection: Any, _record: Any) -> None:
 
 
 def _sqlite_begun(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("gapray_writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    # A read is one statement, which SQLite makes a transaction by itself.
+    if connection.get_execution_options().get("gapray_writes"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
