@@ -1,0 +1,74 @@
+"""The Serve configs of the repository, checked offline: Ray's own schema, our settings, and that all replicas fit."""
+
+import pytest
+import yaml
+
+from gapray.errors import ConfigError
+from gapray.serve.settings import ServeSettings, serve_settings
+from gapray.serve.start import admitted
+from tests.conftest import ROOT
+
+CONFIGS = sorted((ROOT / "serve_configs").glob("*.yaml"))
+GPUS = {"classic": 0, "sd15-1gpu": 1, "sd15-8gpu": 8}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_is_valid_and_fits(path, monkeypatch, tmp_path):
+    from ray.serve.schema import ServeDeploySchema
+
+    from gapray.serve.deployments import build
+
+    monkeypatch.setenv("GAPRAY_STATE", str(tmp_path))
+    data = yaml.safe_load(path.read_text())
+    deployed = ServeDeploySchema.model_validate(data)
+    assert deployed.http_options.host == "127.0.0.1", "Ray's own default would be every address"
+    [application] = deployed.applications
+    assert application.import_path == "gapray.serve.deployments:build"
+    settings = serve_settings(application.args)
+    asked = [(one.max, one.gpus) for one in (settings.packager, settings.generator, settings.scorer)]
+    assert sum(count * gpus for count, gpus in asked) <= GPUS[path.stem] + 1e-9
+    assert settings.jobs.running >= settings.generator.max * settings.generator.ongoing
+    build(application.args)
+
+
+def test_all_configs_are_checked():
+    assert {path.stem for path in CONFIGS} == set(GPUS)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [({"profil": "x"}, "profil"), ({"limits": {"queued": 0}}, "limits.queued"), ({"engine": "x"}, "engine")],
+)
+def test_a_wrong_setting_is_named(data, what):
+    with pytest.raises(ConfigError) as error:
+        serve_settings(data)
+    assert error.value.code == "config.invalid" and what in error.value.message
+
+
+def test_who_is_let_in(tmp_path, monkeypatch):
+    from gapray.serve.keys import create
+    from gapray.serve.tables import connect
+
+    settings = ServeSettings(jobs_url=f"sqlite:///{tmp_path}/jobs.db", artifacts="x", webhook_secret="x")
+    assert admitted(settings, "127.0.0.1", insecure=False).open
+    assert admitted(settings, "localhost", insecure=False).open
+    for host in ("0.0.0.0", "::", "10.0.0.4", "server.example"):
+        with pytest.raises(ConfigError) as error:
+            admitted(settings, host, insecure=False)
+        assert error.value.code == "auth.no_keys"
+    assert admitted(settings, "0.0.0.0", insecure=True).open
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(ConfigError, match="HAProxy"):
+        admitted(settings, "127.0.0.1", insecure=False)
+    create(connect(settings.jobs_url), "somebody")
+    assert not admitted(settings, "0.0.0.0", insecure=False).open
+    assert not admitted(settings, "127.0.0.1", insecure=False).open, "who made a key wants it asked for"
+
+
+def test_secrets_are_made_once_and_only_for_their_owner(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPRAY_STATE", str(tmp_path / "state"))
+    for name in ("GAPRAY_JOBS_URL", "GAPRAY_ARTIFACTS", "GAPRAY_WEBHOOK_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    first, second = ServeSettings().resolved(), ServeSettings().resolved()
+    assert first == second and first.webhook_secret.startswith("whsec_")
+    assert (tmp_path / "state" / "webhook_secret").stat().st_mode & 0o077 == 0
