@@ -58,10 +58,7 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
     Raises:
         InputError: An `image.*` code.
     """
-    if not data:
-        raise InputError("image.empty", "the file holds no bytes")
-    if len(data) > settings.max_bytes:
-        raise InputError("image.too_many_bytes", f"{len(data)} bytes; the limit is {settings.max_bytes}")
+    _check_bytes(data, settings)
     with warnings.catch_warnings():
         # Damaged EXIF and unusual TIFF tags warn; the picture decides, not its metadata.
         warnings.simplefilter("ignore")
@@ -98,15 +95,19 @@ def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> str
     Raises:
         InputError: An `image.*` code. What passes may still fail in `decode_photo`.
     """
-    if not data:
-        raise InputError("image.empty", "the file holds no bytes")
-    if len(data) > settings.max_bytes:
-        raise InputError("image.too_many_bytes", f"{len(data)} bytes; the limit is {settings.max_bytes}")
+    _check_bytes(data, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _open(data) as image:
             _check_header(image, settings)
             return str(image.format)
+
+
+def _check_bytes(data: bytes, settings: DecodeSettings) -> None:
+    if not data:
+        raise InputError("image.empty", "the file holds no bytes")
+    if len(data) > settings.max_bytes:
+        raise InputError("image.too_many_bytes", f"{len(data)} bytes; the limit is {settings.max_bytes}")
 
 
 def _open(data: bytes) -> Image.Image:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from dataclasses import dataclass
 from typing import Self
 
-import fsspec
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from gapray.errors import ConfigError, InputError, ServeError
+from gapray.catalog.storage import Folder
+from gapray.errors import CatalogError, ConfigError, InputError, ServeError
 
 CONTENT_TYPES = {
     "mp4": "video/mp4",
@@ -25,10 +24,9 @@ CONTENT_TYPES = {
 
 @dataclass(frozen=True)
 class Artifacts:
-    """A folder of an fsspec file system."""
+    """The same kind of folder as a catalogue's, with other names in it."""
 
-    filesystem: fsspec.AbstractFileSystem
-    root: str
+    folder: Folder
 
     @classmethod
     def at(cls, uri: str) -> Self:
@@ -38,15 +36,14 @@ class Artifacts:
             ConfigError: `artifacts.unusable`.
         """
         try:
-            filesystem, root = fsspec.core.url_to_fs(uri)
-        except (ValueError, ImportError) as error:
-            raise ConfigError("artifacts.unusable", f"{uri}: {error}") from error
-        return cls(filesystem, str(root).rstrip("/"))
+            return cls(Folder.at(uri))
+        except CatalogError as error:
+            raise ConfigError("artifacts.unusable", error.message) from error
 
     @property
     def is_local(self) -> bool:
         """Only this machine sees it."""
-        return isinstance(self.filesystem, LocalFileSystem)
+        return isinstance(self.folder.filesystem, LocalFileSystem)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file whole: on the disk before this returns, and never half there.
@@ -54,18 +51,9 @@ class Artifacts:
         Raises:
             ServeError: `artifacts.failed`.
         """
-        target = f"{self.root}/{name}"
+        inner, _, last = name.rpartition("/")
         try:
-            if not self.is_local:
-                self.filesystem.pipe_file(target, data)
-                return
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            temporary = f"{target}.{uuid.uuid4().hex}.tmp"
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
+            self.folder.put(inner, last, pa.py_buffer(data))
         except Exception as error:
             # Client libraries of buckets share no exception type.
             raise ServeError("artifacts.failed", f"{name}: {type(error).__name__}: {error}") from error
@@ -78,7 +66,7 @@ class Artifacts:
             ServeError: `artifacts.failed`.
         """
         try:
-            data: bytes = self.filesystem.cat_file(f"{self.root}/{name}", start=start, end=end)
+            data: bytes = self.folder.filesystem.cat_file(self._path(name), start=start, end=end)
         except FileNotFoundError as error:
             raise InputError("job.expired", f"{name} was removed") from error
         except Exception as error:
@@ -91,10 +79,10 @@ class Artifacts:
         Raises:
             ServeError: `artifacts.failed`.
         """
-        path = f"{self.root}/{folder}"
+        path = self._path(folder)
         try:
-            self.filesystem.invalidate_cache(path)
-            found = self.filesystem.ls(path, detail=False)
+            self.folder.filesystem.invalidate_cache(path)
+            found = self.folder.filesystem.ls(path, detail=False)
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -104,11 +92,14 @@ class Artifacts:
     def remove(self, folder: str) -> None:
         """Remove a folder and what is in it; a missing one is no error."""
         try:
-            self.filesystem.rm(f"{self.root}/{folder}", recursive=True)
+            self.folder.filesystem.rm(self._path(folder), recursive=True)
         except FileNotFoundError:
             return
         except Exception as error:
             raise ServeError("artifacts.failed", f"{folder}: {type(error).__name__}: {error}") from error
+
+    def _path(self, name: str) -> str:
+        return f"{self.folder.path}/{name}"
 
 
 def content_type(name: str) -> str:

@@ -61,7 +61,9 @@ def admitted(settings: ServeSettings, host: str, *, insecure: bool) -> ServeSett
         raise ConfigError("auth.no_keys", f"{host} can be reached by others, and there is no API key")
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         # Serve lets HAProxy talk to the replicas over the network: they listen on every address.
-        raise ConfigError("auth.no_keys", "behind HAProxy the replicas can be reached by others, and there is no API key")
+        raise ConfigError(
+            "auth.no_keys", "behind HAProxy the replicas can be reached by others, and there is no API key"
+        )
     return settings.model_copy(update={"open": True})
 
 

@@ -104,20 +104,23 @@ class Server:
         psutil.wait_procs(processes, timeout=20)
         self.process.wait(20)
 
+    def pids(self, what):
+        """Of the processes behind this server whose title holds `what`."""
+        found = []
+        for one in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if what in " ".join(one.cmdline()):
+                    found.append(one.pid)
+        return found
+
     def kill(self, what):
         """One replica or the controller; returns its pid once it is gone."""
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            for one in psutil.Process(self.process.pid).children(recursive=True):
-                try:
-                    if what in " ".join(one.cmdline()):
-                        one.kill()
-                        one.wait(20)
-                        return one.pid
-                except psutil.NoSuchProcess:
-                    continue
-            time.sleep(0.2)
-        raise AssertionError(f"no process {what}")
+        until(lambda: self.pids(what), f"no process {what}", 60)
+        [pid, *_] = self.pids(what)
+        process = psutil.Process(pid)
+        process.kill()
+        process.wait(20)
+        return pid
 
 
 @pytest.fixture
@@ -231,6 +234,19 @@ def test_whatever_dies_every_accepted_job_is_published_once(tmp_path, photos, li
         assert connection.execute(sa.text("select count(*) from gapray_webhooks")).scalar_one() == 10
     print(f"  attempts: {sorted(row.attempt for row in rows)}")
     assert max(row.attempt for row in rows) > 1, "nothing was ever at work when it was killed"
+
+
+def test_a_generator_that_sleeps_is_woken_by_the_queue(tmp_path, photos, listener):  # noqa: F811
+    """`min: 0`: nothing is held while nothing waits."""
+    server = Server(tmp_path / "asleep", settings=SETTINGS | {"generator": {"min": 0, "max": 1}})
+    server.start()
+    try:
+        assert not server.pids("ServeReplica:gapray:generator")
+        ids = submit(server, photos, f"http://127.0.0.1:{listener.server_port}/done", 1)
+        until(lambda: set(states(server, ids).values()) == {"completed"}, f"not woken: {states(server, ids)}", 150)
+        assert server.pids("ServeReplica:gapray:generator")
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,24 @@ def test_who_is_let_in(tmp_path, monkeypatch):
     assert not admitted(settings, "127.0.0.1", insecure=False).open, "who made a key wants it asked for"
 
 
+def test_files_of_one_machine_are_refused_on_two(tmp_path, monkeypatch):
+    import ray
+
+    from gapray.serve.deployments import refuse_unshared
+
+    here = ServeSettings(jobs_url=f"sqlite:///{tmp_path}/jobs.db", artifacts=str(tmp_path), webhook_secret="x")
+    shared = here.model_copy(update={"jobs_url": "postgresql://db/jobs"})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": False}])
+    refuse_unshared(here)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}])
+    for settings, code in ((here, "jobs.store_unusable"), (shared, "artifacts.unusable")):
+        with pytest.raises(ConfigError) as error:
+            refuse_unshared(settings)
+        assert error.value.code == code
+    refuse_unshared(shared.model_copy(update={"artifacts": "memory://files"}))
+    refuse_unshared(shared.model_copy(update={"shared_artifacts": True}))
+
+
 def test_secrets_are_made_once_and_only_for_their_owner(tmp_path, monkeypatch):
     monkeypatch.setenv("GAPRAY_STATE", str(tmp_path / "state"))
     for name in ("GAPRAY_JOBS_URL", "GAPRAY_ARTIFACTS", "GAPRAY_WEBHOOK_SECRET"):
