@@ -50,6 +50,8 @@ REMEDIES: dict[str, str] = {
     "model.out_of_memory": "Use a larger GPU, fewer frames, a smaller size or --set video.animatediff.decode_chunk=4.",
     "model.failed": "See the log of the run; run `gapray doctor`.",
     "resource.insufficient": "Use a larger cluster, or a profile that asks for less.",
+    "cluster.unreachable": "Check --address, `ray dashboard` or the port-forward, and the token (RAY_AUTH_MODE=token).",
+    "cluster.refused": "Check the token (RAY_AUTH_MODE=token, `ray get-auth-token`), and that client and cluster run the same Ray.",
     "catalog.not_found": "Check the catalogue's path; `gapray package SRC --out CATALOG` makes one.",
     "catalog.incompatible": "Read this catalogue with the gapray release that wrote it.",
     "catalog.product_not_found": "See `gapray catalog show CATALOG` for the products it holds.",
@@ -132,7 +134,7 @@ class ModelError(GaprayError):
 
 
 class ResourceError(GaprayError):
-    """A machine or cluster that lacks something the run needs (`resource.*`)."""
+    """A machine or cluster that lacks something the run needs (`resource.*`), or cannot be talked to (`cluster.*`)."""
 
 
 class ServeError(GaprayError):

@@ -9,6 +9,7 @@ import typer
 
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
 from gapray.cli.serve import keys_app, serve
+from gapray.cli.submit import submit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +23,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(keys_app, name="keys")
 app.command()(serve)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 
 
 Source = Annotated[

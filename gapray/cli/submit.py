@@ -1,0 +1,42 @@
+"""`gapray submit`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gapray.cli.output import guarded, print_json
+
+
+def submit(
+    context: typer.Context,
+    address: Annotated[
+        str | None, typer.Option(help="Of the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log until the job ends.")] = True,
+    installed: Annotated[
+        bool, typer.Option("--installed", help="The nodes have gapray installed: upload nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")] = False,
+) -> None:
+    """Run a command of gapray as a job of a Ray cluster: `gapray submit -- run s3://bucket/shoot --out s3://bucket/catalog`.
+
+    With token authentication set RAY_AUTH_MODE=token; the token is found where Ray looks for it.
+    """
+    with guarded(as_json):
+        from gapray.cluster.submit import VERBS, checkout
+        from gapray.cluster.submit import submit as run
+
+        if not context.args or context.args[0] not in VERBS:
+            raise typer.BadParameter(f"after -- comes one of {', '.join(VERBS)}")
+        found = run(
+            context.args,
+            address=address,
+            working_dir=None if installed else checkout(),
+            follow=wait,
+            on_log=lambda text: typer.echo(text, nl=False, err=as_json),
+        )
+        print_json(found.as_dict()) if as_json else typer.echo(f"job {found.id}: {found.status}")
+        if found.status in ("FAILED", "STOPPED"):
+            raise typer.Exit(1)

@@ -1,0 +1,97 @@
+"""`gapray submit`: one of gapray's commands as a job of a Ray cluster, with this checkout's code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gapray.errors import ResourceError
+
+VERBS = ("package", "render", "score", "run", "report", "reel", "publish")
+"""Commands that make sense on a cluster."""
+PASSED_ON = ("GAPRAY_", "HF_", "TORCH_HOME", "AWS_ENDPOINT_URL")
+"""Beginnings of environment variables that the job gets too. Credentials stay here: nodes have roles of their own."""
+LEFT_OUT = (
+    ".git",
+    ".venv",
+    ".uv",
+    "build",
+    "samples",
+    "docs",
+    "shared",
+    "tests",
+    "**/__pycache__",
+    ".hypothesis",
+    ".*_cache",
+)
+"""Of a checkout, what no job reads."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job, and how it stands."""
+
+    id: str
+    status: str
+    """Ray's: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED."""
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def submit(
+    words: Sequence[str],
+    *,
+    address: str | None = None,
+    working_dir: Path | None = None,
+    follow: bool = True,
+    on_log: Callable[[str], None] = print,
+) -> Submitted:
+    """Submit ``gapray WORDS…``.
+
+    Args:
+        words: A command of `VERBS` and its arguments, with URIs that the cluster's nodes can read.
+        address: Of the cluster's dashboard, ``http://HEAD:8265``; default: RAY_API_SERVER_ADDRESS, or this machine's.
+        working_dir: Checkout to upload; None = the nodes have gapray installed.
+        follow: Wait, and hand every piece of the job's log to `on_log`.
+        on_log: Called with text.
+
+    Raises:
+        ResourceError: `cluster.unreachable` or `cluster.refused`.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    environment: dict[str, Any] = {
+        "env_vars": {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    }
+    if working_dir is not None:
+        environment |= {"working_dir": str(working_dir), "excludes": list(LEFT_OUT)}
+    try:
+        client = JobSubmissionClient(address)
+        job = client.submit_job(entrypoint=shlex.join(["python", "-m", "gapray", *words]), runtime_env=environment)
+        if follow:
+            asyncio.run(_followed(client, job, on_log))
+        info = client.get_job_info(job)
+    except (ConnectionError, OSError) as error:
+        raise ResourceError("cluster.unreachable", f"{address or 'the cluster'}: {error}") from error
+    except RuntimeError as error:
+        raise ResourceError("cluster.refused", f"{address or 'the cluster'}: {str(error)[:400]}") from error
+    return Submitted(job, str(info.status.value), str(info.message or ""))
+
+
+async def _followed(client: Any, job: str, on_log: Callable[[str], None]) -> None:
+    async for piece in client.tail_job_logs(job):
+        on_log(piece)
+
+
+def checkout() -> Path | None:
+    """The checkout that this gapray runs from; None when it is installed."""
+    root = Path(__file__).resolve().parent.parent.parent
+    return root if (root / "pyproject.toml").exists() else None

@@ -1,0 +1,14 @@
+"""`gapray run` as an entry point: ``ray job submit --working-dir . -- python jobs/run_catalog.py SRC --out CATALOG``.
+
+Takes the flags of ``gapray run``. Inside a job Ray sets RAY_ADDRESS, so that the run uses the job's cluster.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gapray.cli.main import app
+
+if __name__ == "__main__":
+    app(["run", *sys.argv[1:]])
