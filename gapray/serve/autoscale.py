@@ -1,40 +1,40 @@
-"""How many generators the queue is worth. Runs in Serve's controller, which is the only one that may wake zero replicas."""
+"""How many generators the queue is worth. Runs in Serve's controller, which alone may wake zero replicas."""
 
 from __future__ import annotations
 
 import math
 import time
-from functools import cache
 from typing import Any
 
 from gapray.serve.store import JobStore
 
 _ASK_S = 1.0
-_asked: dict[str, tuple[float, int]] = {}
 
 
-def replicas_for_queue(ctx: Any, *, jobs_url: str, ongoing: int) -> tuple[int, dict[str, Any]]:
+class QueuePolicy:
     """Replicas for the jobs that wait or are at work, whether or not the dispatcher could hand them on yet.
 
+    A class, because Serve 2.60 passes `policy_kwargs` to classes only. Bounds and delays are Serve's own.
+
     Args:
-        ctx: Serve's `AutoscalingContext`.
         jobs_url: Of the jobs' database.
         ongoing: Clips at once in one replica.
     """
-    now = time.monotonic()
-    at, jobs = _asked.get(jobs_url, (-math.inf, 0))
-    if now - at > _ASK_S:
-        try:
-            counts = _store(jobs_url).counts()
-            jobs = counts["queued"] + counts["running"]
-        except Exception:
-            # The database is away: stay as we are rather than take workers down.
-            return ctx.target_num_replicas, {}
-        _asked[jobs_url] = now, jobs
-    wanted = math.ceil(jobs / max(1, ongoing))
-    return max(ctx.capacity_adjusted_min_replicas, min(ctx.capacity_adjusted_max_replicas, wanted)), {}
 
+    def __init__(self, jobs_url: str, ongoing: int) -> None:
+        self._store = JobStore(jobs_url)
+        self._ongoing = max(1, ongoing)
+        self._asked = -math.inf
+        self._jobs = 0
 
-@cache
-def _store(jobs_url: str) -> JobStore:
-    return JobStore(jobs_url)
+    def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
+        """Called by Serve with its `AutoscalingContext` several times a second."""
+        if time.monotonic() - self._asked > _ASK_S:
+            try:
+                counts = self._store.counts()
+            except Exception:
+                # The database is away: stay as we are rather than take workers down.
+                return ctx.target_num_replicas, {}
+            self._jobs = counts["queued"] + counts["running"]
+            self._asked = time.monotonic()
+        return math.ceil(self._jobs / self._ongoing), {}

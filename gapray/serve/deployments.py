@@ -286,7 +286,7 @@ def _options(wanted: Replicas, jobs_url: str | None = None) -> dict[str, Any]:
     policy = {}
     if jobs_url is not None:
         policy["policy"] = AutoscalingPolicy(
-            policy_function="gapray.serve.autoscale:replicas_for_queue",
+            policy_function="gapray.serve.autoscale:QueuePolicy",
             policy_kwargs={"jobs_url": jobs_url, "ongoing": wanted.ongoing},
         )
     return options | {
