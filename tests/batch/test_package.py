@@ -26,6 +26,7 @@ def null():
     return load_profile("classic", overrides=overrides, environment={})
 
 
+@pytest.mark.long
 def test_batch_equals_one_process_to_the_bit(samples, tmp_path, classic_weights):
     summary = gapray.package(samples / "captures", out=tmp_path / "catalog")
     assert (summary.packaged, summary.rejected, summary.views) == (2, 0, 16)
@@ -67,6 +68,7 @@ def test_resume_skips_and_touch_costs_no_model_work(tmp_path, null):
         assert len(catalog.package(product).views) == 8
 
 
+@pytest.mark.long
 def test_bad_products_become_rejects_and_good_ones_are_there(tmp_path, null):
     write_products(tmp_path / "shoot", 2)
     broken = write_product(tmp_path / "shoot" / "broken")
@@ -84,6 +86,7 @@ def test_bad_products_become_rejects_and_good_ones_are_there(tmp_path, null):
     assert gapray.open_catalog(str(tmp_path / "c")).rejects()["product_id"].to_pylist() == ["few"]
 
 
+@pytest.mark.long
 def test_a_manifest_is_a_source(tmp_path, null):
     from gapray.capture.discover import scan
     from gapray.capture.manifest import write_manifest

@@ -9,6 +9,7 @@ from gapray.config import MaskSettings
 from gapray.models.mask import RembgMask
 from gapray.packaging.silhouette import silhouette
 
+pytestmark = pytest.mark.long
 TRUTH_HOLDS_THE_SHADOW = {"eth80_car01", "eth80_car02", "eth80_car03", "eth80_car04", "eth80_car05"}
 """ETH-80's masks of the cars take the dark contact shadow between the wheels for car; the network does not."""
 
