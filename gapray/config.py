@@ -22,6 +22,7 @@ from gapray.errors import ConfigError
 ENV_PREFIX = "GAPRAY_SET_"
 """`GAPRAY_SET_MASK__MODEL=u2net` is the environment's way to say ``--set mask.model=u2net``."""
 
+_HOLE = "<product>"
 VIDEO_FORMAT = 1
 """The same for a video's frames and files."""
 
@@ -165,22 +166,30 @@ class VideoSettings(_Settings):
     backend: Literal["morph", "animatediff"] = Field("morph", description="What draws the frames.")
     animatediff: AnimateDiffSettings = AnimateDiffSettings()
 
-    def digest(
-        self, orbit: OrbitSettings, preset: str, revisions: Mapping[str, str], product_key: str, seed: int
-    ) -> str:
-        """The key of a video: the package, everything that draws it, the files it becomes, and the seed."""
+    def digests(
+        self, orbit: OrbitSettings, preset: str, revisions: Mapping[str, str], product_keys: Sequence[str], seed: int
+    ) -> list[str]:
+        """The keys of videos: each covers its package, everything that draws it, the files it becomes, and the seed.
+
+        Args:
+            orbit: Of the frames.
+            preset: Name of the export preset.
+            revisions: Model name -> hash of its weights.
+            product_keys: Keys of packages, hexadecimal; only these differ between the videos.
+            seed: Of whatever is random.
+        """
         used = self.model_dump(include={"backend", self.backend})
-        return canonical_hash(
-            {
-                "format": VIDEO_FORMAT,
-                "product": product_key,
-                "orbit": orbit.model_dump(),
-                "video": used,
-                "preset": preset,
-                "models": dict(revisions),
-                "seed": seed,
-            }
-        )
+        shared = {
+            "format": VIDEO_FORMAT,
+            "orbit": orbit.model_dump(),
+            "video": used,
+            "preset": preset,
+            "models": dict(revisions),
+            "seed": seed,
+        }
+        # A million packages share all of this text but their own key.
+        head, tail = canonical_text(shared | {"product": _HOLE}).split(_HOLE)
+        return [hashlib.sha256(f"{head}{key}{tail}".encode()).hexdigest() for key in product_keys]
 
 
 class GateSettings(_Settings):
@@ -226,6 +235,11 @@ class RunSettings(_Settings):
     decode_workers: int | None = Field(None, ge=1, description="Decode tasks at once; default: by the cluster's CPUs.")
     encode_workers: int | None = Field(None, ge=1, description="Encode actors; default: by the cluster's CPUs.")
     device_gb: float = Field(80.0, gt=0, description="Memory of one GPU of the cluster, for planning [GB].")
+    part_bytes: int = Field(
+        256 * 2**20, ge=2**20, description="Views in one part at most, but for the last product's rest [bytes]."
+    )
+    cpu_hour_price: float | None = Field(None, ge=0, description="Of one logical CPU held for an hour, for the record.")
+    gpu_hour_price: float | None = Field(None, ge=0, description="Of one GPU held for an hour, for the record.")
 
 
 class Profile(_Settings):
@@ -241,9 +255,13 @@ class Profile(_Settings):
 
 
 def canonical_hash(value: object) -> str:
-    """sha256 of `value` as JSON with sorted keys: the same for equal data on every machine."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """sha256 of `canonical_text`."""
+    return hashlib.sha256(canonical_text(value).encode()).hexdigest()
+
+
+def canonical_text(value: object) -> str:
+    """`value` as JSON with sorted keys: the same for equal data on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def profile_names() -> list[str]:

@@ -55,6 +55,7 @@ REMEDIES: dict[str, str] = {
     "catalog.not_found": "Check the catalogue's path; `gapray package SRC --out CATALOG` makes one.",
     "catalog.incompatible": "Read this catalogue with the gapray release that wrote it.",
     "catalog.product_not_found": "See `gapray catalog show CATALOG` for the products it holds.",
+    "catalog.run_not_found": "See `gapray runs list CATALOG` for the runs it remembers.",
     "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
     "auth.missing": "Send the header `Authorization: Bearer <key>`; `gapray keys create` makes a key.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import ray
 import ray.data
 
 from gapray.batch.plan import Pending, Verify, write_pending
+from gapray.batch.record import recorded
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, StagePlan, check_resources, plan_stages
-from gapray.batch.runs import PackageSummary, absolute, connected, new_run_id, publish, quiet_ray_data
+from gapray.batch.runs import PackageSummary, absolute, connected, new_run_id, published, quiet_ray_data
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.manifest import write_manifest
@@ -51,7 +51,6 @@ def package(
     Raises:
         GaprayError: When the run as a whole cannot be done. A product that cannot be used is a reject, not an error.
     """
-    started = time.monotonic()
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     target = absolute(str(out))
     folder = Folder.at(target)
@@ -59,27 +58,19 @@ def package(
     settings_hash = chosen.packaging.digest(hashes)
     run_id = new_run_id()
     facts = RunFacts(run_id, settings_hash, chosen.name, model_names(chosen.packaging, hashes))
-    summary = PackageSummary(run_id, target)
     with tempfile.TemporaryDirectory(prefix="gapray-") as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         pending = _plan(str(src), options, Catalog(folder), settings_hash, verify, manifest)
-        summary.products, summary.finished = pending.products, pending.finished
-        if on_progress:
-            on_progress(summary)
-        if pending.products > pending.finished:
-            with connected(address):
-                stages = plan_stages(chosen, ray.cluster_resources())
-                check_resources(stages, ray.cluster_resources())
-                uri = publish(manifest, folder, run_id)
-                try:
+        summary = PackageSummary(run_id, target, products=pending.products, finished=pending.finished)
+        with recorded(
+            summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress
+        ) as recorder:
+            if pending.products > pending.finished:
+                with connected(address), published(manifest, folder, run_id) as uri:
+                    stages = plan_stages(chosen, ray.cluster_resources())
+                    check_resources(stages, ray.cluster_resources())
                     for receipts in _receipts(uri, folder, chosen, stages, facts, target):
-                        summary.add(receipts)
-                        summary.seconds = time.monotonic() - started
-                        if on_progress:
-                            on_progress(summary)
-                finally:
-                    folder.remove(uri)
-    summary.seconds = time.monotonic() - started
+                        recorder.add(receipts)
     return summary
 
 
@@ -140,7 +131,7 @@ def _receipts(
     # The sink: a batch is a part. It answers with receipts, so that the driver sees products end as they do.
     receipts = finished.map_batches(
         write,
-        fn_kwargs={"catalog": catalog},
+        fn_kwargs={"catalog": catalog, "part_bytes": run.part_bytes},
         batch_size=run.products_per_part,
         batch_format="pyarrow",
         num_cpus=LIGHT_CPU,

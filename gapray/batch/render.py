@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from gapray.batch.record import recorded
 from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
 from gapray.batch.resources import LIGHT_CPU, RenderPlan, check_resources, plan_render
 from gapray.batch.runs import (
@@ -22,10 +24,10 @@ from gapray.batch.runs import (
     connected,
     new_run_id,
     ours_raised,
-    publish,
+    published,
     quiet_ray_data,
 )
-from gapray.catalog.reader import Catalog, open_catalog
+from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
 from gapray.errors import CatalogError
@@ -64,73 +66,77 @@ def render(
     Raises:
         GaprayError: When the run as a whole cannot be done. A product that cannot be drawn is a reject, not an error.
     """
-    started = time.monotonic()
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     preset_named(preset)
     target = absolute(str(catalog))
     opened = open_catalog(target)
     run_id = new_run_id()
     facts = VideoFacts(run_id, target, chosen, preset, backend_revisions(chosen.video))
-    summary = RenderSummary(run_id, target)
-    todo, summary.finished = pending_videos(opened, facts, seeds=seeds, products=products, limit=limit)
-    summary.products = summary.finished + todo.num_rows
-    if on_progress:
-        on_progress(summary)
-    if todo.num_rows:
-        with tempfile.TemporaryDirectory(prefix="gapray-") as scratch, connected(address), ours_raised():
-            plan = plan_render(chosen, facts.vram_gb, ray.cluster_resources())
-            check_resources(plan, ray.cluster_resources())
+    todo, finished = pending_videos(opened, facts, seeds=seeds, products=products, limit=limit)
+    summary = RenderSummary(run_id, target, products=finished + todo.num_rows, finished=finished)
+    with (
+        tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
+        recorded(
+            summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
+        ) as recorder,
+    ):
+        if todo.num_rows:
             manifest = Path(scratch) / "videos.parquet"
             pq.write_table(todo, manifest)
-            uri = publish(manifest, opened.folder, run_id)
-            try:
+            with connected(address), ours_raised(), published(manifest, opened.folder, run_id) as uri:
+                plan = plan_render(chosen, facts.vram_gb, ray.cluster_resources())
+                check_resources(plan, ray.cluster_resources())
                 for receipts in _receipts(uri, opened.folder, facts, plan):
-                    summary.add(receipts)
-                    summary.seconds = time.monotonic() - started
-                    if on_progress:
-                        on_progress(summary)
-            finally:
-                opened.folder.remove(uri)
-    summary.seconds = time.monotonic() - started
+                    recorder.add(receipts)
     return summary
 
 
 def pending_videos(
     catalog: Catalog, facts: VideoFacts, *, seeds: int, products: Sequence[str] | None, limit: int | None
 ) -> tuple[pa.Table, int]:
-    """Videos that the catalogue lacks, with the part that holds each product's views; and how many it has.
+    """Videos that the catalogue lacks, each with what is needed to find its package; and how many it has.
 
     Raises:
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
-    current = catalog.table("products", columns=["product_id", "key"])
-    keys = dict(zip(current["product_id"].to_pylist(), current["key"].to_pylist(), strict=True))
+    current = catalog.table("products", columns=PACKAGE_COLUMNS)
     if products is not None:
-        missing = [name for name in products if name not in keys]
-        if missing:
-            raise CatalogError("catalog.product_not_found", f"no product {missing[0]!r} in this catalogue")
-        keys = {name: keys[name] for name in products}
-    keys = dict(list(keys.items())[:limit])
-    there = set(catalog.table("videos", columns=["key"])["key"].to_pylist())
+        places = pc.index_in(pa.array(products, pa.string()), value_set=current["product_id"].combine_chunks())
+        for name, place in zip(products, places.to_pylist(), strict=True):
+            if place is None:
+                raise CatalogError("catalog.product_not_found", f"no product {name!r} in this catalogue")
+        current = current.take(places)
+    current = current.slice(0, limit)
+    there = pc.unique(catalog.table("videos", columns=["key"])["key"])
+    wanted = [
+        pa.table(
+            {
+                "product_id": current["product_id"],
+                "product_key": current["key"],
+                "key": pa.array(facts.keys(current["key"].to_pylist(), seed), pa.string()),
+                "seed": pa.repeat(pa.scalar(seed, pa.int64()), current.num_rows),
+                "product": current.to_struct_array(),
+            }
+        )
+        for seed in range(seeds)
+    ]
+    videos = pa.concat_tables(wanted)
+    lacking = videos.filter(pc.invert(pc.is_in(videos["key"], value_set=there)))
+    return with_parts(lacking, catalog).select(PENDING.names).cast(PENDING), videos.num_rows - lacking.num_rows
+
+
+def with_parts(videos: pa.Table, catalog: Catalog) -> pa.Table:
+    """Rows with product_id and product_key -> the same with `part`, null where no views are; by product and seed."""
     parts = catalog.parts_of_views()
-    rows: list[dict[str, Any]] = []
-    finished = 0
-    for product_id, product_key in keys.items():
-        for seed in range(seeds):
-            key = facts.key(product_key, seed)
-            if key in there:
-                finished += 1
-                continue
-            rows.append(
-                {
-                    "product_id": product_id,
-                    "product_key": product_key,
-                    "key": key,
-                    "seed": seed,
-                    "part": parts.get((product_id, product_key)),
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=PENDING), finished
+    held = pa.table({"name": _joined(parts["product_id"], parts["key"]), "part": parts["part"]})
+    place = pc.index_in(_joined(videos["product_id"], videos["product_key"]), value_set=held["name"].combine_chunks())
+    return videos.append_column("part", held["part"].take(place)).sort_by(
+        [("product_id", "ascending"), ("seed", "ascending")]
+    )
+
+
+def _joined(product_id: pa.ChunkedArray, key: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(product_id, key, ":")
 
 
 @dataclass(frozen=True)

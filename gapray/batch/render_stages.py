@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from gapray.batch.resources import GpuShare
 from gapray.batch.rows import Row
+from gapray.batch.trace import ended, model_load, traced
 from gapray.catalog.parts import commit
-from gapray.catalog.reader import Catalog, package_of_rows
+from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
 from gapray.catalog.storage import Folder
@@ -26,6 +27,7 @@ from gapray.video.load import load_backend, video_cards
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
 
+PACKAGE = pa.struct([PRODUCTS.field(name) for name in PACKAGE_COLUMNS])
 PENDING = pa.schema(
     [
         ("product_id", pa.string()),
@@ -33,14 +35,13 @@ PENDING = pa.schema(
         ("key", pa.string()),
         ("seed", pa.int64()),
         ("part", pa.string()),
+        ("product", PACKAGE),
     ]
 )
-"""A video to draw; `part` is the file that holds its product's views."""
+"""A video to draw; `part` is the file that holds its product's views, `product` the row that goes with them."""
 
 _ERROR = [("error_code", pa.string()), ("error_message", pa.string())]
-LOADED = pa.schema(
-    [*PENDING, *_ERROR, ("product", pa.struct(list(PRODUCTS))), ("views", pa.list_(pa.struct(list(VIEWS))))]
-)
+LOADED = pa.schema([*PENDING, *_ERROR, ("views", pa.list_(pa.struct(list(VIEWS))))])
 DRAWN = pa.schema(
     [*PENDING, *_ERROR, ("frames", pa.large_binary()), ("video", pa.struct(list(VIDEOS))), ("provenance", pa.string())]
 )
@@ -70,9 +71,9 @@ class VideoFacts:
     revisions: Mapping[str, str]
     """Model name -> hash of its weights."""
 
-    def key(self, product_key: str, seed: int) -> str:
-        """`videos.key`."""
-        return self.profile.video.digest(self.profile.orbit, self.preset, self.revisions, product_key, seed)
+    def keys(self, product_keys: Sequence[str], seed: int) -> list[str]:
+        """`videos.key` of each package."""
+        return self.profile.video.digests(self.profile.orbit, self.preset, self.revisions, product_keys, seed)
 
     @property
     def vram_gb(self) -> float | None:
@@ -81,14 +82,15 @@ class VideoFacts:
         return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
 
 
+@traced("render.load")
 def load(table: pa.Table, *, catalog: str) -> pa.Table:
     """Pending videos -> the same with their product's catalogue rows."""
     opened = Catalog(Folder.at(catalog))
     rows = table.to_pylist()
     for row in rows:
-        row.update(error_code=None, error_message=None, product=None, views=[])
+        row.update(error_code=None, error_message=None, views=[])
         try:
-            row["product"], row["views"] = opened.rows_of(row["product_id"], row["product_key"], row["part"])
+            row["views"] = opened.views_of(row["product_id"], row["product_key"], row["part"])
         except Exception as error:
             _fail(row, error)
     return pa.Table.from_pylist(rows, schema=LOADED)
@@ -110,8 +112,11 @@ class Draw:
         if self._device == "cpu":
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
-        self._backend = backend or load_backend(facts.profile.video, device=self._device)
+        self.gpu = gpu
+        with model_load("render.draw"):
+            self._backend = backend or load_backend(facts.profile.video, device=self._device)
 
+    @traced("render.draw")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = table.to_pylist()
@@ -161,6 +166,7 @@ class Draw:
         row.update(frames=np.ascontiguousarray(frames).tobytes(), video=video, provenance=sidecar)
 
 
+@traced("render.save")
 def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
     """Frames -> files in the catalogue, and the row that will make them count.
 
@@ -182,6 +188,8 @@ def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
     return pa.Table.from_pylist(saved, schema=SAVED)
 
 
+@ended("render")
+@traced("render.write")
 def write_videos(table: pa.Table, *, catalog: str) -> pa.Table:
     """Commit one part of finished videos and say what became of each."""
     rows = table.to_pylist()
@@ -191,14 +199,14 @@ def write_videos(table: pa.Table, *, catalog: str) -> pa.Table:
         commit(Folder.at(catalog), {"videos": videos, "rejects": rejects})
     except OSError as error:
         raise CatalogError("catalog.write_failed", f"{catalog}: {error}") from error
-    receipts: list[Row] = [
-        {"product_id": one["product_id"], "outcome": "rendered", "frames": one["frames"]} for one in videos
-    ]
-    receipts += [
-        {key: one[key] for key in ("product_id", "code", "message")} | {"outcome": "rejected", "frames": 0}
-        for one in rejects
-    ]
-    return pa.Table.from_pylist(receipts, schema=VIDEO_RECEIPT)
+    return pa.Table.from_pylist([_receipt(row) for row in rows], schema=VIDEO_RECEIPT)
+
+
+def _receipt(row: Row) -> Row:
+    reject = row["reject"]
+    if reject:
+        return {name: reject[name] for name in ("product_id", "code", "message")} | {"outcome": "rejected", "frames": 0}
+    return {"product_id": row["product_id"], "outcome": "rendered", "frames": row["video"]["frames"]}
 
 
 def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
@@ -280,4 +288,4 @@ def _reject(row: Row, facts: VideoFacts) -> Row:
 def _fail(row: Row, error: Exception) -> None:
     known = as_gapray_error(error)
     row["error_code"], row["error_message"] = known.code, known.message
-    row.update(product=None, views=[], frames=None, video=None, provenance=None)
+    row.update(views=[], frames=None, video=None, provenance=None)

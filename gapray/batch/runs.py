@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
 from gapray.errors import GaprayError
 
+MANIFEST_ROWS = 8192
 REJECTS_SHOWN = 20
 """Rejects that a summary lists; the catalogue's `rejects` table has all."""
 PASSED_ON = ("GAPRAY_MODELS", "GAPRAY_CACHE", "HF_HOME", "TORCH_HOME")
@@ -29,6 +32,7 @@ PASSED_ON = ("GAPRAY_MODELS", "GAPRAY_CACHE", "HF_HOME", "TORCH_HOME")
 class RunSummary:
     """What a run did. `finished` products were not touched: the catalogue had them."""
 
+    kind: ClassVar[str] = "run"
     verb: ClassVar[str] = "done"
     unit: ClassVar[str] = "pieces"
 
@@ -74,6 +78,7 @@ class RunSummary:
 class PackageSummary(RunSummary):
     """What `gapray package` did."""
 
+    kind: ClassVar[str] = "package"
     verb: ClassVar[str] = "packaging"
     unit: ClassVar[str] = "views"
 
@@ -103,6 +108,7 @@ class PackageSummary(RunSummary):
 class RenderSummary(RunSummary):
     """What `gapray render` did; its `products` are videos, one a product and seed."""
 
+    kind: ClassVar[str] = "render"
     verb: ClassVar[str] = "rendering"
     unit: ClassVar[str] = "frames"
 
@@ -128,6 +134,7 @@ class RenderSummary(RunSummary):
 class ScoreSummary(RunSummary):
     """What `gapray score` did; its `products` are videos."""
 
+    kind: ClassVar[str] = "score"
     verb: ClassVar[str] = "scoring"
     unit: ClassVar[str] = "pairs"
 
@@ -202,11 +209,20 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
 
 
-def publish(manifest: Path, folder: Folder, run_id: str) -> str:
-    """Put a manifest where every node reads it, beside the catalogue's tables; returns its path."""
+@contextmanager
+def published(manifest: Path, folder: Folder, run_id: str) -> Iterator[str]:
+    """A manifest where every node can read it, beside the catalogue's tables, each row with the beginning of its trace."""
     name = f"{run_id}.parquet"
-    folder.put("manifests", name, pa.py_buffer(manifest.read_bytes()))
-    return f"{folder.path}/manifests/{name}"
+    traced = manifest.with_name(f"traced-{name}")
+    with pq.ParquetFile(manifest) as file, pq.ParquetWriter(traced, with_trace(file.schema_arrow)) as writer:
+        for batch in file.iter_batches(batch_size=MANIFEST_ROWS):
+            writer.write_table(begun(pa.Table.from_batches([batch]), run_id))
+    folder.put("manifests", name, pa.memory_map(str(traced)).read_buffer())
+    uri = f"{folder.path}/manifests/{name}"
+    try:
+        yield uri
+    finally:
+        folder.remove(uri)
 
 
 def absolute(uri: str) -> str:

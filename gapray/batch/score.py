@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from gapray.batch.record import recorded
+from gapray.batch.render import with_parts
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, check_resources, plan_score
-from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, ours_raised, publish, quiet_ray_data
-from gapray.batch.score_stages import PENDING_SCORE, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
+from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, ours_raised, published, quiet_ray_data
+from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, scan
-from gapray.catalog.reader import Catalog, open_catalog
+from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
 from gapray.fidelity.trunks import load_trunk
@@ -52,34 +54,33 @@ def score(
     Raises:
         GaprayError: When the run as a whole cannot be done. A video that cannot be scored is a reject, not an error.
     """
-    started = time.monotonic()
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     target = absolute(str(catalog))
     opened = open_catalog(target)
     facts = score_facts(target, chosen)
-    summary = ScoreSummary(facts.run_id, target)
     photos = truth_photos(None if truth is None else absolute(str(truth)), options)
-    todo, summary.finished = pending_scores(opened, facts, photos)
-    summary.products = summary.finished + todo.num_rows
-    if on_progress:
-        on_progress(summary)
-    if todo.num_rows:
-        with tempfile.TemporaryDirectory(prefix="gapray-") as scratch, connected(address), ours_raised():
-            draws = any(not truths for truths in todo["truths"].to_pylist())
-            plan = plan_score(chosen, _vram_gb(chosen), ray.cluster_resources(), draws=draws)
-            check_resources(plan, ray.cluster_resources())
+    todo, finished = pending_scores(opened, facts, photos)
+    summary = ScoreSummary(facts.run_id, target, products=finished + todo.num_rows, finished=finished)
+    with (
+        tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
+        recorded(
+            summary,
+            opened.folder,
+            profile=chosen,
+            models=facts.models,
+            source=str(truth or target),
+            on_progress=on_progress,
+        ) as recorder,
+    ):
+        if todo.num_rows:
             manifest = Path(scratch) / "scores.parquet"
             pq.write_table(todo, manifest)
-            uri = publish(manifest, opened.folder, facts.run_id)
-            try:
+            draws = any(not truths for truths in todo["truths"].to_pylist())
+            with connected(address), ours_raised(), published(manifest, opened.folder, facts.run_id) as uri:
+                plan = plan_score(chosen, _vram_gb(chosen), ray.cluster_resources(), draws=draws)
+                check_resources(plan, ray.cluster_resources())
                 for receipts in _receipts(uri, opened.folder, facts, plan):
-                    summary.add(receipts)
-                    summary.seconds = time.monotonic() - started
-                    if on_progress:
-                        on_progress(summary)
-            finally:
-                opened.folder.remove(uri)
-    summary.seconds = time.monotonic() - started
+                    recorder.add(receipts)
     return summary
 
 
@@ -114,21 +115,18 @@ def pending_scores(
 ) -> tuple[pa.Table, int]:
     """Videos that lack these scores; and how many have them."""
     columns = ["product_id", "product_key", "key", "seed", "preset", "files", "frames", "azimuths_deg"]
-    there = set(catalog.table("verdicts", columns=["key"])["key"].to_pylist())
-    parts = catalog.parts_of_views()
-    rows: list[dict[str, Any]] = []
-    finished = 0
-    for video in catalog.table("videos", columns=columns).to_pylist():
-        truths = photos.get(video["product_id"], [])
-        video_key = video.pop("key")
-        key = facts.key(video_key, truths)
-        if key in there:
-            finished += 1
-            continue
-        part = parts.get((video["product_id"], video["product_key"]))
-        named = [{name: one[name] for name in ("uri", "azimuth_deg")} for one in truths]
-        rows.append(video | {"video_key": video_key, "key": key, "part": part, "truths": named})
-    return pa.Table.from_pylist(rows, schema=PENDING_SCORE), finished
+    videos = catalog.table("videos", columns=columns).rename_columns({"key": "video_key"})
+    truths = [photos.get(product, []) for product in videos["product_id"].to_pylist()]
+    keys = pa.array(map(facts.key, videos["video_key"].to_pylist(), truths), pa.string())
+    named = [[{name: one[name] for name in ("uri", "azimuth_deg")} for one in photos] for photos in truths]
+    videos = videos.append_column("key", keys).append_column("truths", pa.array(named, pa.list_(TRUTH)))
+    there = pc.unique(catalog.table("verdicts", columns=["key"])["key"])
+    lacking = videos.filter(pc.invert(pc.is_in(keys, value_set=there)))
+    packages = catalog.table("products", columns=PACKAGE_COLUMNS)
+    place = pc.index_in(lacking["product_id"], value_set=packages["product_id"].combine_chunks())
+    lacking = lacking.append_column("product", packages.to_struct_array().take(place.combine_chunks()))
+    todo = with_parts(lacking, catalog).select(PENDING_SCORE.names).cast(PENDING_SCORE)
+    return todo, videos.num_rows - lacking.num_rows
 
 
 def _vram_gb(profile: Profile) -> float | None:

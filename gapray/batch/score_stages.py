@@ -10,8 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from gapray.batch.metrics import observe
+from gapray.batch.render_stages import PACKAGE
 from gapray.batch.resources import GpuShare
 from gapray.batch.rows import Row
+from gapray.batch.trace import ended, model_load, traced
 from gapray.capture.decode import decode_photo
 from gapray.capture.storage import read_bytes
 from gapray.catalog.parts import commit
@@ -25,6 +28,7 @@ from gapray.fidelity.comparison import Comparison, Drawn, Truth, compare, judged
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
+from gapray.fidelity.score import OURS
 from gapray.gap.package import GapPackage
 from gapray.models.load import load_identity, load_mask
 from gapray.video.decode import one_turn
@@ -40,6 +44,7 @@ PENDING_SCORE = pa.schema(
         ("key", pa.string()),
         ("seed", pa.int64()),
         ("part", pa.string()),
+        ("product", PACKAGE),
         ("preset", pa.string()),
         ("files", pa.list_(pa.string())),
         ("frames", pa.int32()),
@@ -86,6 +91,11 @@ class ScoreFacts:
     """name@revision of the mask network."""
     trunk_sha256: str
 
+    @property
+    def models(self) -> dict[str, str]:
+        """What a run's record names."""
+        return {"mask": self.mask, f"lpips-{self.profile.fidelity.net}": self.trunk_sha256}
+
     def key(self, video_key: str, truths: Sequence[Mapping[str, Any]]) -> str:
         """`scores.key`."""
         named = sorted((truth["azimuth_deg"], truth["uri"], truth.get("stamp", "")) for truth in truths)
@@ -107,6 +117,7 @@ class Material:
     shifted: bool
 
 
+@traced("score.gather")
 def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
     """Pending scores -> decoded videos, packages and truth photos: CPU work, no model."""
     opened = Catalog(Folder.at(facts.catalog))
@@ -114,7 +125,8 @@ def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
 
 
 def _gathered(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
-    package = package_of_rows(*opened.rows_of(row["product_id"], row["product_key"], row["part"]))
+    views = opened.views_of(row["product_id"], row["product_key"], row["part"])
+    package = package_of_rows(row["product"], views)
     files = {_inner(name): opened.folder.read(name) for name in row["files"]}
     frames = one_turn(files, preset_named(row["preset"]), row["frames"])
     told = json.loads(files["provenance.json"])
@@ -144,8 +156,11 @@ class LeaveOut:
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
         self._video: VideoSettings = facts.profile.video
-        self._backend = load_backend(self._video, device=self._device)
+        self.gpu = gpu
+        with model_load("score.leave_out"):
+            self._backend = load_backend(self._video, device=self._device)
 
+    @traced("score.leave_out")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         return _each(table, self._drawn)
@@ -171,8 +186,10 @@ class Compare:
 
     def __init__(self, *, facts: ScoreFacts, threads: int) -> None:
         self._facts = facts
-        self._network = load_mask(facts.profile.packaging, threads=threads)
+        with model_load("score.compare"):
+            self._network = load_mask(facts.profile.packaging, threads=threads)
 
+    @traced("score.compare")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         return _each(table, self._compared)
@@ -206,9 +223,12 @@ class Judge:
             gpu.cap_this_process()
         else:
             torch.set_num_threads(threads)
-        self._metric = Lpips(facts.profile.fidelity.net, device=device)
-        self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
+        self.gpu = gpu
+        with model_load("score.judge"):
+            self._metric = Lpips(facts.profile.fidelity.net, device=device)
+            self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
 
+    @traced("score.judge")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = []
@@ -228,6 +248,9 @@ class Judge:
         profile = self._facts.profile
         comparison, conditions = unpacked(row)
         scores, verdicts = judged(comparison, self._metric, self._identity, profile.fidelity)
+        for one in scores:
+            if one.label == OURS:
+                observe("gapray_lpips", one.lpips, kind=one.kind)
         protocol = Protocol(
             net=self._metric.net,
             trunk_sha256=self._metric.trunk.sha256,
@@ -256,6 +279,8 @@ def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_
     }
 
 
+@ended("score")
+@traced("score.write")
 def write_scores(table: pa.Table, *, catalog: str) -> pa.Table:
     """Commit one part of scored videos and say what became of each."""
     rows = table.to_pylist()
@@ -271,20 +296,15 @@ def write_scores(table: pa.Table, *, catalog: str) -> pa.Table:
         )
     except OSError as error:
         raise CatalogError("catalog.write_failed", f"{catalog}: {error}") from error
-    receipts: list[Row] = [
-        {
-            "product_id": row["product_id"],
-            "outcome": "passed" if row["verdicts"][0]["gate"] == "pass" else "failed",
-            "pairs": len(row["scores"]),
-        }
-        for row in rows
-        if row["verdicts"]
-    ]
-    receipts += [
-        {key: one[key] for key in ("product_id", "code", "message")} | {"outcome": "rejected", "pairs": 0}
-        for one in rejects
-    ]
-    return pa.Table.from_pylist(receipts, schema=SCORE_RECEIPT)
+    return pa.Table.from_pylist([_receipt(row) for row in rows], schema=SCORE_RECEIPT)
+
+
+def _receipt(row: Row) -> Row:
+    reject = row["reject"]
+    if reject:
+        return {name: reject[name] for name in ("product_id", "code", "message")} | {"outcome": "rejected", "pairs": 0}
+    outcome = "passed" if row["verdicts"][0]["gate"] == "pass" else "failed"
+    return {"product_id": row["product_id"], "outcome": outcome, "pairs": len(row["scores"])}
 
 
 def score_reject(row: Row, facts: ScoreFacts) -> Row:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gapray.batch.resources import GpuShare
 from gapray.batch.rows import (
@@ -23,9 +24,11 @@ from gapray.batch.rows import (
     pixels_of,
     work_of,
 )
+from gapray.batch.trace import ended, model_load, traced
 from gapray.capture.manifest import capture_set
-from gapray.catalog.parts import commit
+from gapray.catalog.parts import PART_BYTES, commit
 from gapray.catalog.rows import RunFacts, product_row, reject_row, utc_now, view_row
+from gapray.catalog.schemas import PRODUCTS, REJECTS, VIEWS
 from gapray.catalog.storage import Folder
 from gapray.config import PackagingSettings
 from gapray.gap.images import decode_grey8, encode_png
@@ -43,6 +46,7 @@ from gapray.packaging.steps import (
 )
 
 
+@traced("package.decode")
 def decode(table: pa.Table, *, settings: PackagingSettings, settings_hash: str) -> pa.Table:
     """Planned rows -> rows with decoded views and a key. Needs no model: a CPU task."""
     rows = table.to_pylist()
@@ -83,8 +87,11 @@ class Mask:
 
     def __init__(self, *, settings: PackagingSettings, threads: int, gpu: GpuShare | None) -> None:
         self._settings = settings
-        self._model = load_mask(settings, threads=threads, device="cuda" if gpu else "cpu")
+        self.gpu = gpu
+        with model_load("package.mask"):
+            self._model = load_mask(settings, threads=threads, device="cuda" if gpu else "cpu")
 
+    @traced("package.mask")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = table.to_pylist()
@@ -116,11 +123,14 @@ class Describe:
 
     def __init__(self, *, settings: PackagingSettings, batch: int, gpu: GpuShare | None) -> None:
         device = "cuda" if gpu else "cpu"
+        self.gpu = gpu
         if gpu:
             gpu.cap_this_process()
-        self._depth = load_depth(settings, device=device, batch=batch)
-        self._identity = load_identity(settings, device=device, batch=batch)
+        with model_load("package.describe"):
+            self._depth = load_depth(settings, device=device, batch=batch)
+            self._identity = load_identity(settings, device=device, batch=batch)
 
+    @traced("package.describe")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = table.to_pylist()
@@ -144,9 +154,11 @@ class Encode:
     """Turns products into catalogue rows: edges, 16-bit depth, identity, PNG."""
 
     def __init__(self, *, settings: PackagingSettings, facts: RunFacts) -> None:
-        self._canny = load_canny(settings)
+        with model_load("package.encode"):
+            self._canny = load_canny(settings)
         self._facts = facts
 
+    @traced("package.encode")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         finished = []
@@ -194,29 +206,27 @@ class Encode:
         return view_row(finished, view["reference"], view["mask"], key=row["key"], **shared)
 
 
-def write(table: pa.Table, *, catalog: str) -> pa.Table:
-    """Commit one part of finished products and say what became of each."""
-    rows = table.to_pylist()
+@ended("package")
+@traced("package.write")
+def write(table: pa.Table, *, catalog: str, part_bytes: int = PART_BYTES) -> pa.Table:
+    """Commit one part of finished products and say what became of each; Arrow only, because images are heavy."""
+    finished = table.combine_chunks()
     commit(
         Folder.at(catalog),
         {
-            "views": [view for row in rows for view in row["views"]],
-            "products": [row["product"] for row in rows if row["product"]],
-            "rejects": [row["reject"] for row in rows if row["reject"]],
+            "views": _rows(pc.list_flatten(finished["views"]), VIEWS),
+            "products": _rows(finished["product"].drop_null(), PRODUCTS),
+            "rejects": _rows(finished["reject"].drop_null(), REJECTS),
         },
+        part_bytes=part_bytes,
     )
-    return pa.Table.from_pylist([_receipt(row) for row in rows], schema=RECEIPT)
+    views = pc.list_value_length(finished["views"]).cast(pa.int32())
+    refused = pc.is_valid(finished["reject"])
+    outcome = pc.if_else(refused, "rejected", pc.if_else(pc.greater(views, 0), "packaged", "unchanged"))
+    columns = {"product_id": finished["product_id"], "outcome": outcome, "views": views}
+    columns |= {name: pc.struct_field(finished["reject"], name) for name in ("code", "message")}
+    return pa.table(columns, schema=RECEIPT)
 
 
-def _receipt(row: Row) -> Row:
-    reject = row["reject"]
-    if reject:
-        return {
-            "product_id": row["product_id"],
-            "outcome": "rejected",
-            "views": 0,
-            "code": reject["code"],
-            "message": reject["message"],
-        }
-    outcome = "packaged" if row["views"] else "unchanged"
-    return {"product_id": row["product_id"], "outcome": outcome, "views": len(row["views"])}
+def _rows(structs: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_struct_array(structs).cast(schema)

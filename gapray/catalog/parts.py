@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES
 from gapray.catalog.storage import Folder
 
 ROW_GROUP_BYTES = 64 * 2**20
 """Largest row group, uncompressed."""
+PART_BYTES = 256 * 2**20
+"""Where a part ends at the latest, but for the rest of the product that is in it: what a writer holds in memory."""
+
+Rows: TypeAlias = pa.Table | Iterable[Mapping[str, Any]]
 
 
-def commit(folder: Folder, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+def commit(folder: Folder, content: Mapping[str, Rows], *, part_bytes: int = PART_BYTES) -> None:
     """Write rows of several tables so that a reader sees each product whole or not at all.
 
     Args:
         folder: The catalogue.
-        rows: Table -> rows. `views` is written before `products`, whose rows make the views count.
+        content: Table -> its rows, as an Arrow table or as mappings. `views` is written before `products`, whose rows make
+            the views count.
+        part_bytes: More views than that become several parts, each followed by its own products.
     """
-    for table in TABLES:
-        listed = list(rows.get(table, ()))
-        if listed:
-            write_part(folder, table, pa.Table.from_pylist(listed, schema=TABLES[table]))
+    tables = {name: _as_table(name, content[name]) for name in TABLES if name in content}
+    views, products = (tables.get(name, TABLES[name].empty_table()) for name in ("views", "products"))
+    for chunk in _by_bytes(views, part_bytes):
+        write_part(folder, "views", chunk)
+        named = pc.is_in(products["product_id"], value_set=pc.unique(chunk["product_id"]))
+        _write_some(folder, "products", products.filter(named))
+        products = products.filter(pc.invert(named))
+    for name, table in (tables | {"views": views.slice(0, 0), "products": products}).items():
+        _write_some(folder, name, table)
 
 
 def write_part(folder: Folder, table: str, content: pa.Table) -> str:
@@ -53,10 +67,41 @@ def write_part(folder: Folder, table: str, content: pa.Table) -> str:
 
 
 def part_name(content: pa.Table) -> str:
-    """File name of a part that holds these rows."""
-    pairs = zip(content["product_id"].to_pylist(), content["key"].to_pylist(), strict=True)
-    text = "\n".join(sorted({f"{product}:{key}" for product, key in pairs}))
-    return f"part-{hashlib.sha256(text.encode()).hexdigest()[:32]}.parquet"
+    """File name of a part that holds these rows: 128 bits of the sha256 of its sorted ``product:key`` lines."""
+    pairs = pc.unique(pc.binary_join_element_wise(content["product_id"], content["key"], ":"))
+    ordered = pairs.take(pc.sort_indices(pairs))
+    lines = pc.binary_join(pa.ListArray.from_arrays([0, len(ordered)], ordered), "\n")
+    return f"part-{hashlib.sha256(lines[0].as_buffer()).hexdigest()[:32]}.parquet"
+
+
+def row_bytes(content: pa.Table) -> NDArray[np.int64]:
+    """int64 [N]: about what each row takes in memory, images by their length, all else evenly."""
+    images = [name for name in content.column_names if pa.types.is_large_binary(content.schema.field(name).type)]
+    total = np.zeros(content.num_rows, np.int64)
+    for name in images:
+        total += pc.fill_null(pc.binary_length(content[name]), 0).to_numpy()
+    rest = content.drop_columns(images).nbytes // max(1, content.num_rows)
+    return np.asarray(total + rest, np.int64)
+
+
+def _by_bytes(views: pa.Table, part_bytes: int) -> Iterator[pa.Table]:
+    """`views` in one piece, or cut between products."""
+    if views.num_rows == 0:
+        return
+    codes = pc.dictionary_encode(views["product_id"].combine_chunks()).indices.to_numpy()
+    ends = np.cumsum(np.bincount(codes, weights=row_bytes(views)))
+    piece = ((ends - 1) // part_bytes)[codes]
+    for number in np.unique(piece):
+        yield views.filter(pa.array(piece == number))
+
+
+def _write_some(folder: Folder, table: str, content: pa.Table) -> None:
+    if content.num_rows:
+        write_part(folder, table, content)
+
+
+def _as_table(name: str, rows: Rows) -> pa.Table:
+    return rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=TABLES[name])
 
 
 def _compression(schema: pa.Schema) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,12 @@ CURRENT_SQL: dict[str, str] = {
 """Which rows are current. A product's newest row wins; its views and videos are those made of that row's package, of videos
 the newest for each backend and seed; a reject counts until the same stage succeeds for its product. Of a product's videos
 the best is the one that passes its gate with the least LPIPS."""
+
+
+PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift"] + [
+    f"{role}_model" for role in ("mask", "depth", "canny", "identity")
+]
+"""Of `products`, what `package_of_rows` needs."""
 
 
 def open_catalog(uri: str) -> Catalog:
@@ -142,30 +149,30 @@ class Catalog:
             raise CatalogError("catalog.product_not_found", f"no product {product_id!r} in this catalogue")
         return package_of_rows(products[0], self.views(product_id).to_pylist())
 
-    def parts_of_views(self) -> dict[tuple[str, str], str]:
-        """(product, key) -> the part that holds its views, from the parts' key columns alone."""
-        found: dict[tuple[str, str], str] = {}
-        for path in self.folder.parts("views"):
-            keys = pq.read_table(path, columns=["product_id", "key"], filesystem=self.folder.arrow)
-            pairs = zip(keys["product_id"].to_pylist(), keys["key"].to_pylist(), strict=True)
-            found.update(dict.fromkeys(pairs, path))
-        return found
+    def parts_of_views(self) -> pa.Table:
+        """product_id, key and `part`, the file that holds those views; of the parts only key columns are read."""
+        parts = self.folder.parts("views")
+        if not parts:
+            return pa.table({name: pa.array([], pa.string()) for name in ("product_id", "key", "part")})
+        rows = self.dataset("views").to_table(columns=["product_id", "key", "__filename"])
+        parted = rows.group_by(["product_id", "key"]).aggregate([("__filename", "max")])
+        return parted.rename_columns(["product_id", "key", "part"])
 
-    def rows_of(self, product_id: str, key: str, part: str | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """One product's row and its views' rows, from the one part that holds the views.
+    def views_of(self, product_id: str, key: str, part: str | None) -> list[dict[str, Any]]:
+        """One product's rows of `views`, from the one part that holds them.
 
         Raises:
-            CatalogError: `catalog.product_not_found`: gone, or packaged anew since the run began.
+            CatalogError: `catalog.product_not_found`: gone since the run began.
         """
-        one = pc.field("product_id") == product_id
-        products = self.dataset("products").to_table(filter=one & (pc.field("key") == key)).to_pylist()
         views: list[dict[str, Any]] = []
         if part is not None:
-            table = pq.read_table(part, schema=TABLES["views"], filesystem=self.folder.arrow, filters=one)
-            views = [row for row in table.to_pylist() if row["key"] == key]
-        if not products or not views:
+            one = (pc.field("product_id") == product_id) & (pc.field("key") == key)
+            with suppress(FileNotFoundError):
+                table = pq.read_table(part, schema=TABLES["views"], filesystem=self.folder.arrow, filters=one)
+                views = table.to_pylist()
+        if not views:
             raise CatalogError("catalog.product_not_found", f"{product_id} with key {key[:12]}… is not there any more")
-        return products[-1], list({row["azimuth_deg"]: row for row in views}.values())
+        return list({row["azimuth_deg"]: row for row in views}.values())
 
     def sql(self, query: str) -> pa.Table:
         """Run a DuckDB query over the current rows of every table and `best_videos`; `all_…` has every row.

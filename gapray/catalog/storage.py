@@ -45,7 +45,11 @@ class Folder:
 
     def parts(self, table: str) -> list[str]:
         """Paths of the complete parts of a table, sorted."""
-        folder = f"{self.path}/{table}"
+        return self.names(table, PART_SUFFIX)
+
+    def names(self, inner: str, suffix: str) -> list[str]:
+        """Paths of the complete files of one folder that end with `suffix`, sorted."""
+        folder = f"{self.path}/{inner}"
         self.filesystem.invalidate_cache(folder)
         try:
             names = self.filesystem.ls(folder, detail=False)
@@ -54,7 +58,7 @@ class Folder:
         return sorted(
             str(name)
             for name in names
-            if str(name).endswith(PART_SUFFIX) and not PurePosixPath(str(name)).name.startswith((".", "_"))
+            if str(name).endswith(suffix) and not PurePosixPath(str(name)).name.startswith((".", "_"))
         )
 
     def put(self, table: str, name: str, data: pa.Buffer) -> None:

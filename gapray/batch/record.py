@@ -1,0 +1,205 @@
+"""What a run leaves behind besides its rows: a record in the catalogue, metrics, and progress for whoever watches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+import ray
+
+import gapray
+from gapray.batch.metrics import count, level
+from gapray.batch.runs import RunSummary
+from gapray.batch.trace import COLUMN, StageTotals
+from gapray.catalog.runs import HEARTBEAT_S, write_run
+from gapray.catalog.storage import Folder
+from gapray.config import Profile
+from gapray.errors import as_gapray_error
+
+SummaryT = TypeVar("SummaryT", bound=RunSummary)
+
+
+class Recorder(Generic[SummaryT]):
+    """Takes receipts in, and keeps the summary, the record and the metrics up to date."""
+
+    def __init__(
+        self,
+        summary: SummaryT,
+        folder: Folder,
+        *,
+        profile: Profile,
+        models: Mapping[str, str],
+        source: str,
+        on_progress: Callable[[SummaryT], None] | None,
+    ) -> None:
+        self._summary, self._folder, self._profile, self._on_progress = summary, folder, profile, on_progress
+        self._started, self._beaten = time.monotonic(), time.monotonic()
+        self._stages: defaultdict[str, StageTotals] = defaultdict(StageTotals)
+        self._nodes: Counter[str] = Counter()
+        self._held = {"cpu_hours": 0.0, "gpu_hours": 0.0}
+        self._most: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._fixed = {
+            "run_id": summary.run_id,
+            "kind": summary.kind,
+            "catalog": summary.catalog,
+            "source": source,
+            "started_at": datetime.now(UTC),
+            "driver": {"host": os.uname().nodename, "pid": os.getpid()},
+            "job": os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAYJOB_NAME"),
+            "code": {"version": gapray.__version__, "revision": revision()},
+            "models": dict(models),
+            "profile": profile.model_dump(),
+        }
+        count("gapray_products_total", summary.finished, kind=summary.kind, state="finished")
+        self.tell()
+
+    def add(self, receipts: pa.Table) -> None:
+        """One part was committed."""
+        summary, kind = self._summary, self._summary.kind
+        with self._lock:
+            summary.add(receipts)
+            for trace in receipts[COLUMN].to_pylist():
+                for span in trace["spans"]:
+                    self._add_span(span)
+        for state, number in Counter(receipts["outcome"].to_pylist()).items():
+            count("gapray_products_total", number, kind=kind, state=state)
+        for code, number in Counter(filter(None, receipts["code"].to_pylist())).items():
+            count("gapray_rejects_total", number, kind=kind, code=code)
+        count("gapray_views_total", sum(filter(None, receipts[summary.unit].to_pylist())), kind=kind)
+        self.tell()
+
+    def tell(self) -> None:
+        """Let whoever watches see the summary as it is."""
+        self._summary.seconds = time.monotonic() - self._started
+        level("gapray_queue_depth", self._summary.products - self._summary.done, kind=self._summary.kind)
+        if self._on_progress:
+            self._on_progress(self._summary)
+
+    def beat(self) -> None:
+        """Add the time since the last beat to what was held, and write the record down."""
+        with self._lock:
+            now = time.monotonic()
+            hours, self._beaten = (now - self._beaten) / 3600, now
+            held = cluster_resources()
+            self._held["cpu_hours"] += held.get("CPU", 0.0) * hours
+            self._held["gpu_hours"] += held.get("GPU", 0.0) * hours
+            for name in ("CPU", "GPU", "nodes"):
+                self._most[name] = max(self._most.get(name, 0.0), held.get(name, 0.0))
+        self.write("running")
+
+    def write(self, state: str, error: BaseException | None = None) -> None:
+        """Write the record; a catalogue that cannot be written to is the run's own trouble, not the record's."""
+        with suppress(OSError), self._lock:
+            write_run(self._folder, self._record(state, error))
+
+    def _add_span(self, span: Mapping[str, Any]) -> None:
+        totals = self._stages[span["stage"]]
+        totals.products += 1
+        totals.seconds += span["seconds"]
+        totals.gpu_seconds += span["gpu_seconds"]
+        totals.retried += span["attempt"] > 0
+        self._nodes[span["node"]] += 1
+
+    def _record(self, state: str, error: BaseException | None) -> dict[str, Any]:
+        run, summary = self._profile.run, self._summary
+        summary.seconds = time.monotonic() - self._started
+        prices = {"cpu_hours": run.cpu_hour_price, "gpu_hours": run.gpu_hour_price}
+        known = [self._held[name] * price for name, price in prices.items() if price is not None]
+        failure = None
+        if error is not None:
+            ours = as_gapray_error(error) if isinstance(error, Exception) else None
+            failure = {"code": ours.code if ours else "stopped", "message": ours.message if ours else repr(error)}
+        return {
+            **self._fixed,
+            "state": state,
+            "updated_at": datetime.now(UTC),
+            "ended_at": None if state == "running" else datetime.now(UTC),
+            "counts": {name: value for name, value in summary.as_dict().items() if isinstance(value, int)},
+            "done": summary.done,
+            "pieces": {"unit": summary.unit, "count": summary.pieces},
+            "rejects_by_code": dict(summary.rejects_by_code),
+            "seconds": summary.seconds,
+            "stages": {name: totals.as_dict() for name, totals in sorted(self._stages.items())},
+            "spans_by_node": dict(self._nodes),
+            "cluster": {name: value for name, value in self._most.items() if value},
+            "held": dict(self._held),
+            "cost": sum(known) if known else None,
+            "error": failure,
+        }
+
+
+@contextmanager
+def recorded(
+    summary: SummaryT,
+    folder: Folder,
+    *,
+    profile: Profile,
+    models: Mapping[str, str],
+    source: str,
+    on_progress: Callable[[SummaryT], None] | None,
+) -> Iterator[Recorder[SummaryT]]:
+    """Keep a record of what happens inside, from `running` to `finished` or `failed`, with a heartbeat.
+
+    Args:
+        summary: Of a run whose work is known; grows.
+        folder: The catalogue.
+        profile: Of the run.
+        models: Model name -> hash of its weights.
+        source: Where the work came from.
+        on_progress: Called with the summary whenever it grew.
+    """
+    recorder = Recorder(summary, folder, profile=profile, models=models, source=source, on_progress=on_progress)
+    over = threading.Event()
+
+    def heart() -> None:
+        while not over.wait(HEARTBEAT_S):
+            recorder.beat()
+
+    recorder.write("running")
+    beating = threading.Thread(target=heart, name="gapray-heartbeat", daemon=True)
+    beating.start()
+    state, failure = "finished", None
+    try:
+        yield recorder
+    except BaseException as error:
+        state, failure = "failed", error
+        raise
+    finally:
+        over.set()
+        beating.join()
+        recorder.beat()
+        recorder.write(state, failure)
+
+
+def cluster_resources() -> dict[str, float]:
+    """Ray's resources at this moment, with `nodes`; empty where no Ray is connected."""
+    if not ray.is_initialized():
+        return {}
+    try:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        return {**ray.cluster_resources(), "nodes": float(len(alive))}
+    except Exception:  # the head may be on its way out; a record must not end a run
+        return {}
+
+
+def revision() -> str | None:
+    """The commit of the checkout that this gapray runs from, with a + where files differ from it; None when installed."""
+    root = Path(__file__).resolve().parent.parent.parent
+    if not (root / ".git").exists():
+        return os.environ.get("GAPRAY_REVISION")
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,62 @@
+"""Run records: one JSON file a run, ``runs/<run_id>.json`` in the catalogue, rewritten while the run goes on.
+
+A record says what ran (code, models, settings), where (nodes, CPUs and GPUs held), how far it is (counts, rejects by code) and
+what it cost (seconds by stage, hours, money). A run that was killed cannot say so: its record stops changing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from gapray.catalog.storage import Folder
+from gapray.errors import CatalogError
+
+FOLDER = "runs"
+SUFFIX = ".json"
+HEARTBEAT_S = 10.0
+"""A living run rewrites its record at least this often."""
+LOST_AFTER_S = 6 * HEARTBEAT_S
+"""A record that says `running` and is older than that belongs to a run that was killed."""
+
+
+def write_run(folder: Folder, record: Mapping[str, Any]) -> None:
+    """Put a record in place of its earlier state, whole.
+
+    Raises:
+        OSError: As the file system does.
+    """
+    data = json.dumps(record, indent=1, default=str).encode()
+    folder.put(FOLDER, f"{record['run_id']}{SUFFIX}", pa.py_buffer(data))
+
+
+def runs(folder: Folder, *, now: datetime | None = None) -> list[dict[str, Any]]:
+    """All records, newest first; `state` is running, finished, failed or lost."""
+    names = sorted(folder.names(FOLDER, SUFFIX), reverse=True)
+    return [_read(folder, name, now or datetime.now(UTC)) for name in names]
+
+
+def run_named(folder: Folder, run_id: str, *, now: datetime | None = None) -> dict[str, Any]:
+    """One record; the beginning of its id is enough where it names one run only, `last` is the newest.
+
+    Raises:
+        CatalogError: `catalog.run_not_found`.
+    """
+    names = sorted(folder.names(FOLDER, SUFFIX), reverse=True)
+    found = names[:1] if run_id == "last" else [name for name in names if name.rpartition("/")[2].startswith(run_id)]
+    if len(found) != 1:
+        many = "no run" if not found else f"{len(found)} runs"
+        raise CatalogError("catalog.run_not_found", f"{many} of this catalogue: {run_id!r}")
+    return _read(folder, found[0], now or datetime.now(UTC))
+
+
+def _read(folder: Folder, path: str, now: datetime) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(folder.filesystem.cat_file(path))
+    silent = (now - datetime.fromisoformat(record["updated_at"])).total_seconds()
+    if record["state"] == "running" and silent > LOST_AFTER_S:
+        record["state"] = "lost"
+    return record
