@@ -235,6 +235,9 @@ class RunSettings(_Settings):
     decode_workers: int | None = Field(None, ge=1, description="Decode tasks at once; default: by the cluster's CPUs.")
     encode_workers: int | None = Field(None, ge=1, description="Encode actors; default: by the cluster's CPUs.")
     device_gb: float = Field(80.0, gt=0, description="Memory of one GPU of the cluster, for planning [GB].")
+    wait_for_nodes_s: float = Field(
+        1800.0, ge=0, description="Longest wait for the first nodes of an autoscaling cluster [s]."
+    )
     part_bytes: int = Field(
         256 * 2**20, ge=2**20, description="Views in one part at most, but for the last product's rest [bytes]."
     )

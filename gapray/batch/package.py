@@ -10,9 +10,10 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.plan import Pending, Verify, write_pending
 from gapray.batch.record import recorded
-from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, StagePlan, check_resources, plan_stages
+from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, StagePlan, plan_stages
 from gapray.batch.runs import PackageSummary, absolute, connected, new_run_id, published, quiet_ray_data
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
@@ -67,10 +68,11 @@ def package(
         ) as recorder:
             if pending.products > pending.finished:
                 with connected(address), published(manifest, folder, run_id) as uri:
-                    stages = plan_stages(chosen, ray.cluster_resources())
-                    check_resources(stages, ray.cluster_resources())
-                    for receipts in _receipts(uri, folder, chosen, stages, facts, target):
-                        recorder.add(receipts)
+                    cluster = capacity()
+                    stages = plan_stages(chosen, cluster.most)
+                    with room_for(stages, cluster, chosen.run.wait_for_nodes_s):
+                        for receipts in _receipts(uri, folder, chosen, stages, cluster, facts, target):
+                            recorder.add(receipts)
     return summary
 
 
@@ -85,12 +87,11 @@ def _plan(
 
 
 def _receipts(
-    manifest: str, folder: Folder, profile: Profile, plan: StagePlan, facts: RunFacts, catalog: str
+    manifest: str, folder: Folder, profile: Profile, plan: StagePlan, cluster: Capacity, facts: RunFacts, catalog: str
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     quiet_ray_data()
     settings, run = profile.packaging, profile.run
-    pool = ray.data.ActorPoolStrategy
     arrow = {"batch_format": "pyarrow", "batch_size": run.products_per_block}
     products = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
     # A block is what a kill costs and what a worker holds: the manifest's rows are spread, never its file.
@@ -107,7 +108,7 @@ def _receipts(
     products = products.map_batches(
         Mask,
         fn_constructor_kwargs={"settings": settings, "threads": MASK_THREADS, "gpu": None},
-        compute=pool(size=plan.mask_workers),
+        compute=cluster.pool(plan.mask_workers),
         num_cpus=MASK_CPU,
         **arrow,
     )
@@ -115,7 +116,7 @@ def _receipts(
     products = products.map_batches(
         Describe,
         fn_constructor_kwargs={"settings": settings, "batch": run.network_batch, "gpu": plan.describe_gpu},
-        compute=pool(size=plan.describe_workers, max_concurrent_calls_per_actor=2),
+        compute=cluster.pool(plan.describe_workers, calls=2),
         num_cpus=LIGHT_CPU,
         **({"num_gpus": plan.describe_gpu.num_gpus} if plan.describe_gpu else {}),
         **arrow,
@@ -124,7 +125,7 @@ def _receipts(
     finished = products.map_batches(
         Encode,
         fn_constructor_kwargs={"settings": settings, "facts": facts},
-        compute=pool(size=plan.encode_workers),
+        compute=cluster.pool(plan.encode_workers),
         num_cpus=LIGHT_CPU,
         **arrow,
     )

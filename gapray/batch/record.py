@@ -129,7 +129,7 @@ class Recorder(Generic[SummaryT]):
             "pieces": {"unit": summary.unit, "count": summary.pieces},
             "rejects_by_code": dict(summary.rejects_by_code),
             "seconds": summary.seconds,
-            "stages": {name: totals.as_dict() for name, totals in sorted(self._stages.items())},
+            "stages": {name: totals.as_dict() for name, totals in self._stages.items()},
             "spans_by_node": dict(self._nodes),
             "cluster": {name: value for name, value in self._most.items() if value},
             "held": dict(self._held),

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.record import recorded
 from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
-from gapray.batch.resources import LIGHT_CPU, RenderPlan, check_resources, plan_render
+from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
 from gapray.batch.runs import (
     RenderSummary,
     absolute,
@@ -84,10 +85,11 @@ def render(
             manifest = Path(scratch) / "videos.parquet"
             pq.write_table(todo, manifest)
             with connected(address), ours_raised(), published(manifest, opened.folder, run_id) as uri:
-                plan = plan_render(chosen, facts.vram_gb, ray.cluster_resources())
-                check_resources(plan, ray.cluster_resources())
-                for receipts in _receipts(uri, opened.folder, facts, plan):
-                    recorder.add(receipts)
+                cluster = capacity()
+                plan = plan_render(chosen, facts.vram_gb, cluster.most)
+                with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
+                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
+                        recorder.add(receipts)
     return summary
 
 
@@ -191,7 +193,9 @@ def estimate(
     return Estimate(todo.num_rows, len(measured), each, hours, cost)
 
 
-def _receipts(manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan) -> Iterator[pa.Table]:
+def _receipts(
+    manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan, cluster: Capacity
+) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     quiet_ray_data()
     one = {"batch_format": "pyarrow", "batch_size": 1}
@@ -210,7 +214,7 @@ def _receipts(manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan
     videos = videos.map_batches(
         Draw,
         fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": plan.threads},
-        compute=ray.data.ActorPoolStrategy(size=plan.render_workers),
+        compute=cluster.pool(plan.render_workers),
         num_cpus=plan.cpus,
         **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
         **one,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 from gapray.config import Profile
 from gapray.errors import ResourceError
@@ -29,6 +30,16 @@ SCORE_GB = 4.0
 """GPU memory of a scorer. LPIPS of 64 pairs at 256 pixels peaks at 1.15 GB (H200, benchmarks/score.py); a context adds .5."""
 DEFAULT_VRAM_GB = 8.0
 """Asked for by a network whose card has no measured figure."""
+
+
+class Plan(Protocol):
+    """Workers and shares of the stages of one pipeline."""
+
+    def needs(self) -> dict[str, float]:
+        """Ray resources that must be free at once for every stage to move."""
+
+    def least(self) -> Self:
+        """The same stages with one worker each."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +72,12 @@ class StagePlan:
     encode_workers: int
     describe_gpu: GpuShare | None
 
+    def least(self) -> Self:
+        """See `Plan`."""
+        return replace(self, decode_workers=1, mask_workers=1, describe_workers=1, encode_workers=1)
+
     def needs(self) -> dict[str, float]:
-        """Ray resources that must be free at once for every stage to move."""
+        """See `Plan`."""
         light = 2 + self.describe_workers + self.encode_workers  # one decode and one write task at least
         cpus = READ_CPU + MASK_CPU * self.mask_workers + LIGHT_CPU * light
         gpus = self.describe_workers * self.describe_gpu.num_gpus if self.describe_gpu else 0.0
@@ -105,8 +120,12 @@ class RenderPlan:
     """Logical CPUs of a worker."""
     gpu: GpuShare | None
 
+    def least(self) -> Self:
+        """See `Plan`."""
+        return replace(self, render_workers=1)
+
     def needs(self) -> dict[str, float]:
-        """Ray resources that must be free at once for every stage to move."""
+        """See `Plan`."""
         cpus = READ_CPU + self.cpus * self.render_workers + 3 * LIGHT_CPU  # one load, one save, one write task
         return {"CPU": cpus} | ({"GPU": self.render_workers * self.gpu.num_gpus} if self.gpu else {})
 
@@ -149,8 +168,12 @@ class ScorePlan:
     draw: RenderPlan | None
     """How left-out views are drawn; None when every video has hidden photos."""
 
+    def least(self) -> Self:
+        """See `Plan`."""
+        return replace(self, compare_workers=1, judge_workers=1, draw=self.draw and self.draw.least())
+
     def needs(self) -> dict[str, float]:
-        """Ray resources that must be free at once for every stage to move."""
+        """See `Plan`."""
         cpus = READ_CPU + MASK_CPU * self.compare_workers + LIGHT_CPU * (2 + self.judge_workers)
         gpus = self.judge_workers * self.gpu.num_gpus if self.gpu else 0.0
         if self.draw:
@@ -182,7 +205,7 @@ def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, fl
     return ScorePlan(max(1, cores // (2 * MASK_THREADS)), 1, share, draw)
 
 
-def check_resources(plan: StagePlan | RenderPlan | ScorePlan, cluster: Mapping[str, float]) -> None:
+def check_resources(plan: Plan, cluster: Mapping[str, float]) -> None:
     """Prove that all stages fit at once, instead of waiting for ever.
 
     Raises:

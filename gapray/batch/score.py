@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.record import recorded
 from gapray.batch.render import with_parts
-from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, check_resources, plan_score
+from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
 from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, ours_raised, published, quiet_ray_data
 from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
 from gapray.capture.capture_set import Reject
@@ -77,10 +78,11 @@ def score(
             pq.write_table(todo, manifest)
             draws = any(not truths for truths in todo["truths"].to_pylist())
             with connected(address), ours_raised(), published(manifest, opened.folder, facts.run_id) as uri:
-                plan = plan_score(chosen, _vram_gb(chosen), ray.cluster_resources(), draws=draws)
-                check_resources(plan, ray.cluster_resources())
-                for receipts in _receipts(uri, opened.folder, facts, plan):
-                    recorder.add(receipts)
+                cluster = capacity()
+                plan = plan_score(chosen, _vram_gb(chosen), cluster.most, draws=draws)
+                with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
+                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
+                        recorder.add(receipts)
     return summary
 
 
@@ -134,11 +136,12 @@ def _vram_gb(profile: Profile) -> float | None:
     return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
 
 
-def _receipts(manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan) -> Iterator[pa.Table]:
+def _receipts(
+    manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan, cluster: Capacity
+) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     quiet_ray_data()
     one = {"batch_format": "pyarrow", "batch_size": 1}
-    pool = ray.data.ActorPoolStrategy
     videos = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
     videos = videos.repartition(target_num_rows_per_block=1)
     # H.264 and JPEG decoding: short CPU tasks, no model.
@@ -154,7 +157,7 @@ def _receipts(manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan)
         videos = videos.map_batches(
             LeaveOut,
             fn_constructor_kwargs={"facts": facts, "gpu": plan.draw.gpu, "threads": plan.draw.threads},
-            compute=pool(size=plan.draw.render_workers),
+            compute=cluster.pool(plan.draw.render_workers),
             num_cpus=plan.draw.cpus,
             **({"num_gpus": plan.draw.gpu.num_gpus} if plan.draw.gpu else {}),
             **one,
@@ -163,7 +166,7 @@ def _receipts(manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan)
     videos = videos.map_batches(
         Compare,
         fn_constructor_kwargs={"facts": facts, "threads": MASK_THREADS},
-        compute=pool(size=plan.compare_workers),
+        compute=cluster.pool(plan.compare_workers),
         num_cpus=MASK_CPU,
         **one,
     )
@@ -171,7 +174,7 @@ def _receipts(manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan)
     scored = videos.map_batches(
         Judge,
         fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": MASK_THREADS},
-        compute=pool(size=plan.judge_workers),
+        compute=cluster.pool(plan.judge_workers),
         num_cpus=LIGHT_CPU,
         **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
         **one,

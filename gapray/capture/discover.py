@@ -7,14 +7,14 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Literal
 
 from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
-from gapray.capture.storage import Entry, list_files, read_bytes
+from gapray.capture.storage import Entry, Listing, listing_of, read_bytes
 from gapray.errors import GaprayError, InputError
 
 PHOTO_ENDINGS = frozenset(
@@ -23,6 +23,8 @@ PHOTO_ENDINGS = frozenset(
 TABLE_NAMES = ("capture.csv", "capture.json", "views.json")
 SIDE_FOLDERS = frozenset({"mask", "masks", "depth", "depths", "truth", "held_out", "thumbnails"})
 """Folders beside a product's photos that are not products."""
+LISTED_AHEAD = 256
+"""Folders of a bucket that are listed before the first of them is used."""
 MAX_TABLE_BYTES = 4 * 2**20
 PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -63,45 +65,78 @@ def scan(uri: str, options: DiscoverOptions = DiscoverOptions()) -> Iterator[Cap
         InputError: When the source itself cannot be listed (`capture.not_found`, `capture.invalid_archive`,
             `capture.no_photos`, `capture.ambiguous_layout`).
     """
-    entries = [entry for entry in list_files(uri) if _is_visible(entry)]
-    folders = {folder: list(group) for folder, group in groupby(entries, key=lambda entry: entry.folder)}
-    photographed = {folder for folder, group in folders.items() if any(_is_photo(entry) for entry in group)}
-    if not photographed:
-        raise InputError("capture.no_photos", f"no photo lies in {uri}")
-    root = _root(folders, photographed)
-    layout = options.layout if options.layout != "auto" else _layout(uri, root, photographed)
-    if layout == "product":
+    source = listing_of(uri)
+    root, files, children = _root(source)
+    photographed = any(map(_is_photo, files))
+    if options.layout == "auto" and photographed:
+        _refuse_both(uri, source, root, children)
+    if options.layout == "product" or (options.layout == "auto" and photographed):
+        if not photographed and not _photos_below(source, root):
+            raise InputError("capture.no_photos", f"no photo lies in {uri}")
         name = root.rpartition("/")[2] or PurePosixPath(uri.rstrip("/").removesuffix(".zip")).name or "product"
-        yield _capture_set(name, uri, folders.get(root, []), options)
+        yield _capture_set(name, uri, files, options)
         return
-    prefix = root + "/" if root else ""
-    children = {folder.removeprefix(prefix).split("/")[0] for folder in folders if folder.startswith(prefix)} - {""}
-    for child in sorted(children - SIDE_FOLDERS):
-        yield _capture_set(child, uri.rstrip("/") + "/" + prefix + child, folders.get(prefix + child, []), options)
+    held: list[CaptureSet | Reject] | None = []
+    folders = [_joined(root, child) for child in children if child not in SIDE_FOLDERS]
+    for folder, entries in _files_of(source, folders):
+        item = _capture_set(folder.rpartition("/")[2], f"{uri.rstrip('/')}/{folder}", entries, options)
+        if held is None:
+            yield item
+        elif any(map(_is_photo, entries)):
+            yield from [*held, item]
+            held = None
+        else:
+            held.append(item)
+    if held is not None:
+        # Not one product has photos: then it is the source that is wrong, unless photos lie deeper in it.
+        if not photographed and not _photos_below(source, root):
+            raise InputError("capture.no_photos", f"no photo lies in {uri}")
+        yield from held
 
 
-def _root(folders: dict[str, list[Entry]], photographed: set[str]) -> str:
-    """The folder that holds the products: an archive's single outer folder is walked into."""
-    root = ""
-    while root not in photographed:
-        prefix = root + "/" if root else ""
-        children = {folder.removeprefix(prefix).split("/")[0] for folder in folders if folder.startswith(prefix)} - {""}
-        if len(children) != 1 or prefix + next(iter(children)) in photographed:
+def _root(source: Listing) -> tuple[str, list[Entry], list[str]]:
+    """The folder that holds the products, with what is in it: an archive's single outer folder is walked into."""
+    root, (files, children) = "", _look(source, "")
+    while not any(map(_is_photo, files)) and len(children) == 1:
+        inner = _joined(root, children[0])
+        inner_files, inner_children = _look(source, inner)
+        if any(map(_is_photo, inner_files)):
             break
-        root = prefix + next(iter(children))
-    return root
+        root, files, children = inner, inner_files, inner_children
+    return root, files, children
 
 
-def _layout(uri: str, root: str, photographed: set[str]) -> Literal["product", "products"]:
-    if root not in photographed:
-        return "products"
-    prefix = root + "/" if root else ""
-    below = {folder.removeprefix(prefix).split("/")[0] for folder in photographed if folder.startswith(prefix)}
-    others = sorted(below - SIDE_FOLDERS - {"", root})
+def _refuse_both(uri: str, source: Listing, root: str, children: list[str]) -> None:
+    others = [name for name in children if name not in SIDE_FOLDERS and _photos_below(source, _joined(root, name))]
     if others:
         shown = ", ".join(others[:5])
         raise InputError("capture.ambiguous_layout", f"{uri} holds photos and folders of photos ({shown})")
-    return "product"
+
+
+def _photos_below(source: Listing, folder: str) -> bool:
+    files, children = _look(source, folder)
+    return any(map(_is_photo, files)) or any(_photos_below(source, _joined(folder, child)) for child in children)
+
+
+def _files_of(source: Listing, folders: list[str]) -> Iterator[tuple[str, list[Entry]]]:
+    """Each folder with its files, in order; of a bucket many are asked for at once."""
+    if source.at_once == 1:
+        yield from ((folder, _look(source, folder)[0]) for folder in folders)
+        return
+    with ThreadPoolExecutor(source.at_once) as threads:
+        for start in range(0, len(folders), LISTED_AHEAD):
+            chosen = folders[start : start + LISTED_AHEAD]
+            yield from zip(chosen, threads.map(lambda folder: _look(source, folder)[0], chosen), strict=True)
+
+
+def _look(source: Listing, folder: str) -> tuple[list[Entry], list[str]]:
+    """As `Listing.look`, without what is hidden."""
+    files, children = source.look(folder)
+    return [one for one in files if _is_visible(one.name)], [one for one in children if _is_visible(one)]
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _capture_set(product_id: str, uri: str, entries: list[Entry], options: DiscoverOptions) -> CaptureSet | Reject:
@@ -187,9 +222,8 @@ def _json_rows(data: object) -> list[dict[str, str]]:
     return data
 
 
-def _is_visible(entry: Entry) -> bool:
-    parts = [*entry.folder.split("/"), entry.name]
-    return not any(part.startswith(".") and part != "" for part in parts) and "__MACOSX" not in parts
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def _is_photo(entry: Entry) -> bool:

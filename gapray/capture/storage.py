@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections import defaultdict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 
@@ -63,73 +63,128 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
     return data
 
 
-def list_files(uri: str) -> Iterator[Entry]:
-    """All files below `uri`, sorted by folder and name: a local folder, a zip file, or a folder of a bucket.
+class Listing(Protocol):
+    """What lies in a source, one folder at a time: a source of a million products is never held whole."""
+
+    at_once: int
+    """Folders that are worth listing at once."""
+
+    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """Files of one folder below the root ('' for the root itself), and names of its subfolders, both sorted."""
+
+
+def listing_of(uri: str) -> Listing:
+    """Of a local folder, a zip file, or a folder of a bucket.
 
     Raises:
         InputError: `capture.not_found` or `capture.invalid_archive`.
     """
     if uri.lower().endswith(".zip"):
-        yield from _list_zip(uri)
-    elif is_local(uri):
-        yield from _list_local(local_path(uri))
-    else:
-        yield from _list_remote(uri)
+        return _ZipListing(uri)
+    return _LocalListing(local_path(uri)) if is_local(uri) else _RemoteListing(uri)
 
 
-def _list_local(root: str) -> Iterator[Entry]:
-    if not os.path.isdir(root):
-        raise InputError("capture.not_found", f"{root} is no folder and no zip file")
-    inside = os.path.realpath(root) + os.sep
-    for folder, subfolders, names in os.walk(root, followlinks=False):
-        subfolders.sort()
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            safe = os.path.realpath(path).startswith(inside)
-            try:
-                status = os.stat(path) if safe else os.lstat(path)
-            except OSError:
-                status = os.lstat(path)
-            yield Entry("" if relative == "." else relative, name, path, status.st_size, str(status.st_mtime_ns), safe)
+class _LocalListing:
+    at_once = 1
+
+    def __init__(self, root: str) -> None:
+        if not os.path.isdir(root):
+            raise InputError("capture.not_found", f"{root} is no folder and no zip file")
+        self._root, self._inside = root, os.path.realpath(root) + os.sep
+
+    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """See `Listing`. Links to folders are not followed."""
+        files, subfolders = [], []
+        with os.scandir(os.path.join(self._root, folder)) as found:
+            for item in sorted(found, key=lambda one: one.name):
+                if item.is_dir(follow_symlinks=False):
+                    subfolders.append(item.name)
+                elif not item.is_dir():
+                    files.append(self._entry(folder, item))
+        return files, subfolders
+
+    def _entry(self, folder: str, item: os.DirEntry[str]) -> Entry:
+        safe = not item.is_symlink() or os.path.realpath(item.path).startswith(self._inside)
+        try:
+            status = item.stat(follow_symlinks=safe)
+        except OSError:
+            status = item.stat(follow_symlinks=False)
+        return Entry(folder, item.name, item.path, status.st_size, str(status.st_mtime_ns), safe)
 
 
-def _list_zip(uri: str) -> Iterator[Entry]:
-    try:
-        with _opened(uri) as file:
-            members = zipfile.ZipFile(file).infolist()
-    except FileNotFoundError as error:
-        raise InputError("capture.not_found", f"{uri} does not exist") from error
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InputError("capture.invalid_archive", f"{uri}: {error}") from error
-    if any(member.flag_bits & 0x1 for member in members):
-        raise InputError("capture.invalid_archive", f"{uri} is encrypted")
-    outer = local_path(uri) if is_local(uri) else uri
-    for member in sorted(members, key=lambda item: item.filename):
-        if member.is_dir():
-            continue
+class _ZipListing:
+    at_once = 1
+
+    def __init__(self, uri: str) -> None:
+        try:
+            with _opened(uri) as file:
+                members = zipfile.ZipFile(file).infolist()
+        except FileNotFoundError as error:
+            raise InputError("capture.not_found", f"{uri} does not exist") from error
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise InputError("capture.invalid_archive", f"{uri}: {error}") from error
+        if any(member.flag_bits & 0x1 for member in members):
+            raise InputError("capture.invalid_archive", f"{uri} is encrypted")
+        outer = local_path(uri) if is_local(uri) else uri
+        self._files: defaultdict[str, list[Entry]] = defaultdict(list)
+        self._folders: defaultdict[str, set[str]] = defaultdict(set)
+        for member in sorted(members, key=lambda item: item.filename):
+            if not member.is_dir():
+                self._add(member, outer)
+
+    def _add(self, member: zipfile.ZipInfo, outer: str) -> None:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         safe = not path.is_absolute() and ".." not in path.parts and "::" not in member.filename
-        folder = "/".join(part for part in path.parent.parts if part not in ("/", "..", "."))
-        stamp = f"crc:{member.CRC:08x}"
-        yield Entry(folder, path.name, f"zip://{member.filename}::{outer}", member.file_size, stamp, safe)
+        parents = [part for part in path.parent.parts if part not in ("/", "..", ".")]
+        for depth, name in enumerate(parents):
+            self._folders["/".join(parents[:depth])].add(name)
+        uri, stamp = f"zip://{member.filename}::{outer}", f"crc:{member.CRC:08x}"
+        folder = "/".join(parents)
+        self._files[folder].append(Entry(folder, path.name, uri, member.file_size, stamp, safe))
+
+    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """See `Listing`."""
+        return self._files.get(folder, []), sorted(self._folders.get(folder, ()))
 
 
-def _list_remote(uri: str) -> Iterator[Entry]:
-    try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-        found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
-    except Exception as error:
-        # As in read_bytes: the client libraries share no exception type.
-        raise InputError("capture.not_found", f"{uri}: {type(error).__name__}: {error}") from error
-    if not found:
-        raise InputError("capture.not_found", f"nothing lies below {uri}")
-    base = root.strip("/")
-    for path, info in sorted(found.items()):
-        relative = PurePosixPath(path.strip("/").removeprefix(base).strip("/"))
-        folder = "" if str(relative.parent) == "." else str(relative.parent)
-        full = filesystem.unstrip_protocol(path)
-        yield Entry(folder, relative.name, full, int(info.get("size") or 0), _stamp(info), ".." not in relative.parts)
+class _RemoteListing:
+    at_once = 32
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        try:
+            # Without the cache of listings, which would hold the whole source in the end.
+            self._filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        except Exception as error:
+            # As in read_bytes: the client libraries share no exception type.
+            raise InputError("capture.not_found", f"{uri}: {type(error).__name__}: {error}") from error
+        self._root = str(root).rstrip("/")
+        if not any(self.look("")):
+            raise InputError("capture.not_found", f"nothing lies below {uri}")
+
+    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """See `Listing`.
+
+        Raises:
+            InputError: `capture.not_found`.
+        """
+        path = f"{self._root}/{folder}".rstrip("/")
+        try:
+            found: list[dict[str, Any]] = self._filesystem.ls(path, detail=True)
+        except Exception as error:
+            raise InputError("capture.not_found", f"{self._uri}: {type(error).__name__}: {error}") from error
+        files, subfolders = [], []
+        for info in sorted(found, key=lambda one: str(one["name"])):
+            full = str(info["name"]).rstrip("/")
+            name = PurePosixPath(full).name
+            if full.strip("/") == path.strip("/"):
+                continue  # the marker that some stores keep of a folder
+            if info.get("type") == "directory":
+                subfolders.append(name)
+            else:
+                uri = self._filesystem.unstrip_protocol(full)
+                files.append(Entry(folder, name, uri, int(info.get("size") or 0), _stamp(info), name != ".."))
+        return files, subfolders
 
 
 def _stamp(info: dict[str, Any]) -> str:

@@ -1,17 +1,22 @@
-"""Compaction: make the current rows the only ones, in parts of an even size."""
+"""Compaction: make the current rows the only ones, in parts of an even size. Streams: it holds one part and the keys."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from gapray.catalog.parts import write_part
+from gapray.catalog.parts import PART_BYTES, row_bytes, write_part
 from gapray.catalog.reader import Catalog
 from gapray.catalog.schemas import TABLES
 from gapray.catalog.storage import Folder
 
 PRODUCTS_PER_PART = 256
+LIGHT_ROWS_PER_PART = 65_536
+"""Rows in one part of every other table: they carry no images."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Compacted:
     rows_after: int
 
 
-def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART) -> Compacted:
+def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART, part_bytes: int = PART_BYTES) -> Compacted:
     """Rewrite a catalogue with its current rows only.
 
     New parts are written before old ones go, and only parts listed at the start go: a kill in the middle leaves rows
@@ -33,24 +38,19 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART) -> Compa
 
     Args:
         folder: The catalogue.
-        products_per_part: Products in one part at most.
+        products_per_part: Products in one part of `views` at most.
+        part_bytes: Where a part of `views` ends at the latest.
     """
     catalog = Catalog(folder)
     before = {table: folder.parts(table) for table in TABLES}
     rows_before = sum(catalog.dataset(table).count_rows() for table in TABLES)
     kept: dict[str, set[str]] = {table: set() for table in TABLES}
     rows_after = 0
-    keys = catalog.table("products", columns=["product_id"])["product_id"].to_pylist()
-    rejected = sorted(set(catalog.table("rejects", columns=["product_id"])["product_id"].to_pylist()))
     for table in TABLES:
-        identifiers = rejected if table == "rejects" else keys
-        for start in range(0, len(identifiers), products_per_part):
-            chosen = identifiers[start : start + products_per_part]
-            content = _current(catalog, table, chosen)
-            if not content.num_rows:
-                continue
-            kept[table].add(write_part(folder, table, content))
-            rows_after += content.num_rows
+        pieces = _views(catalog, products_per_part, part_bytes) if table == "views" else _light(catalog, table)
+        for piece in pieces:
+            kept[table].add(write_part(folder, table, piece))
+            rows_after += piece.num_rows
     for table, paths in before.items():
         for path in paths:
             if path.rpartition("/")[2] not in kept[table]:
@@ -59,6 +59,69 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART) -> Compa
     return Compacted(sum(map(len, before.values())), parts_after, rows_before, rows_after)
 
 
-def _current(catalog: Catalog, table: str, product_ids: list[str]) -> pa.Table:
-    listed = ", ".join("'" + product_id.replace("'", "''") + "'" for product_id in product_ids)
-    return catalog.sql(f'SELECT * FROM "{table}" WHERE product_id IN ({listed})').cast(TABLES[table])
+def _light(catalog: Catalog, table: str) -> Iterator[pa.Table]:
+    """Current rows of a table without images, in their order."""
+    for batch in _evenly(catalog.stream(table), LIGHT_ROWS_PER_PART):
+        yield batch.cast(TABLES[table])
+
+
+def _views(catalog: Catalog, products_per_part: int, part_bytes: int) -> Iterator[pa.Table]:
+    """Current rows of `views`, part by part: of each package those of the part that was written last.
+
+    All views of a package are written into one part at one time, so whole packages are kept or dropped.
+    """
+    homes = catalog.parts_of_views(current=True).sort_by("part")
+    runs = pc.run_end_encode(homes["part"].combine_chunks())
+    starts = [0, *runs.run_ends.to_pylist()]
+    waiting: list[pa.Table] = []
+    products = size = 0
+    for part, start, end in zip(runs.values.to_pylist(), starts, starts[1:], strict=False):
+        mine = homes.slice(start, end - start)
+        rows = pq.read_table(part, schema=TABLES["views"], filesystem=catalog.folder.arrow)
+        rows = _once(rows.filter(pc.is_in(_names(rows), value_set=_names(mine))))
+        waiting.append(rows)
+        products, size = products + mine.num_rows, size + int(row_bytes(rows).sum())
+        while products >= products_per_part or size >= part_bytes:
+            piece, rest = _cut(pa.concat_tables(waiting), products_per_part, part_bytes)
+            yield piece
+            waiting = [rest]
+            products, size = len(pc.unique(_names(rest))), int(row_bytes(rest).sum())
+    if products:
+        yield pa.concat_tables(waiting)
+
+
+def _cut(views: pa.Table, products: int, size: int) -> tuple[pa.Table, pa.Table]:
+    """The first `products` packages, or as many as fill `size` bytes, at least one; and the others."""
+    codes = pc.dictionary_encode(_names(views).combine_chunks()).indices.to_numpy()
+    full = row_bytes(views).cumsum().searchsorted(size) if views.num_rows else 0
+    last = min(products - 1, int(codes[min(full, len(codes) - 1)]))
+    first = pa.array(codes <= last)
+    return views.filter(first), views.filter(pc.invert(first))
+
+
+def _once(views: pa.Table) -> pa.Table:
+    """Each angle of a package once: a part from before Ray tried a task again may hold it twice."""
+    places = pa.array(range(views.num_rows), pa.int64())
+    keyed = views.select(["product_id", "key", "azimuth_deg"]).append_column("place", places)
+    first = keyed.group_by(["product_id", "key", "azimuth_deg"]).aggregate([("place", "min")])
+    return views.take(first["place_min"].combine_chunks().sort())
+
+
+def _names(table: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(table["product_id"], table["key"], ":")
+
+
+def _evenly(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Batches of any size -> tables of `rows` rows, but for the last."""
+    waiting: list[pa.RecordBatch] = []
+    held = 0
+    for batch in batches:
+        waiting.append(batch)
+        held += batch.num_rows
+        while held >= rows:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, rows)
+            waiting = table.slice(rows).to_batches()
+            held -= rows
+    if held:
+        yield pa.Table.from_batches(waiting)

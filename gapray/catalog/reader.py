@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -149,14 +149,35 @@ class Catalog:
             raise CatalogError("catalog.product_not_found", f"no product {product_id!r} in this catalogue")
         return package_of_rows(products[0], self.views(product_id).to_pylist())
 
-    def parts_of_views(self) -> pa.Table:
-        """product_id, key and `part`, the file that holds those views; of the parts only key columns are read."""
+    def stream(self, name: str, *, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Current rows of one table as `table` orders them, in batches of about `rows`: for tables larger than memory."""
+        if not self.folder.parts(name):
+            return
+        order = ", ".join(SORT_COLUMNS[name])
+        with self._connection() as connection:
+            yield from connection.sql(f'SELECT * FROM "{name}" ORDER BY {order}').to_arrow_reader(rows)
+
+    def parts_of_views(self, *, current: bool = False) -> pa.Table:
+        """product_id, key and `part`, the file that holds those views, the newest where several do.
+
+        Of the parts only key columns are read.
+
+        Args:
+            current: Only of packages whose product row is current.
+        """
         parts = self.folder.parts("views")
         if not parts:
             return pa.table({name: pa.array([], pa.string()) for name in ("product_id", "key", "part")})
-        rows = self.dataset("views").to_table(columns=["product_id", "key", "__filename"])
-        parted = rows.group_by(["product_id", "key"]).aggregate([("__filename", "max")])
-        return parted.rename_columns(["product_id", "key", "part"])
+        rows = self.dataset("views").to_table(columns=["product_id", "key", "created_at", "run_id", "__filename"])
+        query = (
+            "SELECT product_id, key, arg_max(__filename, (created_at, run_id, __filename)) AS part "
+            "FROM rows GROUP BY product_id, key"
+        )
+        if current:
+            query = f"SELECT r.* FROM ({query}) r SEMI JOIN products p ON r.product_id = p.product_id AND r.key = p.key"
+        with self._connection() as connection:
+            connection.register("rows", rows)
+            return connection.sql(query).to_arrow_table()
 
     def views_of(self, product_id: str, key: str, part: str | None) -> list[dict[str, Any]]:
         """One product's rows of `views`, from the one part that holds them.

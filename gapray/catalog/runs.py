@@ -34,9 +34,9 @@ def write_run(folder: Folder, record: Mapping[str, Any]) -> None:
     folder.put(FOLDER, f"{record['run_id']}{SUFFIX}", pa.py_buffer(data))
 
 
-def runs(folder: Folder, *, now: datetime | None = None) -> list[dict[str, Any]]:
-    """All records, newest first; `state` is running, finished, failed or lost."""
-    names = sorted(folder.names(FOLDER, SUFFIX), reverse=True)
+def runs(folder: Folder, *, limit: int | None = None, now: datetime | None = None) -> list[dict[str, Any]]:
+    """The newest records, newest first; `state` is running, finished, failed or lost."""
+    names = sorted(folder.names(FOLDER, SUFFIX), reverse=True)[:limit]
     return [_read(folder, name, now or datetime.now(UTC)) for name in names]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
+from gapray.cli.runs import runs_app, status
 from gapray.cli.serve import keys_app, serve
 from gapray.cli.submit import submit
 
@@ -22,7 +23,9 @@ catalog_app = typer.Typer(no_args_is_help=True, help="Look into a catalogue, que
 app.add_typer(models_app, name="models")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(keys_app, name="keys")
+app.add_typer(runs_app, name="runs")
 app.command()(serve)
+app.command()(status)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 
 

@@ -1,0 +1,153 @@
+"""`gapray runs` and `gapray status`: what ran, what runs, how far it is and what it cost."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from gapray.cli.output import guarded, print_json, print_table
+
+runs_app = typer.Typer(no_args_is_help=True, help="Records of a catalogue's runs.")
+
+CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")]
+
+
+@runs_app.command("list")
+def list_runs(
+    catalog: CatalogArgument,
+    limit: Annotated[int, typer.Option(min=1, help="Runs to print, newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the runs of CATALOG, newest first."""
+    with guarded(as_json):
+        from gapray.catalog.runs import runs
+        from gapray.catalog.storage import Folder
+
+        records = runs(Folder.at(catalog), limit=limit)
+        if as_json:
+            print_json(records)
+            return
+        print_table(["run", "kind", "state", "done", "rejected", "pieces", "seconds", "cost"], list(map(_row, records)))
+
+
+@runs_app.command("show")
+def show_run(
+    catalog: CatalogArgument,
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="An id or its beginning; `last` is the newest.")
+    ] = "last",
+    as_json: JsonOption = False,
+) -> None:
+    """Show one run: counts, seconds by stage, rejects by code, nodes, cost, code and models."""
+    with guarded(as_json):
+        from gapray.catalog.runs import run_named
+        from gapray.catalog.storage import Folder
+
+        record = run_named(Folder.at(catalog), run_id)
+        print_json(record) if as_json else typer.echo("\n".join(told(record)))
+
+
+def status(
+    catalog: CatalogArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every few seconds until no run is left.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what runs on CATALOG now, how far it is and when it will be done, and what the catalogue holds."""
+    with guarded(as_json):
+        from gapray.catalog.runs import runs
+        from gapray.catalog.storage import Folder
+
+        folder = Folder.at(catalog)
+        while True:
+            living = [record for record in runs(folder, limit=20) if record["state"] == "running"]
+            rows = _rows_held(catalog)
+            if as_json:
+                print_json({"rows": rows, "running": living})
+            else:
+                if watch and sys.stdout.isatty():
+                    typer.echo("\033[2J\033[H", nl=False)  # clear, cursor home
+                typer.echo(", ".join(f"{count} {name}" for name, count in rows.items()) or "an empty catalogue")
+                for record in living:
+                    typer.echo("\n".join(["", *told(record)]))
+                if not living:
+                    typer.echo("nothing runs here")
+            if not watch or not living:
+                return
+            time.sleep(every)
+
+
+def told(record: Mapping[str, Any], now: datetime | None = None) -> list[str]:
+    """A run in lines for people."""
+    counts, pieces = record["counts"], record["pieces"]
+    products = counts["products"]
+    share = record["done"] / products if products else 1.0
+    bar = "█" * round(24 * share) + "·" * (24 - round(24 * share))
+    lines = [
+        f"{record['kind']} {record['run_id']}: {record['state']}",
+        f"  {bar} {record['done']}/{products} products ({counts['finished']} already there, {counts['rejected']} rejected)",
+        f"  {pieces['count']} {pieces['unit']} in {record['seconds']:.0f} s{_left(record, now)}",
+    ]
+    for name, stage in record["stages"].items():
+        each = stage["seconds"] / max(1, stage["products"])
+        gpu = f", {stage['gpu_seconds']:.1f} GPU s" if stage["gpu_seconds"] else ""
+        again = f", {stage['retried']} products again" if stage["retried"] else ""
+        lines.append(f"  {name:18s} {stage['products']:8d} products  {each:8.3f} s each{gpu}{again}")
+    lines += [f"  rejected {code}: {count}" for code, count in sorted(record["rejects_by_code"].items())]
+    cluster = ", ".join(f"{value:g} {name}" for name, value in record["cluster"].items())
+    held = record["held"]
+    cost = "" if record["cost"] is None else f", cost {record['cost']:.2f}"
+    lines.append(f"  at most {cluster or 'no Ray'}; {held['cpu_hours']:.2f} CPU h, {held['gpu_hours']:.2f} GPU h{cost}")
+    code = record["code"]
+    lines.append(
+        f"  gapray {code['version']}{' at ' + code['revision'] if code['revision'] else ''}, {record['source']}"
+    )
+    if record["error"]:
+        lines.append(f"  error [{record['error']['code']}]: {record['error']['message']}")
+    if record["state"] == "lost":
+        lines.append(f"  no sign of life since {record['updated_at']}: the same command goes on where it ended")
+    return lines
+
+
+def _left(record: Mapping[str, Any], now: datetime | None) -> str:
+    """When a living run will be done, at the rate it had so far."""
+    if record["state"] != "running":
+        return ""
+    worked = record["done"] - record["counts"]["finished"]
+    left = record["counts"]["products"] - record["done"]
+    if worked <= 0:
+        return ", no product done yet"
+    since = ((now or datetime.now(UTC)) - datetime.fromisoformat(record["started_at"])).total_seconds()
+    seconds = left * since / worked
+    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+
+
+def _row(record: Mapping[str, Any]) -> list[Any]:
+    pieces, counts = record["pieces"], record["counts"]
+    return [
+        record["run_id"],
+        record["kind"],
+        record["state"],
+        f"{record['done']}/{counts['products']}",
+        counts["rejected"],
+        f"{pieces['count']} {pieces['unit']}",
+        f"{record['seconds']:.0f}",
+        None if record["cost"] is None else f"{record['cost']:.2f}",
+    ]
+
+
+def _rows_held(catalog: str) -> dict[str, int]:
+    """Rows of each table, superseded ones included: what the parts' own footers say."""
+    from gapray.catalog.reader import Catalog
+    from gapray.catalog.schemas import TABLES
+    from gapray.catalog.storage import Folder
+
+    opened = Catalog(Folder.at(catalog))
+    counts = {name: opened.dataset(name).count_rows() for name in TABLES if opened.folder.parts(name)}
+    return {name: count for name, count in counts.items() if count}
