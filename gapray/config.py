@@ -235,6 +235,8 @@ class RunSettings(_Settings):
     decode_workers: int | None = Field(None, ge=1, description="Decode tasks at once; default: by the cluster's CPUs.")
     encode_workers: int | None = Field(None, ge=1, description="Encode actors; default: by the cluster's CPUs.")
     device_gb: float = Field(80.0, gt=0, description="Memory of one GPU of the cluster, for planning [GB].")
+    max_cpus: int | None = Field(None, ge=1, description="Logical CPUs that an autoscaling cluster may grow to.")
+    max_gpus: int | None = Field(None, ge=0, description="GPUs that an autoscaling cluster may grow to.")
     wait_for_nodes_s: float = Field(
         1800.0, ge=0, description="Longest wait for the first nodes of an autoscaling cluster [s]."
     )

@@ -49,7 +49,7 @@ REMEDIES: dict[str, str] = {
     "model.wrong_part": "Pull the card again, or name a card of the right family; see `gapray models list`.",
     "model.out_of_memory": "Use a larger GPU, fewer frames, a smaller size or --set video.animatediff.decode_chunk=4.",
     "model.failed": "See the log of the run; run `gapray doctor`.",
-    "resource.insufficient": "Use a larger cluster, or a profile that asks for less.",
+    "resource.insufficient": "Use a larger cluster or a profile that asks for less; where nodes come by themselves say how many may: --set run.max_cpus=256 --set run.max_gpus=8.",
     "cluster.unreachable": "Check --address, `ray dashboard` or the port-forward, and the token (RAY_AUTH_MODE=token).",
     "cluster.refused": "Check the token (RAY_AUTH_MODE=token, `ray get-auth-token`), and that client and cluster run the same Ray.",
     "catalog.not_found": "Check the catalogue's path; `gapray package SRC --out CATALOG` makes one.",

@@ -14,6 +14,7 @@ from ray.autoscaler.sdk import request_resources
 
 from gapray.batch.resources import Plan, check_resources
 from gapray.batch.trace import log
+from gapray.config import RunSettings
 from gapray.errors import ResourceError
 
 POLL_S = 0.5
@@ -43,12 +44,17 @@ class Capacity:
         return ray.data.ActorPoolStrategy(**sizes, **({"max_concurrent_calls_per_actor": calls} if calls > 1 else {}))
 
 
-def capacity() -> Capacity:
-    """Of the cluster that this process is connected to."""
+def capacity(run: RunSettings) -> Capacity:
+    """Of the cluster that this process is connected to.
+
+    Ray's own autoscalers tell nobody how far they may go (2.60: only `GcsClient.report_cluster_config` fills the record that
+    `get_max_resources_from_cluster_config` reads, and nothing in the open-source wheel calls it), so the settings say it.
+    """
     now = ray.cluster_resources()
-    # Filled by both versions of Ray's autoscaler; None on clusters without one.
-    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return Capacity(now, {name: max(now.get(name, 0.0), float(most.get(name, 0.0))) for name in {*now, *most}})
+    told = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    asked = {"CPU": run.max_cpus or 0, "GPU": run.max_gpus or 0}
+    names = {*now, *told, *(name for name, amount in asked.items() if amount)}
+    return Capacity(now, {one: float(max(now.get(one, 0), told.get(one, 0), asked.get(one, 0))) for one in names})
 
 
 @contextmanager

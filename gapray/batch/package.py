@@ -68,7 +68,7 @@ def package(
         ) as recorder:
             if pending.products > pending.finished:
                 with connected(address), published(manifest, folder, run_id) as uri:
-                    cluster = capacity()
+                    cluster = capacity(chosen.run)
                     stages = plan_stages(chosen, cluster.most)
                     with room_for(stages, cluster, chosen.run.wait_for_nodes_s):
                         for receipts in _receipts(uri, folder, chosen, stages, cluster, facts, target):

@@ -85,7 +85,7 @@ def render(
             manifest = Path(scratch) / "videos.parquet"
             pq.write_table(todo, manifest)
             with connected(address), ours_raised(), published(manifest, opened.folder, run_id) as uri:
-                cluster = capacity()
+                cluster = capacity(chosen.run)
                 plan = plan_render(chosen, facts.vram_gb, cluster.most)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
                     for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
