@@ -7,7 +7,9 @@ what it cost (seconds by stage, hours, money). A run that was killed cannot say 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,3 +62,35 @@ def _read(folder: Folder, path: str, now: datetime) -> dict[str, Any]:
     if record["state"] == "running" and silent > LOST_AFTER_S:
         record["state"] = "lost"
     return record
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one product takes in one stage."""
+
+    seconds: float
+    """Of one worker."""
+    cores: float
+    """CPU cores that the worker keeps busy."""
+    gpus: float
+    """Share of a GPU that it holds; 0 = none."""
+
+
+def stage_costs(records: Sequence[Mapping[str, Any]]) -> dict[str, StageCost]:
+    """Stage -> its mean cost in the runs that did any work in it.
+
+    Args:
+        records: Any kinds; of workers only seconds were measured, so each counts as one core.
+    """
+    products: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    gpu_seconds: Counter[str] = Counter()
+    for record in records:
+        for stage, totals in record["stages"].items():
+            products[stage] += totals["products"]
+            seconds[stage] += totals["seconds"]
+            gpu_seconds[stage] += totals["gpu_seconds"]
+    return {
+        stage: StageCost(seconds[stage] / count, 1.0, gpu_seconds[stage] / seconds[stage] if seconds[stage] else 0.0)
+        for stage, count in products.items()
+    }

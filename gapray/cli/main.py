@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
+from gapray.cli.plan import plan
 from gapray.cli.runs import runs_app, status
 from gapray.cli.serve import keys_app, serve
 from gapray.cli.submit import submit
@@ -26,6 +27,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(runs_app, name="runs")
 app.command()(serve)
 app.command()(status)
+app.command()(plan)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 
 
