@@ -63,8 +63,8 @@ def with_trace(schema: pa.Schema) -> pa.Schema:
 
 def begun(manifest: pa.Table, run_id: str) -> pa.Table:
     """A manifest with an empty trace in each row."""
-    row = pa.scalar({"run_id": run_id, "spans": []}, TRACE)
-    return manifest.append_column(pa.field(COLUMN, TRACE), pa.repeat(row, manifest.num_rows))
+    traces = pa.array([{"run_id": run_id, "spans": []}] * manifest.num_rows, TRACE)
+    return manifest.append_column(pa.field(COLUMN, TRACE), traces)
 
 
 def traced(stage: str) -> Callable[[Callable[Params, pa.Table]], Callable[Params, pa.Table]]:

@@ -29,6 +29,8 @@ class NodeGroup:
 def node_groups(path: Path) -> list[NodeGroup]:
     """Worker groups of a `ray up` file or of a RayCluster, RayJob or RayService manifest; the head is none.
 
+    Where a `ray up` file allows fewer workers in all than its types together, the types that stand first get theirs.
+
     Raises:
         ConfigError: `config.invalid` when the file is neither, or promises no worker.
     """
@@ -47,11 +49,13 @@ def node_groups(path: Path) -> list[NodeGroup]:
 
 def _up_groups(document: dict[str, Any]) -> list[NodeGroup]:
     found = []
+    left = int(document.get("max_workers", 2))  # Ray's own default
     for name, node in document["available_node_types"].items():
         if name == document["head_node_type"]:
             continue
         resources = node.get("resources", {})
-        most = min(int(node.get("max_workers", 0)), int(document.get("max_workers", 2)))
+        most = min(int(node.get("max_workers", 0)), left)
+        left -= most
         price = node.get("labels", {}).get(PRICE_LABEL)
         found.append(NodeGroup(name, resources.get("CPU", 0), resources.get("GPU", 0), most, _price(price)))
     return found

@@ -1,0 +1,97 @@
+"""`gapray plan`: cluster files read, work spread so that all stages keep one pace."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gapray.catalog.runs import StageCost
+from gapray.cluster.plan import planned
+from gapray.cluster.shape import PRICE_LABEL, NodeGroup, node_groups
+from gapray.config import load_profile
+from gapray.errors import ConfigError, ResourceError
+from tests.conftest import ROOT
+
+CPU = NodeGroup("cpu", 16, 0, 4, 0.5)
+GPU = NodeGroup("gpu", 8, 1, 2, 7.0)
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "kuberay/raycluster.yaml", "kuberay/rayjob.yaml"])
+def test_our_own_cluster_files_are_read(name):
+    groups = node_groups(ROOT / "cluster" / name)
+    assert any(group.gpus for group in groups) and any(group.cpus >= 12 for group in groups)
+    assert all(group.most > 0 for group in groups) and "head" not in {group.name for group in groups}
+
+
+def test_the_whole_cluster_s_limit_and_prices_are_kept(tmp_path):
+    types = {
+        "head": {"resources": {"CPU": 0}},
+        "a": {"resources": {"CPU": 8}, "max_workers": 6, "labels": {PRICE_LABEL: "0.4"}},
+        "b": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 6},
+    }
+    path = tmp_path / "up.yaml"
+    path.write_text(yaml.safe_dump({"max_workers": 8, "head_node_type": "head", "available_node_types": types}))
+    assert node_groups(path) == [NodeGroup("a", 8, 0, 6, 0.4), NodeGroup("b", 4, 1, 2, None)]
+
+
+@pytest.mark.parametrize("text", ["[]", "a: 1", "spec: {}", ": :", "available_node_types: {}\nhead_node_type: h"])
+def test_other_files_are_refused(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    for wrong in (path, tmp_path / "none.yaml"):
+        with pytest.raises(ConfigError) as error:
+            node_groups(wrong)
+        assert error.value.code == "config.invalid"
+
+
+def test_pace_bottleneck_hours_and_cost():
+    costs = {
+        "package.decode": StageCost(0.5, 1.0, 0.0),
+        "package.mask": StageCost(2.0, 1.75, 0.0),
+        "render.draw": StageCost(6.0, 1.0, 1.0),
+    }
+    plan = planned(costs, 7200, [CPU, GPU], measured="here")
+    # 80 cores over 4 core-seconds a product; 2 GPUs over 6 GPU-seconds a product.
+    assert plan.hours_by_kind == pytest.approx({"package": 7200 / 20 / 3600, "render": 7200 / (2 / 6) / 3600})
+    assert plan.bottleneck == "render.draw"
+    assert plan.cost == pytest.approx(plan.hours * (4 * 0.5 + 2 * 7.0))
+    assert {one.stage: one.workers for one in plan.stages} == {
+        "package.decode": 10,
+        "package.mask": 40,
+        "render.draw": 2,
+    }
+    json.dumps(plan.as_dict())
+    assert planned(costs, 1, [CPU, NodeGroup("g", 1, 1, 1, None)], measured="").cost is None
+
+
+def test_a_generator_without_a_gpu_is_refused():
+    with pytest.raises(ResourceError) as error:
+        planned({"render.draw": StageCost(6.0, 1.0, 1.0)}, 10, [CPU], measured="here")
+    assert error.value.code == "resource.insufficient"
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 30), st.floats(0.2, 4)), min_size=1, max_size=4),
+    st.integers(1, 32),
+    st.integers(1, 20),
+)
+def test_all_stages_keep_the_pace_and_no_core_is_promised_twice(costs, cpus, nodes):
+    named = {
+        f"package.{name}": StageCost(seconds, cores, 0.0)
+        for name, (seconds, cores) in zip(("decode", "mask", "describe", "encode"), costs, strict=False)
+    }
+    plan = planned(named, 100, [NodeGroup("cpu", cpus, 0, nodes, 1.0)], measured="")
+    pace = 100 / plan.hours / 3600
+    for one in plan.stages:
+        # Workers are whole: half of one more or less than the pace asks for, and never fewer than one.
+        assert abs(one.workers - max(1.0, pace * one.seconds)) <= 0.5 + 1e-6
+
+
+def test_the_settings_it_writes_are_settings(tmp_path):
+    costs = {"package.mask": StageCost(2.0, 1.0, 0.0), "render.draw": StageCost(6.0, 1.0, 1.0)}
+    file = tmp_path / "balanced.yaml"
+    file.write_text(yaml.safe_dump(planned(costs, 10, [CPU, GPU], measured="").settings()))
+    run = load_profile("classic", config_file=file, environment={}).run
+    assert (run.mask_workers, run.render_workers, run.max_cpus, run.max_gpus) == (80, 2, 80, 2)
