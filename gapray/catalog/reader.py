@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,17 @@ the newest for each backend and seed; a reject counts until the same stage succe
 the best is the one that passes its gate with the least LPIPS."""
 
 
+STREAM_MEMORY = "768MB"
+"""What DuckDB holds of a table that is streamed; the rest is sorted on the disk."""
+_HOMES = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("key", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+        ("run_id", pa.string()),
+        ("part", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
 PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift"] + [
     f"{role}_model" for role in ("mask", "depth", "canny", "identity")
 ]
@@ -154,7 +166,8 @@ class Catalog:
         if not self.folder.parts(name):
             return
         order = ", ".join(SORT_COLUMNS[name])
-        with self._connection() as connection:
+        with tempfile.TemporaryDirectory(prefix="gapray-sort-") as scratch, self._connection() as connection:
+            connection.execute(f"SET memory_limit = '{STREAM_MEMORY}'; SET temp_directory = '{scratch}'")
             yield from connection.sql(f'SELECT * FROM "{name}" ORDER BY {order}').to_arrow_reader(rows)
 
     def parts_of_views(self, *, current: bool = False) -> pa.Table:
@@ -165,19 +178,25 @@ class Catalog:
         Args:
             current: Only of packages whose product row is current.
         """
-        parts = self.folder.parts("views")
-        if not parts:
-            return pa.table({name: pa.array([], pa.string()) for name in ("product_id", "key", "part")})
-        rows = self.dataset("views").to_table(columns=["product_id", "key", "created_at", "run_id", "__filename"])
-        query = (
-            "SELECT product_id, key, arg_max(__filename, (created_at, run_id, __filename)) AS part "
-            "FROM rows GROUP BY product_id, key"
-        )
+        rows = pa.concat_tables([_HOMES.empty_table(), *self._homes()])
+        query = "SELECT product_id, key, arg_max(part, (created_at, run_id, part)) AS part FROM rows GROUP BY product_id, key"
         if current:
             query = f"SELECT r.* FROM ({query}) r SEMI JOIN products p ON r.product_id = p.product_id AND r.key = p.key"
         with self._connection() as connection:
             connection.register("rows", rows)
             return connection.sql(query).to_arrow_table()
+
+    def _homes(self) -> Iterator[pa.Table]:
+        """One row a package and part: a part's views are many, and their file's name is long."""
+        columns = ["product_id", "key", "created_at", "run_id", "__filename"]
+        if not self.folder.parts("views"):
+            return
+        for batch in self.dataset("views").scanner(columns=columns).to_batches():
+            part = batch["__filename"][0] if batch.num_rows else None  # a batch is of one file
+            named = pa.Table.from_batches([batch]).group_by(["product_id", "key"])
+            last = named.aggregate([("created_at", "max"), ("run_id", "max")])
+            parts = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), last.num_rows), [part])
+            yield last.rename_columns(columns[:-1]).append_column("part", parts).cast(_HOMES)
 
     def views_of(self, product_id: str, key: str, part: str | None) -> list[dict[str, Any]]:
         """One product's rows of `views`, from the one part that holds them.
