@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageSequence
 
 from gapray.capture.decode import decode_photo
 from gapray.errors import InputError
@@ -33,7 +35,7 @@ def read_frames(path: Path) -> list[NDArray[np.uint8]]:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         frames = [decode_photo(file.read_bytes()) for file in files[:MAX_FRAMES]]
     else:
-        frames = _decoded(path)
+        frames = _webp(path) if _is_webp(path) else _decoded(path)
     if not frames:
         raise InputError("video.unreadable", f"{path} holds no frame")
     return frames
@@ -91,4 +93,25 @@ def _decoded(path: Path) -> list[NDArray[np.uint8]]:
                     break
             return frames
     except (av.FFmpegError, OSError, ValueError) as error:
+        raise InputError("video.unreadable", f"{path}: {error}") from error
+
+
+def _is_webp(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError as error:
+        raise InputError("video.unreadable", f"{path}: {error}") from error
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
+
+
+def _webp(path: Path) -> list[NDArray[np.uint8]]:
+    """By Pillow: FFmpeg reads no animated WebP."""
+    try:
+        with Image.open(path, formats=["WEBP"]) as image:
+            if max(image.size) > MAX_SIDE:
+                raise InputError("video.unreadable", f"{path} is {image.width} x {image.height} pixels, too large")
+            frames = islice(ImageSequence.Iterator(image), MAX_FRAMES)
+            return [np.asarray(frame.convert("RGB")) for frame in frames]
+    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError("video.unreadable", f"{path}: {error}") from error

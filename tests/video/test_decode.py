@@ -5,8 +5,11 @@ import struct
 import numpy as np
 import pytest
 
-from gapray.video.decode import read_frames
-from gapray.video.encode import encode_mp4
+from gapray.errors import InputError
+from gapray.video.decode import one_turn, read_frames
+from gapray.video.encode import encode_mp4, export
+from gapray.video.presets import preset_named
+from tests.video.test_encode import PROVENANCE, turn
 
 _MATRIX_AT = 40
 """Offset of the 3 x 3 matrix in a version 0 `tkhd` box behind its type (ISO/IEC 14496-12, 8.3.2)."""
@@ -32,3 +35,23 @@ def test_a_rotated_video_comes_upright(tmp_path, degrees):
     assert len(frames) == 3
     assert frames[1].shape == upright.shape
     assert np.abs(frames[1].astype(int) - upright).mean() < 6
+
+
+@pytest.mark.parametrize("name", ["web", "gif", "webp"])
+def test_every_preset_that_moves_is_read_back_frame_by_frame(name):
+    preset = preset_named(name)
+    frames = turn(8)
+    read = one_turn(export(frames, preset, PROVENANCE), preset, 8)
+    assert read.shape == frames.shape
+    near = [int(np.abs(frames.astype(int) - one).mean((1, 2, 3)).argmin()) for one in read.astype(int)]
+    assert near == list(range(8)), "each frame is nearest to itself"
+
+
+def test_a_damaged_webp_is_unreadable(tmp_path):
+    whole = export(turn(4), preset_named("webp"), PROVENANCE)["turntable.webp"]
+    for number, data in enumerate((whole[:40], whole[: len(whole) // 2], whole[:12] + b"\0" * 200)):
+        path = tmp_path / f"{number}.webp"
+        path.write_bytes(data)
+        with pytest.raises(InputError) as error:
+            read_frames(path)
+        assert error.value.code == "video.unreadable"
