@@ -84,6 +84,7 @@ def one_pipeline(count: int, folder: Path) -> dict[str, float]:
 
     import gapray
     from benchmarks.package import tiny_products
+    from gapray.batch.record import spilled_bytes
     from gapray.config import load_profile
 
     source = tiny_products(folder / "shoot", count)
@@ -112,18 +113,9 @@ def one_pipeline(count: int, folder: Path) -> dict[str, float]:
         "driver": memory.driver / 1e6,
         "worker": memory.worker / 1e6,
         "catalogue": sum(file.stat().st_size for file in (folder / "catalog").rglob("*.parquet")) / 1e6,
-        "spilled": spilled() / 1e6,
+        "spilled": (spilled_bytes() or 0) / 1e6,
         "resume": resume,
     }
-
-
-def spilled() -> int:
-    """Bytes that Ray's object stores have written to disk, as Ray Data's own statistics ask for them."""
-    import ray
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-
-    reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
-    return int(reply.store_stats.spilled_bytes_total)
 
 
 def catalog(count: int) -> None:

@@ -67,7 +67,7 @@ def package(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress
         ) as recorder:
             if pending.products > pending.finished:
-                with connected(address), published(manifest, folder, run_id) as uri:
+                with connected(address), recorder.on_cluster(), published(manifest, folder, run_id) as uri:
                     cluster = capacity(chosen.run)
                     stages = plan_stages(chosen, cluster.most)
                     with room_for(stages, cluster, chosen.run.wait_for_nodes_s):

@@ -47,6 +47,7 @@ class Recorder(Generic[SummaryT]):
         self._nodes: Counter[str] = Counter()
         self._held = {"cpu_hours": 0.0, "gpu_hours": 0.0}
         self._most: dict[str, float] = {}
+        self._spilled: list[int] = []
         self._lock = threading.Lock()
         self._fixed = {
             "run_id": summary.run_id,
@@ -85,12 +86,23 @@ class Recorder(Generic[SummaryT]):
         if self._on_progress:
             self._on_progress(self._summary)
 
+    @contextmanager
+    def on_cluster(self) -> Iterator[None]:
+        """Around what needs Ray: what the cluster has at both ends goes into the record."""
+        self.beat()
+        try:
+            yield
+        finally:
+            self.beat()
+
     def beat(self) -> None:
         """Add the time since the last beat to what was held, and write the record down."""
         with self._lock:
             now = time.monotonic()
             hours, self._beaten = (now - self._beaten) / 3600, now
             held = cluster_resources()
+            if (spilled := spilled_bytes()) is not None:
+                self._spilled.append(spilled)
             self._held["cpu_hours"] += held.get("CPU", 0.0) * hours
             self._held["gpu_hours"] += held.get("GPU", 0.0) * hours
             for name in ("CPU", "GPU", "nodes"):
@@ -133,6 +145,7 @@ class Recorder(Generic[SummaryT]):
             "spans_by_node": dict(self._nodes),
             "cluster": {name: value for name, value in self._most.items() if value},
             "held": dict(self._held),
+            "spilled_bytes": self._spilled[-1] - self._spilled[0] if self._spilled else 0,
             "cost": sum(known) if known else None,
             "error": failure,
         }
@@ -177,7 +190,6 @@ def recorded(
     finally:
         over.set()
         beating.join()
-        recorder.beat()
         recorder.write(state, failure)
 
 
@@ -190,6 +202,22 @@ def cluster_resources() -> dict[str, float]:
         return {**ray.cluster_resources(), "nodes": float(len(alive))}
     except Exception:  # the head may be on its way out; a record must not end a run
         return {}
+
+
+def spilled_bytes() -> int | None:
+    """What the cluster's object stores have written to disk since they began, asked for as Ray Data's own statistics do.
+
+    None where no Ray is connected.
+    """
+    if not ray.is_initialized():
+        return None
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    try:
+        reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
+    except Exception:  # as in cluster_resources
+        return None
+    return int(reply.store_stats.spilled_bytes_total)
 
 
 def revision() -> str | None:

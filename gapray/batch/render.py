@@ -84,7 +84,12 @@ def render(
         if todo.num_rows:
             manifest = Path(scratch) / "videos.parquet"
             pq.write_table(todo, manifest)
-            with connected(address), ours_raised(), published(manifest, opened.folder, run_id) as uri:
+            with (
+                connected(address),
+                ours_raised(),
+                recorder.on_cluster(),
+                published(manifest, opened.folder, run_id) as uri,
+            ):
                 cluster = capacity(chosen.run)
                 plan = plan_render(chosen, facts.vram_gb, cluster.most)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):

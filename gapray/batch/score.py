@@ -77,7 +77,12 @@ def score(
             manifest = Path(scratch) / "scores.parquet"
             pq.write_table(todo, manifest)
             draws = any(not truths for truths in todo["truths"].to_pylist())
-            with connected(address), ours_raised(), published(manifest, opened.folder, facts.run_id) as uri:
+            with (
+                connected(address),
+                ours_raised(),
+                recorder.on_cluster(),
+                published(manifest, opened.folder, facts.run_id) as uri,
+            ):
                 cluster = capacity(chosen.run)
                 plan = plan_score(chosen, _vram_gb(chosen), cluster.most, draws=draws)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):

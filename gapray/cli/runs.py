@@ -104,6 +104,10 @@ def told(record: Mapping[str, Any], now: datetime | None = None) -> list[str]:
     held = record["held"]
     cost = "" if record["cost"] is None else f", cost {record['cost']:.2f}"
     lines.append(f"  at most {cluster or 'no Ray'}; {held['cpu_hours']:.2f} CPU h, {held['gpu_hours']:.2f} GPU h{cost}")
+    if record["spilled_bytes"]:
+        lines.append(
+            f"  spilled {record['spilled_bytes'] / 1e6:.0f} MB to disk: larger nodes, or fewer products a block"
+        )
     code = record["code"]
     lines.append(
         f"  gapray {code['version']}{' at ' + code['revision'] if code['revision'] else ''}, {record['source']}"

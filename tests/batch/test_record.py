@@ -77,6 +77,7 @@ def test_records_logs_and_metrics_of_a_real_run(tmp_path, ray_cluster):
     assert told["cluster"]["CPU"] == 2 and told["held"]["cpu_hours"] == pytest.approx(
         2 * told["seconds"] / 3600, rel=0.3
     )
+    assert told["spilled_bytes"] == 0
     assert told["cost"] == pytest.approx(told["held"]["cpu_hours"] * 3600)
     assert told["profile"]["packaging"]["mask"]["model"] == "null-model" and told["code"]["version"]
     again = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=profile)

@@ -149,3 +149,65 @@ def test_render_then_look(tmp_path):
     assert refused.exit_code == 2 and "video.unknown_preset" in refused.output
     nothing = run(app, ["catalog", "strip", where, "--to", str(strip), "--product", "other"])
     assert nothing.exit_code == 4
+
+
+def test_runs_and_status_tell_of_runs(catalog):
+    from datetime import UTC, datetime, timedelta
+
+    from gapray.catalog.runs import write_run
+    from gapray.catalog.storage import Folder
+
+    now = datetime.now(UTC)
+    told = {
+        "run_id": "20260101T000000-aa",
+        "kind": "package",
+        "source": "shoot",
+        "state": "running",
+        "started_at": now - timedelta(seconds=100),
+        "updated_at": now,
+        "counts": {"products": 40, "finished": 10, "rejected": 1},
+        "done": 20,
+        "pieces": {"unit": "views", "count": 72},
+        "rejects_by_code": {"image.empty": 1},
+        "seconds": 100.0,
+        "stages": {"package.mask": {"products": 10, "seconds": 25.0, "gpu_seconds": 0.0, "retried": 2}},
+        "cluster": {"CPU": 16.0, "nodes": 2.0},
+        "held": {"cpu_hours": 0.44, "gpu_hours": 0.0},
+        "spilled_bytes": 5_000_000,
+        "cost": 1.5,
+        "code": {"version": "0.1.0", "revision": "abc"},
+        "error": None,
+    }
+    write_run(Folder.at(catalog), told)
+    for command in (["runs", "show", catalog], ["status", catalog]):
+        shown = run(app, command).output
+        assert "20/40 products (10 already there, 1 rejected)" in shown and "about 3 min left" in shown
+        assert "2.500 s each, 2 products again" in shown and "rejected image.empty: 1" in shown
+        assert "at most 16 CPU, 2 nodes" in shown and "cost 1.50" in shown and "spilled 5 MB" in shown
+    assert "16 views, 2 products" in run(app, ["status", catalog]).output
+    assert [one["done"] for one in json.loads(run(app, ["status", catalog, "--json"]).output)["running"]] == [20]
+    assert (
+        "20260101T000000-aa\tpackage\trunning\t20/40\t1\t72 views\t100\t1.50"
+        in run(app, ["runs", "list", catalog]).output
+    )
+    write_run(Folder.at(catalog), told | {"updated_at": now - timedelta(hours=1)})
+    assert "no sign of life" in run(app, ["runs", "show", catalog, "2026"]).output
+    assert "nothing runs here" in run(app, ["status", catalog, "--watch"]).output
+    missing = run(app, ["runs", "show", catalog, "nope"])
+    assert missing.exit_code == 4 and "catalog.run_not_found" in missing.output
+
+
+def test_plan_of_recorded_runs(catalog, tmp_path):
+    from gapray.catalog.runs import write_run
+    from gapray.catalog.storage import Folder
+    from tests.conftest import ROOT
+
+    stages = {"package.mask": {"products": 10, "seconds": 25.0, "gpu_seconds": 0.0, "retried": 0}}
+    told = {"run_id": "r", "state": "finished", "updated_at": "2026-01-01T00:00:00+00:00", "stages": stages}
+    write_run(Folder.at(catalog), told)
+    write_product(tmp_path / "shoot" / "one")
+    command = ["plan", str(tmp_path / "shoot"), "--cluster", str(ROOT / "cluster" / "aws.yaml"), "--from-run", catalog]
+    found = json.loads(run(app, [*command, "--to", str(tmp_path / "b.yaml"), "--json"]).output)
+    assert found["products"] == 1 and found["bottleneck"] == "package.mask" and found["cost"] is None
+    assert found["stages"][0]["seconds"] == 2.5 and "max_cpus" in (tmp_path / "b.yaml").read_text()
+    assert "bound by package.mask" in run(app, command).output
