@@ -242,13 +242,32 @@ class Catalog:
         for name in TABLES:
             rows: Any = self.dataset(name)
             if product_id is not None:
-                rows = rows.scanner(filter=pc.field("product_id") == product_id).to_table()
+                rows = rows.to_table(filter=pc.field("product_id") == product_id)
+            elif not self.folder.is_local:
+                rows = _Unlocked.of(rows)
             connection.register(f"all_{name}", rows)
         names = {name: f"all_{name}" for name in TABLES}
         names["current_products"] = CURRENT_SQL["products"].format(**names)
         for name, query in CURRENT_SQL.items():
             connection.execute(f'CREATE VIEW "{name}" AS {query.format(**names)}')
         return connection
+
+
+class _Unlocked(ds.FileSystemDataset):  # type: ignore[misc]
+    """A dataset that DuckDB scans by way of tables.
+
+    `Scanner.to_reader` starts its scan while it holds Python's lock (pyarrow 26, _dataset.pyx), and the scan's threads need that
+    lock to read files through fsspec: both wait for ever. `Scanner.to_table` gives the lock back.
+    """
+
+    @classmethod
+    def of(cls, dataset: ds.FileSystemDataset) -> _Unlocked:
+        """The same files."""
+        return cls(list(dataset.get_fragments()), dataset.schema, dataset.format, dataset.filesystem)
+
+    def scanner(self, **chosen: Any) -> pa.Table:
+        """What DuckDB asks for; it goes on with `to_reader`, which a table has too."""
+        return super().scanner(**chosen).to_table()
 
 
 def package_of_rows(product: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> GapPackage:

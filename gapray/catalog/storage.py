@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
-from pyarrow.fs import FSSpecHandler, PyFileSystem
+from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
+from pyarrow.fs import LocalFileSystem as ArrowLocal
 
 from gapray.errors import CatalogError
 
@@ -39,9 +40,14 @@ class Folder:
         return cls(filesystem, str(path).rstrip("/"))
 
     @property
-    def arrow(self) -> PyFileSystem:
-        """The same file system for pyarrow."""
-        return PyFileSystem(FSSpecHandler(self.filesystem))
+    def is_local(self) -> bool:
+        """Whether the files lie on this machine's disks."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    @property
+    def arrow(self) -> FileSystem:
+        """The same file system for pyarrow: Arrow's own where there is one, because it needs no Python to read."""
+        return ArrowLocal() if self.is_local else PyFileSystem(FSSpecHandler(self.filesystem))
 
     def parts(self, table: str) -> list[str]:
         """Paths of the complete parts of a table, sorted."""
@@ -69,7 +75,7 @@ class Folder:
         """
         folder = f"{self.path}/{table}"
         target = f"{folder}/{name}"
-        if not isinstance(self.filesystem, LocalFileSystem):
+        if not self.is_local:
             self.filesystem.makedirs(folder, exist_ok=True)
             self.filesystem.pipe_file(target, data.to_pybytes())
             return

@@ -246,3 +246,21 @@ def test_compaction_bounds_parts_and_drops_what_is_superseded(folder, products, 
     assert all(len(set(part)) <= products for part in parts) and len(sum(parts, [])) == before["views"].num_rows
     if size == 1:
         assert all(len(set(part)) == 1 for part in parts)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_reading_again_and_again_never_waits_for_ever(folder):
+    """Arrow's threads once waited for Python's lock while DuckDB's thread held it and waited for them."""
+    for index in range(40):
+        commit(folder, rows_of(f"p{index}", views=1))
+    catalog = Catalog(folder)
+    for _ in range(60):
+        assert catalog.table("views", columns=["product_id", "key"]).num_rows == 40
+        assert catalog.rejects().num_rows == 0
+
+
+def test_local_files_are_read_without_python(tmp_path):
+    from pyarrow.fs import LocalFileSystem
+
+    assert isinstance(Folder.at(str(tmp_path)).arrow, LocalFileSystem)
