@@ -16,20 +16,8 @@ VERBS = ("package", "render", "score", "run", "report", "reel", "publish")
 """Commands that make sense on a cluster."""
 PASSED_ON = ("GAPRAY_", "HF_", "TORCH_HOME", "AWS_ENDPOINT_URL")
 """Beginnings of environment variables that the job gets too. Credentials stay here: nodes have roles of their own."""
-LEFT_OUT = (
-    ".git",
-    ".venv",
-    ".uv",
-    "build",
-    "samples",
-    "docs",
-    "shared",
-    "tests",
-    "**/__pycache__",
-    ".hypothesis",
-    ".*_cache",
-)
-"""Of a checkout, what no job reads."""
+TAKEN = ("gapray", "jobs", "serve_configs", "*.toml", "*.yaml", "*.csv", "*.parquet")
+"""Of a checkout only what a job reads goes along: whatever else lies there may be large."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +54,14 @@ def submit(
     Raises:
         ResourceError: `cluster.unreachable` or `cluster.refused`.
     """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     environment: dict[str, Any] = {
         "env_vars": {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     }
     if working_dir is not None:
-        environment |= {"working_dir": str(working_dir), "excludes": list(LEFT_OUT)}
+        environment |= {"working_dir": str(working_dir), "excludes": left_out(working_dir)}
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(entrypoint=shlex.join(["python", "-m", "gapray", *words]), runtime_env=environment)
@@ -81,7 +70,7 @@ def submit(
         info = client.get_job_info(job)
     except (ConnectionError, OSError) as error:
         raise ResourceError("cluster.unreachable", f"{address or 'the cluster'}: {error}") from error
-    except RuntimeError as error:
+    except (RuntimeError, AuthenticationError) as error:
         raise ResourceError("cluster.refused", f"{address or 'the cluster'}: {str(error)[:400]}") from error
     return Submitted(job, str(info.status.value), str(info.message or ""))
 
@@ -89,6 +78,12 @@ def submit(
 async def _followed(client: Any, job: str, on_log: Callable[[str], None]) -> None:
     async for piece in client.tail_job_logs(job):
         on_log(piece)
+
+
+def left_out(root: Path) -> list[str]:
+    """What Ray is not to upload of a checkout, in gitignore's notation."""
+    others = [one.name for one in root.iterdir() if not any(one.match(pattern) for pattern in TAKEN)]
+    return [f"/{name}" for name in sorted(others)] + ["**/__pycache__"]
 
 
 def checkout() -> Path | None:
