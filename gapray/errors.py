@@ -31,6 +31,17 @@ REMEDIES: dict[str, str] = {
     "image.bad_profile": "Save the photo again with the sRGB profile.",
     "mask.too_small": "Move closer, use a plainer backdrop, or choose another model by --set mask.model.",
     "mask.too_large": "Step back so that the backdrop is seen all round, or choose another mask model.",
+    "polycam.not_an_export": "Export 'raw data' from Polycam: developer mode on before a LiDAR or room capture, then give the folder or the zip.",
+    "polycam.no_keyframes": "Export the raw data again, with the folder keyframes/images or keyframes/corrected_images.",
+    "polycam.too_many_keyframes": "Give a shorter session; one turn round a product has 50 to 700 keyframes.",
+    "polycam.invalid_camera": "Export the raw data again; if it happens twice, take the keyframe that is named out of all folders.",
+    "polycam.size_mismatch": "Export the raw data again; its photos must not be resized or turned.",
+    "polycam.invalid_depth": "Export the raw data again, or take the folders keyframes/depth and keyframes/confidence out.",
+    "polycam.no_orbit": "Walk round the product with the camera aimed at it, in one turn at one height.",
+    "polycam.unknown_front": "Name a photo of the export as the front, or leave it out to begin at the first.",
+    "polycam.gap": "Capture again and walk past the side that is named, or ask for fewer views.",
+    "polycam.out_not_empty": "Name a new folder; nothing is ever overwritten.",
+    "polycam.write_failed": "Free space on the disk, check its permissions, then run again.",
     "orbit.too_few_views": "Take at least three photos round the product, better eight.",
     "video.unsupported": "Change the number of frames, the size or the preset; see `gapray presets`.",
     "video.unreadable": "Check that the file is a whole mp4, webm, gif or webp with a video stream.",
@@ -118,7 +129,7 @@ class GaprayError(Exception):
 class InputError(GaprayError):
     """An input that cannot be used: `capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`, `score.*`, `report.*`.
 
-    Of a server also `request.*`, `url.*` and `job.*`.
+    Of Polycam exports `polycam.*`; of a server also `request.*`, `url.*` and `job.*`.
     """
 
     exit_code = 4

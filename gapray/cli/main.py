@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from gapray.cli.capture import capture
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
 from gapray.cli.plan import plan
 from gapray.cli.runs import runs_app, status
@@ -28,6 +29,7 @@ app.add_typer(runs_app, name="runs")
 app.command()(serve)
 app.command()(status)
 app.command()(plan)
+app.command()(capture)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 
 
