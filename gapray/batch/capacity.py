@@ -73,7 +73,7 @@ def room_for(plan: Plan, capacity: Capacity, wait_s: float) -> Iterator[None]:
     if not capacity.elastic:
         yield
         return
-    # Ray Data plans with no more than this. Ray itself still gives CPU work the CPUs of GPU nodes once the others are full.
+    # Ray Data plans with no more than this.
     options = ray.data.DataContext.get_current().execution_options
     options.resource_limits = options.resource_limits.copy(
         cpu=capacity.most.get("CPU", 0), gpu=capacity.most.get("GPU", 0)

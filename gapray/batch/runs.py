@@ -200,6 +200,9 @@ def quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
+    # The second version's listing starts 32 actors of one CPU each to read the footer of our one manifest, and a cluster that
+    # scales itself brings nodes for them, GPU nodes too (2.60: datasource_v2/formats/parquet/footer_file_indexer.py).
+    context.use_datasource_v2 = False
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

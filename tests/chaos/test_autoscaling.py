@@ -27,7 +27,7 @@ TYPES = {
     "gpu": {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2},
 }
 NONE = {"cpu": 0, "gpu": 0}
-PRODUCTS = 24
+PRODUCTS = 16
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model"]
 
 
@@ -142,27 +142,16 @@ def packaged(process, target):
     return summary
 
 
-def flags(*more):
+def words_of(cloud, shoot, target, *more):
     items = [*NULL, "run.products_per_part=2", "run.products_per_block=1", "run.max_cpus=6", *more]
-    return [word for item in items for word in ("--set", item)]
+    words = ["package", shoot, "--out", target, "--address", cloud.address, "--json"]
+    return words + [word for item in items for word in ("--set", item)]
 
 
-def test_the_batch_pipeline_starts_its_nodes_and_leaves_none(cloud, shoot, tmp_path):
-    """`gapray package` where there is no node yet.
-
-    GPU nodes come too once the CPU group is full: they have CPUs, and Ray gives CPU work whatever has one.
-    """
-    cloud.wait_for(lambda now: now == NONE, 60)
-    words = ["package", shoot, "--out", tmp_path / "catalog", "--address", cloud.address, "--json", *flags()]
-    with Watch(cloud) as watch, driver(cloud, ["-m", "gapray"], *words) as process:
-        packaged(process, tmp_path / "catalog")
-        cloud.wait_for(lambda now: now == NONE, 60)
-    assert watch.most("cpu") > 1, watch.seen
-
-
-# The command, but its describe stage asks Ray for half a GPU a worker, and its null models then use none.
-WITH_GPUS = """
-import dataclasses, sys
+# The command, with a null model that takes two seconds a product and no CPU: a backlog that is the same on every machine.
+# For `describe` it also asks Ray for half a GPU a worker, of which it uses nothing.
+SLOW = """
+import dataclasses, sys, time
 import ray.cloudpickle
 from gapray.batch import package
 from gapray.cli.main import app
@@ -174,28 +163,52 @@ class Share:
     def cap_this_process(self):
         pass
 
+def slow(stage):
+    class Slow(stage):
+        def __call__(self, table):
+            time.sleep(2)
+            return super().__call__(table)
+
+    return Slow
+
 ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
 plan = package.plan_stages
-
-def planned(profile, cluster):
-    return dataclasses.replace(plan(profile, cluster), describe_gpu=Share(), describe_workers=4)
-
-package.plan_stages = planned
+if sys.argv.pop(1) == "mask":
+    package.Mask = slow(package.Mask)
+else:
+    package.Describe = slow(package.Describe)
+    package.plan_stages = lambda *given: dataclasses.replace(plan(*given), describe_gpu=Share(), describe_workers=4)
 app()
 """
 
 
-@pytest.mark.slow
-def test_the_batch_pipeline_starts_gpu_nodes_for_the_stage_that_needs_them(cloud, shoot, tmp_path):
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    program = tmp_path_factory.mktemp("slow") / "slow.py"
+    program.write_text(SLOW)
+    return program
+
+
+def test_the_batch_pipeline_grows_with_its_backlog(cloud, shoot, slow, tmp_path):
+    """From no node at all to the whole CPU group; a run without networks starts no GPU node, though those have CPUs too."""
     cloud.wait_for(lambda now: now == NONE, 60)
-    program = tmp_path / "with_gpus.py"
-    program.write_text(WITH_GPUS)
-    words = ["package", shoot, "--out", tmp_path / "catalog", "--address", cloud.address, "--json"]
-    words += flags("run.max_gpus=2")
-    with Watch(cloud) as watch, driver(cloud, [program], *words) as process:
+    words = words_of(cloud, shoot, tmp_path / "catalog", "run.mask_workers=8")
+    with Watch(cloud) as watch, driver(cloud, [slow], "mask", *words) as process:
         packaged(process, tmp_path / "catalog")
         cloud.wait_for(lambda now: now == NONE, 60)
-    assert watch.most("cpu") >= 1 and watch.most("gpu") >= 1, watch.seen
+    assert watch.most("cpu") == 3, watch.seen
+    assert watch.most("gpu") == 0, watch.seen
+
+
+def test_the_batch_pipeline_starts_gpu_nodes_for_the_stage_that_needs_them(cloud, shoot, slow, tmp_path):
+    cloud.wait_for(lambda now: now == NONE, 60)
+    words = words_of(cloud, shoot, tmp_path / "catalog", "run.max_gpus=2")
+    with Watch(cloud) as watch, driver(cloud, [slow], "describe", *words) as process:
+        packaged(process, tmp_path / "catalog")
+        cloud.wait_for(lambda now: now == NONE, 60)
+    assert watch.most("gpu") == 2 and watch.most("cpu") > 0, watch.seen
+    if watch.most("cpu") == 3:
+        pytest.xfail(f"the CPU group grew to its end too, in one run of four; the cause is not known: {watch.seen}")
 
 
 # `gapray serve --address`, with the delays of minutes that keep real replicas from flapping cut to seconds.
@@ -299,7 +312,7 @@ def test_a_server_scales_its_groups_apart(cloud, tmp_path, photos, postgres, lpi
             settled(cloud, process, rest, asleep)
         assert watch.most("gpu") == 0, watch.seen
         with Watch(cloud) as watch:
-            ids = submit(url, "videos", photos, 4)
+            ids = submit(url, "videos", photos, 2)
             cloud.wait_for(lambda now: now["gpu"] == 2, 90)
             completed(url, "videos", ids, 200)
             settled(cloud, process, rest, asleep)

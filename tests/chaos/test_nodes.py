@@ -127,20 +127,27 @@ class Namespaces:
         return host
 
     def _start(self, host, *words):
-        """`ray start --block` with a folder of its own, and until the host is one of the cluster's."""
+        """`ray start --block` with a folder of its own, until the host is one of the cluster's.
+
+        Ray gives a node 30 s to join, and a busy machine may need more: then it is started again, as a service would.
+        """
         number = host.rpartition("-")[2]
         command = ["ip", "netns", "exec", host, str(Path(sys.executable).with_name("ray")), "start", "--block", *words]
         command += [f"--node-ip-address=10.77.0.{number}", f"--object-store-memory={STORE_BYTES}"]
         command += [f"--temp-dir=/tmp/{host}", "--disable-usage-stats"]
         environment = os.environ | ENVIRONMENT | {f"RAY_{name}": str(value) for name, value in HEALTH.items()}
         log = self._folder / f"{host}.log"
-        with log.open("wb") as sink:
-            process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
-        self._started.append(process)
-        end = time.monotonic() + 90
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
-            time.sleep(0.2)
+        for _ in range(3):
+            with log.open("wb") as sink:
+                process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
+            self._started.append(process)
+            end = time.monotonic() + 90
+            while process.poll() is None and time.monotonic() < end:
+                if "Ray runtime started" in log.read_text():
+                    return
+                time.sleep(0.2)
+            kill_all(self.processes(host))
+        raise AssertionError(log.read_text()[-3000:])
 
     def add(self):
         host = self._host()
