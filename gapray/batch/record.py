@@ -18,7 +18,7 @@ import ray
 
 import gapray
 from gapray.batch.metrics import count, level
-from gapray.batch.runs import RunSummary
+from gapray.batch.runs import RunSummary, job_config
 from gapray.batch.trace import COLUMN, StageTotals
 from gapray.catalog.runs import HEARTBEAT_S, write_run
 from gapray.catalog.storage import Folder
@@ -56,7 +56,7 @@ class Recorder(Generic[SummaryT]):
             "source": source,
             "started_at": datetime.now(UTC),
             "driver": {"host": os.uname().nodename, "pid": os.getpid()},
-            "job": os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAYJOB_NAME"),
+            "job": (job_config().get("metadata") or {}).get("job_submission_id"),
             "code": {"version": gapray.__version__, "revision": revision()},
             "models": dict(models),
             "profile": profile.model_dump(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -160,6 +161,12 @@ class ScoreSummary(RunSummary):
         )
 
 
+def job_config() -> dict[str, Any]:
+    """What Ray tells the entry point of a submitted job of itself: `metadata` and `runtime_env`; empty in no job."""
+    told: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return told
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """A connection to a Ray cluster; one that this process has already is used and left alone."""
@@ -170,7 +177,9 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     remote = address or os.environ.get("RAY_ADDRESS")
     if remote:
-        shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        # What the job gives its workers already, Ray refuses to be given again, even with the same value.
+        given = (job_config().get("runtime_env") or {}).get("env_vars") or {}
+        shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ and name not in given}
         ray.init(address=remote, runtime_env={"env_vars": shared}, logging_level=logging.WARNING, log_to_driver=False)
     else:
         ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
