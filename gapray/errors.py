@@ -63,6 +63,7 @@ REMEDIES: dict[str, str] = {
     "resource.insufficient": "Use a larger cluster or a profile that asks for less; where nodes come by themselves say how many may: --set run.max_cpus=256 --set run.max_gpus=8.",
     "cluster.unreachable": "Check --address, `ray dashboard` or the port-forward, and the token (RAY_AUTH_MODE=token).",
     "cluster.refused": "Check the token (RAY_AUTH_MODE=token, `ray get-auth-token`), and that client and cluster run the same Ray.",
+    "cluster.failed": "Give the same command again: what was committed is kept and skipped. If it ends so twice, see docs/operations.md.",
     "catalog.not_found": "Check the catalogue's path; `gapray package SRC --out CATALOG` makes one.",
     "catalog.incompatible": "Read this catalogue with the gapray release that wrote it.",
     "catalog.product_not_found": "See `gapray catalog show CATALOG` for the products it holds.",

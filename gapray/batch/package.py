@@ -13,8 +13,16 @@ import ray.data
 from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.plan import Pending, Verify, write_pending
 from gapray.batch.record import recorded
-from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, StagePlan, plan_stages
-from gapray.batch.runs import PackageSummary, absolute, connected, new_run_id, published, quiet_ray_data
+from gapray.batch.resources import LIGHT_CPU, MASK_THREADS, StagePlan, plan_stages
+from gapray.batch.runs import (
+    PackageSummary,
+    absolute,
+    connected,
+    new_run_id,
+    ours_raised,
+    published,
+    quiet_ray_data,
+)
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.manifest import write_manifest
@@ -67,7 +75,12 @@ def package(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress
         ) as recorder:
             if pending.products > pending.finished:
-                with connected(address), recorder.on_cluster(), published(manifest, folder, run_id) as uri:
+                with (
+                    connected(address),
+                    ours_raised(),
+                    recorder.on_cluster(),
+                    published(manifest, folder, run_id) as uri,
+                ):
                     cluster = capacity(chosen.run)
                     stages = plan_stages(chosen, cluster.most)
                     with room_for(stages, cluster, chosen.run.wait_for_nodes_s):
@@ -109,7 +122,7 @@ def _receipts(
         Mask,
         fn_constructor_kwargs={"settings": settings, "threads": MASK_THREADS, "gpu": None},
         compute=cluster.pool(plan.mask_workers),
-        num_cpus=MASK_CPU,
+        num_cpus=plan.mask_cpus,
         **arrow,
     )
     # Depth and identity: both networks in one actor, two calls at once so that one unpacks while the other computes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
@@ -13,14 +14,14 @@ from gapray.models.cards import WEIGHTLESS, card_named
 MASK_THREADS = 2
 """onnxruntime threads of a mask actor. One actor for two cores: each costs 10 CPU-seconds to start (rembg, Ray Data)."""
 MASK_CPU = 0.5
-"""Logical CPUs of a mask actor. Less than its threads, because the read tasks need a whole one: logical CPUs only say what
-may run at once, the system's scheduler shares the cores."""
+"""Logical CPUs of a mask actor at least. Less than its threads, because the read tasks need a whole one: logical CPUs only say
+what may run at once, the system's scheduler shares the cores. A larger cluster gives it what is left, see `_each`."""
 LIGHT_CPU = 0.125
 """Logical CPUs of every other actor and task: they wait more than they work."""
 RENDER_THREADS = 2
 """CPU threads of a render worker: the geometry's tensor operations use both."""
 RENDER_CPU = 0.5
-"""Logical CPUs of a render worker, for the same reason as `MASK_CPU`."""
+"""Logical CPUs of a render worker at least, for the same reason as `MASK_CPU`."""
 READ_CPU = 1.0
 """Logical CPUs of Ray Data's own tasks that list, read and split the manifest; they cannot be given less."""
 DESCRIBE_PER_GPU = 2
@@ -48,11 +49,14 @@ class GpuShare:
 
     gb: float
     device_gb: float
+    beside: int | None = None
+    """Processes meant for one card. Ray fills a card before it begins the next, so by memory alone all of a small network's
+    processes would sit on the first (measured: 46 % and 0 % busy on two)."""
 
     @property
     def num_gpus(self) -> float:
         """What Ray is asked for."""
-        return min(1.0, self.gb / self.device_gb)
+        return min(1.0, max(self.gb / self.device_gb, 1 / self.beside if self.beside else 0.0))
 
     def cap_this_process(self) -> None:
         """Let this process allocate no more than its share of the device that it really has."""
@@ -70,6 +74,8 @@ class StagePlan:
     mask_workers: int
     describe_workers: int
     encode_workers: int
+    mask_cpus: float
+    """Logical CPUs of a mask actor."""
     describe_gpu: GpuShare | None
 
     def least(self) -> Self:
@@ -79,7 +85,7 @@ class StagePlan:
     def needs(self) -> dict[str, float]:
         """See `Plan`."""
         light = 2 + self.describe_workers + self.encode_workers  # one decode and one write task at least
-        cpus = READ_CPU + MASK_CPU * self.mask_workers + LIGHT_CPU * light
+        cpus = READ_CPU + self.mask_cpus * self.mask_workers + LIGHT_CPU * light
         gpus = self.describe_workers * self.describe_gpu.num_gpus if self.describe_gpu else 0.0
         return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
 
@@ -95,18 +101,34 @@ def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> StagePlan:
     cores = max(1, int(cluster.get("CPU", 1)))
     names = [profile.packaging.depth.model, profile.packaging.identity.model]
     networks = [card_named(name) for name in names if name not in WEIGHTLESS]
-    gpu = None
-    if networks and cluster.get("GPU", 0) > 0:
+    gpu, gpus = None, int(cluster.get("GPU", 0))
+    mask = run.mask_workers or max(1, cores // MASK_THREADS)
+    # Without a GPU they carve or run the networks on cores, beside the masks.
+    describe = run.describe_workers or max(1, cores // 8)
+    if networks and gpus:
         gb = sum(DEFAULT_VRAM_GB if card.vram_gb is None else card.vram_gb for card in networks)
-        gpu = GpuShare(gb, run.device_gb)
+        describe = run.describe_workers or DESCRIBE_PER_GPU * gpus
+        fit = max(1, int(run.device_gb // gb))
+        gpu = GpuShare(gb, run.device_gb, beside=min(fit, max(DESCRIBE_PER_GPU, math.ceil(describe / gpus))))
+    # Beside a GPU the masks and PNGs are the work; on CPUs alone the mask network is.
+    encode = run.encode_workers or max(1, cores // (2 if gpu else 4))
+    others = READ_CPU + LIGHT_CPU * (2 + describe + encode)
     return StagePlan(
         decode_workers=run.decode_workers or max(1, cores // 2),
-        mask_workers=run.mask_workers or max(1, cores // MASK_THREADS),
-        describe_workers=run.describe_workers or (DESCRIBE_PER_GPU * int(cluster["GPU"]) if gpu else 1),
-        # Beside a GPU the masks and PNGs are the work; on CPUs alone the mask network is.
-        encode_workers=run.encode_workers or max(1, cores // (2 if gpu else 4)),
+        mask_workers=mask,
+        describe_workers=describe,
+        encode_workers=encode,
+        mask_cpus=_each(cores, others, mask, MASK_CPU, MASK_THREADS),
         describe_gpu=gpu,
     )
+
+
+def _each(cores: int, others: float, workers: int, least: float, threads: int) -> float:
+    """Logical CPUs of each of the workers that do most of the work: what is left of the cluster, `threads` at most.
+
+    With less, Ray would put all of them on the first nodes, and an autoscaler would bring no others.
+    """
+    return max(least, min(float(threads), math.floor((cores - others) / workers / LIGHT_CPU) * LIGHT_CPU))
 
 
 @dataclass(frozen=True)
@@ -155,7 +177,8 @@ def plan_render(profile: Profile, vram_gb: float | None, cluster: Mapping[str, f
         per_gpu = 1 if vram_gb is not None else 4
         return RenderPlan(profile.run.render_workers or per_gpu * gpus, RENDER_THREADS, LIGHT_CPU, share)
     workers = profile.run.render_workers or max(1, cores // RENDER_THREADS)
-    return RenderPlan(workers, RENDER_THREADS, RENDER_CPU, None)
+    cpus = _each(cores, READ_CPU + 3 * LIGHT_CPU, workers, RENDER_CPU, RENDER_THREADS)
+    return RenderPlan(workers, RENDER_THREADS, cpus, None)
 
 
 @dataclass(frozen=True)
@@ -196,13 +219,16 @@ def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, fl
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
     share = GpuShare(SCORE_GB, profile.run.device_gb) if gpus else None
+    compare, judge = max(1, cores // (2 * MASK_THREADS)), 1
     draw = None
     if draws:
         full = plan_render(profile, vram_gb, cluster)
         # The scorer's share comes off the drawing workers'; logical CPUs are few where all stages run at once.
         gpu = GpuShare(max(1.0, full.gpu.gb - SCORE_GB), full.gpu.device_gb) if full.gpu else None
-        draw = RenderPlan(full.render_workers, full.threads, LIGHT_CPU, gpu)
-    return ScorePlan(max(1, cores // (2 * MASK_THREADS)), 1, share, draw)
+        others = READ_CPU + MASK_CPU * compare + LIGHT_CPU * (2 + judge)
+        cpus = LIGHT_CPU if gpu else _each(cores, others, full.render_workers, LIGHT_CPU, full.threads)
+        draw = RenderPlan(full.render_workers, full.threads, cpus, gpu)
+    return ScorePlan(compare, judge, share, draw)
 
 
 def check_resources(plan: Plan, cluster: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ import ray.data
 
 from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
-from gapray.errors import GaprayError
+from gapray.errors import GaprayError, ResourceError
 
 MANIFEST_ROWS = 8192
 REJECTS_SHOWN = 20
@@ -191,16 +191,27 @@ def connected(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def ours_raised() -> Iterator[None]:
-    """Let an error that gapray raised in a worker be raised here as itself, not wrapped in Ray's."""
+    """Let an error that gapray raised in a worker be raised here as itself, not wrapped in Ray's.
+
+    Raises:
+        GaprayError: The worker's own.
+        ResourceError: `cluster.failed`: Ray itself gave up on a piece of the run.
+    """
     try:
         yield
     except ray.exceptions.RayError as error:
-        inner: BaseException | None = error
-        while inner is not None and not isinstance(inner, GaprayError):
-            inner = getattr(inner, "cause", None) or inner.__cause__
-        if inner is None:
-            raise
-        raise inner from error
+        chain: list[BaseException] = [error]
+        while (inner := getattr(chain[-1], "cause", None) or chain[-1].__cause__) is not None and inner not in chain:
+            chain.append(inner)
+        for one in chain:
+            if isinstance(one, GaprayError):
+                raise one from error
+        # A `RayTaskError` around anything else is a defect of the code that ran: its trace is wanted.
+        for one in chain:
+            if isinstance(one, ray.exceptions.RayError) and not isinstance(one, ray.exceptions.RayTaskError):
+                what = str(one).strip().partition("\n")[0]
+                raise ResourceError("cluster.failed", f"Ray ended the run: {type(one).__name__}: {what}") from error
+        raise
 
 
 def quiet_ray_data() -> None:

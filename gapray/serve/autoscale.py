@@ -12,7 +12,9 @@ _ASK_S = 1.0
 
 
 class QueuePolicy:
-    """Replicas for the jobs that wait or are at work, whether or not the dispatcher could hand them on yet.
+    """Replicas for the videos that wait or are at work, whether or not the dispatcher could hand them on yet.
+
+    Jobs of other kinds need no generator, and must wake none: it may have to bring a GPU node.
 
     A class, because Serve 2.60 passes `policy_kwargs` to classes only. Bounds and delays are Serve's own.
 
@@ -31,7 +33,7 @@ class QueuePolicy:
         """Called by Serve with its `AutoscalingContext` several times a second."""
         if time.monotonic() - self._asked > _ASK_S:
             try:
-                counts = self._store.counts()
+                counts = self._store.counts(kind="video")
             except Exception:
                 # The database is away: stay as we are rather than take workers down.
                 return ctx.target_num_replicas, {}

@@ -206,7 +206,7 @@ class JobStore:
                 error_message="the queue was emptied",
             )
 
-    def counts(self, owner: str | None = None, endpoint: str | None = None) -> dict[str, int]:
+    def counts(self, owner: str | None = None, endpoint: str | None = None, kind: Kind | None = None) -> dict[str, int]:
         """Status -> number of jobs, and ``retried`` -> attempts beyond the first."""
         repeated = sa.func.sum(sa.case((jobs.c.attempt > 1, jobs.c.attempt - 1), else_=0))
         query = sa.select(jobs.c.status, sa.func.count(), repeated).group_by(jobs.c.status)
@@ -214,6 +214,8 @@ class JobStore:
             query = query.where(jobs.c.owner == owner)
         if endpoint is not None:
             query = query.where(jobs.c.endpoint == endpoint)
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
         found = dict.fromkeys(("queued", "running", "completed", "failed", "cancelled", "retried"), 0)
         with self.engine.connect() as connection:
             for status, number, again in connection.execute(query):

@@ -1,8 +1,10 @@
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gapray.batch.plan import write_pending
-from gapray.batch.resources import GpuShare, RenderPlan, check_resources, plan_render, plan_stages
+from gapray.batch.resources import GpuShare, RenderPlan, check_resources, plan_render, plan_score, plan_stages
 from gapray.batch.rows import PLANNED, fail, on_live_rows
 from gapray.capture.discover import discover, scan
 from gapray.capture.manifest import write_manifest
@@ -82,18 +84,42 @@ def test_stages_fit_two_cores_and_not_one():
 def test_networks_ask_for_a_share_of_a_gpu():
     profile = load_profile("sd15", environment={})
     plan = plan_stages(profile, {"CPU": 16, "GPU": 1})
-    assert plan.describe_gpu == GpuShare(16.0, 80.0)
+    assert plan.describe_gpu == GpuShare(16.0, 80.0, beside=2)
     assert plan.describe_workers == 2
-    assert plan.needs()["GPU"] == pytest.approx(0.4)
+    assert plan.needs()["GPU"] == pytest.approx(1)
     assert plan_stages(profile, {"CPU": 16}).describe_gpu is None
     two = load_profile("sd15", overrides=["run.describe_workers=6"], environment={})
     with pytest.raises(ResourceError, match="GPU needed"):
         check_resources(plan_stages(two, {"CPU": 64, "GPU": 1}), {"CPU": 64, "GPU": 1})
 
 
+@given(cores=st.integers(2, 4096), gpus=st.integers(0, 64), draws=st.booleans())
+def test_default_plans_fit_any_cluster_and_fill_it(cores, gpus, draws):
+    """What is left free would bring no node of an autoscaling cluster, and overload the first ones."""
+    gpus = min(gpus, cores // 4)
+    profile, cluster = load_profile("classic", environment={}), {"CPU": float(cores), "GPU": float(gpus)}
+    plans = [
+        plan_stages(profile, cluster),
+        plan_render(profile, None, cluster),
+        plan_score(profile, None, cluster, draws=draws),
+    ]
+    for one in plans:
+        check_resources(one, cluster)
+        check_resources(one.least(), {"CPU": 4.0, "GPU": min(2.0, gpus)})
+    assert plans[0].needs()["CPU"] > 0.85 * cores
+    assert plans[0].mask_cpus <= 2
+
+
+def test_describe_workers_of_two_gpus_cannot_share_one():
+    plan = plan_stages(load_profile("sd15", environment={}), {"CPU": 32, "GPU": 2})
+    assert plan.describe_workers == 4 and plan.needs()["GPU"] == pytest.approx(2)
+    assert plan.describe_gpu.num_gpus * 3 > 1 and plan.describe_gpu.gb == 16
+
+
 def test_rendering_takes_whole_gpus_for_a_generator_and_cores_for_the_morph():
     morph = load_profile("classic", environment={})
-    assert plan_render(morph, None, {"CPU": 8}) == RenderPlan(4, 2, 0.5, None)
+    assert plan_render(morph, None, {"CPU": 2}) == RenderPlan(1, 2, 0.625, None)
+    assert plan_render(morph, None, {"CPU": 8}) == RenderPlan(4, 2, 1.625, None)
     check_resources(plan_render(morph, None, {"CPU": 2}), {"CPU": 2})
     shared = plan_render(morph, None, {"CPU": 16, "GPU": 2})
     assert shared.render_workers == 8 and shared.needs()["GPU"] == pytest.approx(2)

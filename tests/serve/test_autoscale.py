@@ -9,8 +9,8 @@ from gapray.serve.jobs import JobInput, Making, NewJob
 from gapray.serve.store import JobStore
 
 
-def submit(store):
-    job = NewJob(owner="me", api="openai", kind="video", making=Making(), input=JobInput(capture="x"))
+def submit(store, kind="video"):
+    job = NewJob(owner="me", api="openai", kind=kind, making=Making(), input=JobInput(capture="x"))
     return store.submit(job, max_queued=100, keep_s=60)
 
 
@@ -20,9 +20,11 @@ def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
     store, policy = JobStore(url), autoscale.QueuePolicy(url, 2)
     ctx = SimpleNamespace(target_num_replicas=3)
     assert policy(ctx) == (0, {})
+    submit(store, "package"), submit(store, "score")
+    assert policy(ctx) == (0, {}), "only videos need a generator"
     jobs = [submit(store) for _ in range(5)]
     assert policy(ctx) == (3, {})
-    store.lease("w", most=2, lease_s=30, attempts=3)
+    store.lease("w", most=4, lease_s=30, attempts=3)
     assert policy(ctx) == (3, {}), "what is at work keeps its replica"
     for job in jobs:
         store.cancel(job.id, None)
@@ -32,7 +34,7 @@ def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
 def test_a_database_that_is_away_takes_no_worker_down(tmp_path, monkeypatch):
     monkeypatch.setattr(autoscale, "_ASK_S", -1)
     policy = autoscale.QueuePolicy(f"sqlite:///{tmp_path}/jobs.db", 1)
-    monkeypatch.setattr(policy._store, "counts", lambda: 1 / 0)
+    monkeypatch.setattr(policy._store, "counts", lambda **_: 1 / 0)
     assert policy(SimpleNamespace(target_num_replicas=4)) == (4, {})
 
 

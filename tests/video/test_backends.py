@@ -192,10 +192,15 @@ def test_profiles_name_their_parts():
     lightning = load_profile("sd15-lightning", environment={}).video
     assert (lightning.animatediff.steps, lightning.animatediff.guidance) == (4, 1)
     assert "animatediff-lightning-4step" in video_cards(lightning)
+
+
+def test_keys_of_videos_follow_what_draws_them():
+    def keys(video, products=("p",)):
+        return video.digests(OrbitSettings(), "web", {}, products, 0)
+
     changed = load_profile("sd15", overrides=["video.animatediff.steps=9"], environment={}).video
-    digests = {one.digest(OrbitSettings(), "web", {}, "p", 0) for one in (lightning, changed, settings())}
-    assert len(digests) == 3
+    lightning = load_profile("sd15-lightning", environment={}).video
+    assert len({*keys(lightning), *keys(changed), *keys(settings())}) == 3
     unused = VideoSettings(animatediff=changed.animatediff)
-    assert unused.digest(OrbitSettings(), "web", {}, "p", 0) == VideoSettings().digest(
-        OrbitSettings(), "web", {}, "p", 0
-    )
+    assert keys(unused) == keys(VideoSettings())
+    assert len(set(keys(settings(), ("p", "q", "r")))) == 3

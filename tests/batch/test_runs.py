@@ -1,0 +1,38 @@
+"""What ends a run reaches the user with a code."""
+
+import pytest
+import ray.exceptions
+
+from gapray.batch.runs import ours_raised
+from gapray.errors import InputError, ResourceError
+
+
+def task_error(cause):
+    return ray.exceptions.RayTaskError("write", "trace", cause)
+
+
+def test_an_error_of_ours_comes_out_of_its_wrappers():
+    ours = InputError("image.empty", "nothing in it")
+    with pytest.raises(InputError) as caught, ours_raised():
+        raise task_error(task_error(ours))
+    assert caught.value is ours
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ray.exceptions.NodeDiedError("the node with the driver's objects died"),
+        ray.exceptions.OutOfMemoryError("worker killed"),
+        task_error(ray.exceptions.OwnerDiedError("00", None, "here")),
+    ],
+)
+def test_what_ray_could_not_mend_has_a_code_that_says_try_again(error):
+    with pytest.raises(ResourceError) as caught, ours_raised():
+        raise error
+    assert caught.value.code == "cluster.failed"
+    assert "again" in caught.value.remedy
+
+
+def test_a_defect_keeps_its_trace():
+    with pytest.raises(ray.exceptions.RayTaskError), ours_raised():
+        raise task_error(ZeroDivisionError())
