@@ -50,10 +50,10 @@ demo: $(CLASSIC)
 	@echo "videos:" && ls $(DEMO)/catalog/videos/*/*/turntable.mp4
 
 test: $(CLASSIC)
-	$(BIN)/python -m pytest -m "not chaos and not long and not gpu and not slow"
+	$(BIN)/python -m pytest -m "not chaos and not long and not gpu"
 
 test-chaos: $(CLASSIC)
-	$(BIN)/python -m pytest -m "(chaos or long) and not gpu and not slow"
+	$(BIN)/python -m pytest -m "(chaos or long) and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -67,9 +67,19 @@ def _opened(hull: Hull, size: int) -> Hull:
         if one.max() <= 0:
             continue
         inside = (cv2.resize(one, (fine, fine), interpolation=cv2.INTER_LINEAR) > 0).astype(np.uint8)
-        depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        depth = _distance(inside)
         radius = RADIUS_SHARE * float(depth.max())
-        reach = cv2.distanceTransform((depth < radius).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        reach = _distance((depth < radius).astype(np.uint8))
         result[index] = cv2.resize((radius - reach) * pixels, (voxels, voxels), interpolation=cv2.INTER_AREA)
     field = torch.tensor(result, device=hull.field.device).permute(1, 0, 2) + hull.level
     return replace(hull, field=torch.minimum(hull.field, field))
+
+
+def _distance(inside: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Distance of each pixel from the nearest 0, in pixels.
+
+    OpenCV's square roots differ in the last bit with how its threads happened to share the rows (5.0). Squared distances are
+    integers: rounded to them, the same hull comes out each time, and with it the same video.
+    """
+    rough = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.sqrt(np.rint(np.square(rough, dtype=np.float32)))

@@ -177,7 +177,7 @@ if sys.argv.pop(1) == "mask":
     package.Mask = slow(package.Mask)
 else:
     package.Describe = slow(package.Describe)
-    package.plan_stages = lambda *given: dataclasses.replace(plan(*given), describe_gpu=Share(), describe_workers=4)
+    package.plan_stages = lambda *given: dataclasses.replace(plan(*given), describe_gpu=Share())
 app()
 """
 
@@ -192,7 +192,7 @@ def slow(tmp_path_factory):
 def test_the_batch_pipeline_grows_with_its_backlog(cloud, shoot, slow, tmp_path):
     """From no node at all to the whole CPU group; a run without networks starts no GPU node, though those have CPUs too."""
     cloud.wait_for(lambda now: now == NONE, 60)
-    words = words_of(cloud, shoot, tmp_path / "catalog", "run.mask_workers=8")
+    words = words_of(cloud, shoot, tmp_path / "catalog")
     with Watch(cloud) as watch, driver(cloud, [slow], "mask", *words) as process:
         packaged(process, tmp_path / "catalog")
         cloud.wait_for(lambda now: now == NONE, 60)
@@ -202,13 +202,12 @@ def test_the_batch_pipeline_grows_with_its_backlog(cloud, shoot, slow, tmp_path)
 
 def test_the_batch_pipeline_starts_gpu_nodes_for_the_stage_that_needs_them(cloud, shoot, slow, tmp_path):
     cloud.wait_for(lambda now: now == NONE, 60)
-    words = words_of(cloud, shoot, tmp_path / "catalog", "run.max_gpus=2")
+    words = words_of(cloud, shoot, tmp_path / "catalog", "run.max_gpus=2", "run.describe_workers=4")
     with Watch(cloud) as watch, driver(cloud, [slow], "describe", *words) as process:
         packaged(process, tmp_path / "catalog")
         cloud.wait_for(lambda now: now == NONE, 60)
+    # The CPU group may grow to its end as well: its own pool is planned to fill it, and asks while its first actors import.
     assert watch.most("gpu") == 2 and watch.most("cpu") > 0, watch.seen
-    if watch.most("cpu") == 3:
-        pytest.xfail(f"the CPU group grew to its end too, in one run of four; the cause is not known: {watch.seen}")
 
 
 # `gapray serve --address`, with the delays of minutes that keep real replicas from flapping cut to seconds.
@@ -281,7 +280,6 @@ def settled(cloud, process, wanted, nodes, seconds=90):
     cloud.wait_for(lambda found: found == nodes, seconds)
 
 
-@pytest.mark.slow
 def test_a_server_scales_its_groups_apart(cloud, tmp_path, photos, postgres, lpips_alex):  # noqa: F811
     """gapray's own application and policy. Packages need CPUs only; videos wake the generators, and those the GPU nodes."""
     del lpips_alex

@@ -199,7 +199,7 @@ def source(tmp_path_factory, lpips_alex):
     return write_products(tmp_path_factory.mktemp("nodes") / "shoot", PRODUCTS)
 
 
-@pytest.fixture(params=[Local, pytest.param(Namespaces, marks=pytest.mark.slow)], ids=["cluster", "namespaces"])
+@pytest.fixture(params=[Local, Namespaces], ids=["cluster", "namespaces"])
 def nodes(request, tmp_path):
     if request.param is Namespaces:
         able = os.geteuid() == 0 and shutil.which("ip") is not None

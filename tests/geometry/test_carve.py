@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -63,6 +64,21 @@ def test_rounding_takes_ridges_off_a_cylinder_and_none_off_a_box():
             assert 1 - after < 0.75 * (1 - before)
         else:
             assert after > before - 0.004
+
+
+def test_rounding_does_not_depend_on_how_threads_share_the_rows():
+    """OpenCV's distances do, in the last bit, and then equal runs made unequal videos."""
+    masks, _, _ = scenes.shoot(scenes.cylinder, CAMERA, size=96)
+    hull = carve(silhouettes(masks), CAMERA, reach=REACH, voxels=32)
+    usual = cv2.getNumThreads()
+    try:
+        found = set()
+        for threads in (1, 2, 3, 5, 8):
+            cv2.setNumThreads(threads)
+            found |= {rounded(hull, CAMERA, scenes.EIGHT, 96).field.numpy().tobytes() for _ in range(4)}
+    finally:
+        cv2.setNumThreads(usual)
+    assert len(found) == 1
 
 
 def test_one_wrong_mask_is_outvoted():
