@@ -82,4 +82,4 @@ def _distance(inside: NDArray[np.uint8]) -> NDArray[np.float32]:
     integers: rounded to them, the same hull comes out each time, and with it the same video.
     """
     rough = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.sqrt(np.rint(np.square(rough, dtype=np.float32)))
+    return np.asarray(np.sqrt(np.rint(np.square(rough))), np.float32)
