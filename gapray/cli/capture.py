@@ -3,53 +3,97 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gapray.cli.output import guarded, print_json, print_table
 
+SHOWN = 10
+"""Photos passed over that are listed."""
+
 
 def capture(
-    export: Annotated[str, typer.Argument(metavar="EXPORT", help="A Polycam raw export: folder or zip.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A video of a turntable, or a Polycam raw export: folder or zip.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the views; must not hold anything yet.")],
-    views: Annotated[int, typer.Option(min=3, max=72, help="Views, in even steps round the product.")] = 8,
+    views: Annotated[int, typer.Option(min=4, max=72, help="Views, in even steps round the product.")] = 8,
     front: Annotated[
-        str | None, typer.Option(help="Name of the keyframe that shows the front; default: the first good one.")
+        str | None,
+        typer.Option(help="What shows the front: seconds into the video, or a keyframe's name; default: the first."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=1, max=45, help="A view may lie at most this far from its angle [degrees].")
+        float, typer.Option(min=1, max=45, help="Polycam: a view may lie at most this far from its angle [degrees].")
     ] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")] = False,
 ) -> None:
-    """Pick the best views of a walk round a product, or say which side is missing."""
+    """Pick the best views of a turn, or say which side is missing."""
     with guarded(as_json):
-        from gapray.inspect.orbit import orbit_of
-        from gapray.inspect.pick import pick_views, write_views
-        from gapray.inspect.polycam import read_export
+        from gapray.inspect.intake import is_video
 
-        read = read_export(export)
-        picked = pick_views(read, views, tolerance_deg=tolerance, front=front)
-        rejected = orbit_of(read, front).rejected
-        folder = write_views(read, picked, out)
-        facts = [
-            {
-                "angle_deg": one.nominal_deg,
-                "azimuth_deg": round(one.azimuth_deg, 2),
-                "elevation_deg": round(one.elevation_deg, 2),
-                "distance_m": round(one.distance, 3),
-                "sharpness": round(one.sharpness, 1),
-                "keyframe": one.keyframe.name,
-                "corrected": one.keyframe.corrected,
-            }
-            for one in picked
-        ]
+        made = _from_video(source, out, views, front) if is_video(source) else None
+        found = made or _from_export(source, out, views, front, tolerance)
         if as_json:
-            print_json({"views": facts, "rejected": dict(rejected), "folder": str(folder)})
+            print_json(found)
             return
+        facts = found["views"]
         print_table(list(facts[0]), [list(one.values()) for one in facts])
-        for name, why in list(rejected.items())[:10]:
+        for name, why in list(found["rejected"].items())[:SHOWN]:
             typer.echo(f"  passed over {name}: {why}")
-        typer.echo(
-            f"{len(picked)} of {len(read.keyframes)} keyframes in {folder}; next: gapray run {folder} --out catalog"
-        )
+        for line in found["notes"]:
+            typer.echo(f"  {line}")
+        typer.echo(f"{len(facts)} views in {found['folder']}; next: gapray run {found['folder']} --out catalog")
+
+
+def _from_video(source: str, out: Path, views: int, front: str | None) -> dict[str, Any]:
+    from gapray.errors import ConfigError
+    from gapray.inspect.film import pick_frames, read_film, write_stills
+
+    try:
+        front_s = float(front) if front is not None else 0.0
+    except ValueError:
+        raise ConfigError("config.invalid", f"--front {front!r}: give seconds into the video") from None
+    film = read_film(source)
+    stills = pick_frames(film, views, front_s=front_s)
+    folder = write_stills(film, stills, out)
+    turn = film.turn
+    way = "counter-clockwise" if turn.direction > 0 else "clockwise"
+    notes = [f"{turn.span_deg:.0f}° shown, as if the camera walked {way}"]
+    if turn.covered.any():
+        notes.append(f"something reaches into {int(turn.covered.sum())} of {len(turn.covered)} frames; none was taken")
+    facts = [
+        {
+            "angle_deg": one.nominal_deg,
+            "azimuth_deg": round(one.azimuth_deg, 2),
+            "seconds": round(one.seconds, 3),
+            "sharpness": round(one.sharpness, 1),
+        }
+        for one in stills
+    ]
+    return {"views": facts, "rejected": {}, "notes": notes, "folder": str(folder)}
+
+
+def _from_export(source: str, out: Path, views: int, front: str | None, tolerance: float) -> dict[str, Any]:
+    from gapray.inspect.orbit import orbit_of
+    from gapray.inspect.pick import pick_views, write_views
+    from gapray.inspect.polycam import read_export
+
+    read = read_export(source)
+    picked = pick_views(read, views, tolerance_deg=tolerance, front=front)
+    rejected = orbit_of(read, front).rejected
+    folder = write_views(read, picked, out)
+    facts = [
+        {
+            "angle_deg": one.nominal_deg,
+            "azimuth_deg": round(one.azimuth_deg, 2),
+            "elevation_deg": round(one.elevation_deg, 2),
+            "distance_m": round(one.distance, 3),
+            "sharpness": round(one.sharpness, 1),
+            "keyframe": one.keyframe.name,
+            "corrected": one.keyframe.corrected,
+        }
+        for one in picked
+    ]
+    notes = [f"of {len(read.keyframes)} keyframes"]
+    return {"views": facts, "rejected": dict(rejected), "notes": notes, "folder": str(folder)}

@@ -281,6 +281,7 @@ def run_all(
         from gapray.cli.fidelity import report_folder, table_report, written_report
         from gapray.cli.options import discover_options, render_profile, truth_options
         from gapray.cli.progress import report_of, watched
+        from gapray.inspect.intake import take_in
 
         chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
         options = discover_options(
@@ -293,12 +294,15 @@ def run_all(
             given=given,
         )
         # Photos that a dense capture holds back are its own truth.
-        hidden = truth or (src if given and not src.endswith(".parquet") else None)
+        taken = take_in(
+            src, out, options, on_raw=lambda name: None if as_json else typer.echo(f"views of {name}", err=True)
+        )
+        hidden = truth or (src if given and taken == src and not src.endswith(".parquet") else None)
         seen = truth_options(direction=direction, front=front, names=names, layout=layout)
         done: dict[str, RunSummary] = {}
         with quiet_output(as_json), connected(address):
             with watched(quiet=as_json) as on_progress:
-                done["package"] = package_run(src, out=out, profile=chosen, options=options, on_progress=on_progress)
+                done["package"] = package_run(taken, out=out, profile=chosen, options=options, on_progress=on_progress)
             with watched(quiet=as_json) as on_progress:
                 done["render"] = render_run(out, profile=chosen, preset=preset, seeds=best_of, on_progress=on_progress)
             with watched(quiet=as_json) as on_progress:

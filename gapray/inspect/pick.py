@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +14,10 @@ from numpy.typing import NDArray
 
 from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG
 from gapray.capture.decode import decode_grey, decode_photo
-from gapray.capture.discover import PRODUCT_ID
 from gapray.config import DecodeSettings
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg, encode_png
+from gapray.inspect.folder import new_folder
 from gapray.inspect.orbit import Orbit, orbit_of, seen_at, upright
 from gapray.inspect.polycam import Export, Keyframe, Reader
 
@@ -184,28 +181,16 @@ def write_views(
         The folder.
 
     Raises:
-        InputError: `polycam.out_not_empty`, `polycam.write_failed`, `capture.invalid_product_id`, `polycam.invalid_depth`,
+        InputError: `capture.out_not_empty`, `capture.write_failed`, `capture.invalid_product_id`, `polycam.invalid_depth`,
             `polycam.size_mismatch`, an `image.*` code or what `Export.opened` raises.
     """
     out = Path(out_folder).absolute()
-    if PRODUCT_ID.fullmatch(out.name) is None:
-        raise InputError("capture.invalid_product_id", f"{out.name!r} cannot be a product id")
-    partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise InputError("polycam.out_not_empty", f"{out} is there already")
-        partial.mkdir(parents=True)
-        with export.opened() as read:
-            rows = [_write(one, partial, out.name, read, settings) for one in picked]
+    with new_folder(out) as partial, export.opened() as read:
+        rows = [_write(one, partial, out.name, read, settings) for one in picked]
         with (partial / "capture.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(
                 [("file", "azimuth", "keyframe", "elevation", "distance_m"), *rows]
             )
-        os.rename(partial, out)  # over an empty folder too; it fails if somebody has filled that meanwhile
-    except OSError as error:
-        raise InputError("polycam.write_failed", f"{out}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

@@ -141,6 +141,14 @@ def read_export(uri: str) -> Export:
     return Export(uri, tuple(found))
 
 
+def is_export(uri: str) -> bool:
+    """Whether a folder or zip has the layout of an export; False for whatever cannot be read."""
+    try:
+        return bool(_keyframes_folder(listing_of(uri), uri))
+    except (InputError, OSError):
+        return False
+
+
 def camera_of(data: bytes, name: str) -> dict[str, Any]:
     """Check one camera file.
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from gapray.capture.decode import decode_photo
+from gapray.capture.video import MAX_SIDE, frames_of
 from gapray.errors import InputError
 from gapray.video.presets import Preset
 
 MAX_FRAMES = 2_000
-MAX_SIDE = 4096
 
 
 def read_frames(path: Path) -> list[NDArray[np.uint8]]:
@@ -35,7 +35,7 @@ def read_frames(path: Path) -> list[NDArray[np.uint8]]:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         frames = [decode_photo(file.read_bytes()) for file in files[:MAX_FRAMES]]
     else:
-        frames = _webp(path) if _is_webp(path) else _decoded(path)
+        frames = _webp(path) if _is_webp(path) else [frame for _, frame in islice(frames_of(path), MAX_FRAMES)]
     if not frames:
         raise InputError("video.unreadable", f"{path} holds no frame")
     return frames
@@ -73,27 +73,6 @@ def one_turn(files: Mapping[str, bytes], preset: Preset, frames: int) -> NDArray
         top, left = (height - side) // 2, (width - side) // 2
         return np.stack([frame[top : top + side, left : left + side] for frame in decoded])
     raise InputError("score.no_video", f"preset {preset.name} has no file that holds the frames")
-
-
-def _decoded(path: Path) -> list[NDArray[np.uint8]]:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError("video.unreadable", f"{path} has no video stream")
-            stream = container.streams.video[0]
-            if max(stream.width, stream.height) > MAX_SIDE:
-                raise InputError("video.unreadable", f"{path} is {stream.width} x {stream.height} pixels, too large")
-            frames = []
-            for frame in container.decode(stream):
-                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-                frames.append(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
-                if len(frames) >= MAX_FRAMES:
-                    break
-            return frames
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise InputError("video.unreadable", f"{path}: {error}") from error
 
 
 def _is_webp(path: Path) -> bool:

@@ -340,11 +340,11 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(small, tmp_path
     out.mkdir(parents=True)
     write_views(export, picked, out)  # an empty folder may be there
     before = tree(out)
-    assert code_of(write_views, export, picked, out)[0] == "polycam.out_not_empty"
+    assert code_of(write_views, export, picked, out)[0] == "capture.out_not_empty"
     assert tree(out) == before
     (tmp_path / "file").write_text("x")
-    assert code_of(write_views, export, picked, tmp_path / "file")[0] == "polycam.out_not_empty"
-    assert code_of(write_views, export, picked, tmp_path / "file" / "mug")[0] == "polycam.write_failed"
+    assert code_of(write_views, export, picked, tmp_path / "file")[0] == "capture.out_not_empty"
+    assert code_of(write_views, export, picked, tmp_path / "file" / "mug")[0] == "capture.write_failed"
     assert code_of(write_views, export, picked, tmp_path / "a b")[0] == "capture.invalid_product_id"
     (small / "keyframes" / "depth" / f"{picked[5].keyframe.name}.png").write_bytes(b"no png")
     assert code_of(write_views, export, picked, tmp_path / "captures" / "cup")[0] == "polycam.invalid_depth"
@@ -608,4 +608,4 @@ def test_the_command_writes_views_that_gapray_reads(small, tmp_path):
     [found] = discover(told["folder"])
     assert len(found.photos) == 8
     again = CliRunner().invoke(app, command)
-    assert again.exit_code == 4 and "polycam.out_not_empty" in again.stdout
+    assert again.exit_code == 4 and "capture.out_not_empty" in again.stdout

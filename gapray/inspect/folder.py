@@ -1,0 +1,39 @@
+"""A new folder that is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gapray.capture.discover import PRODUCT_ID
+from gapray.errors import InputError
+
+
+@contextmanager
+def new_folder(out_folder: str | Path) -> Iterator[Path]:
+    """A hidden folder to write to, which takes its place when all went well; nothing is ever overwritten.
+
+    Args:
+        out_folder: Its last part becomes the product's id; must not be there, or be empty.
+
+    Raises:
+        InputError: `capture.invalid_product_id`, `capture.out_not_empty`, `capture.write_failed`, or what the body raises.
+    """
+    out = Path(out_folder).absolute()
+    if PRODUCT_ID.fullmatch(out.name) is None:
+        raise InputError("capture.invalid_product_id", f"{out.name!r} cannot be a product id")
+    partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise InputError("capture.out_not_empty", f"{out} is there already")
+        partial.mkdir(parents=True)
+        yield partial
+        os.rename(partial, out)  # over an empty folder too; it fails if somebody has filled that meanwhile
+    except OSError as error:
+        raise InputError("capture.write_failed", f"{out}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,129 @@
+"""Whatever lies in a source -> capture sets: videos and Polycam exports become folders of views first, photos stay where they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+from gapray.capture.capture_set import CaptureSet, Reject
+from gapray.capture.discover import PHOTO_ENDINGS, SIDE_FOLDERS, DiscoverOptions, scan
+from gapray.capture.manifest import write_manifest
+from gapray.capture.storage import is_local
+from gapray.capture.video import VIDEO_ENDINGS
+from gapray.errors import ConfigError, GaprayError, InputError
+from gapray.inspect.film import pick_frames, read_film, write_stills
+from gapray.inspect.pick import pick_views, write_views
+from gapray.inspect.polycam import is_export, read_export
+
+VIEWS = 8
+_STAMP = ".source.json"
+
+
+def is_video(source: str) -> bool:
+    """Whether a source is named as a video."""
+    return source.lower().endswith(VIDEO_ENDINGS)
+
+
+def take_in(
+    src: str,
+    catalog: str,
+    options: DiscoverOptions = DiscoverOptions(),
+    *,
+    on_raw: Callable[[str], None] = lambda name: None,
+) -> str:
+    """Make a source readable for `gapray package`.
+
+    Raw captures are: a video or a Polycam export (zip or folder) as the source itself or directly in it, and a subfolder whose
+    only picture is one video. Each becomes ``<catalog>/captures/<name>`` once, and again only when it changes.
+
+    Args:
+        src: Folder, file or URI.
+        catalog: The catalogue, a local folder where there are raw captures.
+        options: For photos and how their names are read.
+        on_raw: Called with the name of each raw capture before it is read.
+
+    Returns:
+        `src` itself where nothing is raw; else the path of a manifest of all products. A raw capture that cannot be used is
+        a reject in it.
+
+    Raises:
+        ConfigError: `config.invalid` for raw captures with a catalogue in a bucket.
+        InputError: As `gapray.capture.discover.scan`.
+    """
+    if not is_local(src) or src.endswith(".parquet") or not Path(src).exists():
+        return src
+    root = Path(src).absolute()
+    raw = _raw(root)
+    if not raw:
+        return src
+    if not is_local(catalog):
+        raise ConfigError("config.invalid", "videos and exports need a local catalogue; or first `gapray capture` them")
+    folder = Path(catalog).absolute() / "captures"
+    rejects = [reject for name, path in raw.items() if (reject := _converted(name, path, folder, on_raw)) is not None]
+    photos = [] if root in raw.values() else _photographed(src, options, set(raw))
+    usable = set(raw) - {reject.product_id for reject in rejects}
+    made = scan(str(folder), DiscoverOptions(layout="products")) if usable else iter(())
+    wanted = (one for one in made if one.product_id in usable)
+    manifest = folder / "manifest.parquet"
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(sorted(chain(photos, wanted, rejects), key=lambda one: one.product_id), str(manifest))
+    return str(manifest)
+
+
+def _raw(src: Path) -> dict[str, Path]:
+    """Product -> raw capture, in order."""
+    if is_video(src.name) or is_export(str(src)):
+        return {src.stem if src.is_file() else src.name: src}
+    if src.is_file():
+        return {}
+    entries = sorted(one for one in src.iterdir() if not one.name.startswith("."))
+    if any(_is_photo(one) for one in entries):
+        return {}  # a product's own folder: a video beside its photos is no other product
+    return dict(found for one in entries if (found := _raw_in(one)) is not None)
+
+
+def _raw_in(one: Path) -> tuple[str, Path] | None:
+    if is_video(one.name) or (one.name not in SIDE_FOLDERS and is_export(str(one))):
+        return (one.stem if one.is_file() else one.name), one
+    if one.is_file() or one.name in SIDE_FOLDERS:
+        return None
+    files = [file for file in one.iterdir() if file.is_file() and not file.name.startswith(".")]
+    videos = [file for file in files if is_video(file.name)]
+    return (one.name, videos[0]) if len(videos) == 1 and not any(map(_is_photo, files)) else None
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in PHOTO_ENDINGS and path.is_file()
+
+
+def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]) -> Reject | None:
+    target = folder / name
+    stat = raw.stat()
+    stamp = json.dumps([str(raw), stat.st_size, stat.st_mtime_ns])
+    if (target / _STAMP).exists() and (target / _STAMP).read_text(encoding="utf-8") == stamp:
+        return None
+    try:
+        on_raw(name)
+        shutil.rmtree(target, ignore_errors=True)  # ours, of an older state of the same source
+        if is_video(raw.name):
+            film = read_film(raw)
+            write_stills(film, pick_frames(film, VIEWS), target)
+        else:
+            export = read_export(str(raw))
+            write_views(export, pick_views(export, VIEWS), target)
+        (target / _STAMP).write_text(stamp, encoding="utf-8")
+    except GaprayError as error:
+        return Reject.of(name, str(raw), error)
+    return None
+
+
+def _photographed(src: str, options: DiscoverOptions, names: set[str]) -> list[CaptureSet | Reject]:
+    try:
+        return [one for one in scan(src, options) if one.product_id not in names]
+    except InputError as error:
+        if error.code != "capture.no_photos":
+            raise
+        return []

@@ -1,0 +1,84 @@
+"""A source of photos, videos and exports, mixed, becomes one list of products."""
+
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from gapray.errors import ConfigError
+from gapray.inspect.intake import take_in
+from tests.inspect.polycam_export import Make, turn, zipped
+from tests.inspect.turns import Shot, film, sample_turn
+from tests.make import write_product
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("film") / "turn.mp4"
+    film(path, sample_turn("mug"), Shot(turns=1.15, seconds=5))
+    return path
+
+
+def products(manifest):
+    rows = pq.read_table(manifest).to_pylist()
+    return {row["product_id"]: row["error_code"] for row in rows}
+
+
+def test_photos_alone_stay_as_they_are(tmp_path):
+    write_product(tmp_path / "shoot" / "box")
+    assert take_in(str(tmp_path / "shoot"), str(tmp_path / "catalog")) == str(tmp_path / "shoot")
+    assert take_in(str(tmp_path / "shoot" / "box"), "s3://bucket/catalog") == str(tmp_path / "shoot" / "box")
+    assert not (tmp_path / "catalog").exists()
+
+
+def test_a_folder_that_mixes_them(tmp_path, video, samples):
+    shoot = tmp_path / "shoot"
+    write_product(shoot / "box")
+    shutil.copytree(shoot / "box", shoot / "gaps")
+    (shoot / "gaps" / "box_090.png").unlink()
+    shutil.copy(video, shoot / "mug.MP4")
+    (shoot / "bottle").mkdir()
+    shutil.copy(video, shoot / "bottle" / "IMG_0001.mov")
+    (shoot / "broken.mp4").write_bytes(b"no video")
+    toy = Make(samples, depth=False).write(tmp_path / "toy", turn(40))
+    shutil.move(zipped(toy), shoot / "toy.zip")
+    shutil.copytree(toy, shoot / "walk")
+    seen = []
+    manifest = take_in(str(shoot), str(tmp_path / "catalog"), on_raw=seen.append)
+    found = products(manifest)
+    assert found.pop("gaps") is not None and found.pop("broken") == "video.unreadable"
+    assert found == dict.fromkeys(("bottle", "box", "mug", "toy", "walk"))
+    assert seen == ["bottle", "broken", "mug", "toy", "walk"]
+    assert sorted(one.name for one in (tmp_path / "catalog" / "captures" / "toy").glob("*.jpg"))[0] == "toy_000.jpg"
+    seen.clear()
+    assert products(take_in(str(shoot), str(tmp_path / "catalog"), on_raw=seen.append))["mug"] is None
+    assert seen == ["broken"], "what is there is not made again"
+    shutil.copy(video, shoot / "mug.MP4")
+    take_in(str(shoot), str(tmp_path / "catalog"), on_raw=seen.append)
+    assert "mug" in seen, "a new file is a new capture"
+
+
+def test_one_raw_capture_is_a_source_too(tmp_path, video, samples):
+    assert products(take_in(str(video), str(tmp_path / "catalog"))) == {"turn": None}
+    Make(samples, depth=False).write(tmp_path / "toy", turn(40))
+    assert products(take_in(str(tmp_path / "toy"), str(tmp_path / "other"))) == {"toy": None}
+
+
+def test_a_video_beside_the_photos_of_a_product_is_no_product(tmp_path, video):
+    folder = write_product(tmp_path / "box")
+    shutil.copy(video, folder / "making_of.mp4")
+    assert take_in(str(folder), str(tmp_path / "catalog")) == str(folder)
+
+
+def test_views_cannot_go_to_a_bucket(video):
+    with pytest.raises(ConfigError, match="local catalogue"):
+        take_in(str(video), "s3://bucket/catalog")
+
+
+def test_what_is_not_there_is_said_as_always(tmp_path):
+    assert take_in(str(tmp_path / "nothing"), str(tmp_path / "catalog")) == str(tmp_path / "nothing")
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "clip.mp4").write_bytes(b"no video")
+    assert products(take_in(str(tmp_path / "both"), str(tmp_path / "catalog"))) == {"clip": "video.unreadable"}
