@@ -78,7 +78,15 @@ def _write_mp4(path: str, frames: Frames, fps: float, crf: int) -> None:
         stream = container.add_stream(
             "libx264",
             rate=Fraction(fps).limit_denominator(1001),
-            options={"crf": str(crf), "preset": "medium", "colorprim": "bt709", "transfer": "bt709"},
+            options={
+                "crf": str(crf),
+                "preset": "medium",
+                "colorprim": "bt709",
+                "transfer": "bt709",
+                # Macroblock trees read memory that x264 never wrote, at small sizes: equal frames became unequal videos. Without
+                # them a turntable is a quarter larger and 0.45 dB better at the same crf (samples, 512 px).
+                "x264-params": "mbtree=0",
+            },
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1

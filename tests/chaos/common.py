@@ -18,7 +18,6 @@ from tests.conftest import ROOT
 
 GIVEN, FRAMES = 4, 8
 """Photos of eight that the generator sees; the other four are the truth, so that scoring draws nothing anew."""
-# At 64 pixels x264 reads memory that it never wrote (its look-ahead), and equal frames become unequal videos; not from 96 on.
 SETTINGS = (
     "mask.model=null-model",
     "depth.model=null-model",
