@@ -42,6 +42,7 @@ REMEDIES: dict[str, str] = {
     "polycam.no_orbit": "Walk round the product with the camera aimed at it, in one turn at one height.",
     "polycam.unknown_front": "Name a photo of the export as the front, or leave it out to begin at the first.",
     "polycam.gap": "Capture again and walk past the side that is named, or ask for fewer views.",
+    "sheet.not_seen": "Keep the sheet flat and at least two of its markers sharp in each photo, or name the photos by degrees.",
     "turn.too_long": "Cut the video to one or two turns of the table, at most 90 seconds or so.",
     "turn.no_motion": "Film the turning product with the phone held still; see docs/capture.md.",
     "turn.incomplete": "Film a little more than one whole turn, so that the first view comes back.",

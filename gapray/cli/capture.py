@@ -1,4 +1,4 @@
-"""`gapray capture`."""
+"""`gapray capture SOURCE --out FOLDER` and `gapray capture sheet`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ SHOWN = 10
 
 def capture(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A video of a turntable, or a Polycam raw export: folder or zip.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A video of a turntable, a Polycam raw export (folder or zip), or a folder of photos with the printed sheet "
+            "in them; `sheet` draws that sheet.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the views; must not hold anything yet.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder of the views, which must not hold anything yet; of `sheet` a .pdf or .svg."),
+    ],
     views: Annotated[int, typer.Option(min=4, max=72, help="Views, in even steps round the product.")] = 8,
     front: Annotated[
         str | None,
@@ -31,9 +39,23 @@ def capture(
     """Pick the best views of a turn, or say which side is missing."""
     with guarded(as_json):
         from gapray.inspect.intake import is_video
+        from gapray.inspect.polycam import is_export
 
-        made = _from_video(source, out, views, front) if is_video(source) else None
-        found = made or _from_export(source, out, views, front, tolerance)
+        if source == "sheet":
+            from gapray.inspect.sheet import write_sheet
+
+            sheet = str(write_sheet(out))
+            if as_json:
+                print_json({"sheet": sheet})
+            else:
+                typer.echo(f"{sheet}: print it at 100 % and measure its scale bar")
+            return
+        if is_video(source):
+            found = _from_video(source, out, views, front)
+        elif Path(source).is_dir() and not is_export(source):
+            found = _from_sheet(source, out)
+        else:
+            found = _from_export(source, out, views, front, tolerance)
         if as_json:
             print_json(found)
             return
@@ -97,3 +119,27 @@ def _from_export(source: str, out: Path, views: int, front: str | None, toleranc
     ]
     notes = [f"of {len(read.keyframes)} keyframes"]
     return {"views": facts, "rejected": dict(rejected), "notes": notes, "folder": str(folder)}
+
+
+def _from_sheet(source: str, out: Path) -> dict[str, Any]:
+    from gapray.inspect.sheet import place
+
+    seen = place(source, out)
+    facts = [
+        {
+            "file": name,
+            "azimuth_deg": round(one.azimuth_deg, 2),
+            "elevation_deg": round(one.elevation_deg, 2),
+            "distance_mm": round(one.distance_mm, 1),
+            "markers": one.markers,
+        }
+        for name, one in seen.items()
+        if one is not None
+    ]
+    rejected = {name: "its markers are not seen" for name, one in seen.items() if one is None}
+    return {
+        "views": sorted(facts, key=lambda row: row["azimuth_deg"]),
+        "rejected": rejected,
+        "notes": [],
+        "folder": str(out),
+    }
