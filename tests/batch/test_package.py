@@ -45,6 +45,7 @@ def test_batch_equals_one_process_to_the_bit(samples, tmp_path, classic_weights)
         assert np.abs(one.depth.astype(int) - other.depth).max() <= 65535 / 1024
 
 
+@pytest.mark.long
 def test_resume_skips_and_touch_costs_no_model_work(tmp_path, null):
     write_products(tmp_path / "shoot", 5)
     seen = []

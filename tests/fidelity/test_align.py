@@ -80,6 +80,7 @@ def speeding(count):
     return np.rint(count * (time + 0.35 * np.sin(2 * np.pi * time) / (2 * np.pi))).astype(int) % count
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["shifted", "reversed", "speeding"])
 def test_real_spins_are_laid_to_within_one_frame(real_spins, lpips_alex, order):
     for spin in real_spins.values():

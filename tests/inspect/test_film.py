@@ -50,6 +50,7 @@ def test_views_of_a_turn_with_a_speed_that_varies(tmp_path, mug, shot):
     assert np.abs(upright - seen(mug, shown[stills[0].frame])).mean() < 6, "turned as the tag says"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["awair_monitor", "dresser_brown", "infinity_hiro_figure", "vans_plaid_shoe"])
 def test_views_of_photo_series_played_as_videos(tmp_path, spins, name):
     photos = spin_turn(spins / name)
@@ -63,6 +64,7 @@ def test_views_of_photo_series_played_as_videos(tmp_path, spins, name):
     assert max(errors) <= 4, np.round(errors, 1)
 
 
+@pytest.mark.long
 def test_the_sharpest_of_neighbouring_frames_is_taken(tmp_path, mug):
     times, angles = angles_of(Shot(turns=1.1, ripple=0, seconds=6))
     blurred = set(range(0, len(times), 3)) | set(range(1, len(times), 3))

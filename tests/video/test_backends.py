@@ -127,6 +127,7 @@ def test_a_wrong_checkpoint_is_named_and_never_run(mirror, capsys, kind):
     assert "must never run" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_missing_part_is_an_error_not_a_weaker_mode(mirror, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (mirror / "ip-adapter-plus-sd15" / "ip-adapter-plus_sd15.safetensors").unlink()
