@@ -19,7 +19,6 @@ from gapray.batch.runs import (
     absolute,
     connected,
     new_run_id,
-    ours_raised,
     published,
     quiet_ray_data,
 )
@@ -77,7 +76,6 @@ def package(
             if pending.products > pending.finished:
                 with (
                     connected(address),
-                    ours_raised(),
                     recorder.on_cluster(),
                     published(manifest, folder, run_id) as uri,
                 ):

@@ -24,7 +24,6 @@ from gapray.batch.runs import (
     absolute,
     connected,
     new_run_id,
-    ours_raised,
     published,
     quiet_ray_data,
 )
@@ -86,7 +85,6 @@ def render(
             pq.write_table(todo, manifest)
             with (
                 connected(address),
-                ours_raised(),
                 recorder.on_cluster(),
                 published(manifest, opened.folder, run_id) as uri,
             ):

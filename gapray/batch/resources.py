@@ -104,10 +104,9 @@ def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> StagePlan:
     gpu, gpus = None, int(cluster.get("GPU", 0))
     mask = run.mask_workers or max(1, cores // MASK_THREADS)
     # Without a GPU they carve or run the networks on cores, beside the masks.
-    describe = run.describe_workers or max(1, cores // 8)
+    describe = run.describe_workers or (DESCRIBE_PER_GPU * gpus if networks and gpus else max(1, cores // 8))
     if networks and gpus:
         gb = sum(DEFAULT_VRAM_GB if card.vram_gb is None else card.vram_gb for card in networks)
-        describe = run.describe_workers or DESCRIBE_PER_GPU * gpus
         fit = max(1, int(run.device_gb // gb))
         gpu = GpuShare(gb, run.device_gb, beside=min(fit, max(DESCRIBE_PER_GPU, math.ceil(describe / gpus))))
     # Beside a GPU the masks and PNGs are the work; on CPUs alone the mask network is.

@@ -169,9 +169,14 @@ def job_config() -> dict[str, Any]:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A connection to a Ray cluster; one that this process has already is used and left alone."""
+    """A connection to a Ray cluster; one that this process has already is used and left alone.
+
+    Raises:
+        GaprayError: As `ours_raised`, for what the body raises.
+    """
     if ray.is_initialized():
-        yield
+        with ours_raised():
+            yield
         return
     # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -184,7 +189,8 @@ def connected(address: str | None) -> Iterator[None]:
     else:
         ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     try:
-        yield
+        with ours_raised():
+            yield
     finally:
         ray.shutdown()
 

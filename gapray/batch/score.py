@@ -17,7 +17,7 @@ from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.record import recorded
 from gapray.batch.render import with_parts
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
-from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, ours_raised, published, quiet_ray_data
+from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, published, quiet_ray_data
 from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, scan
@@ -79,7 +79,6 @@ def score(
             draws = any(not truths for truths in todo["truths"].to_pylist())
             with (
                 connected(address),
-                ours_raised(),
                 recorder.on_cluster(),
                 published(manifest, opened.folder, facts.run_id) as uri,
             ):
