@@ -177,6 +177,11 @@ def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[
     return [item for index, item in enumerate(ordered) if index in chosen]
 
 
+def is_photo_name(name: str) -> bool:
+    """Whether a file is named as a photo."""
+    return PurePosixPath(name).suffix.lower() in PHOTO_ENDINGS
+
+
 def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:
     """File -> azimuth from `capture.csv` (columns file, azimuth) or `capture.json` / `views.json`.
 
@@ -227,4 +232,4 @@ def _is_visible(name: str) -> bool:
 
 
 def _is_photo(entry: Entry) -> bool:
-    return PurePosixPath(entry.name).suffix.lower() in PHOTO_ENDINGS
+    return is_photo_name(entry.name)

@@ -14,6 +14,11 @@ MAX_SIDE = 4096
 VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 
+def is_video_name(name: str) -> bool:
+    """Whether a file is named as a video."""
+    return name.lower().endswith(VIDEO_ENDINGS)
+
+
 def frames_of(
     path: str | Path, *, grey: bool = False, side: int | None = None
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:

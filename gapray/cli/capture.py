@@ -38,7 +38,7 @@ def capture(
 ) -> None:
     """Pick the best views of a turn, or say which side is missing."""
     with guarded(as_json):
-        from gapray.inspect.intake import is_video
+        from gapray.capture.video import is_video_name
         from gapray.inspect.polycam import is_export
 
         if source == "sheet":
@@ -50,7 +50,7 @@ def capture(
             else:
                 typer.echo(f"{sheet}: print it at 100 % and measure its scale bar")
             return
-        if is_video(source):
+        if is_video_name(source):
             found = _from_video(source, out, views, front)
         elif Path(source).is_dir() and not is_export(source):
             found = _from_sheet(source, out)
@@ -122,7 +122,7 @@ def _from_export(source: str, out: Path, views: int, front: str | None, toleranc
 
 
 def _from_sheet(source: str, out: Path) -> dict[str, Any]:
-    from gapray.inspect.sheet import place
+    from gapray.inspect.sheet_cameras import place
 
     seen = place(source, out)
     facts = [

@@ -293,10 +293,10 @@ def run_all(
             allow_missing=allow_missing,
             given=given,
         )
-        # Photos that a dense capture holds back are its own truth.
         taken = take_in(
             src, out, options, on_raw=lambda name: None if as_json else typer.echo(f"views of {name}", err=True)
         )
+        # Photos that a dense capture holds back are its own truth.
         hidden = truth or (src if given and taken == src and not src.endswith(".parquet") else None)
         seen = truth_options(direction=direction, front=front, names=names, layout=layout)
         done: dict[str, RunSummary] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from gapray.capture.video import frames_of
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg
-from gapray.inspect.folder import new_folder
+from gapray.inspect.folder import new_folder, write_table
+from gapray.inspect.sharpness import halvings, sharpness
 from gapray.inspect.turn import Turn, find_turn
 
 MAX_FRAMES = 5400
@@ -40,7 +40,7 @@ class Film:
     times: NDArray[np.float64]
     """[F], seconds."""
     sharpness: NDArray[np.float64]
-    """[F], variance of the Laplacian of the luminance [grey levels squared]."""
+    """[F], see `gapray.inspect.sharpness`."""
     turn: Turn
 
 
@@ -65,17 +65,17 @@ def read_film(path: str | Path) -> Film:
     """
     times: list[float] = []
     small: list[NDArray[np.uint8]] = []
-    sharpness: list[float] = []
+    sharp: list[float] = []
     for seconds, frame in frames_of(path, grey=True, side=SHARP_SIDE):
         if len(times) >= MAX_FRAMES:
             raise InputError("turn.too_long", f"{path} has more than {MAX_FRAMES} frames")
         times.append(seconds)
-        sharpness.append(float(cv2.Laplacian(frame, cv2.CV_32F).var()))
+        sharp.append(sharpness(frame))
         share = min(1.0, SIDE / max(frame.shape))
         small.append(np.asarray(cv2.resize(frame, None, fx=share, fy=share, interpolation=cv2.INTER_AREA), np.uint8))
     if len({one.shape for one in small}) > 1:
         raise InputError("video.unreadable", f"{path} changes its size")
-    return Film(Path(path), np.array(times), np.array(sharpness), find_turn(small, np.array(times)))
+    return Film(Path(path), np.array(times), np.array(sharp), find_turn(small, np.array(times)))
 
 
 def pick_frames(film: Film, views: int = 8, *, front_s: float = 0.0) -> list[Still]:
@@ -107,9 +107,9 @@ def _best(film: Film, azimuths: NDArray[np.float64], free: NDArray[np.bool_], no
             "turn.covered", f"something is before the product at {nominal:g}°, {when:.1f} s into the video"
         )
     near = np.flatnonzero(free & (off <= nearest + WINDOW_DEG))
-    # One grey level squared is the noise of any frame; without it nothing could be said of empty pictures.
-    blur = np.log2((film.sharpness[near].max() + 1.0) / (film.sharpness[near] + 1.0))
-    frame = int(near[np.argmin(off[near] + BLUR_DEG * blur)])
+    best = float(film.sharpness[near].max())
+    costs = [off[frame] + BLUR_DEG * halvings(film.sharpness[frame], best) for frame in near]
+    frame = int(near[np.argmin(costs)])
     return Still(frame, float(film.times[frame]), nominal, float(azimuths[frame]) % 360.0, float(film.sharpness[frame]))
 
 
@@ -134,6 +134,5 @@ def write_stills(film: Film, stills: Sequence[Still], out_folder: str | Path) ->
             if index in wanted:
                 (partial / wanted[index]).write_bytes(encode_jpeg(frame, QUALITY))
         rows = [(wanted[one.frame], f"{one.azimuth_deg:.3f}", f"{one.seconds:.3f}") for one in stills]
-        with (partial / "capture.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("file", "azimuth", "seconds"), *rows])
+        write_table(partial, rows, "seconds")
     return out

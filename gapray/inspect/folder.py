@@ -1,11 +1,12 @@
-"""A new folder that is there whole or not at all."""
+"""A product's folder that is there whole or not at all."""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,3 +38,15 @@ def new_folder(out_folder: str | Path) -> Iterator[Path]:
         raise InputError("capture.write_failed", f"{out}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_table(folder: Path, rows: Sequence[tuple[str, ...]], *more: str) -> None:
+    """Write `capture.csv`, which `gapray.capture.discover` reads.
+
+    Args:
+        folder: Of the photos.
+        rows: File, azimuth in degrees, and a text for each of `more`.
+        more: Names of further columns, which nothing reads.
+    """
+    with (folder / "capture.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("file", "azimuth", *more), *rows])

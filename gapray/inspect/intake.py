@@ -9,10 +9,10 @@ from itertools import chain
 from pathlib import Path
 
 from gapray.capture.capture_set import CaptureSet, Reject
-from gapray.capture.discover import PHOTO_ENDINGS, SIDE_FOLDERS, DiscoverOptions, scan
+from gapray.capture.discover import SIDE_FOLDERS, DiscoverOptions, is_photo_name, scan
 from gapray.capture.manifest import write_manifest
 from gapray.capture.storage import is_local
-from gapray.capture.video import VIDEO_ENDINGS
+from gapray.capture.video import is_video_name
 from gapray.errors import ConfigError, GaprayError, InputError
 from gapray.inspect.film import pick_frames, read_film, write_stills
 from gapray.inspect.pick import pick_views, write_views
@@ -20,11 +20,6 @@ from gapray.inspect.polycam import is_export, read_export
 
 VIEWS = 8
 _STAMP = ".source.json"
-
-
-def is_video(source: str) -> bool:
-    """Whether a source is named as a video."""
-    return source.lower().endswith(VIDEO_ENDINGS)
 
 
 def take_in(
@@ -75,7 +70,7 @@ def take_in(
 
 def _raw(src: Path) -> dict[str, Path]:
     """Product -> raw capture, in order."""
-    if is_video(src.name) or is_export(str(src)):
+    if is_video_name(src.name) or is_export(str(src)):
         return {src.stem if src.is_file() else src.name: src}
     if src.is_file():
         return {}
@@ -86,17 +81,17 @@ def _raw(src: Path) -> dict[str, Path]:
 
 
 def _raw_in(one: Path) -> tuple[str, Path] | None:
-    if is_video(one.name) or (one.name not in SIDE_FOLDERS and is_export(str(one))):
+    if is_video_name(one.name) or (one.name not in SIDE_FOLDERS and is_export(str(one))):
         return (one.stem if one.is_file() else one.name), one
     if one.is_file() or one.name in SIDE_FOLDERS:
         return None
     files = [file for file in one.iterdir() if file.is_file() and not file.name.startswith(".")]
-    videos = [file for file in files if is_video(file.name)]
+    videos = [file for file in files if is_video_name(file.name)]
     return (one.name, videos[0]) if len(videos) == 1 and not any(map(_is_photo, files)) else None
 
 
 def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_ENDINGS and path.is_file()
+    return is_photo_name(path.name) and path.is_file()
 
 
 def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]) -> Reject | None:
@@ -108,7 +103,7 @@ def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]
     try:
         on_raw(name)
         shutil.rmtree(target, ignore_errors=True)  # ours, of an older state of the same source
-        if is_video(raw.name):
+        if is_video_name(raw.name):
             film = read_film(raw)
             write_stills(film, pick_frames(film, VIEWS), target)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,10 @@ from gapray.capture.decode import decode_grey, decode_photo
 from gapray.config import DecodeSettings
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg, encode_png
-from gapray.inspect.folder import new_folder
+from gapray.inspect.folder import new_folder, write_table
 from gapray.inspect.orbit import Orbit, orbit_of, seen_at, upright
 from gapray.inspect.polycam import Export, Keyframe, Reader
+from gapray.inspect.sharpness import halvings, sharpness
 
 TOLERANCE_DEG = 20.0
 """A wanted angle without a photo this near is a gap."""
@@ -187,10 +187,7 @@ def write_views(
     out = Path(out_folder).absolute()
     with new_folder(out) as partial, export.opened() as read:
         rows = [_write(one, partial, out.name, read, settings) for one in picked]
-        with (partial / "capture.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                [("file", "azimuth", "keyframe", "elevation", "distance_m"), *rows]
-            )
+        write_table(partial, rows, "keyframe", "elevation", "distance_m")
     return out
 
 
@@ -198,26 +195,26 @@ def _look(
     export: Export, orbit: Orbit, nominal: float, near: Sequence[int], read: Reader, settings: DecodeSettings
 ) -> list[tuple[float, Picked]]:
     """Candidates of one angle with their costs, in degrees: those about the nearest that can be read."""
-    sharpness: dict[int, float] = {}
+    sharp_of: dict[int, float] = {}
     failed: list[tuple[str, InputError]] = []
     off = {index: abs(float(_wrapped(orbit.azimuth_deg[index] - nominal))) for index in near}
     rest = list(near)
-    while rest and not sharpness:
+    while rest and not sharp_of:
         reach = off[rest[0]] + MAX_DETOUR_DEG
         for index in _thinned([index for index in rest if off[index] <= reach]):
             try:
-                sharpness[index] = _sharpness(export.keyframes[index], orbit.centre, read, settings)
+                sharp_of[index] = _sharpness(export.keyframes[index], orbit.centre, read, settings)
             except InputError as error:
                 if error.code.startswith("capture."):
                     raise
                 failed.append((export.keyframes[index].name, error))
         rest = [index for index in rest if off[index] > reach]
-    if not sharpness:
+    if not sharp_of:
         name, first = failed[0]
         raise InputError(first.code, f"{name}, the photo nearest to {nominal:g}°: {first.message}")
-    best = max(sharpness.values())
+    best = max(sharp_of.values())
     looked = []
-    for index, sharp in sharpness.items():
+    for index, sharp in sharp_of.items():
         keyframe = export.keyframes[index]
         turns, roll = upright(keyframe)
         one = Picked(
@@ -231,8 +228,7 @@ def _look(
             roll,
             tuple(f"{name}: {problem}" for name, problem in failed),
         )
-        # One grey level squared is the noise of any photo; without it nothing could be said of empty pictures.
-        blur = BLUR_DEG * float(np.log2((best + 1.0) / (sharp + 1.0)))
+        blur = BLUR_DEG * halvings(sharp, best)
         looked.append((_off(one) + blur + UNCORRECTED_DEG * (not keyframe.corrected), one))
     return looked
 
@@ -252,7 +248,7 @@ def _sharpness(keyframe: Keyframe, centre: NDArray[np.float64], read: Reader, se
     column, row = (int(at * scale) for at in seen) if seen is not None else (width // 2, height // 2)
     left, top = min(max(column - half, 0), width - 2 * half), min(max(row - half, 0), height - 2 * half)
     square = np.ascontiguousarray(rgb[top : top + 2 * half, left : left + 2 * half])
-    return float(cv2.Laplacian(cv2.cvtColor(square, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+    return sharpness(np.asarray(cv2.cvtColor(square, cv2.COLOR_RGB2GRAY), np.uint8))
 
 
 def _photo(keyframe: Keyframe, read: Reader, settings: DecodeSettings) -> tuple[NDArray[np.uint8], float]:

@@ -113,8 +113,7 @@ def find_turn(frames: Sequence[_Grey], times: _Floats) -> Turn:
     seconds = np.diff(times[nodes])
     angles, information, sign = _speeds([step for step, moves in zip(steps, moving, strict=True) if moves])
     rate, weight = angles / seconds[moving], information * seconds[moving] ** 2 * free[moving]
-    looks = _looks([frames[node] for node in nodes], box)
-    open_nodes = np.array([not covered[node] for node in nodes])
+    unlike = _unlike([frames[node] for node in nodes], box, covered[nodes])
     around, path = float(len(angles)), np.zeros(len(nodes))
     for _ in range(2):  # the second time with the length of a turn known
         speed = np.zeros(len(pairs))
@@ -122,7 +121,7 @@ def find_turn(frames: Sequence[_Grey], times: _Floats) -> Turn:
         evened = _evened(rate, weight, around * RIPPLE_DEG / 360, ripple)
         speed[moving] = np.maximum(evened, 0.0) * seconds[moving]
         path = np.concatenate([[0.0], np.cumsum(speed)])
-        turn = _return(looks, path, open_nodes)
+        turn = _return(unlike, path)
         around = len(angles) * min(1.0, turn / path[-1])
     azimuths = np.interp(times, times[nodes], sign * 360.0 * path / turn)
     return Turn(azimuths, covered)
@@ -284,23 +283,24 @@ def _evened(rate: _Floats, information: _Floats, reach: float, ripple: float) ->
     return np.asarray(result, np.float64)
 
 
-def _looks(frames: Sequence[_Grey], box: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """[n, LOOK * LOOK], what turns, in each frame, of mean 0 and length 1."""
+def _unlike(frames: Sequence[_Grey], box: tuple[int, int, int, int], covered: NDArray[np.bool_]) -> _Floats:
+    """[n, n], 1 - correlation of what turns, between any two frames; NaN for covered ones."""
     left, top, right, bottom = box
     small = [cv2.resize(one[top:bottom, left:right], (LOOK, LOOK), interpolation=cv2.INTER_AREA) for one in frames]
     flat = np.stack([cv2.GaussianBlur(one, (0, 0), 1.0).ravel() for one in small]).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
-    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6), np.float32)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    unlike = np.asarray(1.0 - flat @ flat.T, np.float64)
+    unlike[covered], unlike[:, covered] = np.nan, np.nan
+    return unlike
 
 
-def _return(looks: NDArray[np.float32], path: _Floats, free: NDArray[np.bool_]) -> float:
+def _return(unlike: _Floats, path: _Floats) -> float:
     """The length of a turn in the path's unit: the first way after which the product looks as it did.
 
     Front and back of many products are alike: a return has to look as like the first time as neighbouring frames look like
     each other. Where the video ends before the return, or just after it, its place follows from how looks change with the way.
     """
-    unlike = np.asarray(1.0 - looks @ looks.T, np.float64)
-    unlike[~free], unlike[:, ~free] = np.nan, np.nan
     usual = float(np.nanmedian(unlike))
     if usual < PLAIN:
         raise InputError("turn.unobservable", "the product looks the same from all sides")

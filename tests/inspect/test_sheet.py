@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from gapray.capture.discover import discover
 from gapray.cli.main import app
 from gapray.errors import ConfigError, InputError
-from gapray.inspect.sheet import PAGE_MM, RING_MM, cameras, place, write_sheet
+from gapray.inspect.sheet import PAGE_MM, RING_MM, write_sheet
+from gapray.inspect.sheet_cameras import cameras, place
 
 DPI = 300
 MM = DPI / 25.4
