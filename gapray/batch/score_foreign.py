@@ -12,6 +12,7 @@ import numpy as np
 
 from gapray.batch.score import score_facts, truth_photos
 from gapray.batch.score_stages import ScoreFacts, stamped
+from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
 from gapray.capture.storage import read_bytes
@@ -139,13 +140,11 @@ class _Laid:
 def _merged(photos: Sequence[Shown], hidden: Sequence[Shown]) -> list[Shown]:
     """All true angles, ascending; the package's own photo where both have one."""
     extra = [
-        one for one in hidden if all(_apart(one.azimuth_deg, has.azimuth_deg) > KEY_TOLERANCE_DEG for has in photos)
+        one
+        for one in hidden
+        if all(abs(turned(one.azimuth_deg, has.azimuth_deg)) > KEY_TOLERANCE_DEG for has in photos)
     ]
     return sorted([*photos, *extra], key=lambda one: one.azimuth_deg)
-
-
-def _apart(a: float, b: float) -> float:
-    return abs((a - b + 180) % 360 - 180)
 
 
 def _our_frames(opened: Catalog, product_id: str) -> list[Any] | None:
@@ -196,7 +195,7 @@ def _committed(
 
 
 def _frame_score(label: str, index: int, truth: Shown, result: AlignedScores, given: Sequence[float]) -> FrameScore:
-    key = any(_apart(truth.azimuth_deg, azimuth) <= KEY_TOLERANCE_DEG for azimuth in given)
+    key = any(abs(turned(truth.azimuth_deg, azimuth)) <= KEY_TOLERANCE_DEG for azimuth in given)
     return FrameScore(
         label=label,
         frame=result.chosen[index],

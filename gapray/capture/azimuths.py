@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 from gapray.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MIN_VIEWS = 4
 NORMAL_GAP_DEG = 45.0
@@ -36,6 +40,15 @@ class AzimuthOptions:
     """Whether the last photo of a numbered turn shows the front again."""
     allow_missing: bool = False
     """Accept a set with a gap where a view is missing."""
+
+
+@overload
+def turned(to_deg: float, from_deg: float) -> float: ...
+@overload
+def turned(to_deg: NDArray[np.float64], from_deg: NDArray[np.float64] | float) -> NDArray[np.float64]: ...
+def turned(to_deg: float | NDArray[np.float64], from_deg: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+    """The shorter way from one azimuth to another, in [-180, 180) degrees, counter-clockwise positive."""
+    return (to_deg - from_deg + 180.0) % 360.0 - 180.0
 
 
 def azimuths_from_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions()) -> dict[str, float]:

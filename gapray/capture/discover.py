@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, refuse_gaps
+from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, refuse_gaps, turned
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.storage import Entry, Listing, listing_of, read_bytes
 from gapray.errors import GaprayError, InputError
@@ -172,7 +172,7 @@ def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[
     """The photos nearest to `given` even steps from 0 degrees."""
     if given is None or len(ordered) <= given:
         return ordered
-    off = [[abs((azimuth - 360 * step / given + 180) % 360 - 180) for _, azimuth in ordered] for step in range(given)]
+    off = [[abs(turned(azimuth, 360 * step / given)) for _, azimuth in ordered] for step in range(given)]
     chosen = {min(range(len(ordered)), key=row.__getitem__) for row in off}
     return [item for index, item in enumerate(ordered) if index in chosen]
 

@@ -13,6 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import turned
+
 STILL_SHARE = 1 / 3
 """No more of the frames may stay at one angle."""
 SPEED_LIMIT = 3.0
@@ -72,7 +74,7 @@ def align(cost: NDArray[np.float64], azimuths_deg: NDArray[np.float64]) -> Align
     }
     span = float(_widths(azimuths_deg)[sorted(shown)].sum())
     own = azimuths_deg[cost.argmin(1)]
-    astray = np.abs((own - azimuths_deg[list(chosen)] + 180) % 360 - 180) > STRAY_DEG
+    astray = np.abs(turned(own, azimuths_deg[list(chosen)])) > STRAY_DEG
     return Alignment(chosen, way, means[way], span, int(astray.sum()), tuple(sorted(set(range(angles)) - set(chosen))))
 
 

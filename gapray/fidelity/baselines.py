@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import turned
 from gapray.fidelity.shown import Shown
 from gapray.orbit.weights import neighbours
 
@@ -74,4 +75,4 @@ def _mixed(given: Sequence[Shown], azimuth_deg: float, mix: Mix) -> Shown:
 
 
 def _around(given: Sequence[Shown], azimuth_deg: float) -> tuple[int, int, float]:
-    return neighbours({index: (one.azimuth_deg - azimuth_deg + 180) % 360 - 180 for index, one in enumerate(given)})
+    return neighbours({index: turned(one.azimuth_deg, azimuth_deg) for index, one in enumerate(given)})

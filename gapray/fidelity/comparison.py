@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import turned
 from gapray.config import FidelitySettings, MaskSettings, OrbitSettings
 from gapray.errors import InputError
 from gapray.fidelity.baselines import BASELINES
@@ -213,20 +214,16 @@ class _Layer:
         )
 
 
-def _apart(a: float, b: float) -> float:
-    return abs((a - b + 180) % 360 - 180)
-
-
 def _matched(
     truths: Sequence[Truth], azimuths_deg: Sequence[float], package: GapPackage, tolerance: float
 ) -> list[tuple[int, Truth]]:
     """Hidden photos with the frame nearest to each."""
     matched = []
     for truth in truths:
-        if any(_apart(truth.azimuth_deg, view.azimuth_deg) <= KEY_TOLERANCE_DEG for view in package.views):
+        if any(abs(turned(truth.azimuth_deg, view.azimuth_deg)) <= KEY_TOLERANCE_DEG for view in package.views):
             continue
-        frame = min(range(len(azimuths_deg)), key=lambda index: _apart(azimuths_deg[index], truth.azimuth_deg))
-        if _apart(azimuths_deg[frame], truth.azimuth_deg) <= tolerance:
+        frame = min(range(len(azimuths_deg)), key=lambda index: abs(turned(azimuths_deg[index], truth.azimuth_deg)))
+        if abs(turned(azimuths_deg[frame], truth.azimuth_deg)) <= tolerance:
             matched.append((frame, truth))
     return matched
 
@@ -236,7 +233,7 @@ def _keys(azimuths_deg: Sequence[float], package: GapPackage) -> list[tuple[int,
         (frame, index)
         for frame, azimuth in enumerate(azimuths_deg)
         for index, view in enumerate(package.views)
-        if _apart(azimuth, view.azimuth_deg) <= KEY_TOLERANCE_DEG
+        if abs(turned(azimuth, view.azimuth_deg)) <= KEY_TOLERANCE_DEG
     ]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import turned
+
 DEPTH_MAX = 65535
 """Stored value of the nearest point; 0 is kept for everything that is not the product."""
 
@@ -72,7 +74,7 @@ class GapPackage:
             KeyError: There is none.
         """
         for view in self.views:
-            if abs((view.azimuth_deg - azimuth_deg + 180.0) % 360.0 - 180.0) < 1e-3:
+            if abs(turned(view.azimuth_deg, azimuth_deg)) < 1e-3:
                 return view
         raise KeyError(f"{self.product_id} has no view at {azimuth_deg:g} degrees")
 

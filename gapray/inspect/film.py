@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import turned
 from gapray.capture.video import frames_of
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg
@@ -99,7 +100,7 @@ def pick_frames(film: Film, views: int = 8, *, front_s: float = 0.0) -> list[Sti
 
 
 def _best(film: Film, azimuths: NDArray[np.float64], free: NDArray[np.bool_], nominal: float) -> Still:
-    off = np.abs((azimuths - nominal + 180.0) % 360.0 - 180.0)
+    off = np.abs(turned(azimuths, nominal))
     nearest = float(off[free].min()) if free.any() else np.inf
     if nearest > TOLERANCE_DEG:
         when = film.times[int(np.argmin(off))]

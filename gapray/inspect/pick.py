@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG
+from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG, turned
 from gapray.capture.decode import decode_grey, decode_photo
 from gapray.config import DecodeSettings
 from gapray.errors import ConfigError, InputError
@@ -134,7 +134,7 @@ def candidates(orbit: Orbit, views: int, tolerance_deg: float = TOLERANCE_DEG) -
     used: set[int] = set()
     for step in range(views):
         nominal = 360.0 * step / views
-        off = np.abs(_wrapped(orbit.azimuth_deg[good] - nominal))
+        off = np.abs(turned(orbit.azimuth_deg[good], nominal))
         order = np.argsort(off, kind="stable")
         reach = min(tolerance_deg, 180.0 / views)
         near = [int(good[index]) for index in order if off[index] <= reach and int(good[index]) not in used]
@@ -197,7 +197,7 @@ def _look(
     """Candidates of one angle with their costs, in degrees: those about the nearest that can be read."""
     sharp_of: dict[int, float] = {}
     failed: list[tuple[str, InputError]] = []
-    off = {index: abs(float(_wrapped(orbit.azimuth_deg[index] - nominal))) for index in near}
+    off = {index: abs(turned(float(orbit.azimuth_deg[index]), nominal)) for index in near}
     rest = list(near)
     while rest and not sharp_of:
         reach = off[rest[0]] + MAX_DETOUR_DEG
@@ -343,8 +343,4 @@ def _eighths(start_deg: float) -> list[int]:
 
 
 def _off(one: Picked) -> float:
-    return abs(float(_wrapped(np.float64(one.azimuth_deg - one.nominal_deg))))
-
-
-def _wrapped(degrees: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
-    return np.asarray((degrees + 180.0) % 360.0 - 180.0)
+    return abs(turned(one.azimuth_deg, one.nominal_deg))

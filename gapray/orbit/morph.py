@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from gapray.capture.azimuths import turned
 from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING, front
 from gapray.orbit.scene import Scene, enlarged, filled
@@ -71,9 +72,7 @@ def render(scene: Scene, azimuth_deg: float, *, without: int | None = None, flow
     at = row, column
     points = camera.unproject(u[at], v[at], nearness[at], azimuth_deg)
     normals = _normals(nearness, shown, camera, azimuth_deg)[at]
-    offsets = {
-        view: (one - azimuth_deg + 180) % 360 - 180 for view, one in enumerate(scene.azimuths_deg) if view != without
-    }
+    offsets = {view: turned(one, azimuth_deg) for view, one in enumerate(scene.azimuths_deg) if view != without}
     low, high, share = neighbours(offsets)
     by_angle = {low: (1 - share) ** ANGLE_POWER, high: share**ANGLE_POWER} if low != high else {low: 1.0}
     ranked = sorted(offsets, key=lambda view: abs(offsets[view]))[:HELPERS]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import turned
+
 KEY_TOLERANCE_DEG = 0.5
 """A frame this near to a captured azimuth is that photo."""
 
@@ -49,7 +51,7 @@ def key_views(frames_deg: Sequence[float], views_deg: Sequence[float]) -> tuple[
     """The view that each key frame shows, None for frames in between."""
     found: list[int | None] = []
     for azimuth in frames_deg:
-        off = [abs((view - azimuth + 180) % 360 - 180) for view in views_deg]
+        off = [abs(turned(view, azimuth)) for view in views_deg]
         nearest = int(np.argmin(off))
         found.append(nearest if off[nearest] <= KEY_TOLERANCE_DEG else None)
     return tuple(found)

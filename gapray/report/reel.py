@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from gapray.capture.azimuths import turned
 from gapray.catalog.reader import Catalog
 from gapray.config import OrbitSettings
 from gapray.errors import CatalogError
@@ -107,8 +108,8 @@ def _frame(
     baseline: str,
     lpips: Mapping[tuple[str, float], float],
 ) -> NDArray[np.uint8]:
-    photo = min([*given, *hidden], key=lambda one: abs((one.azimuth_deg - azimuth + 180) % 360 - 180))
-    off = abs((photo.azimuth_deg - azimuth + 180) % 360 - 180)
+    photo = min([*given, *hidden], key=lambda one: abs(turned(one.azimuth_deg, azimuth)))
+    off = abs(turned(photo.azimuth_deg, azimuth))
     seen = "hidden photo" if any(photo is one for one in hidden) else "captured photo"
     columns = [
         ("photo", photo.image, f"{seen}, {photo.azimuth_deg:g}°" + (f" ({off:g}° off)" if off >= 0.5 else "")),

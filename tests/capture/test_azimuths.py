@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient
+from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, turned
 from gapray.errors import InputError
 
 
@@ -137,3 +137,10 @@ def test_any_names_read_or_are_refused(texts):
         assert error.code.startswith("capture.")
     else:
         assert all(0 <= value < 360 for value in found.values())
+
+
+@given(st.integers(-1000, 1000), st.integers(-179, 179))
+def test_the_shorter_way_between_azimuths(start, way):
+    assert turned(float(start + way), float(start)) == way
+    assert turned(float((start + way) % 360), float(start % 360)) == way
+    assert turned(start + 180.0, float(start)) == -180
