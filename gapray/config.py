@@ -23,6 +23,7 @@ ENV_PREFIX = "GAPRAY_SET_"
 """`GAPRAY_SET_MASK__MODEL=u2net` is the environment's way to say ``--set mask.model=u2net``."""
 
 _HOLE = "<product>"
+STILL_FORMAT = "1"
 VIDEO_FORMAT = 1
 """The same for a video's frames and files."""
 
@@ -192,6 +193,53 @@ class VideoSettings(_Settings):
         return [hashlib.sha256(f"{head}{key}{tail}".encode()).hexdigest() for key in product_keys]
 
 
+class SdxlSettings(_Settings):
+    """SDXL + two ControlNets + IP-Adapter. With every refinement off it is diffusers' own pipeline."""
+
+    base: str = Field("stable-diffusion-xl-1.0", description="Card of the SDXL pipeline.")
+    controlnets: tuple[str, ...] = Field(
+        ("controlnet-depth-sdxl", "controlnet-canny-sdxl"), description="Cards: depth first, then canny."
+    )
+    ip_adapter: str | None = Field("ip-adapter-plus-sdxl", description="Card of the image adapter; null = none.")
+    steps: int = Field(30, ge=1, le=200, description="Denoising steps, DPM++ 2M.")
+    guidance: float = Field(5.0, ge=1, le=30, description="Classifier-free guidance; 1 = none, half the work.")
+    control_scale: tuple[float, ...] = Field((0.5, 0.5), description="Weight of each ControlNet.")
+    control_end: tuple[float, ...] = Field(
+        (0.8, 0.8), description="Each ControlNet stops after this share of the steps."
+    )
+    ip_scale: float = Field(0.6, ge=0, le=2, description="Weight of the image adapter.")
+    references: int = Field(3, ge=1, le=8, description="Views that are shown to the image adapter, nearest first.")
+    masked: bool = Field(True, description="The image adapter acts inside the product's mask alone.")
+    exact: bool = Field(
+        False, description="Keep the photo's own product: latents inside the mask are held, pixels pasted."
+    )
+    product: str = Field("a product", description="What prompts call the product.")
+    batch: int = Field(4, ge=1, description="Pictures of one scene at once.")
+    compile: bool = Field(False, description="torch.compile UNet and ControlNets.")
+
+
+class StillSettings(_Settings):
+    """Everything that decides what a still shows, but for the scene and the seed."""
+
+    backend: Literal["composite", "sdxl"] = Field("composite", description="What draws the scene.")
+    megapixels: float = Field(1.0, gt=0, le=1.0, description="Size at most, in the photo's aspect [2^20 pixels].")
+    azimuth_deg: float = Field(0.0, ge=0, lt=360, description="Of the view that is shown.")
+    min_same: float | None = Field(
+        0.05, ge=0, le=1, description="Gate: share of photos of one product that look less alike; docs/fidelity.md."
+    )
+    sdxl: SdxlSettings = SdxlSettings()
+
+    def digest(self, revisions: Mapping[str, str]) -> str:
+        """Hash of what these settings and the weights they name decide; of backends only the chosen one counts.
+
+        Args:
+            revisions: Model name -> hash of its weights.
+        """
+        unused = {"sdxl"} if self.backend != "sdxl" else set()
+        used = self.model_dump(exclude=unused)
+        return canonical_hash({"format": STILL_FORMAT, "stills": used, "models": dict(revisions)})
+
+
 class GateSettings(_Settings):
     """What a video must reach to pass. A limit that is null is not asked for; a number that was not measured fails nothing."""
 
@@ -220,6 +268,24 @@ class FidelitySettings(_Settings):
     )
     baselines: bool = Field(True, description="Also score nearest view, cross-fade, flow morph and front view only.")
     gate: GateSettings = GateSettings()
+
+
+class CheckSettings(_Settings):
+    """What a photo must reach to be taken as it is (`gapray capture check`); calibrated in docs/capture.md."""
+
+    max_azimuth_deg: float = Field(7.0, gt=0, le=90, description="A photo may lie so far from its angle [degrees].")
+    max_blur: float = Field(0.6, gt=0, le=1, description="0 = sharp, 1 = nothing is left to blur.")
+    max_softer: float = Field(1.5, ge=1, description="…and so many times the set's median at most.")
+    max_burnt: float = Field(0.25, ge=0, le=1, description="Share of the product that is burnt out at most.")
+    max_black: float = Field(0.5, ge=0, le=1, description="Share of the product that is black at most.")
+    max_exposure_ev: float = Field(0.8, gt=0, description="Difference from the set's exposure at most [stops].")
+    max_white_balance: float = Field(0.15, gt=0, description="Change of red or blue against green at most [share].")
+    max_scale: float = Field(
+        0.08, gt=0, description="Difference of the product's size from the others' at most, perspective apart."
+    )
+    max_cut: float = Field(0.01, ge=0, le=1, description="Share of the photo's edge that is product at most.")
+    max_clutter: float = Field(0.03, ge=0, le=1, description="Share of the backdrop near the product that is edges.")
+    max_unsure: float = Field(0.75, gt=0, description="Soft pixels of the mask's outline against its sharp ones.")
 
 
 class RunSettings(_Settings):
@@ -255,7 +321,9 @@ class Profile(_Settings):
     packaging: PackagingSettings = PackagingSettings()
     orbit: OrbitSettings = OrbitSettings()
     video: VideoSettings = VideoSettings()
+    stills: StillSettings = StillSettings()
     fidelity: FidelitySettings = FidelitySettings()
+    check: CheckSettings = CheckSettings()
     run: RunSettings = RunSettings()
 
 
@@ -336,7 +404,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assign(data: dict[str, Any], path: list[str], value: str, said: str) -> None:
-    if path[0] not in ("packaging", "orbit", "video", "fidelity", "run"):
+    if path[0] not in ("packaging", "orbit", "video", "stills", "fidelity", "check", "run"):
         path = ["packaging", *path]
     for key in path[:-1]:
         data = data.setdefault(key, {})

@@ -220,14 +220,18 @@ def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
     # Files of another key never share a folder: a reader of the old row keeps its own.
     place = f"videos/{row['product_id']}/{row['key'][:16]}"
     if not dry:
-        _put(folder, place, files, row["product_id"])
+        put_files(folder, place, files, row["product_id"])
     video["files"] = [f"{place}/{name}" for name in files]
     video["bytes"] = sum(map(len, files.values()))
     video["seconds"] += time.monotonic() - started
 
 
-def _put(folder: Folder, place: str, files: Mapping[str, bytes], product_id: str) -> None:
-    """Write all files or leave none."""
+def put_files(folder: Folder, place: str, files: Mapping[str, bytes], product_id: str) -> None:
+    """Write all files below `place` or leave none.
+
+    Raises:
+        CatalogError: `video.write_failed`.
+    """
     done: list[str] = []
     for name, data in files.items():
         inner, _, last = f"{place}/{name}".rpartition("/")

@@ -151,22 +151,25 @@ class RenderPlan:
         return {"CPU": cpus} | ({"GPU": self.render_workers * self.gpu.num_gpus} if self.gpu else {})
 
 
-def plan_render(profile: Profile, vram_gb: float | None, cluster: Mapping[str, float]) -> RenderPlan:
+def plan_render(
+    profile: Profile, vram_gb: float | None, cluster: Mapping[str, float], *, backend: str | None = None
+) -> RenderPlan:
     """Spread rendering over a cluster: one worker a GPU, or one for two cores.
 
     Args:
         profile: Numbers of workers where the user set them.
         vram_gb: What the backend's networks ask for; None = it has none, and a GPU only speeds the geometry up.
         cluster: Ray's `cluster_resources()`.
+        backend: Of the message; default: the profile's video backend.
 
     Raises:
         ResourceError: `resource.insufficient`: a generator that needs a GPU, and none is there.
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
     if vram_gb is not None and not gpus:
-        backend = profile.video.backend
+        name, other = (backend, "composite") if backend else (profile.video.backend, "morph")
         raise ResourceError(
-            "resource.insufficient", f"{backend} needs a GPU and there is none; --backend morph does not"
+            "resource.insufficient", f"{name} needs a GPU and there is none; --backend {other} does not"
         )
     if gpus:
         # A generator is exclusive. The geometry alone is small: four share a card.

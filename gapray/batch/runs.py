@@ -161,6 +161,36 @@ class ScoreSummary(RunSummary):
         )
 
 
+@dataclass
+class StillsSummary(RunSummary):
+    """What `gapray stills` did; its `products` are pictures of a product in a scene."""
+
+    kind: ClassVar[str] = "stills"
+    verb: ClassVar[str] = "drawing"
+    unit: ClassVar[str] = "stills"
+
+    passed: int = 0
+    failed: int = 0
+    stills: int = 0
+
+    @property
+    def done(self) -> int:
+        """See `RunSummary.done`."""
+        return self.finished + self.passed + self.failed + self.rejected
+
+    @property
+    def pieces(self) -> int:
+        """Pictures."""
+        return self.stills
+
+    def outcomes(self) -> str:
+        """See `RunSummary.outcomes`."""
+        return (
+            f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there, "
+            f"{self.rejected} rejected"
+        )
+
+
 def job_config() -> dict[str, Any]:
     """What Ray tells the entry point of a submitted job of itself: `metadata` and `runtime_env`; empty in no job."""
     told: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")

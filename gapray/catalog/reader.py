@@ -53,10 +53,20 @@ CURRENT_SQL: dict[str, str] = {
         "ON v.product_id = s.product_id AND v.key = s.video_key AND s.label = 'gapray' AND NOT s.foreign_video QUALIFY row_number() OVER "
         "(PARTITION BY v.product_id ORDER BY s.gate = 'pass' DESC NULLS LAST, s.lpips NULLS LAST, v.seed, v.backend) = 1"
     ),
+    "stills": (
+        "SELECT v.* FROM {stills} v SEMI JOIN ({current_products}) p "
+        "ON v.product_id = p.product_id AND v.product_key = p.key QUALIFY row_number() OVER "
+        "(PARTITION BY v.product_id, v.scene, v.backend, v.seed ORDER BY v.created_at DESC, v.key DESC, v.run_id DESC) = 1"
+    ),
+    "best_stills": (
+        "SELECT * FROM stills QUALIFY row_number() OVER "
+        "(PARTITION BY product_id, scene ORDER BY gate = 'pass' DESC, score DESC, seed, backend) = 1"
+    ),
     "rejects": (
         "SELECT r.* FROM {rejects} r LEFT JOIN (SELECT product_id, 'package' AS stage, max(created_at) AS done "
         "FROM {products} GROUP BY product_id UNION ALL SELECT product_id, 'render', max(created_at) FROM {videos} "
-        "GROUP BY product_id UNION ALL SELECT product_id, 'score', max(created_at) FROM {verdicts} GROUP BY product_id) d ON r.product_id = d.product_id AND r.stage = d.stage "
+        "GROUP BY product_id UNION ALL SELECT product_id, 'score', max(created_at) FROM {verdicts} GROUP BY product_id "
+        "UNION ALL SELECT product_id, 'stills', max(created_at) FROM {stills} GROUP BY product_id) d ON r.product_id = d.product_id AND r.stage = d.stage "
         "WHERE d.done IS NULL OR r.created_at > d.done QUALIFY row_number() OVER "
         "(PARTITION BY r.product_id, r.stage ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
     ),
@@ -108,7 +118,7 @@ class Catalog:
         """Current rows of one table.
 
         Args:
-            name: A name in `TABLES`, or `best_videos`.
+            name: A name in `TABLES`, `best_videos` or `best_stills`.
             columns: Which columns; default all.
             product_id: One product only.
 
@@ -149,6 +159,14 @@ class Catalog:
     def best_videos(self, product_id: str | None = None) -> pa.Table:
         """One video a product: the one to publish. Columns of `videos`, and `gate` and `lpips` where it was scored."""
         return self.table("best_videos", product_id=product_id)
+
+    def stills(self, product_id: str | None = None) -> pa.Table:
+        """Current rows of `stills`."""
+        return self.table("stills", product_id=product_id)
+
+    def best_stills(self, product_id: str | None = None) -> pa.Table:
+        """One still a product and scene: the one that passes the gate with the highest score."""
+        return self.table("best_stills", product_id=product_id)
 
     def package(self, product_id: str) -> GapPackage:
         """One product's current package.
@@ -215,7 +233,7 @@ class Catalog:
         return list({row["azimuth_deg"]: row for row in views}.values())
 
     def sql(self, query: str) -> pa.Table:
-        """Run a DuckDB query over the current rows of every table and `best_videos`; `all_…` has every row.
+        """Run a DuckDB query over the current rows of every table, `best_videos` and `best_stills`; `all_…` has every row.
 
         Raises:
             CatalogError: `catalog.incompatible` with DuckDB's message.

@@ -93,7 +93,7 @@ def reject_row(
     message: str,
     facts: RunFacts,
     now: datetime,
-    stage: Literal["package", "render", "score"] = "package",
+    stage: Literal["package", "render", "score", "stills"] = "package",
 ) -> dict[str, Any]:
     """One row of `rejects`."""
     return {

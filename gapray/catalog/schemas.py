@@ -87,14 +87,14 @@ REJECTS = _schema(
         ("source", pa.string(), False, "As in `products`; empty when the photos could not be listed."),
         ("settings", pa.string(), False, "As in `products`."),
         ("uri", pa.string(), False, "Where the photos lie."),
-        ("stage", pa.string(), False, "What could not be done: package, render or score."),
+        ("stage", pa.string(), False, "What could not be done: package, render, score or stills."),
         ("code", pa.string(), False, "Stable reason, see docs/errors.md."),
         ("message", pa.string(), False, "One sentence, naming the photo."),
         ("run_id", pa.string(), False, "The run that wrote this row."),
         ("created_at", _STAMP, False, "When it was refused."),
     ],
 )
-"""One row a product that a run could not package, render or score."""
+"""One row a product that a run could not package, render, score or draw into a scene."""
 
 VIDEOS = _schema(
     "videos",
@@ -191,12 +191,56 @@ VERDICTS = _schema(
 )
 """One row a video and label, written after its scores: the commit marker."""
 
+STILLS = _schema(
+    "stills",
+    [
+        ("product_id", pa.string(), False, "The SKU."),
+        ("key", pa.string(), False, "Hash of the product's key, the scene, the settings, the weights and the seed."),
+        ("product_key", pa.string(), False, "`products.key` of the package it was made from."),
+        ("scene", pa.string(), False, "The scene's name."),
+        ("prompt", pa.string(), False, "As it was given to the model."),
+        ("backend", pa.string(), False, "What drew it."),
+        ("seed", pa.int64(), False, "Of whatever is random."),
+        ("azimuth_deg", pa.float64(), False, "Of the view that is shown."),
+        ("width", pa.int32(), False, "[pixels]"),
+        ("height", pa.int32(), False, "[pixels]"),
+        ("file", pa.string(), False, "Path relative to the catalogue."),
+        ("bytes", pa.int64(), False, "Of the file."),
+        (
+            "pasted",
+            pa.bool_(),
+            False,
+            "The product's pixels are the photo's own: scores prove nothing about the backend.",
+        ),
+        ("source_type", pa.string(), False, "IPTC's digital source type."),
+        ("licence", pa.string(), False, "Of what drew it."),
+        ("models", pa.list_(pa.string()), False, "name@revision of every network."),
+        ("profile", pa.string(), False, "The profile's name."),
+        ("cosine", _NUMBER, False, "Of the 512 appearance features, against the nearest captured view."),
+        ("lpips", _NUMBER, False, "Of the cut-out product after alignment, against that view."),
+        ("iou", _NUMBER, False, "Of the silhouettes after alignment, 0 … 1."),
+        ("colour", _NUMBER, False, "Mean difference of blurred colours, CIE Lab / 100."),
+        ("detail", _NUMBER, False, "Fine detail against the photo's [log2]."),
+        ("mirror", _NUMBER, False, "LPIPS from the mirrored views less LPIPS from the views."),
+        ("score", _NUMBER, False, "0 … 1: how sure it is the same product."),
+        ("same_percentile", _NUMBER, False, "Share of real photos of a product that score less."),
+        ("other_percentile", _NUMBER, False, "Share of photos of other products that score less."),
+        ("gate", pa.string(), False, "pass or fail."),
+        ("reasons", pa.list_(pa.string()), False, "Why it failed."),
+        ("seconds", pa.float64(), False, "To draw and to judge it."),
+        ("run_id", pa.string(), False, "The run that wrote this row."),
+        ("created_at", _STAMP, False, "When it was finished."),
+    ],
+)
+"""One row a still, written after its file: the commit marker. The files lie under `stills/<product_id>/`."""
+
 TABLES: dict[str, pa.Schema] = {
     "views": VIEWS,
     "products": PRODUCTS,
     "videos": VIDEOS,
     "scores": SCORES,
     "verdicts": VERDICTS,
+    "stills": STILLS,
     "rejects": REJECTS,
 }
 SORT_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -205,6 +249,7 @@ SORT_COLUMNS: dict[str, tuple[str, ...]] = {
     "videos": ("product_id", "backend", "seed"),
     "scores": ("product_id", "label", "azimuth_deg"),
     "verdicts": ("product_id", "label"),
+    "stills": ("product_id", "scene", "seed"),
     "rejects": ("product_id",),
 }
 """The order of rows in a part."""

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from gapray.cli.capture import capture
+from gapray.cli.capture import capture_app
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
 from gapray.cli.plan import plan
 from gapray.cli.runs import runs_app, status
 from gapray.cli.serve import keys_app, serve
+from gapray.cli.stills import stills
 from gapray.cli.submit import submit
 
 app = typer.Typer(
@@ -26,10 +27,11 @@ app.add_typer(models_app, name="models")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(keys_app, name="keys")
 app.add_typer(runs_app, name="runs")
+app.add_typer(capture_app, name="capture")
 app.command()(serve)
 app.command()(status)
 app.command()(plan)
-app.command()(capture)
+app.command()(stills)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gapray.errors import ResourceError
 
-VERBS = ("package", "render", "score", "run", "report", "reel", "publish")
+VERBS = ("package", "render", "score", "run", "stills", "report", "reel", "publish")
 """Commands that make sense on a cluster."""
 PASSED_ON = ("GAPRAY_", "HF_", "TORCH_HOME", "AWS_ENDPOINT_URL")
 """Beginnings of environment variables that the job gets too. Credentials stay here: nodes have roles of their own."""

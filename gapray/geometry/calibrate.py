@@ -27,6 +27,8 @@ BLUR_PX = 0.7
 GRID_PIXELS, GRID_DEPTHS = 100, 28
 FIT_PIXELS, FIT_DEPTHS = 240, 40
 """Pixels of each mask and depths along each of their rays, for the grid and for the search."""
+QUICK_SHARE = 0.45
+"""Of those pixels, where the search is quick."""
 SHIFT_GAIN = 0.75
 """Shifts are believed when they leave at most this share of what a fixed camera leaves uncovered: 0.29 … 0.70 on ETH-80,
 whose photos were each cropped on their own."""
@@ -51,8 +53,26 @@ class Fit:
     """[V], share of each mask that the hull of the others fills, 0 … 1."""
 
 
-class _Problem:
-    """Soft masks, sampled pixels and rays of one product."""
+@dataclass(frozen=True)
+class Rays:
+    """Points along the rays of n pixels of each view [i], as every view [j] sees them."""
+
+    x: Tensor
+    """[i, n, m]: to the right of the axis, in the world as view [i] stands."""
+    back: Tensor
+    """[i, n, m]: towards view [i], horizontally."""
+    x_there: Tensor
+    """[i, j, n, m], as `x` but as view [j] stands; `back_there` likewise."""
+    back_there: Tensor
+    u: Tensor
+    """[i, j, n, m]: where view [j] sees the point, -1 … 1; `v` likewise."""
+    v: Tensor
+    seen: Tensor
+    """[j, i, n, m]: how much product view [j] sees there, 0 … 1."""
+
+
+class Silhouettes:
+    """Soft masks of one product, random pixels of them, and what the other masks say about the rays through those."""
 
     def __init__(self, masks: Tensor, azimuths_deg: list[float], axis_y: float) -> None:
         small = torch.nn.functional.interpolate(masks[:, None], (SIDE, SIDE), mode="area")
@@ -85,37 +105,67 @@ class _Problem:
         like = self.masks
         return torch.as_tensor(np.array(us)).to(like), torch.as_tensor(np.array(vs)).to(like)
 
-    def coverage(
-        self, pixels: tuple[Tensor, Tensor], depths: int, camera: Tensor, direction: int, shifts: Tensor
-    ) -> Tensor:
-        """Share of each mask's pixels that the other masks' hull covers, [V]; `camera` = elevation [rad], k, axis u."""
+    def rays(
+        self,
+        pixels: tuple[Tensor, Tensor],
+        depths: int,
+        camera: Tensor,
+        direction: int,
+        shifts: Tensor,
+        azimuths: Tensor | None = None,
+        sides: Tensor | None = None,
+    ) -> Rays:
+        """Follow the rays through `pixels`.
+
+        Args:
+            pixels: As `pixels()` gives them.
+            depths: Points along each ray.
+            camera: [3]: elevation [rad], inverse distance, axis u.
+            direction: Of rotation, +1 or -1.
+            shifts: [V, 3], as `Fit.shifts`.
+            azimuths: [V] in radians; default: those that the photos are said to have.
+            sides: [V], -1 for a photo that is taken for mirrored about the axis, else 1.
+        """
         elevation, k, axis_x = camera
         sin_e, cos_e = elevation.sin(), elevation.cos()
+        at = self.azimuths if azimuths is None else azimuths
+        side = torch.ones_like(at) if sides is None else sides
         along = torch.linspace(-self.reach, self.reach, depths, device=self.masks.device)
         scale = shifts[:, 2].exp()
-        u = (pixels[0] - shifts[:, :1]) / scale[:, None] - axis_x
+        u = ((pixels[0] - shifts[:, :1]) / scale[:, None] - axis_x) * side[:, None]
         v = self.axis_y - (pixels[1] - shifts[:, 1:2]) / scale[:, None]
         w = 1 - k * along
         x, up = u[..., None] * w, v[..., None] * w  # [V, n, m]
         y = up * cos_e + along * sin_e
         back = along * cos_e - up * sin_e
-        turn = direction * (self.azimuths[:, None] - self.azimuths[None])  # from view [i] to view [j]
+        turn = direction * (at[:, None] - at[None])  # from view [i] to view [j]
         cos_t, sin_t = turn.cos()[..., None, None], turn.sin()[..., None, None]
         x_j = x[:, None] * cos_t + back[:, None] * sin_t  # [i, j, n, m]
         back_j = back[:, None] * cos_t - x[:, None] * sin_t
         toward = y[:, None] * sin_e + back_j * cos_e
         w_j = 1 / (1 - k * toward)
-        u_j = (axis_x + x_j * w_j) * scale[:, None, None] + shifts[:, 0][:, None, None]
+        u_j = (axis_x + x_j * w_j * side[None, :, None, None]) * scale[:, None, None] + shifts[:, 0][:, None, None]
         v_j = (self.axis_y - (y[:, None] * cos_e - back_j * sin_e) * w_j) * scale[:, None, None]
         v_j = v_j + shifts[:, 1][:, None, None]
         grid = torch.stack([u_j, v_j], -1).transpose(0, 1).flatten(1, 2)  # [j, i * n, m, 2]
         seen = torch.nn.functional.grid_sample(self.masks, grid, align_corners=False)[:, 0]
-        seen = seen.view(self.views, self.views, *x.shape[1:])
-        itself = torch.eye(self.views, device=seen.device)[..., None, None]
-        return (seen + itself).amin(0).amax(-1).clamp(max=1).mean(-1)
+        return Rays(x, back, x_j, back_j, u_j, v_j, seen.view(self.views, self.views, *x.shape[1:]))
+
+    def inside(self, rays: Rays) -> Tensor:
+        """How surely all other views see product at each point, [i, n, m], 0 … 1."""
+        itself = torch.eye(self.views, device=rays.seen.device)[..., None, None]
+        return (rays.seen + itself).amin(0).clamp(max=1)
+
+    def coverage(
+        self, pixels: tuple[Tensor, Tensor], depths: int, camera: Tensor, direction: int, shifts: Tensor
+    ) -> Tensor:
+        """Share of each mask's pixels that the other masks' hull covers, [V]; arguments as of `rays`."""
+        return self.inside(self.rays(pixels, depths, camera, direction, shifts)).amax(-1).mean(-1)
 
 
-def calibrate(masks: Tensor, azimuths_deg: list[float], *, axis_y: float, own_crops: bool) -> list[Fit]:
+def calibrate(
+    masks: Tensor, azimuths_deg: list[float], *, axis_y: float, own_crops: bool, quick: bool = False
+) -> list[Fit]:
     """Find the camera, once for each direction of rotation.
 
     Args:
@@ -123,13 +173,16 @@ def calibrate(masks: Tensor, azimuths_deg: list[float], *, axis_y: float, own_cr
         azimuths_deg: One a view.
         axis_y: v of the world's origin: the middle of the product.
         own_crops: Each photo may have a frame of its own, so a shift and a scale a view are searched as well.
+        quick: A third of the time, for a camera that is only a start for something else.
 
     Returns:
         Two fits, for directions +1 and -1. Silhouettes alone often cannot tell them apart (for a level orthographic
         camera they never can): see `gapray.geometry.direction`.
     """
-    problem = _Problem(masks, azimuths_deg, axis_y)
-    coarse = problem.pixels(GRID_PIXELS, seed=0)
+    problem = Silhouettes(masks, azimuths_deg, axis_y)
+    thin = QUICK_SHARE if quick else 1.0
+    coarse = problem.pixels(round(GRID_PIXELS * thin), seed=0)
+    pixels, depths = problem.pixels(round(FIT_PIXELS * thin), seed=1), round(FIT_DEPTHS * max(thin, 0.7))
     fits = []
     for direction in (1, -1):
         with torch.no_grad():
@@ -149,24 +202,30 @@ def calibrate(masks: Tensor, azimuths_deg: list[float], *, axis_y: float, own_cr
                 for elevation in ELEVATIONS_DEG
                 for k in INVERSE_DISTANCES
             )
-        fits.append(_search(problem, start, direction, own_crops))
+        fits.append(_search(problem, pixels, depths, start, direction, own_crops))
     return fits
 
 
-def _search(problem: _Problem, start: tuple[float, float, float], direction: int, own_crops: bool) -> Fit:
-    pixels = problem.pixels(FIT_PIXELS, seed=1)
+def _search(
+    problem: Silhouettes,
+    pixels: tuple[Tensor, Tensor],
+    depths: int,
+    start: tuple[float, float, float],
+    direction: int,
+    own_crops: bool,
+) -> Fit:
     first = np.array([start[0] / _UNITS[0], start[1] / _UNITS[1], start[2] / _UNITS[2]])
-    fixed = _descend(problem, pixels, direction, first)
-    fit = _fit_of(problem, pixels, direction, fixed)
+    fixed = _descend(problem, pixels, depths, direction, first)
+    fit = _fit_of(problem, pixels, depths, direction, fixed)
     if own_crops:
-        loose = _descend(problem, pixels, direction, np.concatenate([fixed, np.zeros(3 * problem.views)]))
-        shifted = _fit_of(problem, pixels, direction, loose)
+        loose = _descend(problem, pixels, depths, direction, np.concatenate([fixed, np.zeros(3 * problem.views)]))
+        shifted = _fit_of(problem, pixels, depths, direction, loose)
         if 1 - shifted.coverage.mean() < SHIFT_GAIN * (1 - fit.coverage.mean()):
             return shifted
     return fit
 
 
-def _unpack(problem: _Problem, values: Tensor) -> tuple[Tensor, Tensor]:
+def _unpack(problem: Silhouettes, values: Tensor) -> tuple[Tensor, Tensor]:
     camera = torch.stack([torch.deg2rad(values[0] * _UNITS[0]), values[1] * _UNITS[1], values[2] * _UNITS[2]])
     if len(values) == 3:
         return camera, problem.nothing
@@ -176,13 +235,13 @@ def _unpack(problem: _Problem, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _descend(
-    problem: _Problem, pixels: tuple[Tensor, Tensor], direction: int, start: NDArray[np.float64]
+    problem: Silhouettes, pixels: tuple[Tensor, Tensor], depths: int, direction: int, start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     @torch.enable_grad()  # callers work without gradients
     def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         leaf = torch.tensor(values, dtype=torch.float32, device=problem.masks.device, requires_grad=True)
         camera, shifts = _unpack(problem, leaf)
-        missed = 1 - problem.coverage(pixels, FIT_DEPTHS, camera, direction, shifts).mean()
+        missed = 1 - problem.coverage(pixels, depths, camera, direction, shifts).mean()
         [slope] = torch.autograd.grad(missed + 1e-4 * (leaf[3:] ** 2).sum(), leaf)
         return float(missed.detach()), slope.cpu().numpy().astype(np.float64)
 
@@ -194,11 +253,13 @@ def _descend(
     return np.asarray(found.x, np.float64)
 
 
-def _fit_of(problem: _Problem, pixels: tuple[Tensor, Tensor], direction: int, values: NDArray[np.float64]) -> Fit:
+def _fit_of(
+    problem: Silhouettes, pixels: tuple[Tensor, Tensor], depths: int, direction: int, values: NDArray[np.float64]
+) -> Fit:
     with torch.no_grad():
         leaf = torch.tensor(values, dtype=torch.float32, device=problem.masks.device)
         camera, shifts = _unpack(problem, leaf)
-        coverage = problem.coverage(pixels, FIT_DEPTHS, camera, direction, shifts)
+        coverage = problem.coverage(pixels, depths, camera, direction, shifts)
     return Fit(
         elevation_deg=math.degrees(float(camera[0])),
         inverse_distance=float(camera[1]),

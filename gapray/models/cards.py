@@ -66,7 +66,19 @@ class FileSource(_Model):
         return self.path
 
 
-Role = Literal["mask", "depth", "identity", "diffusion", "motion", "controlnet", "image-adapter", "trunk"]
+Role = Literal[
+    "mask",
+    "depth",
+    "identity",
+    "diffusion",
+    "diffusion-xl",
+    "motion",
+    "controlnet",
+    "controlnet-xl",
+    "image-adapter",
+    "image-adapter-xl",
+    "trunk",
+]
 Source = Annotated[HubSource | HttpsSource | PackageSource | FileSource, Field(discriminator="kind")]
 
 

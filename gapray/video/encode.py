@@ -151,7 +151,7 @@ def _webp(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tu
 def _stills(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     for index, frame in enumerate(frames):
         name = output.name.format(index=index, number=index + 1, product_id=provenance.product_id)
-        yield name, _still(frame, name, output.quality, provenance)
+        yield name, encoded_still(frame, name, output.quality, provenance)
 
 
 def _sprite(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
@@ -161,17 +161,17 @@ def _sprite(frames: Frames, output: Output, provenance: Provenance) -> Iterator[
     sheet = np.concatenate(
         [np.concatenate(padded[row * output.columns : (row + 1) * output.columns], axis=1) for row in range(rows)]
     )
-    yield output.name, _still(sheet, output.name, output.quality, provenance)
+    yield output.name, encoded_still(sheet, output.name, output.quality, provenance)
 
 
 def _poster(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
-    yield output.name, _still(frames[0], output.name, output.quality, provenance)
+    yield output.name, encoded_still(frames[0], output.name, output.quality, provenance)
 
 
 def _viewer(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     page = (resources.files("gapray.video") / "viewer.html").read_text()
     sources = [
-        "data:image/jpeg;base64," + base64.b64encode(_still(frame, ".jpg", output.quality, provenance)).decode()
+        "data:image/jpeg;base64," + base64.b64encode(encoded_still(frame, ".jpg", output.quality, provenance)).decode()
         for frame in frames
     ]
     # "</" would end the script element that holds the data.
@@ -179,7 +179,15 @@ def _viewer(frames: Frames, output: Output, provenance: Provenance) -> Iterator[
     yield output.name, page.replace("__FACTS__", json.dumps(facts).replace("</", "<\\/")).encode()
 
 
-def _still(image: NDArray[np.uint8], name: str, quality: int, provenance: Provenance) -> bytes:
+def encoded_still(image: NDArray[np.uint8], name: str, quality: int, provenance: Provenance) -> bytes:
+    """One picture as a file with its XMP packet.
+
+    Args:
+        image: uint8 [H, W, 3].
+        name: Its ending decides: PNG for ``.png``, else JPEG.
+        quality: Of JPEG, 1 … 100.
+        provenance: What the packet says.
+    """
     picture = Image.fromarray(image)
     if name.endswith(".png"):
         text = PngImagePlugin.PngInfo()

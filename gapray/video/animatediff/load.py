@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from diffusers import (
@@ -21,19 +18,24 @@ from diffusers import (
     MotionAdapter,
     UNet2DConditionModel,
 )
-from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from gapray.config import AnimateDiffSettings
-from gapray.errors import ModelError
-from gapray.models.cards import card_named
-from gapray.models.store import LocatedCard, cache_root, locate
+from gapray.models.diffusers_parts import (
+    feature_extractor_of,
+    folder_of,
+    load_image_adapter,
+    located_as,
+    part_of,
+    tokenizer_of,
+    wrong_part,
+)
+from gapray.models.store import LocatedCard, cache_root
 from gapray.video.animatediff.backend import AnimateDiff
 
 ROLES = {"base": "diffusion", "motion": "motion", "controlnets": "controlnet", "ip_adapter": "image-adapter"}
-_Module = TypeVar("_Module")
 
 SCHEDULES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     # As diffusers' AnimateDiff documentation sets them for mm_sd_v15_v2, AnimateLCM and AnimateDiff-Lightning.
@@ -63,26 +65,26 @@ def load_animatediff(settings: AnimateDiffSettings, *, device: str) -> AnimateDi
     if settings.compile:
         # Kernels that one actor compiled serve the next one on this node.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
-    base = _located(settings.base, "diffusion")
+    base = located_as(settings.base, "diffusion")
     cards = [base]
-    with _folder(base) as root:
-        unet = _part(base, UNet2DConditionModel.from_pretrained, root / "unet", low_cpu_mem_usage=False)
-        vae = _part(base, AutoencoderKL.from_pretrained, root / "vae", low_cpu_mem_usage=False)
-        text = _part(base, CLIPTextModel.from_pretrained, root / "text_encoder")
-        tokenizer = _tokenizer(base, root / "tokenizer")
-    motion = _located(settings.motion, "motion")
+    with folder_of(base) as root:
+        unet = part_of(base, UNet2DConditionModel.from_pretrained, root / "unet", low_cpu_mem_usage=False)
+        vae = part_of(base, AutoencoderKL.from_pretrained, root / "vae", low_cpu_mem_usage=False)
+        text = part_of(base, CLIPTextModel.from_pretrained, root / "text_encoder")
+        tokenizer = tokenizer_of(base, root / "tokenizer")
+    motion = located_as(settings.motion, "motion")
     adapter = load_motion(motion, unet)
     nets = []
     for name in settings.controlnets:
-        located = _located(name, "controlnet")
-        with _folder(located) as root:
-            nets.append(_part(located, ControlNetModel.from_pretrained, root, low_cpu_mem_usage=False))
+        located = located_as(name, "controlnet")
+        with folder_of(located) as root:
+            nets.append(part_of(located, ControlNetModel.from_pretrained, root, low_cpu_mem_usage=False))
         cards.append(located)
-    image = _located(settings.ip_adapter, "image-adapter") if settings.ip_adapter else None
+    image = located_as(settings.ip_adapter, "image-adapter") if settings.ip_adapter else None
     encoder = None
     if image:
-        with _folder(image) as root:
-            encoder = _part(image, CLIPVisionModelWithProjection.from_pretrained, root / "image_encoder")
+        with folder_of(image) as root:
+            encoder = part_of(image, CLIPVisionModelWithProjection.from_pretrained, root / "image_encoder")
     kind, options = SCHEDULES[settings.scheduler]
     pipe = AnimateDiffControlNetPipeline(
         vae=vae,
@@ -92,7 +94,7 @@ def load_animatediff(settings: AnimateDiffSettings, *, device: str) -> AnimateDi
         motion_adapter=adapter,
         controlnet=nets if len(nets) > 1 else nets[0],
         scheduler=kind(**BETAS, **options),
-        feature_extractor=_feature_extractor(encoder),
+        feature_extractor=feature_extractor_of(encoder),
         image_encoder=encoder,
     )
     if image:
@@ -129,7 +131,7 @@ def load_motion(located: LocatedCard, unet: UNet2DConditionModel) -> MotionAdapt
         if wrong:
             raise ValueError(f"{len(wrong)} weights do not fit, the first is {wrong[0]}")
     except Exception as error:
-        raise _wrong(located, error) from error
+        raise wrong_part(located, error) from error
     return adapter
 
 
@@ -163,74 +165,8 @@ def motion_config(state: Mapping[str, Tensor], unet: UNet2DConditionModel) -> di
     }
 
 
-def load_image_adapter(pipe: AnimateDiffControlNetPipeline, located: LocatedCard) -> None:
-    """Load an IP-Adapter into a pipeline's UNet.
-
-    Raises:
-        ModelError: `model.wrong_part`.
-    """
-    [path] = [file for name, file in located.files.items() if name.startswith("ip-adapter")]
-    try:
-        flat = load_file(path)
-        state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-        for key, value in flat.items():
-            group, _, rest = key.partition(".")
-            state[group][rest] = value
-        pipe.load_ip_adapter(state, subfolder="", weight_name="", image_encoder_folder=None)
-        layers = [one for one in pipe.unet.attn_processors.values() if isinstance(one, IPAdapterAttnProcessor2_0)]
-        if not layers:
-            raise ValueError("no layer took its weights")
-    except Exception as error:
-        raise _wrong(located, error) from error
-
-
-def _located(name: str, role: str) -> LocatedCard:
-    card = card_named(name)
-    if card.role != role:
-        raise ModelError("model.wrong_part", f"{name} is a {card.role} card, and {role} is needed here")
-    return locate(card)
-
-
-@contextmanager
-def _folder(located: LocatedCard) -> Iterator[Path]:
-    """A folder of links in the layout that `from_pretrained` reads: files of a card may lie in different places."""
-    with tempfile.TemporaryDirectory() as name:
-        for file, path in located.files.items():
-            link = Path(name) / file
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.absolute())
-        yield Path(name)
-
-
-def _part(located: LocatedCard, load: Any, folder: Path, **options: Any) -> Any:
-    try:
-        return load(str(folder), local_files_only=True, **options)
-    except Exception as error:
-        raise _wrong(located, error) from error
-
-
-def _tokenizer(located: LocatedCard, folder: Path) -> CLIPTokenizer:
-    try:
-        vocabulary = json.loads((folder / "vocab.json").read_text())
-        lines = (folder / "merges.txt").read_text().splitlines()
-        pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#")]
-        return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=77)
-    except Exception as error:
-        raise _wrong(located, error) from error
-
-
-def _feature_extractor(encoder: CLIPVisionModelWithProjection | None) -> CLIPImageProcessor:
-    side = encoder.config.image_size if encoder is not None else 224
-    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-
-
 def _save(state: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file(state, temporary)
     os.replace(temporary, path)
-
-
-def _wrong(located: LocatedCard, error: Exception) -> ModelError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return ModelError("model.wrong_part", f"{located.card.name} could not be loaded: {type(error).__name__}: {first}")

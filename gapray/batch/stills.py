@@ -1,0 +1,161 @@
+"""`gapray stills`: packages and scenes in, pictures out, by Ray Data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from gapray.batch.capacity import Capacity, capacity, room_for
+from gapray.batch.record import recorded
+from gapray.batch.render import with_parts
+from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
+from gapray.batch.runs import StillsSummary, absolute, connected, new_run_id, published, quiet_ray_data
+from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
+from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
+from gapray.catalog.storage import Folder
+from gapray.config import Profile, load_profile
+from gapray.errors import CatalogError
+from gapray.stills.load import still_revisions
+from gapray.stills.scene import Scene, load_scenes
+
+DEFAULT_SCENES = ("marble-kitchen", "wooden-desk", "gym-studio")
+"""Those of the prototype's identity test."""
+
+
+def stills(
+    catalog: str | Path,
+    *,
+    scenes: Sequence[str] = DEFAULT_SCENES,
+    per_scene: int = 1,
+    profile: str | Profile = "classic",
+    products: Sequence[str] | None = None,
+    limit: int | None = None,
+    address: str | None = None,
+    on_progress: Callable[[StillsSummary], None] | None = None,
+) -> StillsSummary:
+    """Draw every product of a catalogue into scenes, and judge whether it stayed the same product.
+
+    A run that was killed is gone on with by calling it again: pictures that are there are skipped.
+
+    Args:
+        catalog: Folder or fsspec URI.
+        scenes: Names, YAML files or folders of such files, see `gapray.stills.scene.load_scenes`.
+        per_scene: Pictures of each product in each scene, with seeds 0, 1, …; `best_stills` names the best.
+        profile: A profile's name, or one made by `gapray.config.load_profile`.
+        products: Only these.
+        limit: At most so many products, in the order of their names.
+        address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.
+        on_progress: Called with the summary so far whenever a part was written.
+
+    Raises:
+        GaprayError: When the run as a whole cannot be done. A product that cannot be drawn is a reject, not an error.
+    """
+    chosen = load_profile(profile) if isinstance(profile, str) else profile
+    loaded = load_scenes(list(scenes))
+    target = absolute(str(catalog))
+    opened = open_catalog(target)
+    run_id = new_run_id()
+    facts = StillFacts(run_id, target, chosen, still_revisions(chosen.stills))
+    todo, finished = pending_stills(opened, facts, loaded, per_scene=per_scene, products=products, limit=limit)
+    summary = StillsSummary(run_id, target, products=finished + todo.num_rows, finished=finished)
+    with (
+        tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
+        recorded(
+            summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
+        ) as recorder,
+    ):
+        if todo.num_rows:
+            manifest = Path(scratch) / "stills.parquet"
+            pq.write_table(todo, manifest)
+            with (
+                connected(address),
+                recorder.on_cluster(),
+                published(manifest, opened.folder, run_id) as uri,
+            ):
+                cluster = capacity(chosen.run)
+                plan = plan_render(chosen, facts.vram_gb, cluster.most, backend=chosen.stills.backend)
+                with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
+                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
+                        recorder.add(receipts)
+    return summary
+
+
+def pending_stills(
+    catalog: Catalog,
+    facts: StillFacts,
+    scenes: Sequence[Scene],
+    *,
+    per_scene: int,
+    products: Sequence[str] | None,
+    limit: int | None,
+) -> tuple[pa.Table, int]:
+    """A row a product and scene with the pictures that the catalogue lacks; and how many such rows lack none.
+
+    Raises:
+        CatalogError: `catalog.product_not_found` for a name in `products`.
+    """
+    current = catalog.table("products", columns=PACKAGE_COLUMNS)
+    if products is not None:
+        places = pc.index_in(pa.array(products, pa.string()), value_set=current["product_id"].combine_chunks())
+        for name, place in zip(products, places.to_pylist(), strict=True):
+            if place is None:
+                raise CatalogError("catalog.product_not_found", f"no product {name!r} in this catalogue")
+        current = current.take(places)
+    current = current.slice(0, limit)
+    there = set(catalog.table("stills", columns=["key"])["key"].to_pylist())
+    rows = []
+    for product in current.to_pylist():
+        for scene in scenes:
+            keys = {seed: facts.key(product["key"], scene, seed) for seed in range(per_scene)}
+            lacking = {seed: key for seed, key in keys.items() if key not in there}
+            if lacking:
+                rows.append(
+                    {
+                        "product_id": product["product_id"],
+                        "product_key": product["key"],
+                        "seed": 0,
+                        "product": product,
+                        "scene": scene.model_dump_json(),
+                        "seeds": list(lacking),
+                        "keys": list(lacking.values()),
+                    }
+                )
+    finished = current.num_rows * len(scenes) - len(rows)
+    if not rows:
+        return PENDING.empty_table(), finished
+    shaped = [PENDING.field(name) for name in PENDING.names if name != "part"]
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*shaped, pa.field("seed", pa.int64())]))
+    return with_parts(table, catalog).select(PENDING.names).cast(PENDING), finished
+
+
+def _receipts(
+    manifest: str, folder: Folder, facts: StillFacts, plan: RenderPlan, cluster: Capacity
+) -> Iterator[pa.Table]:
+    """The pipeline: one table of receipts for each part that has been committed."""
+    quiet_ray_data()
+    pictures = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
+    pictures = pictures.repartition(target_num_rows_per_block=1)
+    pictures = pictures.map_batches(
+        DrawStills,
+        fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": plan.threads},
+        compute=cluster.pool(plan.render_workers),
+        num_cpus=plan.cpus,
+        batch_format="pyarrow",
+        batch_size=1,
+        **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
+    )
+    receipts = pictures.map_batches(
+        write_stills,
+        fn_kwargs={"catalog": facts.catalog},
+        batch_size=facts.profile.run.videos_per_part,
+        batch_format="pyarrow",
+        num_cpus=LIGHT_CPU,
+    )
+    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")

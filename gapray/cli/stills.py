@@ -1,0 +1,81 @@
+"""`gapray stills CATALOG --scenes … --per-scene N`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gapray.cli.output import guarded, print_json, print_table, quiet_output
+
+
+def stills(
+    catalog: Annotated[str | None, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")] = None,
+    scenes: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated names, YAML files or folders; default: the three of the identity test."),
+    ] = None,
+    per_scene: Annotated[int, typer.Option(min=1, help="Pictures of each product in each scene.")] = 1,
+    product: Annotated[list[str] | None, typer.Option(help="Only these products.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many products.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the scenes that ship with gapray.")] = False,
+    profile: Annotated[str, typer.Option(help="Named set of models and settings.")] = "classic",
+    config: Annotated[Path | None, typer.Option(help="YAML over the profile.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over all else.")
+    ] = None,
+    backend: Annotated[
+        Literal["composite", "sdxl"] | None, typer.Option(help="What draws the scenes; default: the profile's.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")] = False,
+) -> None:
+    """Draw all products of CATALOG into scenes and judge whether each stayed the same product."""
+    with guarded(as_json):
+        from gapray.config import load_profile
+        from gapray.errors import ConfigError
+        from gapray.stills.scene import load_scenes, scene_names
+
+        if list_:
+            found = load_scenes(scene_names())
+            if as_json:
+                print_json({one.name: one.model_dump(mode="json") for one in found})
+            else:
+                print_table(["scene", "prompt"], [[one.name, one.prompt] for one in found])
+            return
+        if catalog is None:
+            raise ConfigError("config.invalid", "name a catalogue, or pass --list")
+        from gapray.batch.stills import DEFAULT_SCENES
+        from gapray.batch.stills import stills as run
+        from gapray.catalog.reader import open_catalog
+        from gapray.cli.progress import report_of, watched
+
+        overrides = [*(set_ or ()), *([f"stills.backend={backend}"] if backend else [])]
+        chosen = load_profile(profile, config_file=config, overrides=overrides)
+        names = scenes.split(",") if scenes else list(DEFAULT_SCENES)
+        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
+            done = run(
+                catalog,
+                scenes=names,
+                per_scene=per_scene,
+                profile=chosen,
+                products=product,
+                limit=limit,
+                address=address,
+                on_progress=on_progress,
+            )
+        rows = open_catalog(catalog).best_stills().to_pylist()
+        if as_json:
+            print_json(done.as_dict() | {"best": rows})
+        else:
+            typer.echo(report_of(done))
+            columns = ["product_id", "scene", "gate", "score", "same_percentile", "cosine", "lpips", "iou", "detail"]
+            cells = [[_cell(row[name]) for name in columns] + ["pasted" if row["pasted"] else ""] for row in rows]
+            print_table([*columns, ""], cells)
+        if done.rejected or done.failed:
+            raise typer.Exit(3)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

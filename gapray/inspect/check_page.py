@@ -1,0 +1,106 @@
+"""A check as a page: the photos on a ring seen from above, one instruction a problem. One file, nothing is loaded."""
+
+from __future__ import annotations
+
+import base64
+import math
+from importlib import resources
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from gapray.capture.decode import decode_photo
+from gapray.capture.storage import read_bytes
+from gapray.config import DecodeSettings
+from gapray.errors import InputError
+from gapray.inspect.check import Check, CheckedPhoto, side_of
+
+SIDE, RADIUS, THUMB = 640, 245, 84
+"""Of the ring and the photos on it [pixels]."""
+MARKS = {"good": ("#1a7f37", "✓"), "weak": ("#9a6700", "!"), "again": ("#c1121f", "✕"), "missing": ("#6a6a6a", "+")}
+"""State -> colour and sign."""
+COLUMNS = (
+    "photo",
+    "named",
+    "shows",
+    "blur",
+    "burnt",
+    "black",
+    "exposure",
+    "white balance",
+    "edge",
+    "clutter",
+    "state",
+)
+
+
+def check_page(check: Check) -> str:
+    """The page of a check, as HTML."""
+    text = (resources.files("gapray.inspect") / "check.html").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(text)
+    spots = [
+        _spot(one.azimuth_deg, one.state, f"{one.azimuth_deg:.0f}°", one.name, _thumb(one)) for one in check.photos
+    ]
+    spots += [_spot(angle, "missing", f"{angle:.0f}°", side_of(angle), None) for angle in check.missing_deg]
+    return template.render(
+        check=check,
+        verdict="good" if not check.findings else ("usable" if check.good else "some photos have to be taken again"),
+        spots=spots,
+        side=SIDE,
+        radius=RADIUS,
+        thumb=THUMB,
+        todo=sorted(check.findings, key=lambda item: not item.serious),
+        columns=COLUMNS,
+        rows=[row_of(one) for one in check.photos],
+    )
+
+
+def row_of(one: CheckedPhoto) -> list[str]:
+    """A photo's numbers, in the order of `COLUMNS`."""
+    seen = "" if one.seen_deg is None else f"{one.seen_deg % 360:.0f}°"
+    quality = one.quality
+    if quality is None:
+        return [one.name, f"{one.azimuth_deg:.0f}°", seen, *[""] * 7, one.state]
+    return [
+        one.name,
+        f"{one.azimuth_deg:.0f}°",
+        seen,
+        f"{quality.blur:.2f}",
+        f"{quality.burnt:.1%}",
+        f"{quality.black:.1%}",
+        f"{quality.exposure_ev:+.2f}",
+        f"{quality.white_balance:.0%}",
+        f"{quality.cut:.0%}",
+        f"{quality.clutter:.0%}",
+        one.state,
+    ]
+
+
+def _spot(azimuth: float, state: str, label: str, title: str, thumb: str | None) -> dict[str, Any]:
+    angle = math.radians(azimuth)
+    colour, mark = MARKS[state]
+    return {
+        "x": round(SIDE / 2 + RADIUS * math.sin(angle), 1),
+        # The front below: the camera stands where the reader stands.
+        "y": round(SIDE / 2 + RADIUS * math.cos(angle), 1),
+        "state": state,
+        "colour": colour,
+        "mark": mark,
+        "label": label,
+        "title": title,
+        "thumb": thumb,
+    }
+
+
+def _thumb(one: CheckedPhoto) -> str | None:
+    limits = DecodeSettings(reference_side=256)
+    try:
+        photo = decode_photo(read_bytes(one.uri, limits.max_bytes), limits)
+    except InputError:
+        return None
+    scale = 2 * THUMB / max(photo.shape[:2])
+    small = cv2.resize(photo, None, fx=min(1.0, scale), fy=min(1.0, scale), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return "data:image/jpeg;base64," + base64.b64encode(bytes(data)).decode()

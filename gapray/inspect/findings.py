@@ -1,0 +1,66 @@
+"""What a check of photos can find, and what to do about each. The codes are kept: people write rules for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INSTRUCTIONS: dict[str, str] = {
+    "azimuth.duplicate": "Take the second one again from its own angle; both files are one photo.",
+    "azimuth.swapped": "Exchange their names, or let --fix do it.",
+    "azimuth.mirrored": "Turn mirroring off in the camera's settings and take it again.",
+    "azimuth.reversed": "Give --direction cw, or let --fix name the photos the other way round.",
+    "azimuth.off": "Take it again from its angle, or let --fix write the angle that it shows.",
+    "azimuth.missing": "Take a photo from there.",
+    "azimuth.unobservable": "Lay the printed sheet (`gapray capture sheet`) under the product, or trust the turntable.",
+    "photo.unreadable": "Take it again, or save it as JPEG.",
+    "photo.blurred": "Take it again: tap to focus on the product, hold still, more light.",
+    "photo.overexposed": "Take it again with less light or a lower exposure.",
+    "photo.underexposed": "Take it again with more light or a higher exposure.",
+    "photo.exposure_drift": "Lock the exposure (hold the focus point on a phone) and take it again.",
+    "photo.white_balance": "Lock the white balance, or take all photos under the same lamps.",
+    "photo.scale": "Do not move or zoom between photos; take it again from the distance of the others.",
+    "photo.cut": "Step back until the whole product is in the picture.",
+    "photo.clutter": "Clear what lies behind the product, or hang a plain sheet behind it.",
+    "photo.mask": "The product cannot be told from what is behind it: use a backdrop of another colour.",
+}
+"""Code -> the sentence that says what to do."""
+
+SERIOUS = frozenset(INSTRUCTIONS) - {
+    "azimuth.unobservable",
+    "photo.clutter",
+    "photo.white_balance",
+    "photo.exposure_drift",
+}
+"""A photo with one of these should be taken again; the others make a product weaker, not wrong."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem."""
+
+    code: str
+    """A key of `INSTRUCTIONS`."""
+    files: tuple[str, ...]
+    """Names of the photos; empty for the set as a whole or a photo that is not there."""
+    message: str
+    """What was seen, in numbers."""
+
+    @property
+    def instruction(self) -> str:
+        """What to do."""
+        return INSTRUCTIONS[self.code]
+
+    @property
+    def serious(self) -> bool:
+        """Whether the photo should be taken again."""
+        return self.code in SERIOUS
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        return {
+            "code": self.code,
+            "files": list(self.files),
+            "message": self.message,
+            "instruction": self.instruction,
+            "serious": self.serious,
+        }

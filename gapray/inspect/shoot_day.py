@@ -1,0 +1,184 @@
+"""One memory card, many products: a photo of a QR code or barcode (the slate) begins each product."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names
+from gapray.capture.capture_set import Reject
+from gapray.capture.decode import decode_photo
+from gapray.capture.discover import PRODUCT_ID, is_photo_name
+from gapray.capture.names import view_name
+from gapray.capture.storage import read_bytes
+from gapray.config import DecodeSettings
+from gapray.errors import GaprayError, InputError
+from gapray.inspect.folder import new_folder, write_table
+
+SLATE_SIDES = (2048, 1024)
+"""Photos are looked at in these sizes: a code that fills the photo is read better small [pixels]."""
+_TAKEN, _SUBSECONDS, _EXIF = 0x9003, 0x9291, 0x8769  # Exif 2.32: DateTimeOriginal, SubSecTimeOriginal, the IFD of both
+
+
+@dataclass
+class Roll:
+    """The photos between two slates."""
+
+    product_id: str
+    slate: str
+    """Name of the slate photo."""
+    photos: list[Path] = field(default_factory=list)
+
+
+def slate_text(photo: NDArray[np.uint8]) -> str | None:
+    """What a QR code or an EAN / UPC barcode in a photo says; None where there is none.
+
+    Args:
+        photo: uint8 [H, W, 3], upright.
+    """
+    for side in SLATE_SIDES:
+        shrink = min(1.0, side / max(photo.shape[:2]))
+        small = cv2.resize(photo, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else photo
+        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        text, *_ = cv2.QRCodeDetector().detectAndDecode(grey)
+        if not text:
+            text, *_ = cv2.barcode.BarcodeDetector().detectAndDecode(grey)
+        if text:
+            return str(text).strip()
+    return None
+
+
+def taken_at(data: bytes) -> datetime | None:
+    """When a photo was taken, by its EXIF; None where it does not say."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            exif = image.getexif().get_ifd(_EXIF)
+        text = str(exif.get(_TAKEN, "")).strip("\0 ")
+        fraction = re.sub(r"\D", "", str(exif.get(_SUBSECONDS, "")))[:6].ljust(6, "0")
+        return datetime.strptime(f"{text}.{fraction}", "%Y:%m:%d %H:%M:%S.%f")
+    except Exception:  # a photo whose EXIF is broken is a photo without EXIF
+        return None
+
+
+def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tuple[list[Roll], list[Path]]:
+    """Split the photos of a card by its slates.
+
+    Photos come in the order in which they were taken; where one does not say when, in the order of the numbers in their names.
+
+    Returns:
+        One roll a slate, and the photos before the first slate. A product whose slate comes twice is one roll.
+
+    Raises:
+        InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
+    """
+    folder = Path(card)
+    if not folder.is_dir():
+        raise InputError("capture.not_found", f"there is no folder {card}")
+    files = [one for one in folder.rglob("*") if is_photo_name(one.name) and one.is_file()]
+    if not files:
+        raise InputError("capture.no_photos", f"no photo lies in {card}")
+    times = {one: taken_at(read_bytes(str(one), settings.max_bytes)) for one in files}
+    if all(times.values()):
+        files.sort(key=lambda one: (times[one] or datetime.min, _counted(one.name)))
+    else:
+        files.sort(key=lambda one: (_counted(str(one.parent)), _counted(one.name)))
+    found: dict[str, Roll] = {}
+    before: list[Path] = []
+    current: Roll | None = None
+    for file in files:
+        text = _text_of(file, settings)
+        if text is not None:
+            product = product_of(text)
+            current = found.setdefault(product, Roll(product, file.name))
+        elif current is None:
+            before.append(file)
+        else:
+            current.photos.append(file)
+    if not found:
+        raise InputError("slate.none", f"none of {len(files)} photos in {card} shows a QR code or barcode")
+    return list(found.values()), before
+
+
+def product_of(text: str) -> str:
+    """The product's id in a slate's text: the text itself, or the last part of an address."""
+    last = text.rstrip("/").rpartition("/")[2] if "://" in text else text
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")[:128]
+    return name if PRODUCT_ID.fullmatch(name) else "unnamed"
+
+
+def split(
+    card: str | Path,
+    out: str | Path,
+    *,
+    azimuths: AzimuthOptions = AzimuthOptions(names="index"),
+    template: str = "degrees",
+    settings: DecodeSettings = DecodeSettings(),
+    on_product: Callable[[str, int], None] = lambda name, photos: None,
+) -> list[Path | Reject]:
+    """Copy a card's photos into a folder a product, each photo at the angle of its place in the turn.
+
+    Args:
+        card: Folder of the card; only read.
+        out: Folder of the product folders; those that are there already are refused, one by one.
+        azimuths: The way round, the front's place in the order, and whether the last photo shows the front again.
+        template: See `gapray.capture.names.TEMPLATES`.
+        settings: Limits on the photos.
+        on_product: Called with a product and its number of photos before they are copied.
+
+    Returns:
+        A folder or a reject for each product, in the order of the card.
+
+    Raises:
+        InputError: As `rolls`.
+        ConfigError: `config.invalid` for the template.
+    """
+    done: list[Path | Reject] = []
+    found, _ = rolls(card, settings)
+    for roll in found:
+        on_product(roll.product_id, len(roll.photos))
+        try:
+            done.append(_written(roll, Path(out) / roll.product_id, azimuths, template))
+        except GaprayError as error:
+            done.append(Reject.of(roll.product_id, str(card), error))
+    return done
+
+
+def _written(roll: Roll, target: Path, options: AzimuthOptions, template: str) -> Path:
+    if not roll.photos:
+        raise InputError("capture.no_photos", f"no photo follows the slate {roll.slate}")
+    # The reading of numbered names already knows about closing frames, fronts and directions.
+    numbered = {f"{index:05d}": file for index, file in enumerate(roll.photos)}
+    placed = azimuths_from_names(list(numbered), options)
+    rows: list[tuple[str, ...]] = []
+    with new_folder(target) as partial:
+        for index, (number, azimuth) in enumerate(placed.items()):
+            file = numbered[number]
+            name = view_name(template, roll.product_id, azimuth, index)
+            if name is None:
+                continue
+            (partial / f"{name}{file.suffix.lower()}").write_bytes(file.read_bytes())
+            rows.append((f"{name}{file.suffix.lower()}", f"{azimuth:.3f}", file.name))
+        write_table(partial, rows, "original")
+    return target
+
+
+def _text_of(file: Path, settings: DecodeSettings) -> str | None:
+    try:
+        full = settings.model_copy(update={"reference_side": max(SLATE_SIDES)})
+        return slate_text(decode_photo(read_bytes(str(file), settings.max_bytes), full))
+    except InputError:
+        return None  # what cannot be read is a photo of its product, and is reported there
+
+
+def _counted(name: str) -> Sequence[tuple[int, str]]:
+    """Sorts IMG_2 before IMG_10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

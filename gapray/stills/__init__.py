@@ -1,0 +1,1 @@
+"""A packaged product in a new scene."""

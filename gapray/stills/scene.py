@@ -1,0 +1,116 @@
+"""Scenes as data: what is said to a diffusion model, and how the weight-free backend draws it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gapray.errors import ConfigError, InputError
+
+LONGEST_PROMPT = 4000
+"""Characters; SDXL's two encoders take them in windows of 75 tokens."""
+_COLOUR = "^#[0-9a-fA-F]{6}$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Surface(_Part):
+    """What the product stands on."""
+
+    kind: Literal["plain", "marble", "wood", "speckle", "weave", "tile", "brushed"] = "plain"
+    colours: tuple[str, str] = Field(("#f0f0f0", "#e4e4e4"), description="The surface's own, and its pattern's.")
+
+
+class Wall(_Part):
+    """What is behind it, out of focus."""
+
+    top: str = Field("#ffffff", pattern=_COLOUR)
+    bottom: str = Field("#e8e8e8", pattern=_COLOUR)
+
+
+class Light(_Part):
+    """Where the light comes from, as one sees it who looks at the picture."""
+
+    azimuth_deg: float = Field(30.0, ge=-90, le=90, description="0 = from the camera, 90 = from the right.")
+    elevation_deg: float = Field(45.0, gt=5, le=90)
+    colour: str = Field("#ffffff", pattern=_COLOUR)
+    softness: float = Field(0.4, ge=0, le=1, description="0 = a point, 1 = a white sky.")
+    shadow: float = Field(0.6, ge=0, le=1, description="How dark the shadow is.")
+
+
+class Scene(_Part):
+    """One scene."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    prompt: str = Field(description="`{product}` is replaced by what the product is called.")
+    negative_prompt: str = "text, watermark, deformed, low quality"
+    surface: Surface = Surface()
+    wall: Wall = Wall()
+    light: Light = Light()
+
+    def prompt_for(self, product: str) -> str:
+        """The prompt with the product's name in it.
+
+        Raises:
+            InputError: `still.empty_prompt` or `still.prompt_too_long`.
+        """
+        return checked_prompt(self.prompt.replace("{product}", product))
+
+
+def checked_prompt(prompt: str) -> str:
+    """A prompt without surrounding blanks.
+
+    Raises:
+        InputError: `still.empty_prompt` or `still.prompt_too_long`.
+    """
+    text = prompt.strip()
+    if not text:
+        raise InputError("still.empty_prompt", "the scene has no prompt")
+    if len(text) > LONGEST_PROMPT:
+        raise InputError("still.prompt_too_long", f"the prompt has {len(text)} characters, {LONGEST_PROMPT} at most")
+    return text
+
+
+def scene_names() -> list[str]:
+    """The scenes that ship with gapray."""
+    folder = resources.files("gapray.stills") / "scenes"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_scenes(names: list[str]) -> list[Scene]:
+    """Scenes by name, by path of a YAML file, or by folder of such files.
+
+    Raises:
+        ConfigError: `scene.unknown` or `config.invalid`.
+    """
+    found: list[Scene] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found += [
+                _scene(one.stem, one.read_text(encoding="utf-8"), str(one)) for one in sorted(path.glob("*.yaml"))
+            ]
+        elif path.suffix in (".yaml", ".yml") and path.exists():
+            found.append(_scene(path.stem, path.read_text(encoding="utf-8"), name))
+        elif name in scene_names():
+            text = (resources.files("gapray.stills") / "scenes" / f"{name}.yaml").read_text(encoding="utf-8")
+            found.append(_scene(name, text, name))
+        else:
+            raise ConfigError("scene.unknown", f"there is no scene {name!r}; scenes: {', '.join(scene_names())}")
+    if len({one.name for one in found}) < len(found):
+        raise ConfigError("config.invalid", "two scenes have one name")
+    return found
+
+
+def _scene(name: str, text: str, where: str) -> Scene:
+    try:
+        return Scene.model_validate({"name": name} | (yaml.safe_load(text) or {}))
+    except (ValidationError, yaml.YAMLError, TypeError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise ConfigError("config.invalid", f"scene {where}: {first}") from error

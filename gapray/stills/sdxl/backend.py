@@ -1,0 +1,194 @@
+"""A packaged view and a scene -> pictures for the engine -> stills."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLControlNetPipeline
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from gapray.capture.azimuths import turned
+from gapray.config import StillSettings
+from gapray.errors import ModelError
+from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
+from gapray.stills.scene import Scene, checked_prompt
+from gapray.stills.sdxl.engine import Engine, Picture
+from gapray.stills.sdxl.prompts import encoded
+from gapray.stills.still import Still, still_size
+
+LATENT_SCALE = 8
+FEATHER = 0.004
+"""Softness of the seam where the photo's product is pasted [longer sides]."""
+_Image = NDArray[np.uint8]
+
+
+class Sdxl:
+    """Draws stills by diffusion.
+
+    Args:
+        pipe: Loaded modules on their device; see `gapray.stills.sdxl.load`.
+        settings: Of every call.
+        licence: The strictest of its parts.
+    """
+
+    name = "sdxl"
+
+    def __init__(self, pipe: StableDiffusionXLControlNetPipeline, settings: StillSettings, *, licence: str) -> None:
+        self._plus = "Plus" in type(_projection(pipe)).__name__
+        self.engine = Engine(pipe, settings.sdxl)
+        self.licence = licence
+        self._pipe, self._settings = pipe, settings
+        self._blank: Tensor | None = None
+
+    def generate(self, package: GapPackage, view: GapView, scene: Scene, *, seeds: list[int]) -> list[Still]:
+        """See `StillBackend.generate`.
+
+        Raises:
+            InputError: `still.aspect`, `still.empty_prompt`, `still.prompt_too_long`.
+            ModelError: `model.out_of_memory`.
+        """
+        size = still_size(view.mask.shape[0], view.mask.shape[1], self._settings.megapixels)
+        stills: list[Still] = []
+        try:
+            shared = self._shared(package, view, scene, size)
+            for at in range(0, len(seeds), self._settings.sdxl.batch):
+                pictures = [self._picture(shared, seed, size) for seed in seeds[at : at + self._settings.sdxl.batch]]
+                images = self.decode(self.engine.denoise(pictures))
+                stills += [self._finished(image, view, size) for image in images]
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise ModelError("model.out_of_memory", f"{package.product_id}: {str(error).splitlines()[0]}") from error
+        return stills
+
+    def _shared(self, package: GapPackage, view: GapView, scene: Scene, size: tuple[int, int]) -> Picture:
+        """What the pictures of one scene have in common; the noise is filled in for each."""
+        settings = self._settings.sdxl
+        prompt, negative = scene.prompt_for(settings.product), scene.negative_prompt.strip() or " "
+        texts = [negative, prompt] if self.engine.guided else [checked_prompt(prompt)]
+        prompts, pooled = encoded(self._pipe, texts)
+        known = keep = None
+        if settings.exact:
+            known = self.encode(resized(view.reference, size))
+            small = cv2.resize(view.mask, size[::-1], interpolation=cv2.INTER_AREA)
+            lattice = (size[1] // LATENT_SCALE, size[0] // LATENT_SCALE)
+            keep = torch.from_numpy(cv2.resize(small, lattice, interpolation=cv2.INTER_AREA)).float() / 255
+        mask = torch.from_numpy(resized(view.mask, size)).float() / 255 if settings.masked else None
+        return Picture(
+            prompts=prompts,
+            pooled=pooled,
+            controls=[torch.from_numpy(one) for one in control_images(view, size)][: len(self.engine.nets)],
+            tokens=self._tokens(package, view) if settings.ip_adapter else None,
+            mask=mask if settings.ip_adapter else None,
+            noise=torch.zeros(0),
+            known=known,
+            keep=keep,
+        )
+
+    def _picture(self, shared: Picture, seed: int, size: tuple[int, int]) -> Picture:
+        generator = torch.Generator().manual_seed(seed)
+        channels = int(self._pipe.unet.config["in_channels"])
+        noise = torch.randn((channels, size[0] // LATENT_SCALE, size[1] // LATENT_SCALE), generator=generator)
+        return Picture(**{**shared.__dict__, "noise": noise})
+
+    @torch.no_grad()
+    def _tokens(self, package: GapPackage, view: GapView) -> Tensor:
+        """[G, N, T, D] of the views nearest to the one that is shown, itself first."""
+        views = sorted(package.views, key=lambda one: abs(turned(one.azimuth_deg, view.azimuth_deg)))
+        chosen = views[: self._settings.sdxl.references]
+        tokens = self.engine.image_tokens(self._embeds([on_grey(one) for one in chosen]))
+        if not self.engine.guided:
+            return tokens[None]
+        if self._blank is None:
+            pixels = self._features([np.zeros((8, 8, 3), np.uint8)])
+            embeds = self._encoded(torch.zeros_like(pixels))
+            # The base adapter's "no image" is a zero embedding; the Plus adapter's the encoding of a zero image
+            # (diffusers' `encode_image`).
+            self._blank = self.engine.image_tokens(embeds if self._plus else torch.zeros_like(embeds))
+        return torch.stack([self._blank.expand_as(tokens), tokens])
+
+    def _embeds(self, images: list[_Image]) -> Tensor:
+        return self._encoded(self._features(images))
+
+    def _features(self, images: list[_Image]) -> Tensor:
+        pixels = self._pipe.feature_extractor(
+            [Image.fromarray(one) for one in images], return_tensors="pt"
+        ).pixel_values
+        found: Tensor = pixels.to(self.engine.device, self.engine.dtype)
+        return found
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        encoder = self._pipe.image_encoder
+        if self._plus:
+            states: Tensor = encoder(pixels, output_hidden_states=True).hidden_states[-2]
+            return states
+        embeds: Tensor = encoder(pixels).image_embeds
+        return embeds
+
+    @torch.no_grad()
+    def encode(self, image: _Image) -> Tensor:
+        """uint8 [H, W, 3] -> latents [4, h, w] of the most likely code."""
+        vae = self._pipe.vae
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
+        code: Tensor = vae.encode(pixels).latent_dist.mode()[0] * vae.config.scaling_factor
+        return code.float().cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[_Image]:
+        """Latents [B, 4, h, w] -> uint8 [H, W, 3] each; one at a time, because the decoder's memory is the largest there is."""
+        vae = self._pipe.vae
+        images = []
+        for one in latents:
+            pixels = vae.decode((one[None] / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0][0]
+            levels = (pixels.float() / 2 + 0.5).clamp(0, 1) * 255
+            images.append(np.ascontiguousarray(levels.round().byte().permute(1, 2, 0).cpu().numpy()))
+        return images
+
+    def _finished(self, image: _Image, view: GapView, size: tuple[int, int]) -> Still:
+        placed = resized(view.mask, size)
+        if not self._settings.sdxl.exact:
+            return Still(image, placed, pasted=False)
+        photo = resized(view.reference, size)
+        inner = cv2.erode(placed, np.ones((3, 3), np.uint8))
+        alpha = cv2.GaussianBlur(inner.astype(np.float32) / 255, (0, 0), FEATHER * max(size))[..., None]
+        mixed = photo * alpha + image * (1 - alpha)
+        return Still(np.rint(mixed).astype(np.uint8), placed, pasted=True)
+
+
+def control_images(view: GapView, size: tuple[int, int]) -> list[NDArray[np.float32]]:
+    """Depth and canny of a view as ControlNets take them, float32 [3, H, W], 0 … 1; nearest is brightest."""
+    depth = resized((view.depth.astype(np.float32) * (255 / DEPTH_MAX)).astype(np.uint8), size)
+    # Thin lines fade when they are averaged: what is left of one is a line.
+    edges = np.where(resized(view.canny, size) >= 64, 255, 0).astype(np.uint8)
+    return [np.repeat(one[None].astype(np.float32) / 255, 3, 0) for one in (depth, edges)]
+
+
+def resized(image: _Image, size: tuple[int, int]) -> _Image:
+    """To [H, W] = `size`; area averages down, cubic up."""
+    way = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=way), np.uint8)
+
+
+def on_grey(view: GapView, side: int = 224) -> _Image:
+    """The product alone on middle grey, centred in a square: what the image adapter should learn is not the backdrop."""
+    rows, columns = np.nonzero(view.mask >= 128)
+    alpha = view.mask[..., None].astype(np.float32) / 255
+    clean = view.reference * alpha + 127 * (1 - alpha)
+    if not rows.size:
+        rows, columns = np.array([0, view.mask.shape[0] - 1]), np.array([0, view.mask.shape[1] - 1])
+    half = 0.55 * max(np.ptp(rows), np.ptp(columns)) + 1
+    scale = side / (2 * half)
+    middle = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
+    at = np.array([[scale, 0, side / 2 - scale * middle[0]], [0, scale, side / 2 - scale * middle[1]]])
+    square = cv2.warpAffine(
+        np.rint(clean).astype(np.uint8), at, (side, side), flags=cv2.INTER_AREA, borderValue=(127, 127, 127)
+    )
+    return np.asarray(square, np.uint8)
+
+
+def _projection(pipe: StableDiffusionXLControlNetPipeline) -> object:
+    multi = pipe.unet.encoder_hid_proj
+    layers = getattr(multi, "image_projection_layers", None)
+    return layers[0] if layers is not None else multi

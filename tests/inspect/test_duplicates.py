@@ -1,0 +1,40 @@
+"""One photo under two names."""
+
+import cv2
+import numpy as np
+import pytest
+
+from gapray.capture.decode import decode_photo
+from gapray.inspect.duplicates import duplicates
+
+
+@pytest.fixture(scope="module")
+def views(samples):
+    photos = [
+        cv2.resize(decode_photo(file.read_bytes()), (480, 480), interpolation=cv2.INTER_AREA)
+        for file in sorted((samples / "captures" / "mug").iterdir())
+    ]
+    # The samples' backdrop is even, so its colour is mask enough here.
+    masks = [((np.abs(one.astype(int) - one[2, 2]).max(-1) > 40) * 255).astype(np.uint8) for one in photos]
+    return photos, masks
+
+
+def test_eight_views_are_eight_photos(views):
+    assert duplicates(*views) == []
+
+
+def saved(photo, quality, side):
+    _, data = cv2.imencode(".jpg", cv2.resize(photo, (side, side)), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(data, 1)
+
+
+@pytest.mark.parametrize(("quality", "side"), [(95, 480), (60, 480), (80, 300)])
+def test_a_copy_is_found_however_it_was_saved(views, quality, side):
+    photos, masks = (list(one) for one in views)
+    photos[6], masks[6] = saved(photos[1], quality, side), cv2.resize(masks[1], (side, side))
+    assert duplicates(photos, masks) == [(1, 6)]
+
+
+def test_photos_of_another_shape_are_other_photos(views):
+    photos, masks = views
+    assert duplicates([photos[0], photos[0][:400]], [masks[0], masks[0][:400]]) == []

@@ -1,0 +1,125 @@
+"""A card of photos, split by photos of codes."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from gapray.capture.capture_set import Reject
+from gapray.capture.discover import discover
+from gapray.cli.main import app
+from gapray.errors import InputError
+from gapray.inspect.shoot_day import product_of, slate_text, split
+from tests.make import photo
+
+EAN = "4006381333931"
+
+
+def qr(text, side=640, angle=12.0):
+    """A QR code on paper, photographed a little askew."""
+    code = cv2.QRCodeEncoder.create().encode(text)
+    code = cv2.copyMakeBorder(code, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=255)
+    code = cv2.resize(code, (side // 2, side // 2), interpolation=cv2.INTER_NEAREST)
+    paper = np.full((side, side), 190, np.uint8)
+    paper[side // 4 : side // 4 + side // 2, side // 4 : side // 4 + side // 2] = code
+    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), angle, 0.9)
+    return cv2.cvtColor(cv2.warpAffine(paper, matrix, (side, side), borderValue=120), cv2.COLOR_GRAY2RGB)
+
+
+def ean13(digits):
+    """The bars of an EAN-13 code (GS1 General Specifications, 5.2.1)."""
+    left = [
+        "0001101",
+        "0011001",
+        "0010011",
+        "0111101",
+        "0100011",
+        "0110001",
+        "0101111",
+        "0111011",
+        "0110111",
+        "0001011",
+    ]
+    right = ["".join("10"[int(bit)] for bit in code) for code in left]
+    even = [code[::-1] for code in right]
+    parity = ["LLLLLL", "LLGLGG", "LLGGLG", "LLGGGL", "LGLLGG", "LGGLLG", "LGGGLL", "LGLGLG", "LGLGGL", "LGGLGL"][
+        int(digits[0])
+    ]
+    bars = "101" + "".join((left if p == "L" else even)[int(d)] for p, d in zip(parity, digits[1:7], strict=True))
+    bars += "01010" + "".join(right[int(d)] for d in digits[7:]) + "101"
+    row = np.array([0 if bit == "1" else 255 for bit in bars], np.uint8).repeat(4)
+    code = np.pad(np.tile(row, (160, 1)), 60, constant_values=255)
+    return cv2.cvtColor(cv2.GaussianBlur(code, (0, 0), 0.8), cv2.COLOR_GRAY2RGB)
+
+
+def save(path, image, taken=None):
+    exif = Image.Exif()
+    if taken:
+        exif.get_ifd(0x8769)[0x9003] = taken
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, exif=exif, quality=92)
+
+
+def photos(count):
+    return [photo(45.0 * index) for index in range(count)]
+
+
+def test_codes_are_read():
+    assert slate_text(qr("SKU-17")) == "SKU-17"
+    assert slate_text(ean13(EAN)) == EAN
+    assert slate_text(photos(1)[0]) is None
+
+
+def test_a_slate_names_its_product():
+    assert product_of("SKU-17") == "SKU-17"
+    assert product_of("https://shop.example/p/red-mug/") == "red-mug"
+    assert product_of("red mug, large") == "red-mug-large"
+    assert product_of("///") == "unnamed"
+
+
+def test_a_card_becomes_products(tmp_path):
+    card = tmp_path / "DCIM" / "100CANON"
+    shots = [photos(1)[0], qr("mug"), *photos(8), ean13(EAN), *photos(9)[:8], qr("empty"), qr("few"), *photos(2)]
+    for index, shot in enumerate(shots):
+        save(card / f"IMG_{index + 1}.jpg", shot)  # IMG_10 must come after IMG_9
+    done = split(tmp_path / "DCIM", tmp_path / "shoot")
+    assert [one.name if not isinstance(one, Reject) else (one.product_id, one.code) for one in done] == [
+        "mug",
+        EAN,
+        ("empty", "capture.no_photos"),
+        ("few", "capture.missing_views"),
+    ]
+    [mug] = discover(str(tmp_path / "shoot" / "mug"))
+    assert [(one.name, one.azimuth_deg) for one in mug.photos] == [
+        (f"mug_{a:03d}.jpg", float(a)) for a in range(0, 360, 45)
+    ]
+    with (tmp_path / "shoot" / "mug" / "capture.csv").open() as file:
+        assert [row["original"] for row in csv.DictReader(file)] == [f"IMG_{index}.jpg" for index in range(3, 11)]
+    assert (tmp_path / "shoot" / "mug" / "mug_045.jpg").read_bytes() == (card / "IMG_4.jpg").read_bytes()
+
+
+def test_the_clock_of_the_camera_comes_before_names(tmp_path):
+    order = [("z.jpg", qr("mug")), *((f"{chr(121 - index)}.jpg", shot) for index, shot in enumerate(photos(4)))]
+    for index, (name, shot) in enumerate(order):
+        save(tmp_path / "card" / name, shot, taken=f"2026:01:05 10:00:{index:02d}")
+    [folder] = split(tmp_path / "card", tmp_path / "shoot")
+    with (folder / "capture.csv").open() as file:
+        assert [row["original"] for row in csv.DictReader(file)] == ["y.jpg", "x.jpg", "w.jpg", "v.jpg"]
+
+
+def test_a_card_without_slates(tmp_path):
+    save(tmp_path / "card" / "a.jpg", photos(1)[0])
+    with pytest.raises(InputError) as error:
+        split(tmp_path / "card", tmp_path / "shoot")
+    assert error.value.code == "slate.none"
+
+
+def test_the_command(tmp_path):
+    for index, shot in enumerate([qr("mug"), *photos(8), qr("none")]):
+        save(tmp_path / "card" / f"{index}.jpg", shot)
+    done = CliRunner().invoke(app, ["capture", "day", str(tmp_path / "card"), "--out", str(tmp_path / "shoot")])
+    assert done.exit_code == 3 and "capture.no_photos" in done.output, done.output
+    assert len(list((tmp_path / "shoot" / "mug").glob("*.jpg"))) == 8
