@@ -53,7 +53,7 @@ test: $(CLASSIC)
 	$(BIN)/python -m pytest -m "not chaos and not long and not gpu"
 
 test-chaos: $(CLASSIC)
-	$(BIN)/python -m pytest -m "(chaos or long) and not gpu"
+	$(BIN)/python -m pytest -m "(chaos or long) and not gpu" --durations=25
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """What tells a product from others: calibrates `gapray.fidelity.same_product` on real photos.
 
     python benchmarks/identity.py SPINS [--write]
+    python benchmarks/identity.py SPINS --changes      what the stored gate says of hue-shifted, blurred and mirrored photos
 
 Same: photos half way between the eight captured angles of a set, against those eight. Different: the same photos against every
 other set, the ETH-80 cars among themselves included. Weights are fitted with each product left out in turn, so that no product
@@ -21,7 +22,15 @@ from scipy.optimize import minimize
 
 from gapray.config import load_profile
 from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.same_product import FEATURES, LEAST_DETAIL, LEAST_MIRROR, MOST_COLOUR, Calibration, SameProduct
+from gapray.fidelity.same_product import (
+    FEATURES,
+    LEAST_DETAIL,
+    LEAST_MIRROR,
+    MOST_COLOUR,
+    MOST_HUE,
+    Calibration,
+    SameProduct,
+)
 from gapray.fidelity.shown import Cut
 from gapray.models.identity import ColourGradient
 from gapray.models.load import load_mask
@@ -59,6 +68,9 @@ def main() -> None:
     network = load_mask(PROFILE.packaging, threads=2)
     judge = SameProduct(Lpips("alex"), ColourGradient(), network, PROFILE.packaging.mask)
     sets = [Photos(one, network) for one in sorted(spins.iterdir()) if (one / "views.json").exists()]
+    if "--changes" in sys.argv:
+        changed_photos(judge, sets)
+        return
     given = [[Cut(float(one.azimuths[at]), *one[at]) for at in one.eight()] for one in sets]
     asked = [[Cut(float(one.azimuths[at]), *one[at]) for at in one.eight(22.5)] for one in sets]
     views = [judge.views_of(cuts) for cuts in given]
@@ -88,41 +100,23 @@ def main() -> None:
     print(f"                 … of the five cars among themselves {interval(list(scores[among] >= threshold))}")
     worst = sorted(zip(scores[~same], owner[~same], other[~same], strict=True), reverse=True)[:8]
     print("nearest strangers:", ", ".join(f"{sets[a].name} as {sets[b].name} {s:.2f}" for s, a, b in worst))
-    for name in ("colour", "detail", "mirror"):
+    for name in ("colour", "hue", "detail", "mirror"):
         values = np.array([row[name] for row in rows])[same]
         print(
             f"{name} of the same product: {np.quantile(values, [0, 0.01, 0.05, 0.5, 0.95, 0.99, 1]).round(3).tolist()}"
         )
-    hard = [row["colour"] > MOST_COLOUR or row["detail"] < LEAST_DETAIL or row["mirror"] < LEAST_MIRROR for row in rows]
+    hard = [
+        row["colour"] > MOST_COLOUR
+        or row["hue"] > MOST_HUE
+        or row["detail"] < LEAST_DETAIL
+        or row["mirror"] < LEAST_MIRROR
+        for row in rows
+    ]
     refused = (scores < threshold) | np.array(hard)
     print(
         f"with the hard limits: false rejects {interval(list(refused[same]))}, false accepts {interval(list(~refused[~same]))}"
     )
     everything = fitted(x, same)
-    final = Calibration(everything, threshold, (0, 1), (0, 1))
-    changes: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-        "hue + 60 degrees": hue,
-        "blurred by 6 px of 512": blurred,
-    }
-    for what, change in [*changes.items(), ("mirrored", None), ("as it is", None)]:
-        failed = []
-        for package, cuts in zip(views, given, strict=True):
-            for cut in cuts:
-                changed = Cut(0.0, change(cut.image, cut.mask), cut.mask) if change else cut
-                if what == "mirrored":
-                    changed = Cut(
-                        0.0, np.ascontiguousarray(cut.image[:, ::-1]), np.ascontiguousarray(cut.mask[:, ::-1])
-                    )
-                row = judge.numbers(changed, package)
-                failed.append(
-                    final.score(row) < threshold
-                    or row["colour"] > MOST_COLOUR
-                    or row["detail"] < LEAST_DETAIL
-                    or row["mirror"] < LEAST_MIRROR
-                )
-        print(
-            f"captured photos {what}: refused {interval(failed)}; by set {dict(zip([one.name for one in sets], np.array(failed).reshape(len(sets), -1).sum(1).tolist(), strict=True))}"
-        )
     quantiles = [np.quantile(scores[which], np.linspace(0, 1, 101)).round(5).tolist() for which in (same, ~same)]
     if "--write" in sys.argv:
         data = {
@@ -134,14 +128,34 @@ def main() -> None:
         }
         (ROOT / "gapray" / "fidelity" / "same_product.json").write_text(json.dumps(data, indent=1) + "\n")
         (ROOT / "docs" / "same_product.svg").write_text(plot(scores[same], scores[~same], threshold))
-    np.savez(
-        "/tmp/x/identity.npz",
-        x=x,
-        owner=owner,
-        other=other,
-        scores=scores,
-        extra=np.array([[row[n] for n in ("detail", "mirror")] for row in rows]),
-    )
+
+
+def changed_photos(judge: SameProduct, sets: list[Photos]) -> None:
+    """What the gate says of captured photos that were changed; it knows which view they show, as of a still."""
+    given = [[Cut(float(one.azimuths[at]), *one[at]) for at in one.eight()] for one in sets]
+    views = [judge.views_of(cuts) for cuts in given]
+    changes: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+        "hue + 60 degrees": hue,
+        "blurred by 6 px of 512": blurred,
+    }
+    for what, change in [*changes.items(), ("mirrored", None), ("as it is", None)]:
+        failed, seen = [], []
+        for package, cuts in zip(views, given, strict=True):
+            for cut in cuts:
+                changed = Cut(0.0, change(cut.image, cut.mask), cut.mask) if change else cut
+                if what == "mirrored":
+                    changed = Cut(
+                        0.0, np.ascontiguousarray(cut.image[:, ::-1]), np.ascontiguousarray(cut.mask[:, ::-1])
+                    )
+                found = judge.likeness(changed, package, cut.azimuth_deg)
+                row = found.as_dict()
+                seen.append([row[name] for name in ("colour", "hue", "detail", "mirror")])
+                failed.append(bool(found.reasons))
+        print(
+            f"captured photos {what}: refused {interval(failed)}; by set {dict(zip([one.name for one in sets], np.array(failed).reshape(len(sets), -1).sum(1).tolist(), strict=True))}"
+        )
+        for name, values in zip(("colour", "hue", "detail", "mirror"), np.array(seen).T, strict=True):
+            print(f"    {name}: {np.quantile(values, [0, 0.01, 0.05, 0.5, 0.95, 0.99, 1]).round(3).tolist()}")
 
 
 def plot(same: np.ndarray, other: np.ndarray, threshold: float) -> str:

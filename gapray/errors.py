@@ -59,7 +59,6 @@ REMEDIES: dict[str, str] = {
     "still.aspect": "Crop the photo; stills keep its aspect.",
     "still.empty_prompt": 'Give the scene a prompt, such as "{product} on a table".',
     "still.prompt_too_long": "Say it in fewer words: what comes late in a long prompt hardly counts.",
-    "still.unsupported": "This backend was loaded with other settings; load it anew.",
     "scene.unknown": "See `gapray stills --list` for the names, or give a YAML file.",
     "score.no_video": "Render with a preset that has an mp4, webp, gif or frames, such as --preset web.",
     "score.no_truth": "Pass --truth with photos at angles that the package lacks, or package at least four views.",

@@ -136,7 +136,7 @@ class DrawStills:
         known = self._judge.views(package)
         found = []
         for still, seed, key in zip(stills, row["seeds"], row["keys"], strict=True):
-            likeness = self._judge.likeness(self._judge.cut(still.image, still.placed), known)
+            likeness = self._judge.likeness(self._judge.cut(still.image, still.placed), known, view.azimuth_deg)
             found.append(self._row(row, scene, still, seed, key, likeness, view.azimuth_deg))
         each = (time.monotonic() - started) / len(found)
         return [one | {"seconds": each} for one in found]

@@ -220,6 +220,7 @@ STILLS = _schema(
         ("lpips", _NUMBER, False, "Of the cut-out product after alignment, against that view."),
         ("iou", _NUMBER, False, "Of the silhouettes after alignment, 0 … 1."),
         ("colour", _NUMBER, False, "Mean difference of blurred colours, CIE Lab / 100."),
+        ("hue", _NUMBER, False, "Difference of hues against what colour there is, 0 = none."),
         ("detail", _NUMBER, False, "Fine detail against the photo's [log2]."),
         ("mirror", _NUMBER, False, "LPIPS from the mirrored views less LPIPS from the views."),
         ("score", _NUMBER, False, "0 … 1: how sure it is the same product."),

@@ -28,6 +28,7 @@ def stills(
     backend: Annotated[
         Literal["composite", "sdxl"] | None, typer.Option(help="What draws the scenes; default: the profile's.")
     ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the catalogue's report into this folder.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")] = False,
 ) -> None:
@@ -66,13 +67,20 @@ def stills(
                 on_progress=on_progress,
             )
         rows = open_catalog(catalog).best_stills().to_pylist()
+        page = None
+        if report:
+            from gapray.cli.fidelity import written_report
+
+            page = written_report(catalog, report)
         if as_json:
-            print_json(done.as_dict() | {"best": rows})
+            print_json(done.as_dict() | {"best": rows, "report": str(page) if page else None})
         else:
             typer.echo(report_of(done))
             columns = ["product_id", "scene", "gate", "score", "same_percentile", "cosine", "lpips", "iou", "detail"]
             cells = [[_cell(row[name]) for name in columns] + ["pasted" if row["pasted"] else ""] for row in rows]
             print_table([*columns, ""], cells)
+            if page:
+                typer.echo(f"report: {page}")
         if done.rejected or done.failed:
             raise typer.Exit(3)
 

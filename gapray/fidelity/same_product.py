@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import turned
 from gapray.config import MaskSettings
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Cut, Shown, cut_out, shown
@@ -32,12 +33,17 @@ DETAIL_SIZE = 256
 """…and their detail at this one."""
 FEATURES = ("cosine", "lpips", "iou", "colour")
 """What the score weighs."""
-MOST_COLOUR = 0.35
+MOST_COLOUR = 0.19
 """Colours farther apart than in any photo of one product, as `Likeness.colour`: another hue, whatever else agrees."""
-LEAST_DETAIL = -1.0
+MOST_HUE = 0.56
+"""…and the same for hues alone, as `Likeness.hue`: a product that is mostly black or white has little colour to differ in."""
+LEAST_DETAIL = -0.75
 """A label with less than half the detail of its photo is lost [log2]."""
-LEAST_MIRROR = -0.02
-"""A picture that looks more like the mirrored product by this much LPIPS is mirrored."""
+GREY = 0.1
+"""Mean chroma below which a product counts as grey [CIE Lab / 100]."""
+LEAST_MIRROR, LEAST_MIRROR_UNPOSED = -0.01, -0.11
+"""A picture that looks more like the mirrored product by this much LPIPS is mirrored: where it is known which view it shows, and
+where any view will do, because the mirror image of one view may look like another."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,12 @@ class Likeness:
     """Of the silhouettes after alignment, 0 … 1."""
     colour: float
     """Mean difference of blurred colours on the product, CIE Lab / 100."""
+    hue: float
+    """Difference of its colourfulness and hue against what colour there is, 0 = none … 1 and more = other hues."""
     detail: float
     """Fine detail against the photo's [log2]; below 0 it is blurred."""
     mirror: float
-    """LPIPS from the mirrored views less LPIPS from the views: below 0 it looks more like its own mirror image."""
+    """LPIPS from the mirrored view less LPIPS from the view: below 0 it looks more like its own mirror image."""
     score: float
     """0 … 1, see the module."""
     same_percentile: float
@@ -72,7 +80,7 @@ class Likeness:
         return asdict(self) | {"reasons": list(self.reasons)}
 
 
-NOT_FOUND = Likeness(0.0, 0.0, 1.0, 0.0, 1.0, -9.0, 0.0, 0.0, 0.0, 0.0, ("no product is found in the picture",))
+NOT_FOUND = Likeness(0.0, 0.0, 1.0, 0.0, 1.0, 1.0, -9.0, 0.0, 0.0, 0.0, 0.0, ("no product is found in the picture",))
 
 
 @dataclass(frozen=True)
@@ -157,53 +165,72 @@ class SameProduct:
         [one] = cut_out([found], [0.0], self._network, self._settings)
         return one if (one.mask >= 128).any() else None
 
-    def likeness(self, cut: Cut | None, views: Views) -> Likeness:
-        """Compare a cut-out picture with a package."""
+    def likeness(self, cut: Cut | None, views: Views, azimuth_deg: float | None = None) -> Likeness:
+        """Compare a cut-out picture with a package.
+
+        Args:
+            cut: From `cut`.
+            views: From `views`.
+            azimuth_deg: Of the view that it should show, where that is known.
+        """
         if cut is None:
             return NOT_FOUND
-        numbers = self.numbers(cut, views)
+        numbers = self.numbers(cut, views, azimuth_deg)
+        least_mirror = LEAST_MIRROR_UNPOSED if azimuth_deg is None else LEAST_MIRROR
         known = calibration()
         score = known.score(numbers)
         reasons = [
             *(["it scores as another product does"] if score < known.threshold else []),
-            *(["its colours are others"] if numbers["colour"] > MOST_COLOUR else []),
+            *(["its colours are others"] if numbers["colour"] > MOST_COLOUR or numbers["hue"] > MOST_HUE else []),
             *(["its detail is lost"] if numbers["detail"] < LEAST_DETAIL else []),
-            *(["left and right are exchanged"] if numbers["mirror"] < LEAST_MIRROR else []),
+            *(["left and right are exchanged"] if numbers["mirror"] < least_mirror else []),
         ]
         same, other = (known.percentile(score, of) for of in (known.same, known.other))
         return Likeness(**numbers, score=score, same_percentile=same, other_percentile=other, reasons=tuple(reasons))
 
-    def numbers(self, cut: Cut, views: Views) -> dict[str, float]:
+    def numbers(self, cut: Cut, views: Views, azimuth_deg: float | None = None) -> dict[str, float]:
         """The measured fields of `Likeness`."""
         mine, fine = shown(cut, SIZE, framing="boxes"), shown(cut, DETAIL_SIZE, framing="boxes")
         distances = self._metric.all_pairs(mine.image[None], np.stack([one.image for one in views.shown]))[0]
         mirrored = self._metric.all_pairs(mine.image[None], views.mirrored)[0]
         at = int(distances.argmin())
+        mirror = float(mirrored.min() - distances[at])
+        if azimuth_deg is not None:
+            shows = min(range(len(distances)), key=lambda i: abs(turned(views.shown[i].azimuth_deg, azimuth_deg)))
+            mirror = float(mirrored[shows] - distances[shows])
         nearest = views.shown[at]
         [features] = self._identity.predict([np.dstack([cut.image, cut.mask])])
         one, other = mine.mask >= 128, nearest.mask >= 128
+        colour, hue = _colour_difference(mine, nearest)
         return {
             "azimuth_deg": nearest.azimuth_deg,
             "cosine": float((views.features @ features).max()),
             "lpips": float(distances[at]),
             "iou": float((one & other).sum() / max(1, (one | other).sum())),
-            "colour": _colour_difference(mine, nearest),
+            "colour": colour,
+            "hue": hue,
             "detail": float(np.log2((_detail(fine) + 0.05) / (_detail(views.fine[at]) + 0.05))),
-            "mirror": float(mirrored.min() - distances[at]),
+            "mirror": mirror,
         }
 
 
-def _colour_difference(one: Shown, other: Shown) -> float:
-    """Of blurred colours, where both show product; light and dark count half, because scenes have lights of their own."""
+def _colour_difference(one: Shown, other: Shown) -> tuple[float, float]:
+    """`Likeness.colour` and `Likeness.hue`: blurred colours where both show product.
+
+    Light and dark count half, because scenes have lights of their own; for the hue they do not count.
+    """
     both = (one.mask >= 128) & (other.mask >= 128)
     if not both.any():
-        return 1.0
-    lab = [
-        cv2.cvtColor(cv2.GaussianBlur(x.image, (0, 0), 4).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        return 1.0, 1.0
+    a, b = (
+        cv2.cvtColor(cv2.GaussianBlur(x.image, (0, 0), 4).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[both] / 100
         for x in (one, other)
-    ]
-    apart = (lab[0] - lab[1])[both] / 100 * np.array([0.5, 1.0, 1.0])
-    return float(np.sqrt((apart**2).sum(1)).mean())
+    )
+    apart = (a - b) * np.array([0.5, 1.0, 1.0])
+    chroma = np.maximum(*(np.hypot(x[:, 1], x[:, 2]) for x in (a, b)))
+    # Of grey there is no hue: what little colour it has may be the light's.
+    hue = np.hypot(apart[:, 1], apart[:, 2]).sum() / max(float(chroma.sum()), GREY * len(chroma))
+    return float(np.sqrt((apart**2).sum(1)).mean()), float(hue)
 
 
 def _detail(one: Shown) -> float:

@@ -317,7 +317,7 @@ def _misplaced(
         findings.append(Finding("azimuth.reversed", (), "the photos run clockwise, against their angles"))
     for name, fitting, scale in zip(names, arrangement.fitting, arrangement.scales, strict=True):
         if not fitting:
-            findings.append(Finding("photo.mask", (name,), "its outline fits the other photos at no angle"))
+            findings.append(Finding("azimuth.misfit", (name,), "its outline fits the other photos at no angle"))
         if abs(np.log(scale)) > np.log(1 + limits.max_scale):
             findings.append(
                 Finding("photo.scale", (name,), f"the product is {scale - 1:+.0%} as large as in the others")

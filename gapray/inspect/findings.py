@@ -10,6 +10,7 @@ INSTRUCTIONS: dict[str, str] = {
     "azimuth.mirrored": "Turn mirroring off in the camera's settings and take it again.",
     "azimuth.reversed": "Give --direction cw, or let --fix name the photos the other way round.",
     "azimuth.off": "Take it again from its angle, or let --fix write the angle that it shows.",
+    "azimuth.misfit": "Look at it: another product, a mirrored photo, or a mask that lost a part. Take it again.",
     "azimuth.missing": "Take a photo from there.",
     "azimuth.unobservable": "Lay the printed sheet (`gapray capture sheet`) under the product, or trust the turntable.",
     "photo.unreadable": "Take it again, or save it as JPEG.",

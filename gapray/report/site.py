@@ -14,7 +14,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from gapray.capture.decode import decode_photo
 from gapray.catalog.reader import Catalog
+from gapray.config import DecodeSettings
 from gapray.errors import CatalogError, GaprayError
 from gapray.fidelity.score import OURS
 from gapray.report.pictures import frames_of, jpeg, photos_of, sprite
@@ -23,6 +25,20 @@ from gapray.report.table import HEADER, fidelity_table
 
 TURN_SIDE, PHOTO_SIDE, THUMB_SIDE = 360, 360, 112
 COLUMNS = 6
+STILL_SIDE = 480
+STILL_COLUMNS = (
+    "score",
+    "same_percentile",
+    "other_percentile",
+    "cosine",
+    "lpips",
+    "iou",
+    "colour",
+    "hue",
+    "detail",
+    "mirror",
+)
+"""Of `stills`, what the product's page shows."""
 ASSETS = ("style.css", "report.js")
 
 
@@ -49,7 +65,10 @@ def write_report(
     """
     templates = _templates()
     rows = catalog.products().to_pylist()
-    known = {table: _by_product(getattr(catalog, table)().to_pylist()) for table in ("verdicts", "rejects", "scores")}
+    known = {
+        table: _by_product(getattr(catalog, table)().to_pylist())
+        for table in ("verdicts", "rejects", "scores", "best_stills")
+    }
     best = {row["product_id"]: row for row in catalog.best_videos().to_pylist()}
     try:
         (folder / "products").mkdir(parents=True, exist_ok=True)
@@ -64,6 +83,7 @@ def write_report(
                 known["verdicts"].get(identifier, []),
                 known["scores"].get(identifier, []),
                 known["rejects"].get(identifier, []),
+                known["best_stills"].get(identifier, []),
             )
             return _write_product(catalog, facts, folder, templates)
 
@@ -99,6 +119,8 @@ class ProductFacts:
     verdicts: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     rejects: list[dict[str, Any]]
+    stills: list[dict[str, Any]]
+    """The best of each scene."""
 
     @property
     def shown_verdicts(self) -> list[dict[str, Any]]:
@@ -141,6 +163,12 @@ def _write_product(
         except GaprayError as error:
             problems.append({"stage": "report", "message": error.message, "code": error.code})
     (place / f"{identifier}.thumb.jpg").write_bytes(jpeg(np.ascontiguousarray(thumb), 80))
+    stills = []
+    for row in facts.stills:
+        try:
+            stills.append(_still(catalog, row, place))
+        except (GaprayError, OSError) as error:
+            problems.append({"stage": "report", "message": f"{row['file']}: {error}", "code": "catalog.not_found"})
     own = facts.own
     data = {"photos": _sprite_facts(f"{identifier}.photos.jpg", angles, 4), "turn": turn}
     page = templates.get_template("product.html").render(
@@ -154,6 +182,8 @@ def _write_product(
         verdicts=[{"label": row["label"], "cells": _cells(row)} for row in facts.shown_verdicts],
         notes=[f"{row['label']}: {note}" for row in facts.shown_verdicts for note in row["notes"]],
         rejects=problems,
+        stills=stills,
+        still_columns=STILL_COLUMNS,
         provenance=_provenance(catalog, facts),
         protocol=json.dumps(json.loads(own["protocol"]), indent=2) if own else "",
         facts=_script_json(data),
@@ -170,6 +200,17 @@ def _write_product(
         "thumb": f"products/{identifier}.thumb.jpg",
         "page": f"products/{identifier}.html",
     }
+
+
+def _still(catalog: Catalog, row: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """One still, small, beside the page; and its numbers."""
+    limits = DecodeSettings(reference_side=STILL_SIDE)
+    picture = decode_photo(catalog.folder.read(row["file"]), limits)
+    name = f"{row['product_id']}.still-{row['scene']}.jpg"
+    (place / name).write_bytes(jpeg(picture))
+    cells = [f"{row[column]:.3f}" for column in STILL_COLUMNS]
+    told = {"src": name, "scene": row["scene"], "gate": row["gate"], "pasted": row["pasted"], "cells": cells}
+    return told | {"prompt": row["prompt"], "reasons": row["reasons"]}
 
 
 def _sprite_facts(name: str, angles: list[float], columns: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from diffusers import StableDiffusionXLControlNetPipeline
+from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
 from torch import Tensor, nn
 
 from gapray.config import SdxlSettings
@@ -57,6 +58,11 @@ class Engine:
             net.controlnet_cond_embedding = nn.Identity()
         for network in (self.unet, *self.nets):
             network.to(memory_format=torch.channels_last)
+            for name, layer in network.named_modules():
+                if isinstance(layer, Attention) and name.endswith("attn1"):
+                    layer.fuse_projections(fuse=True)  # query, key and value in one multiplication; exact
+                    layer.set_processor(FusedAttnProcessor2_0())
+        pipe.vae.to(memory_format=torch.channels_last)
         self._unet: Callable[..., Any] = self.unet.forward
         self._controlled: list[Callable[..., Any]] = [net.forward for net in self.nets]
         if settings.compile:
