@@ -283,7 +283,7 @@ class CheckSettings(_Settings):
     max_scale: float = Field(
         0.08, gt=0, description="Difference of the product's size from the others' at most, perspective apart."
     )
-    max_cut: float = Field(0.01, ge=0, le=1, description="Share of the photo's edge that is product at most.")
+    max_cut: float = Field(0.02, ge=0, le=1, description="Share of the photo's edge that is product at most.")
     max_clutter: float = Field(0.03, ge=0, le=1, description="Share of the backdrop near the product that is edges.")
     max_unsure: float = Field(0.75, gt=0, description="Soft pixels of the mask's outline against its sharp ones.")
 

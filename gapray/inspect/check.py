@@ -32,6 +32,10 @@ WORK_SIDE = 1024
 """Photos are judged at this size of the longer side at most [pixels]."""
 PAIR_DEG = 12.0
 """Two photos are swapped when each shows the other's angle to within this."""
+MUCH_CUT = 0.05
+"""A product that runs along so much of the photo's edge has lost a part; one that touches it has its outline still."""
+MOST_ODD = 0.25
+"""Share of the photos that may be left out because their outline cannot be trusted."""
 SIDES = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
 """Of the product as one sees it who looks at the front, at 0, 45, … degrees."""
 
@@ -184,8 +188,10 @@ def judge(
     findings = [item for name, quality in zip(names, found, strict=True) for item in _weak(name, quality, limits)]
     doubled = duplicates(photos, masks)
     findings += [Finding("azimuth.duplicate", (names[a], names[b]), "the two files show one photo") for a, b in doubled]
-    # The outline of a product that is cut would tell lies about all others' angles.
-    odd = {name for item in findings if item.code in ("photo.cut", "photo.mask") for name in item.files}
+    # The outline of a product that is cut would tell lies about all others' angles; but where nearly all are cropped that closely,
+    # they are all that there is.
+    odd = {name for name, one in zip(names, found, strict=True) if one.cut > MUCH_CUT}
+    odd = odd if len(odd) <= MOST_ODD * len(names) else set()
     odd |= {names[b] for _, b in doubled}
     kept = [index for index, name in enumerate(names) if measured is not None or name not in odd]
     said = [azimuths_deg[index] for index in kept]
@@ -350,11 +356,11 @@ def _misplaced(
 
 
 def _told(arrangement: Arrangement, names: Sequence[str]) -> dict[str, float]:
-    """Name -> angle of the photos that say where they were taken; none of a set that does not."""
+    """Name -> angle of the photos that fit the others; none of a set that does not say where it was taken from."""
     if not arrangement.observable:
         return {}
-    rows = zip(names, arrangement.azimuths_deg, arrangement.told, strict=True)
-    return {name: azimuth for name, azimuth, told in rows if told}
+    rows = zip(names, arrangement.azimuths_deg, arrangement.fitting, strict=True)
+    return {name: azimuth for name, azimuth, fitting in rows if fitting}
 
 
 def _missing(azimuths: Sequence[float]) -> tuple[float, ...]:
