@@ -40,6 +40,7 @@ def off(found, expected):
     return np.abs(turned(np.array(found.azimuths_deg), np.asarray(expected, float)))
 
 
+@pytest.mark.long
 def test_photos_at_their_angles_stay_there(turn):
     found = arranged(turn, range(0, 360, 45))
     assert found.direction == 1 and not any(found.mirrored) and all(found.told)
@@ -73,6 +74,7 @@ def test_a_turn_that_runs_the_other_way(turn):
     assert found.direction == -1 and off(found, [-angle for angle in NAMED]).max() < 4
 
 
+@pytest.mark.long
 def test_what_looks_the_same_from_everywhere_is_not_guessed():
     photo = np.full((160, 160, 3), 230, np.uint8)
     mask = np.zeros((160, 160), np.uint8)
