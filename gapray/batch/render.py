@@ -104,14 +104,7 @@ def pending_videos(
     Raises:
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
-    current = catalog.table("products", columns=PACKAGE_COLUMNS)
-    if products is not None:
-        places = pc.index_in(pa.array(products, pa.string()), value_set=current["product_id"].combine_chunks())
-        for name, place in zip(products, places.to_pylist(), strict=True):
-            if place is None:
-                raise CatalogError("catalog.product_not_found", f"no product {name!r} in this catalogue")
-        current = current.take(places)
-    current = current.slice(0, limit)
+    current = wanted_products(catalog, products, limit)
     there = pc.unique(catalog.table("videos", columns=["key"])["key"])
     wanted = [
         pa.table(
@@ -128,6 +121,22 @@ def pending_videos(
     videos = pa.concat_tables(wanted)
     lacking = videos.filter(pc.invert(pc.is_in(videos["key"], value_set=there)))
     return with_parts(lacking, catalog).select(PENDING.names).cast(PENDING), videos.num_rows - lacking.num_rows
+
+
+def wanted_products(catalog: Catalog, products: Sequence[str] | None, limit: int | None) -> pa.Table:
+    """Current rows of `products`, with what a package needs: those that are named, in that order, or all by name.
+
+    Raises:
+        CatalogError: `catalog.product_not_found` for a name in `products`.
+    """
+    current = catalog.table("products", columns=PACKAGE_COLUMNS)
+    if products is not None:
+        places = pc.index_in(pa.array(products, pa.string()), value_set=current["product_id"].combine_chunks())
+        for name, place in zip(products, places.to_pylist(), strict=True):
+            if place is None:
+                raise CatalogError("catalog.product_not_found", f"no product {name!r} in this catalogue")
+        current = current.take(places)
+    return current.slice(0, limit)
 
 
 def with_parts(videos: pa.Table, catalog: Catalog) -> pa.Table:

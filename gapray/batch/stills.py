@@ -7,21 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
 
 from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.record import recorded
-from gapray.batch.render import with_parts
+from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
 from gapray.batch.runs import StillsSummary, absolute, connected, new_run_id, published, quiet_ray_data
 from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
-from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
+from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
-from gapray.errors import CatalogError
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
 
@@ -101,14 +99,7 @@ def pending_stills(
     Raises:
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
-    current = catalog.table("products", columns=PACKAGE_COLUMNS)
-    if products is not None:
-        places = pc.index_in(pa.array(products, pa.string()), value_set=current["product_id"].combine_chunks())
-        for name, place in zip(products, places.to_pylist(), strict=True):
-            if place is None:
-                raise CatalogError("catalog.product_not_found", f"no product {name!r} in this catalogue")
-        current = current.take(places)
-    current = current.slice(0, limit)
+    current = wanted_products(catalog, products, limit)
     there = set(catalog.table("stills", columns=["key"])["key"].to_pylist())
     rows = []
     for product in current.to_pylist():

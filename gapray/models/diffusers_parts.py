@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from gapray.errors import ModelError
@@ -105,3 +105,10 @@ def wrong_part(located: LocatedCard, error: Exception) -> ModelError:
     """The error of a card whose files are not what they are taken for."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return ModelError("model.wrong_part", f"{located.card.name} could not be loaded: {type(error).__name__}: {first}")
+
+
+def fuse_self_attention(module: nn.Module) -> None:
+    """Query, key and value of every self-attention in one multiplication; exact. Cross-attentions stay as they are."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, Attention) and (name.endswith("attn1") or "motion_modules" in name):
+            layer.fuse_projections(fuse=True)

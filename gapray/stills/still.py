@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,3 @@ def best_view(package: GapPackage, azimuth_deg: float | None) -> GapView:
     if not (view.mask >= 128).any():
         raise InputError("still.no_mask", f"{package.product_id}: {view.name} has no mask")
     return view
-
-
-Kind = Literal["composite", "sdxl"]

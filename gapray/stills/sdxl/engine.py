@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_
 from torch import Tensor, nn
 
 from gapray.config import SdxlSettings
+from gapray.models.diffusers_parts import fuse_self_attention
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Engine:
             net.controlnet_cond_embedding = nn.Identity()
         for network in (self.unet, *self.nets):
             network.to(memory_format=torch.channels_last)
+            fuse_self_attention(network)
             for name, layer in network.named_modules():
                 if isinstance(layer, Attention) and name.endswith("attn1"):
-                    layer.fuse_projections(fuse=True)  # query, key and value in one multiplication; exact
                     layer.set_processor(FusedAttnProcessor2_0())
         pipe.vae.to(memory_format=torch.channels_last)
         self._unet: Callable[..., Any] = self.unet.forward

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -215,10 +215,3 @@ def _joined(attn: Attention, out: Tensor, hidden_states: Tensor) -> Tensor:
         result = result + hidden_states
     scaled: Tensor = result / attn.rescale_output_factor
     return scaled
-
-
-def fuse_self_attention(module: nn.Module) -> None:
-    """Query, key and value of every self-attention in one multiplication; exact. Cross-attentions stay as they are."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, Attention) and (name.endswith("attn1") or "motion_modules" in name):
-            layer.fuse_projections(fuse=True)

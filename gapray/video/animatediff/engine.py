@@ -24,11 +24,11 @@ from diffusers.models.attention_processor import (
 from torch import Tensor, nn
 
 from gapray.config import AnimateDiffSettings
+from gapray.models.diffusers_parts import fuse_self_attention
 from gapray.video.animatediff.attention import (
     KeyFrameAttention,
     TextAttention,
     ViewBlendAttention,
-    fuse_self_attention,
     text_of,
     views_of,
 )
