@@ -144,9 +144,8 @@ def with_parts(videos: pa.Table, catalog: Catalog) -> pa.Table:
     parts = catalog.parts_of_views()
     held = pa.table({"name": _joined(parts["product_id"], parts["key"]), "part": parts["part"]})
     place = pc.index_in(_joined(videos["product_id"], videos["product_key"]), value_set=held["name"].combine_chunks())
-    return videos.append_column("part", held["part"].take(place)).sort_by(
-        [("product_id", "ascending"), ("seed", "ascending")]
-    )
+    part = held["part"].combine_chunks().take(place.combine_chunks()).cast(pa.string())
+    return videos.append_column("part", part).sort_by([("product_id", "ascending"), ("seed", "ascending")])
 
 
 def _joined(product_id: pa.ChunkedArray, key: pa.ChunkedArray) -> pa.ChunkedArray:

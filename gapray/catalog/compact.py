@@ -70,14 +70,18 @@ def _views(catalog: Catalog, products_per_part: int, part_bytes: int) -> Iterato
 
     All views of a package are written into one part at one time, so whole packages are kept or dropped.
     """
-    homes = catalog.parts_of_views(current=True).sort_by("part")
-    runs = pc.run_end_encode(homes["part"].combine_chunks())
+    homes = catalog.parts_of_views(current=True)
+    part = homes["part"].combine_chunks()
+    # By place in the list of files, not by name: a million names of files are most of what these rows would weigh.
+    order = pc.sort_indices(part.indices)
+    homes = homes.select(["product_id", "key"]).take(order)
+    runs = pc.run_end_encode(part.indices.take(order))
     starts = [0, *runs.run_ends.to_pylist()]
     waiting: list[pa.Table] = []
     products = size = 0
-    for part, start, end in zip(runs.values.to_pylist(), starts, starts[1:], strict=False):
+    for place, start, end in zip(runs.values.to_pylist(), starts, starts[1:], strict=False):
         mine = homes.slice(start, end - start)
-        rows = pq.read_table(part, schema=TABLES["views"], filesystem=catalog.folder.arrow)
+        rows = pq.read_table(part.dictionary[place].as_py(), schema=TABLES["views"], filesystem=catalog.folder.arrow)
         rows = _once(rows.filter(pc.is_in(_names(rows), value_set=_names(mine))))
         waiting.append(rows)
         products, size = products + mine.num_rows, size + int(row_bytes(rows).sum())

@@ -76,7 +76,9 @@ the newest for each backend and seed; a reject counts until the same stage succe
 the best is the one that passes its gate with the least LPIPS."""
 
 
-STREAM_MEMORY = "768MB"
+FILES_AT_ONCE = 256
+"""Parts in one scan: a dataset keeps the footers of all its files, a hundred kilobytes each."""
+STREAM_MEMORY = "512MB"
 """What DuckDB holds of a table that is streamed; the rest is sorted on the disk."""
 _HOMES = pa.schema(
     [
@@ -84,9 +86,10 @@ _HOMES = pa.schema(
         ("key", pa.string()),
         ("created_at", pa.timestamp("us", tz="UTC")),
         ("run_id", pa.string()),
-        ("part", pa.dictionary(pa.int32(), pa.string())),
+        ("part", pa.int32()),
     ]
 )
+"""Where views lie; `part` is a place in the list of files, because their names are long and a million rows have one each."""
 PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift"] + [
     f"{role}_model" for role in ("mask", "depth", "canny", "identity")
 ]
@@ -189,32 +192,39 @@ class Catalog:
             yield from connection.sql(f'SELECT * FROM "{name}" ORDER BY {order}').to_arrow_reader(rows)
 
     def parts_of_views(self, *, current: bool = False) -> pa.Table:
-        """product_id, key and `part`, the file that holds those views, the newest where several do.
+        """product_id, key and `part` (a dictionary), the file that holds those views, the newest where several do.
 
         Of the parts only key columns are read.
 
         Args:
             current: Only of packages whose product row is current.
         """
-        rows = pa.concat_tables([_HOMES.empty_table(), *self._homes()])
+        files = sorted(self.folder.parts("views"))
+        rows = pa.concat_tables([_HOMES.empty_table(), *self._homes(files)])
         query = "SELECT product_id, key, arg_max(part, (created_at, run_id, part)) AS part FROM rows GROUP BY product_id, key"
         if current:
             query = f"SELECT r.* FROM ({query}) r SEMI JOIN products p ON r.product_id = p.product_id AND r.key = p.key"
         with self._connection() as connection:
             connection.register("rows", rows)
-            return connection.sql(query).to_arrow_table()
+            found = connection.sql(query).to_arrow_table()
+        places = found["part"].combine_chunks().cast(pa.int32())
+        part = pa.DictionaryArray.from_arrays(places, pa.array(files, pa.string()))
+        return found.set_column(2, "part", part)
 
-    def _homes(self) -> Iterator[pa.Table]:
-        """One row a package and part: a part's views are many, and their file's name is long."""
+    def _homes(self, files: Sequence[str]) -> Iterator[pa.Table]:
+        """One row a package and part: a part's views are many."""
         columns = ["product_id", "key", "created_at", "run_id", "__filename"]
-        if not self.folder.parts("views"):
-            return
-        for batch in self.dataset("views").scanner(columns=columns).to_batches():
-            part = batch["__filename"][0] if batch.num_rows else None  # a batch is of one file
-            named = pa.Table.from_batches([batch]).group_by(["product_id", "key"])
-            last = named.aggregate([("created_at", "max"), ("run_id", "max")])
-            parts = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), last.num_rows), [part])
-            yield last.rename_columns(columns[:-1]).append_column("part", parts).cast(_HOMES)
+        places = {name: at for at, name in enumerate(files)}
+        for start in range(0, len(files), FILES_AT_ONCE):
+            some = self.dataset("views", files[start : start + FILES_AT_ONCE])
+            for batch in some.scanner(columns=columns).to_batches():
+                if not batch.num_rows:
+                    continue
+                part = places[batch["__filename"][0].as_py()]  # a batch is of one file
+                named = pa.Table.from_batches([batch]).group_by(["product_id", "key"])
+                last = named.aggregate([("created_at", "max"), ("run_id", "max")])
+                parts = pa.repeat(pa.scalar(part, pa.int32()), last.num_rows)
+                yield last.rename_columns(columns[:-1]).append_column("part", parts).cast(_HOMES)
 
     def views_of(self, product_id: str, key: str, part: str | None) -> list[dict[str, Any]]:
         """One product's rows of `views`, from the one part that holds them.
@@ -247,10 +257,13 @@ class Catalog:
             except duckdb.Error as error:
                 raise CatalogError("catalog.incompatible", str(error)) from error
 
-    def dataset(self, table: str) -> ds.Dataset:
-        """Every row of a table, not only current ones, as an Arrow dataset."""
+    def dataset(self, table: str, files: Sequence[str] | None = None) -> ds.Dataset:
+        """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before."""
         return ds.dataset(
-            self.folder.parts(table), schema=TABLES[table], format="parquet", filesystem=self.folder.arrow
+            self.folder.parts(table) if files is None else list(files),
+            schema=TABLES[table],
+            format="parquet",
+            filesystem=self.folder.arrow,
         )
 
     def _connection(self, product_id: str | None = None) -> duckdb.DuckDBPyConnection:
