@@ -35,7 +35,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from gapray.config import SdxlSettings, StillSettings
+from gapray.config import SdxlSettings
 from gapray.stills.sdxl.backend import Sdxl
 from gapray.stills.sdxl.engine import Picture
 from gapray.stills.sdxl.load import SCHEDULE
@@ -192,7 +192,7 @@ def main() -> None:
     chosen = SdxlSettings(
         steps=given.steps, control_scale=(0.5, 0.5), control_end=(1.0, 1.0), masked=False, references=1
     )
-    backend = Sdxl(pipe, StillSettings(backend="sdxl", sdxl=chosen), licence="x")
+    backend = Sdxl(pipe, licence="x")
     engine = backend.engine
     prompts, pooled = encoded(pipe, [NEGATIVE, PROMPT])
     controls = [torch.from_numpy(one).permute(2, 0, 1).float() / 255 for one in pictures]
@@ -201,7 +201,7 @@ def main() -> None:
         zero = engine.image_tokens(backend._encoded(torch.zeros_like(backend._features([np.asarray(reference)]))))
     plain = Picture(prompts, pooled, controls, torch.stack([zero, tokens]), None, noise[0])
 
-    def ours(count: int) -> object:
+    def ours(count: int, settings: SdxlSettings = chosen) -> object:
         # Prompts and reference are read anew each time, as diffusers' pipeline does.
         states, vector = encoded(pipe, [NEGATIVE, PROMPT])
         with torch.no_grad():
@@ -209,30 +209,27 @@ def main() -> None:
         batch = [
             replace(plain, prompts=states, pooled=vector, tokens=looked, noise=noise[index]) for index in range(count)
         ]
-        return backend.decode(engine.denoise(batch))
+        return backend.decode(engine.denoise(batch, settings))
 
-    full, engine.settings = engine.settings, chosen.model_copy(update={"steps": 2})
-    mine = engine.denoise([plain])
+    short = chosen.model_copy(update={"steps": 2})
+    mine = engine.denoise([plain], short)
     print(
         f"two steps against diffusers': {float((mine - theirs).abs().max() / theirs.abs().max()):.1e} relative",
         flush=True,
     )
-    engine.settings = full
     measure("gapray, one at a time, not compiled", 1, lambda: ours(1))
     measure("gapray, four at once, not compiled", 4, lambda: ours(4), 1)
     if not given.no_compile:
         engine._unet = torch.compile(engine.unet.forward, dynamic=False)
         engine._controlled = [torch.compile(net.forward, dynamic=False) for net in engine.nets]
-        engine.settings = full.model_copy(update={"steps": 2})
-        mine = engine.denoise([plain, *(replace(plain, noise=noise[index]) for index in (1, 2, 3))])
+        mine = engine.denoise([plain, *(replace(plain, noise=noise[index]) for index in (1, 2, 3))], short)
         print(
             f"compiled, two steps: {float((mine[:1] - theirs).abs().max() / theirs.abs().max()):.1e} relative",
             flush=True,
         )
-        engine.settings = full
         measure("gapray, four at once, compiled", 4, lambda: ours(4))
-        engine.settings = full.model_copy(update={"control_end": (0.8, 0.8)})
-        measure("gapray, as above, ControlNets end at 80 %", 4, lambda: ours(4), 1)
+        early = chosen.model_copy(update={"control_end": (0.8, 0.8)})
+        measure("gapray, as above, ControlNets end at 80 %", 4, lambda: ours(4, early), 1)
     stock_one = next(best for label, _, _, best, _ in rows if label.startswith("diffusers, one"))
     stock_four = next(best / 4 for label, _, _, best, _ in rows if label.startswith("diffusers, four"))
     print(

@@ -50,9 +50,9 @@ def judge(lpips_alex, mask_network):
 @pytest.fixture(scope="module")
 def drawn(packages):
     """Product and scene -> still."""
-    backend = Composite(StillSettings(megapixels=0.35))
+    backend, settings = Composite(), StillSettings(megapixels=0.35)
     return {
-        (name, scene.name): backend.generate(package, best_view(package, 0.0), scene, seeds=[0])[0]
+        (name, scene.name): backend.generate(package, best_view(package, 0.0), scene, settings, seeds=[0])[0]
         for name, package in packages.items()
         for scene in load_scenes(list(SCENES))
     }

@@ -21,13 +21,13 @@ from gapray.catalog.storage import Folder
 from gapray.config import Profile, canonical_hash
 from gapray.errors import CatalogError, as_gapray_error
 from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.same_product import Likeness, SameProduct
+from gapray.fidelity.same_product import Likeness, SameProduct, failings
 from gapray.models.cards import card_named
 from gapray.models.identity import ColourGradient
 from gapray.models.load import load_mask
 from gapray.stills.load import load_still_backend, still_cards
 from gapray.stills.scene import Scene
-from gapray.stills.still import Still, StillBackend, best_view
+from gapray.stills.still import Still, StillBackend, best_view, source_type
 from gapray.video.encode import encoded_still
 from gapray.video.provenance import Provenance
 
@@ -132,12 +132,12 @@ class DrawStills:
         scene = Scene.model_validate_json(row["scene"])
         settings = self._facts.profile.stills
         view = best_view(package, settings.azimuth_deg)
-        stills = self._backend.generate(package, view, scene, seeds=list(row["seeds"]))
-        known = self._judge.views(package)
-        found = []
-        for still, seed, key in zip(stills, row["seeds"], row["keys"], strict=True):
-            likeness = self._judge.likeness(self._judge.cut(still.image, still.placed), known, view.azimuth_deg)
-            found.append(self._row(row, scene, still, seed, key, likeness, view.azimuth_deg))
+        stills = self._backend.generate(package, view, scene, settings, seeds=row["seeds"])
+        judged = self._judge.of_pictures(package, [(one.image, one.placed) for one in stills], view.azimuth_deg)
+        found = [
+            self._row(row, scene, still, seed, key, likeness, view.azimuth_deg)
+            for still, seed, key, likeness in zip(stills, row["seeds"], row["keys"], judged, strict=True)
+        ]
         each = (time.monotonic() - started) / len(found)
         return [one | {"seconds": each} for one in found]
 
@@ -146,9 +146,7 @@ class DrawStills:
     ) -> Row:
         settings = self._facts.profile.stills
         numbers = {name: value for name, value in likeness.as_dict().items() if name != "azimuth_deg"}
-        reasons = list(likeness.reasons)
-        if settings.min_same is not None and likeness.same_percentile < settings.min_same and not reasons:
-            reasons = [f"{1 - likeness.same_percentile:.0%} of real photos of a product are more alike"]
+        reasons = failings(likeness, settings.min_same)
         told = {
             "product_id": row["product_id"],
             "key": key,
@@ -161,7 +159,7 @@ class DrawStills:
             "width": still.image.shape[1],
             "height": still.image.shape[0],
             "pasted": still.pasted,
-            "source_type": "compositeCapture" if self._backend.name == "composite" else _generated(still),
+            "source_type": source_type(self._backend, still),
             "licence": self._backend.licence,
             "models": [f"{name}@{revision[:12]}" for name, revision in sorted(self._facts.revisions.items())],
             "profile": self._facts.profile.name,
@@ -202,10 +200,6 @@ def _receipt(row: Row) -> Row:
         "outcome": "passed" if passed else "failed",
         "stills": len(row["stills"]),
     }
-
-
-def _generated(still: Still) -> str:
-    return "compositeWithTrainedAlgorithmicMedia" if still.pasted else "trainedAlgorithmicMedia"
 
 
 def _provenance(told: Mapping[str, Any]) -> Provenance:

@@ -80,6 +80,18 @@ class Likeness:
         return asdict(self) | {"reasons": list(self.reasons)}
 
 
+def failings(likeness: Likeness, least_same: float | None) -> list[str]:
+    """Why a picture does not pass; empty when it does.
+
+    Args:
+        likeness: Of the picture.
+        least_same: `StillSettings.min_same`.
+    """
+    if likeness.reasons or least_same is None or likeness.same_percentile >= least_same:
+        return list(likeness.reasons)
+    return [f"{1 - likeness.same_percentile:.0%} of real photos of a product are more alike"]
+
+
 NOT_FOUND = Likeness(0.0, 0.0, 1.0, 0.0, 1.0, 1.0, -9.0, 0.0, 0.0, 0.0, 0.0, ("no product is found in the picture",))
 
 
@@ -187,6 +199,19 @@ class SameProduct:
         ]
         same, other = (known.percentile(score, of) for of in (known.same, known.other))
         return Likeness(**numbers, score=score, same_percentile=same, other_percentile=other, reasons=tuple(reasons))
+
+    def of_pictures(
+        self, package: GapPackage, pictures: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], azimuth_deg: float
+    ) -> list[Likeness]:
+        """Pictures that should show one view of a package.
+
+        Args:
+            package: What they are compared with.
+            pictures: Each with where the product should stand, as in `cut`.
+            azimuth_deg: Of the view.
+        """
+        known = self.views(package)
+        return [self.likeness(self.cut(image, placed), known, azimuth_deg) for image, placed in pictures]
 
     def numbers(self, cut: Cut, views: Views, azimuth_deg: float | None = None) -> dict[str, float]:
         """The measured fields of `Likeness`."""

@@ -7,7 +7,7 @@ letter for letter, and a pose the camera did not have is never shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -34,22 +34,18 @@ _Floats = NDArray[np.float32]
 
 
 class Composite:
-    """Pastes the product into a drawn scene.
-
-    Args:
-        settings: Size.
-    """
+    """Pastes the product into a drawn scene."""
 
     name = "composite"
     licence = "Apache-2.0"
+    generative = False
 
-    def __init__(self, settings: StillSettings) -> None:
-        self._settings = settings
-
-    def generate(self, package: GapPackage, view: GapView, scene: Scene, *, seeds: list[int]) -> list[Still]:
+    def generate(
+        self, package: GapPackage, view: GapView, scene: Scene, settings: StillSettings, *, seeds: Sequence[int]
+    ) -> list[Still]:
         """See `StillBackend.generate`."""
         scene.prompt_for(package.product_id)  # a scene that no model could draw is refused here too
-        size = still_size(view.mask.shape[0], view.mask.shape[1], self._settings.megapixels)
+        size = still_size(view.mask.shape[0], view.mask.shape[1], settings.megapixels)
         product = _cut(view, size)
         return [_drawn(product, scene, size, np.random.default_rng(seed)) for seed in seeds]
 

@@ -37,7 +37,7 @@ def load_still_backend(settings: StillSettings, *, device: str | None = None) ->
         ModelError: A `model.*` code that names the card.
     """
     if settings.backend == "composite":
-        return Composite(settings)
+        return Composite()
     from gapray.models.load import best_device
     from gapray.stills.sdxl.load import load_sdxl
 

@@ -1,22 +1,30 @@
-"""The seam between a packaged view and what draws it into a scene."""
+"""The seam between a packaged view and what draws it into a scene: the protocol, sizes, the view that is shown."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.config import StillSettings
 from gapray.errors import InputError
-from gapray.gap.package import GapPackage, GapView
+from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.stills.scene import Scene
 
 WIDEST = 3.0
 """Longer side over shorter side, from which on nothing is drawn."""
 MULTIPLE_OF = 8
 """Sides are divisible by this: a latent pixel of SDXL."""
+THIN_LINE = 64
+"""Thin lines fade when they are averaged: what is left of one is a line [grey levels]."""
+_Level = TypeVar("_Level", np.uint8, np.uint16)
+POSE_EDGES = 40, 100
+"""Thresholds of canny on a rendered map, which has no noise."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,19 @@ class StillBackend(Protocol):
 
     name: str
     licence: str
+    generative: bool
+    """Whether it reads prompts, and draws shapes that no photo shows (`posed`)."""
 
-    def generate(self, package: GapPackage, view: GapView, scene: Scene, *, seeds: list[int]) -> list[Still]:
+    def generate(
+        self, package: GapPackage, view: GapView, scene: Scene, settings: StillSettings, *, seeds: Sequence[int]
+    ) -> list[Still]:
         """Draw.
 
         Args:
             package: All views are references of what the product looks like.
             view: The one that is shown.
             scene: Where.
+            settings: Of this call; which parts they name was decided when the backend was loaded.
             seeds: One a picture.
 
         Raises:
@@ -51,6 +64,13 @@ class StillBackend(Protocol):
             ModelError: `model.*`.
         """
         ...
+
+
+def source_type(backend: StillBackend, still: Still) -> str:
+    """Where a still's pixels come from, as IPTC calls it (digitalsourcetype)."""
+    if backend.name == "composite":
+        return "compositeCapture"
+    return "compositeWithTrainedAlgorithmicMedia" if still.pasted else "trainedAlgorithmicMedia"
 
 
 def still_size(height: int, width: int, megapixels: float) -> tuple[int, int]:
@@ -85,3 +105,53 @@ def best_view(package: GapPackage, azimuth_deg: float | None) -> GapView:
     if not (view.mask >= 128).any():
         raise InputError("still.no_mask", f"{package.product_id}: {view.name} has no mask")
     return view
+
+
+def framed(view: GapView, size: tuple[int, int]) -> GapView:
+    """A view as large as it fits into [H, W] = `size`, centred; round it there is no product, and the photo's rim goes on."""
+    height, width = size
+    scale = min(height / view.mask.shape[0], width / view.mask.shape[1])
+    inner = max(1, round(view.mask.shape[1] * scale)), max(1, round(view.mask.shape[0] * scale))
+    top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
+    rim = top, height - inner[1] - top, left, width - inner[0] - left
+
+    def fitted(image: NDArray[_Level], way: int, border: int) -> NDArray[_Level]:
+        scaled = cv2.resize(image, inner, interpolation=way)
+        return np.asarray(cv2.copyMakeBorder(scaled, *rim, border, value=0), image.dtype)
+
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    edges = fitted(view.canny, cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    return replace(
+        view,
+        reference=fitted(view.reference, way, cv2.BORDER_REPLICATE),
+        mask=fitted(view.mask, way, cv2.BORDER_CONSTANT),
+        # Depth is no shade: between product and backdrop nothing lies in the middle.
+        depth=fitted(view.depth, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT),
+        canny=np.where(edges >= THIN_LINE, np.uint8(255), np.uint8(0)),
+    )
+
+
+def posed(view: GapView, depth: NDArray[np.uint16], normals: NDArray[np.uint8] | None) -> GapView:
+    """A view with the shape of a depth map that somebody rendered: a pose which no photo need have.
+
+    Args:
+        view: Gives everything that is not shape; its photo may show another side.
+        depth: [H, W], nearest is largest, 0 = nothing.
+        normals: [H, W, 3] of the same pose; edges are taken from them, or else from the depth.
+
+    Raises:
+        InputError: `still.no_mask` when the depth map is empty.
+    """
+    solid = depth > 0
+    if not solid.any():
+        raise InputError("still.no_mask", "the depth map shows nothing: it is 0 everywhere")
+    size = depth.shape[1], depth.shape[0]
+    grey = (depth // ((DEPTH_MAX + 1) // 256)).astype(np.uint8)
+    drawn = grey if normals is None else cv2.resize(normals, size, interpolation=cv2.INTER_AREA)
+    return replace(
+        view,
+        reference=np.asarray(cv2.resize(view.reference, size, interpolation=cv2.INTER_AREA), np.uint8),
+        mask=np.where(solid, np.uint8(255), np.uint8(0)),
+        depth=depth,
+        canny=np.asarray(cv2.Canny(drawn, *POSE_EDGES), np.uint8),
+    )

@@ -184,8 +184,8 @@ def encoded_still(image: NDArray[np.uint8], name: str, quality: int, provenance:
 
     Args:
         image: uint8 [H, W, 3].
-        name: Its ending decides: PNG for ``.png``, else JPEG.
-        quality: Of JPEG, 1 … 100.
+        name: Its ending decides: PNG for ``.png``, WebP for ``.webp``, else JPEG.
+        quality: Of JPEG and WebP, 0 … 100.
         provenance: What the packet says.
     """
     picture = Image.fromarray(image)
@@ -193,6 +193,8 @@ def encoded_still(image: NDArray[np.uint8], name: str, quality: int, provenance:
         text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", provenance.xmp().decode())
         return _saved(picture, "PNG", pnginfo=text)
+    if name.endswith(".webp"):
+        return _saved(picture, "WEBP", quality=quality, xmp=provenance.xmp())
     return _saved(picture, "JPEG", quality=quality, subsampling=0, xmp=provenance.xmp())
 
 

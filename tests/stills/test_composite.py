@@ -33,7 +33,7 @@ def drawn(name="marble-kitchen", seeds=(0,), pack=None, **light):
     pack = pack or package()
     [scene] = load_scenes([name])
     scene = scene.model_copy(update={"light": scene.light.model_copy(update=light)})
-    return Composite(SETTINGS).generate(pack, best_view(pack, None), scene, seeds=list(seeds))
+    return Composite().generate(pack, best_view(pack, None), scene, SETTINGS, seeds=seeds)
 
 
 def test_fifteen_scenes_ship_and_the_three_of_the_prototype_are_among_them():

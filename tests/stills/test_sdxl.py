@@ -35,8 +35,8 @@ def package():
 def drawn(changed=None, scene=SCENE, pack=None, seeds=(0,), pipe=None, **changes):
     pack = pack or package()
     pipe = pipe or pipeline(plus=True)
-    backend = Sdxl(pipe, settings(**changes), licence="x")
-    return backend.generate(pack, pack.views[0], scene, seeds=list(seeds))
+    backend = Sdxl(pipe, licence="x")
+    return backend.generate(pack, pack.views[0], scene, settings(**changes), seeds=seeds)
 
 
 @pytest.mark.parametrize(("guidance", "plus"), [(5.0, True), (5.0, False), (1.0, True)])
@@ -58,9 +58,10 @@ def test_without_refinements_it_is_diffusers_own_pipeline(guidance, plus):
         ip_adapter_image=Image.fromarray(on_grey(pack.views[0])),
         output_type="latent",
     ).images
-    backend = Sdxl(pipeline(plus=plus), settings(guidance=guidance), licence="x")
-    shared = backend._shared(pack, pack.views[0], SCENE, (SIDE, SIDE))
-    ours = backend.engine.denoise([replace(shared, noise=noise[0])])
+    chosen = settings(guidance=guidance).sdxl
+    backend = Sdxl(pipeline(plus=plus), licence="x")
+    shared = backend._shared(pack, pack.views[0], SCENE, chosen, (SIDE, SIDE))
+    ours = backend.engine.denoise([replace(shared, noise=noise[0])], chosen)
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
 
 
@@ -89,7 +90,7 @@ def test_each_input_has_an_effect():
         drawn(masked=False, references=2),
         drawn(masked=True, references=2, seeds=(1,)),
         drawn(masked=True, references=2, control_end=(0.2, 0.2)),
-        drawn(masked=True, references=2, pipe=pipeline(scale=0.1)),
+        drawn(masked=True, references=2, ip_scale=0.1),
     ]
     assert [index for index, [one] in enumerate(other) if np.array_equal(one.image, base)] == []
 
@@ -141,7 +142,7 @@ def test_it_loads_from_cards_and_refuses_wrong_ones(tmp_path, monkeypatch):
     assert set(still_revisions(chosen.stills)) == set(still_cards(chosen.stills))
     backend = load_still_backend(chosen.stills, device="cpu")
     pack = package()
-    [still] = backend.generate(pack, pack.views[0], SCENE, seeds=[0])
+    [still] = backend.generate(pack, pack.views[0], SCENE, chosen.stills, seeds=[0])
     assert still.image.shape == (SIDE, SIDE, 3) and "Apache-2.0" in backend.licence
     wrong = chosen.stills.model_copy(
         update={"sdxl": chosen.stills.sdxl.model_copy(update={"controlnets": ("ip-adapter-plus-sdxl",)})}

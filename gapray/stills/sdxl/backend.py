@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -11,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from gapray.capture.azimuths import turned
-from gapray.config import StillSettings
+from gapray.config import SdxlSettings, StillSettings
 from gapray.errors import ModelError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.stills.scene import Scene, checked_prompt
-from gapray.stills.sdxl.engine import Engine, Picture
+from gapray.stills.sdxl.engine import Engine, Picture, guided
 from gapray.stills.sdxl.prompts import encoded
-from gapray.stills.still import Still, still_size
+from gapray.stills.still import THIN_LINE, Still, still_size
 
 LATENT_SCALE = 8
 FEATHER = 0.004
@@ -30,44 +32,48 @@ class Sdxl:
 
     Args:
         pipe: Loaded modules on their device; see `gapray.stills.sdxl.load`.
-        settings: Of every call.
+        compiled: See `Engine`.
         licence: The strictest of its parts.
     """
 
     name = "sdxl"
+    generative = True
 
-    def __init__(self, pipe: StableDiffusionXLControlNetPipeline, settings: StillSettings, *, licence: str) -> None:
+    def __init__(self, pipe: StableDiffusionXLControlNetPipeline, *, compiled: bool = False, licence: str) -> None:
         self._plus = "Plus" in type(_projection(pipe)).__name__
-        self.engine = Engine(pipe, settings.sdxl)
+        self.engine = Engine(pipe, compiled=compiled)
         self.licence = licence
-        self._pipe, self._settings = pipe, settings
+        self._pipe = pipe
         self._blank: Tensor | None = None
 
-    def generate(self, package: GapPackage, view: GapView, scene: Scene, *, seeds: list[int]) -> list[Still]:
+    def generate(
+        self, package: GapPackage, view: GapView, scene: Scene, settings: StillSettings, *, seeds: Sequence[int]
+    ) -> list[Still]:
         """See `StillBackend.generate`.
 
         Raises:
             InputError: `still.aspect`, `still.empty_prompt`, `still.prompt_too_long`.
             ModelError: `model.out_of_memory`.
         """
-        size = still_size(view.mask.shape[0], view.mask.shape[1], self._settings.megapixels)
+        size = still_size(view.mask.shape[0], view.mask.shape[1], settings.megapixels)
         stills: list[Still] = []
         try:
-            shared = self._shared(package, view, scene, size)
-            for at in range(0, len(seeds), self._settings.sdxl.batch):
-                pictures = [self._picture(shared, seed, size) for seed in seeds[at : at + self._settings.sdxl.batch]]
-                images = self.decode(self.engine.denoise(pictures))
-                stills += [self._finished(image, view, size) for image in images]
+            shared = self._shared(package, view, scene, settings.sdxl, size)
+            for at in range(0, len(seeds), settings.sdxl.batch):
+                pictures = [self._picture(shared, seed, size) for seed in seeds[at : at + settings.sdxl.batch]]
+                images = self.decode(self.engine.denoise(pictures, settings.sdxl))
+                stills += [finished(image, view, size, exact=settings.sdxl.exact) for image in images]
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise ModelError("model.out_of_memory", f"{package.product_id}: {str(error).splitlines()[0]}") from error
         return stills
 
-    def _shared(self, package: GapPackage, view: GapView, scene: Scene, size: tuple[int, int]) -> Picture:
+    def _shared(
+        self, package: GapPackage, view: GapView, scene: Scene, settings: SdxlSettings, size: tuple[int, int]
+    ) -> Picture:
         """What the pictures of one scene have in common; the noise is filled in for each."""
-        settings = self._settings.sdxl
         prompt, negative = scene.prompt_for(settings.product), scene.negative_prompt.strip() or " "
-        texts = [negative, prompt] if self.engine.guided else [checked_prompt(prompt)]
+        texts = [negative, prompt] if guided(settings) else [checked_prompt(prompt)]
         prompts, pooled = encoded(self._pipe, texts)
         known = keep = None
         if settings.exact:
@@ -80,7 +86,7 @@ class Sdxl:
             prompts=prompts,
             pooled=pooled,
             controls=[torch.from_numpy(one) for one in control_images(view, size)][: len(self.engine.nets)],
-            tokens=self._tokens(package, view) if settings.ip_adapter else None,
+            tokens=self._tokens(package, view, settings) if settings.ip_adapter else None,
             mask=mask if settings.ip_adapter else None,
             noise=torch.zeros(0),
             known=known,
@@ -94,12 +100,12 @@ class Sdxl:
         return Picture(**{**shared.__dict__, "noise": noise})
 
     @torch.no_grad()
-    def _tokens(self, package: GapPackage, view: GapView) -> Tensor:
+    def _tokens(self, package: GapPackage, view: GapView, settings: SdxlSettings) -> Tensor:
         """[G, N, T, D] of the views nearest to the one that is shown, itself first."""
         views = sorted(package.views, key=lambda one: abs(turned(one.azimuth_deg, view.azimuth_deg)))
-        chosen = views[: self._settings.sdxl.references]
+        chosen = views[: settings.references]
         tokens = self.engine.image_tokens(self._embeds([on_grey(one) for one in chosen]))
-        if not self.engine.guided:
+        if not guided(settings):
             return tokens[None]
         if self._blank is None:
             pixels = self._features([np.zeros((8, 8, 3), np.uint8)])
@@ -146,22 +152,23 @@ class Sdxl:
             images.append(np.ascontiguousarray(levels.round().byte().permute(1, 2, 0).cpu().numpy()))
         return images
 
-    def _finished(self, image: _Image, view: GapView, size: tuple[int, int]) -> Still:
-        placed = resized(view.mask, size)
-        if not self._settings.sdxl.exact:
-            return Still(image, placed, pasted=False)
-        photo = resized(view.reference, size)
-        inner = cv2.erode(placed, np.ones((3, 3), np.uint8))
-        alpha = cv2.GaussianBlur(inner.astype(np.float32) / 255, (0, 0), FEATHER * max(size))[..., None]
-        mixed = photo * alpha + image * (1 - alpha)
-        return Still(np.rint(mixed).astype(np.uint8), placed, pasted=True)
+
+def finished(image: _Image, view: GapView, size: tuple[int, int], *, exact: bool) -> Still:
+    """What was drawn, with the photo's own product over it when it has to be `exact`."""
+    placed = resized(view.mask, size)
+    if not exact:
+        return Still(image, placed, pasted=False)
+    photo = resized(view.reference, size)
+    inner = cv2.erode(placed, np.ones((3, 3), np.uint8))
+    alpha = cv2.GaussianBlur(inner.astype(np.float32) / 255, (0, 0), FEATHER * max(size))[..., None]
+    mixed = photo * alpha + image * (1 - alpha)
+    return Still(np.rint(mixed).astype(np.uint8), placed, pasted=True)
 
 
 def control_images(view: GapView, size: tuple[int, int]) -> list[NDArray[np.float32]]:
     """Depth and canny of a view as ControlNets take them, float32 [3, H, W], 0 … 1; nearest is brightest."""
     depth = resized((view.depth.astype(np.float32) * (255 / DEPTH_MAX)).astype(np.uint8), size)
-    # Thin lines fade when they are averaged: what is left of one is a line.
-    edges = np.where(resized(view.canny, size) >= 64, 255, 0).astype(np.uint8)
+    edges = np.where(resized(view.canny, size) >= THIN_LINE, 255, 0).astype(np.uint8)
     return [np.repeat(one[None].astype(np.float32) / 255, 3, 0) for one in (depth, edges)]
 
 

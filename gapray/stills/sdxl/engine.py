@@ -42,11 +42,11 @@ class Engine:
 
     Args:
         pipe: Modules with an image adapter loaded or not; it is changed and serves this engine alone from then on.
-        settings: Which refinements are on.
+        compiled: UNet and ControlNets through torch.compile, at the first picture of each shape.
     """
 
-    def __init__(self, pipe: StableDiffusionXLControlNetPipeline, settings: SdxlSettings) -> None:
-        self.pipe, self.settings = pipe, settings
+    def __init__(self, pipe: StableDiffusionXLControlNetPipeline, *, compiled: bool = False) -> None:
+        self.pipe = pipe
         self.unet, self.scheduler = pipe.unet, pipe.scheduler
         self.nets = list(getattr(pipe.controlnet, "nets", [pipe.controlnet]))
         self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
@@ -66,14 +66,9 @@ class Engine:
         pipe.vae.to(memory_format=torch.channels_last)
         self._unet: Callable[..., Any] = self.unet.forward
         self._controlled: list[Callable[..., Any]] = [net.forward for net in self.nets]
-        if settings.compile:
+        if compiled:
             self._unet = torch.compile(self.unet.forward, dynamic=False)
             self._controlled = [torch.compile(net.forward, dynamic=False) for net in self.nets]
-
-    @property
-    def guided(self) -> bool:
-        """Whether every step is run twice, with and without the prompt."""
-        return self.settings.guidance > 1
 
     @torch.no_grad()
     def image_tokens(self, embeds: Tensor) -> Tensor:
@@ -83,17 +78,23 @@ class Engine:
         return tokens
 
     @torch.no_grad()
-    def denoise(self, pictures: Sequence[Picture], *, on_step: Callable[[int, int], None] | None = None) -> Tensor:
+    def denoise(
+        self,
+        pictures: Sequence[Picture],
+        settings: SdxlSettings,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
         """Run the loop.
 
         Args:
             pictures: At least one, all of one shape.
+            settings: Steps, and the weight of each condition.
             on_step: Called with steps done and steps in all.
 
         Returns:
             Latents [B, 4, h, w].
         """
-        settings = self.settings
         height, width = (8 * side for side in pictures[0].noise.shape[1:])
         prompts, pooled = (self._rows([getattr(one, name) for one in pictures]) for name in ("prompts", "pooled"))
         # SDXL is told the picture's size, where it was cut from, and the size that is wanted (all [pixels]).
@@ -102,18 +103,19 @@ class Engine:
         looked = dict(told)
         attention: dict[str, Any] = {}
         if pictures[0].tokens is not None:
+            self.pipe.set_ip_adapter_scale(settings.ip_scale)
             looked["image_embeds"] = [self._rows([cast("Tensor", one.tokens) for one in pictures])]
             if pictures[0].mask is not None:
                 attention["ip_adapter_masks"] = [self._mask(pictures)]
-        controls = self._controls(pictures)
+        controls = self._controls(pictures, 2 if guided(settings) else 1)
         noise = torch.stack([one.noise for one in pictures]).to(self.device, self.dtype)
         self.scheduler.set_timesteps(settings.steps, device=self.device)
         times = self.scheduler.timesteps
         latents = noise * self.scheduler.init_noise_sigma
         for step, time in enumerate(times):
-            rows = self.scheduler.scale_model_input(torch.cat([latents] * (2 if self.guided else 1)), time)
+            rows = self.scheduler.scale_model_input(torch.cat([latents] * (2 if guided(settings) else 1)), time)
             rows = rows.contiguous(memory_format=torch.channels_last)
-            down, middle = self._residuals(rows, time, prompts, told, controls, (step + 1) / len(times))
+            down, middle = self._residuals(rows, time, prompts, told, controls, settings, (step + 1) / len(times))
             predicted = self._unet(
                 rows,
                 time,
@@ -124,7 +126,7 @@ class Engine:
                 added_cond_kwargs=looked,
                 return_dict=False,
             )[0]
-            if self.guided:
+            if guided(settings):
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + settings.guidance * (with_prompt - without)
             latents = self.scheduler.step(predicted, time, latents, return_dict=False)[0]
@@ -143,12 +145,12 @@ class Engine:
         views = tokens.shape[1]
         return (mask[None, None] / views).repeat(1, views, 1, 1).to(self.device, self.dtype)
 
-    def _controls(self, pictures: Sequence[Picture]) -> list[Tensor]:
+    def _controls(self, pictures: Sequence[Picture], groups: int) -> list[Tensor]:
         """Each ControlNet's embedding of its pictures, [G * B, c, h, w]."""
         embedded = []
         for index, embed in enumerate(self.embedders):
             images = torch.stack([one.controls[index] for one in pictures]).to(self.device, self.dtype)
-            embedded.append(embed(images).repeat(2 if self.guided else 1, 1, 1, 1))
+            embedded.append(embed(images).repeat(groups, 1, 1, 1))
         return embedded
 
     def _residuals(
@@ -158,15 +160,16 @@ class Engine:
         prompts: Tensor,
         told: dict[str, Any],
         controls: Sequence[Tensor],
+        settings: SdxlSettings,
         share: float,
     ) -> tuple[list[Tensor] | None, Tensor | None]:
         """Sum of what the ControlNets that still act have to say."""
         down: list[Tensor] | None = None
         middle: Tensor | None = None
         for index, picture in enumerate(controls):
-            scale = _of(self.settings.control_scale, index)
+            scale = _of(settings.control_scale, index)
             # As diffusers counts: a net stops with the first step that ends after its share.
-            if scale == 0 or share > _of(self.settings.control_end, index):
+            if scale == 0 or share > _of(settings.control_end, index):
                 continue
             more, more_middle = self._controlled[index](
                 rows,
@@ -190,6 +193,11 @@ class Engine:
         if later is not None:
             known = self.scheduler.add_noise(known, noise, later[None])
         return torch.lerp(latents, known, keep)
+
+
+def guided(settings: SdxlSettings) -> bool:
+    """Whether every step is run twice, with and without the prompt."""
+    return settings.guidance > 1
 
 
 def _of(values: tuple[float, ...], index: int) -> float:

@@ -86,10 +86,9 @@ def load_sdxl(settings: StillSettings, *, device: str) -> Sdxl:
     )
     if image:
         load_image_adapter(pipe, image)
-        pipe.set_ip_adapter_scale(chosen.ip_scale)
     for module in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2, pipe.controlnet, pipe.image_encoder):
         if module is not None:
             module.to(device, dtype).eval().requires_grad_(False)
     pipe.vae.to(device, torch.bfloat16 if device == "cuda" else dtype).eval().requires_grad_(False)
     licences = {located.card.licence for located in cards}
-    return Sdxl(pipe, settings, licence=" AND ".join(sorted(licences)))
+    return Sdxl(pipe, compiled=chosen.compile, licence=" AND ".join(sorted(licences)))
