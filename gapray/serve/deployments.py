@@ -1,6 +1,7 @@
 """The workers as Ray Serve deployments, and the application made of them.
 
 ingress (HTTP) -> jobs' database <- dispatcher -> packager -> generator -> packager -> scorer
+                                                           -> stylist
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from gapray.errors import ConfigError, GaprayError, as_gapray_error
+from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
-from gapray.serve.jobs import Job, Making
+from gapray.serve.jobs import Job, Kind, Making
 from gapray.serve.settings import Replicas, ServeSettings, serve_settings
 from gapray.serve.store import JobStore
 from gapray.serve.tables import is_sqlite
@@ -132,11 +133,33 @@ class ScorerReplica:
         return self._worker.judge_foreign(clip, photos)
 
 
+class StylistReplica:
+    """`Stylist` behind a handle: one scene is drawn at a time, the one before is judged and encoded beside it."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        keep_to_share()
+        from gapray.serve.stylist import Stylist
+
+        self._worker = Stylist(settings)
+        self._worker.warm_up()
+
+    @coded
+    def style(self, job: Job, package: Any) -> Any:
+        """See `Stylist.style`."""
+        return self._worker.style(job, package)
+
+
 class HandleWorkers:
     """`Workers` over handles. Arrays stay in the object store and are mapped, not copied, on their way."""
 
-    def __init__(self, packager: DeploymentHandle, generator: DeploymentHandle, scorer: DeploymentHandle) -> None:
-        self._packager, self._generator, self._scorer = packager, generator, scorer
+    def __init__(
+        self,
+        packager: DeploymentHandle,
+        generator: DeploymentHandle,
+        scorer: DeploymentHandle,
+        stylist: DeploymentHandle | None,
+    ) -> None:
+        self._packager, self._generator, self._scorer, self._stylist = packager, generator, scorer, stylist
 
     async def package(self, job: Job) -> Any:
         """See `Workers`."""
@@ -162,6 +185,12 @@ class HandleWorkers:
         """See `Workers`."""
         return await self._packager.laid.remote(job)
 
+    async def style(self, job: Job, package: Any) -> Any:
+        """See `Workers`."""
+        if self._stylist is None:  # the ingress lets none in, but a job may be older than the setting
+            raise InputError("request.unsupported", "this server draws no stills")
+        return await self._stylist.style.remote(job, package)
+
     async def judge(self, comparison: Any) -> Any:
         """See `Workers`."""
         found = await self._scorer.judge.remote(comparison)
@@ -184,10 +213,13 @@ class DispatcherReplica:
         packager: DeploymentHandle | None,
         generator: DeploymentHandle | None,
         scorer: DeploymentHandle | None,
+        stylist: DeploymentHandle | None = None,
     ) -> None:
         refuse_unshared(settings)
         store, artifacts = JobStore(str(settings.jobs_url)), Artifacts.at(str(settings.artifacts))
-        workers = HandleWorkers(packager, generator, scorer) if packager and generator and scorer else None
+        workers = None
+        if packager and generator and scorer:
+            workers = HandleWorkers(packager, generator, scorer, stylist)
 
         async def do(job: Job, report: Report) -> dict[str, Any]:
             try:
@@ -253,12 +285,19 @@ def build(args: dict[str, Any]) -> serve.Application:
     """
     settings = serve_settings(args).resolved()
     settings.loaded_profile()
-    workers: tuple[Any, ...] = (None, None, None)
+    workers: tuple[Any, ...] = (None, None, None, None)
     if settings.engine == "pipeline":
         workers = (
             _deployed(PackagerReplica, "packager", **_options(settings.packager)).bind(settings),
-            _deployed(GeneratorReplica, "generator", **_options(settings.generator, settings.jobs_url)).bind(settings),
+            _deployed(GeneratorReplica, "generator", **_options(settings.generator, settings.jobs_url, "video")).bind(
+                settings
+            ),
             _deployed(ScorerReplica, "scorer", **_options(settings.scorer)).bind(settings),
+            _deployed(StylistReplica, "stylist", **_options(settings.stylist, settings.jobs_url, "image")).bind(
+                settings
+            )
+            if settings.stylist
+            else None,
         )
     dispatcher = _deployed(
         DispatcherReplica,
@@ -276,7 +315,8 @@ def _deployed(replica: Any, name: str, **options: Any) -> Any:
     return serve.deployment(name=name, **options)(replica)
 
 
-def _options(wanted: Replicas, jobs_url: str | None = None) -> dict[str, Any]:
+def _options(wanted: Replicas, jobs_url: str | None = None, kind: Kind = "video") -> dict[str, Any]:
+    """A deployment's options; with `jobs_url` its replicas are woken by the jobs of `kind` that wait."""
     options: dict[str, Any] = {
         "max_ongoing_requests": wanted.ongoing,
         "ray_actor_options": {"num_cpus": wanted.cpus, **({"num_gpus": wanted.gpus} if wanted.gpus else {})},
@@ -287,7 +327,7 @@ def _options(wanted: Replicas, jobs_url: str | None = None) -> dict[str, Any]:
     if jobs_url is not None:
         policy["policy"] = AutoscalingPolicy(
             policy_function="gapray.serve.autoscale:QueuePolicy",
-            policy_kwargs={"jobs_url": jobs_url, "ongoing": wanted.ongoing},
+            policy_kwargs={"jobs_url": jobs_url, "ongoing": wanted.ongoing, "kind": kind},
         )
     return options | {
         "autoscaling_config": AutoscalingConfig(

@@ -1,6 +1,7 @@
-"""The three kinds of worker behind the server, as plain classes: no Ray, no HTTP. `deployments` puts each into replicas.
+"""Three of the four workers behind the server, as plain classes: no Ray, no HTTP. `deployments` puts each into replicas.
 
 photos -> Packager.package -> Generator.draw -> Packager.encode -> Packager.compare -> Scorer.judge
+                           -> Stylist.style (`stylist`)
 """
 
 from __future__ import annotations
@@ -81,8 +82,13 @@ class Packager:
         """Fetch what has to be fetched, and package it; each view can be looked at as it comes.
 
         Raises:
-            InputError: `url.*`, `request.*`, `capture.*`, `image.*` or `mask.*`.
+            InputError: `url.*`, `request.*`, `capture.*`, `image.*` or `mask.*`; `job.no_such_file` for a finished package
+                that is there no more.
         """
+        if job.input.package is not None:
+            with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
+                zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
+                return gap_folder.read(Path(folder))
         with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
             capture = opened(self._capture(job), Path(folder), job.making.product_id)
             package = build_package(

@@ -11,9 +11,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 FINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
-Kind = Literal["video", "package", "score"]
+Kind = Literal["video", "package", "score", "image"]
 Api = Literal["openai", "runpod", "native"]
 STAGES = ("fetch", "package", "render", "encode", "score")
+
+
+class StillWish(BaseModel):
+    """What a client asked for of stills alone. None = the profile decides."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scene: str | None = Field(None, max_length=64, description="One of the scenes that ship with gapray.")
+    count: int = Field(1, ge=1, le=10, description="Pictures, with seeds one after the other.")
+    azimuth_deg: float | None = Field(None, ge=0, lt=360, description="Of the view that is shown.")
+    product: str | None = Field(None, max_length=200, description="What prompts call the product.")
+    exact: bool | None = Field(None, description="Keep the photo's own product, pixel by pixel.")
+    format: Literal["png", "jpeg", "webp"] = Field("png", description="Of the files.")
+    quality: int = Field(95, ge=0, le=100, description="Of JPEG and WebP.")
 
 
 class Making(BaseModel):
@@ -25,8 +39,8 @@ class Making(BaseModel):
     prompt: str | None = Field(None, description="For generators that read one.")
     negative_prompt: str | None = Field(None, description="Likewise.")
     frames: int | None = Field(None, ge=1, description="Frames of one turn.")
-    width: int | None = Field(None, ge=64, description="Of the video [pixels].")
-    height: int | None = Field(None, ge=64, description="Of the video [pixels].")
+    width: int | None = Field(None, ge=64, description="Of the video or picture [pixels].")
+    height: int | None = Field(None, ge=64, description="Of the video or picture [pixels].")
     fps: float | None = Field(None, gt=0, le=60, description="Frames a second.")
     seconds: float | None = Field(
         None, gt=0, description="Length of the video; sets the frame rate when that is not given."
@@ -38,6 +52,7 @@ class Making(BaseModel):
     ip_scale: float | None = Field(None, ge=0, le=2, description="Weight of the photos' adapter.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of whatever is random.")
     score: bool = Field(True, description="Also score the video against the photos.")
+    still: StillWish | None = Field(None, description="Of jobs that make pictures, not videos.")
 
 
 class PhotoSource(BaseModel):
@@ -57,7 +72,10 @@ class JobInput(BaseModel):
     capture: str | None = Field(None, description="Artifact: a zip of the photos with a capture.csv.")
     photos: tuple[PhotoSource, ...] = Field((), description="Photos to fetch.")
     manifest_url: str | None = Field(None, description="A prototype's manifest to fetch.")
+    package: str | None = Field(None, description="Artifact: a finished package's zip, in place of photos.")
     video: str | None = Field(None, description="Artifact: the video to score.")
+    depth: str | None = Field(None, description="Artifact: depth map of the pose that a still shall have.")
+    normals: str | None = Field(None, description="Artifact: its normal map.")
 
 
 @dataclass(frozen=True)

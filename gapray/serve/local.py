@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from gapray.fidelity.comparison import Comparison
 from gapray.gap.package import GapPackage
 from gapray.serve.engine import Generator, Packager, Scorer, Turn
 from gapray.serve.jobs import Job, Making
 from gapray.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from gapray.serve.stylist import Stylist
 
 
 class LocalWorkers:
@@ -21,7 +25,15 @@ class LocalWorkers:
         self._packager = Packager(settings, device=device)
         self._generator = Generator(settings, device=device)
         self._scorer = Scorer(settings, device=device)
-        self._locks = {"packager": threading.Lock(), "generator": threading.Lock(), "scorer": threading.Lock()}
+        self._settings, self._device = settings, device
+        self._locks = {name: threading.Lock() for name in ("packager", "generator", "scorer", "stylist")}
+
+    @cached_property
+    def _stylist(self) -> Stylist:
+        """Loaded when the first still is wanted: a server of videos alone never pays for it."""
+        from gapray.serve.stylist import Stylist
+
+        return Stylist(self._settings, device=self._device)
 
     async def _in_turn(self, who: str, call: Callable[..., Any], *args: Any) -> Any:
         def locked() -> Any:
@@ -58,6 +70,11 @@ class LocalWorkers:
     async def laid(self, job: Job) -> tuple[list[Any], list[Any]]:
         """See `Workers`."""
         found: tuple[list[Any], list[Any]] = await self._in_turn("packager", self._packager.laid, job)
+        return found
+
+    async def style(self, job: Job, package: GapPackage) -> dict[str, Any]:
+        """See `Workers`."""
+        found: dict[str, Any] = await self._in_turn("stylist", self._stylist.style, job, package)
         return found
 
     async def judge(self, comparison: Comparison) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gapray.config import Profile
+from gapray.config import Profile, StillSettings
 from gapray.errors import InputError
-from gapray.serve.jobs import Job, Making
+from gapray.serve.jobs import Job, Making, StillWish
 from gapray.serve.settings import Limits
+from gapray.stills.scene import Scene, load_scenes, scene_names
+from gapray.stills.still import still_size
 from gapray.video.presets import Output, Preset
 
 DEFAULT_FPS = 12.0
@@ -19,12 +21,13 @@ def check_making(making: Making, limits: Limits) -> None:
     """Refuse what is beyond the server's limits.
 
     Raises:
-        InputError: `request.invalid`.
+        InputError: `request.invalid`, or of stills `scene.unknown`, `still.empty_prompt`, `still.prompt_too_long`.
     """
+    side = limits.picture_side if making.still else limits.side
     for name, value, most in (
         ("frames", making.frames, limits.frames),
-        ("width", making.width, limits.side),
-        ("height", making.height, limits.side),
+        ("width", making.width, side),
+        ("height", making.height, side),
         ("steps", making.steps, limits.steps),
         ("seconds", making.seconds, limits.seconds),
         ("prompt", len(making.prompt or ""), limits.prompt),
@@ -32,6 +35,8 @@ def check_making(making: Making, limits: Limits) -> None:
     ):
         if value is not None and value > most:
             raise InputError("request.invalid", f"{name} is {value:g}; at most {most:g} is taken")
+    if making.still:
+        scene_for(making)
 
 
 def profile_for(making: Making, profile: Profile) -> Profile:
@@ -54,6 +59,51 @@ def profile_for(making: Making, profile: Profile) -> Profile:
             "video": profile.video.model_copy(update={"animatediff": animatediff}),
         }
     )
+
+
+def scene_for(making: Making) -> Scene:
+    """The scene that a request names, with its own words over it; without a name a plain studio.
+
+    Raises:
+        InputError: `scene.unknown`, `still.empty_prompt` or `still.prompt_too_long`.
+    """
+    wish = making.still or StillWish()
+    scene = Scene(name="prompt", prompt="")
+    if wish.scene is not None:
+        if wish.scene not in scene_names():  # never a path
+            raise InputError("scene.unknown", f"there is no scene {wish.scene!r}; scenes: {', '.join(scene_names())}")
+        [scene] = load_scenes([wish.scene])
+    words = {"prompt": making.prompt, "negative_prompt": making.negative_prompt}
+    scene = scene.model_copy(update=_given(words))
+    scene.prompt_for(making.product_id)
+    return scene
+
+
+def stills_for(making: Making, settings: StillSettings) -> StillSettings:
+    """The server's settings of stills with one request's wishes over them."""
+    wish = making.still or StillWish()
+    wanted: dict[str, Any] = {
+        "steps": making.steps,
+        "guidance": making.guidance,
+        "ip_scale": making.ip_scale,
+        "exact": wish.exact,
+        "product": wish.product,
+    }
+    if making.control_scale is not None:
+        wanted["control_scale"] = (making.control_scale,) * len(settings.sdxl.controlnets)
+    changed: dict[str, Any] = {"azimuth_deg": wish.azimuth_deg}
+    size = drawn_size(making, settings.megapixels)
+    if size:
+        changed["megapixels"] = size[0] * size[1] / 2**20
+    return settings.model_copy(update=_given(changed) | {"sdxl": settings.sdxl.model_copy(update=_given(wanted))})
+
+
+def drawn_size(making: Making, megapixels: float) -> tuple[int, int] | None:
+    """[H, W] at which the picture that is wanted is drawn: in its aspect, no larger than the model is made for."""
+    if making.width is None and making.height is None:
+        return None
+    height, width = making.height or making.width or 0, making.width or making.height or 0
+    return still_size(height, width, min(megapixels, height * width / 2**20))
 
 
 def preset_for(making: Making, frames: int) -> Preset:

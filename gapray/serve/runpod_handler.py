@@ -17,13 +17,12 @@ from typing import Any
 
 from gapray.errors import InputError
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of
-from gapray.serve.http.runpod import PROTOTYPE, photos_of
+from gapray.serve.http.runpod import asked_of
 from gapray.serve.jobs import Job, JobInput
 from gapray.serve.local import LocalWorkers
 from gapray.serve.making import check_making
 from gapray.serve.settings import ServeSettings
-from gapray.serve.shapes import MODE
+from gapray.serve.shapes import MODE, runpod_image
 from gapray.serve.uploads import arrived
 from gapray.serve.work import failure_of, make, told
 
@@ -35,7 +34,8 @@ async def handler(event: dict[str, Any]) -> dict[str, Any]:
         event: ``{"input": {…}}`` as RunPod hands it on.
 
     Returns:
-        ``{"status": "ok", "mode", "format", "video_b64", "scores"}``, or ``{"status": "error", "message", "code"}``.
+        ``{"status": "ok", "mode", "format", "video_b64", "scores"}``, of a picture
+        ``{"status": "ok", "image", "seed", "width", "height"}``, or ``{"status": "error", "message", "code"}``.
     """
     try:
         return await _made(event.get("input") or {})
@@ -61,17 +61,16 @@ async def _made(given: dict[str, Any]) -> dict[str, Any]:
         raise InputError("request.invalid", "the job holds no input")
     settings, workers = await asyncio.to_thread(_workers)
     artifacts = Artifacts.at(str(settings.artifacts))
-    fields = Body(tuple((NAMES.get(name, name), value) for name, value in (PROTOTYPE | given).items()))
-    sent, manifest_url, name = photos_of(given)
-    making = making_of(fields, product_id=name)
+    asked = asked_of(given)
+    making = asked.making
     check_making(making, settings.limits)
     job_id = uuid.uuid4().hex
-    where = JobInput(manifest_url=manifest_url)
-    if manifest_url is None:
+    where = JobInput(manifest_url=asked.manifest_url)
+    if asked.manifest_url is None:
         found = arrived(
-            sent,
-            azimuths=azimuths_of(fields),
-            options=options_of(fields),
+            asked.sent,
+            azimuths=asked.azimuths,
+            options=asked.options,
             limits=settings.limits,
             decode=settings.loaded_profile().packaging.decode,
         )
@@ -79,9 +78,14 @@ async def _made(given: dict[str, Any]) -> dict[str, Any]:
         if found.capture is not None:
             where = JobInput(capture=f"uploads/{job_id}/capture.zip")
             artifacts.put(f"uploads/{job_id}/capture.zip", found.capture)
+    for name, data in asked.files.items():
+        artifacts.put(f"uploads/{job_id}/{name}", data)
+        where = where.model_copy(update={name: f"uploads/{job_id}/{name}"})
     job = local_job(job_id, making, where)
     try:
         result = await make(job, workers, _silent)
+        if job.kind == "image":
+            return {"status": "ok"} | runpod_image(result, lambda name: artifacts.get(f"{job.folder}/{name}"))
         video = result["video"]["name"]
         return {
             "status": "ok",
@@ -102,7 +106,7 @@ def local_job(job_id: str, making: Any, where: JobInput) -> Job:
         id=job_id,
         owner="local",
         api="runpod",
-        kind="video",
+        kind="image" if making.still else "video",
         endpoint="",
         model="",
         status="running",

@@ -29,10 +29,14 @@ class Limits(_Settings):
     prompt: int = Field(4000, ge=1, description="Length of a prompt [characters].")
     frames: int = Field(120, ge=1, le=360, description="Frames of one turn.")
     side: int = Field(1024, ge=64, le=2048, description="Longer side of a video [pixels].")
+    picture_side: int = Field(2048, ge=64, le=4096, description="Longer side of a still [pixels].")
     steps: int = Field(100, ge=1, le=200, description="Denoising steps.")
     seconds: float = Field(60, gt=0, description="Length of a video [s].")
     queued: int = Field(200, ge=1, description="Jobs that may wait; more are answered by 429.")
     wait_s: float = Field(300, gt=0, description="Longest synchronous wait for a job [s].")
+    image_wait_s: float = Field(
+        90, ge=0, description="Image requests that do not say are answered with a job after so long [s]."
+    )
 
 
 class UrlRules(_Settings):
@@ -97,6 +101,7 @@ class ServeSettings(_Settings):
     packager: Replicas = Replicas(ongoing=2)
     generator: Replicas = Replicas()
     scorer: Replicas = Replicas(ongoing=8, cpus=0.25)
+    stylist: Replicas | None = Field(Replicas(ongoing=2, cpus=0.25), description="Draws stills; null = none are drawn.")
 
     def resolved(self) -> ServeSettings:
         """The same with every place and secret filled in, so that all replicas agree on them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from typing import Any
 
 from gapray.errors import REMEDIES, InputError
@@ -94,6 +95,45 @@ def openai_event(job: Job) -> dict[str, Any]:
     }
 
 
+def openai_images(job: Job, data: list[dict[str, Any]]) -> dict[str, Any]:
+    """OpenAI's ImagesResponse (openai 3.57, `types/images_response.py`), with what only gapray knows under `gap`.
+
+    Args:
+        job: Of kind `image`, at any state.
+        data: Its pictures, as bytes or URLs.
+    """
+    result = job.result or {}
+    images = result.get("images", [])
+    wish = job.making.still
+    shown: dict[str, Any] = {
+        "id": f"image_{job.id}",
+        "object": "image",
+        "created": int(job.finished_at or job.created_at),
+        "status": _OPENAI_STATUS[job.status],
+        "progress": job.progress,
+        "expires_at": int(job.expires_at),
+        "data": data,
+        "background": "opaque",
+        "output_format": wish.format if wish else "png",
+        "size": f"{images[0]['width']}x{images[0]['height']}" if images else None,
+        "usage": None,
+        "error": None,
+        "gap": {
+            "product_id": job.making.product_id,
+            "stage": job.stage,
+            "attempt": job.attempt,
+            **{
+                name: result[name]
+                for name in ("images", "scene", "azimuth_deg", "backend", "licence", "warnings", "seconds")
+                if name in result
+            },
+        },
+    }
+    if job.error_code:
+        shown["error"] = {"code": job.error_code, "message": job.error_message, "remedy": REMEDIES.get(job.error_code)}
+    return shown
+
+
 def native_job(job: Job) -> dict[str, Any]:
     """A package or score job."""
     shown: dict[str, Any] = {
@@ -127,6 +167,18 @@ def runpod_state(job: Job) -> str:
     return _RUNPOD_STATUS[job.status]
 
 
+def runpod_image(result: dict[str, Any], read: Callable[[str], bytes]) -> dict[str, Any]:
+    """What the prototype's image endpoint answered: `image` in base64, `seed`, `width`, `height`; more pictures in `images`."""
+    told = [
+        {name: one[name] for name in ("seed", "width", "height")}
+        | {"image": base64.b64encode(read(one["name"])).decode()}
+        for one in result["images"]
+    ]
+    judged = {name: result["images"][0][name] for name in ("gate", "reasons") if name in result["images"][0]}
+    more = {"images": told} if len(told) > 1 else {}
+    return told[0] | judged | more | {"warnings": result["warnings"]}
+
+
 def runpod_status(job: Job, artifacts: Artifacts) -> dict[str, Any]:
     """What RunPod's ``status`` answers; a failure stands in `output` too, where the prototype's clients look."""
     shown: dict[str, Any] = {
@@ -136,7 +188,11 @@ def runpod_status(job: Job, artifacts: Artifacts) -> dict[str, Any]:
         "executionTime": round(job.seconds_running * 1000),
         "retries": max(0, job.attempt - 1),
     }
-    if job.status == "completed" and job.result:
+    if job.status == "completed" and job.result and job.kind == "image":
+        shown["output"] = {"status": "ok"} | runpod_image(
+            job.result, lambda name: artifacts.get(f"{job.folder}/{name}")
+        )
+    elif job.status == "completed" and job.result:
         name = job.result["video"]["name"]
         data = artifacts.get(f"{job.folder}/{name}")
         shown["output"] = {

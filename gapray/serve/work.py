@@ -47,6 +47,10 @@ class Workers(Protocol):
         """See `Packager.laid`."""
         ...
 
+    async def style(self, job: Job, package: GapPackage) -> dict[str, Any]:
+        """See `Stylist.style`."""
+        ...
+
     async def judge(self, comparison: Comparison) -> dict[str, Any]:
         """See `Scorer.judge`."""
         ...
@@ -60,7 +64,7 @@ async def make(job: Job, workers: Workers, report: Report) -> dict[str, Any]:
     """Do a job.
 
     Returns:
-        Its result: `files`, and `video`, `package` or `scores`, with the seconds of each stage.
+        Its result: `files`, and `video`, `package`, `images` or `scores`, with the seconds of each stage.
 
     Raises:
         GaprayError: When nothing can be delivered. A video whose scoring fails is delivered, and its `scores` hold the error.
@@ -79,6 +83,11 @@ async def make(job: Job, workers: Workers, report: Report) -> dict[str, Any]:
     clock.lap("package")
     if job.kind == "package":
         return await workers.store_package(job, package) | {"seconds": clock.laps}
+    if job.kind == "image":
+        await report("render", 40)
+        result = await workers.style(job, package)
+        clock.lap("render")
+        return result | {"seconds": clock.laps}
     await report("render", 30)
     turn = await workers.draw(job.making, package)
     clock.lap("render")
@@ -118,6 +127,8 @@ async def make_nothing(job: Job, artifacts: Artifacts, report: Report) -> dict[s
     from gapray.video.provenance import Provenance
 
     await report("render", 50)
+    if job.making.still:
+        return await _grey_stills(job, artifacts)
     turn = grey_turn()
     count, side = turn.shape[:2]
     preset = preset_for(job.making.model_copy(update={"width": None, "height": None}), count)
@@ -140,6 +151,26 @@ async def make_nothing(job: Job, artifacts: Artifacts, report: Report) -> dict[s
         "warnings": ["the null engine draws nothing"],
         "seconds": {},
     }
+
+
+async def _grey_stills(job: Job, artifacts: Artifacts) -> dict[str, Any]:
+    from gapray.serve.null import grey_turn
+    from gapray.video.encode import encoded_still
+    from gapray.video.provenance import Provenance
+
+    assert job.making.still
+    files: dict[str, Any] = {}
+    images = []
+    grey = grey_turn()[0]
+    for index in range(job.making.still.count):
+        name = f"still-{index}.png"
+        data = encoded_still(grey, name, 95, Provenance(job.making.product_id, "compositeCapture", {"backend": "null"}))
+        await asyncio.to_thread(artifacts.put, f"{job.folder}/{name}", data)
+        files[name] = {"bytes": len(data), "type": content_type(name)}
+        size = {"width": grey.shape[1], "height": grey.shape[0]}
+        images.append({"name": name, "seed": job.making.seed + index, "pasted": False, **size})
+    told = {"backend": "null", "warnings": ["the null engine draws nothing"], "seconds": {}}
+    return {"files": files, "images": images} | told
 
 
 class _Clock:

@@ -14,6 +14,8 @@ import requests
 
 from tests.serve.conftest import served
 
+MODELS = ["gap-turntable", "gap-turntable-classic", "gap-stills", "gap-stills-classic"]
+
 
 @pytest.fixture
 def client(guarded_server):
@@ -46,7 +48,7 @@ def test_openai_create_poll_list_download_delete(client, zipped):
     pages = client.videos.list(limit=1)
     assert video.id in [one.id for one in pages]
     assert client.videos.delete(video.id).deleted
-    assert [one.id for one in client.models.list()] == ["gap-turntable", "gap-turntable-classic"]
+    assert [one.id for one in client.models.list()] == MODELS
 
 
 def test_openai_many_files_and_extra_body(client, photos):

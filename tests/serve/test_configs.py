@@ -25,7 +25,9 @@ def test_a_config_is_valid_and_fits(path, monkeypatch, tmp_path):
     [application] = deployed.applications
     assert application.import_path == "gapray.serve.deployments:build"
     settings = serve_settings(application.args)
-    asked = [(one.max, one.gpus) for one in (settings.packager, settings.generator, settings.scorer)]
+    assert settings.stylist
+    workers = (settings.packager, settings.generator, settings.scorer, settings.stylist)
+    asked = [(one.max, one.gpus) for one in workers]
     assert sum(count * gpus for count, gpus in asked) <= GPUS[path.stem] + 1e-9
     assert settings.jobs.running >= settings.generator.max * settings.generator.ongoing
     build(application.args)

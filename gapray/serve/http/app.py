@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gapray.errors import GaprayError, InputError
-from gapray.serve.http import native, openai, runpod
+from gapray.serve.http import images, native, openai, runpod
 from gapray.serve.http.context import Context
 from gapray.serve.http.failures import answer, on_any_error, on_gapray_error, on_http_error, on_validation_error
 
@@ -41,14 +41,14 @@ def build_app(context: Context) -> FastAPI:
     app = FastAPI(
         title="gapray",
         version=__version__,
-        summary="Eight photos of a product in; a turntable video and its fidelity out.",
+        summary="Eight photos of a product in; a turntable video, stills and their fidelity out.",
         docs_url=None,  # the usual page loads scripts from elsewhere
         redoc_url=None,
     )
     app.state.context = context
     app.state.metrics = native.Metrics()
     app.state.streamed = OrderedDict()
-    for module in (openai, runpod, native):
+    for module in (openai, images, runpod, native):
         app.include_router(module.router)
     _add_page(app)
     app.add_exception_handler(GaprayError, on_gapray_error)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
-from gapray.serve.jobs import Making
+from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
 from gapray.serve.uploads import PHOTO_FIELDS
 
@@ -26,9 +26,13 @@ NAMES = {
     "controlnet_scale": "control_scale",
     "reference_strength": "ip_scale",
     "output_format": "format",
+    "controlnet_conditioning_scale": "control_scale",
+    "ip_adapter_scale": "ip_scale",
 }
 """Names of vLLM-Omni and of the prototype -> ours."""
-MAKING = frozenset(Making.model_fields)
+MAKING = frozenset(Making.model_fields) - {"still"}
+STILL = {"n": "count", "output_compression": "quality"}
+"""Names of the Images API -> ours."""
 _DEPTH = 20
 
 
@@ -150,13 +154,33 @@ def making_of(body: Body, *, product_id: str | None = None) -> Making:
     try:
         making = Making.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError("request.invalid", f"{first['loc'][0] if first['loc'] else 'body'}: {first['msg']}") from error
+        raise _invalid(error) from error
     from gapray.capture.discover import PRODUCT_ID
 
     if PRODUCT_ID.fullmatch(making.product_id) is None:
         raise InputError("capture.invalid_product_id", f"{making.product_id[:80]!r} cannot be a product id")
     return making
+
+
+def still_of(body: Body) -> StillWish:
+    """What a request asks for of stills alone.
+
+    Raises:
+        InputError: `request.invalid`, naming the field.
+    """
+    named = [(STILL.get(name, name), value) for name, value in body.fields]
+    values = {
+        name: value for name, value in named if name in StillWish.model_fields and value not in (None, "", "auto")
+    }
+    try:
+        return StillWish.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    return InputError("request.invalid", f"{first['loc'][0] if first['loc'] else 'body'}: {first['msg']}")
 
 
 def azimuths_of(body: Body) -> list[float] | None:

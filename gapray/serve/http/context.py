@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Self
 
 from limits import RateLimitItemPerMinute
@@ -71,7 +72,8 @@ class Context:
         sent: list[Sent],
         azimuths: list[float] | None = None,
         options: AzimuthOptions = AzimuthOptions(),
-        video: bytes | None = None,
+        files: Mapping[str, bytes] = MappingProxyType({}),
+        package: str | None = None,
         manifest_url: str | None = None,
         endpoint: str = "",
         model: str = "",
@@ -82,6 +84,8 @@ class Context:
         ttl_s: float | None = None,
     ) -> Job:
         """Check a request and accept it. When this returns, photos and job are on disk: nothing that dies now loses them.
+
+        `files` are kept with the photos: field of `JobInput` -> bytes. `package` is an artifact in place of photos.
 
         Raises:
             InputError: For what is wrong with the request.
@@ -96,7 +100,7 @@ class Context:
             api=api,
             kind=kind,
             making=making,
-            input=JobInput(manifest_url=manifest_url),
+            input=JobInput(manifest_url=manifest_url, package=package),
             endpoint=endpoint,
             model=model,
             idempotency_key=idempotency_key,
@@ -105,7 +109,7 @@ class Context:
             timeout_s=timeout_s,
             wait_until=time.time() + ttl_s if ttl_s else None,
         )
-        job: Job = await self.call(self._accepted, new, key, sent, azimuths, options, video)
+        job: Job = await self.call(self._accepted, new, key, sent, azimuths, options, files)
         return job
 
     def _accepted(
@@ -115,10 +119,10 @@ class Context:
         sent: list[Sent],
         azimuths: list[float] | None,
         options: AzimuthOptions,
-        video: bytes | None,
+        files: Mapping[str, bytes],
     ) -> Job:
         given = new.input
-        if given.manifest_url is None:
+        if given.manifest_url is None and given.package is None:
             found = arrived(
                 sent,
                 azimuths=azimuths,
@@ -131,10 +135,10 @@ class Context:
                 name = f"uploads/{new.id}/capture.zip"
                 self.artifacts.put(name, found.capture)
                 given = JobInput(capture=name)
-        if video is not None:
-            name = f"uploads/{new.id}/video"
-            self.artifacts.put(name, video)
-            given = given.model_copy(update={"video": name})
+        for field_name, data in files.items():
+            name = f"uploads/{new.id}/{field_name}"
+            self.artifacts.put(name, data)
+            given = given.model_copy(update={field_name: name})
         rules = self.settings.jobs
         try:
             job = self.store.submit(

@@ -78,12 +78,12 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
     context = context_of(request)
     await context.refuse_when_full()
     body = await read_body(request, context.settings.limits)
-    video = None
+    files = {}
     if kind == "score":
         video = body.last("video")
         if not isinstance(video, tuple) or not video[1]:
             raise InputError("request.invalid", "the field `video` must hold a file")
-        video = video[1]
+        files = {"video": video[1]}
     job = await context.accept(
         key,
         api="native",
@@ -92,36 +92,43 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         sent=sent_by(body.fields),
         azimuths=azimuths_of(body),
         options=options_of(body),
-        video=video,
+        files=files,
         model=MODEL,
         idempotency_key=idempotency_key(request),
         digest=body.digest(),
         webhook=body.text("webhook", "webhook_url"),
     )
-    preferred = _PREFER_WAIT.search(request.headers.get("prefer", ""))
-    seconds = wait if wait is not None else float(preferred[1]) if preferred else 0.0
-    job = await context.waited(job, seconds)
+    job = await context.waited(job, preferred_wait(request, wait, 0.0))
     place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
     return JSONResponse(native_job(job), 200 if job.final else 202, place)
+
+
+def preferred_wait(request: Request, wait: float | None, usual: float) -> float:
+    """Seconds to wait: what the query says, or the header `Prefer` (RFC 7240), or what is usual."""
+    said = request.headers.get("prefer", "")
+    preferred = _PREFER_WAIT.search(said)
+    if wait is not None:
+        return wait
+    return float(preferred[1]) if preferred else 0.0 if "respond-async" in said else usual
 
 
 @router.get("/v1/packages/{package_id}", tags=["packages"])
 async def get_package(request: Request, package_id: str) -> dict[str, Any]:
     """A package's state; when it is done, its views with their embeddings."""
-    return native_job(_of_kind(await one_job(request, package_id), "package"))
+    return native_job(of_kind(await one_job(request, package_id), "package"))
 
 
 @router.get("/v1/packages/{package_id}/content", tags=["packages"], response_class=Response)
 async def get_package_content(request: Request, package_id: str) -> Response:
     """The GAP folder as a zip."""
-    job = _of_kind(await one_job(request, package_id), "package")
+    job = of_kind(await one_job(request, package_id), "package")
     return ranged(request, await context_of(request).file(job, "package.zip"), "package.zip")
 
 
 @router.get("/v1/scores/{score_id}", tags=["scores"])
 async def get_score(request: Request, score_id: str) -> dict[str, Any]:
     """A score's state; when it is done, LPIPS by angle."""
-    return native_job(_of_kind(await one_job(request, score_id), "score"))
+    return native_job(of_kind(await one_job(request, score_id), "score"))
 
 
 @router.get("/healthz", tags=["service"])
@@ -153,7 +160,12 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _of_kind(job: Job, kind: Kind) -> Job:
+def of_kind(job: Job, kind: Kind) -> Job:
+    """The job, when it is of that kind.
+
+    Raises:
+        InputError: `job.not_found`.
+    """
     if job.kind != kind:
         raise InputError("job.not_found", f"there is no {kind} {job.id!r}")
     return job

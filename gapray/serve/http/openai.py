@@ -23,6 +23,7 @@ from gapray.serve.uploads import sent_by
 
 router = APIRouter(prefix="/v1", tags=["videos"])
 MODEL = "gap-turntable"
+STILLS_MODEL = "gap-stills"
 EVENT_STEP_S = 0.25
 _VARIANTS = {"thumbnail": "poster.jpg", "spritesheet": "sprite.jpg"}
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -82,7 +83,7 @@ async def create_video(request: Request) -> JSONResponse:
     await context.refuse_when_full()
     body = await read_body(request, context.settings.limits)
     model = body.text("model") or MODEL
-    check_model(context, model)
+    check_model(context, model, MODEL)
     job = await context.accept(
         key,
         api="openai",
@@ -229,7 +230,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     """What this server makes videos with."""
     await caller(request, "read")
     context = context_of(request)
-    return {"object": "list", "data": [model_facts(context, name) for name in model_names(context)]}
+    return {"object": "list", "data": [model_facts(context, name) for name in all_model_names(context)]}
 
 
 @router.get("/models/{name}", tags=["models"])
@@ -241,9 +242,15 @@ async def get_model(request: Request, name: str) -> dict[str, Any]:
     return model_facts(context, name)
 
 
-def model_names(context: Context) -> list[str]:
+def model_names(context: Context, family: str) -> list[str]:
     """`gap-turntable` is whatever this server has; the longer name says which."""
-    return [MODEL, f"{MODEL}-{context.profile.name}"]
+    return [family, f"{family}-{context.profile.name}"]
+
+
+def all_model_names(context: Context) -> list[str]:
+    """Of videos, and of stills where they are drawn."""
+    stills = model_names(context, STILLS_MODEL) if context.settings.stylist else []
+    return [*model_names(context, MODEL), *stills]
 
 
 def model_facts(context: Context, name: str) -> dict[str, Any]:
@@ -253,20 +260,22 @@ def model_facts(context: Context, name: str) -> dict[str, Any]:
         "object": "model",
         "created": 0,
         "owned_by": "gapray",
-        "gap": {"profile": context.profile.name, "backend": context.profile.video.backend},
+        "gap": {
+            "profile": context.profile.name,
+            "backend": (context.profile.stills if name.startswith(STILLS_MODEL) else context.profile.video).backend,
+        },
     }
 
 
-def check_model(context: Context, name: str) -> None:
+def check_model(context: Context, name: str, family: str | None = None) -> None:
     """Refuse a model that is not here: another one is never taken in silence.
 
     Raises:
         ModelError: `model.unknown`.
     """
-    if name not in model_names(context):
-        raise ModelError(
-            "model.unknown", f"there is no model {name[:80]!r} here; models: {', '.join(model_names(context))}"
-        )
+    names = all_model_names(context) if family is None else model_names(context, family)
+    if name not in names:
+        raise ModelError("model.unknown", f"there is no model {name[:80]!r} here; models: {', '.join(names)}")
 
 
 async def one_job(request: Request, shown: str) -> Job:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse
 
+from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of, owner_of
-from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of, read_json
+from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of, read_json, still_of
 from gapray.serve.http.context import Context
-from gapray.serve.http.openai import MODEL, idempotency_key
-from gapray.serve.jobs import Job
+from gapray.serve.http.images import refuse_without_stylist
+from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
+from gapray.serve.jobs import Job, Making
 from gapray.serve.shapes import job_id, runpod_id, runpod_state, runpod_status
 from gapray.serve.uploads import Sent, decoded, sent_by, sent_in_manifest
 
@@ -22,6 +26,8 @@ router = APIRouter(tags=["runpod"])
 ENDPOINT = "gap-animatediff-video-sd15"
 """The prototype's endpoint; any other name is served alike."""
 Endpoint = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+IMAGE_FIELDS = ("reference_image", "depth_image", "normal_image")
+"""Of the prototype's image endpoint; any of them makes a job one for a picture."""
 PROTOTYPE = {"fps": 8, "format": "gif"}
 """What the prototype made when a request did not say."""
 RUNSYNC_WAIT_MS = 90_000
@@ -193,7 +199,7 @@ async def _status(context: Context, job: Job) -> JSONResponse:
     # The output is megabytes of base64: it is written off the event loop.
     return (
         JSONResponse(shown)
-        if "video_b64" not in (shown.get("output") or {})
+        if not {"video_b64", "image"} & set(shown.get("output") or {})
         else await context.call(JSONResponse, shown)
     )
 
@@ -220,25 +226,77 @@ async def _accepted(request: Request, endpoint: str) -> Job:
     webhook = body.get("webhook")
     if webhook is not None and not isinstance(webhook, str):
         raise InputError("request.invalid", "webhook must be a URL")
-    fields = Body(tuple((NAMES.get(name, name), value) for name, value in (PROTOTYPE | given).items()))
-    sent, manifest_url, name = await asyncio.to_thread(photos_of, given)
+    asked = await asyncio.to_thread(asked_of, given)
+    if asked.kind == "image":
+        refuse_without_stylist(context)
     return await context.accept(
         key,
         api="runpod",
-        kind="video",
-        making=making_of(fields, product_id=name),
-        sent=sent,
-        azimuths=azimuths_of(fields),
-        options=options_of(fields),
-        manifest_url=manifest_url,
+        **asked.as_arguments(),
         endpoint=endpoint,
-        model=MODEL,
+        model=STILLS_MODEL if asked.kind == "image" else MODEL,
         idempotency_key=idempotency_key(request),
         digest=Body(tuple(given.items())).digest(),
         webhook=webhook,
         timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
         ttl_s=_seconds(policy.get("ttl"), 10_000),
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job's `input`, read."""
+
+    kind: Literal["video", "image"]
+    making: Making
+    sent: list[Sent]
+    azimuths: list[float] | None
+    options: AzimuthOptions
+    manifest_url: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def as_arguments(self) -> dict[str, Any]:
+        """For `Context.accept`."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+
+def asked_of(given: dict[str, Any]) -> Asked:
+    """What a job's `input` asks for: a video, or, by the fields of the prototype's image endpoint, a picture.
+
+    Raises:
+        InputError: `request.*` or `capture.invalid_product_id`.
+    """
+    if not any(given.get(name) for name in IMAGE_FIELDS):
+        body = _body(PROTOTYPE | given)
+        sent, manifest_url, name = photos_of(given)
+        making = making_of(body, product_id=name)
+        return Asked("video", making, sent, azimuths_of(body), options_of(body), manifest_url)
+    # A scale or a size that is a video's means the same here; its file format does not.
+    body = _body({name: value for name, value in given.items() if name not in ("format", *IMAGE_FIELDS)})
+    making = making_of(body, product_id="product")
+    making = making.model_copy(update={"still": still_of(_body({"n": given.get("num_images")} | given))})
+    sent = (
+        sent_by([("image", given.get("reference_image"))]) if given.get("reference_image") else sent_by(given.items())
+    )
+    files = {
+        field_name: _map_of(given[name], name)
+        for name, field_name in (("depth_image", "depth"), ("normal_image", "normals"))
+        if given.get(name)
+    }
+    options = replace(options_of(body), allow_missing=True)
+    return Asked("image", making, sent, azimuths_of(body), options, files=files)
+
+
+def _body(values: dict[str, Any]) -> Body:
+    return Body(tuple((NAMES.get(name, name), value) for name, value in values.items()))
+
+
+def _map_of(value: Any, name: str) -> bytes:
+    """A depth or normal map: its bytes must be in the request."""
+    [one] = sent_by([("image", value)]) or [Sent()]
+    if one.data is None:
+        raise InputError("request.invalid", f"{name} must be base64 or a data URI")
+    return one.data
 
 
 def photos_of(given: dict[str, Any]) -> tuple[list[Sent], str | None, str]:
