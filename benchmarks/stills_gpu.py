@@ -220,8 +220,7 @@ def main() -> None:
     measure("gapray, one at a time, not compiled", 1, lambda: ours(1))
     measure("gapray, four at once, not compiled", 4, lambda: ours(4), 1)
     if not given.no_compile:
-        engine._unet = torch.compile(engine.unet.forward, dynamic=False)
-        engine._controlled = [torch.compile(net.forward, dynamic=False) for net in engine.nets]
+        backend.compile()
         mine = engine.denoise([plain, *(replace(plain, noise=noise[index]) for index in (1, 2, 3))], short)
         print(
             f"compiled, two steps: {float((mine[:1] - theirs).abs().max() / theirs.abs().max()):.1e} relative",

@@ -297,6 +297,7 @@ def test_a_server_scales_its_groups_apart(cloud, tmp_path, photos, postgres, lpi
         "packager": {"min": 1, "max": 3, "cpus": 1},
         "generator": {"min": 0, "max": 2, "cpus": 0.5, "gpus": 1},
         "scorer": {"ongoing": 4, "cpus": 0.25},
+        "stylist": None,
     }
     rest = {"packager": 1, "generator": 0}
     asleep = {"cpu": 1, "gpu": 0}

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -129,8 +130,8 @@ def postgres():
         except psycopg.OperationalError:
             time.sleep(0.05)
     yield url
-    server.terminate()
-    server.wait(20)
+    server.send_signal(signal.SIGINT)  # a fast shutdown: SIGTERM would wait for connections that killed servers left
+    server.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ class Sdxl:
 
     Args:
         pipe: Loaded modules on their device; see `gapray.stills.sdxl.load`.
-        compiled: See `Engine`.
+        compiled: See `compile`.
         licence: The strictest of its parts.
     """
 
@@ -41,10 +42,18 @@ class Sdxl:
 
     def __init__(self, pipe: StableDiffusionXLControlNetPipeline, *, compiled: bool = False, licence: str) -> None:
         self._plus = "Plus" in type(_projection(pipe)).__name__
-        self.engine = Engine(pipe, compiled=compiled)
+        self.engine = Engine(pipe)
         self.licence = licence
         self._pipe = pipe
+        self._decoded: Callable[..., Any] = pipe.vae.decode
         self._blank: Tensor | None = None
+        if compiled:
+            self.compile()
+
+    def compile(self) -> None:
+        """Compile what a picture runs through, at the first picture of each shape: the loop's networks and the decoder."""
+        self.engine.compile()
+        self._decoded = torch.compile(self._pipe.vae.decode, dynamic=False)
 
     def generate(
         self, package: GapPackage, view: GapView, scene: Scene, settings: StillSettings, *, seeds: Sequence[int]
@@ -147,7 +156,7 @@ class Sdxl:
         vae = self._pipe.vae
         images = []
         for one in latents:
-            pixels = vae.decode((one[None] / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0][0]
+            pixels = self._decoded((one[None] / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0][0]
             levels = (pixels.float() / 2 + 0.5).clamp(0, 1) * 255
             images.append(np.ascontiguousarray(levels.round().byte().permute(1, 2, 0).cpu().numpy()))
         return images
