@@ -49,11 +49,15 @@ demo: $(CLASSIC)
 	@echo "report:        $(DEMO)/report/index.html"
 	@echo "videos:" && ls $(DEMO)/catalog/videos/*/*/turntable.mp4
 
+# Two processes of one thread each. What kills and counts processes runs alone.
+TWO := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(CLASSIC)
-	$(BIN)/python -m pytest -m "not chaos and not long and not gpu"
+	$(TWO) -m "not chaos and not long and not gpu"
 
 test-chaos: $(CLASSIC)
-	$(BIN)/python -m pytest -m "(chaos or long) and not gpu" --durations=25
+	$(TWO) -m "long and not chaos and not gpu" --durations=10
+	$(BIN)/python -m pytest -m "chaos and not gpu" --durations=25
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

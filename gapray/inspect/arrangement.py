@@ -10,7 +10,8 @@ gradient, with a price on every angle that differs from what was said, so that a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -114,6 +115,18 @@ class _Guess:
     cost: float
 
 
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    """Torch on one thread: of many small steps, one after the other, sharing out costs more than it saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_on_one_thread()
 def arrange(
     photos: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]
 ) -> Arrangement:
