@@ -20,11 +20,8 @@ from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, canonical_hash
 from gapray.errors import CatalogError, as_gapray_error
-from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.same_product import Likeness, SameProduct, failings
+from gapray.fidelity.same_product import Likeness, failings, load_judge
 from gapray.models.cards import card_named
-from gapray.models.identity import ColourGradient
-from gapray.models.load import load_mask
 from gapray.stills.load import load_still_backend, still_cards
 from gapray.stills.scene import Scene
 from gapray.stills.still import Still, StillBackend, best_view, source_type
@@ -105,10 +102,7 @@ class DrawStills:
         profile = facts.profile
         with model_load("stills.draw"):
             self._backend = backend or load_still_backend(profile.stills, device=device)
-            network = load_mask(profile.packaging, threads=threads)
-            metric = Lpips("alex", device=device)
-            # What the calibration is of, whatever the packages' own embedding is.
-            self._judge = SameProduct(metric, ColourGradient(), network, profile.packaging.mask)
+            self._judge = load_judge(profile.packaging, device=device, threads=threads)
         self._folder = Folder.at(facts.catalog)
 
     @traced("stills.draw")

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.azimuths import turned
-from gapray.config import MaskSettings
+from gapray.config import MaskSettings, PackagingSettings
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Cut, Shown, cut_out, shown
 from gapray.gap.package import GapPackage
-from gapray.models.identity import IdentityModel
+from gapray.models.identity import ColourGradient, IdentityModel
+from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 
 SIZE = 128
@@ -266,3 +267,18 @@ def _detail(one: Shown) -> float:
         return 0.0
     band = grey - cv2.GaussianBlur(grey, (0, 0), 1.5)
     return float(band[inside].std() / max(float(grey[inside].std()), 4.0))
+
+
+def load_judge(packaging: PackagingSettings, *, device: str, threads: int) -> SameProduct:
+    """The judge as it was calibrated: whatever the packages' own embedding is, this one compares colours and gradients.
+
+    Args:
+        packaging: Names the mask network.
+        device: Of LPIPS; masks are made on the CPU.
+        threads: Of the mask network.
+
+    Raises:
+        ModelError: `model.*`.
+    """
+    network = load_mask(packaging, threads=threads)
+    return SameProduct(Lpips("alex", device=device), ColourGradient(), network, packaging.mask)

@@ -74,7 +74,8 @@ class LocalWorkers:
 
     async def style(self, job: Job, package: GapPackage) -> dict[str, Any]:
         """See `Workers`."""
-        found: dict[str, Any] = await self._in_turn("stylist", self._stylist.style, job, package)
+        # The model is loaded by the first still, in its thread: the event loop goes on.
+        found: dict[str, Any] = await self._in_turn("stylist", lambda: self._stylist.style(job, package))
         return found
 
     async def judge(self, comparison: Comparison) -> dict[str, Any]:

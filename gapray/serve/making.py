@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from gapray.config import Profile, StillSettings
@@ -72,10 +73,17 @@ def scene_for(making: Making) -> Scene:
     if wish.scene is not None:
         if wish.scene not in scene_names():  # never a path
             raise InputError("scene.unknown", f"there is no scene {wish.scene!r}; scenes: {', '.join(scene_names())}")
-        [scene] = load_scenes([wish.scene])
+        scene = _shipped(wish.scene)
     words = {"prompt": making.prompt, "negative_prompt": making.negative_prompt}
     scene = scene.model_copy(update=_given(words))
     scene.prompt_for(making.product_id)
+    return scene
+
+
+@cache
+def _shipped(name: str) -> Scene:
+    """Read once: every request that names a scene is checked on the ingress' event loop."""
+    [scene] = load_scenes([name])
     return scene
 
 
@@ -100,10 +108,14 @@ def stills_for(making: Making, settings: StillSettings) -> StillSettings:
 
 def drawn_size(making: Making, megapixels: float) -> tuple[int, int] | None:
     """[H, W] at which the picture that is wanted is drawn: in its aspect, no larger than the model is made for."""
-    if making.width is None and making.height is None:
-        return None
-    height, width = making.height or making.width or 0, making.width or making.height or 0
-    return still_size(height, width, min(megapixels, height * width / 2**20))
+    size = wanted_size(making)
+    return still_size(*size, min(megapixels, size[0] * size[1] / 2**20)) if size else None
+
+
+def wanted_size(making: Making) -> tuple[int, int] | None:
+    """[H, W] that a request names; with one side, a square."""
+    height, width = making.height or making.width, making.width or making.height
+    return (height, width) if height and width else None
 
 
 def preset_for(making: Making, frames: int) -> Preset:
@@ -131,9 +143,8 @@ def preview_name(job: Job, azimuth_deg: float, what: str) -> str:
 
 
 def _side(making: Making) -> int | None:
-    if making.width is None and making.height is None:
-        return None
-    return max(64, min(making.width or making.height or 0, making.height or making.width or 0) // 8 * 8)
+    size = wanted_size(making)
+    return max(64, min(size) // 8 * 8) if size else None
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

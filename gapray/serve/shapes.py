@@ -65,16 +65,7 @@ def openai_video(job: Job) -> dict[str, Any]:
         "size": f"{width}x{height}",
         "remixed_from_video_id": None,
         "error": None,
-        "gap": {
-            "product_id": job.making.product_id,
-            "stage": job.stage,
-            "attempt": job.attempt,
-            **{
-                name: result[name]
-                for name in ("scores", "video", "calibration", "warnings", "seconds")
-                if name in result
-            },
-        },
+        "gap": _gap(job, "scores", "video", "calibration", "warnings", "seconds"),
     }
     if job.error_code:
         shown["error"] = {"code": job.error_code, "message": job.error_message}
@@ -102,10 +93,9 @@ def openai_images(job: Job, data: list[dict[str, Any]]) -> dict[str, Any]:
         job: Of kind `image`, at any state.
         data: Its pictures, as bytes or URLs.
     """
-    result = job.result or {}
-    images = result.get("images", [])
+    images = (job.result or {}).get("images", [])
     wish = job.making.still
-    shown: dict[str, Any] = {
+    return {
         "id": f"image_{job.id}",
         "object": "image",
         "created": int(job.finished_at or job.created_at),
@@ -117,21 +107,9 @@ def openai_images(job: Job, data: list[dict[str, Any]]) -> dict[str, Any]:
         "output_format": wish.format if wish else "png",
         "size": f"{images[0]['width']}x{images[0]['height']}" if images else None,
         "usage": None,
-        "error": None,
-        "gap": {
-            "product_id": job.making.product_id,
-            "stage": job.stage,
-            "attempt": job.attempt,
-            **{
-                name: result[name]
-                for name in ("images", "scene", "azimuth_deg", "backend", "licence", "warnings", "seconds")
-                if name in result
-            },
-        },
+        "error": _error(job),
+        "gap": _gap(job, "images", "scene", "azimuth_deg", "backend", "licence", "warnings", "seconds"),
     }
-    if job.error_code:
-        shown["error"] = {"code": job.error_code, "message": job.error_message, "remedy": REMEDIES.get(job.error_code)}
-    return shown
 
 
 def native_job(job: Job) -> dict[str, Any]:
@@ -144,15 +122,22 @@ def native_job(job: Job) -> dict[str, Any]:
         "progress": job.progress,
         "created_at": int(job.created_at),
         "expires_at": int(job.expires_at),
-        "error": None,
+        "error": _error(job),
     }
-    if job.error_code:
-        shown["error"] = {
-            "code": job.error_code,
-            "message": job.error_message,
-            "remedy": REMEDIES.get(job.error_code),
-        }
     return shown | (job.result or {})
+
+
+def _gap(job: Job, *names: str) -> dict[str, Any]:
+    """What only gapray knows of a job, with these parts of its result as far as they are there."""
+    result = job.result or {}
+    told = {"product_id": job.making.product_id, "stage": job.stage, "attempt": job.attempt}
+    return told | {name: result[name] for name in names if name in result}
+
+
+def _error(job: Job) -> dict[str, Any] | None:
+    if not job.error_code:
+        return None
+    return {"code": job.error_code, "message": job.error_message, "remedy": REMEDIES.get(job.error_code)}
 
 
 def runpod_id(job: Job) -> str:

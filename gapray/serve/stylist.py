@@ -11,17 +11,16 @@ from PIL import Image
 
 from gapray.capture.decode import decode_grey, decode_photo
 from gapray.config import StillSettings
-from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.same_product import Likeness, SameProduct, failings
+from gapray.fidelity.same_product import Likeness, failings, load_judge
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
-from gapray.models.identity import ColourGradient
-from gapray.models.load import best_device, load_mask
+from gapray.models.load import best_device
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.engine import use_threads
 from gapray.serve.jobs import Job, StillWish
-from gapray.serve.making import drawn_size, scene_for, stills_for
+from gapray.serve.making import drawn_size, scene_for, stills_for, wanted_size
 from gapray.serve.settings import Replicas, ServeSettings
 from gapray.stills.load import load_still_backend
+from gapray.stills.scene import Scene
 from gapray.stills.still import Still, best_view, framed, posed, source_type
 from gapray.video.encode import encoded_still
 from gapray.video.provenance import Provenance
@@ -37,15 +36,12 @@ class Stylist:
         self._threads = (settings.stylist or Replicas()).threads
         chosen = device or best_device()
         self._backend = load_still_backend(self._profile.stills, device=chosen)
-        network = load_mask(self._profile.packaging, threads=self._threads)
-        # What the calibration is of, whatever the packages' own embedding is.
-        self._judge = SameProduct(Lpips("alex", device=chosen), ColourGradient(), network, self._profile.packaging.mask)
+        self._judge = load_judge(self._profile.packaging, device=chosen, threads=self._threads)
         self._drawing = threading.Lock()
 
     def warm_up(self) -> None:
         """A small picture of a drawn object, and its judgement, so that the first request does not wait for them."""
         from gapray.serve.null import toy_package
-        from gapray.stills.scene import Scene
 
         package = toy_package()
         small = self._profile.stills.model_copy(update={"megapixels": 0.0625})
@@ -76,8 +72,8 @@ class Stylist:
         files, images = {}, []
         for index, (still, seed, likeness) in enumerate(zip(stills, seeds, likenesses, strict=True)):
             name = f"still-{index}.{'jpg' if wish.format == 'jpeg' else wish.format}"
-            picture = _at_size(still.image, job.making.height, job.making.width)
-            data = encoded_still(picture, name, wish.quality, self._provenance(job, package, still, seed, view))
+            picture = _at_size(still.image, wanted_size(job.making))
+            data = encoded_still(picture, name, wish.quality, self._provenance(job, package, still, seed, view, scene))
             self._artifacts.put(f"{job.folder}/{name}", data)
             files[name] = {"bytes": len(data), "type": content_type(name)}
             images.append(_facts(name, picture, seed, still, likeness, settings.min_same))
@@ -109,7 +105,9 @@ class Stylist:
         size = drawn_size(job.making, self._profile.stills.megapixels)
         return (framed(view, size) if size else view), warnings
 
-    def _provenance(self, job: Job, package: GapPackage, still: Still, seed: int, view: GapView) -> Provenance:
+    def _provenance(
+        self, job: Job, package: GapPackage, still: Still, seed: int, view: GapView, scene: Scene
+    ) -> Provenance:
         from gapray import __version__
 
         facts = {
@@ -118,7 +116,7 @@ class Stylist:
             "licence": self._backend.licence,
             "seed": seed,
             "profile": self._profile.name,
-            "scene": scene_for(job.making).name,
+            "scene": scene.name,
             "prompt": job.making.prompt,
             "azimuth_deg": view.azimuth_deg,
             "job": job.id,
@@ -133,12 +131,11 @@ def _as_depth(image: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint1
     return levels.astype(np.uint16)
 
 
-def _at_size(image: NDArray[np.uint8], height: int | None, width: int | None) -> NDArray[np.uint8]:
+def _at_size(image: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """As large as it was wanted; it is drawn at multiples of eight, and no larger than the model is made for."""
-    tall, wide = height or width, width or height
-    if tall is None or wide is None or image.shape[:2] == (tall, wide):
+    if size is None or image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def _facts(

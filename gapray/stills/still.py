@@ -89,7 +89,8 @@ def still_size(height: int, width: int, megapixels: float) -> tuple[int, int]:
         raise InputError(
             "still.aspect", f"{width} x {height}: one side is {aspect:.1f} times the other, {WIDEST:g} at most"
         )
-    scale = math.sqrt(megapixels * 2**20 / (height * width))
+    # Whole pixels: the root of a fraction of one more may be rounded up to a size that has it.
+    scale = math.sqrt(math.floor(megapixels * 2**20) / (height * width))
     tall, wide = (max(MULTIPLE_OF, int(side * scale / MULTIPLE_OF) * MULTIPLE_OF) for side in (height, width))
     return tall, wide
 

@@ -227,7 +227,7 @@ async def not_here(request: Request) -> None:
 
 @router.get("/models", tags=["models"])
 async def list_models(request: Request) -> dict[str, Any]:
-    """What this server makes videos with."""
+    """What this server makes videos and stills with."""
     await caller(request, "read")
     context = context_of(request)
     return {"object": "list", "data": [model_facts(context, name) for name in all_model_names(context)]}
