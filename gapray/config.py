@@ -120,6 +120,10 @@ class OrbitSettings(_Settings):
     voxels: int = Field(144, ge=32, le=320, description="Resolution of the hull along each side.")
     fuse_depth: bool = Field(True, description="Carve concavities by a depth network's maps where views agree on them.")
     flow: bool = Field(True, description="Align re-projected photos by optical flow.")
+    engine: Literal["auto", "morph", "flow", "nearest"] = Field(
+        "auto",
+        description="Draws the frames in between; `auto` lets each engine draw photos that are left out and takes the best.",
+    )
 
     @property
     def background_rgb(self) -> tuple[int, int, int]:

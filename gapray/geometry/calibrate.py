@@ -10,17 +10,19 @@ a shift and a scale a view.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, minimize
 from torch import Tensor
+
+from gapray.geometry.descend import descended
 
 ELEVATIONS_DEG = (0.0, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0)
 INVERSE_DISTANCES = (0.0, 0.15, 0.3)
 MAX_INVERSE_DISTANCE = 0.45
+MIN_ELEVATION_DEG, MAX_ELEVATION_DEG = -5.0, 60.0
 SIDE = 96
 """Masks are compared at this size [pixels]."""
 BLUR_PX = 0.7
@@ -32,7 +34,9 @@ QUICK_SHARE = 0.45
 SHIFT_GAIN = 0.75
 """Shifts are believed when they leave at most this share of what a fixed camera leaves uncovered: 0.29 … 0.70 on ETH-80,
 whose photos were each cropped on their own."""
-_UNITS = (10.0, 0.2, 0.05, 0.05)
+SHIFT_PRICE = 1e-4
+"""Of the squares of shifts and log scales, in their unit: what the outlines leave open stays at 0."""
+UNITS = (10.0, 0.2, 0.05, 0.05)
 """Elevation [degrees], inverse distance, axis u, shifts and log scales are searched in these units."""
 
 
@@ -214,7 +218,7 @@ def _search(
     direction: int,
     own_crops: bool,
 ) -> Fit:
-    first = np.array([start[0] / _UNITS[0], start[1] / _UNITS[1], start[2] / _UNITS[2]])
+    first = np.array([start[0] / UNITS[0], start[1] / UNITS[1], start[2] / UNITS[2]])
     fixed = _descend(problem, pixels, depths, direction, first)
     fit = _fit_of(problem, pixels, depths, direction, fixed)
     if own_crops:
@@ -225,32 +229,64 @@ def _search(
     return fit
 
 
-def _unpack(problem: Silhouettes, values: Tensor) -> tuple[Tensor, Tensor]:
-    camera = torch.stack([torch.deg2rad(values[0] * _UNITS[0]), values[1] * _UNITS[1], values[2] * _UNITS[2]])
+def reshifted(problem: Silhouettes, fit: Fit) -> Fit:
+    """Shifts and scales found anew for a camera that is held.
+
+    Args:
+        problem: The silhouettes.
+        fit: The camera, and shifts to begin with.
+    """
+    camera = torch.tensor([math.radians(fit.elevation_deg), fit.inverse_distance, fit.axis_x]).to(problem.masks)
+    pixels = problem.pixels(FIT_PIXELS, seed=1)
+
+    def cost(values: Tensor) -> Tensor:
+        shifts = values.view(problem.views, 3) * UNITS[3]
+        shifts = shifts - shifts.mean(0)
+        missed = 1 - problem.coverage(pixels, FIT_DEPTHS, camera, fit.direction, shifts).mean()
+        return missed + SHIFT_PRICE * (values**2).sum()
+
+    low, high = bounds(3 * problem.views)
+    start = fit.shifts.ravel() / UNITS[3]
+    found = descended(cost, start, low[3:], high[3:], iterations=30, device=problem.masks.device)
+    shifts = found.reshape(problem.views, 3) * UNITS[3]
+    return replace(fit, shifts=shifts - shifts.mean(0))
+
+
+def unpacked(values: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """Camera and shifts of the numbers that are searched.
+
+    Args:
+        values: [3] or [3 + 3 V], in units of `UNITS`: elevation, inverse distance, axis u; shifts and log scales of V views.
+        views: V.
+
+    Returns:
+        Camera [3]: elevation [rad], inverse distance, axis u; and shifts [V, 3], 0 where `values` has none.
+    """
+    camera = torch.stack([torch.deg2rad(values[0] * UNITS[0]), values[1] * UNITS[1], values[2] * UNITS[2]])
     if len(values) == 3:
-        return camera, problem.nothing
-    shifts = values[3:].view(problem.views, 3) * _UNITS[3]
+        return camera, torch.zeros(views, 3, device=values.device)
+    shifts = values[3:].view(views, 3) * UNITS[3]
     # What moves all views alike, or scales them alike, belongs to the camera and the unit of length.
     return camera, shifts - shifts.mean(0)
+
+
+def bounds(loose: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and largest camera, and shifts, in the units of `unpacked`; `loose` is the number of shifts and log scales."""
+    low = np.array([MIN_ELEVATION_DEG / UNITS[0], 0.0, -20.0] + [-8.0] * loose)
+    high = np.array([MAX_ELEVATION_DEG / UNITS[0], MAX_INVERSE_DISTANCE / UNITS[1], 20.0] + [8.0] * loose)
+    return low, high
 
 
 def _descend(
     problem: Silhouettes, pixels: tuple[Tensor, Tensor], depths: int, direction: int, start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    @torch.enable_grad()  # callers work without gradients
-    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        leaf = torch.tensor(values, dtype=torch.float32, device=problem.masks.device, requires_grad=True)
-        camera, shifts = _unpack(problem, leaf)
+    def cost(values: Tensor) -> Tensor:
+        camera, shifts = unpacked(values, problem.views)
         missed = 1 - problem.coverage(pixels, depths, camera, direction, shifts).mean()
-        [slope] = torch.autograd.grad(missed + 1e-4 * (leaf[3:] ** 2).sum(), leaf)
-        return float(missed.detach()), slope.cpu().numpy().astype(np.float64)
+        return missed + SHIFT_PRICE * (values[3:] ** 2).sum()
 
-    low = np.array([-5 / _UNITS[0], 0.0, -20.0] + [-8.0] * (len(start) - 3))
-    high = np.array([60 / _UNITS[0], MAX_INVERSE_DISTANCE / _UNITS[1], 20.0] + [8.0] * (len(start) - 3))
-    found = minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=Bounds(low, high), options={"maxiter": 30, "maxfun": 45}
-    )
-    return np.asarray(found.x, np.float64)
+    low, high = bounds(len(start) - 3)
+    return descended(cost, start, low, high, iterations=30, device=problem.masks.device)
 
 
 def _fit_of(
@@ -258,7 +294,7 @@ def _fit_of(
 ) -> Fit:
     with torch.no_grad():
         leaf = torch.tensor(values, dtype=torch.float32, device=problem.masks.device)
-        camera, shifts = _unpack(problem, leaf)
+        camera, shifts = unpacked(leaf, problem.views)
         coverage = problem.coverage(pixels, depths, camera, direction, shifts)
     return Fit(
         elevation_deg=math.degrees(float(camera[0])),

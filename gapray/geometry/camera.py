@@ -97,7 +97,7 @@ def sample(image: Tensor, u: Tensor, v: Tensor, *, mode: str = "bilinear") -> Te
         image: [C, S, S].
         u: [...].
         v: [...].
-        mode: ``bilinear``, or ``bicubic`` for colours that should stay sharp.
+        mode: ``bilinear``, ``bicubic`` for colours that should stay sharp, or ``nearest``.
 
     Returns:
         [C, ...].

@@ -54,8 +54,8 @@ def carve(
     """Carve the hull.
 
     Args:
-        silhouettes: (signed distance [S, S] in pixels, azimuth in degrees) a view. Beyond the photo's edge the distance at
-            the edge goes on: a product that is cut by the edge is not carved there.
+        silhouettes: (signed distance [S, S] in pixels, azimuth in degrees) a view. A product that is cut by the photo's
+            edge is not carved beyond it; where the photo shows background at its edge, there is no product beyond it.
         camera: Shared by all views.
         reach: Half extents that enclose the product: horizontal, vertical [half frames].
         voxels: Along each side.
@@ -63,7 +63,8 @@ def carve(
     points = lattice(reach, voxels, silhouettes[0][0].device)
     field = torch.full((voxels,) * 3, float("inf"), device=points.device)
     for distance, azimuth in silhouettes:
-        field = torch.minimum(field, _seen_at(distance, camera, azimuth, points))
+        u, v, _ = camera.project(points, azimuth)
+        field = torch.minimum(field, _distance_at(distance, u, v))
     return Hull(field, reach)
 
 
@@ -103,7 +104,7 @@ def mended(hull: Hull, silhouettes: Sequence[tuple[Tensor, float]], camera: Orbi
     levels, votes = [], torch.zeros_like(hull.field)
     for (distance, azimuth), missing in zip(silhouettes, thick, strict=True):
         u, v, _ = camera.project(points, azimuth)
-        levels.append(sample(distance[None], u, v)[0])
+        levels.append(_distance_at(distance, u, v))
         votes += (sample(missing[None], u, v)[0] > 0.5) & (levels[-1] > 0)
     lowest = torch.stack(levels).topk(min(DENIALS + 1, len(levels)), dim=0, largest=False).values
     field = hull.field
@@ -120,9 +121,11 @@ def lattice(reach: tuple[float, float], voxels: int, device: torch.device | str)
     return torch.stack([x, y, z], -1)
 
 
-def _seen_at(distance: Tensor, camera: OrbitCamera, azimuth_deg: float, points: Tensor) -> Tensor:
-    u, v, _ = camera.project(points, azimuth_deg)
-    return sample(distance[None], u, v)[0]
+def _distance_at(distance: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Signed distance to a photo's outline where its plane is met at u, v [...], also beyond its edges; [...] pixels."""
+    at_edge = sample(distance[None], u, v)[0]
+    beyond = torch.hypot((u.abs() - 1).clamp(min=0), (v.abs() - 1).clamp(min=0)) * distance.shape[-1] / 2
+    return torch.where(at_edge > 0, at_edge, at_edge - beyond)
 
 
 def front(hull: Hull, camera: OrbitCamera, azimuth_deg: float, size: int) -> tuple[Tensor, Tensor]:

@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, minimize
 from torch import Tensor
 from torch.nn import functional
 
 from gapray.capture.azimuths import turned
-from gapray.geometry.calibrate import MAX_INVERSE_DISTANCE, SIDE, Fit, Silhouettes, calibrate
+from gapray.geometry.calibrate import SHIFT_PRICE, SIDE, UNITS, Fit, Silhouettes, bounds, calibrate, unpacked
+from gapray.geometry.descend import descended
 from gapray.geometry.frame import lay_out, mask_box, to_frame
 
 LAID_SIDE = 192
@@ -72,8 +72,8 @@ STEPS_DEG = (-22.0, -11.0, 11.0, 22.0)
 """Each photo is tried so far from where it is said to be before angles are refined: the slope alone does not lead over a hill."""
 STEP_GAIN = 0.985
 """A step is taken when it leaves at most this share of the cost."""
-_UNITS = (10.0, 0.2, 0.05, 0.05, 10.0)
-"""Elevation [degrees], inverse distance, axis u, shifts and log scales, azimuths [degrees] are searched in these units."""
+MOVE_UNIT_DEG, MOST_MOVED_DEG = 10.0, 45.0
+"""Azimuths are searched in this unit and moved by at most so much."""
 
 
 @dataclass(frozen=True)
@@ -439,49 +439,37 @@ class _Evidence:
         crops = 3 * views if fit.shifted else 0
         sides = torch.tensor([-1.0 if one else 1.0 for one in mirrored])
 
-        def unpacked(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            camera = torch.stack([torch.deg2rad(values[0] * _UNITS[0]), values[1] * _UNITS[1], values[2] * _UNITS[2]])
-            shifts = torch.zeros(views, 3)
-            if crops:
-                shifts = values[3 : 3 + crops].view(views, 3) * _UNITS[3]
-                shifts = shifts - shifts.mean(0)
+        def world(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            camera, shifts = unpacked(values[: 3 + crops], views)
             moved = values[3 + crops :]
-            return camera, shifts, (moved - moved.median()) * _UNITS[4]
+            return camera, shifts, (moved - moved.median()) * MOVE_UNIT_DEG
 
-        def total(values: Tensor) -> tuple[Tensor, Tensor]:
-            camera, shifts, moved = unpacked(values)
+        def cost_of(values: Tensor) -> Tensor:
+            camera, shifts, moved = world(values)
             azimuths = base + torch.deg2rad(moved)
-            cost = self._cost(
+            return self._cost(
                 self._many, self._many_colours, FIT_DEPTHS, camera, fit.direction, shifts, azimuths, sides
             )
-            price = PRICE * torch.sqrt((moved / 10.0) ** 2 + 0.01).mean() + 1e-4 * ((shifts / _UNITS[3]) ** 2).sum()
-            return cost, cost + price
 
-        def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            leaf = torch.tensor(values, dtype=torch.float32, requires_grad=True)
-            priced = total(leaf)[1]
-            [slope] = torch.autograd.grad(priced, leaf)
-            return float(priced.detach()), slope.numpy().astype(np.float64)
+        def priced(values: Tensor) -> Tensor:
+            _, shifts, moved = world(values)
+            price = PRICE * torch.sqrt((moved / 10.0) ** 2 + 0.01).mean()
+            return cost_of(values) + price + SHIFT_PRICE * ((shifts / UNITS[3]) ** 2).sum()
 
         start = np.concatenate(
             [
-                [fit.elevation_deg / _UNITS[0], fit.inverse_distance / _UNITS[1], fit.axis_x / _UNITS[2]],
-                fit.shifts.ravel() / _UNITS[3] if crops else [],
-                np.asarray(self._stepped(fit, order, mirrored, moved_deg)) / _UNITS[4],
+                [fit.elevation_deg / UNITS[0], fit.inverse_distance / UNITS[1], fit.axis_x / UNITS[2]],
+                fit.shifts.ravel() / UNITS[3] if crops else [],
+                np.asarray(self._stepped(fit, order, mirrored, moved_deg)) / MOVE_UNIT_DEG,
             ]
         )
-        loose = [8.0] * crops + [4.5] * views
-        bounds = Bounds(
-            np.array([-0.5, 0.0, -20.0] + [-one for one in loose]),
-            np.array([6.0, MAX_INVERSE_DISTANCE / _UNITS[1], 20.0, *loose]),
-        )
-        with torch.enable_grad():
-            options = {"maxiter": 40, "maxfun": 60}
-            found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        low, high = bounds(crops)
+        most = np.full(views, MOST_MOVED_DEG / MOVE_UNIT_DEG)
+        found = descended(priced, start, np.concatenate([low, -most]), np.concatenate([high, most]), iterations=40)
         with torch.no_grad():
-            values = torch.tensor(found.x, dtype=torch.float32)
-            camera, shifts, moved = unpacked(values)
-            cost = float(total(values)[0])
+            values = torch.tensor(found, dtype=torch.float32)
+            camera, shifts, moved = world(values)
+            cost = float(cost_of(values))
         better = Fit(
             math.degrees(float(camera[0])),
             float(camera[1]),

@@ -14,9 +14,9 @@ from gapray.config import OrbitSettings
 from gapray.errors import InputError
 from gapray.gap.package import GapPackage
 from gapray.geometry.carve import NOTHING
-from gapray.orbit.morph import MorphFrame, render
+from gapray.orbit.engines import between, photo_frame
+from gapray.orbit.morph import MorphFrame
 from gapray.orbit.reconstruct import Calibration, build_scene
-from gapray.orbit.scene import Scene
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 
 FARTHEST = 0.15
@@ -95,7 +95,10 @@ def build_conditions(
         )
         keys = key_views(frames, captured)
         background = torch.tensor(settings.background_rgb, device=device).float() / 255
-        drawn = [_frame(scene, azimuth, key, settings.flow) for azimuth, key in zip(frames, keys, strict=True)]
+        drawn = [
+            between(scene, azimuth, calibration.engine, flow=settings.flow) if key is None else photo_frame(scene, key)
+            for azimuth, key in zip(frames, keys, strict=True)
+        ]
         colour = torch.stack([_on(one.colour, one.alpha, background) for one in drawn])
         references = _on(scene.photos, scene.alpha[:, None], background)
     return OrbitConditions(
@@ -111,14 +114,6 @@ def build_conditions(
         calibration=calibration,
         warnings=tuple(calibration.warnings([view.name for view in package.views])),
     )
-
-
-def _frame(scene: Scene, azimuth_deg: float, key: int | None, flow: bool) -> MorphFrame:
-    if key is None:
-        return render(scene, azimuth_deg, flow=flow)
-    alpha = scene.alpha[key]
-    nearness = torch.where(alpha > 0, scene.nearness[key], NOTHING)
-    return MorphFrame(scene.photos[key], alpha, nearness, (alpha > 0).float())
 
 
 def _on(colour: Tensor, alpha: Tensor, background: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +12,22 @@ from torch import Tensor
 
 from gapray.config import OrbitSettings
 from gapray.gap.package import DEPTH_MAX
-from gapray.geometry.calibrate import Fit, calibrate
+from gapray.geometry.calibrate import Fit
 from gapray.geometry.carve import carved_by_fronts, mended
 from gapray.geometry.depth_fusion import trusted_fronts
-from gapray.geometry.frame import Layout, Placement, lay_out, mask_box, to_frame
+from gapray.geometry.frame import lay_out, to_frame
 from gapray.geometry.rounding import rounded
-from gapray.orbit.morph import render
-from gapray.orbit.scene import Scene, carved_scene, outline_distances, seen_from_views, silhouettes_of
+from gapray.orbit.camera_search import found_camera, placed
+from gapray.orbit.engines import Choice, Engine, chosen_engine
+from gapray.orbit.scene import (
+    Scene,
+    carved_scene,
+    laid_out,
+    outline_distances,
+    seen_from_views,
+    silhouettes_of,
+    unshifted,
+)
 
 LEVELS_PX = (0.0, -0.5, -1.0, -2.0)
 """The hull's surface is put at the one of these that fills the masks best: masks that are a little too small carve thin
@@ -27,12 +36,12 @@ MEND_ABOVE = 0.01
 """Share of the masks that the hull leaves uncovered, from which on wrong silhouettes are looked for."""
 ROUND_ABOVE = 0.995
 """Re-projection IoU from which on masks are exact enough to round what they leave open."""
-TRIAL_SIZE, TRIAL_VOXELS = 96, 64
-"""The test of direction renders each view from the others at this size [pixels] and resolution."""
-DIRECTION_DOUBT = 0.98
-"""The photos' own order is turned round only when the other one renders them this much better."""
 POOR_IOU = 0.9
 """A view whose mask and hull agree less is named in a warning."""
+PLAIN_ENGINES: Mapping[Engine, str] = {
+    "flow": "the product's shape does not help to draw its photos: frames in between come from optical flow",
+    "nearest": "the product's shape does not help to draw its photos: frames in between repeat the nearest photo",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,10 @@ class Calibration:
     """Parts that one or two masks had lost were put back."""
     rounded: bool
     """Ridges that no photo shows were rounded."""
+    engine: Engine
+    """Draws the frames in between."""
+    engine_errors: Mapping[Engine, float]
+    """See `gapray.orbit.engines.Choice`."""
     reprojection_iou: tuple[float, ...]
     """Of each view's mask and the hull seen from there, 0 … 1."""
 
@@ -63,7 +76,8 @@ class Calibration:
             if iou < POOR_IOU
         ]
         turned = ["the photos run clockwise, against their azimuths"] if self.direction < 0 else []
-        return turned + poor
+        plain = [] if self.engine == "morph" else [PLAIN_ENGINES[self.engine]]
+        return turned + poor + plain
 
 
 def build_scene(
@@ -93,54 +107,21 @@ def build_scene(
         raise ValueError(f"{len(photos)} views are too few for a hull")
     azimuths = tuple(float(azimuth) for azimuth in azimuths_deg)
     layout = lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin)
-    laid = [to_frame(mask, at, settings.size) for mask, at in zip(masks, layout.placements, strict=True)]
-    fits = calibrate(
-        torch.tensor(np.stack(laid), device=device).float() / 255,
-        list(azimuths),
-        axis_y=float(np.mean([_middle(alpha) for alpha in laid])),
-        own_crops=layout.own_crops,
-    )
-    errors = [_trial_error(fit, photos, masks, azimuths, layout, device) for fit in fits]
-    chosen = fits[1] if errors[1] < DIRECTION_DOUBT * errors[0] else fits[0]
-    placements = _moved(layout, chosen)
-    scene = carved_scene(photos, masks, azimuths, placements, chosen, settings.size, settings.voxels, device)
+    chosen = found_camera(photos, masks, azimuths, layout, size=settings.size, device=device)
+    placements = placed(layout, chosen)
+    scene = carved_scene(laid_out(photos, masks, azimuths, placements, settings.size, device), chosen, settings.voxels)
     scene, calibration = _refined(scene, chosen)
     if depths is not None:
         laid16 = [to_frame(one, at, settings.size) for one, at in zip(depths, placements, strict=True)]
         network = torch.tensor(np.stack(laid16).astype(np.float32) / DEPTH_MAX, device=device)
         fronts = trusted_fronts(scene.nearness, network, scene.alpha, azimuths, scene.camera)
         scene = seen_from_views(replace(scene, hull=carved_by_fronts(scene.hull, fronts, azimuths, scene.camera)))
-    return scene, calibration
-
-
-def _middle(alpha: NDArray[np.uint8]) -> float:
-    """V of the middle of a mask's box."""
-    _, _, upper, lower = mask_box(alpha >= 128)
-    return (upper + lower) / len(alpha) - 1
-
-
-def _moved(layout: Layout, fit: Fit) -> list[Placement]:
-    return [
-        at.moved(du, dv, float(np.exp(log_scale)))
-        for at, (du, dv, log_scale) in zip(layout.placements, fit.shifts, strict=True)
-    ]
-
-
-def _trial_error(
-    fit: Fit,
-    photos: Sequence[NDArray[np.uint8]],
-    masks: Sequence[NDArray[np.uint8]],
-    azimuths: tuple[float, ...],
-    layout: Layout,
-    device: str,
-) -> float:
-    """How badly each photo is rendered from the others, mean absolute error of 0 … 1."""
-    scene = carved_scene(photos, masks, azimuths, _moved(layout, fit), fit, TRIAL_SIZE, TRIAL_VOXELS, device)
-    wrong = []
-    for view, azimuth in enumerate(azimuths):
-        frame = render(scene, azimuth, without=view)
-        wrong.append((frame.colour * frame.alpha - scene.photos[view] * scene.alpha[view]).abs().mean())
-    return float(torch.stack(wrong).mean())
+    choice = Choice(settings.engine, {}) if settings.engine != "auto" else chosen_engine(scene)
+    if choice.engine != "morph" and chosen.shifted:
+        # Shifts that come from a geometry which does not even help to draw the photos are not believed.
+        laid = laid_out(photos, masks, azimuths, layout.placements, settings.size, device)
+        scene = unshifted(scene, laid, chosen)
+    return scene, replace(calibration, engine=choice.engine, engine_errors=choice.errors)
 
 
 def _refined(scene: Scene, fit: Fit) -> tuple[Scene, Calibration]:
@@ -167,6 +148,8 @@ def _refined(scene: Scene, fit: Fit) -> tuple[Scene, Calibration]:
         shifted=fit.shifted,
         mended=mend,
         rounded=ridges,
+        engine="morph",
+        engine_errors={},
         reprojection_iou=tuple(by_level[best].tolist()),
     )
     return seen_from_views(scene), calibration

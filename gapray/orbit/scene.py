@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,10 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from gapray.geometry.calibrate import Fit
-from gapray.geometry.camera import OrbitCamera
+from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING, Hull, carve, front
 from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.geometry.silhouettes import signed_distance
+
+SPARE = 1.08
+"""The hull's field is so much larger than the product."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +41,42 @@ class Scene:
     """float32 [V, S, S], the hull's front in each view, `NOTHING` beside it."""
 
 
-def carved_scene(
+@dataclass(frozen=True)
+class Laid:
+    """The photos in the frame, before anything is known of the camera."""
+
+    size: int
+    azimuths_deg: tuple[float, ...]
+    photos: Tensor
+    """As of `Scene`."""
+    colour: Tensor
+    alpha: Tensor
+    cut: NDArray[np.uint8]
+    """uint8 [V, S, S], `alpha` in bytes."""
+
+
+def laid_out(
     photos: Sequence[NDArray[np.uint8]],
     masks: Sequence[NDArray[np.uint8]],
     azimuths: tuple[float, ...],
     placements: Sequence[Placement],
-    fit: Fit,
     size: int,
-    voxels: int,
     device: str,
-) -> Scene:
-    """The scene with the plain hull."""
+) -> Laid:
+    """Bring photos and masks into the frame."""
     rgb = np.stack([to_frame(photo, at, size) for photo, at in zip(photos, placements, strict=True)])
     cut = np.stack([to_frame(mask, at, size) for mask, at in zip(masks, placements, strict=True)])
-    camera = OrbitCamera(fit.elevation_deg, fit.inverse_distance, fit.axis_x, fit.axis_y, fit.direction)
-    hull = carve(silhouettes_of(cut, azimuths, device), camera, reach=_reach(cut, camera), voxels=voxels)
-    colour = np.stack([extended(one, mask) for one, mask in zip(rgb, cut, strict=True)])
+    colour = np.stack([extended(image, mask) for image, mask in zip(rgb, cut, strict=True)])
     alpha = torch.tensor(cut, device=device).float() / 255
-    bare = Scene(size, azimuths, _planes(rgb, device), _planes(colour, device), alpha, camera, hull, alpha)
+    return Laid(size, azimuths, _planes(rgb, device), _planes(colour, device), alpha, cut)
+
+
+def carved_scene(laid: Laid, fit: Fit, voxels: int) -> Scene:
+    """The scene with the plain hull of a camera."""
+    camera = OrbitCamera(fit.elevation_deg, fit.inverse_distance, fit.axis_x, fit.axis_y, fit.direction)
+    silhouettes = silhouettes_of(laid.cut, laid.azimuths_deg, laid.alpha.device)
+    hull = carve(silhouettes, camera, reach=_reach(laid.cut, camera), voxels=voxels)
+    bare = Scene(laid.size, laid.azimuths_deg, laid.photos, laid.colour, laid.alpha, camera, hull, nearness=laid.alpha)
     return seen_from_views(bare)
 
 
@@ -78,6 +100,21 @@ def seen_from_views(scene: Scene) -> Scene:
     return replace(scene, nearness=torch.stack([enlarged(filled(one), scene.size) for one in fronts]))
 
 
+def unshifted(scene: Scene, laid: Laid, fit: Fit) -> Scene:
+    """The scene with its photos as they were laid out, without the fit's shifts and scales; depths move along.
+
+    Its hull stands in the shifted frame still.
+    """
+    u, v = frame_grid(laid.size, laid.alpha.device)
+    moved = [
+        # Not bilinear: between a surface and the nothing beside it lies no surface.
+        sample(near[None], (u - du) / math.exp(log_scale), (v - dv) / math.exp(log_scale), mode="nearest")[0]
+        for near, (du, dv, log_scale) in zip(scene.nearness, fit.shifts, strict=True)
+    ]
+    nearness = torch.stack([filled(near) for near in moved])
+    return replace(scene, photos=laid.photos, colour=laid.colour, alpha=laid.alpha, nearness=nearness)
+
+
 def outline_distances(scene: Scene) -> Tensor:
     """Distance to the hull's outline in each view, [V, S, S] pixels."""
     seen = [front(scene.hull, scene.camera, azimuth, scene.size // 2)[1] for azimuth in scene.azimuths_deg]
@@ -85,11 +122,20 @@ def outline_distances(scene: Scene) -> Tensor:
 
 
 def _reach(cut: NDArray[np.uint8], camera: OrbitCamera) -> tuple[float, float]:
-    """Half extents that enclose the product, from the boxes of its masks."""
+    """Half extents that enclose the product: horizontal, vertical [half frames].
+
+    What is lowest or highest in any view stands before the axis or on it, seen from there, so that it is at most as low or as
+    high as the point of the axis that is seen at the same height.
+    """
     boxes = np.array([mask_box(mask >= 128) for mask in cut]) / cut.shape[-1] * 2 - 1
-    across = float(np.abs(boxes[:, :2] - camera.axis_x).max())
-    up = float(np.abs(boxes[:, 2:] - camera.axis_y).max())
-    return 1.1 * across, 1.1 * up + 0.1 * across
+    elevation = math.radians(camera.elevation_deg)
+    slant = camera.inverse_distance * math.sin(elevation)
+    heights = camera.axis_y - np.array([boxes[:, 2].min(), boxes[:, 3].max()])
+    on_axis = heights / np.maximum(math.cos(elevation) + heights * slant, 0.2)
+    up = float(np.abs(on_axis).max())
+    # Far from the camera things look smaller: the lower end when it looks down.
+    across = float(np.abs(boxes[:, :2] - camera.axis_x).max()) * (1 + abs(slant) * up)
+    return SPARE * across, SPARE * up + (SPARE - 1) * across
 
 
 def filled(nearness: Tensor, rings: int = 3) -> Tensor:

@@ -1,0 +1,161 @@
+"""The camera that outlines and colours agree on.
+
+Outlines alone are fooled by round products: a can looks nearly the same from 12 and from 25 degrees above. So cameras are
+judged by both: how much of the masks their hull leaves uncovered, and how badly each photo is predicted from the others. What
+neither can tell, a plain cup's elevation for one, is settled by what photographers usually do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from gapray.geometry.calibrate import (
+    FIT_DEPTHS,
+    FIT_PIXELS,
+    MAX_ELEVATION_DEG,
+    MAX_INVERSE_DISTANCE,
+    MIN_ELEVATION_DEG,
+    UNITS,
+    Fit,
+    Silhouettes,
+    calibrate,
+    reshifted,
+)
+from gapray.geometry.frame import Layout, Placement, mask_box, to_frame
+from gapray.geometry.photo_consistency import disagreement
+from gapray.orbit.scene import Laid, carved_scene, laid_out
+
+QUICK_SIZE, QUICK_VOXELS = 64, 40
+SIZE, VOXELS = 96, 48
+"""Photos are predicted from each other at these sizes [pixels] and resolutions: to choose a start, and to search from it."""
+STARTS_DEG = (5.0, 15.0, 25.0, 35.0)
+"""Elevations that are tried beside the one that fits the outlines best."""
+INVERSE_DISTANCES = (0.05, 0.15, 0.25, 0.35)
+EVALUATIONS = 26
+"""Of the cost, at most, by the simplex search."""
+STEPS = (5.0, 0.08, 0.02)
+"""Edges of the first simplex: elevation [degrees], inverse distance, axis u."""
+COLOUR_FLOOR, COVER_FLOOR = 0.01, 0.005
+"""Noise of a photo's colours and of a mask's outline: differences below do not count."""
+COVER_SHARE = 0.5
+"""Weight of the outlines beside the colours; both count by their logarithm, so that neither's unit matters."""
+USUAL_ELEVATION_DEG, USUAL_INVERSE_DISTANCE = (15.0, 15.0), (0.25, 0.12)
+"""Mean and deviation of what photographers do: phones stand a little above the product, one to four product sizes away."""
+USUAL_SHARE = 0.02
+"""Weight of that, for what the photos leave open."""
+DIRECTION_DOUBT = 0.98
+"""The photos' own order is turned round only when the other one predicts them this much better."""
+
+
+def found_camera(
+    photos: Sequence[NDArray[np.uint8]],
+    masks: Sequence[NDArray[np.uint8]],
+    azimuths_deg: tuple[float, ...],
+    layout: Layout,
+    *,
+    size: int,
+    device: str,
+) -> Fit:
+    """Find the camera and the direction of rotation.
+
+    Args:
+        photos: uint8 [H, W, 3] a view.
+        masks: uint8 [H, W] a view, none empty.
+        azimuths_deg: One a view.
+        layout: Of the photos in the frame.
+        size: Of the frame in which outlines are compared [pixels].
+        device: Where the tensors live.
+    """
+    cut = [to_frame(mask, at, size) for mask, at in zip(masks, layout.placements, strict=True)]
+    alpha = torch.tensor(np.stack(cut), device=device).float() / 255
+    axis_y = float(np.mean([_middle(mask) for mask in cut]))
+    fits = calibrate(alpha, list(azimuths_deg), axis_y=axis_y, own_crops=layout.own_crops, quick=True)
+    outlines = Silhouettes(alpha, list(azimuths_deg), axis_y)
+    quick, fine = (
+        [laid_out(photos, masks, azimuths_deg, placed(layout, fit), side, device) for fit in fits]
+        for side in (QUICK_SIZE, SIZE)
+    )
+    wrong = [_disagreement(fit, laid, QUICK_VOXELS) for fit, laid in zip(fits, quick, strict=True)]
+    chosen = 1 if wrong[1] < DIRECTION_DOUBT * wrong[0] else 0
+    return _searched(fits[chosen], quick[chosen], fine[chosen], outlines)
+
+
+def placed(layout: Layout, fit: Fit) -> list[Placement]:
+    """Where the frame lies in each photo, with the fit's shifts and scales."""
+    return [
+        at.moved(du, dv, float(np.exp(log_scale)))
+        for at, (du, dv, log_scale) in zip(layout.placements, fit.shifts, strict=True)
+    ]
+
+
+def _middle(mask: NDArray[np.uint8]) -> float:
+    """V of the middle of a mask's box."""
+    _, _, upper, lower = mask_box(mask >= 128)
+    return (upper + lower) / len(mask) - 1
+
+
+def _searched(fit: Fit, quick: Laid, fine: Laid, outlines: Silhouettes) -> Fit:
+    """From the best of several starts, by a simplex search: the colours' cost has steps and no useful slope."""
+    pixels = outlines.pixels(FIT_PIXELS, seed=1)
+    shifts = torch.tensor(fit.shifts, device=outlines.masks.device).float()
+
+    def covered(at: Fit) -> Tensor:
+        camera = torch.tensor([math.radians(at.elevation_deg), at.inverse_distance, at.axis_x], device=shifts.device)
+        return outlines.coverage(pixels, FIT_DEPTHS, camera, at.direction, shifts)
+
+    def missed(at: Fit) -> float:
+        return 1 - float(covered(at).mean())
+
+    def cost(at: Fit, laid: Laid, voxels: int) -> float:
+        return (
+            math.log(_disagreement(at, laid, voxels) + COLOUR_FLOOR)
+            + COVER_SHARE * math.log(missed(at) + COVER_FLOOR)
+            + USUAL_SHARE * _off(at.elevation_deg, USUAL_ELEVATION_DEG)
+            + USUAL_SHARE * _off(at.inverse_distance, USUAL_INVERSE_DISTANCE)
+        )
+
+    starts = [fit]
+    for elevation in STARTS_DEG:
+        at_distance = [replace(fit, elevation_deg=elevation, inverse_distance=k) for k in INVERSE_DISTANCES]
+        starts.append(min(at_distance, key=missed))
+    start = min(starts, key=lambda at: cost(at, quick, QUICK_VOXELS))
+
+    def at(values: NDArray[np.float64]) -> Fit:
+        elevation, k, axis_x = values * np.array(UNITS[:3])
+        return replace(
+            fit,
+            elevation_deg=float(np.clip(elevation, MIN_ELEVATION_DEG, MAX_ELEVATION_DEG)),
+            inverse_distance=float(np.clip(k, 0, MAX_INVERSE_DISTANCE)),
+            axis_x=float(axis_x),
+        )
+
+    first = np.array([start.elevation_deg, start.inverse_distance, start.axis_x])
+    steps = np.array(STEPS)
+    if first[1] + steps[1] > MAX_INVERSE_DISTANCE:
+        steps[1] = -steps[1]
+    simplex = np.vstack([first, first + np.diag(steps)]) / np.array(UNITS[:3])
+    options = {"initial_simplex": simplex, "maxfev": EVALUATIONS, "xatol": 0.02, "fatol": 1e-4}
+    found = minimize(lambda values: cost(at(values), fine, VOXELS), simplex[0], method="Nelder-Mead", options=options)
+    best = at(found.x)
+    if fit.shifted:
+        best = reshifted(outlines, best)
+        shifts = torch.tensor(best.shifts, device=shifts.device).float()
+    return replace(best, coverage=covered(best).double().cpu().numpy())
+
+
+def _off(value: float, usual: tuple[float, float]) -> float:
+    return ((value - usual[0]) / usual[1]) ** 2
+
+
+def _disagreement(fit: Fit, laid: Laid, voxels: int) -> float:
+    scene = carved_scene(laid, fit, voxels)
+    views = disagreement(scene.colour, scene.alpha, scene.nearness, scene.azimuths_deg, scene.camera)
+    return float(views.mean())

@@ -1,0 +1,171 @@
+"""What draws the frames between the photos: the view morph, optical flow, or the nearest photo.
+
+The morph needs the product's shape. Where the photos do not give it (glossy fruit that looks alike from everywhere), what knows
+no shape at all can be better, so each engine is asked to draw photos that it was not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from gapray.capture.azimuths import turned
+from gapray.geometry.carve import NOTHING, carve
+from gapray.orbit.interpolation import motion_between
+from gapray.orbit.likeness import unlikeness
+from gapray.orbit.morph import MorphFrame, render
+from gapray.orbit.scene import Scene, seen_from_views, silhouettes_of
+from gapray.orbit.weights import neighbours
+
+Engine = Literal["morph", "flow", "nearest"]
+TRIAL_SIZE, TRIAL_VOXELS = 128, 64
+"""Photos are drawn from the others at this size [pixels] and resolution."""
+LEAST_VIEWS = 4
+LEAST_ALPHA = 1e-3
+"""Of a pixel that has a depth."""
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+
+def by_flow(scene: Scene, azimuth_deg: float) -> MorphFrame:
+    """The two nearest photos moved along the optical flow between them; depth moves with them."""
+    low, high, share = _around(scene, azimuth_deg)
+    if low == high or share in (0.0, 1.0):
+        return photo_frame(scene, low if share < 1 else high)
+    # Flow is found on white, where product and background differ most often.
+    motion = motion_between(_on_white(scene, low), _on_white(scene, high), share)
+    layers = [_layers(scene, view) for view in (low, high)]
+    moved = torch.from_numpy(motion.applied(*layers)).permute(2, 0, 1).to(scene.alpha.device)
+    alpha = moved[3].clamp(0, 1)
+    some = alpha.clamp(min=LEAST_ALPHA)
+    nearness = torch.where(alpha > LEAST_ALPHA, moved[4] / some, NOTHING)
+    return MorphFrame((moved[:3] / some).clamp(0, 1), alpha, nearness, (alpha > 0.5).float())
+
+
+def by_nearest(scene: Scene, azimuth_deg: float) -> MorphFrame:
+    """The photo nearest in angle."""
+    low, high, share = _around(scene, azimuth_deg)
+    return photo_frame(scene, low if share <= 0.5 else high)
+
+
+def between(scene: Scene, azimuth_deg: float, engine: Engine, *, flow: bool = True) -> MorphFrame:
+    """Draw a frame by an engine.
+
+    Args:
+        scene: From `build_scene`.
+        azimuth_deg: Any angle.
+        engine: ``morph`` re-projects the two nearest photos through the hull, ``flow`` moves them along the optical flow
+            between them, ``nearest`` shows the nearer one.
+        flow: Align the morph's photos by optical flow.
+    """
+    match engine:
+        case "morph":
+            return render(scene, azimuth_deg, flow=flow)
+        case "flow":
+            return by_flow(scene, azimuth_deg)
+        case "nearest":
+            return by_nearest(scene, azimuth_deg)
+
+
+def photo_frame(scene: Scene, view: int) -> MorphFrame:
+    """A captured view as a frame."""
+    alpha = scene.alpha[view]
+    nearness = torch.where(alpha > 0, scene.nearness[view], NOTHING)
+    return MorphFrame(scene.photos[view], alpha, nearness, (alpha > 0).float())
+
+
+def _around(scene: Scene, azimuth_deg: float) -> tuple[int, int, float]:
+    return neighbours({view: turned(own, azimuth_deg) for view, own in enumerate(scene.azimuths_deg)})
+
+
+def _on_white(scene: Scene, view: int) -> NDArray[np.uint8]:
+    """A photo on white, uint8 [S, S, 3]."""
+    alpha = scene.alpha[view]
+    image = (scene.photos[view] * alpha + 1 - alpha).permute(1, 2, 0)
+    return np.asarray((image * 255).round().byte().cpu().numpy())
+
+
+def _layers(scene: Scene, view: int) -> NDArray[np.float32]:
+    """Colour, 1 and nearness, each times alpha: float32 [S, S, 5]."""
+    alpha = scene.alpha[view]
+    near = torch.where(scene.nearness[view] > NOTHING / 2, scene.nearness[view], 0.0)
+    layers = torch.cat([scene.photos[view] * alpha, alpha[None], (near * alpha)[None]])
+    return np.ascontiguousarray(layers.permute(1, 2, 0).cpu().numpy(), np.float32)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that draws a product's frames in between, and why."""
+
+    engine: Engine
+    errors: Mapping[Engine, float]
+    """What each engine made of photos that it was not given, mean `unlikeness`; empty when the settings name the engine."""
+
+
+def chosen_engine(scene: Scene) -> Choice:
+    """The engine that draws each photo best from the others.
+
+    Args:
+        scene: From `build_scene`, at least four views: with one left out a hull needs three.
+    """
+    views = range(len(scene.azimuths_deg))
+    if len(views) < LEAST_VIEWS:
+        return Choice("morph", {})
+    small = _shrunk(scene, TRIAL_SIZE)
+    truth = small.photos * small.alpha[:, None] + 1 - small.alpha[:, None]
+    drawn: dict[Engine, list[Tensor]] = {engine: [] for engine in ENGINES}
+    for view in views:
+        rest = _without_view(small, view)
+        for engine in ENGINES:
+            frame = between(rest, scene.azimuths_deg[view], engine)
+            drawn[engine].append(frame.colour * frame.alpha + 1 - frame.alpha)
+    errors = {engine: float(unlikeness(torch.stack(frames), truth).mean()) for engine, frames in drawn.items()}
+    # No margin for the morph: leaving a photo out doubles the gap, which is harder on those that know no shape.
+    return Choice(min(errors, key=lambda engine: errors[engine]), errors)
+
+
+def _without_view(scene: Scene, view: int) -> Scene:
+    """The scene as it is known without one of its photos: carved anew, with the same camera."""
+    kept = [index for index in range(len(scene.azimuths_deg)) if index != view]
+    azimuths = tuple(scene.azimuths_deg[index] for index in kept)
+    cut = (scene.alpha[kept] * 255).round().byte().cpu().numpy()
+    hull = carve(
+        silhouettes_of(cut, azimuths, scene.alpha.device), scene.camera, reach=scene.hull.reach, voxels=TRIAL_VOXELS
+    )
+    rest = replace(
+        scene,
+        azimuths_deg=azimuths,
+        photos=scene.photos[kept],
+        colour=scene.colour[kept],
+        alpha=scene.alpha[kept],
+        nearness=scene.nearness[kept],
+        hull=replace(hull, level=scene.hull.level),
+    )
+    return seen_from_views(rest)
+
+
+def _shrunk(scene: Scene, size: int) -> Scene:
+    """The scene with smaller photos; the hull counts its distances in their pixels."""
+    if size >= scene.size:
+        return scene
+
+    def small(image: Tensor) -> Tensor:
+        return functional.interpolate(image, (size, size), mode="area")
+
+    hull = replace(scene.hull, field=scene.hull.field * (size / scene.size), level=scene.hull.level * size / scene.size)
+    return seen_from_views(
+        replace(
+            scene,
+            size=size,
+            photos=small(scene.photos),
+            colour=small(scene.colour),
+            alpha=small(scene.alpha[:, None])[:, 0],
+            hull=hull,
+        )
+    )
