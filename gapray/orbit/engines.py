@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from gapray.capture.azimuths import turned
 from gapray.geometry.carve import NOTHING, carve
+from gapray.geometry.rounding import rounded
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.likeness import unlikeness
 from gapray.orbit.morph import MorphFrame, render
@@ -108,11 +109,12 @@ class Choice:
     """What each engine made of photos that it was not given, mean `unlikeness`; empty when the settings name the engine."""
 
 
-def chosen_engine(scene: Scene) -> Choice:
+def chosen_engine(scene: Scene, *, rounding: bool) -> Choice:
     """The engine that draws each photo best from the others.
 
     Args:
-        scene: From `build_scene`, at least four views: with one left out a hull needs three.
+        scene: From `build_scene`. The morph is taken where fewer than four views leave nothing to try with.
+        rounding: Whether the scene's hull was rounded; those of the trials then are too.
     """
     views = range(len(scene.azimuths_deg))
     if len(views) < LEAST_VIEWS:
@@ -121,7 +123,7 @@ def chosen_engine(scene: Scene) -> Choice:
     truth = small.photos * small.alpha[:, None] + 1 - small.alpha[:, None]
     drawn: dict[Engine, list[Tensor]] = {engine: [] for engine in ENGINES}
     for view in views:
-        rest = _without_view(small, view)
+        rest = _without_view(small, view, rounding)
         for engine in ENGINES:
             frame = between(rest, scene.azimuths_deg[view], engine)
             drawn[engine].append(frame.colour * frame.alpha + 1 - frame.alpha)
@@ -130,7 +132,7 @@ def chosen_engine(scene: Scene) -> Choice:
     return Choice(min(errors, key=lambda engine: errors[engine]), errors)
 
 
-def _without_view(scene: Scene, view: int) -> Scene:
+def _without_view(scene: Scene, view: int, rounding: bool) -> Scene:
     """The scene as it is known without one of its photos: carved anew, with the same camera."""
     kept = [index for index in range(len(scene.azimuths_deg)) if index != view]
     azimuths = tuple(scene.azimuths_deg[index] for index in kept)
@@ -138,6 +140,9 @@ def _without_view(scene: Scene, view: int) -> Scene:
     hull = carve(
         silhouettes_of(cut, azimuths, scene.alpha.device), scene.camera, reach=scene.hull.reach, voxels=TRIAL_VOXELS
     )
+    hull = replace(hull, level=scene.hull.level)
+    if rounding:
+        hull = rounded(hull, scene.camera, azimuths, scene.size)
     rest = replace(
         scene,
         azimuths_deg=azimuths,
@@ -145,7 +150,7 @@ def _without_view(scene: Scene, view: int) -> Scene:
         colour=scene.colour[kept],
         alpha=scene.alpha[kept],
         nearness=scene.nearness[kept],
-        hull=replace(hull, level=scene.hull.level),
+        hull=hull,
     )
     return seen_from_views(rest)
 

@@ -51,5 +51,7 @@ def _gradients_differ(first: Tensor, second: Tensor) -> Tensor:
         functional.conv2d(functional.pad(image, (1,) * 4, "replicate"), kernels).norm(dim=1)
         for image in (first, second)
     ]
-    similar = (2 * magnitude[0] * magnitude[1] + STABILITY) / (magnitude[0] ** 2 + magnitude[1] ** 2 + STABILITY)
+    similar: Tensor = (2 * magnitude[0] * magnitude[1] + STABILITY) / (
+        magnitude[0] ** 2 + magnitude[1] ** 2 + STABILITY
+    )
     return 1 - similar.mean((1, 2))

@@ -116,7 +116,9 @@ def build_scene(
         network = torch.tensor(np.stack(laid16).astype(np.float32) / DEPTH_MAX, device=device)
         fronts = trusted_fronts(scene.nearness, network, scene.alpha, azimuths, scene.camera)
         scene = seen_from_views(replace(scene, hull=carved_by_fronts(scene.hull, fronts, azimuths, scene.camera)))
-    choice = Choice(settings.engine, {}) if settings.engine != "auto" else chosen_engine(scene)
+    choice = (
+        Choice(settings.engine, {}) if settings.engine != "auto" else chosen_engine(scene, rounding=calibration.rounded)
+    )
     if choice.engine != "morph" and chosen.shifted:
         # Shifts that come from a geometry which does not even help to draw the photos are not believed.
         laid = laid_out(photos, masks, azimuths, layout.placements, settings.size, device)
