@@ -15,7 +15,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,13 +30,12 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.metrics import psnr, silhouette_iou
 from gapray.fidelity.shown import Shown
 from gapray.geometry.frame import Placement, mask_box, to_frame
-from gapray.orbit.morph import MorphFrame
+from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import build_scene
-from gapray.orbit.scene import Scene
 from gapray.synthesis.draw import load_network
 from gapray.synthesis.inputs import Frames, Photos, frames_of, photos_of
 from gapray.synthesis.network import Synthesis
-from training.examples import Example, Recipe
+from training.examples import Recipe
 from training.pool import every
 from training.sets import Photo, Subject, from_folders, load_sets
 from training.store import Batch, Store
@@ -52,17 +51,17 @@ Measure = Callable[[Sequence[Shown], Sequence[Shown]], list[float]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A subject, its scene and the view morphs of the hidden photos: what takes a processor's time."""
+    """A subject and what the network is given of it: what takes a processor's time. Arrays, so that processes can pass it."""
 
     subject: Subject
-    scene: Scene
-    morphs: list[MorphFrame]
+    frames: dict[str, NDArray[np.generic]]
+    """Fields of `Frames`, one a hidden photo."""
+    photos: dict[str, NDArray[np.generic]]
+    """Fields of `Photos`."""
 
 
 def prepared(subject: Subject) -> Prepared:
     """Reconstruct a subject as gapray does."""
-    from gapray.orbit.morph import render
-
     torch.set_num_threads(1)
     scene, _ = build_scene(
         [photo.image for photo in subject.given],
@@ -71,8 +70,17 @@ def prepared(subject: Subject) -> Prepared:
         OrbitSettings(size=SIDE, framing="photo"),
     )
     with torch.no_grad():
-        morphs = [render(scene, photo.azimuth_deg, flow=True) for photo in subject.hidden]
-    return Prepared(subject, scene, morphs)
+        azimuths = [photo.azimuth_deg for photo in subject.hidden]
+        frames = frames_of(scene, azimuths, [render(scene, azimuth, flow=True) for azimuth in azimuths])
+    return Prepared(subject, _arrays(frames), _arrays(photos_of(scene)))
+
+
+def _arrays(tensors: Frames | Photos) -> dict[str, NDArray[np.generic]]:
+    return {one.name: getattr(tensors, one.name).numpy() for one in fields(tensors)}
+
+
+def _tensors(arrays: dict[str, NDArray[np.generic]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def measure_with(metric: Lpips) -> Measure:
@@ -95,7 +103,7 @@ def compare(one: Prepared, network: Synthesis, measure: Measure, device: str) ->
     given = [_shown(photo) for photo in subject.given]
     truth = [_shown(photo) for photo in subject.hidden]
     azimuths = [photo.azimuth_deg for photo in subject.hidden]
-    photos, frames = photos_of(one.scene), frames_of(one.scene, azimuths, one.morphs)
+    photos, frames = Photos(**_tensors(one.photos)), Frames(**_tensors(one.frames))
     drawn = {
         "nearest": [nearest(given, azimuth) for azimuth in azimuths],
         "flow": [flow_morph(given, azimuth) for azimuth in azimuths],
@@ -152,8 +160,8 @@ def validation(store: Store, network: Synthesis, measure: Measure) -> Scores:
             drawn = network(batch.frames, batch.photos)
         white = pictures(batch.truth + (1 - batch.alpha), batch.alpha)
         truth = [Shown(0.0, _unmixed(batch, index), one.mask) for index, one in enumerate(white)]
-        table["morph"][str(product)] = measure(pictures(batch.frames.morph, batch.frames.alpha), truth)
-        table["network"][str(product)] = measure(pictures(drawn.colour, drawn.alpha), truth)
+        table["morph"][store.names[product]] = measure(pictures(batch.frames.morph, batch.frames.alpha), truth)
+        table["network"][store.names[product]] = measure(pictures(drawn.colour, drawn.alpha), truth)
     return table
 
 
@@ -167,25 +175,15 @@ def means(table: Scores) -> dict[str, list[float]]:
     return {name: [round(float(value), 4) for value in np.mean(list(rows.values()), 0)] for name, rows in table.items()}
 
 
-def held_out(count: int, recipe: Recipe, workers: int) -> list[Example]:
-    """The first `count` procedural products that training never sees, by seed."""
-    seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + round(count * 1.15) + 2)
-    made = sorted(every(seeds, recipe, workers), key=lambda one: one.facts["seed"])
-    return made[:count]
-
-
-def stored(examples: Iterable[Example], recipe: Recipe, device: str) -> Store:
-    """Examples on a device."""
-    made = list(examples)
-    store = Store(max(1, len(made)), recipe, device)
-    for one in made:
-        store.add(one)
-    return store
+def held_out(count: int, recipe: Recipe) -> list[tuple[int, Recipe]]:
+    """Jobs for procedural products that training never sees: `count` shapes in one skin each."""
+    return [(seed, replace(recipe, skins=1)) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + count)]
 
 
 def sheet(store: Store, network: Synthesis, products: int) -> NDArray[np.uint8]:
     """The morph, the network and the truth in rows, one column a product, uint8 [3 S, products x S, 3]."""
-    indices = torch.arange(min(products, len(store))) * store.targets
+    by_name = sorted(range(len(store)), key=lambda place: store.names[place])
+    indices = torch.tensor(by_name[:products]) * store.targets
     batch = store.at(indices)
     with torch.no_grad():
         drawn = network(batch.frames, batch.photos)
@@ -197,7 +195,9 @@ def sheet(store: Store, network: Synthesis, products: int) -> NDArray[np.uint8]:
     return np.concatenate([np.concatenate(row, 1) for row in rows], 0)
 
 
-def on_sets(subjects: Iterable[Subject], network: Synthesis, measure: Measure, device: str, workers: int) -> dict[str, Scores]:
+def on_sets(
+    subjects: Iterable[Subject], network: Synthesis, measure: Measure, device: str, workers: int
+) -> dict[str, Scores]:
     """Group -> scores."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as executor:
         ready = list(executor.map(prepared, subjects))
@@ -247,7 +247,9 @@ def main() -> None:
     groups = on_sets(subjects, network, measure, chosen.device, chosen.workers) if chosen.sets or chosen.folders else {}
     if chosen.held_out:
         recipe = Recipe(size=chosen.size)
-        store = stored(held_out(chosen.held_out, recipe, chosen.workers), recipe, chosen.device)
+        store = Store(chosen.held_out, recipe, chosen.device)
+        for example in every(held_out(chosen.held_out, recipe), chosen.workers):
+            store.add(example)
         groups["procedural"] = validation(store, network, measure)
         if chosen.sheet:
             cv2.imwrite(str(chosen.sheet), sheet(store, network, 12)[..., ::-1])

@@ -7,7 +7,7 @@ wrong as they are in the product. Nothing is told to it that a shop's photos wou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -20,10 +20,10 @@ from gapray.geometry.carve import NOTHING
 from gapray.geometry.frame import Placement, lay_out, mask_box, to_frame
 from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import Calibration, build_scene
-from gapray.orbit.scene import Scene
+from gapray.orbit.scene import Scene, extended
 from gapray.synthesis.inputs import frames_of
 from training.phone import Session, cropped, cut_out, own_crop, photographed
-from training.products import KINDS, product
+from training.products import product
 from training.render import SUPER, Shots, Studio, shoot
 
 VIEWS = (8, 8, 8, 8, 8, 6, 10, 12)
@@ -43,12 +43,16 @@ class Recipe:
 
     size: int = 256
     """Side of the frames [pixels]."""
-    targets: int = 8
-    """Frames in between."""
+    skins: int = 3
+    """Ways in which a shape is painted, lit and photographed. Reconstruction is most of the work and sees outlines only."""
+    targets: int = 6
+    """Frames in between of each."""
     voxels: int = 144
     lattice: int = 144
+    renderer: str = "cpu"
+    """Device on which products are rendered…"""
     device: str = "cpu"
-    """Where products are rendered and reconstructed."""
+    """…and that on which they are reconstructed."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Example:
     """[T, K, 3, 3]."""
     camera: NDArray[np.float32]
     """[T, 3]."""
+    name: str
+    """Seed and skin."""
     kind: str
     facts: dict[str, float]
     """True and found camera, for people."""
@@ -83,43 +89,77 @@ class Example:
         return sum(int(getattr(getattr(self, one.name), "nbytes", 0)) for one in fields(self))
 
 
-def example(seed: int, recipe: Recipe) -> Example | None:
-    """Make one example; the same seed and recipe give the same one, on the same kind of device with the same fonts.
+def examples(seed: int, recipe: Recipe) -> list[Example]:
+    """Make the examples of one shape; a seed and a recipe give the same ones, on the same devices with the same fonts.
 
     Returns:
-        None when the product cannot be used: it leaves the photo, or its scene cannot be made.
+        One for each skin, or only one when photos were cropped one by one: where they lie cannot be told then. None when
+        the product leaves the photo, or its scene cannot be made.
     """
     rng = np.random.default_rng(seed)
     side = int(recipe.size * rng.uniform(*PHOTO_SHARE) / 2) * 2
-    made = product(rng, print_px=side / 2 * SUPER * 0.75, kind=_kind(rng))
+    print_px = side / 2 * SUPER * 0.75
     camera = OrbitCamera(_elevation(rng), rng.uniform(0.0, 0.33), rng.normal(0, 0.03), rng.normal(0, 0.03))
-    session, studio = Session.random(rng), Studio.random(rng)
+    session = Session.random(rng)
     count, first = int(rng.choice(VIEWS)), float(rng.uniform(0, 360))
     told = [(first + 360 * view / count) % 360 for view in range(count)]
-    at = [azimuth + rng.uniform(-session.azimuth, session.azimuth) for azimuth in told]
-    gaps = rng.permutation(np.resize(np.arange(count), recipe.targets))
-    between = [told[gap] + 360 / count * float(rng.choice([1 / 3, 1 / 2, 2 / 3, rng.random()])) for gap in gaps]
-    shots = shoot(made, camera, [*at, *between], studio, side, device=recipe.device, lattice=recipe.lattice)
+    at = [azimuth + float(rng.uniform(-session.azimuth, session.azimuth)) for azimuth in told]
+    settings = OrbitSettings(
+        size=recipe.size, voxels=recipe.voxels, framing="product" if rng.random() < 0.5 else "photo"
+    )
+    shape = int(rng.integers(2**62))
+    made: list[Example] = []
+    scene = calibration = place = masks = None
+    for skin in range(recipe.skins):
+        paint = np.random.default_rng([seed, skin])
+        studio = Studio.random(paint)
+        gaps = paint.permutation(np.resize(np.arange(count), recipe.targets))
+        between = [told[gap] + 360 / count * float(paint.choice([1 / 3, 1 / 2, 2 / 3, paint.random()])) for gap in gaps]
+        thing = product(np.random.default_rng(shape), paint, print_px=print_px)
+        azimuths = [*at, *between]
+        shots = shoot(thing, camera, azimuths, studio, side, device=recipe.renderer, lattice=recipe.lattice)
+        photos = _photos(paint, shots, count, session, studio)
+        if scene is None:
+            if not _usable(shots):
+                return []
+            true = _bytes(shots.alpha[:count])
+            masks = [cut_out(rng, one, session.mask) for one in true]
+            places = [own_crop(mask, rng) for mask in masks] if session.own_crops else None
+            if places:
+                grey = int(255 * np.mean(studio.backdrop))
+                photos = [cropped(one, to, outside=grey) for one, to in zip(photos, places, strict=True)]
+                masks = [cropped(one, to, outside=0) for one, to in zip(masks, places, strict=True)]
+            try:
+                scene, calibration = build_scene(photos, masks, told, settings, device=recipe.device)
+            except ValueError:
+                return []
+            if np.mean(calibration.reprojection_iou) < LEAST_IOU:
+                return []
+            place = _frame_of(scene, calibration, masks, true, places, settings)
+        elif session.own_crops or calibration is None or calibration.shifted or place is None:
+            break
+        else:
+            scene = _repainted(scene, photos, place)
+        made.append(_packed(f"{seed}.{skin}", scene, between, shots, count, place, camera, thing.kind, calibration))
+    return made
+
+
+def _usable(shots: Shots) -> bool:
+    """Whether the product is whole and large enough in every photo."""
     rim = torch.cat([shots.alpha[:, 0], shots.alpha[:, -1], shots.alpha[:, :, 0], shots.alpha[:, :, -1]], 1)
-    if float(rim.max()) > 0 or float(shots.alpha.mean((1, 2)).min()) < LEAST_COVER:
-        return None
-    photos, masks, places = _photos(rng, shots, count, session, studio)
-    framing = "product" if rng.random() < 0.5 else "photo"
-    settings = OrbitSettings(size=recipe.size, voxels=recipe.voxels, framing=framing)
-    try:
-        scene, calibration = build_scene(photos, masks, told, settings, device=recipe.device)
-    except ValueError:
-        return None
-    if np.mean(calibration.reprojection_iou) < LEAST_IOU:
-        return None
-    true = _bytes(shots.alpha[:count])
-    place = _frame_of(scene, calibration, masks, true, places, settings)
-    return _packed(seed, scene, between, shots, count, place, camera, made.kind, calibration)
+    return float(rim.max()) == 0 and float(shots.alpha.mean((1, 2)).min()) > LEAST_COVER
 
 
-def _kind(rng: np.random.Generator) -> str:
-    shares = np.array([share for _, share in KINDS.values()])
-    return str(rng.choice(list(KINDS), p=shares / shares.sum()))
+def _repainted(scene: Scene, photos: list[NDArray[np.uint8]], place: Placement) -> Scene:
+    """The same scene with other photos in the same frame."""
+    masks = _bytes(scene.alpha)
+    laid = [to_frame(photo, place, scene.size) for photo in photos]
+    colour = [extended(image, mask) for image, mask in zip(laid, masks, strict=True)]
+
+    def planes(images: list[NDArray[np.uint8]]) -> torch.Tensor:
+        return torch.tensor(np.stack(images), device=scene.alpha.device).permute(0, 3, 1, 2).float() / 255
+
+    return replace(scene, photos=planes(laid), colour=planes(colour))
 
 
 def _elevation(rng: np.random.Generator) -> float:
@@ -132,22 +172,15 @@ def _bytes(alpha: torch.Tensor) -> NDArray[np.uint8]:
 
 def _photos(
     rng: np.random.Generator, shots: Shots, count: int, session: Session, studio: Studio
-) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], list[Placement] | None]:
-    """Photos and masks as gapray gets them, and how each was cropped."""
+) -> list[NDArray[np.uint8]]:
+    """The first `count` shots as a phone takes them."""
     side = shots.alpha.shape[-1]
     y, x = np.mgrid[:side, :side] / side - 0.5
     fall = 1 - rng.uniform(0, 0.35) * (x**2 + y**2) - rng.uniform(-0.15, 0.15) * y
     backdrop = np.clip(fall[..., None] * np.array(studio.backdrop), 0, 1).astype(np.float32)
     colour = shots.colour[:count].permute(0, 2, 3, 1).cpu().numpy()
     alpha = shots.alpha[:count].cpu().numpy()[..., None]
-    images = [photographed(rng, one + backdrop * (1 - cover), session) for one, cover in zip(colour, alpha, strict=True)]
-    masks = [cut_out(rng, one, session.mask) for one in _bytes(shots.alpha[:count])]
-    if not session.own_crops:
-        return images, masks, None
-    places = [own_crop(mask, rng) for mask in masks]
-    grey = int(255 * np.mean(studio.backdrop))
-    images = [cropped(image, place, outside=grey) for image, place in zip(images, places, strict=True)]
-    return images, [cropped(mask, place, outside=0) for mask, place in zip(masks, places, strict=True)], places
+    return [photographed(rng, one + backdrop * (1 - cover), session) for one, cover in zip(colour, alpha, strict=True)]
 
 
 def _frame_of(
@@ -178,7 +211,7 @@ def _frame_of(
 
 
 def _packed(
-    seed: int,
+    name: str,
     scene: Scene,
     between: list[float],
     shots: Shots,
@@ -198,15 +231,17 @@ def _packed(
         photos=_bytes(torch.cat([scene.colour, scene.alpha[:, None]], 1))[repeat],
         fronts=scene.nearness.cpu().numpy().astype(np.float16)[repeat],
         frames=np.concatenate([_bytes(planes), alpha[:, None]], 1),
-        nearness=np.concatenate([frames.nearness.cpu().numpy(), depth.reshape(-1, 1, size, size)], 1).astype(np.float16),
+        nearness=np.concatenate([frames.nearness.cpu().numpy(), depth.reshape(-1, 1, size, size)], 1).astype(
+            np.float16
+        ),
         truth=truth,
         views=frames.views.cpu().numpy(),
         angles_deg=frames.angles_deg.cpu().numpy().astype(np.float32),
         turns=frames.turns.cpu().numpy().astype(np.float32),
         camera=frames.camera.cpu().numpy().astype(np.float32),
+        name=name,
         kind=kind,
         facts={
-            "seed": float(seed),
             "elevation_deg": camera.elevation_deg,
             "found_elevation_deg": calibration.elevation_deg,
             "inverse_distance": camera.inverse_distance,

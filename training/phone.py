@@ -71,7 +71,7 @@ def photographed(rng: np.random.Generator, colour: NDArray[np.float32], session:
     pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
     quality = int(rng.integers(*session.quality))
     _, packed = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1].copy()
 
 
 def cut_out(rng: np.random.Generator, alpha: Pixels, wrong: float) -> Pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -16,27 +17,119 @@ from PIL import Image, ImageDraw, ImageFont
 Print = Literal["label", "pattern", "picture"]
 Colour = tuple[int, int, int]
 
-WORDS = (
-    "organic fresh natural original classic premium tomato soup milk orange juice coffee dark roast green tea whole grain "
-    "sugar free vitamin C net weight ingredients water salt wheat flour cocoa butter may contain traces of nuts best before "
-    "keep cool and dry shake well before use made in serving size per 100 g energy protein fat carbohydrate fibre sodium "
-    "extra virgin olive oil shampoo soft clean repair 500 ml 1.5 l 250 g 12 oz 33 cl new recipe family pack light zero "
-    "sparkling mineral spring forest mountain summer deluxe professional model no. series 220 V 60 Hz warranty recycle"
-).split()
+WORDS = [
+    "organic",
+    "fresh",
+    "natural",
+    "original",
+    "classic",
+    "premium",
+    "tomato",
+    "soup",
+    "milk",
+    "orange",
+    "juice",
+    "coffee",
+    "dark",
+    "roast",
+    "green",
+    "tea",
+    "whole",
+    "grain",
+    "sugar",
+    "free",
+    "vitamin",
+    "C",
+    "net",
+    "weight",
+    "ingredients",
+    "water",
+    "salt",
+    "wheat",
+    "flour",
+    "cocoa",
+    "butter",
+    "may",
+    "contain",
+    "traces",
+    "of",
+    "nuts",
+    "best",
+    "before",
+    "keep",
+    "cool",
+    "and",
+    "dry",
+    "shake",
+    "well",
+    "before",
+    "use",
+    "made",
+    "in",
+    "serving",
+    "size",
+    "per",
+    "100",
+    "g",
+    "energy",
+    "protein",
+    "fat",
+    "carbohydrate",
+    "fibre",
+    "sodium",
+    "extra",
+    "virgin",
+    "olive",
+    "oil",
+    "shampoo",
+    "soft",
+    "clean",
+    "repair",
+    "500",
+    "ml",
+    "1.5",
+    "l",
+    "250",
+    "g",
+    "12",
+    "oz",
+    "33",
+    "cl",
+    "new",
+    "recipe",
+    "family",
+    "pack",
+    "light",
+    "zero",
+    "sparkling",
+    "mineral",
+    "spring",
+    "forest",
+    "mountain",
+    "summer",
+    "deluxe",
+    "professional",
+    "model",
+    "no.",
+    "series",
+    "220",
+    "V",
+    "60",
+    "Hz",
+    "warranty",
+    "recycle",
+]
 SMALLEST_PX = 5
 
 
 @functools.lru_cache
 def font_files() -> tuple[str, ...]:
     """TrueType files of this machine: packages with the entry point `fonts_ttf`, Matplotlib's, the system's DejaVu."""
-    found = [
-        path
-        for point in entry_points(group="fonts_ttf")
-        for path in (point.load() if isinstance(point.load(), dict) else {point.name: point.load()}).values()
-    ]
+    packaged = [point.load() for point in entry_points(group="fonts_ttf")]
+    found = [path for files in packaged for path in (files.values() if isinstance(files, dict) else [files])]
     folders = [Path("/usr/share/fonts/truetype/dejavu")]
     try:
-        import matplotlib
+        import matplotlib  # type: ignore[import-not-found, unused-ignore]
 
         folders.append(Path(matplotlib.get_data_path()) / "fonts" / "ttf")
     except ImportError:
@@ -76,7 +169,7 @@ def paint(
     edges = np.linspace(0, width, panels + 1).round().astype(int) if panels > 1 else _uneven(rng, width)
     similar = rng.random() < 0.5
     fixed = int(rng.integers(2**31))
-    for index, (left, right) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for index, (left, right) in enumerate(pairwise(edges)):
         own = np.random.default_rng(fixed + index % 2 if similar else int(rng.integers(2**31)))
         if right - left >= 12 and height >= 12:
             canvas.paste(_panel(own, int(right - left), height, palette), (int(left), 0))
@@ -133,14 +226,20 @@ def _title(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, heigh
     y = int(height * rng.uniform(0.03, 0.5))
     for _ in range(int(rng.integers(1, 4))):
         text = _words(rng, int(rng.integers(1, 3)))
-        px = int(np.clip(1.7 * width * rng.uniform(0.5, 1.0) / max(len(text), 3), SMALLEST_PX, height * 0.4 + SMALLEST_PX))
+        px = int(
+            np.clip(1.7 * width * rng.uniform(0.5, 1.0) / max(len(text), 3), SMALLEST_PX, height * 0.4 + SMALLEST_PX)
+        )
         x = int(width * rng.uniform(0.02, 0.15))
         outline = max(1, px // 14) if rng.random() < 0.2 else 0
-        pen.text((x, y), text, fill=_ink(rng, palette), font=font(face, px), stroke_width=outline, stroke_fill=palette[0])
+        pen.text(
+            (x, y), text, fill=_ink(rng, palette), font=font(face, px), stroke_width=outline, stroke_fill=palette[0]
+        )
         y += int(px * 1.15)
 
 
-def _paragraph(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, height: int, palette: list[Colour]) -> None:
+def _paragraph(
+    rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, height: int, palette: list[Colour]
+) -> None:
     px = int(rng.integers(SMALLEST_PX, max(SMALLEST_PX + 1, min(18, height // 5 + SMALLEST_PX + 1))))
     face, fill = font(int(rng.integers(2**16)), px), palette[1]
     x, y = int(width * rng.uniform(0, 0.6)), int(height * rng.uniform(0, 0.9))
@@ -185,7 +284,9 @@ def _logo(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, height
     pen.polygon([(x + a * np.cos(t), y + a * np.sin(t)) for a, t in zip(radii, turns, strict=True)], fill=fill)
 
 
-def clouds(rng: np.random.Generator, width: int, height: int, *, roughness: float = 1.0, stretch: float = 1.0) -> NDArray[np.float32]:
+def clouds(
+    rng: np.random.Generator, width: int, height: int, *, roughness: float = 1.0, stretch: float = 1.0
+) -> NDArray[np.float32]:
     """Fractal noise, about 0 … 1, float32 [height, width]; `stretch` above 1 draws it out vertically."""
     total = np.zeros((height, width), np.float32)
     weight, cells = 0.0, 2
@@ -256,7 +357,11 @@ def _plaid(rng: np.random.Generator, width: int, height: int) -> NDArray[np.floa
 def _knit(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     period = rng.uniform(3, 9)
-    weave = 0.5 + 0.25 * np.sin(2 * np.pi * x / period) * np.sin(2 * np.pi * y / period) + 0.2 * (rng.random((height, width)) - 0.5)
+    weave = (
+        0.5
+        + 0.25 * np.sin(2 * np.pi * x / period) * np.sin(2 * np.pi * y / period)
+        + 0.2 * (rng.random((height, width)) - 0.5)
+    )
     return _between(rng, np.asarray(weave, np.float32), 0.5)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.prints import Print, paint, surface
+from training.prints import paint, surface
 
 SAMPLES = 33
 """Of a loft's profiles, from its lower end to its upper."""
@@ -94,10 +94,16 @@ class Product:
 
 
 class Shop:
-    """Draws random numbers and materials for one product, and keeps its prints."""
+    """Draws random numbers and materials for one product, and keeps its prints.
 
-    def __init__(self, rng: np.random.Generator, print_px: float) -> None:
-        self.rng, self.print_px = rng, print_px
+    Args:
+        rng: Of shapes.
+        paint: Of colours and prints, so that one shape can be painted in many ways.
+        print_px: Pixels of a print on each half frame of surface.
+    """
+
+    def __init__(self, rng: np.random.Generator, paint: np.random.Generator, print_px: float) -> None:
+        self.rng, self.paint, self.print_px = rng, paint, print_px
         self.prints: list[NDArray[np.uint8]] = []
 
     def between(self, low: float, high: float) -> float:
@@ -109,36 +115,37 @@ class Shop:
         return bool(self.rng.random() < share)
 
     def colour(self) -> tuple[float, float, float]:
-        """White, grey and black are as common as bright colours are."""
-        if self.maybe(0.3):
-            grey = self.between(0.03, 0.95)
-            warm = self.between(-0.04, 0.04)
+        """White, grey and black are as common as colours are."""
+        draw = self.paint.uniform
+        if self.paint.random() < 0.45:
+            grey, warm = draw(0.03, 0.95), draw(-0.04, 0.04)
             return grey + warm, grey, grey - warm
-        hue, saturation, value = self.rng.random(), self.between(0.15, 0.95), self.between(0.2, 0.98)
+        hue, saturation, value = draw(0, 1), draw(0.15, 0.9), draw(0.2, 0.98)
         shades = [value * (1 - saturation * max(0.0, min(1.0, abs((hue * 6 + k) % 6 - 3) - 1))) for k in (5, 3, 1)]
         return shades[0], shades[1], shades[2]
 
     def finish(self, **fixed: float) -> Finish:
         """Matt, satin, glossy or metal."""
-        style = self.rng.choice(4, p=[0.35, 0.3, 0.25, 0.1])
-        gloss = (self.between(0, 0.05), self.between(0.05, 0.25), self.between(0.25, 0.7), self.between(0.4, 0.9))[style]
-        rough = (0.6, self.between(0.3, 0.5), self.between(0.05, 0.25), self.between(0.1, 0.35))[style]
+        draw = self.paint.uniform
+        style = int(self.paint.choice(4, p=[0.35, 0.3, 0.25, 0.1]))
+        gloss = draw(*((0, 0.05), (0.05, 0.25), (0.25, 0.7), (0.4, 0.9))[style])
+        rough = draw(*((0.6, 0.6), (0.3, 0.5), (0.05, 0.25), (0.1, 0.35))[style])
         finish = Finish(self.colour(), gloss=gloss, roughness=rough, metal=float(style == 3))
         return replace(finish, **fixed)  # type: ignore[arg-type]  # floats only
 
-    def printed(self, across: float, up: float, *, faces: bool = False, kind: Print | None = None) -> Finish:
+    def printed(self, across: float, up: float, *, faces: bool = False) -> Finish:
         """A finish with a print made for a wrap of this length and height [half frames, before normalising]."""
         width, height = (int(np.clip(round(side * self.print_px), 16, 1600)) for side in (across, up))
         base = self.finish()
-        paper = paint(self.rng, width, height, panels=4 if faces else 1, kind=kind)
-        self.prints.append(paper)
+        self.prints.append(paint(self.paint, width, height, panels=4 if faces else 1))
         return replace(base, print=len(self.prints) - 1, faces=faces, metal=0.0, gloss=min(base.gloss, 0.5))
 
     def grained(self, across: float, up: float, *, faces: bool = False) -> Finish:
         """A material with a texture of its own: wood, cloth, stone, brushed metal."""
         width, height = (int(np.clip(round(side * self.print_px), 16, 1200)) for side in (across, up))
-        self.prints.append(surface(self.rng, width, height))
-        return replace(self.finish(), print=len(self.prints) - 1, faces=faces, gloss=self.between(0, 0.2), metal=0.0)
+        self.prints.append(surface(self.paint, width, height))
+        gloss = self.paint.uniform(0, 0.2)
+        return replace(self.finish(), print=len(self.prints) - 1, faces=faces, gloss=gloss, metal=0.0)
 
 
 def turn_about(axis: int, angle: float) -> Vector:
@@ -160,7 +167,9 @@ def curve(points: list[tuple[float, float]], smooth: int = 0) -> Curve:
     return np.asarray(line)
 
 
-def profile(width: Curve | float, depth: Curve | float | None = None, x: Curve | float = 0, z: Curve | float = 0) -> Curve:
+def profile(
+    width: Curve | float, depth: Curve | float | None = None, x: Curve | float = 0, z: Curve | float = 0
+) -> Curve:
     """[SAMPLES, 4]; the depth is the width unless it is given."""
     columns = [width, width if depth is None else depth, x, z]
     return np.stack([np.broadcast_to(np.asarray(one, float), (SAMPLES,)) for one in columns], 1)
@@ -180,7 +189,9 @@ def loft(
     return Loft(np.array(centre), np.eye(3) if rotation is None else rotation, half_height, sides, corner, finish, cut)
 
 
-def block(centre: tuple[float, float, float], half: tuple[float, float, float], finish: Finish, corner: float = 0.05) -> Loft:
+def block(
+    centre: tuple[float, float, float], half: tuple[float, float, float], finish: Finish, corner: float = 0.05
+) -> Loft:
     """A box."""
     return loft(centre, half[1], profile(half[0], half[2]), finish, corner=corner)
 
@@ -200,15 +211,21 @@ def hollowed(shell: Loft, wall: float, floor: float) -> Loft:
     """What is taken out of a vessel."""
     inner = shell.profile.copy()
     inner[:, :2] = np.maximum(inner[:, :2] - wall, 0.004)
-    return replace(shell, centre=shell.centre + [0, floor, 0], profile=inner, cut=True)
+    return replace(shell, centre=shell.centre + np.array([0, floor, 0]), profile=inner, cut=True)
 
 
-def handle(shop: Shop, at: float, y: float, radius: float, finish: Finish, angle: float) -> Arc:
-    """A ring that sticks out sideways at distance `at` from the axis."""
+def handle(shop: Shop, at: float, y: float, radius: float, finish: Finish, angle: float, *, level: bool = False) -> Arc:
+    """A ring that sticks out sideways at distance `at` from the axis; `level` lays it flat as a pot's ears are."""
     turn = turn_about(1, angle)
-    axes = turn @ turn_about(2, -math.pi / 2)
+    axes = turn @ turn_about(2, -math.pi / 2) @ (turn_about(1, math.pi / 2) if level else np.eye(3))
     return Arc(
-        turn @ np.array([at, y, 0.0]), axes, radius, radius * shop.between(0.1, 0.2), math.pi * 0.62, shop.between(1, 2), finish
+        turn @ np.array([at, y, 0.0]),
+        axes,
+        radius,
+        radius * shop.between(0.1, 0.2),
+        math.pi * 0.62,
+        shop.between(1, 2),
+        finish,
     )
 
 
@@ -231,7 +248,11 @@ def bottle(shop: Shop) -> Product:
     parts.append(loft((0, h + cap_h * 0.5, 0), cap_h, profile(cap), shop.finish()))
     if shop.maybe(0.25):  # a spray head
         parts.append(block((cap * 0.8, h + cap_h * 1.8, 0), (cap * 1.8, cap_h * 0.5, cap * 0.7), shop.finish(), 0.4))
-    arcs = (handle(shop, r * 0.9, shop.between(0, 0.3) * h, shop.between(0.1, 0.22), skin, 0.0),) if shop.maybe(0.3) else ()
+    arcs = (
+        (handle(shop, r * 0.9, shop.between(0, 0.3) * h, shop.between(0.1, 0.22), skin, 0.0),)
+        if shop.maybe(0.3)
+        else ()
+    )
     return Product("bottle", tuple(parts), arcs, tuple(shop.prints))
 
 
@@ -281,8 +302,10 @@ def mug(shop: Shop) -> Product:
     outside = shop.printed(2 * math.pi * r, 2 * h) if shop.maybe(0.7) else shop.grained(2 * math.pi * r, 2 * h)
     shell = loft((0, 0, 0), h, profile(wall), outside)
     inside = replace(hollowed(shell, shop.between(0.02, 0.04), 0.05), finish=shop.finish())
-    ring = handle(shop, r * 0.95, shop.between(-0.1, 0.15) * h, shop.between(0.5, 0.7) * h, replace(shop.finish(), metal=0.0), 0.0)
-    parts = (shell, inside)
+    ring = handle(
+        shop, r * 0.95, shop.between(-0.1, 0.15) * h, shop.between(0.5, 0.7) * h, replace(shop.finish(), metal=0.0), 0.0
+    )
+    parts: tuple[Loft, ...] = (shell, inside)
     if shop.maybe(0.15):  # a saucer
         parts += (loft((0, -h - 0.02, 0), 0.03, profile(curve([(0, 0.8), (1, 1.5)]) * r), shop.finish()),)
     return Product("mug", parts, (ring,), tuple(shop.prints))
@@ -299,7 +322,7 @@ def bowl(shop: Shop) -> Product:
     arcs: tuple[Arc, ...] = ()
     if shop.maybe(0.4):
         ears = shop.between(0.08, 0.14)
-        arcs = tuple(handle(shop, r * 0.95, h * 0.6, ears, skin, angle) for angle in (0.0, math.pi))
+        arcs = tuple(handle(shop, r * 0.95, h * 0.6, ears, skin, angle, level=True) for angle in (0.0, math.pi))
     return Product("bowl", parts, arcs, tuple(shop.prints))
 
 
@@ -317,9 +340,17 @@ def pan(shop: Shop) -> Product:
     grip = shop.finish()
     if shop.maybe(0.6):
         begin = np.array([r * 0.95, h * 0.5, 0])
-        parts.append(rod(begin, begin + [shop.between(0.4, 0.8), shop.between(0, 0.15), 0], shop.between(0.025, 0.05), grip))
+        parts.append(
+            rod(
+                begin,
+                begin + np.array([shop.between(0.4, 0.8), shop.between(0, 0.15), 0]),
+                shop.between(0.025, 0.05),
+                grip,
+            )
+        )
         return Product("pan", tuple(parts), (), tuple(shop.prints))
-    ears = tuple(handle(shop, r * 0.95, h * 0.4, shop.between(0.07, 0.13), grip, angle) for angle in (0.0, math.pi))
+    size = shop.between(0.07, 0.13)
+    ears = tuple(handle(shop, r * 0.95, h * 0.4, size, grip, angle, level=True) for angle in (0.0, math.pi))
     return Product("pan", tuple(parts), ears, tuple(shop.prints))
 
 
@@ -329,7 +360,10 @@ def kettle(shop: Shop) -> Product:
     belly = curve([(0, 0.7), (0.3, 1), (0.7, 0.9), (1, 0.45)], 3) * r
     skin = shop.grained(2 * math.pi * r, 2 * h) if shop.maybe(0.4) else shop.finish()
     tip = np.array([r + shop.between(0.12, 0.3), h * shop.between(0.5, 1.0), 0])
-    parts = [loft((0, 0, 0), h, profile(belly), skin), rod(np.array([r * 0.7, -0.1 * h, 0]), tip, shop.between(0.03, 0.06), skin)]
+    parts = [
+        loft((0, 0, 0), h, profile(belly), skin),
+        rod(np.array([r * 0.7, -0.1 * h, 0]), tip, shop.between(0.03, 0.06), skin),
+    ]
     parts.append(loft((0, h + 0.03, 0), 0.04, profile(curve([(0, 0.45), (1, 0.12)]) * r), shop.finish()))
     parts.append(loft((0, h + 0.1, 0), 0.035, profile(0.035), shop.finish()))
     grip = shop.finish()
@@ -354,12 +388,16 @@ def shoe(shop: Shop) -> Product:
     sole = loft((0, -0.1, 0), length * 1.02, profile(sole_h, wide * 1.08, 0), shop.finish(), corner=0.5, rotation=axes)
     top = shop.between(0.3, 0.5)
     parts = [upper, sole]
-    parts.append(loft((-length * 0.52, top, 0), 0.32, profile(length * 0.32, width * 0.55), shop.finish(), corner=0.9, cut=True))
+    parts.append(
+        loft((-length * 0.52, top, 0), 0.32, profile(length * 0.32, width * 0.55), shop.finish(), corner=0.9, cut=True)
+    )
     lace = shop.finish()
     for step in range(int(shop.rng.integers(0, 5))):
         x = -0.12 * length + step * 0.13 * length
         y = float(np.interp((x / length + 1) / 2, np.linspace(0, 1, SAMPLES), 2 * high - 0.1))
-        parts.append(rod(np.array([x, y - 0.03, -width * 0.6]), np.array([x, y - 0.03, width * 0.6]), 0.014, lace, bend=0.03))
+        parts.append(
+            rod(np.array([x, y - 0.03, -width * 0.6]), np.array([x, y - 0.03, width * 0.6]), 0.014, lace, bend=0.03)
+        )
     return Product("shoe", tuple(parts), (), tuple(shop.prints), blend=0.012)
 
 
@@ -384,7 +422,9 @@ def fruit(shop: Shop) -> Product:
     belly = np.sqrt(np.maximum(1 - t**2, 0.01)) * (1 + shop.between(-0.35, 0.35) * t) * shop.between(0.25, 0.5)
     bend = shop.between(0, 0.3) * (t**2) if shop.maybe(0.5) else np.zeros(SAMPLES)
     turn = turn_about(2, shop.between(-1.4, 1.4)) if shop.maybe(0.4) else np.eye(3)
-    body = loft((0, 0, 0), h, profile(belly, belly * shop.between(0.75, 1), bend), shop.grained(2.0, 1.0), rotation=turn)
+    body = loft(
+        (0, 0, 0), h, profile(belly, belly * shop.between(0.75, 1), bend), shop.grained(2.0, 1.0), rotation=turn
+    )
     stem = rod(np.array([0, h * 0.9, 0]), np.array([0.05, h * 0.9 + shop.between(0.08, 0.2), 0]), 0.015, shop.finish())
     return Product("fruit", (body, stem), (), tuple(shop.prints))
 
@@ -406,10 +446,15 @@ def table(shop: Shop) -> Product:
         parts.append(replace(leg, corner=0.1) if square else leg)
     if shop.maybe(0.5):
         y, r = shop.between(-0.7, 0.2) * h, leg_r * 0.7
-        parts += [rod(np.array([-w * 0.8, y, z * d * 0.8]), np.array([w * 0.8, y, z * d * 0.8]), r, wood) for z in (-1, 1)]
+        parts += [
+            rod(np.array([-w * 0.8, y, z * d * 0.8]), np.array([w * 0.8, y, z * d * 0.8]), r, wood) for z in (-1, 1)
+        ]
     if shop.maybe(0.4):  # a chair's back
         back = shop.between(0.25, 0.5)
-        parts += [rod(np.array([x * w * 0.9, h, -d * 0.9]), np.array([x * w * 0.9, h + 2 * back, -d]), leg_r, wood) for x in (-1, 1)]
+        parts += [
+            rod(np.array([x * w * 0.9, h, -d * 0.9]), np.array([x * w * 0.9, h + 2 * back, -d]), leg_r, wood)
+            for x in (-1, 1)
+        ]
         for step in range(int(shop.rng.integers(1, 4))):
             y = h + back * (0.6 + 0.5 * step)
             parts.append(block((0, y, -d * 0.95), (w * 0.9, 0.05, 0.015), wood))
@@ -431,10 +476,13 @@ def cabinet(shop: Shop) -> Product:
             parts.append(replace(block((0, y, d * 0.25), (w - 0.03, half, d), front), cut=True))
         else:
             parts.append(block((0, y, d), (w - 0.03, half, 0.015), front, 0.1))
-            for x in (-0.5, 0.5) if shop.maybe(0.6) else (0.0,):
-                parts.append(loft((x * w, y, d + 0.03), 0.025, profile(0.022), knob, rotation=turn_about(0, math.pi / 2)))
+            places = (-0.5, 0.5) if shop.maybe(0.6) else (0.0,)
+            outwards = turn_about(0, math.pi / 2)
+            parts += [loft((x * w, y, d + 0.03), 0.025, profile(0.022), knob, rotation=outwards) for x in places]
     foot = shop.between(0.03, 0.15)
-    parts += [block((x * w * 0.85, -h - foot, z * d * 0.85), (0.03, foot, 0.03), wood) for x in (-1, 1) for z in (-1, 1)]
+    parts += [
+        block((x * w * 0.85, -h - foot, z * d * 0.85), (0.03, foot, 0.03), wood) for x in (-1, 1) for z in (-1, 1)
+    ]
     return Product("cabinet", tuple(parts), (), tuple(shop.prints))
 
 
@@ -447,7 +495,12 @@ def lamp(shop: Shop) -> Product:
     parts.append(rod(np.array([0, -h, 0]), np.array([0, h * 0.4, 0]), stem, metal, bend=shop.between(-0.15, 0.15)))
     top_h = shop.between(0.12, 0.28)
     shade = shop.finish(clear=shop.between(0.5, 0.85)) if shop.maybe(0.4) else shop.grained(2 * math.pi * r, 2 * top_h)
-    cup = loft((0, h * 0.4 + top_h, 0), top_h, profile(curve([(0, shop.between(0.2, 1.3)), (1, shop.between(0.5, 1.2))], 1) * r), shade)
+    cup = loft(
+        (0, h * 0.4 + top_h, 0),
+        top_h,
+        profile(curve([(0, shop.between(0.2, 1.3)), (1, shop.between(0.5, 1.2))], 1) * r),
+        shade,
+    )
     parts += [cup, replace(hollowed(cup, 0.015, 0.03), finish=shade)] if shop.maybe(0.6) else [cup]
     return Product("lamp", tuple(parts), (), tuple(shop.prints))
 
@@ -489,7 +542,9 @@ def device(shop: Shop) -> Product:
     for _ in range(int(shop.rng.integers(0, 4))):
         x, y = shop.between(-0.8, 0.8) * w, shop.between(-0.8, 0.8) * h
         side = float(shop.rng.choice([-1, 1]))
-        parts.append(loft((x, y, side * (d + 0.01)), 0.02, profile(0.03), shop.finish(), rotation=turn_about(0, math.pi / 2)))
+        parts.append(
+            loft((x, y, side * (d + 0.01)), 0.02, profile(0.03), shop.finish(), rotation=turn_about(0, math.pi / 2))
+        )
     if shop.maybe(0.6):
         parts.append(rod(np.array([0, -h, 0]), np.array([0, -h - 0.25, 0]), shop.between(0.03, 0.06), body))
         parts.append(block((0, -h - 0.25, 0), (w * 0.5, 0.02, 0.18), body, 0.5))
@@ -502,11 +557,17 @@ def bag(shop: Shop) -> Product:
     pinch = shop.between(0.05, 0.9)
     wide = curve([(0, 0.9), (0.2, 1), (1, shop.between(0.8, 1.05))], 2) * w
     deep = curve([(0, 0.8), (0.3, 1), (1, pinch)], 3) * d
-    skin = shop.printed(4 * (w + d), 2 * h, faces=True) if shop.maybe(0.6) else shop.grained(4 * (w + d), 2 * h, faces=True)
+    skin = (
+        shop.printed(4 * (w + d), 2 * h, faces=True)
+        if shop.maybe(0.6)
+        else shop.grained(4 * (w + d), 2 * h, faces=True)
+    )
     parts = [loft((0, 0, 0), h, profile(wide, deep), skin, corner=shop.between(0.3, 0.9))]
     grip = shop.finish()
     bows = tuple(
-        Arc(np.array([0, h, z * d * pinch * 0.7]), np.eye(3), w * 0.5, shop.between(0.012, 0.03), math.pi / 2, 2.0, grip)
+        Arc(
+            np.array([0, h, z * d * pinch * 0.7]), np.eye(3), w * 0.5, shop.between(0.012, 0.03), math.pi / 2, 2.0, grip
+        )
         for z in ((-1, 1) if shop.maybe(0.6) else (0,))
     )
     return Product("bag", tuple(parts), bows if shop.maybe(0.8) else (), tuple(shop.prints))
@@ -525,13 +586,25 @@ def assembly(shop: Shop) -> Product:
         skin = kind(4 * (half[0] + half[2]), 2 * half[1], faces=corner < 0.3)
         parts.append(
             loft(
-                (centre[0], centre[1], centre[2]), half[1], profile(wide * half[0], wide * half[2]), skin, corner=corner, rotation=turn
+                (centre[0], centre[1], centre[2]),
+                half[1],
+                profile(wide * half[0], wide * half[2]),
+                skin,
+                corner=corner,
+                rotation=turn,
             )
         )
     if shop.maybe(0.3):
         parts.append(replace(block((0, 0.2, 0.2), (0.1, 0.3, 0.2), shop.finish()), cut=True))
     rings = tuple(
-        handle(shop, shop.between(0.1, 0.4), shop.between(-0.3, 0.3), shop.between(0.1, 0.25), shop.finish(), shop.between(0, 6.3))
+        handle(
+            shop,
+            shop.between(0.1, 0.4),
+            shop.between(-0.3, 0.3),
+            shop.between(0.1, 0.25),
+            shop.finish(),
+            shop.between(0, 6.3),
+        )
         for _ in range(int(shop.rng.integers(0, 3)))
     )
     return Product("assembly", tuple(parts), rings, tuple(shop.prints))
@@ -560,22 +633,25 @@ KINDS: dict[str, tuple[Callable[[Shop], Product], float]] = {
 """Name -> how it is made, and how often."""
 
 
-def product(rng: np.random.Generator, *, print_px: float = 300, kind: str | None = None) -> Product:
+def product(
+    rng: np.random.Generator, paint: np.random.Generator, *, print_px: float = 300, kind: str | None = None
+) -> Product:
     """A random product, turned and normalised.
 
     Args:
-        rng: The same state gives the same product, where the same fonts are installed.
+        rng: The same state gives the same shape.
+        paint: The same state gives the same colours and prints, where the same fonts are installed.
         print_px: Pixels of a print on each half frame of surface.
         kind: One of `KINDS`; default: any.
     """
     names = list(KINDS)
     shares = np.array([KINDS[name][1] for name in names])
     name = kind or str(rng.choice(names, p=shares / shares.sum()))
-    made = KINDS[name][0](Shop(rng, print_px))
+    made = KINDS[name][0](Shop(rng, paint, print_px))
     if len(made.lofts) > MOST_LOFTS or len(made.arcs) > MOST_ARCS:
         raise ValueError(f"a {name} has {len(made.lofts)} lofts and {len(made.arcs)} arcs")
     off_axis = np.array([rng.normal(0, 0.02), 0, rng.normal(0, 0.02)])
-    return normalised(made, rng.uniform(*FILL), turn_about(1, rng.uniform(0, 2 * math.pi)), off_axis)
+    return normalised(made, float(rng.uniform(*FILL)), turn_about(1, float(rng.uniform(0, 2 * math.pi))), off_axis)
 
 
 def normalised(made: Product, extent: float, turn: Vector, off_axis: Vector) -> Product:

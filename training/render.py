@@ -32,8 +32,10 @@ CLOSE = 4e-3
 """A ray has hit when the solids themselves are no farther [half frames]."""
 EPS = 1.5e-3
 """Half the base of the differences that give normals."""
-CHUNK = 1 << 19
+CHUNK = 1 << 18
 """Points whose distances are taken from the solids at once."""
+RAYS = 3 << 20
+"""Rays that march together: whole photos, as many as this holds, because small pieces of work leave a GPU idle."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ class Solids:
         self.tables = put([_table(one) for one in lofts])  # [L, SAMPLES, 5]
         self.arcs = len(arcs)
         if arcs:
-            self.arc_centres, self.arc_rotations = put([one.centre for one in arcs]), put([one.rotation for one in arcs])
+            self.arc_centres, self.arc_rotations = (
+                put([one.centre for one in arcs]),
+                put([one.rotation for one in arcs]),
+            )
             self.radii, self.thick = put([one.radius for one in arcs]), put([one.thickness for one in arcs])
             self.flat, self.ends = put([one.flat for one in arcs]), put([one.half_angle for one in arcs])
         self.finishes: list[Finish] = [one.finish for one in lofts] + [one.finish for one in arcs]
@@ -152,7 +157,7 @@ class Solids:
 
     def distance(self, points: Tensor) -> Tensor:
         """[N, 3] -> [N]."""
-        return torch.cat([self.joined(self.parts(part)[0])[0] for part in points.split(CHUNK)])
+        return torch.cat([self.joined(self.parts(part)[0])[0] for part in torch.split(points, CHUNK)])
 
     def normals(self, points: Tensor) -> Tensor:
         """Unit normals at [N, 3], by differences on a tetrahedron."""
@@ -245,23 +250,28 @@ def shoot(
     solids = Solids(product, device)
     field = Lattice(solids, lattice)
     prints = [torch.tensor(one, device=device).permute(2, 0, 1).float() / 255 for one in product.prints]
-    shots = [_shot(solids, field, prints, camera, azimuth, studio, size) for azimuth in azimuths_deg]
-    return Shots(*(torch.stack(parts) for parts in zip(*shots, strict=True)))
+    together = max(1, RAYS // (size * SUPER) ** 2)
+    parts = [azimuths_deg[begin : begin + together] for begin in range(0, len(azimuths_deg), together)]
+    shots = [_shots(solids, field, prints, camera, part, studio, size) for part in parts]
+    return Shots(*(torch.cat(planes) for planes in zip(*shots, strict=True)))
 
 
-def _shot(
+def _shots(
     solids: Solids,
     field: Lattice,
     prints: list[Tensor],
     camera: OrbitCamera,
-    azimuth: float,
+    azimuths: Sequence[float],
     studio: Studio,
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    device = solids.bounds.device
-    u, v = frame_grid(size * SUPER, device)
+    device, side = solids.bounds.device, size * SUPER
+    u, v = frame_grid(side, device)
     reach = float(solids.bounds.norm()) + 0.05
-    begin, end = (camera.unproject(u, v, torch.full_like(u, near), azimuth).view(-1, 3) for near in (reach, -reach))
+    begin, end = (
+        torch.cat([camera.unproject(u, v, torch.full_like(u, near), azimuth).view(-1, 3) for azimuth in azimuths])
+        for near in (reach, -reach)
+    )
     directions = functional.normalize(end - begin, dim=1)
     rays, length = march(field, begin, directions)
     heading = directions[rays]
@@ -270,15 +280,15 @@ def _shot(
         points = points + heading * solids.distance(points)[:, None]
     hit = solids.distance(points).abs() < CLOSE
     rays, points, heading = rays[hit], points[hit], heading[hit]
-    axes = torch.tensor(camera.axes(azimuth), dtype=torch.float32, device=device)
-    colour = torch.zeros(3, size * size * SUPER * SUPER, device=device)
-    cover, nearness = torch.zeros_like(colour[0]), torch.zeros_like(colour[0])
-    colour[:, rays] = shade(solids, field, prints, points, heading, axes, studio).T
-    cover[rays], nearness[rays] = 1.0, points @ axes[2]
-    side = size * SUPER
-    planes = functional.avg_pool2d(torch.cat([colour, cover[None], nearness[None]]).view(5, side, side), SUPER)
-    alpha = planes[3]
-    return planes[:3], alpha, torch.where(alpha > 0, planes[4] / alpha.clamp(min=1e-6), NOTHING)
+    axes = torch.tensor(np.stack([camera.axes(azimuth) for azimuth in azimuths]), dtype=torch.float32, device=device)
+    own = axes[rays // side**2]
+    planes = torch.zeros(5, len(azimuths) * side**2, device=device)
+    planes[:3, rays] = shade(solids, field, prints, points, heading, own, studio).T
+    planes[3, rays] = 1.0
+    planes[4, rays] = (points * own[:, 2]).sum(1)
+    small = functional.avg_pool2d(planes.view(5, len(azimuths), side, side), SUPER)
+    alpha = small[3]
+    return small[:3].transpose(0, 1), alpha, torch.where(alpha > 0, small[4] / alpha.clamp(min=1e-6), NOTHING)
 
 
 def shade(
@@ -300,7 +310,7 @@ def shade(
         prints: [3, h, w] each.
         points: [N, 3].
         heading: Of the rays that hit them, unit.
-        axes: [3, 3]: the camera's axes in the world.
+        axes: [N, 3, 3]: the axes in the world of the camera that sees each point.
         studio: Light, which stands still before the camera.
         through: Follow light through clear materials.
     """
@@ -311,21 +321,21 @@ def shade(
     albedo, look = painted(solids, prints, points, normals)
     gloss, roughness, metal, clear = look.unbind(1)
     key = functional.normalize(torch.tensor(studio.key, device=points.device), dim=0) @ axes
-    facing = (normals @ key).clamp(min=0)
+    facing = (normals * key).sum(1).clamp(min=0)
     lit = facing * _unshadowed(field, points, normals, key) if studio.shadows else facing
     open_ = _open(field, points, normals)
     sky = 0.75 + 0.25 * normals[:, 1]
     warm = torch.tensor([1 + studio.warmth, 1.0, 1 - studio.warmth], device=points.device)
     light = (1.08 - studio.ambient) * lit[:, None] * warm + (studio.ambient * open_ * sky)[:, None]
     bounced = heading - 2 * (heading * normals).sum(1, keepdim=True) * normals
-    shine = _surroundings(bounced @ axes.T, roughness, studio)
+    shine = _surroundings((axes @ bounced[..., None])[..., 0], roughness, studio)
     grazing = (1 + (heading * normals).sum(1)).clamp(0, 1) ** 5
     strength = (gloss * (0.08 + 0.92 * grazing) * (1 - metal) + gloss * metal)[:, None]
     tint = torch.lerp(torch.ones_like(albedo), albedo, metal[:, None])
     matt = albedo * light * (1 - 0.7 * metal * gloss)[:, None]
     glassy = clear > 0
     if through and bool(glassy.any()):
-        behind = _behind(solids, field, prints, points[glassy], heading[glassy], normals[glassy], axes, studio)
+        behind = _behind(solids, field, prints, points[glassy], heading[glassy], normals[glassy], axes[glassy], studio)
         share = clear[glassy, None] * (1 - grazing[glassy, None])
         matt[glassy] = torch.lerp(matt[glassy], behind * (0.35 + 0.65 * albedo[glassy]), share)
     return (matt + strength * tint * shine * (0.4 + 0.6 * open_[:, None])).clamp(0, 1)
@@ -367,16 +377,25 @@ def painted(solids: Solids, prints: list[Tensor], points: Tensor, normals: Tenso
         at = (which == index).nonzero()[:, 0]
         if len(at):
             place = _unrolled(
-                own[at, index], profile[at, index], solids.heights[index], normals[at] @ solids.rotations[index], finish.faces
+                own[at, index],
+                profile[at, index],
+                solids.heights[index],
+                normals[at] @ solids.rotations[index],
+                finish.faces,
             )
             image = prints[finish.print][None]
-            albedo[at] = functional.grid_sample(image, place[None, None], align_corners=False, padding_mode="border")[0, :, 0].T
+            albedo[at] = functional.grid_sample(image, place[None, None], align_corners=False, padding_mode="border")[
+                0, :, 0
+            ].T
     return albedo, look
 
 
 def _unrolled(own: Tensor, profile: Tensor, height: Tensor, normals: Tensor, faces: bool) -> Tensor:
     """Where a loft's points lie on its print, [N, 2] in -1 … 1."""
-    x, z = (own[:, 0] - profile[:, 2]) / profile[:, 0].clamp(min=1e-3), (own[:, 2] - profile[:, 3]) / profile[:, 1].clamp(min=1e-3)
+    x, z = (
+        (own[:, 0] - profile[:, 2]) / profile[:, 0].clamp(min=1e-3),
+        (own[:, 2] - profile[:, 3]) / profile[:, 1].clamp(min=1e-3),
+    )
     v = -own[:, 1] / height
     if faces:
         sideways = normals[:, 0].abs() > normals[:, 2].abs()
@@ -421,6 +440,8 @@ def _surroundings(directions: Tensor, roughness: Tensor, studio: Studio) -> Tens
     total = 0.25 + 0.2 * elevation
     for turn, up, half_width, half_height in studio.boxes:
         off = torch.remainder(azimuth - turn + math.pi, 2 * math.pi) - math.pi
-        inside = torch.sigmoid((half_width - off.abs()) / soft * 3) * torch.sigmoid((half_height - (elevation - up).abs()) / soft * 3)
+        inside = torch.sigmoid((half_width - off.abs()) / soft * 3) * torch.sigmoid(
+            (half_height - (elevation - up).abs()) / soft * 3
+        )
         total = total + inside * 2.2 / (1 + 4 * roughness)
     return total[:, None].expand(-1, 3)

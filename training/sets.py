@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST = 320
+LARGEST = 256
 """Photos are shrunk to this side [pixels]."""
-QUALITY = 96
+QUALITY = 93
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pack(subjects: Iterator[Subject], path: Path) -> None:
     index = []
     with zipfile.ZipFile(path, "w") as archive:
         for number, subject in enumerate(subjects):
-            entry = {"name": subject.name, "group": subject.group, "photos": []}
+            shots: list[dict[str, object]] = []
             for part, photos in (("given", subject.given), ("hidden", subject.hidden)):
                 for photo in photos:
                     stem = f"{number:02d}/{part}_{photo.azimuth_deg:07.3f}"
@@ -74,12 +74,14 @@ def pack(subjects: Iterator[Subject], path: Path) -> None:
                     shape = tuple(round(side * scale) for side in photo.mask.shape[::-1])
                     small = cv2.resize(photo.image[..., ::-1], shape, interpolation=cv2.INTER_AREA)
                     mask = cv2.resize(photo.mask, shape, interpolation=cv2.INTER_AREA)
-                    archive.writestr(f"{stem}.jpg", cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+                    archive.writestr(
+                        f"{stem}.jpg", cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+                    )
                     archive.writestr(f"{stem}.png", cv2.imencode(".png", mask)[1].tobytes())
-                    entry["photos"].append(
+                    shots.append(
                         {"part": part, "azimuth_deg": photo.azimuth_deg, "image": f"{stem}.jpg", "mask": f"{stem}.png"}
                     )
-            index.append(entry)
+            index.append({"name": subject.name, "group": subject.group, "photos": shots})
         archive.writestr("index.json", json.dumps(index))
 
 
@@ -98,7 +100,11 @@ def from_folders(folders: list[str]) -> Iterator[Subject]:
                 group,
                 tuple(Photo(shot.azimuth_deg, shot.photo, shot.mask) for shot in one.given),
                 tuple(
-                    Photo(shot.azimuth_deg, shot.photo, shot.true_mask if group == "samples" and shot.true_mask is not None else shot.mask)
+                    Photo(
+                        shot.azimuth_deg,
+                        shot.photo,
+                        shot.true_mask if group == "samples" and shot.true_mask is not None else shot.mask,
+                    )
                     for shot in one.hidden
                 ),
             )

@@ -37,6 +37,7 @@ class Store:
     def __init__(self, capacity: int, recipe: Recipe, device: str) -> None:
         size, targets = recipe.size, recipe.targets
         self.capacity, self.targets, self.device, self.added = capacity, targets, device, 0
+        self.names = [""] * capacity
 
         def room(*shape: int, kind: torch.dtype) -> Tensor:
             return torch.empty(capacity, *shape, dtype=kind, device=device)
@@ -61,6 +62,7 @@ class Store:
         place = self.added % self.capacity
         for name, array in self._arrays.items():
             array[place] = torch.from_numpy(getattr(example, name)).to(self.device, non_blocking=True)
+        self.names[place] = f"{example.kind} {example.name}"
         self.added += 1
 
     def drawn(self, count: int, generator: torch.Generator) -> Batch:

@@ -17,8 +17,11 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,7 +36,10 @@ from gapray.synthesis.draw import save_network
 from gapray.synthesis.network import Synthesis
 from training.checkpoint import Position, load_state, save_state
 from training.evaluate import (
+    HELD_OUT_SEED,
+    Measure,
     Prepared,
+    Scores,
     as_text,
     held_out,
     means,
@@ -41,12 +47,11 @@ from training.evaluate import (
     prepared,
     score_sets,
     sheet,
-    stored,
     validation,
 )
 from training.examples import Recipe
 from training.losses import Perceptual, Plain, losses, weighed
-from training.pool import BrokenProcessPool, Pool
+from training.pool import Pool
 from training.sets import load_sets
 from training.store import Store, varied
 
@@ -70,17 +75,18 @@ class Plan:
     average: float = 0.999
     """Of the exponential average of weights, a step."""
     size: int = 256
-    targets: int = 8
+    skins: int = 3
+    targets: int = 6
     voxels: int = 144
-    capacity: int = 3000
+    capacity: int = 1500
     """Products that are kept on a GPU."""
     first: int = 48
     """Products that are there before the first step."""
     workers: int = 14
-    """Processes a GPU that make products."""
+    """Processes a GPU that make products. They render on the GPU…"""
     scene_device: str = "cpu"
-    """Where those work: `cpu` or `cuda`."""
-    held_out: int = 32
+    """…and reconstruct here: `cpu` or `cuda`."""
+    held_out: int = 24
     every: float = 90.0
     """Seconds between validations."""
     sets: Path | None = None
@@ -96,196 +102,249 @@ class Clock:
         self.begun, self.plan = time.monotonic(), plan
 
     @property
-    def minutes(self) -> float:
+    def seconds(self) -> float:
         """Since the start."""
-        return (time.monotonic() - self.begun) / 60
+        return time.monotonic() - self.begun
 
     def over(self, step: int) -> float:
         """0 … 1."""
-        return max(self.minutes / self.plan.minutes, step / self.plan.steps)
+        return max(self.seconds / 60 / self.plan.minutes, step / self.plan.steps)
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those that train together."""
+
+    rank: int
+    world: int
+    device: str
+
+    @staticmethod
+    def found() -> Place:
+        """As torchrun says; joins the others."""
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        cuda = torch.cuda.is_available()
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
+        if cuda:
+            torch.cuda.set_device(device)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
+        if world > 1:
+            # The first process measures for a minute while the others wait for it.
+            torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=10))
+        return Place(rank, world, device)
+
+    def any(self, wish: bool) -> bool:
+        """Whether any process wishes it: all stop at the same step."""
+        if self.world == 1:
+            return wish
+        flag = torch.tensor(float(wish), device=self.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag > 0)
+
+
+class Learner:
+    """The network, the average of its weights, and how it changes."""
+
+    def __init__(self, plan: Plan, place: Place) -> None:
+        torch.manual_seed(0)
+        self.plan, self.place = plan, place
+        self.network = Synthesis().to(place.device).to(memory_format=torch.channels_last)
+        self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), plan.rate, betas=(0.9, 0.99), weight_decay=1e-2)
+        self.position = Position()
+        if plan.resume:
+            self.position = load_state(plan.resume, self.network, self.average, self.optimiser)
+        self.perceptual = _perceptual(place.device)
+        self.generator = torch.Generator().manual_seed(self.position.next_seed * 64 + place.rank)
+        self._forward: nn.Module = self.network
+        if plan.compile:
+            self._forward = torch.compile(self.network)  # type: ignore[assignment]  # a module, says its documentation
+        if place.world > 1:
+            self._forward = DistributedDataParallel(self._forward, [place.rank] if place.device != "cpu" else None)
+
+    def learn(self, store: Store, over: float) -> dict[str, Tensor]:
+        """One step on random frames of the store, `over` of the run being over; the parts of its loss."""
+        plan, device = self.plan, self.place.device
+        level = min(1.0, (self.position.step + 1) / plan.warm_up, max(0.02, (1 - over) / plan.cool))
+        for group in self.optimiser.param_groups:
+            group["lr"] = plan.rate * level
+        batch = varied(store.drawn(plan.batch, self.generator), self.generator)
+        white = torch.rand(plan.batch, 1, 1, 1, generator=self.generator) < 0.4
+        background = torch.where(white, 1.0, torch.rand(plan.batch, 3, 1, 1, generator=self.generator)).to(device)
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
+            drawn = self._forward(batch.frames, batch.photos)
+        parts = losses(drawn, batch, background, self.perceptual)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(weighed(parts))
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        keep = min(plan.average, (1 + self.position.step) / (10 + self.position.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.network.parameters()), 1 - keep)
+        self.position.step += 1
+        return {name: part.detach() for name, part in parts.items()}
+
+    @contextmanager
+    def averaged(self) -> Iterator[Synthesis]:
+        """The network with its averaged weights, for as long as the block lasts."""
+        kept = {name: value.detach().clone() for name, value in self.network.named_parameters()}
+        self._put(self.average)
+        try:
+            yield self.network
+        finally:
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, value in self.network.named_parameters():
+            value.copy_(weights[name])
+
+
+@dataclass
+class Run:
+    """One run of one process."""
+
+    plan: Plan
+    place: Place
+    clock: Clock
+    learner: Learner
+    store: Store
+    held: Store | None = None
+    """Held-out products; only the first process has them, and not before they are made."""
+    measure: Measure | None = None
+    steps: int = 0
+    made: int = 0
+    shapes: int = 0
+    dropped: int = 0
+    trace: list[dict[str, object]] = field(default_factory=list)
+
+    def say(self, *words: object) -> None:
+        """Print with the time, in the first process."""
+        if self.place.rank == 0:
+            print(f"[{self.clock.seconds:6.1f} s]", *words, flush=True)
+
+    def train(self, pool: Pool) -> None:
+        """Until time or steps are used up."""
+        while len(self.store) < self.plan.first and not pool.exhausted:
+            self._take(pool, patience=20.0)
+        self.say(f"{len(self.store)} products, {self.store.targets} frames each; training on {self.place.device}")
+        begun = validated = time.monotonic()
+        while not self.place.any(self.clock.over(self.steps) >= 1):
+            if self.steps % 10 == 9:
+                self._take(pool)
+            parts = self.learner.learn(self.store, self.clock.over(self.steps))
+            self.steps += 1
+            if self.steps % 200 == 1:
+                rate = self.steps / (time.monotonic() - begun)
+                found = {name: round(float(part), 4) for name, part in parts.items()}
+                self.say(f"step {self.learner.position.step} ({rate:.1f}/s), {self.made} products, {found}")
+            if time.monotonic() - validated > self.plan.every:
+                self.validate()
+                validated = time.monotonic()
+        own = pool.asked - (self.held.capacity if self.held is not None else 0)
+        self.learner.position.next_seed += own * self.place.world
+        self.learner.position.minutes = round(self.learner.position.minutes + self.clock.seconds / 60, 2)
+        self.say(f"stopped at step {self.learner.position.step}, {self.steps} of them now; {self.made} products")
+
+    def validate(self) -> None:
+        """Draw held-out products."""
+        if self.held and self.measure:
+            with self.learner.averaged() as network:
+                found = means(validation(self.held, network, self.measure))
+            self.say("validation", found)
+            self.trace.append({"step": self.learner.position.step, "made": self.made, **found})
+
+    def _take(self, pool: Pool, *, patience: float = 0.0) -> None:
+        """Move what is done from the pool to the store."""
+        try:
+            for example in pool.ready(patience=patience):
+                if self.held is not None and int(example.name.split(".")[0]) >= HELD_OUT_SEED:
+                    self.held.add(example)
+                else:
+                    self.store.add(example)
+        except BrokenProcessPool as error:
+            if len(self.store) == 0:
+                raise
+            self.say(f"no more products: {error}")
+            pool.give_up()
+        self.made, self.shapes, self.dropped = pool.made, pool.finished, pool.dropped
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train."""
     plan = _plan(arguments)
-    clock, rank, world = Clock(plan), int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    cuda = torch.cuda.is_available()
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
-    if cuda:
-        torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-    if world > 1:
-        torch.distributed.init_process_group("nccl" if cuda else "gloo")
-
-    def say(*words: object) -> None:
-        if rank == 0:
-            print(f"[{clock.minutes * 60:6.1f} s]", *words, flush=True)
-
-    maker = device if plan.scene_device == "cuda" else "cpu"
-    recipe = Recipe(plan.size, plan.targets, plan.voxels, lattice=plan.voxels, device=maker)
-    # Held-out products come first, from the same processes that go on to make training's.
-    held = stored(held_out(plan.held_out, recipe, plan.workers), recipe, device) if rank == 0 else None
-    say(f"{len(held) if held else 0} held-out products")
-    executor = ProcessPoolExecutor(4, get_context("spawn")) if plan.sets and rank == 0 else None
-    subjects = [executor.submit(prepared, one) for one in load_sets(plan.sets)] if executor and plan.sets else []
-
-    torch.manual_seed(0)
-    network = Synthesis().to(device).to(memory_format=torch.channels_last)
-    average = {name: value.detach().clone() for name, value in network.named_parameters()}
-    optimiser = torch.optim.AdamW(network.parameters(), plan.rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    position = load_state(plan.resume, network, average, optimiser) if plan.resume else Position()
-    perceptual = _perceptual(device)
-    learner: nn.Module = torch.compile(network) if plan.compile else network  # type: ignore[assignment]
-    if world > 1:
-        learner = DistributedDataParallel(learner, [torch.device(device).index] if cuda else None)
-    store = Store(plan.capacity, recipe, device)
-    seeds = itertools.count(position.next_seed + rank, world)
-    generator = torch.Generator().manual_seed(position.next_seed * 64 + rank)
-    begun, trace = position.step, []
-    measure = measure_with(Lpips("alex", device=device)) if isinstance(perceptual, Perceptual) and rank == 0 else None
-    with Pool(seeds, recipe, plan.workers) as pool:
-        while len(store) < plan.first:
-            _take(pool, store, say, patience=20.0)
-        say(f"{len(store)} products, {store.targets} frames each; training on {device}")
-        validated = time.monotonic()
-        sums: dict[str, float] = {}
-        step = 0
-        while not _agreed(clock.over(step) >= 1, world, device):
-            if step % 10 == 0:
-                _take(pool, store, say)
-            for group in optimiser.param_groups:
-                group["lr"] = plan.rate * _level(plan, position.step, clock.over(step))
-            parts = _step(plan, learner, optimiser, store, generator, perceptual, device)
-            _blend(average, network, min(plan.average, (1 + position.step) / (10 + position.step)))
-            position.step += 1
-            step += 1
-            if step % 200 == 0 or step == 1:
-                sums = {name: round(float(part), 4) for name, part in parts.items()}
-                rate = step / max(1e-9, clock.minutes * 60)
-                say(f"step {position.step} ({rate:.1f}/s) {pool.made} made, {pool.dropped} dropped, {sums}")
-            if rank == 0 and held and measure and time.monotonic() - validated > plan.every:
-                with _averaged(network, average):
-                    found = means(validation(held, network, measure))
-                say("validation", found)
-                trace.append({"step": position.step, "made": pool.made, **found})
-                validated = time.monotonic()
-        position.next_seed += pool.asked * world
-        position.minutes = round(position.minutes + clock.minutes, 2)
-        say(f"stopped at step {position.step}, {step} of them now; {pool.made} products made")
-    if rank == 0:
-        _finish(plan, network, average, optimiser, position, held, measure, subjects, trace, step, pool, clock, device)
+    clock, place = Clock(plan), Place.found()
+    recipe = Recipe(
+        plan.size,
+        plan.skins,
+        plan.targets,
+        plan.voxels,
+        lattice=plan.voxels,
+        renderer=place.device,
+        device=place.device if plan.scene_device == "cuda" else "cpu",
+    )
+    learner = Learner(plan, place)
+    run = Run(plan, place, clock, learner, Store(plan.capacity, recipe, place.device))
+    subjects: list[Future[Prepared]] = []
+    executor = None
+    seeds = itertools.count(learner.position.next_seed + place.rank, place.world)
+    jobs: Iterator[tuple[int, Recipe]] = ((seed, recipe) for seed in seeds)
+    if place.rank == 0:
+        # Held-out products come first from the same processes.
+        run.held = Store(plan.held_out, recipe, place.device)
+        jobs = itertools.chain(held_out(plan.held_out, recipe), jobs)
+        if isinstance(learner.perceptual, Perceptual):
+            run.measure = measure_with(Lpips("alex", device=place.device))
+        if plan.sets:
+            executor = ProcessPoolExecutor(2, get_context("spawn"))
+            subjects = [executor.submit(prepared, one) for one in load_sets(plan.sets)]
+    with Pool(jobs, plan.workers) as pool:
+        run.train(pool)
+    if place.rank == 0:
+        save_state(plan.out, learner.network, learner.average, learner.optimiser, learner.position)
+        save_network(learner.average, plan.out / "synthesis.safetensors")
+        _report(run, subjects)
     if executor:
         executor.shutdown(wait=False, cancel_futures=True)
-    if world > 1:
+    if place.world > 1:
         torch.distributed.destroy_process_group()
 
 
-def _finish(plan, network, average, optimiser, position, held, measure, subjects, trace, step, pool, clock, device):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    save_state(plan.out, network, average, optimiser, position)
-    save_network(average, plan.out / "synthesis.safetensors")
+def _report(run: Run, subjects: list[Future[Prepared]]) -> None:
+    """Evaluate, draw the sheet, write ``run.json`` and the log's line."""
+    plan, position, cards = run.plan, run.learner.position, run.place.world
+    minutes = round(run.clock.seconds / 60, 2)
+    groups: dict[str, Scores] = {}
+    with run.learner.averaged() as network:
+        if run.held:
+            cv2.imwrite(str(plan.out / "sheet.jpg"), sheet(run.held, network, 12)[..., ::-1])
+        if run.measure:
+            groups = score_sets((one.result() for one in subjects), network, run.measure, run.place.device)
+            if run.held:
+                groups["procedural"] = validation(run.held, network, run.measure)
+    print(as_text(groups), flush=True)
     line = {
         "steps": position.step,
-        "now": step,
-        "minutes": round(clock.minutes, 2),
+        "steps_now": run.steps,
+        "minutes": minutes,
         "minutes_in_all": position.minutes,
-        "made": pool.made,
-        "dropped": pool.dropped,
-        "batch": plan.batch * int(os.environ.get("WORLD_SIZE", "1")),
+        "made": run.made * cards,
+        "shapes": run.shapes * cards,
+        "dropped": run.dropped * cards,
+        "batch": plan.batch * cards,
         "size": plan.size,
         "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cards": int(os.environ.get("WORLD_SIZE", "1")),
+        "cards": cards,
         "commit": _commit(),
         "note": plan.note,
-        "trace": trace,
+        "trace": run.trace,
+        "sets": {group: means(table) for group, table in groups.items()},
     }
-    with _averaged(network, average):
-        groups = {}
-        if held:
-            cv2.imwrite(str(plan.out / "sheet.jpg"), sheet(held, network, 12)[..., ::-1])
-        if measure:
-            ready: list[Prepared] = [one.result() for one in subjects]
-            groups = score_sets(ready, network, measure, device)
-            if held:
-                groups["procedural"] = validation(held, network, measure)
-            print(as_text(groups), flush=True)
-    line["sets"] = {group: means(table) for group, table in groups.items()}
     (plan.out / "run.json").write_text(json.dumps({**line, "objects": groups}))
     if plan.log:
         with plan.log.open("a") as log:
             log.write(json.dumps(line) + "\n")
-
-
-def _take(pool: Pool, store: Store, say, *, patience: float = 0.0) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    try:
-        for example in pool.ready(patience=patience):
-            store.add(example)
-    except BrokenProcessPool as error:
-        if len(store) == 0:
-            raise
-        say(f"no more products: {error}")
-        pool._ahead.clear()
-
-
-def _step(
-    plan: Plan,
-    learner: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    store: Store,
-    generator: torch.Generator,
-    perceptual: nn.Module,
-    device: str,
-) -> dict[str, Tensor]:
-    batch = varied(store.drawn(plan.batch, generator), generator)
-    white = torch.rand(plan.batch, 1, 1, 1, generator=generator) < 0.4
-    background = torch.where(white, 1.0, torch.rand(plan.batch, 3, 1, 1, generator=generator)).to(device)
-    with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-        drawn = learner(batch.frames, batch.photos)
-    parts = losses(drawn, batch, background, perceptual)
-    optimiser.zero_grad(set_to_none=True)
-    weighed(parts).backward()
-    nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-    optimiser.step()
-    return {name: part.detach() for name, part in parts.items()}
-
-
-def _level(plan: Plan, step: int, over: float) -> float:
-    """Of the learning rate: up, level, and down at the end of the run."""
-    return min(1.0, (step + 1) / plan.warm_up, max(0.02, (1 - over) / plan.cool))
-
-
-@torch.no_grad()
-def _blend(average: dict[str, Tensor], network: nn.Module, keep: float) -> None:
-    torch._foreach_lerp_(list(average.values()), [one.detach() for one in network.parameters()], 1 - keep)
-
-
-class _averaged:  # noqa: N801  # reads as a verb
-    """The network with its averaged weights, for as long as the block lasts."""
-
-    def __init__(self, network: nn.Module, average: dict[str, Tensor]) -> None:
-        self.network, self.average = network, average
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, value in self.network.named_parameters():
-            kept = value.clone()
-            value.copy_(self.average[name])
-            self.average[name].copy_(kept)
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *error: object) -> None:
-        self._swap()
-
-
-def _agreed(over: bool, world: int, device: str) -> bool:
-    """All processes stop at the same step: when the first of them wants to."""
-    if world == 1:
-        return over
-    flag = torch.tensor(float(over), device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag > 0)
 
 
 def _perceptual(device: str) -> nn.Module:
@@ -297,8 +356,10 @@ def _perceptual(device: str) -> nn.Module:
 
 
 def _commit() -> str:
+    """Of the working tree; the environment's GIT_COMMIT where there is no repository."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
     try:
-        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("GIT_COMMIT", "")
 
@@ -311,7 +372,9 @@ def _plan(arguments: list[str] | None) -> Plan:
             parser.add_argument(flag, action="store_true")
         else:
             kind = {"int": int, "float": float, "str": str}.get(str(one.type), Path)
-            parser.add_argument(flag, type=kind, default=None if one.name == "out" else one.default, required=one.name == "out")
+            parser.add_argument(
+                flag, type=kind, default=None if one.name == "out" else one.default, required=one.name == "out"
+            )
     return Plan(**vars(parser.parse_args(arguments)))
 
 

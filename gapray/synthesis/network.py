@@ -91,9 +91,7 @@ class UNet(nn.Module):
         self.enter = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Block(widths[max(level - 1, 0)], width) for level, width in enumerate(widths))
         self.middle = Block(widths[-1], widths[-1])
-        self.up = nn.ModuleList(
-            Block(width + widths[level + 1], width) for level, width in enumerate(widths[:-1])
-        )
+        self.up = nn.ModuleList(Block(width + widths[level + 1], width) for level, width in enumerate(widths[:-1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, s, s] -> [B, widths[0], s, s]; s divisible by 2 ** (levels - 1)."""
@@ -113,7 +111,11 @@ class Search(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.PixelUnshuffle(2), nn.Conv2d(16, 32, 3, padding=1), Block(32, 32), Block(32, 32), nn.Conv2d(32, FEATURES, 1)
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            Block(32, 32),
+            Block(32, 32),
+            nn.Conv2d(32, FEATURES, 1),
         )
         self.begin = nn.Sequential(nn.Conv2d(6, HIDDEN, 3, padding=1), Block(HIDDEN, HIDDEN), Block(HIDDEN, 2 * HIDDEN))
         costs = (2 * SIDES + 1) * 2 * GROUPS
@@ -121,7 +123,9 @@ class Search(nn.Module):
         self.gate = nn.Conv2d(3 * HIDDEN, 2 * HIDDEN, 3, padding=1)
         self.candidate = nn.Conv2d(3 * HIDDEN, HIDDEN, 3, padding=1)
         self.smooth = nn.Sequential(
-            nn.Conv2d(HIDDEN, HIDDEN, 3, padding=2, dilation=2), nn.SiLU(), nn.Conv2d(HIDDEN, HIDDEN, 3, padding=4, dilation=4)
+            nn.Conv2d(HIDDEN, HIDDEN, 3, padding=2, dilation=2),
+            nn.SiLU(),
+            nn.Conv2d(HIDDEN, HIDDEN, 3, padding=4, dilation=4),
         )
         self.step = nn.Conv2d(HIDDEN, 1 + 2 * NEAREST, 3, padding=1)
         nn.init.zeros_(self.step.weight)
@@ -140,7 +144,7 @@ class Search(nn.Module):
         """
         batch, side = len(hull), hull.shape[-1]
         maps = self.features(torch.cat([photos.colour, photos.alpha], 2).flatten(0, 1))
-        maps = functional.normalize(maps.float(), dim=1).unflatten(0, (batch, NEAREST))
+        maps = functional.normalize(maps.float(), dim=1).reshape(batch, NEAREST, *maps.shape[1:])
         given = [frames.morph, frames.alpha, frames.visibility]
         small = torch.cat([functional.adaptive_avg_pool2d(one, side) for one in given], 1)
         memory, context = self.begin(torch.cat([small, hull], 1)).split(HIDDEN, 1)
@@ -161,7 +165,7 @@ class Search(nn.Module):
             memory = memory + self.smooth(memory)
             step = self.step(memory).float().tanh()
             surface = surface + step[:, :1] * spacing * SIDES
-            shifts = shifts + step[:, 1:].unflatten(1, (NEAREST, 2)).permute(0, 1, 3, 4, 2) * SHIFT
+            shifts = shifts + _places(step[:, 1:]) * SHIFT
             surfaces.append(surface)
         return surfaces, shifts, memory
 
@@ -169,6 +173,11 @@ class Search(nn.Module):
 def _planes(shifts: Tensor) -> Tensor:
     """[B, K, s, s, 2] -> [B, 2 K, s, s]."""
     return shifts.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+def _places(planes: Tensor) -> Tensor:
+    """[B, 2 K, s, s] -> [B, K, s, s, 2]."""
+    return planes.reshape(len(planes), -1, 2, *planes.shape[2:]).permute(0, 1, 3, 4, 2)
 
 
 def _agreement(taken: Tensor) -> Tensor:
@@ -182,7 +191,7 @@ def _agreement(taken: Tensor) -> Tensor:
     """
     product = taken[:, 0] * taken[:, 1]
     spread = taken.var(1, unbiased=False)
-    both = [one.unflatten(1, (GROUPS, -1)).sum(2) * FEATURES / GROUPS for one in (product, spread)]
+    both = [one.reshape(len(one), GROUPS, -1, *one.shape[2:]).sum(2) * FEATURES / GROUPS for one in (product, spread)]
     return torch.cat(both, 1).flatten(1, 2)
 
 
@@ -212,7 +221,7 @@ class Synthesis(nn.Module):
         coarse = functional.avg_pool2d(hull, 4)
         surfaces, shifts, memory = self.search(frames, photos, coarse)
         surface = hull + _enlarged(surfaces[-1] - coarse, size)
-        shift = _enlarged(_planes(shifts), size).unflatten(1, (NEAREST, 2)).permute(0, 1, 3, 4, 2)
+        shift = _places(_enlarged(_planes(shifts), size))
         on_hull, toward = located(frames, hull)
         where = located(frames, surface)[0][:, :, 0] + shift
         images = torch.cat([photos.colour, photos.alpha], 2).float()
