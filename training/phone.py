@@ -91,9 +91,11 @@ def cut_out(rng: np.random.Generator, alpha: Pixels, wrong: float) -> Pixels:
     unit = size / 256
     mask = alpha.astype(np.float32) / 255
     deviation = unit * rng.uniform(0.3, 0.4 + 2.2 * wrong)
-    level = 0.5 + rng.normal(0, 0.1 * wrong)
+    level = float(np.clip(0.5 + rng.normal(0, 0.1 * wrong), 0.2, 0.8))
     soft = cv2.GaussianBlur(mask, (0, 0), deviation)
-    mask = np.clip((soft - level) * max(1.0, 2.5 * deviation / unit) + 0.5, 0, 1)
+    # As steep as the blur was wide, and steep enough that nothing is nothing and product is product.
+    slope = max(2.5 * deviation / unit, 0.5 / min(level, 1 - level))
+    mask = np.clip((soft - level) * slope + 0.5, 0, 1)
     if rng.random() < 0.15 * wrong:  # holes are closed
         side = 2 * int(rng.uniform(2, 9) * unit) + 1
         mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))

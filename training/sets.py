@@ -64,7 +64,8 @@ def load_sets(path: Path) -> Iterator[Subject]:
 def pack(subjects: Iterator[Subject], path: Path) -> None:
     """Write subjects into one file."""
     index = []
-    with zipfile.ZipFile(path, "w") as archive:
+    unfinished = path.with_suffix(".part")
+    with zipfile.ZipFile(unfinished, "w") as archive:
         for number, subject in enumerate(subjects):
             shots: list[dict[str, object]] = []
             for part, photos in (("given", subject.given), ("hidden", subject.hidden)):
@@ -83,6 +84,7 @@ def pack(subjects: Iterator[Subject], path: Path) -> None:
                     )
             index.append({"name": subject.name, "group": subject.group, "photos": shots})
         archive.writestr("index.json", json.dumps(index))
+    unfinished.replace(path)
 
 
 def from_folders(folders: list[str]) -> Iterator[Subject]:

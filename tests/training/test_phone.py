@@ -34,6 +34,7 @@ def test_masks_are_exact_or_wrong_about_the_outline_only():
         mask = cut_out(np.random.default_rng(seed), alpha, 1.0)
         both, either = ((mask >= 128) & (alpha >= 128)).sum(), ((mask >= 128) | (alpha >= 128)).sum()
         assert mask.dtype == np.uint8 and 0.75 < both / either < 1
+        assert mask[:10, :10].max() == 0 and mask[60:68, 68:76].min() == 255
 
 
 def test_a_mask_is_never_lost():
