@@ -17,7 +17,7 @@ mkdir -p "$out"
 resume=()
 if compgen -G ".carry/state/state-*.safetensors" >/dev/null; then resume=(--resume .carry/state); fi
 sets=()
-if [ -f .carry/sets.zip ]; then sets=(--sets .carry/sets.zip); fi
+if python3 -m zipfile -l .carry/sets.zip >/dev/null 2>&1; then sets=(--sets .carry/sets.zip); fi
 train=(-m training.train --out "$out" --minutes "$minutes" "${resume[@]}" "${sets[@]}" "$@")
 if [ "$cards" -gt 1 ]; then
     python3 -m torch.distributed.run --standalone --nproc-per-node "$cards" "${train[@]}" 2>&1 | tee "$out/log"
