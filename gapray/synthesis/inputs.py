@@ -1,0 +1,101 @@
+"""What the network is given: the hull's front and the view morph at each frame, and the nearest photos as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gapray.capture.azimuths import turned
+from gapray.orbit.morph import MorphFrame
+from gapray.orbit.scene import Scene
+
+NEAREST = 4
+"""Photos that a frame is drawn from."""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos of one product, or those chosen for each of B frames: the first dimension is V, or two are B, K."""
+
+    colour: Tensor
+    """[V, 3, S, S], 0 … 1; beyond the mask the colour of its nearest pixel goes on."""
+    alpha: Tensor
+    """[V, 1, S, S], 0 … 1."""
+    fronts: Tensor
+    """[V, S, S], nearness of the hull in each photo, `NOTHING` beside it."""
+
+    def chosen(self, views: Tensor) -> Photos:
+        """Those of each frame, [B, K, …], for `views` [B, K]."""
+        return Photos(self.colour[views], self.alpha[views], self.fronts[views])
+
+
+@dataclass(frozen=True)
+class Frames:
+    """B frames to draw, of one product or of many."""
+
+    morph: Tensor
+    """[B, 3, S, S]: the flow-aligned view morph, 0 … 1."""
+    visibility: Tensor
+    """[B, 1, S, S], 0 … 1: how surely one of the two nearest photos saw the hull's front there."""
+    alpha: Tensor
+    """[B, 1, S, S]: the hull's outline, 0 … 1."""
+    nearness: Tensor
+    """[B, 1, S, S]: the hull's front, `NOTHING` beside it."""
+    views: Tensor
+    """int64 [B, K]: the photos nearest in angle, nearest first."""
+    angles_deg: Tensor
+    """[B, K]: their azimuth minus the frame's."""
+    turns: Tensor
+    """[B, K, 3, 3]: from the frame's camera axes (right, up, towards) to each photo's."""
+    camera: Tensor
+    """[B, 3]: inverse distance, axis u, axis v; the same for a frame and its photos."""
+
+
+def photos_of(scene: Scene) -> Photos:
+    """The photos of a scene."""
+    return Photos(scene.colour, scene.alpha[:, None], scene.nearness)
+
+
+def frames_of(
+    scene: Scene, azimuths_deg: Sequence[float], morphs: Sequence[MorphFrame], *, without: int | None = None
+) -> Frames:
+    """Frames of a scene.
+
+    Args:
+        scene: From `gapray.orbit.reconstruct.build_scene`.
+        azimuths_deg: Of the frames.
+        morphs: One a frame, from `gapray.orbit.morph.render`.
+        without: A view that must not be used, as for `render`.
+    """
+    camera = scene.camera
+    chosen = [nearest_views(scene.azimuths_deg, azimuth, without=without) for azimuth in azimuths_deg]
+    axes = np.stack([camera.axes(azimuth) for azimuth in scene.azimuths_deg])
+    turns = np.stack(
+        [axes[views] @ camera.axes(azimuth).T for views, azimuth in zip(chosen, azimuths_deg, strict=True)]
+    )
+    angles = [
+        [turned(scene.azimuths_deg[view], azimuth) * camera.direction for view in views]
+        for views, azimuth in zip(chosen, azimuths_deg, strict=True)
+    ]
+    like = scene.colour
+    return Frames(
+        morph=torch.stack([frame.colour for frame in morphs]),
+        visibility=torch.stack([frame.visibility for frame in morphs])[:, None],
+        alpha=torch.stack([frame.alpha for frame in morphs])[:, None],
+        nearness=torch.stack([frame.nearness for frame in morphs])[:, None],
+        views=torch.tensor(chosen, device=like.device),
+        angles_deg=torch.tensor(angles).to(like),
+        turns=torch.as_tensor(turns).to(like),
+        camera=torch.tensor([[camera.inverse_distance, camera.axis_x, camera.axis_y]]).to(like).expand(len(chosen), 3),
+    )
+
+
+def nearest_views(captured_deg: Sequence[float], azimuth_deg: float, *, without: int | None = None) -> list[int]:
+    """The `NEAREST` views by angle, nearest first; the farthest is repeated when there are fewer."""
+    others = [view for view in range(len(captured_deg)) if view != without]
+    ranked = sorted(others, key=lambda view: (abs(turned(captured_deg[view], azimuth_deg)), view))[:NEAREST]
+    return ranked + ranked[-1:] * (NEAREST - len(ranked))

@@ -1,0 +1,289 @@
+"""Move, then choose: where each photo is read, then which photo each pixel shows.
+
+1. *Search*: from the hull's front, a recurrent look-up of the photos' features at surfaces a little nearer and farther
+   corrects the surface and, for what a wrong camera leaves, a small shift a photo (as Lipson et al. 2021, "RAFT-Stereo",
+   around the current estimate, not over all depths).
+2. *Read*: the photos themselves are read there, bicubically and once, so that print stays as sharp as it is in the photo.
+3. *Choose*: a U-Net weighs the photos so read, the view morph and a filled-in colour, and corrects shade and outline.
+
+Everything is predicted at no more than the frame's size; `Drawn.where` and `Drawn.weights` hold at any size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gapray.geometry.carve import NOTHING
+from gapray.synthesis.inputs import NEAREST, Frames, Photos
+from gapray.synthesis.sampling import filled_in, located, read
+
+STEPS = (0.03, 0.016, 0.008, 0.004)
+"""Distance between the surfaces that one round of the search compares [half frames]."""
+SIDES = 4
+"""Surfaces compared on each side of the current one."""
+FEATURES, GROUPS = 24, 4
+"""Channels of a photo's features, and of what is compared of them."""
+HIDDEN = 64
+"""Channels of the search's memory."""
+SHIFT = 0.02
+"""Longest correction of a photo's place in one round [half frames]."""
+WIDTHS = (64, 96, 128, 160)
+"""Channels of the U-Net that chooses, from half the frame's resolution downwards."""
+SHARPNESS = 3.0
+"""Logits are multiplied by this, so that one candidate wins and print is not averaged."""
+MORPH_BIAS = 0.7
+"""Before training the morph is shown: its logit begins so much higher."""
+SHADE = 0.25
+"""Largest correction of shade."""
+SEEN_WITHIN = 0.05
+"""A photo sees a surface point when its own hull's front is no farther from it [half frames]."""
+BAND_PX = 6
+"""The outline may move outwards by so many pixels of a frame of 256."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """B frames, S x S pixels."""
+
+    colour: Tensor
+    """[B, 3, S, S], 0 … 1, not multiplied by alpha."""
+    alpha: Tensor
+    """[B, 1, S, S], 0 … 1."""
+    nearness: Tensor
+    """[B, 1, S, S]: the corrected surface, filled in beyond the outline."""
+    where: Tensor
+    """[B, K, S, S, 2]: where each photo was read."""
+    weights: Tensor
+    """[B, K + 2, S, S]: of the photos, the morph and the filled-in colour; they sum to 1."""
+    moved: Tensor
+    """[B, K, 3, S, S]: the photos as read."""
+    seen: Tensor
+    """[B, K, S, S], 0 … 1: whether the hull's front there is the nearest thing that the photo shows."""
+    surfaces: tuple[Tensor, ...]
+    """After each round of the search, [B, 1, S / 4, S / 4]."""
+
+
+class Block(nn.Module):
+    """Two convolutions beside a short cut."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm = nn.GroupNorm(8, outputs)
+        self.short = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, s, s] -> [B, outputs, s, s]."""
+        inner = self.second(functional.silu(self.norm(self.first(x))))
+        return torch.as_tensor(self.short(x) + inner)
+
+
+class UNet(nn.Module):
+    """An encoder and a decoder with skips; each level has half the resolution of the one above."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(Block(widths[max(level - 1, 0)], width) for level, width in enumerate(widths))
+        self.middle = Block(widths[-1], widths[-1])
+        self.up = nn.ModuleList(Block(width + widths[level + 1], width) for level, width in enumerate(widths[:-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, s, s] -> [B, widths[0], s, s]; s divisible by 2 ** (levels - 1)."""
+        x, skips = self.enter(x), []
+        for level, block in enumerate(self.down):
+            x = block(functional.avg_pool2d(x, 2) if level else x)
+            skips.append(x)
+        x = self.middle(x)
+        for block, skip in zip(reversed(self.up), reversed(skips[:-1]), strict=True):
+            x = block(torch.cat([functional.interpolate(x, scale_factor=2.0), skip], 1))
+        return functional.silu(x)
+
+
+class Search(nn.Module):
+    """The surface and a shift a photo, at a quarter of the frame's resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            Block(32, 32),
+            Block(32, 32),
+            nn.Conv2d(32, FEATURES, 1),
+        )
+        self.begin = nn.Sequential(nn.Conv2d(6, HIDDEN, 3, padding=1), Block(HIDDEN, HIDDEN), Block(HIDDEN, 2 * HIDDEN))
+        costs = (2 * SIDES + 1) * 2 * GROUPS
+        self.look = nn.Sequential(nn.Conv2d(costs + 3 + 2 * NEAREST, HIDDEN, 1), nn.SiLU())
+        self.gate = nn.Conv2d(3 * HIDDEN, 2 * HIDDEN, 3, padding=1)
+        self.candidate = nn.Conv2d(3 * HIDDEN, HIDDEN, 3, padding=1)
+        self.smooth = nn.Sequential(
+            nn.Conv2d(HIDDEN, HIDDEN, 3, padding=2, dilation=2),
+            nn.SiLU(),
+            nn.Conv2d(HIDDEN, HIDDEN, 3, padding=4, dilation=4),
+        )
+        self.step = nn.Conv2d(HIDDEN, 1 + 2 * NEAREST, 3, padding=1)
+        nn.init.zeros_(self.step.weight)
+        nn.init.zeros_(torch.as_tensor(self.step.bias))
+
+    def forward(self, frames: Frames, photos: Photos, hull: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Correct the surface.
+
+        Args:
+            frames: B frames.
+            photos: [B, K, …].
+            hull: [B, 1, s, s]: the filled-in front.
+
+        Returns:
+            The surface after each round, [B, 1, s, s]; the photos' shifts, [B, K, s, s, 2]; the memory, [B, HIDDEN, s, s].
+        """
+        batch, side = len(hull), hull.shape[-1]
+        maps = self.features(torch.cat([photos.colour, photos.alpha], 2).flatten(0, 1))
+        maps = functional.normalize(maps.float(), dim=1).reshape(batch, NEAREST, *maps.shape[1:])
+        given = [frames.morph, frames.alpha, frames.visibility]
+        small = torch.cat([functional.adaptive_avg_pool2d(one, side) for one in given], 1)
+        memory, context = self.begin(torch.cat([small, hull], 1)).split(HIDDEN, 1)
+        memory, context = memory.tanh(), functional.silu(context)
+        surface, shifts = hull, hull.new_zeros(batch, NEAREST, side, side, 2)
+        surfaces = []
+        around = torch.arange(-SIDES, SIDES + 1, device=hull.device)[None, :, None, None]
+        for spacing in STEPS:
+            surface, shifts = surface.detach(), shifts.detach()
+            where, _ = located(frames, surface + around * spacing)
+            taken = read(maps, where + shifts[:, :, None])
+            inputs = [_agreement(taken), (surface - hull) / 0.1, small[:, 3:5], _planes(shifts) / SHIFT]
+            seen = self.look(torch.cat(inputs, 1))
+            whole = torch.cat([memory, context, seen], 1)
+            reset, update = self.gate(whole).sigmoid().split(HIDDEN, 1)
+            fresh = self.candidate(torch.cat([memory * reset, context, seen], 1)).tanh()
+            memory = torch.lerp(memory, fresh, update)
+            memory = memory + self.smooth(memory)
+            step = self.step(memory).float().tanh()
+            surface = surface + step[:, :1] * spacing * SIDES
+            shifts = shifts + _places(step[:, 1:]) * SHIFT
+            surfaces.append(surface)
+        return surfaces, shifts, memory
+
+
+def _planes(shifts: Tensor) -> Tensor:
+    """[B, K, s, s, 2] -> [B, 2 K, s, s]."""
+    return shifts.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+def _places(planes: Tensor) -> Tensor:
+    """[B, 2 K, s, s] -> [B, K, s, s, 2]."""
+    return planes.reshape(len(planes), -1, 2, *planes.shape[2:]).permute(0, 1, 3, 4, 2)
+
+
+def _agreement(taken: Tensor) -> Tensor:
+    """How alike the photos' features are on each surface: products of the two nearest, and variances of all, by groups.
+
+    Args:
+        taken: [B, K, FEATURES, D, s, s].
+
+    Returns:
+        [B, 2 GROUPS D, s, s].
+    """
+    product = taken[:, 0] * taken[:, 1]
+    spread = taken.var(1, unbiased=False)
+    both = [one.reshape(len(one), GROUPS, -1, *one.shape[2:]).sum(2) * FEATURES / GROUPS for one in (product, spread)]
+    return torch.cat(both, 1).flatten(1, 2)
+
+
+class Synthesis(nn.Module):
+    """The whole network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.search = Search()
+        self.choose = UNet(4 * (6 * NEAREST + 8) + HIDDEN + 1 + 3 * NEAREST, WIDTHS)
+        self.head = nn.Conv2d(WIDTHS[0], 4 * (NEAREST + 3) + 3, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        bias = torch.zeros(4 * (NEAREST + 3) + 3)
+        bias[4 * NEAREST : 4 * (NEAREST + 1)] = MORPH_BIAS
+        bias[4 * (NEAREST + 1) : 4 * (NEAREST + 2)] = -MORPH_BIAS
+        self.head.bias = nn.Parameter(bias)
+
+    def forward(self, frames: Frames, photos: Photos) -> Drawn:
+        """Draw.
+
+        Args:
+            frames: B frames of S x S pixels, S divisible by 32.
+            photos: Those of each frame, [B, K, …]: `Photos.chosen`.
+        """
+        size = frames.morph.shape[-1]
+        hull = filled_in(frames.nearness, (frames.nearness > NOTHING / 2).float())
+        coarse = functional.avg_pool2d(hull, 4)
+        surfaces, shifts, memory = self.search(frames, photos, coarse)
+        surface = hull + _enlarged(surfaces[-1] - coarse, size)
+        shift = _places(_enlarged(_planes(shifts), size))
+        on_hull, toward = located(frames, hull)
+        where = located(frames, surface)[0][:, :, 0] + shift
+        images = torch.cat([photos.colour, photos.alpha], 2).float()
+        taken = read(images, where, mode="bicubic").clamp(0, 1)
+        moved, outline = taken[:, :, :3], taken[:, :, 3]
+        seen = _seen(photos.fronts, on_hull[:, :, 0], toward[:, :, 0])
+        fill = filled_in(*_mean(moved, seen * outline))
+        inputs = torch.cat(
+            [
+                moved.flatten(1, 2),
+                outline,
+                seen,
+                (moved - frames.morph[:, None]).abs().mean(2),
+                frames.morph,
+                fill,
+                frames.visibility,
+                frames.alpha,
+            ],
+            1,
+        )
+        facts = torch.cat([_planes(shifts) / SHIFT, (surfaces[-1] - coarse) / 0.1], 1)
+        near = torch.cat([memory.float(), facts], 1)
+        angles = (frames.angles_deg / 45)[..., None, None].expand(-1, -1, size // 2, size // 2)
+        x = torch.cat([functional.pixel_unshuffle(inputs, 2), _enlarged(near, size // 2), angles], 1)
+        out = self.head(self.choose(x)).float()
+        full, shade = functional.pixel_shuffle(out[:, :-3], 2), _enlarged(out[:, -3:].tanh(), size) * SHADE
+        weights = (full[:, : NEAREST + 2] * SHARPNESS).softmax(1)
+        candidates = torch.cat([moved, frames.morph[:, None], fill[:, None]], 1)
+        colour = (candidates * weights[:, :, None]).sum(1) + shade
+        return Drawn(
+            colour=colour.clamp(0, 1),
+            alpha=_outline(frames.alpha, full[:, NEAREST + 2 :]),
+            nearness=surface,
+            where=where,
+            weights=weights,
+            moved=moved,
+            seen=seen,
+            surfaces=tuple(surfaces),
+        )
+
+
+def _enlarged(image: Tensor, size: int) -> Tensor:
+    return functional.interpolate(image, (size, size), mode="bilinear", align_corners=False)
+
+
+def _seen(fronts: Tensor, where: Tensor, toward: Tensor) -> Tensor:
+    """[B, K, S, S], 0 … 1, as `gapray.orbit.morph` judges it."""
+    around = functional.max_pool2d(fronts, 3, 1, 1)
+    surfaces = read(torch.stack([fronts, around], 2), where)
+    apart = (surfaces - toward[:, :, None]).abs().amin(2)
+    inside = (where.abs() < 1).all(-1)
+    return (2 - apart / SEEN_WITHIN).clamp(0, 1) * inside
+
+
+def _mean(moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean colour of the photos that see a pixel, [B, 3, S, S], and whether any does, [B, 1, S, S]."""
+    total = weight.sum(1, keepdim=True)
+    return (moved * weight[:, :, None]).sum(1) / total.clamp(min=1e-6), total.clamp(max=1)
+
+
+def _outline(alpha: Tensor, change: Tensor) -> Tensor:
+    """The hull's outline, moved: by any distance inwards, by a few pixels outwards."""
+    reach = max(1, round(BAND_PX * alpha.shape[-1] / 256))
+    band = functional.max_pool2d((alpha > 0).float(), 2 * reach + 1, 1, reach)
+    return torch.sigmoid(torch.logit(alpha.clamp(2e-3, 1 - 2e-3)) + 10 * change) * band

@@ -1,0 +1,262 @@
+"""How well each engine draws what was hidden from it.
+
+python -m training.evaluate WEIGHTS [--sets sets.zip] [FOLDER…] [--held-out N] [--sheet sheet.jpg] [--json table.json]
+
+Engines: the nearest photo, optical flow between the two nearest, the view morph, the network. Sets are read from a file of
+`python -m training.sets` or from folders as there; `--held-out` adds procedural products that training never sees. All at
+256 px on white, LPIPS with AlexNet, as `benchmarks/orbit.py` does it: ETH-80's photos, which were each cropped to their own
+product, are centred again by their masks, truth and result alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gapray.config import OrbitSettings
+from gapray.fidelity.baselines import flow_morph, nearest
+from gapray.fidelity.lpips import Lpips
+from gapray.fidelity.metrics import psnr, silhouette_iou
+from gapray.fidelity.shown import Shown
+from gapray.geometry.frame import Placement, mask_box, to_frame
+from gapray.orbit.morph import render
+from gapray.orbit.reconstruct import build_scene
+from gapray.synthesis.draw import load_network
+from gapray.synthesis.inputs import Frames, Photos, frames_of, photos_of
+from gapray.synthesis.network import Synthesis
+from training.examples import Recipe
+from training.pool import every
+from training.sets import Photo, Subject, from_folders, load_sets
+from training.store import Batch, Store
+
+SIDE = 256
+ENGINES = ("nearest", "flow", "morph", "network")
+HELD_OUT_SEED = 1_000_000_000
+"""Training's seeds stay below."""
+Scores = dict[str, dict[str, list[float]]]
+"""Engine -> object -> LPIPS, PSNR, IoU."""
+Measure = Callable[[Sequence[Shown], Sequence[Shown]], list[float]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A subject and what the network is given of it: what takes a processor's time. Arrays, so that processes can pass it."""
+
+    subject: Subject
+    frames: dict[str, NDArray[np.generic]]
+    """Fields of `Frames`, one a hidden photo."""
+    photos: dict[str, NDArray[np.generic]]
+    """Fields of `Photos`."""
+
+
+def prepared(subject: Subject) -> Prepared:
+    """Reconstruct a subject as gapray does."""
+    torch.set_num_threads(1)
+    scene, _ = build_scene(
+        [photo.image for photo in subject.given],
+        [photo.mask for photo in subject.given],
+        [photo.azimuth_deg for photo in subject.given],
+        OrbitSettings(size=SIDE, framing="photo"),
+    )
+    with torch.no_grad():
+        azimuths = [photo.azimuth_deg for photo in subject.hidden]
+        frames = frames_of(scene, azimuths, [render(scene, azimuth, flow=True) for azimuth in azimuths])
+    return Prepared(subject, _arrays(frames), _arrays(photos_of(scene)))
+
+
+def _arrays(tensors: Frames | Photos) -> dict[str, NDArray[np.generic]]:
+    return {one.name: getattr(tensors, one.name).numpy() for one in fields(tensors)}
+
+
+def _tensors(arrays: dict[str, NDArray[np.generic]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def measure_with(metric: Lpips) -> Measure:
+    """Mean LPIPS, PSNR and IoU of drawn frames against the truth."""
+
+    def measure(drawn: Sequence[Shown], truth: Sequence[Shown]) -> list[float]:
+        images, truths = np.stack([one.image for one in drawn]), np.stack([one.image for one in truth])
+        return [
+            float(metric.distance(images, truths).mean()),
+            float(np.mean([psnr(a, b) for a, b in zip(images, truths, strict=True)])),
+            float(np.mean([silhouette_iou(a.mask, b.mask) for a, b in zip(drawn, truth, strict=True)])),
+        ]
+
+    return measure
+
+
+def compare(one: Prepared, network: Synthesis, measure: Measure, device: str) -> dict[str, list[float]]:
+    """Scores of each engine on one subject."""
+    subject = one.subject
+    given = [_shown(photo) for photo in subject.given]
+    truth = [_shown(photo) for photo in subject.hidden]
+    azimuths = [photo.azimuth_deg for photo in subject.hidden]
+    photos, frames = Photos(**_tensors(one.photos)), Frames(**_tensors(one.frames))
+    drawn = {
+        "nearest": [nearest(given, azimuth) for azimuth in azimuths],
+        "flow": [flow_morph(given, azimuth) for azimuth in azimuths],
+        "morph": pictures(frames.morph, frames.alpha),
+        "network": pictures(*_run(network, frames, photos, device)),
+    }
+    if subject.group == "ETH-80":
+        truth = [_centred(frame) for frame in truth]
+        drawn = {name: [_centred(frame) for frame in shown] for name, shown in drawn.items()}
+    return {name: measure(shown, truth) for name, shown in drawn.items()}
+
+
+@torch.no_grad()
+def _run(network: Synthesis, frames: Frames, photos: Photos, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    colours, alphas = [], []
+    for index in range(len(frames.morph)):
+        few = Frames(*(getattr(frames, name)[index : index + 1].to(device) for name in Frames.__annotations__))
+        near = photos.chosen(frames.views[index : index + 1])
+        drawn = network(few, Photos(near.colour.to(device), near.alpha.to(device), near.fronts.to(device)))
+        colours.append(drawn.colour.cpu())
+        alphas.append(drawn.alpha.cpu())
+    return torch.cat(colours), torch.cat(alphas)
+
+
+def pictures(colour: torch.Tensor, alpha: torch.Tensor) -> list[Shown]:
+    """[B, 3, S, S] and [B, 1, S, S] -> frames on white."""
+    laid = ((colour * alpha + 1 - alpha).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    masks = (alpha[:, 0] * 255).round().byte().cpu().numpy()
+    return [Shown(0.0, image, mask) for image, mask in zip(laid, masks, strict=True)]
+
+
+def _shown(photo: Photo) -> Shown:
+    height, width = photo.mask.shape
+    place = Placement(width / 2, height / 2, max(height, width) / 2)
+    image, mask = to_frame(photo.image, place, SIDE), to_frame(photo.mask, place, SIDE)
+    share = mask[..., None] / 255
+    return Shown(photo.azimuth_deg, np.rint(image * share + 255 * (1 - share)).astype(np.uint8), mask)
+
+
+def _centred(frame: Shown) -> Shown:
+    if not (frame.mask >= 128).any():
+        return frame
+    left, right, upper, lower = mask_box(frame.mask >= 128)
+    place = Placement((left + right) / 2, (upper + lower) / 2, 0.55 * max(right - left, lower - upper))
+    return Shown(frame.azimuth_deg, to_frame(frame.image, place, SIDE, outside=255), to_frame(frame.mask, place, SIDE))
+
+
+def validation(store: Store, network: Synthesis, measure: Measure) -> Scores:
+    """The morph and the network on the products of a store, one line a product."""
+    table: Scores = {"morph": {}, "network": {}}
+    for product in range(len(store)):
+        batch = store.at(torch.arange(product * store.targets, (product + 1) * store.targets))
+        with torch.no_grad():
+            drawn = network(batch.frames, batch.photos)
+        white = pictures(batch.truth + (1 - batch.alpha), batch.alpha)
+        truth = [Shown(0.0, _unmixed(batch, index), one.mask) for index, one in enumerate(white)]
+        table["morph"][store.names[product]] = measure(pictures(batch.frames.morph, batch.frames.alpha), truth)
+        table["network"][store.names[product]] = measure(pictures(drawn.colour, drawn.alpha), truth)
+    return table
+
+
+def _unmixed(batch: Batch, index: int) -> NDArray[np.uint8]:
+    image = (batch.truth[index] + 1 - batch.alpha[index]).clamp(0, 1)
+    return np.asarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def means(table: Scores) -> dict[str, list[float]]:
+    """Engine -> LPIPS, PSNR, IoU."""
+    return {name: [round(float(value), 4) for value in np.mean(list(rows.values()), 0)] for name, rows in table.items()}
+
+
+def held_out(count: int, recipe: Recipe) -> list[tuple[int, Recipe]]:
+    """Jobs for procedural products that training never sees: `count` shapes in one skin each."""
+    return [(seed, replace(recipe, skins=1)) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + count)]
+
+
+def sheet(store: Store, network: Synthesis, products: int) -> NDArray[np.uint8]:
+    """The morph, the network and the truth in rows, one column a product, uint8 [3 S, products x S, 3]."""
+    by_name = sorted(range(len(store)), key=lambda place: store.names[place])
+    indices = torch.tensor(by_name[:products]) * store.targets
+    batch = store.at(indices)
+    with torch.no_grad():
+        drawn = network(batch.frames, batch.photos)
+    rows = [
+        [one.image for one in pictures(batch.frames.morph, batch.frames.alpha)],
+        [one.image for one in pictures(drawn.colour, drawn.alpha)],
+        [_unmixed(batch, index) for index in range(len(indices))],
+    ]
+    return np.concatenate([np.concatenate(row, 1) for row in rows], 0)
+
+
+def on_sets(
+    subjects: Iterable[Subject], network: Synthesis, measure: Measure, device: str, workers: int
+) -> dict[str, Scores]:
+    """Group -> scores."""
+    with ProcessPoolExecutor(workers, get_context("spawn")) as executor:
+        ready = list(executor.map(prepared, subjects))
+    return score_sets(ready, network, measure, device)
+
+
+def score_sets(ready: Iterable[Prepared], network: Synthesis, measure: Measure, device: str) -> dict[str, Scores]:
+    """Group -> scores, of subjects that are reconstructed."""
+    groups: dict[str, Scores] = {}
+    for one in ready:
+        scores = compare(one, network, measure, device)
+        for name, values in scores.items():
+            groups.setdefault(one.subject.group, {}).setdefault(name, {})[one.subject.name] = values
+    return groups
+
+
+def as_text(groups: dict[str, Scores]) -> str:
+    """A table for people."""
+    lines = [f"{'set':16s} {'engine':8s} {'n':>3s} {'LPIPS':>7s} {'PSNR':>6s} {'IoU':>6s}  worse than the morph on"]
+    for group, table in groups.items():
+        for name, (lpips, decibel, overlap) in means(table).items():
+            worse = [key for key, row in table[name].items() if row[0] > table["morph"][key][0] + 0.002]
+            note = ", ".join(worse[:6]) + (f" and {len(worse) - 6} more" if len(worse) > 6 else "")
+            count = len(table[name])
+            lines.append(
+                f"{group:16s} {name:8s} {count:3d} {lpips:7.4f} {decibel:6.2f} {overlap:6.3f}  {note if name == 'network' else ''}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Evaluate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("folders", nargs="*", help="`samples`, or folders of spins")
+    parser.add_argument("--sets", type=Path, help="a file of `python -m training.sets`")
+    parser.add_argument("--held-out", type=int, default=0, help="procedural products")
+    parser.add_argument("--size", type=int, default=SIDE, help="side of the held-out products' frames")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sheet", type=Path, help="write morph, network and truth of twelve held-out products")
+    parser.add_argument("--json", type=Path, help="write all scores")
+    chosen = parser.parse_args()
+    network, metric = load_network(chosen.weights, chosen.device), Lpips("alex", device=chosen.device)
+    measure = measure_with(metric)
+    subjects = itertools.chain(load_sets(chosen.sets) if chosen.sets else (), from_folders(chosen.folders))
+    groups = on_sets(subjects, network, measure, chosen.device, chosen.workers) if chosen.sets or chosen.folders else {}
+    if chosen.held_out:
+        recipe = Recipe(size=chosen.size)
+        store = Store(chosen.held_out, recipe, chosen.device)
+        for example in every(held_out(chosen.held_out, recipe), chosen.workers):
+            store.add(example)
+        groups["procedural"] = validation(store, network, measure)
+        if chosen.sheet:
+            cv2.imwrite(str(chosen.sheet), sheet(store, network, 12)[..., ::-1])
+    print(as_text(groups))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(groups, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""From a seed to something to learn from: a product, its photos, gapray's own scene of them, and the truth in between.
+
+The scene is made by `gapray.orbit.reconstruct.build_scene` from the spoilt photos, so that camera, hull and morph are as
+wrong as they are in the product. Nothing is told to it that a shop's photos would not tell.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gapray.config import OrbitSettings
+from gapray.geometry.camera import OrbitCamera
+from gapray.geometry.carve import NOTHING
+from gapray.geometry.frame import Placement, lay_out, mask_box, to_frame
+from gapray.orbit.morph import render
+from gapray.orbit.reconstruct import Calibration, build_scene
+from gapray.orbit.scene import Scene, extended
+from gapray.synthesis.inputs import frames_of
+from training.phone import Session, cropped, cut_out, own_crop, photographed
+from training.products import product
+from training.render import SUPER, Shots, Studio, shoot
+
+VIEWS = (8, 8, 8, 8, 8, 6, 10, 12)
+"""Photos a product; drawn from these."""
+MOST_VIEWS = 12
+PHOTO_SHARE = (1.1, 1.6)
+"""Side of the photos, in sides of the frame."""
+LEAST_IOU = 0.75
+"""A scene whose hull fills the masks less teaches nothing."""
+LEAST_COVER = 0.008
+"""Share of a photo that a product covers at least."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is made of each seed."""
+
+    size: int = 256
+    """Side of the frames [pixels]."""
+    skins: int = 3
+    """Ways in which a shape is painted, lit and photographed. Reconstruction is most of the work and sees outlines only."""
+    targets: int = 6
+    """Frames in between of each."""
+    voxels: int = 144
+    lattice: int = 144
+    renderer: str = "cpu"
+    """Device on which products are rendered…"""
+    device: str = "cpu"
+    """…and that on which they are reconstructed."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One product: V = `MOST_VIEWS` photos, of which the last may repeat the first, and T frames, S x S pixels."""
+
+    photos: NDArray[np.uint8]
+    """[V, 4, S, S]: colour that goes on beyond the mask, and alpha."""
+    fronts: NDArray[np.float16]
+    """[V, S, S]: the hull's front in each photo."""
+    frames: NDArray[np.uint8]
+    """[T, 6, S, S]: the morph, its visibility, the hull's alpha, the truth's alpha."""
+    nearness: NDArray[np.float16]
+    """[T, 2, S, S]: the hull's front and the truth's, `NOTHING` beside them."""
+    truth: NDArray[np.uint8]
+    """[T, 3, S, S]: multiplied by its alpha."""
+    views: NDArray[np.int64]
+    """[T, K]."""
+    angles_deg: NDArray[np.float32]
+    """[T, K]."""
+    turns: NDArray[np.float32]
+    """[T, K, 3, 3]."""
+    camera: NDArray[np.float32]
+    """[T, 3]."""
+    name: str
+    """Seed and skin."""
+    kind: str
+    facts: dict[str, float]
+    """True and found camera, for people."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays."""
+        return sum(int(getattr(getattr(self, one.name), "nbytes", 0)) for one in fields(self))
+
+
+def examples(seed: int, recipe: Recipe) -> list[Example]:
+    """Make the examples of one shape; a seed and a recipe give the same ones, on the same devices with the same fonts.
+
+    Returns:
+        One for each skin, or only one when photos were cropped one by one: where they lie cannot be told then. None when
+        the product leaves the photo, or its scene cannot be made.
+    """
+    rng = np.random.default_rng(seed)
+    side = int(recipe.size * rng.uniform(*PHOTO_SHARE) / 2) * 2
+    print_px = side / 2 * SUPER * 0.75
+    camera = OrbitCamera(_elevation(rng), rng.uniform(0.0, 0.33), rng.normal(0, 0.03), rng.normal(0, 0.03))
+    session = Session.random(rng)
+    count, first = int(rng.choice(VIEWS)), float(rng.uniform(0, 360))
+    told = [(first + 360 * view / count) % 360 for view in range(count)]
+    at = [azimuth + float(rng.uniform(-session.azimuth, session.azimuth)) for azimuth in told]
+    settings = OrbitSettings(
+        size=recipe.size, voxels=recipe.voxels, framing="product" if rng.random() < 0.5 else "photo"
+    )
+    shape = int(rng.integers(2**62))
+    made: list[Example] = []
+    scene = calibration = place = masks = None
+    for skin in range(recipe.skins):
+        paint = np.random.default_rng([seed, skin])
+        studio = Studio.random(paint)
+        gaps = paint.permutation(np.resize(np.arange(count), recipe.targets))
+        between = [told[gap] + 360 / count * float(paint.choice([1 / 3, 1 / 2, 2 / 3, paint.random()])) for gap in gaps]
+        thing = product(np.random.default_rng(shape), paint, print_px=print_px)
+        azimuths = [*at, *between]
+        shots = shoot(thing, camera, azimuths, studio, side, device=recipe.renderer, lattice=recipe.lattice)
+        photos = _photos(paint, shots, count, session, studio)
+        if scene is None:
+            if not _usable(shots):
+                return []
+            true = _bytes(shots.alpha[:count])
+            masks = [cut_out(rng, one, session.mask) for one in true]
+            places = [own_crop(mask, rng) for mask in masks] if session.own_crops else None
+            if places:
+                grey = int(255 * np.mean(studio.backdrop))
+                photos = [cropped(one, to, outside=grey) for one, to in zip(photos, places, strict=True)]
+                masks = [cropped(one, to, outside=0) for one, to in zip(masks, places, strict=True)]
+            try:
+                scene, calibration = build_scene(photos, masks, told, settings, device=recipe.device)
+            except ValueError:
+                return []
+            if np.mean(calibration.reprojection_iou) < LEAST_IOU:
+                return []
+            place = _frame_of(scene, calibration, masks, true, places, settings)
+        elif session.own_crops or calibration is None or calibration.shifted or place is None:
+            break
+        else:
+            scene = _repainted(scene, photos, place)
+        made.append(_packed(f"{seed}.{skin}", scene, between, shots, count, place, camera, thing.kind, calibration))
+    return made
+
+
+def _usable(shots: Shots) -> bool:
+    """Whether the product is whole and large enough in every photo."""
+    rim = torch.cat([shots.alpha[:, 0], shots.alpha[:, -1], shots.alpha[:, :, 0], shots.alpha[:, :, -1]], 1)
+    return float(rim.max()) == 0 and float(shots.alpha.mean((1, 2)).min()) > LEAST_COVER
+
+
+def _repainted(scene: Scene, photos: list[NDArray[np.uint8]], place: Placement) -> Scene:
+    """The same scene with other photos in the same frame."""
+    masks = _bytes(scene.alpha)
+    laid = [to_frame(photo, place, scene.size) for photo in photos]
+    colour = [extended(image, mask) for image, mask in zip(laid, masks, strict=True)]
+
+    def planes(images: list[NDArray[np.uint8]]) -> torch.Tensor:
+        return torch.tensor(np.stack(images), device=scene.alpha.device).permute(0, 3, 1, 2).float() / 255
+
+    return replace(scene, photos=planes(laid), colour=planes(colour))
+
+
+def _elevation(rng: np.random.Generator) -> float:
+    return float(rng.uniform(3, 30) if rng.random() < 0.85 else rng.uniform(-3, 45))
+
+
+def _bytes(alpha: torch.Tensor) -> NDArray[np.uint8]:
+    return np.asarray((alpha * 255).round().byte().cpu().numpy())
+
+
+def _photos(
+    rng: np.random.Generator, shots: Shots, count: int, session: Session, studio: Studio
+) -> list[NDArray[np.uint8]]:
+    """The first `count` shots as a phone takes them."""
+    side = shots.alpha.shape[-1]
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    fall = 1 - rng.uniform(0, 0.35) * (x**2 + y**2) - rng.uniform(-0.15, 0.15) * y
+    backdrop = np.clip(fall[..., None] * np.array(studio.backdrop), 0, 1).astype(np.float32)
+    colour = shots.colour[:count].permute(0, 2, 3, 1).cpu().numpy()
+    alpha = shots.alpha[:count].cpu().numpy()[..., None]
+    return [photographed(rng, one + backdrop * (1 - cover), session) for one, cover in zip(colour, alpha, strict=True)]
+
+
+def _frame_of(
+    scene: Scene,
+    calibration: Calibration,
+    masks: list[NDArray[np.uint8]],
+    true: NDArray[np.uint8],
+    places: list[Placement] | None,
+    settings: OrbitSettings,
+) -> Placement:
+    """The square of the true photos that is the scene's frame.
+
+    Photos that keep their camera's frame have the frame that `lay_out` gives all of them. Where each photo was moved on its
+    own, the boxes of the masks before and after say how far, and the mean over the views is the frame.
+    """
+    if places is None and not calibration.shifted:
+        return lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin).placements[0]
+    found = []
+    for before, after in zip(true, scene.alpha.cpu().numpy(), strict=True):
+        left, right, upper, lower = mask_box(before >= 128)
+        left2, right2, upper2, lower2 = mask_box(after >= 0.5)
+        scale = math.sqrt((right - left) * (lower - upper) / ((right2 - left2) * (lower2 - upper2)))
+        middle = settings.size / 2
+        x = (left + right) / 2 + (middle - (left2 + right2) / 2) * scale
+        y = (upper + lower) / 2 + (middle - (upper2 + lower2) / 2) * scale
+        found.append((x, y, middle * scale))
+    return Placement(*(float(value) for value in np.mean(found, 0)))
+
+
+def _packed(
+    name: str,
+    scene: Scene,
+    between: list[float],
+    shots: Shots,
+    count: int,
+    place: Placement,
+    camera: OrbitCamera,
+    kind: str,
+    calibration: Calibration,
+) -> Example:
+    with torch.no_grad():
+        morphs = [render(scene, azimuth, flow=True) for azimuth in between]
+        frames = frames_of(scene, between, morphs)
+    size, repeat = scene.size, np.arange(MOST_VIEWS) % len(scene.azimuths_deg)
+    truth, alpha, depth = _truth(shots, count, place, camera, scene)
+    planes = torch.cat([frames.morph, frames.visibility, frames.alpha], 1)
+    return Example(
+        photos=_bytes(torch.cat([scene.colour, scene.alpha[:, None]], 1))[repeat],
+        fronts=scene.nearness.cpu().numpy().astype(np.float16)[repeat],
+        frames=np.concatenate([_bytes(planes), alpha[:, None]], 1),
+        nearness=np.concatenate([frames.nearness.cpu().numpy(), depth.reshape(-1, 1, size, size)], 1).astype(
+            np.float16
+        ),
+        truth=truth,
+        views=frames.views.cpu().numpy(),
+        angles_deg=frames.angles_deg.cpu().numpy().astype(np.float32),
+        turns=frames.turns.cpu().numpy().astype(np.float32),
+        camera=frames.camera.cpu().numpy().astype(np.float32),
+        name=name,
+        kind=kind,
+        facts={
+            "elevation_deg": camera.elevation_deg,
+            "found_elevation_deg": calibration.elevation_deg,
+            "inverse_distance": camera.inverse_distance,
+            "found_inverse_distance": calibration.inverse_distance,
+            "direction": calibration.direction,
+            "shifted": float(calibration.shifted),
+            "iou": float(np.mean(calibration.reprojection_iou)),
+        },
+    )
+
+
+def _truth(
+    shots: Shots, count: int, place: Placement, camera: OrbitCamera, scene: Scene
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    """The frames in between in the scene's frame: colour times alpha [T, 3, S, S], alpha [T, S, S], nearness [T, S, S].
+
+    Nearness counts from the scene's own origin in the scene's own unit of length, as far as the true camera tells.
+    """
+    side, size = shots.alpha.shape[-1], scene.size
+    colour = (shots.colour[count:].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+    laid = np.stack([to_frame(one, place, size) for one in colour]).transpose(0, 3, 1, 2)
+    alpha = np.stack([to_frame(one, place, size) for one in _bytes(shots.alpha[count:])])
+    unit = place.half / (side / 2)
+    origin_v = (place.y / side * 2 - 1) + unit * scene.camera.axis_y
+    height = (camera.axis_y - origin_v) / math.cos(math.radians(camera.elevation_deg))
+    shift = height * math.sin(math.radians(camera.elevation_deg))
+    near = shots.nearness[count:].cpu().numpy()
+    shown = near > NOTHING / 2
+    matrix = place.affine(size)
+    depth = [
+        cv2.warpAffine(one, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=NOTHING)
+        for one in np.where(shown, (near - shift) / unit, NOTHING).astype(np.float32)
+    ]
+    return laid, alpha, np.stack(depth)

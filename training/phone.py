@@ -1,0 +1,126 @@
+"""What phones, cutting networks and people do to photos of a product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gapray.geometry.frame import Placement, mask_box, to_frame
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Session:
+    """How good one product's photos are: drawn once, so that faults go together as they do."""
+
+    exposure: float
+    """Deviation of each photo's exposure [stops]."""
+    balance: float
+    """Deviation of each photo's white balance [share]."""
+    noise: float
+    """Deviation of a pixel's grain, 0 … 1."""
+    blur: float
+    """Deviation of the Gaussian at most [pixels]."""
+    quality: tuple[int, int]
+    """Range of JPEG quality."""
+    azimuth: float
+    """Each photo is off by up to this [degrees]."""
+    mask: float
+    """How wrong outlines are, 0 … 1; 0 = exact."""
+    own_crops: bool
+    """Each photo was cropped to its product."""
+
+    @staticmethod
+    def random(rng: np.random.Generator) -> Session:
+        """From rendered turntables to hurried phone photos."""
+        careful = rng.random()
+        bad = 0.0 if careful < 0.2 else rng.uniform(0.1, 1.0)
+        return Session(
+            exposure=0.12 * bad * rng.random(),
+            balance=0.04 * bad * rng.random(),
+            noise=0.025 * bad * rng.random(),
+            blur=0.9 * bad * rng.random(),
+            quality=(int(95 - 30 * bad), 96),
+            azimuth=0.0 if rng.random() < 0.35 else 2.0 * bad,
+            mask=0.0 if rng.random() < 0.25 else bad,
+            own_crops=bool(rng.random() < 0.1),
+        )
+
+
+def photographed(rng: np.random.Generator, colour: NDArray[np.float32], session: Session) -> Pixels:
+    """A photo as a file would hold it.
+
+    Args:
+        rng: Of this photo.
+        colour: float32 [P, P, 3], 0 … 1, with its backdrop.
+        session: Of the product.
+    """
+    gain = 2 ** rng.normal(0, session.exposure) * (1 + rng.normal(0, session.balance, 3))
+    image = np.clip(colour, 0, 1) ** 2.2 * gain
+    image = np.clip(image, 0, 1) ** (1 / 2.2)
+    deviation = session.blur * rng.random()
+    if deviation > 0.2:
+        image = cv2.GaussianBlur(image, (0, 0), deviation)
+        if rng.random() < 0.5:  # phones sharpen again
+            image = image + rng.uniform(0.2, 0.8) * (image - cv2.GaussianBlur(image, (0, 0), 1.2))
+    image = image + rng.normal(0, 1, image.shape) * session.noise * rng.random()
+    pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    quality = int(rng.integers(*session.quality))
+    _, packed = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1].copy()
+
+
+def cut_out(rng: np.random.Generator, alpha: Pixels, wrong: float) -> Pixels:
+    """A mask as a network makes it: softened corners, lost thin parts, closed holes, a rim too much or too little.
+
+    Args:
+        rng: Of this photo.
+        alpha: uint8 [P, P], the truth, not empty.
+        wrong: `Session.mask`.
+
+    Returns:
+        uint8 [P, P]; the truth when less than 60 % of it would be left.
+    """
+    if wrong == 0:
+        return alpha
+    size = alpha.shape[0]
+    unit = size / 256
+    mask = alpha.astype(np.float32) / 255
+    deviation = unit * rng.uniform(0.3, 0.4 + 2.2 * wrong)
+    level = float(np.clip(0.5 + rng.normal(0, 0.1 * wrong), 0.2, 0.8))
+    soft = cv2.GaussianBlur(mask, (0, 0), deviation)
+    # As steep as the blur was wide, and steep enough that nothing is nothing and product is product.
+    slope = max(2.5 * deviation / unit, 0.5 / min(level, 1 - level))
+    mask = np.clip((soft - level) * slope + 0.5, 0, 1)
+    if rng.random() < 0.15 * wrong:  # holes are closed
+        side = 2 * int(rng.uniform(2, 9) * unit) + 1
+        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
+    if rng.random() < 0.15 * wrong:  # thin parts are lost
+        side = 2 * int(rng.uniform(0.5, 3) * unit) + 1
+        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    if rng.random() < 0.15 * wrong:  # a shadow is taken for product, or a bright spot for backdrop
+        rows, columns = np.nonzero((mask > 0.2) & (mask < 0.8))
+        if len(rows):
+            at = int(rng.integers(len(rows)))
+            radii = (int(rng.uniform(2, 12) * unit), int(rng.uniform(2, 6) * unit))
+            centre = (int(columns[at]), int(rows[at]))
+            cv2.ellipse(mask, centre, radii, 0, 0, 360, float(rng.random() < 0.5), -1)
+    found = (mask * 255).round().astype(np.uint8)
+    true, kept = int((alpha >= 128).sum()), int(((alpha >= 128) & (found >= 128)).sum())
+    return found if kept > 0.6 * true else alpha
+
+
+def own_crop(mask: Pixels, rng: np.random.Generator) -> Placement:
+    """A square around the product, as photos that were cropped one by one."""
+    left, right, upper, lower = mask_box(mask >= 128)
+    half = max(right - left, lower - upper) / 2 * (1.12 + rng.normal(0, 0.01))
+    return Placement((left + right) / 2, (upper + lower) / 2, half)
+
+
+def cropped(image: Pixels, placement: Placement, *, outside: int) -> Pixels:
+    """The same number of pixels of another square."""
+    return np.asarray(to_frame(image, placement, image.shape[0], outside=outside), np.uint8)

@@ -1,0 +1,126 @@
+"""Real and scanned products to measure on, shrunk into one file that travels to the machine with the card.
+
+python -m training.sets sets.zip FOLDER…
+
+A folder is `samples` or one of spins with `views.json` each, read as `benchmarks/orbit.py` reads them: the same photos are
+given, the same hidden, and masks are cut by the same network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST = 256
+"""Photos are shrunk to this side [pixels]."""
+QUALITY = 93
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo of a set."""
+
+    azimuth_deg: float
+    image: NDArray[np.uint8]
+    """[H, W, 3]."""
+    mask: NDArray[np.uint8]
+    """[H, W]: of a given photo as gapray cuts it out, of a hidden one the best that is known."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One object, and what is given and hidden of it."""
+
+    name: str
+    group: str
+    given: tuple[Photo, ...]
+    hidden: tuple[Photo, ...]
+
+
+def load_sets(path: Path) -> Iterator[Subject]:
+    """Read a file that `pack` wrote."""
+    with zipfile.ZipFile(path) as archive:
+
+        def image(name: str, how: int) -> NDArray[np.uint8]:
+            return np.asarray(cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), how), np.uint8)
+
+        for entry in json.loads(archive.read("index.json")):
+            photos: dict[str, list[Photo]] = {"given": [], "hidden": []}
+            for shot in entry["photos"]:
+                colour = image(shot["image"], cv2.IMREAD_COLOR)[..., ::-1]
+                mask = image(shot["mask"], cv2.IMREAD_GRAYSCALE)
+                photos[shot["part"]].append(Photo(shot["azimuth_deg"], np.ascontiguousarray(colour), mask))
+            yield Subject(entry["name"], entry["group"], tuple(photos["given"]), tuple(photos["hidden"]))
+
+
+def pack(subjects: Iterator[Subject], path: Path) -> None:
+    """Write subjects into one file."""
+    index = []
+    unfinished = path.with_suffix(".part")
+    with zipfile.ZipFile(unfinished, "w") as archive:
+        for number, subject in enumerate(subjects):
+            shots: list[dict[str, object]] = []
+            for part, photos in (("given", subject.given), ("hidden", subject.hidden)):
+                for photo in photos:
+                    stem = f"{number:02d}/{part}_{photo.azimuth_deg:07.3f}"
+                    scale = min(1.0, LARGEST / max(photo.mask.shape))
+                    shape = tuple(round(side * scale) for side in photo.mask.shape[::-1])
+                    small = cv2.resize(photo.image[..., ::-1], shape, interpolation=cv2.INTER_AREA)
+                    mask = cv2.resize(photo.mask, shape, interpolation=cv2.INTER_AREA)
+                    archive.writestr(
+                        f"{stem}.jpg", cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+                    )
+                    archive.writestr(f"{stem}.png", cv2.imencode(".png", mask)[1].tobytes())
+                    shots.append(
+                        {"part": part, "azimuth_deg": photo.azimuth_deg, "image": f"{stem}.jpg", "mask": f"{stem}.png"}
+                    )
+            index.append({"name": subject.name, "group": subject.group, "photos": shots})
+        archive.writestr("index.json", json.dumps(index))
+    unfinished.replace(path)
+
+
+def from_folders(folders: list[str]) -> Iterator[Subject]:
+    """Read data sets where they lie; needs gapray's mask network."""
+    from benchmarks.orbit import objects
+    from gapray.config import load_profile
+    from gapray.models.load import load_mask
+
+    network = load_mask(load_profile("classic", environment={}).packaging, threads=2)
+    for folder in folders:
+        for one in objects(folder, network):
+            group = one.group if one.group != "product spins" or "scans" not in Path(folder).name else "scans"
+            yield Subject(
+                one.name,
+                group,
+                tuple(Photo(shot.azimuth_deg, shot.photo, shot.mask) for shot in one.given),
+                tuple(
+                    Photo(
+                        shot.azimuth_deg,
+                        shot.photo,
+                        shot.true_mask if group == "samples" and shot.true_mask is not None else shot.mask,
+                    )
+                    for shot in one.hidden
+                ),
+            )
+
+
+def main() -> None:
+    """Pack."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("to", type=Path)
+    parser.add_argument("folders", nargs="+")
+    chosen = parser.parse_args()
+    pack(from_folders(chosen.folders), chosen.to)
+    print(f"{chosen.to}: {chosen.to.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
