@@ -31,6 +31,7 @@ from gapray.gap.package import GapPackage
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package
+from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
 from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
@@ -390,10 +391,8 @@ def use_threads(count: int) -> None:
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> bytes:
-    picture = Image.fromarray(image)
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=85)
+    Image.fromarray(at_most(image, PREVIEW_SIDE)).save(sink, "JPEG", quality=85)
     return sink.getvalue()
 
 
