@@ -130,9 +130,8 @@ def write_stills(film: Film, stills: Sequence[Still], out_folder: str | Path) ->
     out = Path(out_folder).absolute()
     wanted = {one.frame: f"{out.name}_{one.nominal_deg:03.0f}.jpg" for one in stills}
     with new_folder(out) as partial:
-        for index, (_, frame) in enumerate(frames_of(film.path)):
-            if index in wanted:
-                (partial / wanted[index]).write_bytes(encode_jpeg(frame, QUALITY))
+        for index, (_, frame) in zip(sorted(wanted), frames_of(film.path, only=wanted), strict=True):
+            (partial / wanted[index]).write_bytes(encode_jpeg(frame, QUALITY))
         rows = [(wanted[one.frame], f"{one.azimuth_deg:.3f}", f"{one.seconds:.3f}") for one in stills]
         write_table(partial, rows, "seconds")
     return out

@@ -21,7 +21,7 @@ from PIL import Image
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
 from gapray.fidelity.comparison import Comparison, Drawn, compare, judged
-from gapray.fidelity.foreign import aligned_scores, refuse_strangers, thinned
+from gapray.fidelity.foreign import MOST_FRAMES, aligned_scores, refuse_strangers
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
@@ -213,7 +213,7 @@ class Packager:
         """A client's video and photos in one form, for a score of a foreign video: frames, photos by azimuth.
 
         Raises:
-            InputError: `video.unreadable`, `capture.*`, `image.*`.
+            InputError: `video.unreadable`, `video.too_long`, `capture.*`, `image.*`.
         """
         mask, size = self._profile.packaging.mask, self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
@@ -221,8 +221,7 @@ class Packager:
             package = build_package(capture, self._models, self._profile.packaging)
             path = Path(place) / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
-            frames = read_frames(path)
-        clip = [frames[index] for index in thinned(frames)]
+            clip = read_frames(path, most=MOST_FRAMES, side=self._profile.packaging.decode.reference_side)
         cut_clip = cut_out(clip, [0.0] * len(clip), self._models.mask, mask)
         cut_views = cut_out(
             [view.reference for view in package.views],

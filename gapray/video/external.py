@@ -43,13 +43,13 @@ class External:
         """See `VideoBackend.generate`.
 
         Raises:
-            InputError: `video.unreadable`.
+            InputError: `video.unreadable`, `video.too_long`.
         """
         del package, settings, seed
-        frames = read_frames(self._path)
         count, side = conditions.depth.shape[:2]
-        chosen = np.rint(np.arange(count) * len(frames) / count).astype(int) % len(frames)
-        return np.stack([letterboxed(frames[index], side, side, conditions.background) for index in chosen])
+        frames = read_frames(self._path, most=count, side=side)
+        fitted = [letterboxed(frame, side, side, conditions.background) for frame in frames]
+        return np.stack([fitted[index * len(fitted) // count] for index in range(count)])
 
 
 def letterboxed(
