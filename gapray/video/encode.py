@@ -136,7 +136,8 @@ def _mp4(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tup
 
 def _gif(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     # One palette for all frames: colours that flicker from frame to frame show more than slightly wrong ones.
-    some = frames[:: max(1, len(frames) // 8)]
+    stride = max(1, round(math.sqrt(len(frames) / 8)))
+    some = frames[:, ::stride, ::stride]
     palette = Image.fromarray(np.concatenate(list(some), axis=1)).quantize(255, Image.Quantize.MEDIANCUT)
     plain = _commonest(some)
     palette.putpalette([*(palette.getpalette() or []), *plain])
@@ -151,7 +152,7 @@ def _gif(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tup
 
 def _commonest(frames: Frames) -> tuple[int, int, int]:
     """The colour of most pixels: the backdrop, where it is plain."""
-    red, green, blue = np.moveaxis(frames[:, ::2, ::2].astype(np.uint32), -1, 0)
+    red, green, blue = np.moveaxis(frames.astype(np.uint32), -1, 0)
     colours, counts = np.unique(red << 16 | green << 8 | blue, return_counts=True)
     colour = int(colours[counts.argmax()])
     return colour >> 16, colour >> 8 & 255, colour & 255

@@ -73,7 +73,9 @@ def test_colours_are_read_by_the_files_own_tags(ffmpeg, tmp_path, name, side):
 
 
 def test_without_tags_ffmpegs_own_matrix_is_taken(ffmpeg, tmp_path):
-    path = write(ffmpeg, tmp_path / "a.mp4", "scale=out_color_matrix=bt601:flags=accurate_rnd,format=yuv420p", patches())
+    path = write(
+        ffmpeg, tmp_path / "a.mp4", "scale=out_color_matrix=bt601:flags=accurate_rnd,format=yuv420p", patches()
+    )
     probed = ffmpeg("ffprobe", "-v", "error", "-show_entries", "stream=color_space", "-of", "csv=p=0", path)
     assert probed.decode().strip() == "unknown"
     [_, (_, frame)] = frames_of(path)
