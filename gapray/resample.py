@@ -84,9 +84,8 @@ def cropped(
     tall = np.ascontiguousarray(tall.reshape(size[0], width, -1).swapaxes(0, 1))
     wide = (columns @ tall.reshape(width, -1)).reshape(size[1], size[0], -1)
     result = wide.swapaxes(0, 1) + around
-    if np.issubdtype(image.dtype, np.integer):
-        limits = np.iinfo(image.dtype)
-        result = np.rint(result).clip(limits.min, limits.max)
+    if image.dtype.kind == "u":
+        result = np.rint(result).clip(0, 256**image.dtype.itemsize - 1)
     return np.ascontiguousarray(result.reshape(*size, *image.shape[2:]), image.dtype)
 
 

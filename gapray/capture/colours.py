@@ -124,7 +124,7 @@ def _srgb_levels() -> NDArray[np.uint8]:
     """SRGB, 8 bit, of 65,536 steps of linear light (IEC 61966-2-1)."""
     x = np.arange(65536) / 65535
     signal = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
-    return np.rint(255 * signal).astype(np.uint8)
+    return np.asarray(np.rint(255 * signal), np.uint8)
 
 
 @cache

@@ -514,7 +514,7 @@ def _blurred(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.fl
     if weight.sum() < 0.3 * (mask >= 128).sum():
         weight = (mask >= 128).astype(np.float32)
     size, wide = (SIDE, SIDE), 4 * COLOUR_BLUR
-    light = photo.astype(np.float32) / 255 * weight[..., None]
+    light = np.asarray(photo / np.float32(255) * weight[..., None], np.float32)
     light, weight = resized(light, size), resized(weight, size)
     near, near_weight = (cv2.GaussianBlur(one, (0, 0), COLOUR_BLUR) for one in (light, weight))
     far, far_weight = (cv2.GaussianBlur(one, (0, 0), wide) for one in (light, weight))

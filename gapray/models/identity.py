@@ -70,7 +70,7 @@ class ColourGradient:
     def _describe(self, view: NDArray[np.uint8]) -> NDArray[np.float32]:
         x, y, side = mask_square(view[..., 3])
         # Colours are weighted by the mask before they are mixed, so that no backdrop bleeds in.
-        premultiplied = view.astype(np.float32) / 255
+        premultiplied = np.asarray(view / np.float32(255), np.float32)
         premultiplied[..., :3] *= premultiplied[..., 3:]
         box = x - side / 2, x + side / 2, y - side / 2, y + side / 2
         square = cropped(premultiplied, box, (self.SIDE, self.SIDE), growth="linear")

@@ -73,8 +73,8 @@ def _cut(view: GapView, size: tuple[int, int]) -> _Cut:
     # What is just outside the mask is backdrop: it must not shine through at the rim.
     clean = cv2.inpaint(view.reference, ((view.mask < 230) & (view.mask > 0)).astype(np.uint8), 3, cv2.INPAINT_TELEA)
     return _Cut(
-        cropped(clean, box, size, outside=None).astype(np.float32) / 255,
-        cropped(view.mask, box, size).astype(np.float32) / 255,
+        np.asarray(cropped(clean, box, size, outside=None) / np.float32(255), np.float32),
+        np.asarray(cropped(view.mask, box, size) / np.float32(255), np.float32),
         FEET * height,
         width / 2,
         scale * (lower - upper),
