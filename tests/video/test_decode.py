@@ -7,7 +7,7 @@ import sys
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -80,6 +80,7 @@ def test_a_turn_that_is_cut_off_is_unreadable():
     assert error.value.code == "video.unreadable"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 300))
 def test_chosen_frames_are_evenly_spaced(count, most):
     chosen = evenly(count, most)
