@@ -30,6 +30,7 @@ from gapray.inspect.duplicates import difference, look
 from gapray.inspect.quality import qualities
 from gapray.models.load import load_mask
 from gapray.packaging.silhouette import silhouette
+from gapray.resample import cropped
 
 PROFILE = load_profile("classic")
 PLACES = ("azimuth.swapped", "azimuth.off", "azimuth.mirrored", "azimuth.duplicate", "azimuth.misfit")
@@ -231,8 +232,9 @@ def degraded() -> dict[str, tuple[str, Callable[[np.ndarray, np.ndarray, np.rand
     def scaled(factor: float) -> Callable[..., np.ndarray]:
         def change(photo: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             height, width = photo.shape[:2]
-            matrix = np.array([[factor, 0, width * (1 - factor) / 2], [0, factor, height * (1 - factor) / 2]])
-            return cv2.warpAffine(photo, matrix, (width, height), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+            middle, reach = np.array([width, height]) / 2, np.array([width, height]) / (2 * factor)
+            (left, upper), (right, lower) = middle - reach, middle + reach
+            return cropped(photo, (left, right, upper, lower), (height, width), outside=None)
 
         return change
 

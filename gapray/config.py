@@ -23,11 +23,11 @@ ENV_PREFIX = "GAPRAY_SET_"
 """`GAPRAY_SET_MASK__MODEL=u2net` is the environment's way to say ``--set mask.model=u2net``."""
 
 _HOLE = "<product>"
-STILL_FORMAT = "1"
-VIDEO_FORMAT = 1
+STILL_FORMAT = "2"
+VIDEO_FORMAT = 2
 """The same for a video's frames and files."""
 
-PACKAGE_FORMAT = 1
+PACKAGE_FORMAT = 2
 """Raised whenever the same photos and settings would give another package; part of every settings hash."""
 
 

@@ -53,6 +53,7 @@ REMEDIES: dict[str, str] = {
     "orbit.too_few_views": "Take at least three photos round the product, better eight.",
     "video.unsupported": "Change the number of frames, the size or the preset; see `gapray presets`.",
     "video.unreadable": "Check that the file is a whole mp4, webm, gif or webp with a video stream.",
+    "video.too_long": "Cut the video to one or two turns, at most 90 seconds or so.",
     "video.unknown_preset": "See `gapray presets` for the names.",
     "video.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "still.no_mask": "Package the product again; this view has no product in it.",

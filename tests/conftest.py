@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -85,6 +86,19 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def ffmpeg():
+    """Runs FFmpeg's own programs, another build than the library in PyAV: arguments -> what it prints."""
+    need("ffmpeg", bool(shutil.which("ffmpeg") and shutil.which("ffprobe")), "no ffmpeg on this machine")
+
+    def run(*command: object, given: bytes = b"") -> bytes:
+        done = subprocess.run([str(part) for part in command], input=given, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.config import Profile, canonical_hash
 from gapray.errors import CatalogError
-from gapray.fidelity.foreign import AlignedScores, aligned_scores, refuse_strangers, thinned
+from gapray.fidelity.foreign import MOST_FRAMES, AlignedScores, aligned_scores, refuse_strangers
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS, FrameScore, Verdict, verdict
@@ -70,7 +70,7 @@ def score_foreign(
         options: How names in `truth` become azimuths.
 
     Raises:
-        InputError: `video.unreadable`, `score.too_short`, `score.not_this_product`.
+        InputError: `video.unreadable`, `video.too_long`, `score.too_short`, `score.not_this_product`.
         CatalogError: `catalog.product_not_found`.
     """
     opened = open_catalog(str(catalog))
@@ -83,8 +83,7 @@ def score_foreign(
     hidden = truth_photos(None if truth is None else str(truth), options).get(product_id, [])
     images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
     truths = _merged(photos, laid.pictures(images, [one["azimuth_deg"] for one in hidden]))
-    theirs = read_frames(Path(video))
-    clip = laid.pictures([theirs[index] for index in thinned(theirs)])
+    clip = laid.pictures(read_frames(Path(video), most=MOST_FRAMES, side=profile.packaging.decode.reference_side))
     mine = aligned_scores(clip, truths, metric)
     products = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
     others = [name for name in products if name != product_id][:STRANGERS]

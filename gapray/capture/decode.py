@@ -37,6 +37,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _SRGB = ImageCms.createProfile("sRGB")
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 """What Pillow's plug-ins raise on damaged files, read in their source; `EOFError` and decompression bombs are apart."""
@@ -171,17 +172,20 @@ def _shrunk(image: Image.Image, longer_side: int) -> Image.Image:
         return image
     if image.mode in ("P", "1"):
         image = image.convert("RGBA")
+    if image.mode in _SIXTEEN_BITS:
+        image = _eight_bits(image)  # Pillow picks pixels instead of averaging them at 16 bits
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    try:
-        return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    except ValueError:
-        return image.resize(size, Image.Resampling.NEAREST)  # modes that Pillow cannot filter, such as 16-bit grey
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image).astype(np.float32) / 257.0
+    return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        grey = np.asarray(image).astype(np.float32) / 257.0
-        image = Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
+    if image.mode in _SIXTEEN_BITS:
+        image = _eight_bits(image)
     if image.mode == "F":
         raise InputError("image.unsupported", "floating-point pixels have no agreed range")
     if image.mode in ("P", "1", "PA") or "transparency" in image.info:

@@ -1,13 +1,16 @@
-"""Videos -> frames, upright, with their times."""
+"""Videos -> frames, upright, in sRGB, with their times."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.colours import is_hdr, needs_conversion, to_srgb, white_of
 from gapray.errors import InputError
 
 MAX_SIDE = 4096
@@ -19,40 +22,104 @@ def is_video_name(name: str) -> bool:
     return name.lower().endswith(VIDEO_ENDINGS)
 
 
-def frames_of(
-    path: str | Path, *, grey: bool = False, side: int | None = None
-) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Decode a video frame by frame; no more than one is held.
+def count_frames(path: str | Path, *, decode: bool = False) -> int:
+    """How many frames a video holds.
 
     Args:
         path: A file that FFmpeg reads.
-        grey: Luminance only.
-        side: Shrink to at most this many pixels on the longer side.
-
-    Yields:
-        Seconds, which grow from frame to frame, and uint8 [H, W, 3] sRGB or [H, W] luminance, turned as the file says.
+        decode: Count the frames that can be decoded; otherwise the packets, which is quick, and of some files more.
 
     Raises:
         InputError: `video.unreadable`.
     """
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        return sum(1 for _ in container.decode(stream)) if decode else sum(p.size > 0 for p in container.demux(stream))
+
+
+def frames_of(
+    path: str | Path,
+    *,
+    grey: bool = False,
+    side: int | None = None,
+    pixels: int | None = None,
+    only: Container[int] | None = None,
+) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Decode a video frame by frame; no more than one is held.
+
+    Matrix, range, primaries and transfer are the file's own; where it says nothing, BT.601 with sRGB's primaries, as FFmpeg
+    writes it. HDR becomes standard range (`gapray.capture.colours`).
+
+    Args:
+        path: A file that FFmpeg reads.
+        grey: Luma only; that of HDR is left as it is.
+        side: Shrink to at most this many pixels on the longer side.
+        pixels: Shrink to at most so many pixels.
+        only: Indices of the frames that are wanted; the others are decoded and not converted.
+
+    Yields:
+        Seconds, which grow from frame to frame, and uint8 [H, W, 3] sRGB or [H, W] luma, turned as the file says.
+
+    Raises:
+        InputError: `video.unreadable`.
+    """
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        last, spacing = -1.0, 1 / float(stream.average_rate or 30)
+        white: float | None = None
+        for index, frame in enumerate(container.decode(stream)):
+            seconds = float(frame.time) if frame.time is not None else last + spacing
+            last = seconds if seconds > last else last + 1e-3  # some phones write a time twice
+            _check_side(path, frame)
+            if only is not None and index not in only and (index or not is_hdr(frame.color_trc)):
+                continue
+            size = _size(frame, side, pixels)
+            if grey:
+                picture = _converted(frame, "gray", size)
+            elif needs_conversion(frame.color_primaries, frame.color_trc):
+                signal = _converted(frame, "rgb48le", size)
+                if white is None:  # by the first frame, whichever are wanted
+                    white = white_of(signal, frame.color_trc) if is_hdr(frame.color_trc) else 1.0
+                picture = to_srgb(signal, frame.color_primaries, frame.color_trc, white_nits=white)
+            else:
+                picture = _converted(frame, "rgb24", size)
+            if only is None or index in only:
+                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+                yield last, np.ascontiguousarray(np.rot90(picture, turns))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise InputError("video.unreadable", f"{path} has no video stream")
-            stream = container.streams.video[0]
-            if max(stream.width, stream.height) > MAX_SIDE:
-                raise InputError("video.unreadable", f"{path} is {stream.width} x {stream.height} pixels, too large")
-            stream.thread_type = "AUTO"
-            last, spacing = -1.0, 1 / float(stream.average_rate or 30)
-            for frame in container.decode(stream):
-                seconds = float(frame.time) if frame.time is not None else last + spacing
-                last = seconds if seconds > last else last + 1e-3  # some phones write a time twice
-                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-                share = min(1.0, side / max(frame.width, frame.height)) if side else 1.0
-                size = {"width": max(1, round(frame.width * share)), "height": max(1, round(frame.height * share))}
-                picture = frame.to_ndarray(format="gray" if grey else "rgb24", **(size if share < 1 else {}))
-                yield last, np.ascontiguousarray(np.rot90(picture, turns))
+            _check_side(path, container.streams.video[0])
+            yield container, container.streams.video[0]
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError("video.unreadable", f"{path}: {error}") from error
+
+
+def _check_side(path: str | Path, seen: Any) -> None:
+    if max(seen.width, seen.height) > MAX_SIDE:
+        raise InputError("video.unreadable", f"{path} is {seen.width} x {seen.height} pixels, too large")
+
+
+def _size(frame: Any, side: int | None, pixels: int | None) -> tuple[int, int]:
+    """Width and height at which a frame is wanted."""
+    share = min(1.0, side / max(frame.width, frame.height)) if side else 1.0
+    if pixels is not None:
+        share = min(share, (pixels / (frame.width * frame.height)) ** 0.5)
+    return max(1, round(frame.width * share)), max(1, round(frame.height * share))
+
+
+def _converted(frame: Any, format: str, size: tuple[int, int]) -> NDArray[Any]:
+    """Matrix and range by the frame's tags, area averages where it shrinks."""
+    from av.video.reformatter import ColorRange, Interpolation
+
+    exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+    way = Interpolation.AREA if size != (frame.width, frame.height) else Interpolation.BICUBIC
+    picture = frame.reformat(*size, format=format, interpolation=way | exact, dst_color_range=ColorRange.JPEG)
+    return np.asarray(picture.to_ndarray())

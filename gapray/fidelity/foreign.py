@@ -14,7 +14,7 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Shown
 
 MOST_FRAMES = 96
-"""A longer video is thinned evenly."""
+"""Of a longer video so many are read, evenly spaced."""
 SAME_PRODUCT = 0.85
 """Aligned cost over the cost of the best other product's photos, from which on a video is taken for the other product's."""
 STRANGE_COST = 0.5
@@ -36,12 +36,6 @@ class AlignedScores:
     def mean(self) -> float:
         """Over all angles, the uncovered ones included."""
         return float(np.mean(self.lpips))
-
-
-def thinned(frames: Sequence[NDArray[np.uint8]], most: int = MOST_FRAMES) -> list[int]:
-    """Indices of at most `most` frames, evenly spaced."""
-    count = min(most, len(frames))
-    return [index * len(frames) // count for index in range(count)]
 
 
 def aligned_scores(frames: Sequence[Shown], truths: Sequence[Shown], metric: Lpips) -> AlignedScores:

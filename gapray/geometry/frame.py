@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from gapray.resample import cropped
 
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 
@@ -31,15 +32,10 @@ class Placement:
         """The square around what this one shows at (du, dv), `scale` times as large."""
         return Placement(self.x + du * self.half, self.y + dv * self.half, self.half * scale)
 
-    def affine(self, size: int) -> NDArray[np.float64]:
-        """Photo pixels -> frame pixels, [2, 3], pixel centres at integers in both (OpenCV's convention)."""
-        scale = size / (2 * self.half)
-        return np.array(
-            [
-                [scale, 0.0, (0.5 - self.x) * scale + size / 2 - 0.5],
-                [0.0, scale, (0.5 - self.y) * scale + size / 2 - 0.5],
-            ]
-        )
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, right, upper and lower edge [photo pixels]."""
+        return self.x - self.half, self.x + self.half, self.y - self.half, self.y + self.half
 
 
 @dataclass(frozen=True)
@@ -107,24 +103,4 @@ def to_frame(image: NDArray[_Pixel], placement: Placement, size: int, *, outside
     Returns:
         [size, size] or [size, size, C].
     """
-    shrink = 2 * placement.half / size
-    if shrink > 1:
-        # Cut out and average; OpenCV's warp alone would alias.
-        step = int(np.ceil(shrink))
-        fine = _warp(image, placement, size * step, outside, cv2.INTER_LINEAR)
-        return np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA), image.dtype)
-    return _warp(image, placement, size, outside, cv2.INTER_CUBIC)
-
-
-def _warp(image: NDArray[_Pixel], placement: Placement, size: int, outside: int, interpolation: int) -> NDArray[_Pixel]:
-    return np.asarray(
-        cv2.warpAffine(
-            image,
-            placement.affine(size),
-            (size, size),
-            flags=interpolation,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(outside,) * 4,
-        ),
-        image.dtype,
-    )
+    return cropped(image, placement.box, (size, size), outside=outside)

@@ -17,6 +17,7 @@ from gapray.geometry.camera import OrbitCamera
 from gapray.geometry.carve import NOTHING, carve, front
 from gapray.geometry.frame import Placement, lay_out, to_frame
 from gapray.geometry.silhouettes import signed_distance
+from gapray.resample import cropped
 
 SIZE = 96
 """Of the frame [pixels]."""
@@ -67,11 +68,9 @@ def _in_photo(nearness: NDArray[np.float32], mask: NDArray[np.bool_], at: Placem
     _, labels = cv2.distanceTransformWithLabels(missed, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
     value_of_label = np.zeros(int(labels.max()) + 1, np.float32)
     value_of_label[labels[missed == 0]] = nearness[missed == 0]
-    full = cv2.warpAffine(
-        value_of_label[labels],
-        cv2.invertAffineTransform(at.affine(SIZE)),
-        mask.shape[::-1],
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    left, _, upper, _ = at.box
+    scale = SIZE / (2 * at.half)
+    height, width = mask.shape
+    photo = -left * scale, (width - left) * scale, -upper * scale, (height - upper) * scale
+    full = cropped(value_of_label[labels], photo, (height, width), outside=None, growth="linear")
     return np.where(mask, full, 0).astype(np.float32)

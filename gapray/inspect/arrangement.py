@@ -26,6 +26,7 @@ from gapray.capture.azimuths import turned
 from gapray.geometry.calibrate import SHIFT_PRICE, SIDE, UNITS, Fit, Silhouettes, bounds, calibrate, unpacked
 from gapray.geometry.descend import descended
 from gapray.geometry.frame import lay_out, mask_box, to_frame
+from gapray.resample import resized
 
 LAID_SIDE = 192
 """Photos are laid out at this size before they are brought to `SIDE` [pixels]."""
@@ -501,8 +502,8 @@ def _blurred(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.fl
     if weight.sum() < 0.3 * (mask >= 128).sum():
         weight = (mask >= 128).astype(np.float32)
     size, wide = (SIDE, SIDE), 4 * COLOUR_BLUR
-    light = photo.astype(np.float32) / 255 * weight[..., None]
-    light, weight = (cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in (light, weight))
+    light = np.asarray(photo / np.float32(255) * weight[..., None], np.float32)
+    light, weight = resized(light, size), resized(weight, size)
     near, near_weight = (cv2.GaussianBlur(one, (0, 0), COLOUR_BLUR) for one in (light, weight))
     far, far_weight = (cv2.GaussianBlur(one, (0, 0), wide) for one in (light, weight))
     mean = light.sum((0, 1)) / max(float(weight.sum()), 1e-6)

@@ -16,6 +16,7 @@ from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.inspect.check import Check, CheckedPhoto, side_of
+from gapray.resample import at_most
 
 SIDE, RADIUS, THUMB = 640, 245, 84
 """Of the ring and the photos on it [pixels]."""
@@ -100,7 +101,6 @@ def _thumb(one: CheckedPhoto) -> str | None:
         photo = decode_photo(read_bytes(one.uri, limits.max_bytes), limits)
     except InputError:
         return None
-    scale = 2 * THUMB / max(photo.shape[:2])
-    small = cv2.resize(photo, None, fx=min(1.0, scale), fy=min(1.0, scale), interpolation=cv2.INTER_AREA)
+    small = at_most(photo, 2 * THUMB)
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
     return "data:image/jpeg;base64," + base64.b64encode(bytes(data)).decode()

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.resample import resized
+
 SIDE = 384
 """Photos are compared at this size of the longer side [pixels]."""
 BLUR_PX = 6.0
@@ -48,10 +50,9 @@ def duplicates(
 def look(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Look:
     """What is compared of a photo."""
     scale = SIDE / max(photo.shape[:2])
-    size = (max(8, round(photo.shape[1] * scale)), max(8, round(photo.shape[0] * scale)))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    colours = cv2.GaussianBlur(cv2.resize(photo, size, interpolation=way).astype(np.float32), (0, 0), BLUR_PX)
-    return Look(np.asarray(colours, np.float32), cv2.resize(mask, size, interpolation=cv2.INTER_AREA) >= 128)
+    size = (max(8, round(photo.shape[0] * scale)), max(8, round(photo.shape[1] * scale)))
+    colours = cv2.GaussianBlur(resized(photo, size).astype(np.float32), (0, 0), BLUR_PX)
+    return Look(np.asarray(colours, np.float32), resized(mask, size) >= 128)
 
 
 def difference(one: Look, other: Look) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from gapray.gap.images import encode_jpeg
 from gapray.inspect.folder import new_folder, write_table
 from gapray.inspect.sharpness import halvings, sharpness
 from gapray.inspect.turn import Turn, find_turn
+from gapray.resample import at_most
 
 MAX_FRAMES = 5400
 """90 seconds at 60 frames a second."""
@@ -72,8 +72,7 @@ def read_film(path: str | Path) -> Film:
             raise InputError("turn.too_long", f"{path} has more than {MAX_FRAMES} frames")
         times.append(seconds)
         sharp.append(sharpness(frame))
-        share = min(1.0, SIDE / max(frame.shape))
-        small.append(np.asarray(cv2.resize(frame, None, fx=share, fy=share, interpolation=cv2.INTER_AREA), np.uint8))
+        small.append(at_most(frame, SIDE))
     if len({one.shape for one in small}) > 1:
         raise InputError("video.unreadable", f"{path} changes its size")
     return Film(Path(path), np.array(times), np.array(sharp), find_turn(small, np.array(times)))
@@ -131,9 +130,8 @@ def write_stills(film: Film, stills: Sequence[Still], out_folder: str | Path) ->
     out = Path(out_folder).absolute()
     wanted = {one.frame: f"{out.name}_{one.nominal_deg:03.0f}.jpg" for one in stills}
     with new_folder(out) as partial:
-        for index, (_, frame) in enumerate(frames_of(film.path)):
-            if index in wanted:
-                (partial / wanted[index]).write_bytes(encode_jpeg(frame, QUALITY))
+        for index, (_, frame) in zip(sorted(wanted), frames_of(film.path, only=wanted), strict=True):
+            (partial / wanted[index]).write_bytes(encode_jpeg(frame, QUALITY))
         rows = [(wanted[one.frame], f"{one.azimuth_deg:.3f}", f"{one.seconds:.3f}") for one in stills]
         write_table(partial, rows, "seconds")
     return out

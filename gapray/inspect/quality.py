@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.geometry.frame import mask_box
+from gapray.resample import resized
 
 PRODUCT_PX = 512
 """Photos are judged with the product's longer side at this many pixels at most: what a video of 512 shows of them."""
@@ -113,8 +114,8 @@ def _alone(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> _Alone:
     longer = max(right - left, lower - upper)
     shrink = min(1.0, PRODUCT_PX / longer)
     if shrink < 1:
-        size = (max(1, round(photo.shape[1] * shrink)), max(1, round(photo.shape[0] * shrink)))
-        photo, mask = (np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA)) for one in (photo, mask))
+        size = (max(1, round(photo.shape[0] * shrink)), max(1, round(photo.shape[1] * shrink)))
+        photo, mask = resized(photo, size), resized(mask, size)
         longer = round(longer * shrink)
     inside = mask >= 128
     reach = max(3, round(RING_SHARE * longer))

@@ -23,6 +23,7 @@ from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import GaprayError, InputError
 from gapray.inspect.folder import new_folder, write_table
+from gapray.resample import at_most
 
 SLATE_SIDES = (2048, 1024)
 """Photos are looked at in these sizes: a code that fills the photo is read better small [pixels]."""
@@ -46,9 +47,7 @@ def slate_text(photo: NDArray[np.uint8]) -> str | None:
         photo: uint8 [H, W, 3], upright.
     """
     for side in SLATE_SIDES:
-        shrink = min(1.0, side / max(photo.shape[:2]))
-        small = cv2.resize(photo, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else photo
-        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(at_most(photo, side), cv2.COLOR_RGB2GRAY)
         text, *_ = cv2.QRCodeDetector().detectAndDecode(grey)
         if not text:
             text, *_ = cv2.barcode.BarcodeDetector().detectAndDecode(grey)

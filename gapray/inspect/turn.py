@@ -24,6 +24,7 @@ from scipy.linalg import solveh_banded
 from scipy.optimize import minimize
 
 from gapray.errors import InputError
+from gapray.resample import resized
 
 FULL_TURN_DEG = 350.0
 """A video that shows less has a side that nobody filmed."""
@@ -286,7 +287,7 @@ def _evened(rate: _Floats, information: _Floats, reach: float, ripple: float) ->
 def _unlike(frames: Sequence[_Grey], box: tuple[int, int, int, int], covered: NDArray[np.bool_]) -> _Floats:
     """[n, n], 1 - correlation of what turns, between any two frames; NaN for covered ones."""
     left, top, right, bottom = box
-    small = [cv2.resize(one[top:bottom, left:right], (LOOK, LOOK), interpolation=cv2.INTER_AREA) for one in frames]
+    small = [resized(one[top:bottom, left:right], (LOOK, LOOK)) for one in frames]
     flat = np.stack([cv2.GaussianBlur(one, (0, 0), 1.0).ravel() for one in small]).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

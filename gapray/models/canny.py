@@ -8,9 +8,10 @@ import sys
 import types
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from gapray.resample import resized
 
 
 class CannyEdges:
@@ -41,7 +42,7 @@ class CannyEdges:
         found = self._detector(photo, detect_resolution=side, image_resolution=side, **self._thresholds)
         edges = found[..., 0] if found.ndim == 3 else found
         if edges.shape != (height, width):
-            edges = cv2.resize(edges, (width, height), interpolation=cv2.INTER_LINEAR)
+            edges = resized(edges, (height, width), growth="linear")
         return np.where(edges >= 128, 255, 0).astype(np.uint8)
 
 

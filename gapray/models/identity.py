@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from gapray.gap.identity import FEATURES
 from gapray.models.batches import equal_shapes
+from gapray.resample import cropped
 
 CROP_MARGIN = 1.1
 """Side of the square that is looked at, over the longer side of the mask's box."""
@@ -67,11 +69,13 @@ class ColourGradient:
 
     def _describe(self, view: NDArray[np.uint8]) -> NDArray[np.float32]:
         x, y, side = mask_square(view[..., 3])
-        scale = self.SIDE / side
-        to_square = np.array([[scale, 0, self.SIDE / 2 - x * scale], [0, scale, self.SIDE / 2 - y * scale]])
-        square = cv2.warpAffine(view, to_square, (self.SIDE, self.SIDE), flags=cv2.INTER_AREA)
-        weight = square[..., 3].astype(np.float32) / 255
-        rgb = square[..., :3].astype(np.float32) / 255 * weight[..., None] + (1 - weight[..., None])
+        # Colours are weighted by the mask before they are mixed, so that no backdrop bleeds in.
+        premultiplied = np.asarray(view / np.float32(255), np.float32)
+        premultiplied[..., :3] *= premultiplied[..., 3:]
+        box = x - side / 2, x + side / 2, y - side / 2, y + side / 2
+        square = cropped(premultiplied, box, (self.SIDE, self.SIDE), growth="linear")
+        weight = square[..., 3]
+        rgb = square[..., :3] + (1 - weight[..., None])
         lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
         colour, _ = np.histogramdd(
             lab.reshape(-1, 3), bins=self._LAB_BINS, range=[(0, 100.001), (-80, 80), (-80, 80)], weights=weight.ravel()
@@ -142,13 +146,14 @@ class OpenClip:
         with torch.inference_mode():
             stacked = torch.from_numpy(np.stack(views)).to(self._device, non_blocking=True)
             theta = torch.tensor(maps, dtype=torch.float32, device=self._device)
-            # Twice the size, then a 2 x 2 mean: grid_sample alone would alias.
-            grid = functional.affine_grid(theta, [len(views), 4, 2 * self._side, 2 * self._side], align_corners=False)
+            # So fine that no pixel of a view is stepped over, then means: grid_sample alone would alias.
+            fine = max(2, math.ceil(max(side for _, _, side in squares) / self._side))
+            grid = functional.affine_grid(theta, [len(views), 4, *(fine * self._side,) * 2], align_corners=False)
             view = stacked.permute(0, 3, 1, 2).float() / 255
             alpha = view[:, 3:]
             # Colours are weighted by the mask before they are mixed, so that no backdrop bleeds in.
             premultiplied = torch.cat([view[:, :3] * alpha, alpha], 1)
-            square = functional.avg_pool2d(functional.grid_sample(premultiplied, grid, align_corners=False), 2)
+            square = functional.avg_pool2d(functional.grid_sample(premultiplied, grid, align_corners=False), fine)
             rgb = square[:, :3] + BACKGROUND / 255 * (1 - square[:, 3:])
             features = self.model.encode_image(((rgb - self._mean) / self._std).to(self._dtype)).float()
             result: NDArray[np.float32] = functional.normalize(features, dim=-1).cpu().numpy()

@@ -23,6 +23,7 @@ from gapray.errors import InputError
 from gapray.gap.identity import identity_embedding
 from gapray.gap.images import decode_rgb, encode_jpeg
 from gapray.gap.package import DEPTH_MAX, GapView, Quality
+from gapray.resample import resized
 
 RANGE_PIXELS = 200_000
 """About so many pixels of a set are looked at to find its range of depth."""
@@ -104,11 +105,9 @@ def work_image(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], side: int) ->
     """
     height, width = mask.shape
     scale = min(1.0, side / max(height, width))
-    size = (max(14, round(width * scale / 14) * 14), max(14, round(height * scale / 14) * 14))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    rgb, alpha = cv2.resize(pixels, size, interpolation=method), cv2.resize(mask, size, interpolation=method)
-    work = np.empty((*alpha.shape, 4), np.uint8)
-    work[..., :3], work[..., 3] = rgb, alpha
+    size = (max(14, round(height * scale / 14) * 14), max(14, round(width * scale / 14) * 14))
+    work = np.empty((*size, 4), np.uint8)
+    work[..., :3], work[..., 3] = resized(pixels, size, growth="linear"), resized(mask, size, growth="linear")
     return work
 
 
@@ -149,8 +148,7 @@ def depth_to_16bit(
     Returns:
         uint16 [H, W], 0 outside the mask, 1 … 65535 inside.
     """
-    height, width = mask.shape
-    full = cv2.resize(nearness, (width, height), interpolation=cv2.INTER_LINEAR)
+    full = resized(nearness, mask.shape, growth="linear")
     level = np.clip((full - shift) / scale, 0, 1) * (DEPTH_MAX - 1) + 1
     return np.where(mask >= 128, np.rint(level), 0).astype(np.uint16)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
+from gapray.resample import at_most
 
 _MARGIN, _TITLE, _CAPTION = 12, 44, 26
 _INK, _PAPER, _FAINT = "#1c1c1c", "#ffffff", "#777777"
@@ -61,8 +62,7 @@ def _picture(view: GapView, kind: str) -> NDArray[np.uint8]:
 
 
 def _tile(picture: NDArray[np.uint8], side: int) -> Image.Image:
-    image = Image.fromarray(picture)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image = Image.fromarray(at_most(picture, side))
     square = Image.new("RGB", (side, side), "#e9e9e9")
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

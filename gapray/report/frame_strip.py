@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from gapray.catalog.reader import Catalog
 from gapray.errors import CatalogError
-from gapray.video.decode import read_frames
+from gapray.report.pictures import frames_of
 from gapray.video.external import letterboxed
 
 SIDE = 200
@@ -24,11 +22,12 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
     """One row of frames a video, each with its azimuth; captured angles are marked.
 
     Args:
-        catalog: With videos that include an mp4, gif or webp.
+        catalog: With videos, of any preset.
         products: Default: the first four.
 
     Raises:
         CatalogError: `catalog.product_not_found` when no video is there.
+        InputError: `video.unreadable`.
     """
     videos = catalog.videos().to_pylist()
     chosen = [row for row in videos if products is None or row["product_id"] in products][:PRODUCTS]
@@ -36,17 +35,13 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
         raise CatalogError("catalog.product_not_found", "no video of these products in this catalogue")
     rows = []
     for row in chosen:
-        [name, *_] = [file for file in row["files"] if file.endswith((".mp4", ".gif", ".webp"))]
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(name).name
-            path.write_bytes(catalog.folder.read(name))
-            frames = read_frames(path)
+        frames = frames_of(catalog, row)
         count = row["frames"]
         # Even steps round the turn, every second one moved on by a frame: captured angles and angles in between.
         picked = [(index * count // SHOWN + index % 2) % count for index in range(SHOWN)]
         cells = []
         for index in picked:
-            cell = Image.fromarray(letterboxed(frames[index * len(frames) // count], SIDE, SIDE + LABEL, (255,) * 3))
+            cell = Image.fromarray(letterboxed(frames[index], SIDE, SIDE + LABEL, (255,) * 3))
             kind = "photo" if index in row["key_frames"] else "in between"
             ImageDraw.Draw(cell).text((6, SIDE), f"{row['azimuths_deg'][index]:g} deg, {kind}", fill=(90, 90, 90))
             cells.append(np.asarray(cell))

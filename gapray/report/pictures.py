@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gapray.catalog.reader import Catalog
 from gapray.gap.package import GapPackage
+from gapray.resample import resized
 from gapray.video.decode import one_turn
 from gapray.video.external import letterboxed
 from gapray.video.presets import preset_named
@@ -33,7 +34,7 @@ def photos_of(package: GapPackage, side: int) -> list[NDArray[np.uint8]]:
 
 def sprite(images: Sequence[NDArray[np.uint8]], side: int, columns: int) -> NDArray[np.uint8]:
     """Images in rows, uint8 [rows * side, columns * side, 3]; the last row is padded white."""
-    cells = [np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8) for image in images]
+    cells = [resized(image, (side, side)) for image in images]
     cells += [np.full((side, side, 3), 255, np.uint8)] * (-len(cells) % columns)
     rows = [np.concatenate(cells[at : at + columns], axis=1) for at in range(0, len(cells), columns)]
     return np.concatenate(rows)

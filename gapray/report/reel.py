@@ -20,6 +20,7 @@ from gapray.gap.package import GapPackage
 from gapray.geometry.frame import Layout
 from gapray.report.pictures import frames_of
 from gapray.report.table import as_csv, as_markdown, fidelity_table
+from gapray.resample import resized
 from gapray.video.encode import encode_mp4
 
 TILE, GAP, HEAD, FOOT = 416, 8, 56, 88
@@ -115,7 +116,7 @@ def _frame(
         ("photo", photo.image, f"{seen}, {photo.azimuth_deg:g}°" + (f" ({off:g}° off)" if off >= 0.5 else "")),
         (
             OURS,
-            np.asarray(Image.fromarray(frame).resize((TILE, TILE), Image.Resampling.LANCZOS)),
+            resized(frame, (TILE, TILE)),
             _said(lpips, OURS, azimuth),
         ),
         (baseline, BASELINES[baseline](given, azimuth).image, _said(lpips, baseline, azimuth)),

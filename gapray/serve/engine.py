@@ -21,7 +21,7 @@ from PIL import Image
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
 from gapray.fidelity.comparison import Comparison, Drawn, compare, judged
-from gapray.fidelity.foreign import aligned_scores, refuse_strangers, thinned
+from gapray.fidelity.foreign import MOST_FRAMES, aligned_scores, refuse_strangers
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
@@ -31,6 +31,7 @@ from gapray.gap.package import GapPackage
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package
+from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
 from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
@@ -212,7 +213,7 @@ class Packager:
         """A client's video and photos in one form, for a score of a foreign video: frames, photos by azimuth.
 
         Raises:
-            InputError: `video.unreadable`, `capture.*`, `image.*`.
+            InputError: `video.unreadable`, `video.too_long`, `capture.*`, `image.*`.
         """
         mask, size = self._profile.packaging.mask, self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
@@ -220,8 +221,7 @@ class Packager:
             package = build_package(capture, self._models, self._profile.packaging)
             path = Path(place) / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
-            frames = read_frames(path)
-        clip = [frames[index] for index in thinned(frames)]
+            clip = read_frames(path, most=MOST_FRAMES, side=self._profile.packaging.decode.reference_side)
         cut_clip = cut_out(clip, [0.0] * len(clip), self._models.mask, mask)
         cut_views = cut_out(
             [view.reference for view in package.views],
@@ -390,10 +390,8 @@ def use_threads(count: int) -> None:
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> bytes:
-    picture = Image.fromarray(image)
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=85)
+    Image.fromarray(at_most(image, PREVIEW_SIDE)).save(sink, "JPEG", quality=85)
     return sink.getvalue()
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from gapray.capture.decode import decode_grey, decode_photo
 from gapray.config import StillSettings
 from gapray.fidelity.same_product import Likeness, failings, load_judge
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.load import best_device
+from gapray.resample import resized
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.engine import use_threads
 from gapray.serve.jobs import Job, StillWish
@@ -135,7 +135,7 @@ def _at_size(image: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[
     """As large as it was wanted; it is drawn at multiples of eight, and no larger than the model is made for."""
     if size is None or image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
+    return resized(image, size)
 
 
 def _facts(

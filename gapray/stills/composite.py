@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gapray.config import StillSettings
 from gapray.gap.package import GapPackage, GapView
 from gapray.geometry.frame import mask_box
+from gapray.resample import cropped, resized
 from gapray.stills.scene import Scene, Surface
 from gapray.stills.still import Still, still_size
 
@@ -67,17 +68,13 @@ def _cut(view: GapView, size: tuple[int, int]) -> _Cut:
     height, width = size
     left, right, upper, lower = mask_box(view.mask >= 128)
     scale = min(SHARE * height / (lower - upper), SHARE * width / (right - left))
-    at = np.array(
-        [[scale, 0, width / 2 - scale * (left + right) / 2], [0, scale, FEET * height - scale * lower]], np.float64
-    )
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    middle, across = (left + right) / 2, width / scale
+    box = middle - across / 2, middle + across / 2, lower - FEET * height / scale, lower + (1 - FEET) * height / scale
     # What is just outside the mask is backdrop: it must not shine through at the rim.
     clean = cv2.inpaint(view.reference, ((view.mask < 230) & (view.mask > 0)).astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    colour = cv2.warpAffine(clean, at, (width, height), flags=way, borderMode=cv2.BORDER_REPLICATE)
-    alpha = cv2.warpAffine(view.mask, at, (width, height), flags=way)
     return _Cut(
-        colour.astype(np.float32) / 255,
-        np.clip(alpha.astype(np.float32) / 255, 0, 1),
+        np.asarray(cropped(clean, box, size, outside=None) / np.float32(255), np.float32),
+        np.asarray(cropped(view.mask, box, size) / np.float32(255), np.float32),
         FEET * height,
         width / 2,
         scale * (lower - upper),
@@ -105,7 +102,7 @@ def _backdrop(scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> 
     up = np.clip(rows / horizon, 0, 1)[:, None, None]
     wall = _rgb(scene.wall.top) * (1 - up) + _rgb(scene.wall.bottom) * up + np.zeros((height, width, 3), np.float32)
     blobs = cv2.GaussianBlur(_noise(256, rng, roughness=0.5), (0, 0), 7)
-    blobs = cv2.resize(blobs, (width, height), interpolation=cv2.INTER_CUBIC)
+    blobs = resized(blobs, size)
     wall = wall * (1 + 0.25 * (blobs - blobs.mean())[..., None])
     # A point of the surface at depth z is seen at horizon + h / z below the top.
     below = np.maximum(rows - horizon, 1e-3)
@@ -169,7 +166,7 @@ def _noise(side: int, rng: np.random.Generator, *, roughness: float) -> _Floats:
         cells = 4 << octave
         grid = np.pad(rng.random((cells, cells), np.float32), 2, mode="wrap")
         scale = side // cells
-        fine = cv2.resize(grid, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        fine = resized(grid, (scale * len(grid),) * 2)
         total += roughness**octave * fine[2 * scale : 2 * scale + side, 2 * scale : 2 * scale + side]
     total -= total.min()
     return np.asarray(total / max(float(total.max()), 1e-6), np.float32)
@@ -183,13 +180,10 @@ def _cast_shadow(product: _Cut, scene: Scene, size: tuple[int, int]) -> _Floats:
     lean = -math.sin(math.radians(light.azimuth_deg)) * length
     flat = min(-0.05, -0.35 * length * math.cos(math.radians(light.azimuth_deg)))
     # A point so far above the feet is laid so far aside, and so far towards the horizon.
-    into = np.array(
-        [
-            [1.0, -lean / flat, product.feet * lean / flat],
-            [0.0, -1 / flat, product.feet * (1 + 1 / flat)],
-        ]
-    )
-    laid = cv2.warpAffine(product.alpha, into, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    aside = np.array([[1.0, -lean, (product.feet - 0.5) * lean], [0.0, 1.0, 0.0]])
+    leaning = cv2.warpAffine(product.alpha, aside, (width, height))  # rows slide and keep their size
+    upper, lower = (product.feet + (edge - product.feet) / -flat for edge in (0, height))
+    laid = cropped(leaning, (0, width, upper, lower), size)
     near = cv2.GaussianBlur(laid, (0, 0), height * (0.003 + 0.02 * light.softness))
     wide = cv2.GaussianBlur(laid, (0, 0), height * (0.012 + 0.06 * light.softness))
     away = np.clip((product.feet - np.arange(height, dtype=np.float32)) / max(product.height * 0.35 * length, 1), 0, 1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gapray.config import StillSettings
 from gapray.errors import InputError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
+from gapray.resample import nearest, resized
 from gapray.stills.scene import Scene
 
 WIDEST = 3.0
@@ -112,23 +113,21 @@ def framed(view: GapView, size: tuple[int, int]) -> GapView:
     """A view as large as it fits into [H, W] = `size`, centred; round it there is no product, and the photo's rim goes on."""
     height, width = size
     scale = min(height / view.mask.shape[0], width / view.mask.shape[1])
-    inner = max(1, round(view.mask.shape[1] * scale)), max(1, round(view.mask.shape[0] * scale))
-    top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
-    rim = top, height - inner[1] - top, left, width - inner[0] - left
+    inner = max(1, round(view.mask.shape[0] * scale)), max(1, round(view.mask.shape[1] * scale))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    rim = top, height - inner[0] - top, left, width - inner[1] - left
 
-    def fitted(image: NDArray[_Level], way: int, border: int) -> NDArray[_Level]:
-        scaled = cv2.resize(image, inner, interpolation=way)
-        return np.asarray(cv2.copyMakeBorder(scaled, *rim, border, value=0), image.dtype)
+    def bordered(image: NDArray[_Level], border: int) -> NDArray[_Level]:
+        return np.asarray(cv2.copyMakeBorder(image, *rim, border, value=0), image.dtype)
 
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    edges = fitted(view.canny, cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    edges = resized(view.canny, inner) if scale < 1 else nearest(view.canny, inner)
     return replace(
         view,
-        reference=fitted(view.reference, way, cv2.BORDER_REPLICATE),
-        mask=fitted(view.mask, way, cv2.BORDER_CONSTANT),
+        reference=bordered(resized(view.reference, inner), cv2.BORDER_REPLICATE),
+        mask=bordered(resized(view.mask, inner), cv2.BORDER_CONSTANT),
         # Depth is no shade: between product and backdrop nothing lies in the middle.
-        depth=fitted(view.depth, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT),
-        canny=np.where(edges >= THIN_LINE, np.uint8(255), np.uint8(0)),
+        depth=bordered(nearest(view.depth, inner), cv2.BORDER_CONSTANT),
+        canny=bordered(np.where(edges >= THIN_LINE, np.uint8(255), np.uint8(0)), cv2.BORDER_CONSTANT),
     )
 
 
@@ -146,12 +145,11 @@ def posed(view: GapView, depth: NDArray[np.uint16], normals: NDArray[np.uint8] |
     solid = depth > 0
     if not solid.any():
         raise InputError("still.no_mask", "the depth map shows nothing: it is 0 everywhere")
-    size = depth.shape[1], depth.shape[0]
     grey = (depth // ((DEPTH_MAX + 1) // 256)).astype(np.uint8)
-    drawn = grey if normals is None else cv2.resize(normals, size, interpolation=cv2.INTER_AREA)
+    drawn = grey if normals is None else resized(normals, depth.shape)
     return replace(
         view,
-        reference=np.asarray(cv2.resize(view.reference, size, interpolation=cv2.INTER_AREA), np.uint8),
+        reference=resized(view.reference, depth.shape),
         mask=np.where(solid, np.uint8(255), np.uint8(0)),
         depth=depth,
         canny=np.asarray(cv2.Canny(drawn, *POSE_EDGES), np.uint8),

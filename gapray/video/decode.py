@@ -1,9 +1,13 @@
-"""Frames of a video that somebody else made, within limits."""
+"""Frames of a video that somebody else made, within limits; and the turn in one of our own."""
 
 from __future__ import annotations
 
+import io
+import math
+import re
 import tempfile
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -12,37 +16,104 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from gapray.capture.decode import decode_photo
-from gapray.capture.video import MAX_SIDE, frames_of
+from gapray.capture.video import MAX_SIDE, count_frames, frames_of
+from gapray.config import DecodeSettings
 from gapray.errors import InputError
-from gapray.video.presets import Preset
+from gapray.resample import at_most
+from gapray.video.presets import Output, Preset
 
-MAX_FRAMES = 2_000
+MAX_FRAMES = 5_400
+"""90 seconds at 60 frames a second."""
+MAX_BYTES = 512 * 2**20
+"""Of all frames that are read of one video."""
+DURATION_TOLERANCE_MS = 1.0
+"""Formats round the time of a frame by so much, in the mean."""
+
+_WEBP_ERRORS = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
-def read_frames(path: Path) -> list[NDArray[np.uint8]]:
-    """All frames of a video, gif, webp, or folder of images, in order.
+def read_frames(path: Path, *, most: int = MAX_FRAMES, side: int | None = None) -> list[NDArray[np.uint8]]:
+    """Frames of a video, gif, webp, or folder of images, in order, evenly spaced from the first.
+
+    They are chosen and shrunk while the video is read, so that no more than `MAX_BYTES` of them are held.
 
     Args:
         path: File, or folder whose images are read in the order of their names.
+        most: So many frames at most.
+        side: Shrink to at most this many pixels on the longer side.
 
     Returns:
         uint8 [H, W, 3] each, sRGB, turned upright; at least one.
 
     Raises:
-        InputError: `video.unreadable`, or an `image.*` code for a file of a folder.
+        InputError: `video.unreadable`, `video.too_long`, or an `image.*` code for a file of a folder.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        frames = [decode_photo(file.read_bytes()) for file in files[:MAX_FRAMES]]
+        frames = _folder(path, most, side)
+    elif _is_webp(path):
+        frames = _webp(path, most, side)
     else:
-        frames = _webp(path) if _is_webp(path) else [frame for _, frame in islice(frames_of(path), MAX_FRAMES)]
+        frames = _video(path, most, side)
     if not frames:
         raise InputError("video.unreadable", f"{path} holds no frame")
     return frames
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Indices of at most `most` of `count` frames, evenly spaced from the first."""
+    chosen = min(count, most)
+    return [(2 * index * count + chosen) // (2 * chosen) for index in range(chosen)]
+
+
+def _pixels(frames: int) -> int:
+    """How large each of some frames may be [pixels]."""
+    return MAX_BYTES // (3 * max(frames, 1))
+
+
+def _checked(count: int, path: Path) -> int:
+    if count > MAX_FRAMES:
+        raise InputError("video.too_long", f"{path} holds {count} frames; {MAX_FRAMES} at most are read")
+    return count
+
+
+def _video(path: Path, most: int, side: int | None) -> list[NDArray[np.uint8]]:
+    def chosen(count: int) -> tuple[list[int], list[NDArray[np.uint8]]]:
+        wanted = evenly(_checked(count, path), most)
+        found = frames_of(path, only=frozenset(wanted), side=side, pixels=_pixels(len(wanted)))
+        return wanted, [frame for _, frame in found]
+
+    wanted, frames = chosen(count_frames(path))
+    if len(frames) < len(wanted):  # damaged, or with packets that show nothing
+        wanted, frames = chosen(count_frames(path, decode=True))
+    return frames
+
+
+def _folder(path: Path, most: int, side: int | None) -> list[NDArray[np.uint8]]:
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    wanted = evenly(_checked(len(files), path), most)
+    settings = DecodeSettings()
+    longer = min(side or settings.reference_side, settings.reference_side, math.isqrt(_pixels(len(wanted))))
+    return [at_most(decode_photo(files[index].read_bytes(), settings), longer) for index in wanted]
+
+
+def _webp(path: Path, most: int, side: int | None) -> list[NDArray[np.uint8]]:
+    """By Pillow: FFmpeg reads no animated WebP."""
+    try:
+        with Image.open(path, formats=["WEBP"]) as image:
+            if max(image.size) > MAX_SIDE:
+                raise InputError("video.unreadable", f"{path} is {image.width} x {image.height} pixels, too large")
+            wanted = evenly(_checked(getattr(image, "n_frames", 1), path), most)
+            share = min(1.0, math.sqrt(_pixels(len(wanted)) / (image.width * image.height)))
+            longer = min(side or MAX_SIDE, math.floor(share * max(image.size)))
+            chosen = frozenset(wanted)
+            frames = (frame for index, frame in enumerate(ImageSequence.Iterator(image)) if index in chosen)
+            return [at_most(np.asarray(frame.convert("RGB")), longer) for frame in frames]
+    except _WEBP_ERRORS as error:
+        raise InputError("video.unreadable", f"{path}: {error}") from error
+
+
 def one_turn(files: Mapping[str, bytes], preset: Preset, frames: int) -> NDArray[np.uint8]:
-    """The frames of a delivered video: its first turn, holds and padding undone.
+    """The frames of a delivered video: its first turn, with holds, repetitions, archives and padding undone.
 
     Args:
         files: Relative name -> content, of a video made with `preset`.
@@ -55,16 +126,10 @@ def one_turn(files: Mapping[str, bytes], preset: Preset, frames: int) -> NDArray
     Raises:
         InputError: `score.no_video` when no file holds whole frames, `video.unreadable`.
     """
+    inside = _unzipped(files, preset.zip) if preset.zip else files
     for output in preset.files:
-        if output.kind in ("mp4", "webp", "gif") and output.name in files:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / output.name
-                path.write_bytes(files[output.name])
-                decoded = read_frames(path)[: frames * output.hold : output.hold]
-        elif output.kind == "frames" and not preset.zip:
-            names = sorted(name for name in files if PurePosixPath(name).parent == PurePosixPath(output.name).parent)
-            decoded = [decode_photo(files[name]) for name in names if name.endswith(".jpg")]
-        else:
+        decoded = _of_output(inside, output, frames)
+        if decoded is None:
             continue
         if len(decoded) != frames:
             raise InputError("video.unreadable", f"{output.name} holds {len(decoded)} frames, not {frames}")
@@ -75,6 +140,59 @@ def one_turn(files: Mapping[str, bytes], preset: Preset, frames: int) -> NDArray
     raise InputError("score.no_video", f"preset {preset.name} has no file that holds the frames")
 
 
+def _of_output(files: Mapping[str, bytes], output: Output, frames: int) -> Sequence[NDArray[np.uint8]] | None:
+    """Frames of one file, or set of files, of a preset; None where it holds none."""
+    if output.kind == "frames":
+        pattern = re.sub(r"\{[^}]*\}", "*", output.name)
+        names = sorted(name for name in files if PurePosixPath(name).match(pattern))
+        return [decode_photo(files[name]) for name in names]
+    if output.name not in files:
+        return None
+    if output.kind == "mp4":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "turn.mp4"
+            path.write_bytes(files[output.name])
+            shown = frames_of(path, only=range(0, frames * output.hold, output.hold))
+            return [frame for _, frame in islice(shown, frames)]
+    if output.kind in ("gif", "webp"):
+        return _timed(files[output.name], output, frames)
+    return None
+
+
+def _timed(data: bytes, output: Output, frames: int) -> list[NDArray[np.uint8]]:
+    """Frames of an animation by their times: encoders make one long frame of equal ones that follow each other."""
+    try:
+        with Image.open(io.BytesIO(data), formats=[output.kind.upper()]) as image:
+            pictures, ends = zip(*_with_ends(image), strict=True)
+    except _WEBP_ERRORS as error:
+        raise InputError("video.unreadable", f"{output.name}: {error}") from error
+    # Browsers slow a GIF down that is quicker, so none is made.
+    each = max(1000 / output.fps, 20.0) if output.kind == "gif" else 1000 / output.fps
+    if abs(ends[-1] / frames - each) > DURATION_TOLERANCE_MS:
+        raise InputError("video.unreadable", f"{output.name} lasts {ends[-1]:g} ms, not {frames * each:g}")
+    middles = (np.arange(frames) + 0.5) * ends[-1] / frames
+    return [pictures[index] for index in np.searchsorted(ends, middles, side="right")]
+
+
+def _with_ends(image: Image.Image) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    """Each frame of an animation, and when it ends [ms]."""
+    end = 0.0
+    for frame in ImageSequence.Iterator(image):
+        picture = np.asarray(frame.convert("RGB"))
+        end += frame.info.get("duration", 0)
+        yield picture, end
+
+
+def _unzipped(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
+    if name not in files:
+        return {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
+            return {inner: archive.read(inner) for inner in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise InputError("video.unreadable", f"{name}: {error}") from error
+
+
 def _is_webp(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -82,15 +200,3 @@ def _is_webp(path: Path) -> bool:
     except OSError as error:
         raise InputError("video.unreadable", f"{path}: {error}") from error
     return head[:4] == b"RIFF" and head[8:] == b"WEBP"
-
-
-def _webp(path: Path) -> list[NDArray[np.uint8]]:
-    """By Pillow: FFmpeg reads no animated WebP."""
-    try:
-        with Image.open(path, formats=["WEBP"]) as image:
-            if max(image.size) > MAX_SIDE:
-                raise InputError("video.unreadable", f"{path} is {image.width} x {image.height} pixels, too large")
-            frames = islice(ImageSequence.Iterator(image), MAX_FRAMES)
-            return [np.asarray(frame.convert("RGB")) for frame in frames]
-    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError("video.unreadable", f"{path}: {error}") from error

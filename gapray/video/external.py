@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gapray.config import VideoSettings
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
+from gapray.resample import resized
 from gapray.video.backend import Capabilities
 from gapray.video.decode import read_frames
 
@@ -43,13 +43,13 @@ class External:
         """See `VideoBackend.generate`.
 
         Raises:
-            InputError: `video.unreadable`.
+            InputError: `video.unreadable`, `video.too_long`.
         """
         del package, settings, seed
-        frames = read_frames(self._path)
         count, side = conditions.depth.shape[:2]
-        chosen = np.rint(np.arange(count) * len(frames) / count).astype(int) % len(frames)
-        return np.stack([letterboxed(frames[index], side, side, conditions.background) for index in chosen])
+        frames = read_frames(self._path, most=count, side=side)
+        fitted = [letterboxed(frame, side, side, conditions.background) for frame in frames]
+        return np.stack([fitted[index * len(fitted) // count] for index in range(count)])
 
 
 def letterboxed(
@@ -67,13 +67,9 @@ def letterboxed(
         uint8 [height, width, 3].
     """
     scale = min(width / image.shape[1], height / image.shape[0])
-    inner = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    if inner != (image.shape[1], image.shape[0]):
-        image = np.asarray(
-            cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), np.uint8
-        )
+    inner = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     canvas = np.empty((height, width, 3), np.uint8)
     canvas[:] = background
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    canvas[top : top + inner[1], left : left + inner[0]] = image
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    canvas[top : top + inner[0], left : left + inner[1]] = resized(image, inner)
     return canvas

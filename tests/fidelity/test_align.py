@@ -9,7 +9,7 @@ from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings
 from gapray.errors import InputError
 from gapray.fidelity.align import align
-from gapray.fidelity.foreign import aligned_scores, refuse_strangers, thinned
+from gapray.fidelity.foreign import aligned_scores, refuse_strangers
 from gapray.fidelity.shown import Shown, cut_out, shown
 
 
@@ -122,5 +122,3 @@ def test_short_and_long_videos():
     with pytest.raises(InputError) as error:
         aligned_scores([picture], [picture] * 8, None)
     assert error.value.code == "score.too_short"
-    assert thinned([None] * 7) == list(range(7))
-    assert len(thinned([None] * 500)) == 96 and len(set(thinned([None] * 500))) == 96

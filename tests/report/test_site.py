@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from gapray.batch.render_stages import put_files
 from gapray.catalog.import_package import import_package
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import open_catalog
@@ -33,18 +34,17 @@ def row(schema, **values):
     return blank | {"run_id": "r", "created_at": NOW} | values
 
 
-def add(folder, name, *, lpips, gate, seed=0):
+def add(folder, name, *, lpips, gate, seed=0, preset="web"):
     """A product with a video of 24 frames and its verdict."""
     package = dataclasses.replace(make.package(name), key=name.ljust(64, "0"))
     import_package(folder, package, uri="memory://")
     shades = np.linspace(40, 220, 24).astype(np.uint8)
     frames = np.broadcast_to(shades[:, None, None, None], (24, 64, 64, 3)).copy()
-    files = export(frames, preset_named("web"), Provenance(name, "compositeCapture", {"backend": "morph"}))
-    for file, data in files.items():
-        folder.put(f"videos/{name}/k", file, data)
+    files = export(frames, preset_named(preset), Provenance(name, "compositeCapture", {"backend": "morph"}))
+    put_files(folder, f"videos/{name}/k", files, name)
     key = f"{name}-{seed}"
     video = row(
-        VIDEOS, product_id=name, key=key, product_key=package.key, backend="morph", seed=seed, preset="web", profile="classic",
+        VIDEOS, product_id=name, key=key, product_key=package.key, backend="morph", seed=seed, preset=preset, profile="classic",
         frames=24, size=64, azimuths_deg=[15.0 * step for step in range(24)], key_frames=list(range(0, 24, 3)), bytes=1,
         files=[f"videos/{name}/k/{file}" for file in files], source_type="compositeCapture", licence="Apache-2.0",
         elevation_deg=10.0, direction=1, seconds=1.0,

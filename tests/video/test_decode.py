@@ -1,14 +1,21 @@
-"""Videos of phones: the container says how they are to be turned."""
+"""Videos of phones, of strangers and our own: turned upright, within limits, one turn."""
 
 import struct
+import subprocess
+import sys
 
+import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from gapray.errors import InputError
-from gapray.video.decode import one_turn, read_frames
+from gapray.resample import resized
+from gapray.video.decode import MAX_FRAMES, evenly, one_turn, read_frames
 from gapray.video.encode import encode_mp4, export
-from gapray.video.presets import preset_named
+from gapray.video.presets import preset_named, presets
 from tests.video.test_encode import PROVENANCE, turn
 
 _MATRIX_AT = 40
@@ -37,14 +44,105 @@ def test_a_rotated_video_comes_upright(tmp_path, degrees):
     assert np.abs(frames[1].astype(int) - upright).mean() < 6
 
 
-@pytest.mark.parametrize("name", ["web", "gif", "webp"])
-def test_every_preset_that_moves_is_read_back_frame_by_frame(name):
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_read_back_frame_by_frame(name):
+    """Held and repeated frames, archives, padding: one turn comes back, each frame in its place."""
     preset = preset_named(name)
-    frames = turn(8)
-    read = one_turn(export(frames, preset, PROVENANCE), preset, 8)
-    assert read.shape == frames.shape
+    frames = turn(24, side=96)
+    read = one_turn(export(frames, preset, PROVENANCE), preset, 24)
+    assert len(read) == 24
+    read = np.stack([resized(one, (96, 96)) for one in read])
     near = [int(np.abs(frames.astype(int) - one).mean((1, 2, 3)).argmin()) for one in read.astype(int)]
-    assert near == list(range(8)), "each frame is nearest to itself"
+    assert near == list(range(24)), "each frame is nearest to itself"
+
+
+@pytest.mark.parametrize("name", presets())
+def test_frames_that_are_equal_are_not_lost(name):
+    """A vase looks alike from many sides; gif and webp make one long frame of equal neighbours."""
+    preset = preset_named(name)
+    frames = np.repeat(turn(8, side=96), 3, axis=0)
+    read = one_turn(export(frames, preset, PROVENANCE), preset, 24)
+    where = [int(one[one.shape[0] // 2, :, 0].argmax() * 8 // one.shape[1]) for one in read]
+    assert where == [index // 3 for index in range(24)]
+
+
+def test_a_turn_that_is_cut_off_is_unreadable():
+    for name, file in (("webp", "turntable.webp"), ("gif", "turntable.gif"), ("web", "turntable.mp4"), ("amazon-360", "amazon-360.zip")):  # fmt: skip
+        preset = preset_named(name)
+        files = export(turn(24), preset, PROVENANCE)
+        short = export(turn(23), preset.model_copy(update={"accepts_frames": None}), PROVENANCE)
+        for data in (short[file], files[file][: len(files[file]) // 2], b""):
+            with pytest.raises(InputError) as error:
+                one_turn({file: data}, preset, 24)
+            assert error.value.code == "video.unreadable", (name, len(data))
+    with pytest.raises(InputError) as error:
+        one_turn({}, preset_named("amazon-360"), 24)
+    assert error.value.code == "video.unreadable"
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 300))
+def test_chosen_frames_are_evenly_spaced(count, most):
+    chosen = evenly(count, most)
+    assert chosen[0] == 0 and len(set(chosen)) == len(chosen) == min(count, most) and chosen[-1] < count
+    even = np.arange(len(chosen)) * count / len(chosen)
+    assert np.abs(even - chosen).max() <= 0.5
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webp", "folder"])
+def test_a_long_video_is_thinned_and_shrunk_while_it_is_read(tmp_path, kind):
+    frames = turn(24, side=96)
+    path = tmp_path / "a"
+    if kind == "folder":
+        path.mkdir()
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(path / f"{index:03d}.png")
+    else:
+        name = {"mp4": "web", "webp": "webp"}[kind]
+        path.write_bytes(export(frames, preset_named(name), PROVENANCE)[f"turntable.{kind}"])
+    read = read_frames(path, most=7, side=64)
+    assert [frame.shape for frame in read] == [(64, 64, 3)] * 7
+    small = np.stack([resized(frame, (64, 64)) for frame in frames]).astype(int)
+    near = [int(np.abs(small - one).mean((1, 2, 3)).argmin()) for one in read]
+    assert near == evenly(24, 7)
+    assert len(read_frames(path)) == 24
+
+
+def test_too_many_frames_are_refused(tmp_path):
+    for index in range(MAX_FRAMES + 1):
+        (tmp_path / f"{index}.jpg").touch()
+    with pytest.raises(InputError) as error:
+        read_frames(tmp_path, most=4)
+    assert error.value.code == "video.too_long"
+
+
+READ = """
+import sys
+from pathlib import Path
+from gapray.fidelity.foreign import MOST_FRAMES
+from gapray.video.decode import read_frames
+def peak_kb():  # of this process alone: getrusage counts its parent's before it was born
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1])
+before = peak_kb()
+frames = read_frames(Path(sys.argv[1]), most=MOST_FRAMES, side=512)
+print(len(frames), frames[0].shape, (peak_kb() - before) // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_an_uploaded_video(tmp_path):
+    """80 frames of 4K hold 2 GB when all are kept; at the size that is needed 35 MB, and what the decoder itself takes."""
+    path = tmp_path / "4k.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "40"})
+        stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p"
+        for index in range(80):
+            grey = np.full((2160 * 3 // 2, 3840), 3 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="yuv420p")))
+        container.mux(stream.encode())
+    told = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("80 (288, 512, 3) ")
+    assert int(told.split()[-1]) < 700
 
 
 def test_a_damaged_webp_is_unreadable(tmp_path):

@@ -3,6 +3,7 @@ import json
 import zipfile
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gapray.errors import ConfigError, InputError
+from gapray.serve.jobs import Making
+from gapray.serve.making import preset_for
 from gapray.video.decode import read_frames
 from gapray.video.encode import encode_mp4, export, gif_delays_ms
 from gapray.video.external import letterboxed
@@ -163,3 +166,59 @@ def test_videos_are_made_without_what_makes_equal_frames_unequal_videos():
     data = encode_mp4(small, fps=12)
     assert b"mbtree=0" in data and b"mbtree=1" not in data
     assert encode_mp4(small, fps=12) == data
+
+
+COLOURS = ((200, 30, 40), (30, 150, 60), (30, 60, 190), (240, 130, 20), (74, 203, 221), (255, 255, 255), (16, 16, 16), (128,) * 3, (255, 0, 0))  # fmt: skip
+
+
+def patches(frames=24, side=96):
+    third = side // 3
+    rows = [np.repeat(np.array([COLOURS[at : at + 3]], np.uint8), third, 1) for at in (0, 3, 6)]
+    return np.repeat(np.repeat(np.concatenate(rows), third, 0)[None], frames, 0)
+
+
+ONLINE = preset_for(Making(fps=24, format="mp4"), 24)
+WITH_MP4 = [one for one in (*presets().values(), ONLINE) if any(output.kind == "mp4" for output in one.files)]
+
+
+@pytest.mark.parametrize("preset", WITH_MP4, ids=lambda one: one.name)
+def test_every_players_colours_are_those_that_were_drawn(ffmpeg, tmp_path, preset):
+    """By FFmpeg's own programs: each stream and frame says BT.709 in TV range, and is that."""
+    frames = patches()
+    [output] = [one for one in preset.files if one.kind == "mp4"]
+    path = opened(export(frames, preset, PROVENANCE)[output.name], tmp_path, "a.mp4")
+    tags = "color_range,color_space,color_transfer,color_primaries"
+    for what, entries in (("stream", f"stream={tags}"), ("frame", f"frame={tags}")):
+        probe = ("ffprobe", "-v", "error", "-select_streams", "v", "-show_entries", entries)
+        told = json.loads(ffmpeg(*probe, "-read_intervals", "%+#3", "-of", "json", path))[f"{what}s"]
+        assert told
+        for one in told:
+            assert [one.get(tag) for tag in tags.split(",")] == ["tv", "bt709", "bt709", "bt709"]
+    # A player that knows nothing but high definition, and one that reads the tags, by another library.
+    asked = "scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags=accurate_rnd+full_chroma_int"
+    for filters in (asked, "zscale=m=gbr:r=full"):
+        command = ("ffmpeg", "-v", "error", "-i", path, "-frames:v", "2", "-vf", f"{filters},format=gbrp,format=rgb24")
+        raw = ffmpeg(*command, "-f", "rawvideo", "-")
+        wanted = frames[0] if output.size is None else letterboxed(frames[0], *output.size, (255, 255, 255))
+        shown = np.frombuffer(raw, np.uint8).reshape(2, *wanted.shape)[1]
+        flat = cv2.erode(wanted, np.ones((17, 17))) == cv2.dilate(wanted, np.ones((17, 17)))
+        flat = flat.all(-1)
+        assert flat.mean() > 0.25
+        assert np.abs(shown[flat].astype(int) - wanted[flat]).max() <= 2
+
+
+def test_a_plain_backdrop_stays_its_colour_in_a_gif():
+    """Near-whites beside it once drew the palette's white away from 255."""
+    y, x = np.mgrid[:128, :128]
+    away = np.hypot(x - 64, y - 64)
+    frame = np.full((128, 128, 3), 255, np.uint8)
+    ball = np.stack([250 - away * 3, 252 - away * 2, 251 - away], -1).clip(0, 255)
+    frame[away < 40] = ball[away < 40]
+    frames = np.stack([np.roll(frame, shift, 1) for shift in range(8)])
+    image = Image.open(io.BytesIO(made("gif", frames)["turntable.gif"]))
+    for index in range(8):
+        image.seek(index)
+        shown = np.asarray(image.convert("RGB"))
+        plain = (frames[index] == 255).all(-1)
+        assert (shown[plain] == 255).all()
+        assert np.abs(shown[~plain].astype(int) - frames[index][~plain]).mean() < 4

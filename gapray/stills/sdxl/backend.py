@@ -17,6 +17,8 @@ from gapray.capture.azimuths import turned
 from gapray.config import SdxlSettings, StillSettings
 from gapray.errors import ModelError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
+from gapray.models.identity import mask_square
+from gapray.resample import cropped, resized
 from gapray.stills.scene import Scene, checked_prompt
 from gapray.stills.sdxl.engine import Engine, Picture, guided
 from gapray.stills.sdxl.prompts import encoded
@@ -87,9 +89,8 @@ class Sdxl:
         known = keep = None
         if settings.exact:
             known = self.encode(resized(view.reference, size))
-            small = cv2.resize(view.mask, size[::-1], interpolation=cv2.INTER_AREA)
-            lattice = (size[1] // LATENT_SCALE, size[0] // LATENT_SCALE)
-            keep = torch.from_numpy(cv2.resize(small, lattice, interpolation=cv2.INTER_AREA)).float() / 255
+            lattice = (size[0] // LATENT_SCALE, size[1] // LATENT_SCALE)
+            keep = torch.from_numpy(resized(view.mask, lattice)).float() / 255
         mask = torch.from_numpy(resized(view.mask, size)).float() / 255 if settings.masked else None
         return Picture(
             prompts=prompts,
@@ -181,27 +182,13 @@ def control_images(view: GapView, size: tuple[int, int]) -> list[NDArray[np.floa
     return [np.repeat(one[None].astype(np.float32) / 255, 3, 0) for one in (depth, edges)]
 
 
-def resized(image: _Image, size: tuple[int, int]) -> _Image:
-    """To [H, W] = `size`; area averages down, cubic up."""
-    way = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=way), np.uint8)
-
-
 def on_grey(view: GapView, side: int = 224) -> _Image:
     """The product alone on middle grey, centred in a square: what the image adapter should learn is not the backdrop."""
-    rows, columns = np.nonzero(view.mask >= 128)
     alpha = view.mask[..., None].astype(np.float32) / 255
-    clean = view.reference * alpha + 127 * (1 - alpha)
-    if not rows.size:
-        rows, columns = np.array([0, view.mask.shape[0] - 1]), np.array([0, view.mask.shape[1] - 1])
-    half = 0.55 * max(np.ptp(rows), np.ptp(columns)) + 1
-    scale = side / (2 * half)
-    middle = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
-    at = np.array([[scale, 0, side / 2 - scale * middle[0]], [0, scale, side / 2 - scale * middle[1]]])
-    square = cv2.warpAffine(
-        np.rint(clean).astype(np.uint8), at, (side, side), flags=cv2.INTER_AREA, borderValue=(127, 127, 127)
-    )
-    return np.asarray(square, np.uint8)
+    clean = np.rint(view.reference * alpha + 127 * (1 - alpha)).astype(np.uint8)
+    x, y, length = mask_square(view.mask)
+    box = x - length / 2, x + length / 2, y - length / 2, y + length / 2
+    return cropped(clean, box, (side, side), outside=127)
 
 
 def _projection(pipe: StableDiffusionXLControlNetPipeline) -> object:

@@ -1,0 +1,140 @@
+"""Colours of video files -> sRGB, by the file's own tags.
+
+A signal of standard range stays as it is (players show BT.709's transfer as sRGB's), but for other primaries, which are converted
+in linear light. HDR signals (HLG, PQ) are brought to light first; what is brighter than white becomes white, so that the colours
+of products keep their values.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Chromaticities = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+
+_D65 = 0.3127, 0.3290
+BT709: Chromaticities = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060))
+PRIMARIES: dict[int, Chromaticities] = {
+    5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060)),  # BT.601, 625 lines
+    6: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),  # BT.601, 525 lines (SMPTE 170M)
+    7: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),  # SMPTE 240M
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),  # BT.2020, BT.2100
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),  # Display P3 (SMPTE EG 432-1)
+}
+"""x, y of red, green and blue by code (ITU-T H.273, table 2), all with D65; of every other code BT.709's are taken."""
+PQ, HLG = 16, 18
+"""Transfer characteristics (ITU-T H.273, table 3)."""
+WHITE_NITS = 203.0
+"""Diffuse white in HDR [cd/m2], ITU-R BT.2408-7, table 1."""
+SDR_WHITE_NITS = 100.0
+"""White of files that were converted from standard range without raising it, as FFmpeg's zscale does [cd/m2]."""
+HLG_PEAK_NITS, HLG_GAMMA = 1000.0, 1.2
+"""The display that HLG is made for (ITU-R BT.2100-3, table 5)."""
+BRIGHTEST_PERCENTILE = 99
+"""What is brighter than so many pixels stands for the whole frame: codecs ring at edges."""
+FULL = 255 * 256
+"""Full signal in 16 bits as libswscale counts: 8 bits, shifted."""
+
+
+def is_hdr(transfer: int) -> bool:
+    """Whether a signal with this transfer characteristic holds more than standard range."""
+    return transfer in (PQ, HLG)
+
+
+def needs_conversion(primaries: int, transfer: int) -> bool:
+    """Whether a signal with these tags is anything but sRGB as players show it."""
+    return is_hdr(transfer) or primaries in PRIMARIES
+
+
+def white_of(signal: NDArray[np.uint16], transfer: int) -> float:
+    """White of an HDR video by one of its frames, in cd/m2.
+
+    Args:
+        signal: uint16 [H, W, 3], 0 … `FULL`.
+        transfer: `PQ` or `HLG`.
+
+    Returns:
+        `WHITE_NITS`, or `SDR_WHITE_NITS` where nothing in the frame is brighter than that.
+    """
+    brightest = np.percentile(_light(signal, transfer).max(-1), BRIGHTEST_PERCENTILE)
+    return SDR_WHITE_NITS if brightest <= 1.1 * SDR_WHITE_NITS else WHITE_NITS
+
+
+def to_srgb(
+    signal: NDArray[np.uint16], primaries: int, transfer: int, *, white_nits: float = WHITE_NITS
+) -> NDArray[np.uint8]:
+    """R'G'B' of a video as sRGB.
+
+    Args:
+        signal: uint16 [H, W, 3], 0 … `FULL`.
+        primaries: Code of H.273.
+        transfer: Code of H.273.
+        white_nits: HDR only: what becomes white [cd/m2].
+
+    Returns:
+        uint8 [H, W, 3]; colours outside of sRGB are clipped.
+    """
+    light = _light(signal, transfer) / np.float32(white_nits) if is_hdr(transfer) else _srgb_light()[signal]
+    if primaries in PRIMARIES:
+        light = light @ _to_bt709(primaries).T
+    return np.asarray(_srgb_levels()[np.rint(light.clip(0, 1) * 65535).astype(np.uint16)])
+
+
+def _light(signal: NDArray[np.uint16], transfer: int) -> NDArray[np.float32]:
+    """Light of a display showing an HDR signal, float32 [H, W, 3], cd/m2."""
+    if transfer == PQ:
+        return np.asarray(_pq_nits()[signal])
+    scene = _hlg_scene()[signal]
+    luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
+    return np.asarray(scene * (HLG_PEAK_NITS * luminance ** (HLG_GAMMA - 1))[..., None])
+
+
+def _signal() -> NDArray[np.float64]:
+    """Each 16-bit level as a signal, 0 … 1."""
+    return np.minimum(np.arange(65536) / FULL, 1)
+
+
+@cache
+def _hlg_scene() -> NDArray[np.float32]:
+    """Inverse of HLG's OETF (ITU-R BT.2100-3, table 5), of each level, 0 … 1."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    x = _signal()
+    return np.where(x <= 0.5, x**2 / 3, (np.exp((x - c) / a) + b) / 12).astype(np.float32)
+
+
+@cache
+def _pq_nits() -> NDArray[np.float32]:
+    """PQ's EOTF (ITU-R BT.2100-3, table 4), of each level [cd/m2]."""
+    m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
+    x = _signal() ** (1 / m2)
+    return (10000 * (np.maximum(x - c1, 0) / (c2 - c3 * x)) ** (1 / m1)).astype(np.float32)
+
+
+@cache
+def _srgb_light() -> NDArray[np.float32]:
+    """Linear light of each sRGB level (IEC 61966-2-1), 0 … 1."""
+    x = _signal()
+    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+@cache
+def _srgb_levels() -> NDArray[np.uint8]:
+    """SRGB, 8 bit, of 65,536 steps of linear light (IEC 61966-2-1)."""
+    x = np.arange(65536) / 65535
+    signal = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
+    return np.asarray(np.rint(255 * signal), np.uint8)
+
+
+@cache
+def _to_bt709(primaries: int) -> NDArray[np.float32]:
+    """Linear RGB of some primaries -> linear RGB of BT.709, [3, 3]."""
+    return (np.linalg.inv(_xyz(BT709)) @ _xyz(PRIMARIES[primaries])).astype(np.float32)
+
+
+def _xyz(primaries: Chromaticities) -> NDArray[np.float64]:
+    """Linear RGB -> CIE XYZ (SMPTE RP 177), [3, 3]."""
+    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in primaries]).T
+    x, y = _D65
+    return np.asarray(columns * np.linalg.solve(columns, [x / y, 1, (1 - x - y) / y]))

@@ -1,0 +1,134 @@
+"""Videos whose colours are known, written by FFmpeg's own programs with another library (zimg) for the colours."""
+
+import numpy as np
+import pytest
+
+from gapray.capture.video import count_frames, frames_of
+from gapray.errors import InputError
+
+COLOURS = (
+    *((200, 30, 40), (60, 150, 80), (30, 60, 190), (240, 130, 20), (74, 203, 221), (128, 128, 128)),
+    *((16, 16, 16), (240, 240, 240), (255, 255, 255), (0, 0, 0), (90, 60, 40), (180, 170, 60)),
+)
+"""All of them lie within the smallest gamut that is tested, that of 525 lines."""
+SIDE = 64
+SRGB = "zscale=min=gbr:rin=full:pin=709:tin=iec61966-2-1"
+FROM_SRGB = {
+    "BT.709": "m=709:r=limited:p=709:t=709:tin=709,format=yuv420p",
+    "BT.709, full range": "m=709:r=full:p=709:t=709:tin=709,format=yuv420p",
+    "BT.709, 10 bit": "m=709:r=limited:p=709:t=709:tin=709,format=yuv420p10le",
+    "BT.601 matrix": "m=170m:r=limited:p=709:t=709:tin=709,format=yuv420p",
+    "BT.601, 525 lines": "m=170m:r=limited:p=170m:t=iec61966-2-1,format=yuv420p",
+    "BT.601, 625 lines": "m=470bg:r=limited:p=5:t=iec61966-2-1,format=yuv420p",
+    "BT.2020": "m=2020_ncl:r=limited:p=2020:t=iec61966-2-1,format=yuv420p10le",
+    "Display P3": "m=709:r=limited:p=smpte432:t=iec61966-2-1,format=yuv420p10le",
+    "PQ": "m=2020_ncl:r=limited:p=2020:t=smpte2084:npl=203,format=yuv420p10le",
+    "PQ, full range": "m=2020_ncl:r=full:p=2020:t=smpte2084:npl=203,format=yuv420p10le",
+}
+
+
+def patches():
+    """uint8 [3 * SIDE, 4 * SIDE, 3]."""
+    rows = [COLOURS[at : at + 4] for at in range(0, 12, 4)]
+    return np.concatenate(
+        [np.concatenate([np.full((SIDE, SIDE, 3), one, np.uint8) for one in row], axis=1) for row in rows]
+    )
+
+
+def read(picture):
+    """Median of each patch's middle, [12, 3]."""
+    height, width = picture.shape[0] // 3, picture.shape[1] // 4
+    return np.array(
+        [
+            np.median(
+                picture[
+                    row * height + height // 3 : row * height + height * 2 // 3,
+                    column * width + width // 3 : column * width + width * 2 // 3,
+                ],
+                axis=(0, 1),
+            )
+            for row in range(3)
+            for column in range(4)
+        ]
+    )
+
+
+def write(ffmpeg, path, filters, picture, *options, count=2):
+    kind = "rgb24" if picture.dtype == np.uint8 else "rgb48le"
+    source = ("-f", "rawvideo", "-pix_fmt", kind, "-s", f"{picture.shape[1]}x{picture.shape[0]}", "-r", "24", "-i", "-")
+    coded = ("-c:v", "libx264", "-qp", "4", "-preset", "veryfast", *options)
+    ffmpeg("ffmpeg", "-y", "-v", "error", *source, "-vf", filters, *coded, path, given=picture.tobytes() * count)
+    return path
+
+
+@pytest.mark.parametrize("name", FROM_SRGB)
+@pytest.mark.parametrize("side", [None, 128])
+def test_colours_are_read_by_the_files_own_tags(ffmpeg, tmp_path, name, side):
+    steps = FROM_SRGB[name]
+    source = SRGB.removesuffix(":tin=iec61966-2-1") if "tin=" in steps else SRGB
+    path = write(ffmpeg, tmp_path / "a.mp4", f"{source}:{steps}", patches())
+    frames = [frame for _, frame in frames_of(path, side=side)]
+    assert len(frames) == count_frames(path) == count_frames(path, decode=True) == 2
+    assert np.abs(read(frames[1]) - COLOURS).max() <= 2
+
+
+def test_without_tags_ffmpegs_own_matrix_is_taken(ffmpeg, tmp_path):
+    path = write(
+        ffmpeg, tmp_path / "a.mp4", "scale=out_color_matrix=bt601:flags=accurate_rnd,format=yuv420p", patches()
+    )
+    probed = ffmpeg("ffprobe", "-v", "error", "-show_entries", "stream=color_space", "-of", "csv=p=0", path)
+    assert probed.decode().strip() == "unknown"
+    [_, (_, frame)] = frames_of(path)
+    assert np.abs(read(frame) - COLOURS).max() <= 2
+
+
+def hlg(picture, white_nits):
+    """SRGB -> HLG's signal by the formulas of ITU-R BT.2100, for a display of 1,000 cd/m2; uint16."""
+    x = picture.astype(float) / 255
+    light = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4) * white_nits / 1000
+    to_2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]  # ITU-R BT.2087, 2.2
+    light = light @ np.array(to_2020).T
+    luminance = light @ [0.2627, 0.6780, 0.0593]
+    scene = light * np.maximum(luminance, 1e-9)[..., None] ** (1 / 1.2 - 1)
+    upper = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+    return np.rint(65535 * np.where(scene <= 1 / 12, np.sqrt(3 * scene), upper)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("white_nits", [203, 100])
+def test_hlg_as_phones_film_it(ffmpeg, tmp_path, white_nits):
+    """White at 203 cd/m2 as BT.2408 wants it, or at 100 as converters leave it."""
+    same = "zscale=min=gbr:rin=full:pin=2020:tin=arib-std-b67:m=2020_ncl:r=limited:p=2020:t=arib-std-b67,format=yuv420p10le"
+    path = write(ffmpeg, tmp_path / "a.mov", same, hlg(patches(), white_nits))
+    frames = [frame for _, frame in frames_of(path)]
+    assert np.abs(read(frames[0]) - COLOURS).max() <= 2
+    assert np.array_equal(next(frames_of(path, only={1}))[1], frames[1])
+
+
+def test_what_is_brighter_than_white_becomes_white(ffmpeg, tmp_path):
+    picture = patches().astype(np.float32)
+    signal = hlg(picture, 203)
+    signal[:SIDE, :SIDE] = np.uint16(0.95 * 65535)  # 730 cd/m2
+    same = "zscale=min=gbr:rin=full:pin=2020:tin=arib-std-b67:m=2020_ncl:r=limited:p=2020:t=arib-std-b67,format=yuv420p10le"
+    [(_, frame), _] = frames_of(write(ffmpeg, tmp_path / "a.mov", same, signal))
+    assert np.abs(read(frame)[1:] - COLOURS[1:]).max() <= 2 and read(frame)[0].min() == 255
+
+
+def test_a_shrunk_frame_is_averaged_and_luma_is_full(ffmpeg, tmp_path):
+    noise = np.repeat(np.random.default_rng(0).integers(60, 196, (512, 512, 1), np.uint8), 3, -1)
+    path = write(ffmpeg, tmp_path / "a.mp4", "scale=out_color_matrix=bt601,format=yuv444p", noise)
+    for grey in (False, True):
+        full = next(frames_of(path, grey=grey))[1]
+        small = next(frames_of(path, grey=grey, side=128))[1]
+        assert small.std() == pytest.approx(full.std() / 4, rel=0.1)
+        assert np.abs(small.astype(int) - full.reshape(128, 4, 128, 4, -1).mean((1, 3)).reshape(small.shape)).max() <= 2
+    assert next(frames_of(path, pixels=1000))[1].shape[0] ** 2 <= 1100
+    white = write(ffmpeg, tmp_path / "b.mp4", "scale=out_color_matrix=bt601,format=yuv420p", np.full_like(noise, 255))
+    assert next(frames_of(white, grey=True))[1].min() == 255
+
+
+def test_a_file_that_is_no_video(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"nothing")
+    for call in (count_frames, lambda path: list(frames_of(path))):
+        with pytest.raises(InputError) as error:
+            call(tmp_path / "a.mp4")
+        assert error.value.code == "video.unreadable"
