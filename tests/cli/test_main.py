@@ -71,11 +71,16 @@ def test_export_and_import_go_round(catalog, tmp_path):
         (["package", "{tmp}", "--out", "{tmp}/x", "--profile", "nobody"], "profile.unknown", 2),
         (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.nobody=1"], "config.invalid", 2),
         (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.model=nobody"], "model.unknown", 1),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.model=a: b: c"], "config.invalid", 2),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.model=2026-13-40"], "config.invalid", 2),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--config", "{tmp}/latin1.yaml"], "config.invalid", 2),
+        (["stills", "{catalog}", "--scenes", "{tmp}/latin1.yaml"], "config.invalid", 2),
         (["models", "path", "nobody"], "model.unknown", 1),
         (["import-gap", "{tmp}", "--out", "{tmp}/x"], "gap.invalid_folder", 4),
     ],
 )
 def test_errors_have_a_code_a_remedy_and_an_exit_code(catalog, tmp_path, arguments, code, exit_code):
+    (tmp_path / "latin1.yaml").write_bytes("prompt: ein Kännchen".encode("latin-1"))
     result = run(app, [text.format(catalog=catalog, tmp=tmp_path) for text in arguments])
     assert result.exit_code == exit_code
     assert code in result.output
