@@ -10,6 +10,7 @@ from typing import ClassVar
 
 REMEDIES: dict[str, str] = {
     "capture.not_found": "Check the path or URI, and the credentials of the bucket.",
+    "capture.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
     "capture.no_photos": "Put the photos of one product in this folder: JPEG, PNG, WebP, HEIC, TIFF or BMP.",
     "capture.ambiguous_layout": "Pass --layout product (this folder is one product) or --layout products.",
     "capture.ambiguous_azimuths": "Rename the photos by degrees (_000 … _315), or add a capture.csv with file and azimuth.",
@@ -51,6 +52,7 @@ REMEDIES: dict[str, str] = {
     "turn.unobservable": "Give photos named by degrees, or put the printed sheet (`gapray capture sheet`) under the product.",
     "turn.covered": "Film again with hands out of the picture, or a second turn.",
     "orbit.too_few_views": "Take at least three photos round the product, better eight.",
+    "orbit.empty_hull": "Look at the masks (`gapray catalog sheet`): they must show one product, at the azimuths that are named.",
     "video.unsupported": "Change the number of frames, the size or the preset; see `gapray presets`.",
     "video.unreadable": "Check that the file is a whole mp4, webm, gif or webp with a video stream.",
     "video.unknown_preset": "See `gapray presets` for the names.",
@@ -138,6 +140,10 @@ class GaprayError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]"
+
+    def __reduce__(self) -> tuple[type[GaprayError], tuple[str, str]]:
+        # Not from `args`, to which Ray Data adds advice of its own.
+        return type(self), (self.code, self.message)
 
 
 class InputError(GaprayError):

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gapray.config import OrbitSettings
+from gapray.errors import InputError
 from gapray.gap.package import DEPTH_MAX
 from gapray.geometry.calibrate import Fit, calibrate
-from gapray.geometry.carve import carved_by_fronts, mended
+from gapray.geometry.carve import NOTHING, carved_by_fronts, mended
 from gapray.geometry.depth_fusion import trusted_fronts
 from gapray.geometry.frame import Layout, Placement, lay_out, mask_box, to_frame
 from gapray.geometry.rounding import rounded
@@ -88,12 +89,18 @@ def build_scene(
 
     Raises:
         ValueError: A mask is empty, or there are fewer than three views.
+        InputError: `mask.too_small` for a mask of which nothing is left in the frame; `orbit.empty_hull`.
     """
     if len(photos) < 3:
         raise ValueError(f"{len(photos)} views are too few for a hull")
     azimuths = tuple(float(azimuth) for azimuth in azimuths_deg)
     layout = lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin)
     laid = [to_frame(mask, at, settings.size) for mask, at in zip(masks, layout.placements, strict=True)]
+    for azimuth, alpha in zip(azimuths, laid, strict=True):
+        if not (alpha >= 128).any():
+            raise InputError(
+                "mask.too_small", f"the mask at {azimuth:g} degrees is next to nothing in the orbit's frame"
+            )
     fits = calibrate(
         torch.tensor(np.stack(laid), device=device).float() / 255,
         list(azimuths),
@@ -105,6 +112,8 @@ def build_scene(
     placements = _moved(layout, chosen)
     scene = carved_scene(photos, masks, azimuths, placements, chosen, settings.size, settings.voxels, device)
     scene, calibration = _refined(scene, chosen)
+    if not (scene.nearness > NOTHING / 2).any():
+        raise InputError("orbit.empty_hull", "the masks contradict each other: nothing is seen in all of them")
     if depths is not None:
         laid16 = [to_frame(one, at, settings.size) for one, at in zip(depths, placements, strict=True)]
         network = torch.tensor(np.stack(laid16).astype(np.float32) / DEPTH_MAX, device=device)
