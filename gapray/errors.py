@@ -85,6 +85,7 @@ REMEDIES: dict[str, str] = {
     "catalog.run_not_found": "See `gapray runs list CATALOG` for the runs it remembers.",
     "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
+    "gap.write_failed": "Free space on the disk, check its permissions, then export again.",
     "auth.missing": "Send the header `Authorization: Bearer <key>`; `gapray keys create` makes a key.",
     "auth.invalid": "Check the key, or make a new one by `gapray keys create`.",
     "auth.forbidden": "Use a key with the scope that is named; see `gapray keys create --help`.",
