@@ -215,7 +215,7 @@ class _Place:
         named = self.members.get(role)
         if not named:
             usual = sorted(self.folder().glob(_USUAL[role]))
-            return self._inside(usual[0]) if usual else None
+            return _inside(self.root, usual[0]) if usual else None
         found = self._found(named)
         if found is None and role not in _OPTIONAL:
             raise ValueError(f"{role} of view {self.azimuth_deg:g}, {str(named)[:200]!r}, is not in the folder")
@@ -231,15 +231,15 @@ class _Place:
         reference = self._found(self.members["reference"]) if self.members.get("reference") else None
         if reference is not None:
             return reference.parent.parent if reference.parent.name == "canonical" else reference.parent
-        return self._inside(self.root / f"view_{round(self.azimuth_deg) % 360:03d}")
+        return _inside(self.root, self.root / f"view_{round(self.azimuth_deg) % 360:03d}")
 
     def _found(self, named: Any) -> Path | None:
         """What a path names: relative to the manifest, else the longest end of it that is there."""
         if not isinstance(named, str) or len(named) > LONGEST_PATH:
             raise ValueError(f"{str(named)[:40]!r} is no path")
         parts = [part for part in re.split(r"[/\\]+", named) if part not in ("", ".") and not part.endswith(":")]
-        if named.strip("./\\") == "":
-            return self.root if ".." not in named else None
+        if not parts:
+            return self.root
         if ".." in parts:
             parts = parts[len(parts) - parts[::-1].index("..") :]
         views = [index for index, part in enumerate(parts) if VIEW.fullmatch(part)]
@@ -248,21 +248,23 @@ class _Place:
         for start in range(last + 1):
             place = self.root.joinpath(*parts[start:])
             if place.exists():
-                return self._inside(place)
+                return _inside(self.root, place)
         return None
 
-    def _inside(self, place: Path) -> Path:
-        resolved = place.resolve()
-        if not resolved.is_relative_to(self.root):
-            raise ValueError(f"{place.name} of view {self.azimuth_deg:g} lies outside the folder")
-        return resolved
+
+def _inside(root: Path, place: Path) -> Path:
+    """`place` without links in it, which may lead nowhere else."""
+    resolved = place.resolve()
+    if not resolved.is_relative_to(root):
+        raise ValueError(f"{place} lies outside the folder")
+    return resolved
 
 
 def _places(root: Path, manifest_name: str) -> tuple[dict[str, Any], list[_Place]]:
     """The manifest, empty where there is none, and where the views lie."""
     path = root / manifest_name
     if path.exists() or path.is_symlink():
-        _Place(root, {}, 0.0, only=True)._inside(path)
+        _inside(root, path)
         manifest = json.loads(_bytes(path, _MAX_MANIFEST_BYTES).decode("utf-8-sig"))
         found = manifest_views(manifest)
         return manifest, [_Place(root, members, azimuth, only=len(found) == 1) for azimuth, members in found]
@@ -324,11 +326,11 @@ def _mask(place: _Place, *, wanted: bool) -> NDArray[np.uint8]:
 
 def _depth(place: _Place, mask: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint16]:
     own = place.file("depth16")
-    image = _same_size(decode_grey(_bytes(own) if own else _data(place, "depth"), _LIMITS), size)
+    image = decode_grey(_bytes(own) if own else _data(place, "depth"), _LIMITS)
+    depth = _same_size(image.astype(np.uint16), size)
     if image.dtype == np.uint16:
-        return image.astype(np.uint16)
-    inside = np.maximum(image.astype(np.uint16) * (DEPTH_MAX // 255), 1)
-    return np.where(mask >= 128, inside, 0).astype(np.uint16)
+        return depth
+    return np.where(mask >= 128, np.maximum(depth * np.uint16(DEPTH_MAX // 255), 1), 0).astype(np.uint16)
 
 
 def _identity(place: _Place) -> NDArray[np.float32]:

@@ -6,8 +6,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from gapray.catalog.reader import open_catalog
 from gapray.cli.main import app
+from gapray.config import OrbitSettings
+from gapray.orbit.conditions import build_conditions
 from tests.catalog.test_catalog import joined, rows_of
+from tests.gap import prototype
 from tests.make import write_product
 
 run = CliRunner().invoke
@@ -60,6 +64,18 @@ def test_export_and_import_go_round(catalog, tmp_path):
     assert run(app, ["import-gap", str(tmp_path / "gap"), "--out", str(tmp_path / "again")]).exit_code == 0
     data = json.loads(run(app, ["catalog", "show", str(tmp_path / "again"), "--json"]).output)
     assert data["products"][0]["views"] == 8
+    alone = tmp_path / "a.json"
+    assert run(app, ["export", catalog, "a", "--to", str(alone), "--inline"]).output.strip() == str(alone)
+    assert json.loads(alone.read_text())["views"]["315"]["depth_b64"]
+
+
+def test_the_prototype_s_folder_is_drawn_from(tmp_path):
+    root, out = prototype.write_package(tmp_path / "gap"), str(tmp_path / "c")
+    assert run(app, ["import-gap", str(root), "--out", out]).output == "supplement_mv: 8 views\n"
+    package = open_catalog(out).package("supplement_mv")
+    assert package.models["depth"] == "imported"
+    conditions = build_conditions(package, OrbitSettings(size=64, voxels=32))
+    assert conditions.initial.shape == (24, 64, 64, 3)
 
 
 @pytest.mark.parametrize(

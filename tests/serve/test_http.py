@@ -105,7 +105,7 @@ def test_packages_and_scores(real_server, form, photos):
     assert len(package["package"]["views"][0]["identity"]) == 517
     data = get(real_server, f"/v1/packages/{package['id']}/content").content
     names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    assert "multiview_manifest.json" in names and "view_045/geometry/depth_045.png" in names
+    assert "multiview_manifest.json" in names and "view_045/geometry/depth_000.png" in names
     from gapray.video.encode import encode_mp4
 
     turn = [cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for photo in photos.values()]
