@@ -314,6 +314,18 @@ def test_runpod_by_hand(guarded_server, photos):
     assert bad.status_code == 400 and bad.json()["code"] == "request.invalid" and bad.json()["status"] == "FAILED"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "status"), [("\\ud83d\\ude00", 200), ("<product>", 200), ("\\ud83d", 400), ("\\ude00\\ud83d", 400)]
+)
+def test_prompts_are_whole_characters(idle_server, photos, prompt, status):
+    views = json.dumps([base64.b64encode(data).decode() for data in photos.values()])
+    body = f'{{"input": {{"views": {views}, "prompt": "{prompt}"}}}}'
+    kind = {"content-type": "application/json"}
+    answer = requests.post(f"{idle_server.url}/v2/any/run", data=body.encode(), headers=kind, timeout=20)
+    assert answer.status_code == status, answer.text
+    assert status == 200 or answer.json()["code"] == "request.invalid"
+
+
 def test_runpod_cancel_purge_and_policy(idle_server, photos):
     base = f"{idle_server.url}/v2/any-name"
     given = {"views": [base64.b64encode(data).decode() for data in photos.values()]}
