@@ -6,11 +6,14 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from gapray.catalog.parts import commit
 from gapray.catalog.reader import open_catalog
+from gapray.catalog.rows import reject_row
+from gapray.catalog.storage import Folder
 from gapray.cli.main import app
 from gapray.config import OrbitSettings
 from gapray.orbit.conditions import build_conditions
-from tests.catalog.test_catalog import joined, rows_of
+from tests.catalog.test_catalog import FACTS, START, joined, rows_of
 from tests.gap import prototype
 from tests.make import write_product
 
@@ -19,9 +22,6 @@ run = CliRunner().invoke
 
 @pytest.fixture
 def catalog(tmp_path):
-    from gapray.catalog.parts import commit
-    from gapray.catalog.storage import Folder
-
     commit(Folder.at(str(tmp_path / "c")), joined(rows_of("a", views=8), rows_of("b", views=8)))
     return str(tmp_path / "c")
 
@@ -101,6 +101,13 @@ def test_errors_have_a_code_a_remedy_and_an_exit_code(catalog, tmp_path, argumen
     assert result.exit_code == exit_code
     assert code in result.output
     assert len(result.output.strip().splitlines()) >= 2
+
+
+def test_a_sheet_of_no_package_has_a_code(tmp_path):
+    reject = reject_row(product_id="a", source="s", uri="u", code="c", message="m", facts=FACTS, now=START)
+    commit(Folder.at(str(tmp_path / "c")), {"rejects": [reject]})
+    result = run(app, ["catalog", "sheet", str(tmp_path / "c"), "--to", str(tmp_path / "sheet.png")])
+    assert result.exit_code == 4 and "catalog.product_not_found" in result.output
 
 
 def test_usage_errors_exit_with_2():
