@@ -6,8 +6,6 @@ lists them; a test keeps the two equal.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 REMEDIES: dict[str, str] = {
     "capture.not_found": "Check the path or URI, and the credentials of the bucket.",
     "capture.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
@@ -131,13 +129,15 @@ class GaprayError(Exception):
         message: One sentence of what is wrong, naming the thing it is wrong with.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
         self.remedy = REMEDIES[code]
+        if code.endswith(".write_failed"):
+            self.exit_code = 1  # whatever it is that cannot be written, no input is wrong
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]"

@@ -93,6 +93,7 @@ def test_the_prototype_s_folder_is_drawn_from(tmp_path):
         (["stills", "{catalog}", "--scenes", "{tmp}/latin1.yaml"], "config.invalid", 2),
         (["models", "path", "nobody"], "model.unknown", 1),
         (["import-gap", "{tmp}", "--out", "{tmp}/x"], "gap.invalid_folder", 4),
+        (["export", "{catalog}", "a", "--to", "{tmp}/latin1.yaml"], "gap.write_failed", 1),
     ],
 )
 def test_errors_have_a_code_a_remedy_and_an_exit_code(catalog, tmp_path, arguments, code, exit_code):
