@@ -192,9 +192,11 @@ class VideoSettings(_Settings):
             "models": dict(revisions),
             "seed": seed,
         }
-        # A million packages share all of this text but their own key.
-        head, tail = canonical_text(shared | {"product": _HOLE}).split(_HOLE)
-        return [hashlib.sha256(f"{head}{key}{tail}".encode()).hexdigest() for key in product_keys]
+        # A million packages share all of this text but their own key. With its quotes the member is found once: inside a
+        # text, such as a prompt, JSON escapes quotes.
+        member = '"product":"{}"'
+        head, tail = canonical_text(shared | {"product": _HOLE}).split(member.format(_HOLE))
+        return [hashlib.sha256(f"{head}{member.format(key)}{tail}".encode()).hexdigest() for key in product_keys]
 
 
 class SdxlSettings(_Settings):
@@ -390,7 +392,7 @@ def load_profile(
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError("config.invalid", f"cannot read {path}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError("config.invalid", f"{path} holds no mapping of settings")
@@ -414,4 +416,9 @@ def _assign(data: dict[str, Any], path: list[str], value: str, said: str) -> Non
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise ConfigError("config.invalid", f"{said}: {key} is no group of settings")
-    data[path[-1]] = yaml.safe_load(value)
+    try:
+        data[path[-1]] = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-40
+        raise ConfigError(
+            "config.invalid", f"{said}: the value is no YAML; put text with ': ' or other marks in quotes"
+        ) from error

@@ -6,10 +6,9 @@ lists them; a test keeps the two equal.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 REMEDIES: dict[str, str] = {
     "capture.not_found": "Check the path or URI, and the credentials of the bucket.",
+    "capture.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
     "capture.no_photos": "Put the photos of one product in this folder: JPEG, PNG, WebP, HEIC, TIFF or BMP.",
     "capture.ambiguous_layout": "Pass --layout product (this folder is one product) or --layout products.",
     "capture.ambiguous_azimuths": "Rename the photos by degrees (_000 … _315), or add a capture.csv with file and azimuth.",
@@ -51,6 +50,7 @@ REMEDIES: dict[str, str] = {
     "turn.unobservable": "Give photos named by degrees, or put the printed sheet (`gapray capture sheet`) under the product.",
     "turn.covered": "Film again with hands out of the picture, or a second turn.",
     "orbit.too_few_views": "Take at least three photos round the product, better eight.",
+    "orbit.empty_hull": "Look at the masks (`gapray catalog sheet`): they must show one product, at the azimuths that are named.",
     "video.unsupported": "Change the number of frames, the size or the preset; see `gapray presets`.",
     "video.unreadable": "Check that the file is a whole mp4, webm, gif or webp with a video stream.",
     "video.too_long": "Cut the video to one or two turns, at most 90 seconds or so.",
@@ -84,6 +84,7 @@ REMEDIES: dict[str, str] = {
     "catalog.run_not_found": "See `gapray runs list CATALOG` for the runs it remembers.",
     "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
+    "gap.write_failed": "Free space on the disk, check its permissions, then export again.",
     "auth.missing": "Send the header `Authorization: Bearer <key>`; `gapray keys create` makes a key.",
     "auth.invalid": "Check the key, or make a new one by `gapray keys create`.",
     "auth.forbidden": "Use a key with the scope that is named; see `gapray keys create --help`.",
@@ -129,16 +130,22 @@ class GaprayError(Exception):
         message: One sentence of what is wrong, naming the thing it is wrong with.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
         self.remedy = REMEDIES[code]
+        if code.endswith(".write_failed"):
+            self.exit_code = 1  # whatever it is that cannot be written, no input is wrong
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]"
+
+    def __reduce__(self) -> tuple[type[GaprayError], tuple[str, str]]:
+        # Not from `args`, to which Ray Data adds advice of its own.
+        return type(self), (self.code, self.message)
 
 
 class InputError(GaprayError):

@@ -195,10 +195,7 @@ def write_videos(table: pa.Table, *, catalog: str) -> pa.Table:
     rows = table.to_pylist()
     videos = [row["video"] for row in rows if row["video"]]
     rejects = [row["reject"] for row in rows if row["reject"]]
-    try:
-        commit(Folder.at(catalog), {"videos": videos, "rejects": rejects})
-    except OSError as error:
-        raise CatalogError("catalog.write_failed", f"{catalog}: {error}") from error
+    commit(Folder.at(catalog), {"videos": videos, "rejects": rejects})
     return pa.Table.from_pylist([_receipt(row) for row in rows], schema=VIDEO_RECEIPT)
 
 

@@ -20,7 +20,7 @@ import ray.data
 
 from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
-from gapray.errors import GaprayError, ResourceError
+from gapray.errors import CatalogError, GaprayError, ResourceError
 
 MANIFEST_ROWS = 8192
 REJECTS_SHOWN = 20
@@ -240,7 +240,8 @@ def ours_raised() -> Iterator[None]:
         while (inner := getattr(chain[-1], "cause", None) or chain[-1].__cause__) is not None and inner not in chain:
             chain.append(inner)
         for one in chain:
-            if isinstance(one, GaprayError):
+            # Ray also makes exceptions that are both its own and ours; theirs print a trace.
+            if isinstance(one, GaprayError) and not isinstance(one, ray.exceptions.RayError):
                 raise one from error
         # A `RayTaskError` around anything else is a defect of the code that ran: its trace is wanted.
         for one in chain:
@@ -259,6 +260,8 @@ def quiet_ray_data() -> None:
     # The second version's listing starts 32 actors of one CPU each to read the footer of our one manifest, and a cluster that
     # scales itself brings nodes for them, GPU nodes too (2.60: datasource_v2/formats/parquet/footer_file_indexer.py).
     context.use_datasource_v2 = False
+    # Else it wraps what a stage raises in an error that loses its cause on the way here, and with it our code (2.60).
+    context.raise_original_map_exception = True
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -276,7 +279,10 @@ def published(manifest: Path, folder: Folder, run_id: str) -> Iterator[str]:
     with pq.ParquetFile(manifest) as file, pq.ParquetWriter(traced, with_trace(file.schema_arrow)) as writer:
         for batch in file.iter_batches(batch_size=MANIFEST_ROWS):
             writer.write_table(begun(pa.Table.from_batches([batch]), run_id))
-    folder.put("manifests", name, pa.memory_map(str(traced)).read_buffer())
+    try:
+        folder.put("manifests", name, pa.memory_map(str(traced)).read_buffer())
+    except OSError as error:
+        raise CatalogError("catalog.write_failed", f"{folder.path}: {error}") from error
     uri = f"{folder.path}/manifests/{name}"
     try:
         yield uri

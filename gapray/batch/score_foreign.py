@@ -19,7 +19,6 @@ from gapray.capture.storage import read_bytes
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.config import Profile, canonical_hash
-from gapray.errors import CatalogError
 from gapray.fidelity.foreign import MOST_FRAMES, AlignedScores, aligned_scores, refuse_strangers
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
@@ -186,10 +185,7 @@ def _committed(
         all_notes += [f"{label}: {note}" for note in notes]
         scores += [one.as_dict() | shared for one in frames]
         verdicts.append(judged.as_dict() | shared | {"reasons": [], "notes": notes})
-    try:
-        commit(opened.folder, {"scores": scores, "verdicts": verdicts})
-    except OSError as error:
-        raise CatalogError("catalog.write_failed", f"{facts.catalog}: {error}") from error
+    commit(opened.folder, {"scores": scores, "verdicts": verdicts})
     return ForeignResult(found, all_notes)
 
 

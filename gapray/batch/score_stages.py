@@ -23,7 +23,7 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, SCORES, VERDICTS
 from gapray.catalog.storage import Folder
 from gapray.config import OrbitSettings, Profile, VideoSettings, canonical_hash
-from gapray.errors import CatalogError, as_gapray_error
+from gapray.errors import as_gapray_error
 from gapray.fidelity.comparison import Comparison, Drawn, Truth, compare, judged
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
@@ -285,17 +285,14 @@ def write_scores(table: pa.Table, *, catalog: str) -> pa.Table:
     """Commit one part of scored videos and say what became of each."""
     rows = table.to_pylist()
     rejects = [row["reject"] for row in rows if row["reject"]]
-    try:
-        commit(
-            Folder.at(catalog),
-            {
-                "scores": [one for row in rows for one in row["scores"]],
-                "verdicts": [one for row in rows for one in row["verdicts"]],
-                "rejects": rejects,
-            },
-        )
-    except OSError as error:
-        raise CatalogError("catalog.write_failed", f"{catalog}: {error}") from error
+    commit(
+        Folder.at(catalog),
+        {
+            "scores": [one for row in rows for one in row["scores"]],
+            "verdicts": [one for row in rows for one in row["verdicts"]],
+            "rejects": rejects,
+        },
+    )
     return pa.Table.from_pylist([_receipt(row) for row in rows], schema=SCORE_RECEIPT)
 
 

@@ -19,7 +19,7 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, canonical_hash
-from gapray.errors import CatalogError, as_gapray_error
+from gapray.errors import as_gapray_error
 from gapray.fidelity.same_product import Likeness, failings, load_judge
 from gapray.models.cards import card_named
 from gapray.stills.load import load_still_backend, still_cards
@@ -177,10 +177,7 @@ def write_stills(table: pa.Table, *, catalog: str) -> pa.Table:
     rows = table.to_pylist()
     stills = [still for row in rows for still in row["stills"]]
     rejects = [row["reject"] for row in rows if row["reject"]]
-    try:
-        commit(Folder.at(catalog), {"stills": stills, "rejects": rejects})
-    except OSError as error:
-        raise CatalogError("catalog.write_failed", f"{catalog}: {error}") from error
+    commit(Folder.at(catalog), {"stills": stills, "rejects": rejects})
     return pa.Table.from_pylist([_receipt(row) for row in rows], schema=RECEIPT)
 
 

@@ -228,12 +228,7 @@ def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDA
     Raises:
         InputError: An `image.*` code.
     """
-    image = _open(data)
-    _check_header(image, settings)
-    try:
-        image.load()
-    except (Image.DecompressionBombError, EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+    image = _loaded(data, settings)
     if image.mode.startswith("I"):
         wide: NDArray[np.uint16] = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
         return wide
@@ -242,3 +237,33 @@ def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDA
     if image.mode == "F" or image.mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError("image.unsupported", f"pixels of mode {image.mode} are no grey map")
     return np.ascontiguousarray(np.atleast_3d(np.asarray(image))[..., 0])
+
+
+def decode_alpha(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8]:
+    """Decode how opaque a cut-out is, under the same limits as `decode_grey`.
+
+    Args:
+        data: The file's bytes.
+        settings: Limits; `reference_side` is not applied.
+
+    Returns:
+        uint8 [H, W], 0 = transparent … 255 = opaque.
+
+    Raises:
+        InputError: An `image.*` code; `image.unsupported` for an image without transparency.
+    """
+    image = _loaded(data, settings)
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        raise InputError("image.unsupported", "the image has no transparency")
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _loaded(data: bytes, settings: DecodeSettings) -> Image.Image:
+    _check_bytes(data, settings)
+    image = _open(data)
+    _check_header(image, settings)
+    try:
+        image.load()
+    except (Image.DecompressionBombError, EOFError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+    return image

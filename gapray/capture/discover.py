@@ -62,8 +62,8 @@ def scan(uri: str, options: DiscoverOptions = DiscoverOptions()) -> Iterator[Cap
     """As `discover`, one product at a time; a product that cannot be used comes as a `Reject`.
 
     Raises:
-        InputError: When the source itself cannot be listed (`capture.not_found`, `capture.invalid_archive`,
-            `capture.no_photos`, `capture.ambiguous_layout`).
+        InputError: When the source itself cannot be listed (`capture.not_found`, `capture.unreadable`,
+            `capture.invalid_archive`, `capture.no_photos`, `capture.ambiguous_layout`).
     """
     source = listing_of(uri)
     root, files, children = _root(source)
@@ -82,7 +82,7 @@ def scan(uri: str, options: DiscoverOptions = DiscoverOptions()) -> Iterator[Cap
         item = _capture_set(folder.rpartition("/")[2], f"{uri.rstrip('/')}/{folder}", entries, options)
         if held is None:
             yield item
-        elif any(map(_is_photo, entries)):
+        elif isinstance(entries, InputError) or any(map(_is_photo, entries)):
             yield from [*held, item]
             held = None
         else:
@@ -99,7 +99,10 @@ def _root(source: Listing) -> tuple[str, list[Entry], list[str]]:
     root, (files, children) = "", _look(source, "")
     while not any(map(_is_photo, files)) and len(children) == 1:
         inner = _joined(root, children[0])
-        inner_files, inner_children = _look(source, inner)
+        try:
+            inner_files, inner_children = _look(source, inner)
+        except InputError:
+            break  # a product's folder that cannot be listed: its reject says so
         if any(map(_is_photo, inner_files)):
             break
         root, files, children = inner, inner_files, inner_children
@@ -114,19 +117,29 @@ def _refuse_both(uri: str, source: Listing, root: str, children: list[str]) -> N
 
 
 def _photos_below(source: Listing, folder: str) -> bool:
-    files, children = _look(source, folder)
+    try:
+        files, children = _look(source, folder)
+    except InputError:
+        return False  # nothing can be said of what lies there
     return any(map(_is_photo, files)) or any(_photos_below(source, _joined(folder, child)) for child in children)
 
 
-def _files_of(source: Listing, folders: list[str]) -> Iterator[tuple[str, list[Entry]]]:
-    """Each folder with its files, in order; of a bucket many are asked for at once."""
+def _files_of(source: Listing, folders: list[str]) -> Iterator[tuple[str, list[Entry] | InputError]]:
+    """Each folder with its files, or why it cannot be listed, in order; of a bucket many are asked for at once."""
+
+    def files(folder: str) -> list[Entry] | InputError:
+        try:
+            return _look(source, folder)[0]
+        except InputError as error:
+            return error
+
     if source.at_once == 1:
-        yield from ((folder, _look(source, folder)[0]) for folder in folders)
+        yield from ((folder, files(folder)) for folder in folders)
         return
     with ThreadPoolExecutor(source.at_once) as threads:
         for start in range(0, len(folders), LISTED_AHEAD):
             chosen = folders[start : start + LISTED_AHEAD]
-            yield from zip(chosen, threads.map(lambda folder: _look(source, folder)[0], chosen), strict=True)
+            yield from zip(chosen, threads.map(files, chosen), strict=True)
 
 
 def _look(source: Listing, folder: str) -> tuple[list[Entry], list[str]]:
@@ -139,10 +152,14 @@ def _joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _capture_set(product_id: str, uri: str, entries: list[Entry], options: DiscoverOptions) -> CaptureSet | Reject:
+def _capture_set(
+    product_id: str, uri: str, entries: list[Entry] | InputError, options: DiscoverOptions
+) -> CaptureSet | Reject:
     try:
         if PRODUCT_ID.fullmatch(product_id) is None:
             raise InputError("capture.invalid_product_id", f"{product_id!r} cannot be a product id")
+        if isinstance(entries, InputError):
+            raise entries
         photos = {entry.name: entry for entry in entries if _is_photo(entry)}
         if not photos:
             raise InputError("capture.no_photos", f"no photo lies in {uri}")
@@ -211,7 +228,7 @@ def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:
         if error.code == "capture.unsafe_path":
             raise
         raise InputError("capture.invalid_table", f"{entry.name}: {error.message}") from error
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (csv.Error, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError("capture.invalid_table", f"{entry.name}: {type(error).__name__}: {error}") from error
     return dict(sorted(azimuths.items(), key=lambda item: item[1]))
 

@@ -70,7 +70,11 @@ class Listing(Protocol):
     """Folders that are worth listing at once."""
 
     def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """Files of one folder below the root ('' for the root itself), and names of its subfolders, both sorted."""
+        """Files of one folder below the root ('' for the root itself), and names of its subfolders, both sorted.
+
+        Raises:
+            InputError: `capture.unreadable`; `capture.not_found` for the root of a bucket.
+        """
 
 
 def listing_of(uri: str) -> Listing:
@@ -95,12 +99,15 @@ class _LocalListing:
     def look(self, folder: str) -> tuple[list[Entry], list[str]]:
         """See `Listing`. Links to folders are not followed."""
         files, subfolders = [], []
-        with os.scandir(os.path.join(self._root, folder)) as found:
-            for item in sorted(found, key=lambda one: one.name):
-                if item.is_dir(follow_symlinks=False):
-                    subfolders.append(item.name)
-                elif not item.is_dir():
-                    files.append(self._entry(folder, item))
+        try:
+            with os.scandir(os.path.join(self._root, folder)) as found:
+                for item in sorted(found, key=lambda one: one.name):
+                    if item.is_dir(follow_symlinks=False):
+                        subfolders.append(item.name)
+                    elif not (item.is_symlink() and os.path.isdir(item.path)):
+                        files.append(self._entry(folder, item))
+        except OSError as error:
+            raise InputError("capture.unreadable", f"the folder cannot be listed: {error}") from error
         return files, subfolders
 
     def _entry(self, folder: str, item: os.DirEntry[str]) -> Entry:
@@ -163,16 +170,13 @@ class _RemoteListing:
             raise InputError("capture.not_found", f"nothing lies below {uri}")
 
     def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """See `Listing`.
-
-        Raises:
-            InputError: `capture.not_found`.
-        """
+        """See `Listing`."""
         path = f"{self._root}/{folder}".rstrip("/")
         try:
             found: list[dict[str, Any]] = self._filesystem.ls(path, detail=True)
         except Exception as error:
-            raise InputError("capture.not_found", f"{self._uri}: {type(error).__name__}: {error}") from error
+            code = "capture.unreadable" if folder else "capture.not_found"
+            raise InputError(code, f"{self._uri}/{folder}: {type(error).__name__}: {error}") from error
         files, subfolders = [], []
         for info in sorted(found, key=lambda one: str(one["name"])):
             full = str(info["name"]).rstrip("/")

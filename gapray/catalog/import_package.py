@@ -7,10 +7,8 @@ from gapray.catalog.rows import RunFacts, product_row, utc_now, view_row
 from gapray.catalog.storage import Folder
 from gapray.config import canonical_hash
 from gapray.gap.images import encode_jpeg, encode_png
-from gapray.gap.package import GapPackage
+from gapray.gap.package import UNNAMED, GapPackage
 
-IMPORTED = "imported"
-"""What tables say of models and settings that nobody named."""
 REFERENCE_QUALITY = 95
 
 
@@ -23,10 +21,10 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str) -> None:
         uri: Where it came from.
     """
     now = utc_now()
-    models = {role: package.models.get(role, IMPORTED) for role in ("mask", "depth", "canny", "identity")}
+    models = {role: package.models.get(role, UNNAMED) for role in ("mask", "depth", "canny", "identity")}
     content = [[view.azimuth_deg, view.reference.tobytes().hex(), view.mask.tobytes().hex()] for view in package.views]
     key = package.key or canonical_hash(content)
-    facts = RunFacts(f"import-{now:%Y%m%dT%H%M%S}", IMPORTED, IMPORTED, models)
+    facts = RunFacts(f"import-{now:%Y%m%dT%H%M%S}", UNNAMED, UNNAMED, models)
     shared = {"product_id": package.product_id, "key": key, "facts": facts, "now": now}
     views = [
         view_row(view, encode_jpeg(view.reference, REFERENCE_QUALITY), encode_png(view.mask), **shared)  # type: ignore[arg-type]

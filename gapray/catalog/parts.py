@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES
 from gapray.catalog.storage import Folder
+from gapray.errors import CatalogError
 
 ROW_GROUP_BYTES = 64 * 2**20
 """Largest row group, uncompressed."""
@@ -31,6 +32,9 @@ def commit(folder: Folder, content: Mapping[str, Rows], *, part_bytes: int = PAR
         content: Table -> its rows, as an Arrow table or as mappings. `views` is written before `products`, whose rows make
             the views count.
         part_bytes: More views than that become several parts, each followed by its own products.
+
+    Raises:
+        CatalogError: `catalog.write_failed`.
     """
     tables = {name: _as_table(name, content[name]) for name in TABLES if name in content}
     views, products = (tables.get(name, TABLES[name].empty_table()) for name in ("views", "products"))
@@ -55,6 +59,9 @@ def write_part(folder: Folder, table: str, content: pa.Table) -> str:
 
     Returns:
         The part's file name.
+
+    Raises:
+        CatalogError: `catalog.write_failed`.
     """
     content = content.sort_by([(column, "ascending") for column in SORT_COLUMNS[table]])
     name = part_name(content)
@@ -62,7 +69,10 @@ def write_part(folder: Folder, table: str, content: pa.Table) -> str:
     rows_per_group = max(1, int(content.num_rows * ROW_GROUP_BYTES / max(content.nbytes, 1)))
     with pq.ParquetWriter(sink, content.schema, compression=_compression(content.schema)) as writer:
         writer.write_table(content, row_group_size=rows_per_group)
-    folder.put(table, name, sink.getvalue())
+    try:
+        folder.put(table, name, sink.getvalue())
+    except OSError as error:
+        raise CatalogError("catalog.write_failed", f"{folder.path}: {table}: {error}") from error
     return name
 
 

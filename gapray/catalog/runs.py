@@ -93,4 +93,5 @@ def stage_costs(records: Sequence[Mapping[str, Any]]) -> dict[str, StageCost]:
     return {
         stage: StageCost(seconds[stage] / count, 1.0, gpu_seconds[stage] / seconds[stage] if seconds[stage] else 0.0)
         for stage, count in products.items()
+        if count
     }

@@ -433,19 +433,24 @@ def manifest(
 def export(
     catalog: CatalogArgument,
     product: Annotated[str, typer.Argument(metavar="PRODUCT", help="Product id.")],
-    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write; with --inline also a file that ends with .json.")],
+    inline: Annotated[
+        bool, typer.Option("--inline", help="The manifest holds photos, depth and masks: it can be sent alone.")
+    ] = False,
 ) -> None:
-    """Write one product as a GAP folder with multiview_manifest.json."""
+    """Write one product as a GAP folder with multiview_manifest.json, as the prototype wrote them."""
     with guarded():
         from gapray.catalog.reader import open_catalog
         from gapray.gap import folder
 
-        typer.echo(folder.write(open_catalog(catalog).package(product), to))
+        typer.echo(folder.write(open_catalog(catalog).package(product), to, inline=inline))
 
 
 @app.command("import-gap")
 def import_gap(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A GAP folder, ours or the prototype's.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A GAP folder, ours or the prototype's, or a manifest.")
+    ],
     out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
 ) -> None:
     """Bring a GAP folder into a catalogue."""

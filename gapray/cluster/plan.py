@@ -9,7 +9,7 @@ from typing import Any
 
 from gapray.catalog.runs import StageCost
 from gapray.cluster.shape import NodeGroup
-from gapray.errors import ResourceError
+from gapray.errors import CatalogError, ResourceError
 
 WORKER_SETTINGS = {
     "package.decode": "decode_workers",
@@ -83,8 +83,11 @@ def planned(costs: Mapping[str, StageCost], products: int, groups: Sequence[Node
         measured: For the reader.
 
     Raises:
-        ResourceError: `resource.insufficient` when stages need a GPU and no group has one.
+        CatalogError: `catalog.run_not_found` when no stage was measured.
+        ResourceError: `resource.insufficient` when stages need a GPU or a CPU and no group has one.
     """
+    if not costs:
+        raise CatalogError("catalog.run_not_found", f"no stage was timed by {measured}")
     cpus, gpus = (sum(getattr(group, name) * group.most for group in groups) for name in ("cpus", "gpus"))
     prices = [None if group.hour_price is None else group.hour_price * group.most for group in groups]
     stages: list[StagePlan] = []
@@ -96,15 +99,17 @@ def planned(costs: Mapping[str, StageCost], products: int, groups: Sequence[Node
         on_cpu = {stage: cost.seconds * cost.cores for stage, cost in mine.items() if not cost.gpus}
         if on_gpu and not gpus:
             raise ResourceError("resource.insufficient", f"{', '.join(on_gpu)} need a GPU and the cluster has none")
+        if on_cpu and not cpus:
+            raise ResourceError("resource.insufficient", f"{', '.join(on_cpu)} need a CPU and the cluster has none")
         pace = min(
             cpus / sum(on_cpu.values()) if sum(on_cpu.values()) else math.inf,
             gpus / sum(on_gpu.values()) if sum(on_gpu.values()) else math.inf,
         )
-        tight = on_gpu if on_gpu and pace == gpus / sum(on_gpu.values()) else on_cpu
+        tight = on_gpu if on_gpu and (not on_cpu or pace == gpus / (sum(on_gpu.values()) or math.inf)) else on_cpu
         hours[kind], heaviest[kind] = products / pace / 3600, max(tight, key=tight.__getitem__)
         for stage, cost in mine.items():
             share, width = (on_gpu, cost.gpus) if cost.gpus else (on_cpu, cost.cores)
-            amount = (gpus if cost.gpus else cpus) * share[stage] / sum(share.values())
+            amount = (gpus if cost.gpus else cpus) * share[stage] / (sum(share.values()) or 1.0)
             workers = max(1, round(amount / width)) if width else 1
             rate = workers / cost.seconds if cost.seconds else math.inf
             stages.append(StagePlan(stage, cost.seconds, workers, rate, "GPU" if cost.gpus else "CPU"))

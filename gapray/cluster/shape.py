@@ -37,7 +37,7 @@ def node_groups(path: Path) -> list[NodeGroup]:
     try:
         document = yaml.safe_load(path.read_text())
         groups = _up_groups(document) if "available_node_types" in document else _kuberay_groups(document["spec"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(
             "config.invalid", f"{path} is no cluster file that can be read: {type(error).__name__}: {error}"
         ) from error

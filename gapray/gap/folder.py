@@ -2,180 +2,410 @@
 
 ::
 
-    view_000/canonical/reference.png            RGB
-    view_000/canonical/reference_no_bg.png      RGBA
-    view_000/geometry/depth_000.png             16-bit grey
-    view_000/geometry/mask_000.png              8-bit grey
-    view_000/geometry/canny_000.png             8-bit grey (gapray's own; optional when read)
-    view_000/identity_embedding.npy             float32 [517]
-    view_000/metadata.json
     multiview_manifest.json
+    view_045/canonical/reference.png            RGB
+    view_045/canonical/reference_no_bg.png      RGBA
+    view_045/geometry/depth_000.png             8-bit grey
+    view_045/geometry/mask_000.png              8-bit grey
+    view_045/identity_embedding.pt              torch.save of a float32 tensor [517]
+    view_045/metadata.json
+    view_045/geometry/depth16_000.png           16-bit grey, `GapView.depth` itself
+    view_045/geometry/canny_000.png             8-bit grey
 
-The prototype knew whole degrees only. Azimuths between them go into `metadata.json`; the folder's number is rounded.
+Files are called ``…_000`` in the folder of every view, as the prototype's loader opens them. The last two are gapray's own.
+The prototype scaled the 8-bit depth of each view by itself; gapray writes it on the one scale of the set. The prototype knew
+whole degrees only: azimuths between them go into manifest and `metadata.json`; the folder's number is rounded.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.decode import decode_grey, decode_photo
+from gapray.capture.decode import decode_alpha, decode_grey, decode_photo
+from gapray.capture.discover import PRODUCT_ID
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.gap.identity import IDENTITY_SIZE
 from gapray.gap.images import encode_png
+from gapray.gap.manifest import LONGEST_PATH, VIEW, degrees_of, manifest_views
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, Quality, view_facts
 
 MANIFEST_NAME = "multiview_manifest.json"
+LAYOUT_VERSION = "1.0"
+INLINE = ("reference", "depth", "mask")
+"""Files whose bytes an inline manifest holds, each as ``<role>_b64``: the names that the prototype's handler reads."""
 _MAX_FILE_BYTES = 64 * 2**20
+_MAX_MANIFEST_BYTES = 512 * 2**20
 _LIMITS = DecodeSettings(min_side=16, reference_side=4096, max_pixels=4096 * 4096)
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 
+_USUAL = {
+    "metadata": "metadata.json",
+    "reference": "canonical/reference.*",
+    "reference_no_bg": "canonical/reference_no_bg.*",
+    "depth16": "geometry/depth16_*.*",
+    "depth": "geometry/depth_*.*",
+    "mask": "geometry/mask_*.*",
+    "canny": "geometry/canny_*.*",
+    "identity": "identity_embedding.*",
+}
+"""Role -> where its file lies in a view's folder, for what no manifest names."""
+_OPTIONAL = ("reference_no_bg", "depth16", "canny")
 
-def write(package: GapPackage, folder: Path) -> Path:
+
+def write(package: GapPackage, to: Path, *, inline: bool = False) -> Path:
     """Write one package.
 
     Args:
         package: What to write.
-        folder: Made when missing; files of the same names in it are replaced.
+        to: A folder, made when missing; files of the same names in it are replaced. With `inline` also a path that ends
+            with ``.json``: then that file alone is written, without paths in it.
+        inline: The manifest holds in each view the bytes of `INLINE` in base64, so that it is whole without the files.
 
     Returns:
-        The path of `multiview_manifest.json`.
+        The manifest's path.
+
+    Raises:
+        InputError: `gap.invalid_folder` when two views round to one degree, `gap.write_failed`.
     """
-    views: dict[str, dict[str, str]] = {}
-    for view in package.views:
-        angle = f"{round(view.azimuth_deg) % 360:03d}"
-        if angle in views:
-            raise InputError("gap.invalid_folder", f"two views round to {angle} degrees; the layout holds one")
-        root = folder / f"view_{angle}"
-        (root / "canonical").mkdir(parents=True, exist_ok=True)
-        (root / "geometry").mkdir(exist_ok=True)
-        files = {
-            "reference": root / "canonical" / "reference.png",
-            "reference_no_bg": root / "canonical" / "reference_no_bg.png",
-            "depth": root / "geometry" / f"depth_{angle}.png",
-            "mask": root / "geometry" / f"mask_{angle}.png",
-            "canny": root / "geometry" / f"canny_{angle}.png",
-            "identity": root / "identity_embedding.npy",
-            "metadata": root / "metadata.json",
+    alone = inline and to.suffix.lower() == ".json"
+    path = to if alone else to / MANIFEST_NAME
+    views: dict[str, dict[str, Any]] = {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for view in package.views:
+            angle = f"{round(view.azimuth_deg) % 360:03d}"
+            if angle in views:
+                raise InputError("gap.invalid_folder", f"two views round to {angle} degrees; the layout holds one")
+            views[angle] = {"azimuth_deg": view.azimuth_deg}
+            files = _files_of(view, package.product_id)
+            if not alone:
+                for role, (name, data) in files.items():
+                    file = to / f"view_{angle}" / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(data)
+                    views[angle][role] = f"view_{angle}/{name}"
+            if inline:
+                views[angle] |= {f"{role}_b64": base64.b64encode(files[role][1]).decode() for role in INLINE}
+        manifest = {
+            "asset_name": package.product_id,
+            "views": views,
+            "key": package.key,
+            "depth_scale": package.depth_scale,
+            "depth_shift": package.depth_shift,
+            "models": dict(package.models),
         }
-        files["reference"].write_bytes(encode_png(view.reference))
-        files["reference_no_bg"].write_bytes(encode_png(np.dstack([view.reference, view.mask])))
-        files["depth"].write_bytes(encode_png(view.depth))
-        files["mask"].write_bytes(encode_png(view.mask))
-        files["canny"].write_bytes(encode_png(view.canny))
-        np.save(files["identity"], view.identity, allow_pickle=False)
-        facts = {"name": view.name, "azimuth_deg": view.azimuth_deg, "uri": view.uri, "sha256": view.sha256}
-        files["metadata"].write_text(json.dumps(facts | view_facts(view), indent=2) + "\n")
-        views[angle] = {role: str(path.relative_to(folder)) for role, path in files.items()}
-    manifest = {
-        "asset_name": package.product_id,
-        "views": views,
-        "key": package.key,
-        "depth_scale": package.depth_scale,
-        "depth_shift": package.depth_shift,
-        "models": dict(package.models),
-    }
-    path = folder / MANIFEST_NAME
-    path.write_text(json.dumps(manifest, indent=2) + "\n")
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError("gap.write_failed", f"{to}: {error}") from error
     return path
+
+
+def _files_of(view: GapView, product_id: str) -> dict[str, tuple[str, bytes]]:
+    """Role -> name below the view's folder, and content."""
+    height, width = view.mask.shape
+    metadata = {
+        "object_name": product_id,
+        "version": LAYOUT_VERSION,
+        "source": view.uri,
+        "identity_embedding_shape": [IDENTITY_SIZE],
+        "has_depth": True,
+        "has_mask": True,
+        "image_size": [width, height],
+        "name": view.name,
+        "azimuth_deg": view.azimuth_deg,
+        "uri": view.uri,
+        "sha256": view.sha256,
+    }
+    return {
+        "reference": ("canonical/reference.png", encode_png(view.reference)),
+        "reference_no_bg": ("canonical/reference_no_bg.png", encode_png(np.dstack([view.reference, view.mask]))),
+        "depth": ("geometry/depth_000.png", encode_png(_depth8(view.depth))),
+        "mask": ("geometry/mask_000.png", encode_png(view.mask)),
+        "identity": ("identity_embedding.pt", _saved(view.identity)),
+        "metadata": ("metadata.json", f"{json.dumps(metadata | view_facts(view), indent=2)}\n".encode()),
+        "depth16": ("geometry/depth16_000.png", encode_png(view.depth)),
+        "canny": ("geometry/canny_000.png", encode_png(view.canny)),
+    }
+
+
+def _depth8(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """The same scale in 8 bits: 0 = no product, 1 = farthest … 255 = nearest of the whole set."""
+    rounded = (depth.astype(np.uint32) + 128) // 257
+    return np.where(depth > 0, np.maximum(rounded, 1), 0).astype(np.uint8)
+
+
+def _saved(identity: NDArray[np.float32]) -> bytes:
+    import torch
+
+    sink = io.BytesIO()
+    torch.save(torch.tensor(identity), sink)
+    return sink.getvalue()
 
 
 def read(folder: Path) -> GapPackage:
     """Read one package that gapray or the prototype wrote.
 
-    8-bit depth maps, which the prototype wrote, are taken as they are and spread over 16 bits.
+    The folder holds a manifest, or folders ``view_<degrees>``, or is one view's folder itself. The prototype's manifest
+    names paths relative to the folder that it ran in, on whatever machine: each is looked for below the manifest, then the
+    parts at its end are. 8-bit depth maps, which the prototype scaled view by view, are spread over 16 bits inside the mask;
+    nothing says which scale they share, so they have no model (`GapPackage.models`). Where a view has no mask, the
+    transparency of `reference_no_bg` is taken.
+
+    Args:
+        folder: Or the path of a manifest.
 
     Raises:
         InputError: `gap.invalid_folder` when a file is missing, lies outside the folder or holds something else;
             `image.*` when a picture cannot be decoded.
     """
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_text())
-        listed = manifest["views"].items()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError("gap.invalid_folder", f"{folder / MANIFEST_NAME}: {type(error).__name__}: {error}") from error
-    views = sorted((_read_view(folder, angle, files) for angle, files in listed), key=lambda view: view.azimuth_deg)
-    if not views:
-        raise InputError("gap.invalid_folder", f"{folder} holds no view")
-    return GapPackage(
-        product_id=str(manifest.get("asset_name") or folder.name),
-        key=str(manifest.get("key", "")),
-        views=tuple(views),
-        depth_scale=float(manifest.get("depth_scale", 1.0)),
-        depth_shift=float(manifest.get("depth_shift", 0.0)),
-        models={str(role): str(name) for role, name in manifest.get("models", {}).items()},
-    )
+        root = (folder.parent if folder.is_file() else folder).resolve()
+        manifest, places = _places(root, folder.name if folder.is_file() else MANIFEST_NAME)
+        read_views = [_read_view(place) for place in places]
+        views = sorted((view for view, _ in read_views), key=lambda view: view.azimuth_deg)
+        for view, after in pairwise(views):
+            if after.azimuth_deg - view.azimuth_deg < 1e-6:
+                raise ValueError(f"two views stand at {view.azimuth_deg:g} degrees")
+        models = manifest.get("models") or {}
+        key = str(manifest.get("key", ""))
+        return GapPackage(
+            product_id=_product_id(manifest.get("asset_name"), *(name for _, name in read_views), _named(root)),
+            key=key if re.fullmatch(r"[0-9A-Za-z]{1,128}", key) else "",
+            views=tuple(views),
+            depth_scale=_finite(manifest.get("depth_scale", 1.0)),
+            depth_shift=_finite(manifest.get("depth_shift", 0.0)),
+            models={str(role): str(name) for role, name in models.items()},
+        )
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+        raise InputError("gap.invalid_folder", f"{folder}: {error}") from error
 
 
-def _read_view(folder: Path, angle: str, files: Mapping[str, str]) -> GapView:
-    def data(role: str) -> bytes:
-        path = _inside(folder, files, role)
-        return read_bytes(str(path), _MAX_FILE_BYTES)
+@dataclass(frozen=True)
+class _Place:
+    """Where one view lies."""
 
-    try:
-        metadata: dict[str, Any] = json.loads(data("metadata")) if files.get("metadata") else {}
-        reference = decode_photo(data("reference"), _LIMITS)
-        size = reference.shape[:2]
-        mask = _same_size(_grey8(data("mask")), size)
-        depth = _same_size(_depth16(data("depth")), size)
-        canny = _grey8(data("canny")) if files.get("canny") else np.zeros(size, np.uint8)
-        identity = _identity(_inside(folder, files, "identity"))
-        azimuth = float(metadata.get("azimuth_deg", angle)) % 360.0
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise InputError("gap.invalid_folder", f"{folder}, view {angle}: {error}") from error
-    return GapView(
-        name=str(metadata.get("name", f"view_{angle}")),
-        azimuth_deg=azimuth,
-        uri=str(metadata.get("uri", "")),
+    root: Path
+    """The package's folder, without links in it; nothing outside of it is opened."""
+    members: Mapping[str, Any]
+    """What the manifest says; `folder` may be a view's whole folder."""
+    azimuth_deg: float
+    only: bool
+    """The package has no other view."""
+
+    def file(self, role: str) -> Path | None:
+        """The file of one role; None when there is none.
+
+        Raises:
+            ValueError: It is named and not there, or lies outside the package's folder.
+        """
+        named = self.members.get(role)
+        if not named:
+            usual = sorted(self.folder().glob(_USUAL[role]))
+            return _inside(self.root, usual[0]) if usual else None
+        found = self._found(named)
+        if found is None and role not in _OPTIONAL:
+            raise ValueError(f"{role} of view {self.azimuth_deg:g}, {str(named)[:200]!r}, is not in the folder")
+        return found
+
+    def folder(self) -> Path:
+        """The view's own folder."""
+        if self.members.get("folder"):
+            found = self._found(self.members["folder"])
+            if found is None:
+                raise ValueError(f"the folder of view {self.azimuth_deg:g} is not there")
+            return found
+        reference = self._found(self.members["reference"]) if self.members.get("reference") else None
+        if reference is not None:
+            return reference.parent.parent if reference.parent.name == "canonical" else reference.parent
+        return _inside(self.root, self.root / f"view_{round(self.azimuth_deg) % 360:03d}")
+
+    def _found(self, named: Any) -> Path | None:
+        """What a path names: relative to the manifest, else the longest end of it that is there."""
+        if not isinstance(named, str) or len(named) > LONGEST_PATH:
+            raise ValueError(f"{str(named)[:40]!r} is no path")
+        parts = [part for part in re.split(r"[/\\]+", named) if part not in ("", ".") and not part.endswith(":")]
+        if not parts:
+            return self.root
+        if ".." in parts:
+            parts = parts[len(parts) - parts[::-1].index("..") :]
+        views = [index for index, part in enumerate(parts) if VIEW.fullmatch(part)]
+        # Of several views none may be taken for another: a view's own folder is never cut off its path.
+        last = views[-1] if views and not self.only else len(parts) - 1
+        for start in range(last + 1):
+            place = self.root.joinpath(*parts[start:])
+            if place.exists():
+                return _inside(self.root, place)
+        return None
+
+
+def _inside(root: Path, place: Path) -> Path:
+    """`place` without links in it, which may lead nowhere else."""
+    resolved = place.resolve()
+    if not resolved.is_relative_to(root):
+        raise ValueError(f"{place} lies outside the folder")
+    return resolved
+
+
+def _places(root: Path, manifest_name: str) -> tuple[dict[str, Any], list[_Place]]:
+    """The manifest, empty where there is none, and where the views lie."""
+    path = root / manifest_name
+    if path.exists() or path.is_symlink():
+        _inside(root, path)
+        manifest = json.loads(_bytes(path, _MAX_MANIFEST_BYTES).decode("utf-8-sig"))
+        found = manifest_views(manifest)
+        return manifest, [_Place(root, members, azimuth, only=len(found) == 1) for azimuth, members in found]
+    folders = sorted(one.name for one in root.iterdir() if VIEW.fullmatch(one.name) and one.is_dir())
+    if folders:
+        return {}, [_Place(root, {"folder": name}, degrees_of(name), only=False) for name in folders]
+    if not (root / "canonical").is_dir():
+        raise ValueError(f"there is no {MANIFEST_NAME}, no folder view_<degrees> and no folder canonical")
+    azimuth = degrees_of(root.name) if VIEW.fullmatch(root.name) else 0.0
+    return {}, [_Place(root, {"folder": "."}, azimuth, only=True)]
+
+
+def _read_view(place: _Place) -> tuple[GapView, str]:
+    """One view, and what its metadata call the product."""
+    metadata = _metadata(place)
+    reference = decode_photo(_data(place, "reference"), _LIMITS)
+    size = reference.shape[:2]
+    mask = _mask(place, wanted=metadata.get("has_mask") is not False)
+    canny = place.file("canny")
+    exact = metadata.get("azimuth_deg")
+    view = GapView(
+        name=str(metadata.get("name") or f"view_{place.azimuth_deg:03g}"),
+        azimuth_deg=place.azimuth_deg if exact is None else degrees_of(exact),
+        uri=str(metadata.get("uri") or metadata.get("source") or ""),
         sha256=str(metadata.get("sha256", "")),
         reference=reference,
-        mask=mask,
-        depth=depth,
-        canny=_same_size(canny, size),
-        identity=identity,
+        mask=_same_size(mask, size),
+        depth=_depth(place, mask, size),
+        canny=_same_size(_grey8(_bytes(canny)), size) if canny else np.zeros(size, np.uint8),
+        identity=_identity(place),
         quality=Quality(
-            float(metadata.get("sharpness", 0.0)),
-            float(metadata.get("clipped_dark", 0.0)),
-            float(metadata.get("clipped_bright", 0.0)),
+            *(_finite(metadata.get(name, 0.0)) for name in ("sharpness", "clipped_dark", "clipped_bright"))
         ),
     )
+    return view, str(metadata.get("object_name") or "")
 
 
-def _inside(folder: Path, files: Mapping[str, str], role: str) -> Path:
-    """The file of one role; a manifest is untrusted, so nothing outside its folder is opened."""
-    if not files.get(role):
-        raise KeyError(f"no {role}")
-    path = (folder / str(files[role])).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"{role} lies outside the folder")
-    return path
+def _metadata(place: _Place) -> Mapping[str, Any]:
+    given = place.members.get("metadata")
+    if isinstance(given, Mapping):
+        return given
+    path = place.file("metadata")
+    metadata = json.loads(_bytes(path).decode("utf-8-sig")) if path else {}
+    if not isinstance(metadata, Mapping):
+        raise ValueError(f"metadata of view {place.azimuth_deg:g} are no object")
+    return metadata
 
 
-def _identity(path: Path) -> NDArray[np.float32]:
+def _mask(place: _Place, *, wanted: bool) -> NDArray[np.uint8]:
+    """The view's mask, else the transparency of its cut-out; `wanted`: what the manifest names must be there."""
+    try:
+        path = place.file("mask")
+    except ValueError:
+        if wanted:
+            raise
+        path = None
+    return _grey8(_bytes(path)) if path else decode_alpha(_data(place, "reference_no_bg"), _LIMITS)
+
+
+def _depth(place: _Place, mask: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint16]:
+    own = place.file("depth16")
+    image = decode_grey(_bytes(own) if own else _data(place, "depth"), _LIMITS)
+    depth = _same_size(image.astype(np.uint16), size)
+    if image.dtype == np.uint16:
+        return depth
+    return np.where(mask >= 128, np.maximum(depth * np.uint16(DEPTH_MAX // 255), 1), 0).astype(np.uint16)
+
+
+def _identity(place: _Place) -> NDArray[np.float32]:
+    path = place.file("identity")
+    if path is None:
+        raise ValueError(f"view {place.azimuth_deg:g} has no identity embedding")
+    data = _bytes(path)
     if path.suffix == ".json":
-        values = np.asarray(json.loads(path.read_text()), np.float32)
+        values = np.asarray(json.loads(data), np.float32)
+    elif path.suffix == ".npy":
+        values = np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
     else:
-        values = np.load(path, allow_pickle=False).astype(np.float32)
-    if values.shape != (IDENTITY_SIZE,):
+        values = _tensor(data)
+    if values.size != IDENTITY_SIZE:
         raise ValueError(f"the identity embedding has shape {values.shape}, not ({IDENTITY_SIZE},)")
+    if not np.isfinite(values).all():
+        raise ValueError("the identity embedding holds numbers that are not finite")
+    return values.reshape(IDENTITY_SIZE)
+
+
+def _tensor(data: bytes) -> NDArray[np.float32]:
+    """What torch saved, on whatever device; no code in it is run."""
+    import torch
+
+    try:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if sum(member.file_size for member in archive.infolist()) > _MAX_FILE_BYTES:
+                    raise ValueError("it unpacks to too many bytes")
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        values: NDArray[np.float32] = loaded.detach().to(torch.float32).numpy()
+    except Exception as error:
+        # torch, pickle and zipfile raise what they like on damaged files.
+        first = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"the identity embedding is no tensor: {type(error).__name__}: {first}") from error
     return values
+
+
+def _data(place: _Place, role: str) -> bytes:
+    path = place.file(role)
+    if path is None:
+        raise ValueError(f"view {place.azimuth_deg:g} has no {role}")
+    return _bytes(path)
+
+
+def _bytes(path: Path, most: int = _MAX_FILE_BYTES) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"{path.name} is no file")  # a pipe would never end
+    return read_bytes(str(path), most)
+
+
+def _named(root: Path) -> str:
+    """What the package's folder is called; a view's own folder lies in it."""
+    return root.parent.name if VIEW.fullmatch(root.name) else root.name
+
+
+def _product_id(*names: Any) -> str:
+    """The first name that can be a product's id, once blanks and the like are dashes; it becomes part of paths."""
+    for name in names:
+        identifier = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] if isinstance(name, str) else ""
+        if PRODUCT_ID.fullmatch(identifier):
+            return identifier
+    raise ValueError("nothing names the product")
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{number} is no number")
+    return number
 
 
 def _grey8(data: bytes) -> NDArray[np.uint8]:
     image = decode_grey(data, _LIMITS)
     return image.astype(np.uint8) if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
-
-
-def _depth16(data: bytes) -> NDArray[np.uint16]:
-    image = decode_grey(data, _LIMITS)
-    return image.astype(np.uint16) * (DEPTH_MAX // 255 if image.dtype == np.uint8 else 1)
 
 
 def _same_size(image: NDArray[_Pixel], size: tuple[int, ...]) -> NDArray[_Pixel]:

@@ -14,6 +14,9 @@ from gapray.capture.azimuths import turned
 DEPTH_MAX = 65535
 """Stored value of the nearest point; 0 is kept for everything that is not the product."""
 
+UNNAMED = "imported"
+"""What tables say of models and settings that nobody named. Depth of an unnamed model may be on a scale of its own in each view."""
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -65,7 +68,7 @@ class GapPackage:
     """Model nearness = `depth_scale` * (value - 1) / 65534 + `depth_shift`, one pair for the whole set."""
     depth_shift: float
     models: Mapping[str, str]
-    """Role -> model and revision: `mask`, `depth`, `canny`, `identity`."""
+    """Role -> model and revision: `mask`, `depth`, `canny`, `identity`; roles that nobody named may be missing."""
 
     def view(self, azimuth_deg: float) -> GapView:
         """The view at exactly `azimuth_deg`.

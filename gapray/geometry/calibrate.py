@@ -102,7 +102,8 @@ class Silhouettes:
         rng = np.random.default_rng(seed)
         us, vs = [], []
         for mask in self.masks[:, 0].cpu().numpy():
-            rows, columns = np.nonzero(mask > 0.5)
+            # A speck is nowhere that bright once it is averaged to this size.
+            rows, columns = np.nonzero(mask > min(0.5, mask.max() / 2))
             chosen = rng.integers(0, len(rows), count)
             us.append((columns[chosen] + 0.5) / SIDE * 2 - 1)
             vs.append((rows[chosen] + 0.5) / SIDE * 2 - 1)

@@ -51,7 +51,10 @@ def take_in(
     if not is_local(src) or src.endswith(".parquet") or not Path(src).exists():
         return src
     root = Path(src).absolute()
-    raw = _raw(root)
+    try:
+        raw = _raw(root)
+    except OSError as error:
+        raise InputError("capture.unreadable", f"{src}: {error}") from error
     if not raw:
         return src
     if not is_local(catalog):
@@ -85,7 +88,10 @@ def _raw_in(one: Path) -> tuple[str, Path] | None:
         return (one.stem if one.is_file() else one.name), one
     if one.is_file() or one.name in SIDE_FOLDERS:
         return None
-    files = [file for file in one.iterdir() if file.is_file() and not file.name.startswith(".")]
+    try:
+        files = [file for file in one.iterdir() if file.is_file() and not file.name.startswith(".")]
+    except OSError:
+        return None  # `scan` makes a reject of a folder that cannot be listed
     videos = [file for file in files if is_video_name(file.name)]
     return (one.name, videos[0]) if len(videos) == 1 and not any(map(_is_photo, files)) else None
 
@@ -96,7 +102,10 @@ def _is_photo(path: Path) -> bool:
 
 def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]) -> Reject | None:
     target = folder / name
-    stat = raw.stat()
+    try:
+        stat = raw.stat()
+    except OSError as error:
+        return Reject.of(name, str(raw), InputError("capture.unreadable", f"{name}: {error}"))
     stamp = json.dumps([str(raw), stat.st_size, stat.st_mtime_ns])
     if (target / _STAMP).exists() and (target / _STAMP).read_text(encoding="utf-8") == stamp:
         return None

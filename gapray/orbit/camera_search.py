@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from gapray.errors import InputError
 from gapray.geometry.calibrate import (
     FIT_DEPTHS,
     FIT_PIXELS,
@@ -73,8 +74,16 @@ def found_camera(
         layout: Of the photos in the frame.
         size: Of the frame in which outlines are compared [pixels].
         device: Where the tensors live.
+
+    Raises:
+        InputError: `mask.too_small` when nothing of a mask is left in the frame.
     """
     cut = [to_frame(mask, at, size) for mask, at in zip(masks, layout.placements, strict=True)]
+    for azimuth, mask in zip(azimuths_deg, cut, strict=True):
+        if not (mask >= 128).any():
+            raise InputError(
+                "mask.too_small", f"the mask at {azimuth:g} degrees is next to nothing in the orbit's frame"
+            )
     alpha = torch.tensor(np.stack(cut), device=device).float() / 255
     axis_y = float(np.mean([_middle(mask) for mask in cut]))
     fits = calibrate(alpha, list(azimuths_deg), axis_y=axis_y, own_crops=layout.own_crops, quick=True)

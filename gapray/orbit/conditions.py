@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gapray.config import OrbitSettings
 from gapray.errors import InputError
-from gapray.gap.package import GapPackage
+from gapray.gap.package import UNNAMED, GapPackage
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.engines import between, photo_frame
 from gapray.orbit.morph import MorphFrame
@@ -72,7 +72,8 @@ def build_conditions(
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: `orbit.too_few_views`, or `mask.too_small` for a view whose mask is empty.
+        InputError: `orbit.too_few_views`, `mask.too_small` for a view whose mask is empty or next to nothing in the orbit's
+            frame, or `orbit.empty_hull` when no part of the product is in all masks.
     """
     if len(package.views) < LEAST_VIEWS:
         raise InputError(
@@ -83,14 +84,14 @@ def build_conditions(
             raise InputError("mask.too_small", f"{package.product_id}: the mask of {view.name} is empty")
     frames = tuple(azimuths_deg) if azimuths_deg is not None else even_orbit(settings.frames)
     captured = [view.azimuth_deg for view in package.views]
-    of_silhouettes = package.models["depth"].split("@")[0] in ("hull", "null-model")
+    by_network = package.models.get("depth", UNNAMED).split("@")[0] not in ("hull", "null-model", UNNAMED)
     with torch.no_grad():
         scene, calibration = build_scene(
             [view.reference for view in package.views],
             [view.mask for view in package.views],
             captured,
             settings,
-            depths=None if of_silhouettes or not settings.fuse_depth else [view.depth for view in package.views],
+            depths=[view.depth for view in package.views] if by_network and settings.fuse_depth else None,
             device=device,
         )
         keys = key_views(frames, captured)
@@ -124,6 +125,8 @@ def _on(colour: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 def _depths(drawn: list[MorphFrame]) -> NDArray[np.float32]:
     nearness = torch.stack([one.nearness for one in drawn])
     shown = nearness > NOTHING / 2
+    if not shown.any():
+        raise InputError("orbit.empty_hull", "no frame shows any of the product's hull")
     low, high = float(nearness[shown].min()), float(nearness[shown].max())
     scaled = FARTHEST + (1 - FARTHEST) * (nearness - low) / max(high - low, 1e-6)
     return np.asarray(torch.where(shown, scaled, 0.0).float().cpu().numpy(), np.float32)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gapray.config import OrbitSettings
+from gapray.errors import InputError
 from gapray.gap.package import DEPTH_MAX
 from gapray.geometry.calibrate import Fit
-from gapray.geometry.carve import carved_by_fronts, mended
+from gapray.geometry.carve import NOTHING, carved_by_fronts, mended
 from gapray.geometry.depth_fusion import trusted_fronts
 from gapray.geometry.frame import lay_out, to_frame
 from gapray.geometry.rounding import rounded
@@ -102,6 +103,7 @@ def build_scene(
 
     Raises:
         ValueError: A mask is empty, or there are fewer than three views.
+        InputError: `mask.too_small` for a mask of which nothing is left in the frame; `orbit.empty_hull`.
     """
     if len(photos) < 3:
         raise ValueError(f"{len(photos)} views are too few for a hull")
@@ -111,6 +113,8 @@ def build_scene(
     placements = placed(layout, chosen)
     scene = carved_scene(laid_out(photos, masks, azimuths, placements, settings.size, device), chosen, settings.voxels)
     scene, calibration = _refined(scene, chosen)
+    if not (scene.nearness > NOTHING / 2).any():
+        raise InputError("orbit.empty_hull", "the masks contradict each other: nothing is seen in all of them")
     if depths is not None:
         laid16 = [to_frame(one, at, settings.size) for one, at in zip(depths, placements, strict=True)]
         network = torch.tensor(np.stack(laid16).astype(np.float32) / DEPTH_MAX, device=device)

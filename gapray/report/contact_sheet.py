@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from gapray.errors import CatalogError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.resample import at_most
 
@@ -21,12 +22,17 @@ def contact_sheet(packages: Sequence[GapPackage], tile: int = 180) -> Image.Imag
     """Draw reference, mask, depth and canny of every view of some packages.
 
     Args:
-        packages: At least one.
+        packages: What to draw.
         tile: Side of one picture in pixels.
 
     Returns:
         An RGB image; a block a package, a column a view, a row a kind of picture.
+
+    Raises:
+        CatalogError: `catalog.product_not_found` when there is no package.
     """
+    if not packages:
+        raise CatalogError("catalog.product_not_found", "there is no package to draw")
     columns = max(len(package.views) for package in packages)
     label = 84
     width = label + columns * (tile + _MARGIN) + _MARGIN

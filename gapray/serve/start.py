@@ -34,7 +34,7 @@ def serve_settings_of(
     if config is not None:
         try:
             data = yaml.safe_load(config.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError("config.invalid", f"cannot read {config}: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError("config.invalid", f"{config} holds no mapping of settings")

@@ -25,6 +25,7 @@ from gapray.capture.discover import DiscoverOptions, discover
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
+from gapray.gap.manifest import manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.settings import Limits
 
@@ -146,26 +147,24 @@ def _degrees(value: Any) -> float | None:
 
 
 def sent_in_manifest(manifest: Any) -> list[Sent]:
-    """Photos of a prototype's manifest: ``{"views": {"000": {"reference_b64": …}}}``.
+    """Photos of the prototype's manifest: ``{"views": {"000": {"reference_b64": …}}}``; `gapray export --inline` writes it.
 
     Depth maps in it are not used: gapray makes its own, on one scale for the whole set.
 
     Raises:
         InputError: `request.invalid`, `request.no_photos` or `request.path_refused`.
     """
-    views = manifest.get("views") if isinstance(manifest, dict) else None
-    if isinstance(views, list):
-        views = {str(one.get("angle", index)): one for index, one in enumerate(views) if isinstance(one, dict)}
-    if not isinstance(views, dict) or not views:
-        raise InputError("request.invalid", "the manifest has no views")
+    try:
+        views = manifest_views(manifest)
+    except ValueError as error:
+        raise InputError("request.invalid", f"the manifest: {error}") from error
     found = []
-    for angle, view in views.items():
-        members = view if isinstance(view, dict) else {}
+    for azimuth, members in views:
         names = [name + ending for name in _REFERENCES for ending in ("_b64", "_url", "")]
         value = next((members[name] for name in names if isinstance(members.get(name), str) and members[name]), None)
         if value is None:
-            raise InputError("request.no_photos", f"view {str(angle)[:20]} has no reference photo")
-        found.append(replace(_text(value.strip()), azimuth_deg=_degrees(str(angle).removeprefix("view_"))))
+            raise InputError("request.no_photos", f"view {azimuth:g} has no reference photo")
+        found.append(replace(_text(value.strip()), azimuth_deg=azimuth))
     return found
 
 

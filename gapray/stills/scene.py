@@ -93,11 +93,9 @@ def load_scenes(names: list[str]) -> list[Scene]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found += [
-                _scene(one.stem, one.read_text(encoding="utf-8"), str(one)) for one in sorted(path.glob("*.yaml"))
-            ]
+            found += [_scene_in(one) for one in sorted(path.glob("*.yaml"))]
         elif path.suffix in (".yaml", ".yml") and path.exists():
-            found.append(_scene(path.stem, path.read_text(encoding="utf-8"), name))
+            found.append(_scene_in(path))
         elif name in scene_names():
             text = (resources.files("gapray.stills") / "scenes" / f"{name}.yaml").read_text(encoding="utf-8")
             found.append(_scene(name, text, name))
@@ -108,9 +106,17 @@ def load_scenes(names: list[str]) -> list[Scene]:
     return found
 
 
+def _scene_in(path: Path) -> Scene:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("config.invalid", f"scene {path}: {error}") from error
+    return _scene(path.stem, text, str(path))
+
+
 def _scene(name: str, text: str, where: str) -> Scene:
     try:
         return Scene.model_validate({"name": name} | (yaml.safe_load(text) or {}))
-    except (ValidationError, yaml.YAMLError, TypeError) as error:
+    except (ValidationError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise ConfigError("config.invalid", f"scene {where}: {first}") from error

@@ -9,6 +9,7 @@ import pytest
 import gapray
 from gapray.capture.discover import discover
 from gapray.config import load_profile
+from gapray.errors import CatalogError
 from gapray.packaging.build import PackagingModels, build_package
 from tests.make import write_product, write_products
 
@@ -97,3 +98,13 @@ def test_a_manifest_is_a_source(tmp_path, null):
     summary = gapray.package(tmp_path / "m.parquet", out=tmp_path / "c", profile=null)
     assert summary.packaged == 3
     assert gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null).finished == 3
+
+
+@pytest.mark.parametrize("table", ["views", "manifests"])
+def test_a_catalogue_that_cannot_be_written_to_ends_the_run_with_its_code(tmp_path, null, table):
+    write_products(tmp_path / "shoot", 1)
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "catalog" / table).write_bytes(b"a file where a folder belongs")
+    with pytest.raises(CatalogError) as error:
+        gapray.package(tmp_path / "shoot", out=tmp_path / "catalog", profile=null)
+    assert error.value.code == "catalog.write_failed"

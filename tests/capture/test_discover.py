@@ -12,6 +12,7 @@ from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manif
 from gapray.capture.storage import read_bytes
 from gapray.errors import InputError
 from tests.make import write_product, write_products
+from tests.privileges import open_folder, without_privileges
 
 
 def codes(uri, **options):
@@ -75,13 +76,15 @@ def test_tables_win_over_names(tmp_path, name):
         ("file,azimuth\np_000.png,north\n", "capture.invalid_table"),
         ("file,azimuth\np_000.png,nan\n", "capture.invalid_table"),
         ("file,azimuth\np_000.png,0\np_000.png,10\n", "capture.invalid_table"),
+        ("file,azimuth\r\np_000.png,0\rp_045.png,45\r\n", "capture.invalid_table"),
+        ("file,azimuth\n" + "x" * 200_000 + ",0\n", "capture.invalid_table"),
         ("file,azimuth\n../p_000.png,0\n", "capture.unsafe_path"),
         ("file,azimuth\np_000.png,0\np_045.png,0\np_090.png,90\np_135.png,180\n", "capture.duplicate_azimuth"),
     ],
 )
 def test_bad_tables(tmp_path, text, code):
     folder = write_product(tmp_path / "p")
-    (folder / "capture.csv").write_text(text)
+    (folder / "capture.csv").write_text(text, newline="")
     assert codes(folder) == {"p": code}
 
 
@@ -100,6 +103,45 @@ def test_one_bad_product_leaves_the_others(tmp_path):
     }
     with pytest.raises(InputError):
         discover(str(tmp_path))
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o644], ids=["closed", "names only"])
+@pytest.mark.parametrize("products", [0, 2])
+def test_a_folder_that_cannot_be_listed_is_a_reject(products, mode):
+    with open_folder() as root:
+        write_products(root, products)
+        closed = write_product(root / "closed")
+        closed.chmod(mode)
+        with without_privileges():
+            found = list(scan(str(root)))
+            with pytest.raises(InputError) as error:
+                discover(str(closed))
+        closed.chmod(0o755)
+    assert [one.product_id for one in found] == ["closed", "sku-0000", "sku-0001"][: products + 1]
+    assert [one.code for one in found if isinstance(one, Reject)] == [error.value.code] == ["capture.unreadable"]
+
+
+def test_a_folder_of_a_bucket_that_cannot_be_listed_is_a_reject(tmp_path, monkeypatch):
+    root = f"memory://shoot-{tmp_path.name}"
+    for file in sorted(write_products(tmp_path, 3).rglob("*.png")):
+        fsspec.filesystem("memory").pipe_file(f"{root}/{file.parent.name}/{file.name}", file.read_bytes())
+    listed = type(fsspec.filesystem("memory")).ls
+
+    def ls(self, path, *arguments, **options):
+        if path.endswith("sku-0001"):
+            raise ConnectionError("reset by peer")
+        return listed(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", ls)
+    assert codes(root) == {"sku-0001": "capture.unreadable"}
+    assert len(list(scan(root))) == 3
+
+
+def test_a_link_to_itself_ends_no_scan(tmp_path):
+    write_product(tmp_path / "p")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "p" / "loop").symlink_to(tmp_path / "p" / "loop")
+    assert [one.product_id for one in discover(str(tmp_path))] == ["p"]
 
 
 def test_photos_beside_products_are_ambiguous(tmp_path):

@@ -264,3 +264,19 @@ def test_local_files_are_read_without_python(tmp_path):
     from pyarrow.fs import LocalFileSystem
 
     assert isinstance(Folder.at(str(tmp_path)).arrow, LocalFileSystem)
+
+
+def test_a_catalogue_that_cannot_be_written_to_is_said(tmp_path):
+    folder = Folder.at(str(tmp_path / "catalog"))
+    (tmp_path / "catalog").mkdir()
+    for table in TABLES:
+        (tmp_path / "catalog" / table).write_bytes(b"a file where the table's folder belongs")
+    reject = reject_row(product_id="a", source="s", uri="u", code="c", message="m", facts=FACTS, now=START)
+    for write in (
+        lambda: commit(folder, rows_of("a")),
+        lambda: commit(folder, {"rejects": [reject]}),
+        lambda: import_package(folder, package("a"), uri="u"),
+    ):
+        with pytest.raises(CatalogError) as error:
+            write()
+        assert error.value.code == "catalog.write_failed"

@@ -290,20 +290,23 @@ def test_the_rest_of_the_clients(whole, samples, tmp_path):
 
     from tests.serve.test_clients import LITELLM, RUNPOD
 
-    views, sink = {}, io.BytesIO()
+    sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
         for path in sorted((samples / "captures" / "mug").iterdir()):
             archive.write(path, path.name)
-            views[path.stem[-3:]] = {"reference_b64": base64.b64encode(path.read_bytes()).decode()}
     (tmp_path / "views.zip").write_bytes(sink.getvalue())
-    manifest = json.dumps({"asset_name": "mug", "views": views}).encode()
-    (tmp_path / "manifest.b64").write_text(base64.b64encode(manifest).decode())
+    for command in (
+        ["package", str(samples / "captures"), "--out", "catalog"],
+        ["export", "catalog", "mug", "--to", "gap", "--inline"],
+    ):
+        subprocess.run([sys.executable, "-m", "gapray", *command], cwd=tmp_path, check=True, timeout=600)
+    manifest = tmp_path / "gap" / "multiview_manifest.json"
     runs = {
         "litellm": [LITELLM, whole.url + "/v1", whole.secret, tmp_path / "views.zip"],
-        "runpod": [RUNPOD, whole.url, whole.secret, tmp_path / "manifest.b64"],
+        "runpod": [RUNPOD, whole.url, whole.secret],
     }
     for name, words in runs.items():
-        env = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PATIENCE": "300"}
+        env = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PATIENCE": "300", "GAP_MANIFEST": str(manifest)}
         done = subprocess.run(
             [sys.executable, "-c", *map(str, words)], env=env, capture_output=True, text=True, timeout=600, check=False
         )

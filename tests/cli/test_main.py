@@ -6,8 +6,15 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from gapray.catalog.parts import commit
+from gapray.catalog.reader import open_catalog
+from gapray.catalog.rows import reject_row
+from gapray.catalog.storage import Folder
 from gapray.cli.main import app
-from tests.catalog.test_catalog import joined, rows_of
+from gapray.config import OrbitSettings
+from gapray.orbit.conditions import build_conditions
+from tests.catalog.test_catalog import FACTS, START, joined, rows_of
+from tests.gap import prototype
 from tests.make import write_product
 
 run = CliRunner().invoke
@@ -15,9 +22,6 @@ run = CliRunner().invoke
 
 @pytest.fixture
 def catalog(tmp_path):
-    from gapray.catalog.parts import commit
-    from gapray.catalog.storage import Folder
-
     commit(Folder.at(str(tmp_path / "c")), joined(rows_of("a", views=8), rows_of("b", views=8)))
     return str(tmp_path / "c")
 
@@ -60,6 +64,18 @@ def test_export_and_import_go_round(catalog, tmp_path):
     assert run(app, ["import-gap", str(tmp_path / "gap"), "--out", str(tmp_path / "again")]).exit_code == 0
     data = json.loads(run(app, ["catalog", "show", str(tmp_path / "again"), "--json"]).output)
     assert data["products"][0]["views"] == 8
+    alone = tmp_path / "a.json"
+    assert run(app, ["export", catalog, "a", "--to", str(alone), "--inline"]).output.strip() == str(alone)
+    assert json.loads(alone.read_text())["views"]["315"]["depth_b64"]
+
+
+def test_the_prototype_s_folder_is_drawn_from(tmp_path):
+    root, out = prototype.write_package(tmp_path / "gap"), str(tmp_path / "c")
+    assert run(app, ["import-gap", str(root), "--out", out]).output == "supplement_mv: 8 views\n"
+    package = open_catalog(out).package("supplement_mv")
+    assert package.models["depth"] == "imported"
+    conditions = build_conditions(package, OrbitSettings(size=64, voxels=32))
+    assert conditions.initial.shape == (24, 64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -71,15 +87,28 @@ def test_export_and_import_go_round(catalog, tmp_path):
         (["package", "{tmp}", "--out", "{tmp}/x", "--profile", "nobody"], "profile.unknown", 2),
         (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.nobody=1"], "config.invalid", 2),
         (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.model=nobody"], "model.unknown", 1),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.model=a: b: c"], "config.invalid", 2),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--set", "mask.model=2026-13-40"], "config.invalid", 2),
+        (["package", "{tmp}", "--out", "{tmp}/x", "--config", "{tmp}/latin1.yaml"], "config.invalid", 2),
+        (["stills", "{catalog}", "--scenes", "{tmp}/latin1.yaml"], "config.invalid", 2),
         (["models", "path", "nobody"], "model.unknown", 1),
         (["import-gap", "{tmp}", "--out", "{tmp}/x"], "gap.invalid_folder", 4),
+        (["export", "{catalog}", "a", "--to", "{tmp}/latin1.yaml"], "gap.write_failed", 1),
     ],
 )
 def test_errors_have_a_code_a_remedy_and_an_exit_code(catalog, tmp_path, arguments, code, exit_code):
+    (tmp_path / "latin1.yaml").write_bytes("prompt: ein Kännchen".encode("latin-1"))
     result = run(app, [text.format(catalog=catalog, tmp=tmp_path) for text in arguments])
     assert result.exit_code == exit_code
     assert code in result.output
     assert len(result.output.strip().splitlines()) >= 2
+
+
+def test_a_sheet_of_no_package_has_a_code(tmp_path):
+    reject = reject_row(product_id="a", source="s", uri="u", code="c", message="m", facts=FACTS, now=START)
+    commit(Folder.at(str(tmp_path / "c")), {"rejects": [reject]})
+    result = run(app, ["catalog", "sheet", str(tmp_path / "c"), "--to", str(tmp_path / "sheet.png")])
+    assert result.exit_code == 4 and "catalog.product_not_found" in result.output
 
 
 def test_usage_errors_exit_with_2():

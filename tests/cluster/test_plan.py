@@ -6,13 +6,16 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from gapray.catalog.runs import StageCost
+from gapray.cli.main import app
 from gapray.cluster.plan import planned
 from gapray.cluster.shape import PRICE_LABEL, NodeGroup, node_groups
 from gapray.config import load_profile
-from gapray.errors import ConfigError, ResourceError
+from gapray.errors import ConfigError, GaprayError, ResourceError
 from tests.conftest import ROOT
+from tests.make import write_product
 
 CPU = NodeGroup("cpu", 16, 0, 4, 0.5)
 GPU = NodeGroup("gpu", 8, 1, 2, 7.0)
@@ -70,6 +73,32 @@ def test_a_generator_without_a_gpu_is_refused():
     with pytest.raises(ResourceError) as error:
         planned({"render.draw": StageCost(6.0, 1.0, 1.0)}, 10, [CPU], measured="here")
     assert error.value.code == "resource.insufficient"
+
+
+@pytest.mark.parametrize(
+    ("costs", "groups", "code"),
+    [
+        ({}, [CPU], "catalog.run_not_found"),
+        ({"package.mask": StageCost(2.0, 1.0, 0.0)}, [NodeGroup("g", 0, 1, 2, None)], "resource.insufficient"),
+    ],
+)
+def test_nothing_to_plan_with_is_refused(costs, groups, code):
+    with pytest.raises(GaprayError) as error:
+        planned(costs, 10, groups, measured="here")
+    assert error.value.code == code
+
+
+def test_stages_that_take_no_time_bound_nothing():
+    idle = {"render.draw": StageCost(0.0, 1.0, 1.0), "score.gather": StageCost(0.0, 1.0, 0.0)}
+    plan = planned(idle, 10, [CPU, GPU], measured="here")
+    assert plan.hours == 0 and len(plan.stages) == 2
+
+
+def test_a_catalogue_without_runs_is_no_plan(tmp_path):
+    write_product(tmp_path / "shoot" / "p")
+    command = ["plan", str(tmp_path / "shoot"), "--cluster", str(ROOT / "cluster" / "aws.yaml")]
+    result = CliRunner().invoke(app, [*command, "--from-run", str(tmp_path / "none"), "--json"])
+    assert json.loads(result.stdout)["error"]["code"] == "catalog.run_not_found"
 
 
 @given(

@@ -1,12 +1,26 @@
+"""GAP folders: what gapray writes, and what the prototype wrote."""
+
+import base64
 import json
+import os
+import pickle
+import shutil
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from gapray.errors import InputError
+from gapray.errors import GaprayError, InputError
 from gapray.gap import folder
+from gapray.serve.uploads import sent_in_manifest
+from tests.gap import prototype
 from tests.make import package
+
+ANGLES = tuple(range(0, 360, 45))
 
 
 def same(a, b):
@@ -35,8 +49,8 @@ def test_round_trip(tmp_path):
     assert data["views"]["000"]["reference"] == "view_000/canonical/reference.png"
 
 
-def test_reads_what_the_prototype_wrote(tmp_path):
-    """8-bit depth, no canny, identity as JSON, and no gapray fields in the manifest."""
+def test_reads_other_names_and_formats_where_a_manifest_says_so(tmp_path):
+    """Names with the angle in them, identity as JSON, no canny."""
     views = {}
     for angle in ("000", "090", "180", "270"):
         root = tmp_path / f"view_{angle}"
@@ -60,7 +74,319 @@ def test_reads_what_the_prototype_wrote(tmp_path):
     assert read.views[0].depth.max() == 128 * 257
 
 
-@pytest.mark.parametrize("change", ["gone", "outside", "size", "identity", "text", "empty"])
+def load_as_the_prototype(view):
+    """What its loader opens in the folder of every view, by these names alone."""
+    return {
+        "reference": Image.open(view / "canonical" / "reference.png"),
+        "reference_no_bg": Image.open(view / "canonical" / "reference_no_bg.png"),
+        "depth": Image.open(view / "geometry" / "depth_000.png"),
+        "mask": Image.open(view / "geometry" / "mask_000.png"),
+        "identity": torch.load(view / "identity_embedding.pt", weights_only=True),
+        "metadata": json.loads((view / "metadata.json").read_text()),
+    }
+
+
+def test_every_view_of_an_export_loads_as_the_prototype_s(tmp_path):
+    original = package()
+    manifest = json.loads(folder.write(original, tmp_path).read_text())
+    assert list(manifest["views"]) == [f"{angle:03d}" for angle in ANGLES]
+    for angle, view in zip(ANGLES, original.views, strict=True):
+        found = load_as_the_prototype(tmp_path / f"view_{angle:03d}")
+        assert [found[role].mode for role in ("reference", "reference_no_bg", "depth", "mask")] == [
+            "RGB",
+            "RGBA",
+            "L",
+            "L",
+        ]
+        assert np.array_equal(np.asarray(found["reference"]), view.reference)
+        assert np.array_equal(np.asarray(found["reference_no_bg"]), np.dstack([view.reference, view.mask]))
+        assert np.array_equal(np.asarray(found["mask"]), view.mask)
+        # On the one scale of the set, and no white where a consumer makes RGB of it.
+        depth = np.asarray(found["depth"].convert("RGB"))
+        assert np.abs(depth[..., 0] * 257.0 - view.depth).max() <= 257 and (depth[..., 0] == depth[..., 2]).all()
+        assert np.array_equal(depth[..., 0] > 0, view.depth > 0)
+        assert found["identity"].dtype == torch.float32
+        assert np.array_equal(found["identity"].numpy(), view.identity)
+        expected = {
+            "object_name": "sku",
+            "identity_embedding_shape": [517],
+            "has_depth": True,
+            "has_mask": True,
+            "image_size": [32, 32],
+        }
+        assert expected.items() <= found["metadata"].items() and {"version", "source"} <= set(found["metadata"])
+        names = manifest["views"][f"{angle:03d}"]
+        assert {role: names[role] for role in prototype.FILES} == {
+            role: f"view_{angle:03d}/{name}" for role, name in prototype.FILES.items()
+        }
+
+
+def test_an_inline_manifest_is_whole_by_itself(tmp_path):
+    original = package(views=16)
+    views = json.loads(folder.write(original, tmp_path / "gap", inline=True).read_text())["views"]
+    alone = folder.write(original, tmp_path / "one.json", inline=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gap", "one.json"]
+    for angle, view in views.items():
+        place = tmp_path / "gap" / f"view_{angle}"
+        for member, name in (
+            ("reference_b64", "canonical/reference.png"),
+            ("depth_b64", "geometry/depth_000.png"),
+            ("mask_b64", "geometry/mask_000.png"),
+        ):
+            assert base64.b64decode(view[member], validate=True) == (place / name).read_bytes()
+        assert not [value for value in json.loads(alone.read_text())["views"][angle].values() if "/view_" in str(value)]
+    same(original, folder.read(tmp_path / "gap"))
+    for manifest in (json.loads(alone.read_text()), {"views": views}):
+        sent = sent_in_manifest(manifest)
+        assert [one.azimuth_deg for one in sent] == [view.azimuth_deg for view in original.views]
+        assert [one.data for one in sent] == [base64.b64decode(view["reference_b64"]) for view in views.values()]
+
+
+def test_a_folder_that_cannot_be_written_has_a_code(tmp_path):
+    (tmp_path / "file").write_text("")
+    for to, inline in (("file", False), ("file/gap", False), ("file/gap.json", True)):
+        with pytest.raises(InputError) as error:
+            folder.write(package(), tmp_path / to, inline=inline)
+        assert error.value.code == "gap.write_failed"
+
+
+def is_the_prototype_s(read, angles=ANGLES):
+    """Every view is itself, and none another."""
+    assert [view.azimuth_deg for view in read.views] == list(angles)
+    for angle, view in zip(angles, read.views, strict=True):
+        inside = prototype.inside_of(angle)
+        assert tuple(view.reference[0, 0]) == prototype.colour_of(angle)
+        assert np.array_equal(view.mask, inside)
+        expected = np.maximum(prototype.depth_of(angle).astype(int) * 257, 1) * (inside > 0)
+        assert np.array_equal(view.depth, expected)
+        assert np.array_equal(view.identity, prototype.identity_of(angle))
+        assert view.uri == f"photos/{angle:03d}.jpg" and not view.canny.any()
+    assert "depth" not in read.models
+
+
+def relabelled(change):
+    return {
+        label: {role: change(path) for role, path in view.items()} for label, view in prototype.views_of(ANGLES).items()
+    }
+
+
+MANIFESTS = {
+    "from where it ran": prototype.views_of(ANGLES),
+    "from the manifest": relabelled(lambda path: path.removeprefix(prototype.RAN_IN + "/")),
+    "from a sibling": relabelled(lambda path: "../../" + path),
+    "with a dot": relabelled(lambda path: "./" + path),
+    "of another machine": relabelled(lambda path: "/home/somebody/gap/" + path),
+    "of Windows": relabelled(lambda path: path.replace("/", "\\")),
+    "of another Windows machine": relabelled(lambda path: "C:\\gap\\" + path.replace("/", "\\")),
+    "named by folders": {f"view_{label}": view for label, view in prototype.views_of(ANGLES).items()},
+    "of folders alone": {label: f"{prototype.RAN_IN}/view_{label}" for label in prototype.views_of(ANGLES)},
+    "without roles": {label: {} for label in prototype.views_of(ANGLES)},
+    "with some roles": {
+        label: {"reference": view["reference"], "mask": None, "depth": ""}
+        for label, view in prototype.views_of(ANGLES).items()
+    },
+    "listed with angles": [view | {"angle": int(label)} for label, view in prototype.views_of(ANGLES).items()],
+    "listed with names": [view | {"view": f"view_{label}"} for label, view in prototype.views_of(ANGLES).items()],
+    "listed backwards": list(prototype.views_of(ANGLES[::-1]).values()),
+}
+
+
+@pytest.mark.parametrize("views", MANIFESTS.values(), ids=MANIFESTS)
+def test_reads_the_prototype_s_own_folder(tmp_path, views):
+    root = prototype.write_package(tmp_path / "supplement_mv")
+    manifest = root / folder.MANIFEST_NAME
+    manifest.write_text(json.dumps({"asset_name": "supplement_mv", "views": views}))
+    moved = root.rename(tmp_path / "elsewhere")
+    for place in (moved, moved / folder.MANIFEST_NAME):
+        read = folder.read(place)
+        is_the_prototype_s(read)
+        assert read.product_id == "supplement_mv"
+
+
+def test_reads_folders_of_views_without_a_manifest(tmp_path):
+    root = prototype.write_package(tmp_path / "elsewhere")
+    (root / folder.MANIFEST_NAME).unlink()
+    read = folder.read(root)
+    is_the_prototype_s(read)
+    assert read.product_id == "supplement"
+
+
+def test_reads_one_view_alone(tmp_path):
+    root = prototype.write_package(tmp_path / "elsewhere")
+    is_the_prototype_s(folder.read(root / "view_135"), [135])
+    alone = shutil.copytree(root / "view_000", tmp_path / "bottle")
+    is_the_prototype_s(folder.read(alone), [0])
+    (alone / folder.MANIFEST_NAME).write_text(json.dumps({"asset_name": "b", "views": prototype.views_of([0])}))
+    is_the_prototype_s(folder.read(alone), [0])
+
+
+def test_what_gapray_wrote_is_exact_without_its_manifest(tmp_path):
+    original = package(views=16)
+    folder.write(original, tmp_path / "sku").unlink()
+    same(original, folder.read(tmp_path / "sku"))
+    [view] = folder.read(tmp_path / "sku" / "view_045").views
+    assert view.azimuth_deg == 45 and np.array_equal(view.depth, original.views[2].depth)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_without_a_mask_the_cut_out_has_one(tmp_path, named):
+    prototype.write_view(tmp_path / "view_000", 0, mask=False)
+    prototype.write_view(tmp_path / "view_045", 45)
+    views = prototype.views_of([0, 45])
+    if not named:
+        del views["000"]["mask"]
+    (tmp_path / folder.MANIFEST_NAME).write_text(json.dumps({"views": views}))
+    is_the_prototype_s(folder.read(tmp_path), [0, 45])
+    (tmp_path / "view_000" / "canonical" / "reference_no_bg.png").unlink()
+    with pytest.raises(InputError) as error:
+        folder.read(tmp_path)
+    assert error.value.code == "gap.invalid_folder"
+
+
+def test_names_of_products_become_ids(tmp_path):
+    root = prototype.write_package(tmp_path / "Magnesium 400 mg")
+    manifest = root / folder.MANIFEST_NAME
+    for name, identifier in {"../../x": "x", "Vitamin C": "Vitamin-C", "": "supplement", 7: "supplement"}.items():
+        manifest.write_text(json.dumps({"asset_name": name, "views": prototype.views_of(ANGLES)}))
+        assert folder.read(root).product_id == identifier
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda values: values[None],
+        lambda values: values.half(),
+        lambda values: values.bfloat16(),
+        lambda values: torch.nn.Parameter(values),
+        lambda values: torch.cat([values, values])[:517],
+    ],
+    ids=["batch of one", "half", "bfloat16", "parameter", "slice"],
+)
+def test_identities_of_other_types_are_read(tmp_path, saved):
+    prototype.write_view(tmp_path / "view_000", 0)
+    torch.save(saved(torch.tensor(prototype.identity_of(0))), tmp_path / "view_000" / "identity_embedding.pt")
+    [view] = folder.read(tmp_path).views
+    assert view.identity.dtype == np.float32 and np.abs(view.identity - prototype.identity_of(0)).max() < 0.005
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_identities_that_were_saved_from_a_gpu_are_read(tmp_path, monkeypatch, zipped):
+    prototype.write_view(tmp_path / "view_000", 0)
+    path = tmp_path / "view_000" / "identity_embedding.pt"
+    with monkeypatch.context() as patched:
+        # What torch writes into the file for a tensor on the first GPU.
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(torch.tensor(prototype.identity_of(0)), path, _use_new_zipfile_serialization=zipped)
+    assert b"cuda:0" in path.read_bytes()
+    is_the_prototype_s(folder.read(tmp_path), [0])
+
+
+class Evil:
+    ran = False
+
+    def __reduce__(self):
+        return setattr, (Evil, "ran", True)
+
+
+@pytest.mark.parametrize("what", ["code", "list", "nan", "short", "text", "pipe"])
+def test_identities_that_are_none_are_refused(tmp_path, what):
+    prototype.write_view(tmp_path / "view_000", 0)
+    path = tmp_path / "view_000" / "identity_embedding.pt"
+    path.unlink()
+    if what == "code":
+        path.write_bytes(pickle.dumps(Evil(), protocol=2))
+    elif what == "text":
+        path.write_text("identity")
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        torch.save({"list": [0.5] * 517, "nan": torch.full((517,), torch.nan), "short": torch.zeros(516)}[what], path)
+    with pytest.raises(InputError) as error:
+        folder.read(tmp_path)
+    assert error.value.code == "gap.invalid_folder" and not Evil.ran
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "geometry", "manifest", "climbs", "absolute"])
+@pytest.mark.parametrize("manifested", [True, False])
+def test_nothing_outside_the_folder_is_read(tmp_path, what, manifested):
+    root = prototype.write_package(tmp_path / "gap")
+    outside = prototype.write_package(tmp_path / "outside")
+    view, other = root / "view_045", outside / "view_045"
+    views = prototype.views_of(ANGLES)
+    if what == "file":
+        (view / "geometry" / "mask_000.png").unlink()
+        (view / "geometry" / "mask_000.png").symlink_to(other / "geometry" / "mask_000.png")
+    elif what == "folder":
+        shutil.rmtree(view)
+        view.symlink_to(other)
+    elif what == "geometry":
+        shutil.rmtree(view / "geometry")
+        (view / "geometry").symlink_to(other / "geometry")
+    elif what == "climbs":
+        views["045"]["mask"] = "../outside/view_045/geometry/other.png"
+        shutil.copy(other / "geometry" / "mask_000.png", other / "geometry" / "other.png")
+    elif what == "absolute":
+        views["045"]["mask"] = str(other / "geometry" / "other.png")
+        shutil.copy(other / "geometry" / "mask_000.png", other / "geometry" / "other.png")
+    manifest = root / folder.MANIFEST_NAME
+    manifest.write_text(json.dumps({"asset_name": "mug", "views": views}))
+    if what == "manifest":
+        manifest.rename(outside / "other.json")
+        manifest.symlink_to(outside / "other.json")
+    elif not manifested:
+        if what in ("climbs", "absolute"):
+            return
+        manifest.unlink()
+    with pytest.raises(InputError) as error:
+        folder.read(root)
+    assert error.value.code == "gap.invalid_folder"
+
+
+def test_a_missing_view_is_not_taken_from_another(tmp_path):
+    """`geometry/depth_000.png` is there, but another view's."""
+    root = prototype.write_package(tmp_path / "gap")
+    shutil.copytree(root / "view_000" / "geometry", root / "geometry")
+    (root / "view_045" / "geometry" / "depth_000.png").unlink()
+    with pytest.raises(InputError) as error:
+        folder.read(root)
+    assert error.value.code == "gap.invalid_folder" and "depth of view 45" in error.value.message
+
+
+PATHS = st.lists(
+    st.sampled_from(["..", ".", "", "view_000", "geometry", "mask_000.png", "outside.png", "C:", "\0", "x" * 300]),
+    max_size=6,
+).map("/".join)
+VALUES = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9) | PATHS | st.lists(PATHS)
+ROLES = st.sampled_from([*prototype.FILES, "depth16", "canny", "folder", "angle", "azimuth_deg"])
+VIEWS = st.dictionaries(ROLES, VALUES) | VALUES
+MEMBERS = st.sampled_from(["asset_name", "key", "models", "depth_scale", "depth_shift"])
+DOCUMENTS = st.builds(
+    lambda rest, views: rest | {"views": views},
+    st.dictionaries(MEMBERS, VALUES),
+    st.dictionaries(st.sampled_from(["000", "045", "view_090", "north"]), VIEWS) | st.lists(VIEWS) | VALUES,
+)
+
+
+@given(
+    manifest=DOCUMENTS | VALUES,
+    metadata=st.dictionaries(st.sampled_from(["azimuth_deg", "sharpness"]), VALUES) | VALUES,
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_manifest_is_a_package_or_a_code(tmp_path, manifest, metadata):
+    root = tmp_path / "gap"
+    if not root.exists():
+        prototype.write_view(root / "view_000", 0)
+        cv2.imwrite(str(tmp_path / "outside.png"), prototype.inside_of(90))
+    (root / "view_000" / "metadata.json").write_text(json.dumps(metadata))
+    (root / folder.MANIFEST_NAME).write_text(json.dumps(manifest))
+    try:
+        for view in folder.read(root).views:
+            assert np.array_equal(view.mask, prototype.inside_of(0))
+    except GaprayError as error:
+        assert error.code.split(".")[0] in ("gap", "image")
+
+
+@pytest.mark.parametrize("change", ["gone", "outside", "size", "identity", "text", "empty", "twice", "scale", "models"])
 def test_refused(tmp_path, change):
     path = folder.write(package(), tmp_path / "gap")
     data = json.loads(path.read_text())
@@ -73,11 +399,17 @@ def test_refused(tmp_path, change):
     elif change == "size":
         cv2.imwrite(str(tmp_path / "gap" / view["mask"]), np.zeros((20, 20), np.uint8))
     elif change == "identity":
-        np.save(tmp_path / "gap" / view["identity"], np.zeros(516, np.float32))
+        torch.save(torch.zeros(516), tmp_path / "gap" / view["identity"])
     elif change == "text":
         data = []
     elif change == "empty":
         data["views"] = {}
+    elif change == "twice":
+        data["views"]["view_090"] = view
+    elif change == "scale":
+        data["depth_scale"] = "wide"
+    elif change == "models":
+        data["models"] = ["m"]
     path.write_text(json.dumps(data))
     with pytest.raises(InputError) as error:
         folder.read(tmp_path / "gap")

@@ -10,6 +10,7 @@ from gapray.inspect.intake import take_in
 from tests.inspect.polycam_export import Make, turn, zipped
 from tests.inspect.turns import Shot, film, sample_turn
 from tests.make import write_product
+from tests.privileges import open_folder, without_privileges
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -82,3 +83,17 @@ def test_what_is_not_there_is_said_as_always(tmp_path):
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "clip.mp4").write_bytes(b"no video")
     assert products(take_in(str(tmp_path / "both"), str(tmp_path / "catalog"))) == {"clip": "video.unreadable"}
+
+
+def test_a_folder_that_cannot_be_listed_ends_nothing():
+    with open_folder() as root:
+        write_product(root / "shoot" / "box")
+        closed = write_product(root / "shoot" / "closed")
+        (root / "shoot" / "mug.mp4").write_bytes(b"no video")
+        expected = {"box": None, "closed": None, "mug": "video.unreadable"}
+        assert products(take_in(str(root / "shoot"), str(root / "one"))) == expected
+        closed.chmod(0)
+        with without_privileges():
+            found = products(take_in(str(root / "shoot"), str(root / "other")))
+        closed.chmod(0o755)
+    assert found == expected | {"closed": "capture.unreadable"}

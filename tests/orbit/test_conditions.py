@@ -5,6 +5,8 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gapray.config import OrbitSettings
 from gapray.errors import InputError
@@ -155,3 +157,53 @@ def test_samples_are_rendered_near_their_hidden_photos(samples, product):
         errors[model] = np.mean(wrong)
     assert errors["hull@1"] < 6
     assert errors["exact@1"] < errors["hull@1"]
+
+
+def masked(boxes, size=64):
+    """A package of views whose masks are boxes: top, bottom, left, right [pixels] by azimuth."""
+    views = []
+    for azimuth, (top, bottom, left, right) in boxes.items():
+        mask = np.zeros((size, size), np.uint8)
+        mask[top:bottom, left:right] = 255
+        views.append(dataclasses.replace(make.view(azimuth, size=size), mask=mask))
+    return GapPackage("boxes", "k", tuple(views), 1.0, 0.0, {})
+
+
+@pytest.mark.parametrize(
+    ("boxes", "framing", "code"),
+    [
+        # No part of the product is in all of these.
+        ([(19, 25, 42, 43), (14, 64, 2, 52), (36, 38, 6, 56), (1, 51, 10, 11)] * 2, "photo", "orbit.empty_hull"),
+        # One pixel, far from where the others put the product.
+        ([(5, 6, 26, 27), (8, 58, 20, 23), (58, 61, 2, 22), (9, 59, 10, 60)], "product", "mask.too_small"),
+    ],
+)
+def test_masks_that_leave_nothing_have_a_code(boxes, framing, code):
+    azimuths = [360 * step / len(boxes) for step in range(len(boxes))]
+    with pytest.raises(InputError) as error:
+        build_conditions(
+            masked(dict(zip(azimuths, boxes, strict=True))), OrbitSettings(size=64, voxels=32, framing=framing)
+        )
+    assert error.value.code == code
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 63), st.sampled_from([1, 3, 20])] * 2), min_size=3, max_size=5))
+@settings(max_examples=15, deadline=None)
+def test_any_masks_are_an_orbit_or_a_code(boxes):
+    edges = [(top, top + height, left, left + width) for top, height, left, width in boxes]
+    package = masked({360 * step / len(edges): box for step, box in enumerate(edges)})
+    try:
+        found = build_conditions(package, OrbitSettings(size=64, voxels=32), azimuths_deg=[10])
+        assert (found.depth > 0).any()
+    except InputError as error:
+        assert error.code in ("orbit.empty_hull", "mask.too_small")
+
+
+def test_depth_of_no_named_model_is_not_trusted():
+    package = solid_package()
+    views = tuple(
+        dataclasses.replace(view, depth=np.where(view.mask > 127, 40000, 0).astype(np.uint16)) for view in package.views
+    )
+    unnamed = dataclasses.replace(package, views=views, models={})
+    found, plain = build_conditions(unnamed, SMALL), build_conditions(package, SMALL)
+    assert np.array_equal(found.depth, plain.depth)

@@ -2,16 +2,19 @@
 
 import base64
 import http.server
-import json
 import os
 import subprocess
 import sys
 import threading
 import warnings
 
+import cv2
 import pytest
 import requests
+from typer.testing import CliRunner
 
+from gapray.cli.main import app
+from tests.gap import prototype
 from tests.serve.conftest import served
 
 MODELS = ["gap-turntable", "gap-turntable-classic", "gap-stills", "gap-stills-classic"]
@@ -155,7 +158,8 @@ def test_litellm(guarded_server, zipped, tmp_path):
 
 RUNPOD = """
 import base64, json, os, sys, time
-url, key, manifest = sys.argv[1:]
+url, key = sys.argv[1:]
+manifest = open(os.environ["GAP_MANIFEST"], "rb").read()
 patience = int(os.environ.get("PATIENCE", "30"))
 os.environ["RUNPOD_API_BASE_URL"] = url
 os.environ["RUNPOD_ENDPOINT_BASE_URL"] = url + "/v2"
@@ -163,7 +167,7 @@ import runpod
 runpod.api_key = key
 [endpoint] = [one for one in runpod.get_endpoints() if one["name"] == "gap-animatediff-video-sd15"]
 assert endpoint["status"] == "RUNNING" and endpoint["workers"][0]["status"] == "RUNNING"
-given = {"input": {"manifest_b64": open(manifest).read(), "frames": 8, "steps": 25, "guidance": 7.5,
+given = {"input": {"manifest_b64": base64.b64encode(manifest).decode(), "frames": 8, "steps": 25, "guidance": 7.5,
          "controlnet_scale": 0.6, "fps": 8, "format": "mp4", "reference_strength": 0.85, "prompt": "a mug"}}
 client = runpod.Endpoint(endpoint["id"])
 job = client.run(given)
@@ -183,19 +187,30 @@ print("runpod ok")
 
 @pytest.fixture
 def manifest(photos, tmp_path):
-    views = {
-        f"{45 * step:03d}": {"reference_b64": base64.b64encode(data).decode()}
-        for step, data in enumerate(photos.values())
-    }
-    path = tmp_path / "manifest.b64"
-    path.write_text(base64.b64encode(json.dumps({"asset_name": "mug", "views": views}).encode()).decode())
-    return path
+    """What `gapray export --inline` writes, of a catalogue that a folder of the prototype was brought into."""
+    gap = prototype.write_package(tmp_path / "gap")
+    for angle, photo in zip(range(0, 360, 45), photos.values(), strict=True):
+        view = gap / f"view_{angle:03d}"
+        (view / "canonical" / "reference.png").write_bytes(photo)
+        for name in ("depth_000.png", "mask_000.png"):
+            large = cv2.resize(cv2.imread(str(view / "geometry" / name), cv2.IMREAD_GRAYSCALE), (96, 96))
+            cv2.imwrite(str(view / "geometry" / name), large)
+    catalog = str(tmp_path / "catalog")
+    for command in (
+        ["import-gap", str(gap), "--out", catalog],
+        ["export", catalog, "supplement_mv", "--to", str(tmp_path / "export"), "--inline"],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    return tmp_path / "export" / "multiview_manifest.json"
 
 
 def test_runpod(guarded_server, manifest):
+    """A submitter that posts the bytes of the file GAP_MANIFEST alone, through the real client."""
     pytest.importorskip("runpod")
     done = subprocess.run(
-        [sys.executable, "-c", RUNPOD, guarded_server.url, guarded_server.secrets["writer"], str(manifest)],
+        [sys.executable, "-c", RUNPOD, guarded_server.url, guarded_server.secrets["writer"]],
+        env=os.environ | {"GAP_MANIFEST": str(manifest)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -204,9 +219,15 @@ def test_runpod(guarded_server, manifest):
     assert "runpod ok" in done.stdout, done.stdout + done.stderr[-3000:]
 
 
+def test_an_exported_manifest_is_drawn_from_its_photos(real_server, manifest):
+    sent = {"manifest_b64": base64.b64encode(manifest.read_bytes()).decode(), "format": "mp4", "frames": 8}
+    told = requests.post(f"{real_server.url}/v2/e/runsync?wait=60000", json={"input": sent}, timeout=70).json()
+    assert told["status"] == "COMPLETED", told
+    assert base64.b64decode(told["output"]["video_b64"])[4:8] == b"ftyp"
+
+
 def test_a_failed_job_tells_runpod_s_clients_why(real_server):
     """The SDK drops the top-level error: it stands in the output, as the prototype's clients expect."""
-    import cv2
     import numpy as np
 
     blank = base64.b64encode(cv2.imencode(".png", np.full((96, 96, 3), 255, np.uint8))[1].tobytes()).decode()

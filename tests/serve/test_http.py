@@ -105,7 +105,7 @@ def test_packages_and_scores(real_server, form, photos):
     assert len(package["package"]["views"][0]["identity"]) == 517
     data = get(real_server, f"/v1/packages/{package['id']}/content").content
     names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    assert "multiview_manifest.json" in names and "view_045/geometry/depth_045.png" in names
+    assert "multiview_manifest.json" in names and "view_045/geometry/depth_000.png" in names
     from gapray.video.encode import encode_mp4
 
     turn = [cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for photo in photos.values()]
@@ -312,6 +312,18 @@ def test_runpod_by_hand(guarded_server, photos):
     assert sync["status"] == "COMPLETED"
     bad = requests.post(f"{base}/run", json={"input": {}}, headers=headers, timeout=5)
     assert bad.status_code == 400 and bad.json()["code"] == "request.invalid" and bad.json()["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status"), [("\\ud83d\\ude00", 200), ("<product>", 200), ("\\ud83d", 400), ("\\ude00\\ud83d", 400)]
+)
+def test_prompts_are_whole_characters(idle_server, photos, prompt, status):
+    views = json.dumps([base64.b64encode(data).decode() for data in photos.values()])
+    body = f'{{"input": {{"views": {views}, "prompt": "{prompt}"}}}}'
+    kind = {"content-type": "application/json"}
+    answer = requests.post(f"{idle_server.url}/v2/any/run", data=body.encode(), headers=kind, timeout=20)
+    assert answer.status_code == status, answer.text
+    assert status == 200 or answer.json()["code"] == "request.invalid"
 
 
 def test_runpod_cancel_purge_and_policy(idle_server, photos):

@@ -187,6 +187,7 @@ def test_bad_zips_are_refused(photos):
         "climbs out": (zipped({f"../{name}": data for name, data in photos.items()}), "capture.unsafe_path"),
         "two products": (zipped({f"{p}/{n}": d for p in "ab" for n, d in photos.items()}), "capture.ambiguous_layout"),
         "no photo": (zipped({"a.txt": b"x"}), "capture.no_photos"),
+        "no table": (zipped(photos | {"capture.csv": b"file,azimuth\na\rb\n"}), "capture.invalid_table"),
     }
     for what, (data, code) in evil.items():
         with pytest.raises(InputError) as error:

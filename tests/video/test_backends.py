@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from gapray.config import OrbitSettings, VideoSettings, load_profile
+from gapray.config import AnimateDiffSettings, OrbitSettings, VideoSettings, load_profile
 from gapray.errors import InputError, ModelError
 from gapray.orbit.conditions import build_conditions
 from gapray.video.animatediff.backend import composited
@@ -204,3 +206,16 @@ def test_keys_of_videos_follow_what_draws_them():
     unused = VideoSettings(animatediff=changed.animatediff)
     assert keys(unused) == keys(VideoSettings())
     assert len(set(keys(settings(), ("p", "q", "r")))) == 3
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+@example("<product>")
+@example('a "product":"<product>" on white')
+@example('\\"product\\":\\"<product>\\"')
+def test_a_prompt_of_any_characters_has_keys(prompt):
+    def key(product, prompt):
+        settings = VideoSettings(backend="animatediff", animatediff=AnimateDiffSettings(prompt=prompt))
+        [found] = settings.digests(OrbitSettings(), "web", {}, [product], 0)
+        return found
+
+    assert len({key("p", prompt), key("q", prompt), key("p", prompt + "."), key("p", prompt + "p")}) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ NAMES = {
 MAKING = frozenset(Making.model_fields) - {"still"}
 STILL = {"n": "count", "output_compression": "quality"}
 """Names of the Images API -> ours."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How JSON escapes one half of a character beyond the first plane."""
 _DEPTH = 20
 
 
@@ -111,6 +114,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     data = await request.body()
     try:
         value = json.loads(data or b"{}", parse_constant=_refused)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()  # half of a pair is no text that could be hashed or stored
     except (ValueError, RecursionError) as error:
         raise InputError("request.invalid", f"the body is no JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
