@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem

@@ -287,12 +287,12 @@ class Catalog:
         """
         import duckdb
 
-        with self._connection() as connection:
-            try:
+        try:
+            with self._connection() as connection:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})
-            except duckdb.Error as error:
-                raise CatalogError("catalog.incompatible", str(error)) from error
+        except duckdb.Error as error:
+            raise CatalogError("catalog.incompatible", str(error)) from error
 
     def dataset(self, table: str, files: Sequence[str] | None = None) -> ds.FileSystemDataset:
         """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before."""

@@ -44,7 +44,9 @@ def check_format(path: str, metadata: Mapping[bytes, bytes] | None) -> None:
     if int(said) > FORMAT:
         raise CatalogError("catalog.newer_format", f"{path} has format {said}; this release reads up to {FORMAT}")
     if int(said) < OLDEST_FORMAT:
-        raise CatalogError("catalog.older_format", f"{path} has format {said}; this release reads {OLDEST_FORMAT} and later")
+        raise CatalogError(
+            "catalog.older_format", f"{path} has format {said}; this release reads {OLDEST_FORMAT} and later"
+        )
 
 
 VIEWS = _schema(
