@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
 from gapray.catalog.storage import Folder
@@ -82,7 +83,8 @@ FILES_AT_ONCE = 256
 FOOTERS_AT_ONCE = 32
 """Footers that are read side by side: each is a request where the catalogue lies in a bucket."""
 STREAM_MEMORY = "512MB"
-"""What DuckDB holds of a table that is streamed; the rest is sorted on the disk."""
+"""What DuckDB holds to find the current rows of a table that is streamed; the rest is on the disk."""
+PLACE = "gapray_place"
 READ_BYTES = 64 * 2**20
 """What is read at a time of a table in a bucket, uncompressed, columns that nobody asks for left out; one row group at least."""
 _HOMES = pa.schema(
@@ -195,8 +197,9 @@ class Catalog:
     def stream(self, name: str, *, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """Current rows of one table in batches of `rows` at most: for tables larger than memory.
 
-        `views`, which carries images, comes part by part (`views_by_part`) and holds one part. Every other table comes in the
-        order of `table`; of it DuckDB holds `STREAM_MEMORY`, and reading `READ_BYTES` of a table in a bucket.
+        The parts come one after the other, in the order of their first products, and rows in a part's own order: a sort of all
+        rows by DuckDB ends with an out-of-memory error where they are long. Of `views` one part is held, of all others
+        `READ_BYTES`, besides the places of the current rows and the `STREAM_MEMORY` with which DuckDB finds them.
 
         Args:
             name: A name in `TABLES`.
@@ -206,10 +209,27 @@ class Catalog:
             for part in self.views_by_part():
                 yield from part.to_batches(max_chunksize=rows)
             return
-        order = ", ".join(SORT_COLUMNS[name])
-        with tempfile.TemporaryDirectory(prefix="gapray-sort-") as scratch, self._connection() as connection:
+        found = self.dataset(name)
+        parts = sorted(found.get_fragments(), key=_first_product)
+        ordered = ds.FileSystemDataset(parts, found.schema, found.format, found.filesystem)
+        places = self._places(name, ordered)
+        start = 0
+        for piece in _InPieces(ordered, {}).tables():
+            first, last = np.searchsorted(places, (start, start + piece.num_rows))
+            yield from piece.take(places[first:last] - start).to_batches(max_chunksize=rows)
+            start += piece.num_rows
+
+    def _places(self, name: str, rows: ds.FileSystemDataset) -> NDArray[np.int64]:
+        """int64 [N], ascending: which rows of a table are current. DuckDB reads only the columns that decide it."""
+        with (
+            tempfile.TemporaryDirectory(prefix="gapray-sort-") as scratch,
+            self._connection(numbered=(name, rows)) as connection,
+        ):
             connection.execute(f"SET memory_limit = '{STREAM_MEMORY}'; SET temp_directory = '{scratch}'")
-            yield from connection.sql(f'SELECT * FROM "{name}" ORDER BY {order}').to_arrow_reader(rows)
+            # A scan that leaves rows out could not count them.
+            connection.execute("SET disabled_optimizers = 'filter_pushdown,join_filter_pushdown'")
+            places = connection.sql(f'SELECT {PLACE} FROM "{name}"').to_arrow_table()[PLACE].to_numpy()
+        return np.sort(places)
 
     def parts_of_views(self, *, current: bool = False) -> pa.Table:
         """product_id, key and `part` (a dictionary), the file that holds those views, the newest where several do.
@@ -310,12 +330,21 @@ class Catalog:
         return ds.FileSystemDataset(fragments, found.schema, found.format, found.filesystem)
 
     @contextmanager
-    def _connection(self, product_id: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """DuckDB with every table as `all_…` and its current rows under its own name, of one product or of all."""
+    def _connection(
+        self, product_id: str | None = None, *, numbered: tuple[str, ds.FileSystemDataset] | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """DuckDB with every table as `all_…` and its current rows under its own name.
+
+        Args:
+            product_id: Rows of one product only.
+            numbered: A table and its parts, whose rows have their number, from 0, in a column `PLACE` more.
+        """
         import duckdb
 
         names = {name: f"all_{name}" for name in TABLES}
         tables = {name: _Lazy.of(self, name, product_id) for name in TABLES}
+        if numbered:
+            tables[numbered[0]] = _Lazy.of(self, numbered[0], None, numbered[1])
         with duckdb.connect() as connection:
             for name, rows in tables.items():
                 connection.register(names[name], rows)
@@ -336,18 +365,24 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
     catalog: Catalog
     name: str
     product_id: str | None
+    numbered: ds.FileSystemDataset | None
     failure: GaprayError | None = None
     """What kept it from being read: DuckDB passes on the text of an exception alone."""
 
     @classmethod
-    def of(cls, catalog: Catalog, name: str, product_id: str | None) -> _Lazy:
-        """A table of a catalogue; of one product's rows, or all."""
-        made = cls([], TABLES[name], ds.ParquetFileFormat(), catalog.folder.arrow)
-        made.catalog, made.name, made.product_id = catalog, name, product_id
+    def of(
+        cls, catalog: Catalog, name: str, product_id: str | None, numbered: ds.FileSystemDataset | None = None
+    ) -> _Lazy:
+        """A table of a catalogue; of one product's rows, or all; or these parts with numbered rows."""
+        schema = TABLES[name] if numbered is None else TABLES[name].append(pa.field(PLACE, pa.int64()))
+        made = cls([], schema, ds.ParquetFileFormat(), catalog.folder.arrow)
+        made.catalog, made.name, made.product_id, made.numbered = catalog, name, product_id, numbered
         return made
 
     def scanner(self, **chosen: Any) -> ds.Scanner | _InPieces:
         """What DuckDB asks for: an object with `to_reader`."""
+        if self.numbered is not None:
+            return _InPieces(self.numbered, chosen, numbered=True)
         try:
             rows = self._rows
         except GaprayError as error:
@@ -369,18 +404,45 @@ class _InPieces:
     lock to read files through fsspec: both wait for ever. `Scanner.to_table` gives the lock back.
     """
 
-    def __init__(self, rows: ds.FileSystemDataset, chosen: Mapping[str, Any]) -> None:
-        self._rows, self._chosen = rows, chosen
+    def __init__(self, rows: ds.FileSystemDataset, chosen: Mapping[str, Any], *, numbered: bool = False) -> None:
+        self._rows, self._chosen, self._numbered = rows, dict(chosen), numbered
+        self._columns: list[str] | None = self._chosen.get("columns")
+        if numbered:
+            assert self._chosen.get("filter") is None, "rows are counted as they lie in their parts"
+            self._columns = self._columns or [*rows.schema.names, PLACE]
+            self._chosen["columns"] = [name for name in self._columns if name != PLACE]
 
     def to_reader(self) -> pa.RecordBatchReader:
         """Its batches, each piece read when the one before it is used up."""
         schema = self._rows.scanner(**self._chosen).projected_schema
-        return pa.RecordBatchReader.from_batches(schema, self._batches())
+        if self._numbered:
+            fields = [
+                pa.field(PLACE, pa.int64()) if name == PLACE else schema.field(name) for name in self._columns or ()
+            ]
+            schema = pa.schema(fields)
+        batches = (batch for piece in self.tables() for batch in piece.to_batches())
+        return pa.RecordBatchReader.from_batches(schema, batches)
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def tables(self) -> Iterator[pa.Table]:
+        """Its pieces."""
+        start = 0
         for piece in _pieces(self._rows, self._chosen.get("columns")):
             some = ds.FileSystemDataset(piece, self._rows.schema, self._rows.format, self._rows.filesystem)
-            yield from some.scanner(**self._chosen).to_table().to_batches()
+            rows = some.scanner(**self._chosen).to_table()
+            if self._numbered:
+                rows = rows.append_column(PLACE, pa.array(np.arange(start, start + rows.num_rows))).select(
+                    self._columns
+                )
+            start += rows.num_rows
+            yield rows
+
+
+def _first_product(part: ds.Fragment) -> str:
+    """The first name in a part, by its footer: rows of a part are sorted."""
+    footer = part.metadata
+    if not footer.num_row_groups:
+        return ""
+    return str(footer.row_group(0).column(footer.schema.names.index("product_id")).statistics.min)
 
 
 def _pieces(rows: ds.FileSystemDataset, columns: Sequence[str] | None) -> Iterator[list[ds.Fragment]]:
