@@ -53,7 +53,7 @@ class Stopped(Exception):
 def test_a_run_leaves_its_caller_s_settings_as_they_were(ray_cluster, tmp_path, stops):
     """On a cluster that may grow, where a run limits what Ray Data plans with; an error on the way makes no difference."""
     write_products(tmp_path / "shoot", 1)
-    profile = load_profile("classic", overrides=[*NULL, "run.max_cpus=3"], environment={})
+    profile = load_profile("classic", overrides=[*NULL, "run.max_gpus=1"], environment={})
     context = ray.data.DataContext.get_current()
     before = context.copy(), levels(), dict(os.environ)
 
