@@ -96,7 +96,7 @@ def test_what_a_report_lists_does_not_grow_and_what_it_opens_grows_with_its_prod
             add(folder, f"p{index}", lpips=0.1, gate="pass")
         folder.filesystem.reset()
         page = write_report(Catalog(folder), tmp_path / f"report-{count}")
-        listed.append(folder.filesystem.listed)
+        listed.append(dict(folder.filesystem.listed))
         # Footer and keys to find the packages, footer and rows to read them.
         assert [folder.filesystem.opened[path] for path in folder.parts("views")] == [4] * count
         told = json.loads((page.parent / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
