@@ -139,9 +139,12 @@ class Catalog:
         Returns:
             Rows sorted by product and azimuth.
         """
+        files = {name: self.folder.parts(name)} if name in TABLES else {}
+        if files == {name: []}:
+            return TABLES[name].empty_table().select(columns or TABLES[name].names)
         chosen = ", ".join(f'"{column}"' for column in columns) if columns else "*"
         order = ", ".join(SORT_COLUMNS.get(name, ("product_id",)))
-        with self._connection(product_id) as connection:
+        with self._connection(product_id, files=files) as connection:
             return connection.sql(f'SELECT {chosen} FROM (SELECT * FROM "{name}" ORDER BY {order})').to_arrow_table()
 
     def products(self) -> pa.Table:
@@ -211,6 +214,8 @@ class Catalog:
             return
         found = self.dataset(name)
         parts = sorted(found.get_fragments(), key=_first_product)
+        if not parts:
+            return
         ordered = ds.FileSystemDataset(parts, found.schema, found.format, found.filesystem)
         places = self._places(name, ordered)
         start = 0
@@ -331,20 +336,25 @@ class Catalog:
 
     @contextmanager
     def _connection(
-        self, product_id: str | None = None, *, numbered: tuple[str, ds.FileSystemDataset] | None = None
+        self,
+        product_id: str | None = None,
+        *,
+        files: Mapping[str, Sequence[str]] | None = None,
+        numbered: tuple[str, ds.FileSystemDataset] | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """DuckDB with every table as `all_…` and its current rows under its own name.
 
         Args:
             product_id: Rows of one product only.
+            files: Tables whose parts were listed before.
             numbered: A table and its parts, whose rows have their number, from 0, in a column `PLACE` more.
         """
         import duckdb
 
         names = {name: f"all_{name}" for name in TABLES}
-        tables = {name: _Lazy.of(self, name, product_id) for name in TABLES}
+        tables = {name: _Lazy.of(self, name, product_id, files=(files or {}).get(name)) for name in TABLES}
         if numbered:
-            tables[numbered[0]] = _Lazy.of(self, numbered[0], None, numbered[1])
+            tables[numbered[0]] = _Lazy.of(self, numbered[0], None, numbered=numbered[1])
         with duckdb.connect() as connection:
             for name, rows in tables.items():
                 connection.register(names[name], rows)
@@ -365,18 +375,26 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
     catalog: Catalog
     name: str
     product_id: str | None
+    files: Sequence[str] | None
     numbered: ds.FileSystemDataset | None
     failure: GaprayError | None = None
     """What kept it from being read: DuckDB passes on the text of an exception alone."""
 
     @classmethod
     def of(
-        cls, catalog: Catalog, name: str, product_id: str | None, numbered: ds.FileSystemDataset | None = None
+        cls,
+        catalog: Catalog,
+        name: str,
+        product_id: str | None,
+        *,
+        files: Sequence[str] | None = None,
+        numbered: ds.FileSystemDataset | None = None,
     ) -> _Lazy:
-        """A table of a catalogue; of one product's rows, or all; or these parts with numbered rows."""
+        """A table of a catalogue, its parts listed before or not: one product's rows, or all, or all with their numbers."""
         schema = TABLES[name] if numbered is None else TABLES[name].append(pa.field(PLACE, pa.int64()))
         made = cls([], schema, ds.ParquetFileFormat(), catalog.folder.arrow)
-        made.catalog, made.name, made.product_id, made.numbered = catalog, name, product_id, numbered
+        made.catalog, made.name, made.product_id = catalog, name, product_id
+        made.files, made.numbered = files, numbered
         return made
 
     def scanner(self, **chosen: Any) -> ds.Scanner | _InPieces:
@@ -393,7 +411,7 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
 
     @cached_property
     def _rows(self) -> ds.Dataset:
-        found = self.catalog.dataset(self.name)
+        found = self.catalog.dataset(self.name, self.files)
         return found if self.product_id is None else ds.InMemoryDataset(_rows_of(found, self.product_id))
 
 

@@ -42,7 +42,9 @@ def tables(counts):
     ("read", "listed"),
     [
         (lambda catalog: catalog.products(), ["products"]),
-        (lambda catalog: catalog.videos(), ["products", "videos"]),
+        (lambda catalog: catalog.videos(), ["videos"]),
+        (lambda catalog: catalog.views(), ["products", "views"]),
+        (lambda catalog: list(catalog.stream("videos")), ["videos"]),
         (lambda catalog: catalog.best_videos("a1"), ["products", "verdicts", "videos"]),
         (lambda catalog: catalog.package("a1"), ["products", "views"]),
         (lambda catalog: catalog.parts_of_views(), ["views"]),
