@@ -330,7 +330,7 @@ class Catalog:
         # A fragment keeps its footer, so that whoever scans it reads none again.
         fragments = list(found.get_fragments())
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            for fragment, footer in zip(fragments, pool.map(lambda one: one.metadata, fragments), strict=True):
+            for fragment, footer in zip(fragments, pool.map(lambda part: part.metadata, fragments), strict=True):
                 check_format(fragment.path, footer.metadata)
         return ds.FileSystemDataset(fragments, found.schema, found.format, found.filesystem)
 
@@ -352,7 +352,7 @@ class Catalog:
         import duckdb
 
         names = {name: f"all_{name}" for name in TABLES}
-        tables = {name: _Lazy.of(self, name, product_id, files=(files or {}).get(name)) for name in TABLES}
+        tables = {name: _Lazy.of(self, name, product_id, listed=(files or {}).get(name)) for name in TABLES}
         if numbered:
             tables[numbered[0]] = _Lazy.of(self, numbered[0], None, numbered=numbered[1])
         with duckdb.connect() as connection:
@@ -375,7 +375,7 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
     catalog: Catalog
     name: str
     product_id: str | None
-    files: Sequence[str] | None
+    listed: Sequence[str] | None
     numbered: ds.FileSystemDataset | None
     failure: GaprayError | None = None
     """What kept it from being read: DuckDB passes on the text of an exception alone."""
@@ -387,14 +387,14 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
         name: str,
         product_id: str | None,
         *,
-        files: Sequence[str] | None = None,
+        listed: Sequence[str] | None = None,
         numbered: ds.FileSystemDataset | None = None,
     ) -> _Lazy:
         """A table of a catalogue, its parts listed before or not: one product's rows, or all, or all with their numbers."""
         schema = TABLES[name] if numbered is None else TABLES[name].append(pa.field(PLACE, pa.int64()))
         made = cls([], schema, ds.ParquetFileFormat(), catalog.folder.arrow)
         made.catalog, made.name, made.product_id = catalog, name, product_id
-        made.files, made.numbered = files, numbered
+        made.listed, made.numbered = listed, numbered
         return made
 
     def scanner(self, **chosen: Any) -> ds.Scanner | _InPieces:
@@ -411,7 +411,7 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
 
     @cached_property
     def _rows(self) -> ds.Dataset:
-        found = self.catalog.dataset(self.name, self.files)
+        found = self.catalog.dataset(self.name, self.listed)
         return found if self.product_id is None else ds.InMemoryDataset(_rows_of(found, self.product_id))
 
 
@@ -472,8 +472,10 @@ def _pieces(rows: ds.FileSystemDataset, columns: Sequence[str] | None) -> Iterat
         for group in fragment.split_by_row_group():
             [place] = group.row_groups
             facts = fragment.metadata.row_group(place.id)
-            chunks = map(facts.column, range(facts.num_columns))
-            size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.partition(".")[0] in wanted)
+            leaves = map(facts.column, range(facts.num_columns))
+            size = sum(
+                leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.partition(".")[0] in wanted
+            )
             if piece and held + size > READ_BYTES:
                 yield piece
                 piece, held = [], 0
@@ -487,7 +489,7 @@ def _rows_of(rows: ds.FileSystemDataset, product_id: str) -> pa.Table:
     """One product's rows. Parts that lack it are asked for that column alone: those of `views` carry images."""
     mine = pc.field("product_id") == product_id
     files = set(rows.to_table(columns=["__filename"], filter=mine)["__filename"].to_pylist())
-    fragments = [one for one in rows.get_fragments() if one.path in files]
+    fragments = [part for part in rows.get_fragments() if part.path in files]
     return ds.FileSystemDataset(fragments, rows.schema, rows.format, rows.filesystem).to_table(filter=mine)
 
 

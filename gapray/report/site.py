@@ -79,7 +79,7 @@ def write_report(
         for name in ASSETS:
             (folder / name).write_text(_asset(name))
 
-        def one(row: Mapping[str, Any], package: GapPackage) -> dict[str, Any]:
+        def written(row: Mapping[str, Any], package: GapPackage) -> dict[str, Any]:
             identifier = row["product_id"]
             facts = ProductFacts(
                 identifier,
@@ -94,7 +94,7 @@ def write_report(
         listed: list[dict[str, Any]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for some in _packages(catalog, rows):
-                for summary in pool.map(lambda told: one(told[0], told[1]()), some):
+                for summary in pool.map(lambda told: written(told[0], told[1]()), some):
                     listed.append(summary)
                     if on_progress:
                         on_progress(len(listed), len(rows))
@@ -159,8 +159,8 @@ def _packages(
         return package_of_rows(row, mine.to_pylist())
 
     for views in catalog.views_by_part():
-        names = views.select(["product_id", "key"]).group_by(["product_id", "key"]).aggregate([]).to_pylist()
-        here = [waiting.pop((one["product_id"], one["key"]), None) for one in names]
+        found = views.select(["product_id", "key"]).group_by(["product_id", "key"]).aggregate([]).to_pylist()
+        here = [waiting.pop((package["product_id"], package["key"]), None) for package in found]
         yield [(row, partial(decoded, row, views)) for row in here if row]
     # Packaged anew since the rows were read, or without views, which is an error.
     yield [(row, partial(catalog.package, row["product_id"])) for row in waiting.values()]
