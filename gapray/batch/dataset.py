@@ -34,6 +34,8 @@ def read_manifest(uri: str, folder: Folder, run: RunSettings, cluster: Capacity)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
+    # Else an error of a stage comes wrapped in Ray Data's own and loses its cause, and with it its code, on the way here.
+    context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = -1 if run.no_progress_s is None else run.no_progress_s
     # The second version's listing starts 32 actors of one CPU each to read the footer of our one manifest, and a cluster that
     # scales itself brings nodes for them, GPU nodes too (2.60: datasource_v2/formats/parquet/footer_file_indexer.py). With one

@@ -150,10 +150,10 @@ def through(manifest, stage, settings, capacity=FIXED, no_progress_s=60.0):
     """What comes out of a pool of one actor; its rows come one by one, with pauses in which it has nothing to do."""
     rows = read_manifest(*manifest, RunSettings(no_progress_s=no_progress_s), capacity)
     rows = rows.repartition(target_num_rows_per_block=1)
-    one = {"batch_format": "pyarrow", "batch_size": 1, "num_cpus": 0.125}
+    shape = {"batch_format": "pyarrow", "batch_size": 1}
     if settings["idle"]:
-        rows = rows.map_batches(slowly, compute=ray.data.TaskPoolStrategy(1), **one)
-    rows = rows.map_batches(stage, fn_constructor_kwargs=settings, compute=capacity.pool(1), **one)
+        rows = rows.map_batches(slowly, compute=ray.data.TaskPoolStrategy(1), num_cpus=0.25, **shape)
+    rows = rows.map_batches(stage, fn_constructor_kwargs=settings, compute=capacity.pool(1), num_cpus=0.125, **shape)
     batches = rows.iter_batches(batch_size=None, batch_format="pyarrow")
     return sorted(value for batch in batches for value in batch["id"].to_pylist())
 
@@ -165,6 +165,15 @@ def test_a_pool_whose_actor_dies_twice_recovers(ray_cluster, manifest, tmp_path,
     settings = {"folder": tmp_path, "idle": idle, "starts": 9}
     assert through(manifest, lasting(Dies), settings, capacity) == list(range(ROWS))
     assert len(list(tmp_path.glob("born-*"))) >= 3 and len(list(tmp_path.glob("died-*"))) == 2
+
+
+def test_what_a_stage_raises_keeps_its_code(ray_cluster, manifest, tmp_path):
+    def refuse(table):
+        raise ModelError("model.failed", "of a worker")
+
+    rows = read_manifest(*manifest, RunSettings(), FIXED)
+    with pytest.raises(ModelError, match="of a worker"), ours_raised():
+        rows.map_batches(refuse, batch_format="pyarrow", num_cpus=0.125).take_all()
 
 
 @pytest.mark.long
