@@ -312,6 +312,11 @@ class RunSettings(_Settings):
     wait_for_nodes_s: float = Field(
         1800.0, ge=0, description="Longest wait for the first nodes of an autoscaling cluster [s]."
     )
+    no_progress_s: float | None = Field(
+        14_400.0,
+        gt=0,
+        description="A run in which nothing moves for so long ends, waiting for spot nodes included [s]; null = never.",
+    )
     part_bytes: int = Field(
         256 * 2**20, ge=2**20, description="Views in one part at most, but for the last product's rest [bytes]."
     )

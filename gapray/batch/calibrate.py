@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from gapray.batch.render import pending_videos
 from gapray.batch.render_stages import Draw, VideoFacts, load, save, write_videos
-from gapray.batch.resources import MASK_THREADS, RENDER_THREADS, GpuShare, plan_render, plan_stages
+from gapray.batch.resources import MASK_THREADS, RENDER_THREADS, GpuShare, plan_render, plan_stages, threads_kept
 from gapray.batch.rows import PLANNED
 from gapray.batch.runs import new_run_id
 from gapray.batch.score import pending_scores, score_facts
@@ -54,7 +54,7 @@ def calibrate(rows: Iterator[Row], profile: Profile, *, products: int = 2, prese
     chosen = list(islice((row for row in rows if row["error_code"] is None), products + 1))
     if not chosen:
         raise InputError("capture.no_photos", "the source has no product that could be timed")
-    with tempfile.TemporaryDirectory(prefix="gapray-plan-") as scratch:
+    with threads_kept(), tempfile.TemporaryDirectory(prefix="gapray-plan-") as scratch:
         clock = _Clock()
         stages = _stages(Path(scratch) / "catalog", profile, preset)
         for index, row in enumerate(chosen):

@@ -73,11 +73,6 @@ def room_for(plan: Plan, capacity: Capacity, wait_s: float) -> Iterator[None]:
     if not capacity.elastic:
         yield
         return
-    # Ray Data plans with no more than this.
-    options = ray.data.DataContext.get_current().execution_options
-    options.resource_limits = options.resource_limits.copy(
-        cpu=capacity.most.get("CPU", 0), gpu=capacity.most.get("GPU", 0)
-    )
     least = plan.least().needs()
     # Asked for as small pieces, so that any mixture of nodes will do; Ray Data asks for more as work queues up.
     request_resources(bundles=_bundles(least))

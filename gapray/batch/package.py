@@ -11,6 +11,7 @@ import ray
 import ray.data
 
 from gapray.batch.capacity import Capacity, capacity, room_for
+from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.plan import Pending, Verify, write_pending
 from gapray.batch.record import recorded
 from gapray.batch.resources import LIGHT_CPU, MASK_THREADS, StagePlan, plan_stages
@@ -20,7 +21,6 @@ from gapray.batch.runs import (
     connected,
     new_run_id,
     published,
-    quiet_ray_data,
 )
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
@@ -101,10 +101,9 @@ def _receipts(
     manifest: str, folder: Folder, profile: Profile, plan: StagePlan, cluster: Capacity, facts: RunFacts, catalog: str
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
-    quiet_ray_data()
     settings, run = profile.packaging, profile.run
     arrow = {"batch_format": "pyarrow", "batch_size": run.products_per_block}
-    products = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
+    products = read_manifest(manifest, folder, run, cluster)
     # A block is what a kill costs and what a worker holds: the manifest's rows are spread, never its file.
     products = products.repartition(target_num_rows_per_block=run.products_per_block)
     # Fetch and decode: short CPU tasks, no model. At most half the cores, because masks are the longer work.
@@ -117,7 +116,7 @@ def _receipts(
     )
     # Masks: ONNX, all cores between the actors, since this is where a CPU run spends its time.
     products = products.map_batches(
-        Mask,
+        lasting(Mask),
         fn_constructor_kwargs={"settings": settings, "threads": MASK_THREADS, "gpu": None},
         compute=cluster.pool(plan.mask_workers),
         num_cpus=plan.mask_cpus,
@@ -125,7 +124,7 @@ def _receipts(
     )
     # Depth and identity: both networks in one actor, two calls at once so that one unpacks while the other computes.
     products = products.map_batches(
-        Describe,
+        lasting(Describe),
         fn_constructor_kwargs={"settings": settings, "batch": run.network_batch, "gpu": plan.describe_gpu},
         compute=cluster.pool(plan.describe_workers, calls=2),
         num_cpus=LIGHT_CPU,
@@ -134,7 +133,7 @@ def _receipts(
     )
     # Edges and encoding: long-lived actors, because importing controlnet-aux takes seconds.
     finished = products.map_batches(
-        Encode,
+        lasting(Encode),
         fn_constructor_kwargs={"settings": settings, "facts": facts},
         compute=cluster.pool(plan.encode_workers),
         num_cpus=LIGHT_CPU,

@@ -16,16 +16,16 @@ import ray
 import ray.data
 
 from gapray.batch.capacity import Capacity, capacity, room_for
+from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
 from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
-from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
+from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render, threads_kept
 from gapray.batch.runs import (
     RenderSummary,
     absolute,
     connected,
     new_run_id,
     published,
-    quiet_ray_data,
 )
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
@@ -191,12 +191,14 @@ def estimate(
     opened = open_catalog(str(catalog))
     facts = VideoFacts(new_run_id(), absolute(str(catalog)), chosen, preset, backend_revisions(chosen.video))
     todo, _ = pending_videos(opened, facts, seeds=seeds, products=None, limit=None)
-    drawer = Draw(facts=facts, gpu=None, threads=1, backend=load_backend(chosen.video))
     spent: list[float] = []
-    for row in todo.slice(0, ESTIMATE_PRODUCTS + 1).to_pylist():
-        started = time.monotonic()
-        save(drawer(load(pa.Table.from_pylist([row], schema=PENDING), catalog=facts.catalog)), facts=facts, dry=True)
-        spent.append(time.monotonic() - started)
+    with threads_kept():
+        drawer = Draw(facts=facts, gpu=None, threads=1, backend=load_backend(chosen.video))
+        for row in todo.slice(0, ESTIMATE_PRODUCTS + 1).to_pylist():
+            started = time.monotonic()
+            loaded = load(pa.Table.from_pylist([row], schema=PENDING), catalog=facts.catalog)
+            save(drawer(loaded), facts=facts, dry=True)
+            spent.append(time.monotonic() - started)
     measured = spent[1:] or spent  # the first one warms up
     each = sum(measured) / len(measured) if measured else 0.0
     hours = each * todo.num_rows / 3600 / workers
@@ -208,9 +210,8 @@ def _receipts(
     manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan, cluster: Capacity
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
-    quiet_ray_data()
     one = {"batch_format": "pyarrow", "batch_size": 1}
-    videos = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
+    videos = read_manifest(manifest, folder, facts.profile.run, cluster)
     # One video is a block: what a kill costs is what one actor was drawing.
     videos = videos.repartition(target_num_rows_per_block=1)
     # Views from their part of the catalogue, still compressed: short tasks.
@@ -223,7 +224,7 @@ def _receipts(
     )
     # Conditions and frames: the model is loaded once an actor, which has a whole GPU where there are any.
     videos = videos.map_batches(
-        Draw,
+        lasting(Draw),
         fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": plan.threads},
         compute=cluster.pool(plan.render_workers),
         num_cpus=plan.cpus,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -31,6 +32,20 @@ SCORE_GB = 4.0
 """GPU memory of a scorer. LPIPS of 64 pairs at 256 pixels peaks at 1.15 GB (H200, benchmarks/score.py); a context adds .5."""
 DEFAULT_VRAM_GB = 8.0
 """Asked for by a network whose card has no measured figure."""
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Stages set the threads of the process they run in; afterwards they are as they were, where that is the caller's own."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 class Plan(Protocol):

@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
+import ray.data.exceptions
 
 from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
+from gapray.environment import environment_kept
 from gapray.errors import CatalogError, GaprayError, ResourceError
 
 MANIFEST_ROWS = 8192
@@ -201,28 +203,34 @@ def job_config() -> dict[str, Any]:
 def connected(address: str | None) -> Iterator[None]:
     """A connection to a Ray cluster; one that this process has already is used and left alone.
 
+    The caller's loggers and environment are afterwards as they were.
+
     Raises:
         GaprayError: As `ours_raised`, for what the body raises.
     """
-    if ray.is_initialized():
-        with ours_raised():
+    with quiet_ray(), ours_raised():
+        if ray.is_initialized():
             yield
-        return
-    # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            return
+        # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
+        with environment_kept(RAY_BACKEND_LOG_LEVEL="fatal"):
+            _start(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     remote = address or os.environ.get("RAY_ADDRESS")
     if remote:
         # What the job gives its workers already, Ray refuses to be given again, even with the same value.
         given = (job_config().get("runtime_env") or {}).get("env_vars") or {}
         shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ and name not in given}
-        ray.init(address=remote, runtime_env={"env_vars": shared}, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(address=remote, runtime_env={"env_vars": shared}, **quiet)
     else:
-        ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
-    try:
-        with ours_raised():
-            yield
-    finally:
-        ray.shutdown()
+        ray.init("local", include_dashboard=False, **quiet)
 
 
 @contextmanager
@@ -231,10 +239,14 @@ def ours_raised() -> Iterator[None]:
 
     Raises:
         GaprayError: The worker's own.
-        ResourceError: `cluster.failed`: Ray itself gave up on a piece of the run.
+        ResourceError: `cluster.failed`: Ray itself gave up on a piece of the run; `cluster.stalled`: nothing moved for
+            `run.no_progress_s`.
     """
     try:
         yield
+    except ray.data.exceptions.ExecutionTimeoutError as error:
+        what = str(error).partition(" of scheduling time")[0]
+        raise ResourceError("cluster.stalled", f"the run stood still: {what}") from error
     except ray.exceptions.RayError as error:
         chain: list[BaseException] = [error]
         while (inner := getattr(chain[-1], "cause", None) or chain[-1].__cause__) is not None and inner not in chain:
@@ -251,19 +263,18 @@ def ours_raised() -> Iterator[None]:
         raise
 
 
-def quiet_ray_data() -> None:
-    """Ray Data without its own progress bars and advice: ours counts products, not blocks."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
-    # The second version's listing starts 32 actors of one CPU each to read the footer of our one manifest, and a cluster that
-    # scales itself brings nodes for them, GPU nodes too (2.60: datasource_v2/formats/parquet/footer_file_indexer.py).
-    context.use_datasource_v2 = False
-    # Else it wraps what a stage raises in an error that loses its cause on the way here, and with it our code (2.60).
-    context.raise_original_map_exception = True
-    for name in ("ray.data", "ray._private.authentication"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+@contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Ray's loggers without what it says below a warning, those of Ray Data below an error; afterwards as they were."""
+    levels = {"ray": logging.WARNING, "ray.data": logging.ERROR, "ray._private.authentication": logging.ERROR}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def new_run_id() -> str:

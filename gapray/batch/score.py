@@ -14,10 +14,11 @@ import ray
 import ray.data
 
 from gapray.batch.capacity import Capacity, capacity, room_for
+from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
 from gapray.batch.render import with_parts
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
-from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, published, quiet_ray_data
+from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, published
 from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, scan
@@ -144,9 +145,8 @@ def _receipts(
     manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan, cluster: Capacity
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
-    quiet_ray_data()
     one = {"batch_format": "pyarrow", "batch_size": 1}
-    videos = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
+    videos = read_manifest(manifest, folder, facts.profile.run, cluster)
     videos = videos.repartition(target_num_rows_per_block=1)
     # H.264 and JPEG decoding: short CPU tasks, no model.
     videos = videos.map_batches(
@@ -159,7 +159,7 @@ def _receipts(
     if plan.draw:
         # The generator again, for views that are left out: only where no hidden photo is at hand.
         videos = videos.map_batches(
-            LeaveOut,
+            lasting(LeaveOut),
             fn_constructor_kwargs={"facts": facts, "gpu": plan.draw.gpu, "threads": plan.draw.threads},
             compute=cluster.pool(plan.draw.render_workers),
             num_cpus=plan.draw.cpus,
@@ -168,7 +168,7 @@ def _receipts(
         )
     # Silhouettes of truth and frames by the packages' own network.
     videos = videos.map_batches(
-        Compare,
+        lasting(Compare),
         fn_constructor_kwargs={"facts": facts, "threads": MASK_THREADS},
         compute=cluster.pool(plan.compare_workers),
         num_cpus=MASK_CPU,
@@ -176,7 +176,7 @@ def _receipts(
     )
     # LPIPS: all pairs of a video in batches of 64, on a share of a GPU.
     scored = videos.map_batches(
-        Judge,
+        lasting(Judge),
         fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": MASK_THREADS},
         compute=cluster.pool(plan.judge_workers),
         num_cpus=LIGHT_CPU,

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.data
 
 from gapray.batch.capacity import Capacity, capacity, room_for
+from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
-from gapray.batch.runs import StillsSummary, absolute, connected, new_run_id, published, quiet_ray_data
+from gapray.batch.runs import StillsSummary, absolute, connected, new_run_id, published
 from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.storage import Folder
@@ -130,11 +129,10 @@ def _receipts(
     manifest: str, folder: Folder, facts: StillFacts, plan: RenderPlan, cluster: Capacity
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
-    quiet_ray_data()
-    pictures = ray.data.read_parquet(manifest, filesystem=folder.arrow, override_num_blocks=1)
+    pictures = read_manifest(manifest, folder, facts.profile.run, cluster)
     pictures = pictures.repartition(target_num_rows_per_block=1)
     pictures = pictures.map_batches(
-        DrawStills,
+        lasting(DrawStills),
         fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": plan.threads},
         compute=cluster.pool(plan.render_workers),
         num_cpus=plan.cpus,

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gapray.catalog.parts import PART_BYTES, row_bytes, write_part
-from gapray.catalog.reader import Catalog
+from gapray.catalog.reader import Catalog, package_names
 from gapray.catalog.schemas import TABLES
 from gapray.catalog.storage import Folder
 
@@ -66,53 +65,28 @@ def _light(catalog: Catalog, table: str) -> Iterator[pa.Table]:
 
 
 def _views(catalog: Catalog, products_per_part: int, part_bytes: int) -> Iterator[pa.Table]:
-    """Current rows of `views`, part by part: of each package those of the part that was written last.
-
-    All views of a package are written into one part at one time, so whole packages are kept or dropped.
-    """
-    homes = catalog.parts_of_views(current=True)
-    part = homes["part"].combine_chunks()
-    # By place in the list of files, not by name: a million names of files are most of what these rows would weigh.
-    order = pc.sort_indices(part.indices)
-    homes = homes.select(["product_id", "key"]).take(order)
-    runs = pc.run_end_encode(part.indices.take(order))
-    starts = [0, *runs.run_ends.to_pylist()]
+    """Current rows of `views` in pieces of the wished size."""
     waiting: list[pa.Table] = []
     products = size = 0
-    for place, start, end in zip(runs.values.to_pylist(), starts, starts[1:], strict=False):
-        mine = homes.slice(start, end - start)
-        rows = pq.read_table(part.dictionary[place].as_py(), schema=TABLES["views"], filesystem=catalog.folder.arrow)
-        rows = _once(rows.filter(pc.is_in(_names(rows), value_set=_names(mine))))
+    for rows in catalog.views_by_part():
         waiting.append(rows)
-        products, size = products + mine.num_rows, size + int(row_bytes(rows).sum())
+        products, size = products + len(pc.unique(package_names(rows))), size + int(row_bytes(rows).sum())
         while products >= products_per_part or size >= part_bytes:
             piece, rest = _cut(pa.concat_tables(waiting), products_per_part, part_bytes)
             yield piece
             waiting = [rest]
-            products, size = len(pc.unique(_names(rest))), int(row_bytes(rest).sum())
+            products, size = len(pc.unique(package_names(rest))), int(row_bytes(rest).sum())
     if products:
         yield pa.concat_tables(waiting)
 
 
 def _cut(views: pa.Table, products: int, size: int) -> tuple[pa.Table, pa.Table]:
     """The first `products` packages, or as many as fill `size` bytes, at least one; and the others."""
-    codes = pc.dictionary_encode(_names(views).combine_chunks()).indices.to_numpy()
+    codes = pc.dictionary_encode(package_names(views).combine_chunks()).indices.to_numpy()
     full = row_bytes(views).cumsum().searchsorted(size) if views.num_rows else 0
     last = min(products - 1, int(codes[min(full, len(codes) - 1)]))
     first = pa.array(codes <= last)
     return views.filter(first), views.filter(pc.invert(first))
-
-
-def _once(views: pa.Table) -> pa.Table:
-    """Each angle of a package once: a part from before Ray tried a task again may hold it twice."""
-    places = pa.array(range(views.num_rows), pa.int64())
-    keyed = views.select(["product_id", "key", "azimuth_deg"]).append_column("place", places)
-    first = keyed.group_by(["product_id", "key", "azimuth_deg"]).aggregate([("place", "min")])
-    return views.take(first["place_min"].combine_chunks().sort())
-
-
-def _names(table: pa.Table) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(table["product_id"], table["key"], ":")
 
 
 def _evenly(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

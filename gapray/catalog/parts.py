@@ -50,7 +50,7 @@ def commit(folder: Folder, content: Mapping[str, Rows], *, part_bytes: int = PAR
 def write_part(folder: Folder, table: str, content: pa.Table) -> str:
     """Write one part of a table.
 
-    The part is named by a hash of the keys in it: a task that is run again replaces its own file.
+    The part is named by a hash of the keys in it: a task that is run again replaces its own file. Its footer says its format.
 
     Args:
         folder: The catalogue.
@@ -64,6 +64,7 @@ def write_part(folder: Folder, table: str, content: pa.Table) -> str:
         CatalogError: `catalog.write_failed`.
     """
     content = content.sort_by([(column, "ascending") for column in SORT_COLUMNS[table]])
+    content = content.replace_schema_metadata(TABLES[table].metadata)
     name = part_name(content)
     sink = pa.BufferOutputStream()
     rows_per_group = max(1, int(content.num_rows * ROW_GROUP_BYTES / max(content.nbytes, 1)))

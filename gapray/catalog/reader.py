@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from gapray.catalog.schemas import SORT_COLUMNS, TABLES
+from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
 from gapray.catalog.storage import Folder
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, GaprayError
 from gapray.gap.images import decode_grey8, decode_grey16, decode_rgb
 from gapray.gap.package import GapPackage, GapView, Quality
 
@@ -78,8 +80,13 @@ the best is the one that passes its gate with the least LPIPS."""
 
 FILES_AT_ONCE = 256
 """Parts in one scan: a dataset keeps the footers of all its files, a hundred kilobytes each."""
+FOOTERS_AT_ONCE = 32
+"""Footers that are read side by side: each is a request where the catalogue lies in a bucket."""
 STREAM_MEMORY = "512MB"
-"""What DuckDB holds of a table that is streamed; the rest is sorted on the disk."""
+"""What DuckDB holds to find the current rows of a table that is streamed; the rest is on the disk."""
+PLACE = "gapray_place"
+READ_BYTES = 64 * 2**20
+"""What is read at a time of a table in a bucket, uncompressed, columns that nobody asks for left out; one row group at least."""
 _HOMES = pa.schema(
     [
         ("product_id", pa.string()),
@@ -112,7 +119,11 @@ def open_catalog(uri: str) -> Catalog:
 
 
 class Catalog:
-    """A catalogue's tables. Every call lists the parts anew, so a running batch is seen as it grows."""
+    """A catalogue's tables. Every call lists the parts of the tables it reads anew, so a running batch is seen as it grows.
+
+    Every part says which format it has; each method that reads parts raises `catalog.newer_format`, `catalog.older_format` or
+    `catalog.incompatible` (`check_format`) for one that this release cannot read.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -128,11 +139,12 @@ class Catalog:
         Returns:
             Rows sorted by product and azimuth.
         """
-        if name in TABLES and not self.folder.parts(name):
+        files = {name: self.folder.parts(name)} if name in TABLES else {}
+        if files == {name: []}:
             return TABLES[name].empty_table().select(columns or TABLES[name].names)
         chosen = ", ".join(f'"{column}"' for column in columns) if columns else "*"
         order = ", ".join(SORT_COLUMNS.get(name, ("product_id",)))
-        with self._connection(product_id) as connection:
+        with self._connection(product_id, files=files) as connection:
             return connection.sql(f'SELECT {chosen} FROM (SELECT * FROM "{name}" ORDER BY {order})').to_arrow_table()
 
     def products(self) -> pa.Table:
@@ -177,19 +189,52 @@ class Catalog:
         Raises:
             CatalogError: `catalog.product_not_found`.
         """
-        products = self.table("products", product_id=product_id).to_pylist()
+        with self._connection(product_id) as connection:
+            products, views = (
+                connection.sql(f"SELECT * FROM {name}").to_arrow_table().to_pylist() for name in ("products", "views")
+            )
         if not products:
             raise CatalogError("catalog.product_not_found", f"no product {product_id!r} in this catalogue")
-        return package_of_rows(products[0], self.views(product_id).to_pylist())
+        return package_of_rows(products[0], views)
 
     def stream(self, name: str, *, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """Current rows of one table as `table` orders them, in batches of about `rows`: for tables larger than memory."""
-        if not self.folder.parts(name):
+        """Current rows of one table in batches of `rows` at most: for tables larger than memory.
+
+        The parts come one after the other, in the order of their first products, and rows in a part's own order: a sort of all
+        rows by DuckDB ends with an out-of-memory error where they are long. Of `views` one part is held, of all others
+        `READ_BYTES`, besides the places of the current rows and the `STREAM_MEMORY` with which DuckDB finds them.
+
+        Args:
+            name: A name in `TABLES`.
+            rows: Rows in a batch.
+        """
+        if name == "views":
+            for part in self.views_by_part():
+                yield from part.to_batches(max_chunksize=rows)
             return
-        order = ", ".join(SORT_COLUMNS[name])
-        with tempfile.TemporaryDirectory(prefix="gapray-sort-") as scratch, self._connection() as connection:
+        found = self.dataset(name)
+        parts = sorted(found.get_fragments(), key=_first_product)
+        if not parts:
+            return
+        ordered = ds.FileSystemDataset(parts, found.schema, found.format, found.filesystem)
+        places = self._places(name, ordered)
+        start = 0
+        for piece in _InPieces(ordered, {}).tables():
+            first, last = np.searchsorted(places, (start, start + piece.num_rows))
+            yield from piece.take(places[first:last] - start).to_batches(max_chunksize=rows)
+            start += piece.num_rows
+
+    def _places(self, name: str, rows: ds.FileSystemDataset) -> NDArray[np.int64]:
+        """int64 [N], ascending: which rows of a table are current. DuckDB reads only the columns that decide it."""
+        with (
+            tempfile.TemporaryDirectory(prefix="gapray-sort-") as scratch,
+            self._connection(numbered=(name, rows)) as connection,
+        ):
             connection.execute(f"SET memory_limit = '{STREAM_MEMORY}'; SET temp_directory = '{scratch}'")
-            yield from connection.sql(f'SELECT * FROM "{name}" ORDER BY {order}').to_arrow_reader(rows)
+            # A scan that leaves rows out could not count them.
+            connection.execute("SET disabled_optimizers = 'filter_pushdown,join_filter_pushdown'")
+            places = connection.sql(f'SELECT {PLACE} FROM "{name}"').to_arrow_table()[PLACE].to_numpy()
+        return np.sort(places)
 
     def parts_of_views(self, *, current: bool = False) -> pa.Table:
         """product_id, key and `part` (a dictionary), the file that holds those views, the newest where several do.
@@ -210,6 +255,24 @@ class Catalog:
         places = found["part"].combine_chunks().cast(pa.int32())
         part = pa.DictionaryArray.from_arrays(places, pa.array(files, pa.string()))
         return found.set_column(2, "part", part)
+
+    def views_by_part(self) -> Iterator[pa.Table]:
+        """Current rows of `views`, a part at a time: of each package those of the part that was written last, each angle once.
+
+        Each part is opened once and one is held, so that this is the way to go through all packages. All views of a package
+        are written into one part at one time: whole packages are kept or dropped.
+        """
+        homes = self.parts_of_views(current=True)
+        part = homes["part"].combine_chunks()
+        # By place in the list of files, not by name: a million names of files are most of what these rows would weigh.
+        order = pc.sort_indices(part.indices)
+        homes = homes.select(["product_id", "key"]).take(order)
+        runs = pc.run_end_encode(part.indices.take(order))
+        starts = [0, *runs.run_ends.to_pylist()]
+        for place, start, end in zip(runs.values.to_pylist(), starts, starts[1:], strict=False):
+            rows = self.dataset("views", [part.dictionary[place].as_py()]).to_table()
+            mine = package_names(homes.slice(start, end - start))
+            yield _once(rows.filter(pc.is_in(package_names(rows), value_set=mine)))
 
     def _homes(self, files: Sequence[str]) -> Iterator[pa.Table]:
         """One row a package and part: a part's views are many."""
@@ -236,8 +299,7 @@ class Catalog:
         if part is not None:
             one = (pc.field("product_id") == product_id) & (pc.field("key") == key)
             with suppress(FileNotFoundError):
-                table = pq.read_table(part, schema=TABLES["views"], filesystem=self.folder.arrow, filters=one)
-                views = table.to_pylist()
+                views = self.dataset("views", [part]).to_table(filter=one).to_pylist()
         if not views:
             raise CatalogError("catalog.product_not_found", f"{product_id} with key {key[:12]}… is not there any more")
         return list({row["azimuth_deg"]: row for row in views}.values())
@@ -250,55 +312,198 @@ class Catalog:
         """
         import duckdb
 
-        with self._connection() as connection:
-            try:
+        try:
+            with self._connection() as connection:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})
-            except duckdb.Error as error:
-                raise CatalogError("catalog.incompatible", str(error)) from error
+        except duckdb.Error as error:
+            raise CatalogError("catalog.incompatible", str(error)) from error
 
-    def dataset(self, table: str, files: Sequence[str] | None = None) -> ds.Dataset:
+    def dataset(self, table: str, files: Sequence[str] | None = None) -> ds.FileSystemDataset:
         """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before."""
-        return ds.dataset(
+        found = ds.dataset(
             self.folder.parts(table) if files is None else list(files),
             schema=TABLES[table],
             format="parquet",
             filesystem=self.folder.arrow,
         )
+        # A fragment keeps its footer, so that whoever scans it reads none again.
+        fragments = list(found.get_fragments())
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            for fragment, footer in zip(fragments, pool.map(lambda part: part.metadata, fragments), strict=True):
+                check_format(fragment.path, footer.metadata)
+        return ds.FileSystemDataset(fragments, found.schema, found.format, found.filesystem)
 
-    def _connection(self, product_id: str | None = None) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _connection(
+        self,
+        product_id: str | None = None,
+        *,
+        files: Mapping[str, Sequence[str]] | None = None,
+        numbered: tuple[str, ds.FileSystemDataset] | None = None,
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """DuckDB with every table as `all_…` and its current rows under its own name.
+
+        Args:
+            product_id: Rows of one product only.
+            files: Tables whose parts were listed before.
+            numbered: A table and its parts, whose rows have their number, from 0, in a column `PLACE` more.
+        """
         import duckdb
 
-        connection = duckdb.connect()
-        for name in TABLES:
-            rows: Any = self.dataset(name)
-            if product_id is not None:
-                rows = rows.to_table(filter=pc.field("product_id") == product_id)
-            elif not self.folder.is_local:
-                rows = _Unlocked.of(rows)
-            connection.register(f"all_{name}", rows)
         names = {name: f"all_{name}" for name in TABLES}
-        names["current_products"] = CURRENT_SQL["products"].format(**names)
-        for name, query in CURRENT_SQL.items():
-            connection.execute(f'CREATE VIEW "{name}" AS {query.format(**names)}')
-        return connection
+        tables = {name: _Lazy.of(self, name, product_id, listed=(files or {}).get(name)) for name in TABLES}
+        if numbered:
+            tables[numbered[0]] = _Lazy.of(self, numbered[0], None, numbered=numbered[1])
+        with duckdb.connect() as connection:
+            for name, rows in tables.items():
+                connection.register(names[name], rows)
+            sql = names | {"current_products": CURRENT_SQL["products"].format(**names)}
+            for name, query in CURRENT_SQL.items():
+                connection.execute(f'CREATE VIEW "{name}" AS {query.format(**sql)}')
+            try:
+                yield connection
+            except duckdb.Error as error:
+                for failure in (rows.failure for rows in tables.values() if rows.failure):
+                    raise failure from error
+                raise
 
 
-class _Unlocked(ds.FileSystemDataset):  # type: ignore[misc]
-    """A dataset that DuckDB scans by way of tables.
+class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
+    """A table that is listed when a query comes to it, once in a connection: to DuckDB, a dataset without files."""
+
+    catalog: Catalog
+    name: str
+    product_id: str | None
+    listed: Sequence[str] | None
+    numbered: ds.FileSystemDataset | None
+    failure: GaprayError | None = None
+    """What kept it from being read: DuckDB passes on the text of an exception alone."""
+
+    @classmethod
+    def of(
+        cls,
+        catalog: Catalog,
+        name: str,
+        product_id: str | None,
+        *,
+        listed: Sequence[str] | None = None,
+        numbered: ds.FileSystemDataset | None = None,
+    ) -> _Lazy:
+        """A table of a catalogue, its parts listed before or not: one product's rows, or all, or all with their numbers."""
+        schema = TABLES[name] if numbered is None else TABLES[name].append(pa.field(PLACE, pa.int64()))
+        made = cls([], schema, ds.ParquetFileFormat(), catalog.folder.arrow)
+        made.catalog, made.name, made.product_id = catalog, name, product_id
+        made.listed, made.numbered = listed, numbered
+        return made
+
+    def scanner(self, **chosen: Any) -> ds.Scanner | _InPieces:
+        """What DuckDB asks for: an object with `to_reader`."""
+        if self.numbered is not None:
+            return _InPieces(self.numbered, chosen, numbered=True)
+        try:
+            rows = self._rows
+        except GaprayError as error:
+            self.failure = error
+            raise
+        remote = self.product_id is None and not self.catalog.folder.is_local
+        return _InPieces(rows, chosen) if remote else rows.scanner(**chosen)
+
+    @cached_property
+    def _rows(self) -> ds.Dataset:
+        found = self.catalog.dataset(self.name, self.listed)
+        return found if self.product_id is None else ds.InMemoryDataset(_rows_of(found, self.product_id))
+
+
+class _InPieces:
+    """A scan of files that Arrow reads by way of Python, some row groups at a time.
 
     `Scanner.to_reader` starts its scan while it holds Python's lock (pyarrow 26, _dataset.pyx), and the scan's threads need that
     lock to read files through fsspec: both wait for ever. `Scanner.to_table` gives the lock back.
     """
 
-    @classmethod
-    def of(cls, dataset: ds.FileSystemDataset) -> _Unlocked:
-        """The same files."""
-        return cls(list(dataset.get_fragments()), dataset.schema, dataset.format, dataset.filesystem)
+    def __init__(self, rows: ds.FileSystemDataset, chosen: Mapping[str, Any], *, numbered: bool = False) -> None:
+        self._rows, self._chosen, self._numbered = rows, dict(chosen), numbered
+        self._columns: list[str] | None = self._chosen.get("columns")
+        if numbered:
+            assert self._chosen.get("filter") is None, "rows are counted as they lie in their parts"
+            self._columns = self._columns or [*rows.schema.names, PLACE]
+            self._chosen["columns"] = [name for name in self._columns if name != PLACE]
 
-    def scanner(self, **chosen: Any) -> pa.Table:
-        """What DuckDB asks for; it goes on with `to_reader`, which a table has too."""
-        return super().scanner(**chosen).to_table()
+    def to_reader(self) -> pa.RecordBatchReader:
+        """Its batches, each piece read when the one before it is used up."""
+        schema = self._rows.scanner(**self._chosen).projected_schema
+        if self._numbered:
+            fields = [
+                pa.field(PLACE, pa.int64()) if name == PLACE else schema.field(name) for name in self._columns or ()
+            ]
+            schema = pa.schema(fields)
+        batches = (batch for piece in self.tables() for batch in piece.to_batches())
+        return pa.RecordBatchReader.from_batches(schema, batches)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Its pieces."""
+        start = 0
+        for piece in _pieces(self._rows, self._chosen.get("columns")):
+            some = ds.FileSystemDataset(piece, self._rows.schema, self._rows.format, self._rows.filesystem)
+            rows = some.scanner(**self._chosen).to_table()
+            if self._numbered:
+                rows = rows.append_column(PLACE, pa.array(np.arange(start, start + rows.num_rows))).select(
+                    self._columns
+                )
+            start += rows.num_rows
+            yield rows
+
+
+def _first_product(part: ds.Fragment) -> str:
+    """The first name in a part, by its footer: rows of a part are sorted."""
+    footer = part.metadata
+    if not footer.num_row_groups:
+        return ""
+    return str(footer.row_group(0).column(footer.schema.names.index("product_id")).statistics.min)
+
+
+def _pieces(rows: ds.FileSystemDataset, columns: Sequence[str] | None) -> Iterator[list[ds.Fragment]]:
+    """Row groups of a dataset, in their order, as many together as hold `READ_BYTES` of these columns."""
+    wanted = set(rows.schema.names if columns is None else columns)
+    piece: list[ds.Fragment] = []
+    held = 0
+    for fragment in rows.get_fragments():
+        for group in fragment.split_by_row_group():
+            [place] = group.row_groups
+            facts = fragment.metadata.row_group(place.id)
+            leaves = map(facts.column, range(facts.num_columns))
+            size = sum(
+                leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.partition(".")[0] in wanted
+            )
+            if piece and held + size > READ_BYTES:
+                yield piece
+                piece, held = [], 0
+            piece.append(group)
+            held += size
+    if piece:
+        yield piece
+
+
+def _rows_of(rows: ds.FileSystemDataset, product_id: str) -> pa.Table:
+    """One product's rows. Parts that lack it are asked for that column alone: those of `views` carry images."""
+    mine = pc.field("product_id") == product_id
+    files = set(rows.to_table(columns=["__filename"], filter=mine)["__filename"].to_pylist())
+    fragments = [part for part in rows.get_fragments() if part.path in files]
+    return ds.FileSystemDataset(fragments, rows.schema, rows.format, rows.filesystem).to_table(filter=mine)
+
+
+def package_names(table: pa.Table) -> pa.ChunkedArray:
+    """``product_id:key`` of each row."""
+    return pc.binary_join_element_wise(table["product_id"], table["key"], ":")
+
+
+def _once(views: pa.Table) -> pa.Table:
+    """Each angle of a package once: a part from before Ray tried a task again may hold it twice."""
+    places = pa.array(range(views.num_rows), pa.int64())
+    keyed = views.select(["product_id", "key", "azimuth_deg"]).append_column("place", places)
+    first = keyed.group_by(["product_id", "key", "azimuth_deg"]).aggregate([("place", "min")])
+    return views.take(first["place_min"].combine_chunks().sort())
 
 
 def package_of_rows(product: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> GapPackage:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
+from gapray.errors import CatalogError
 from gapray.gap.identity import IDENTITY_SIZE
+
+FORMAT = 1
+"""Of the parts that this release writes. It grows when readers that do not know of a change would read wrong rows: another
+type, unit or meaning of a column. A column more that may be null needs no new format."""
+OLDEST_FORMAT = 1
+"""The oldest that this release reads; compaction writes all parts in `FORMAT`."""
+FORMAT_KEY = b"gapray.format"
+"""Where a part's footer says its format."""
 
 _STAMP = pa.timestamp("us", tz="UTC")
 
@@ -14,7 +25,28 @@ def _schema(table: str, columns: list[tuple[str, pa.DataType, bool, str]]) -> pa
         pa.field(name, kind, nullable, metadata={"description": description})
         for name, kind, nullable, description in columns
     ]
-    return pa.schema(fields, metadata={"gapray.table": table, "gapray.format": "1"})
+    return pa.schema(fields, metadata={b"gapray.table": table.encode(), FORMAT_KEY: str(FORMAT).encode()})
+
+
+def check_format(path: str, metadata: Mapping[bytes, bytes] | None) -> None:
+    """Make sure that this release can read a part.
+
+    Args:
+        path: Of the part, for the message.
+        metadata: Key-value pairs of its footer.
+
+    Raises:
+        CatalogError: `catalog.newer_format`, `catalog.older_format`, or `catalog.incompatible` for a part that says none.
+    """
+    said = (metadata or {}).get(FORMAT_KEY, b"").decode(errors="replace")
+    if not said.isdecimal():
+        raise CatalogError("catalog.incompatible", f"{path} does not say which format it has")
+    if int(said) > FORMAT:
+        raise CatalogError("catalog.newer_format", f"{path} has format {said}; this release reads up to {FORMAT}")
+    if int(said) < OLDEST_FORMAT:
+        raise CatalogError(
+            "catalog.older_format", f"{path} has format {said}; this release reads {OLDEST_FORMAT} and later"
+        )
 
 
 VIEWS = _schema(

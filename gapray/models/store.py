@@ -52,6 +52,11 @@ class _MismatchError(Exception):
     pass
 
 
+def share_kernels() -> None:
+    """Let what torch compiles in one process of this node serve the next: for processes that are gapray's own."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
+
+
 def cache_root() -> Path:
     """Where this machine keeps weights."""
     return Path(os.environ.get("GAPRAY_CACHE") or Path.home() / ".cache" / "gapray")

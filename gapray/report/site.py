@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gapray.capture.decode import decode_photo
-from gapray.catalog.reader import Catalog
+from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.config import DecodeSettings
 from gapray.errors import CatalogError, GaprayError
 from gapray.fidelity.score import OURS
+from gapray.gap.package import GapPackage
 from gapray.report.pictures import frames_of, jpeg, photos_of, sprite
 from gapray.report.polar import PolarPoint, polar_svg
 from gapray.report.table import HEADER, fidelity_table
@@ -75,7 +79,7 @@ def write_report(
         for name in ASSETS:
             (folder / name).write_text(_asset(name))
 
-        def one(row: Mapping[str, Any]) -> dict[str, Any]:
+        def written(row: Mapping[str, Any], package: GapPackage) -> dict[str, Any]:
             identifier = row["product_id"]
             facts = ProductFacts(
                 identifier,
@@ -85,14 +89,16 @@ def write_report(
                 known["rejects"].get(identifier, []),
                 known["best_stills"].get(identifier, []),
             )
-            return _write_product(catalog, facts, folder, templates)
+            return _write_product(catalog, package, facts, folder, templates)
 
         listed: list[dict[str, Any]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for summary in pool.map(one, rows):
-                listed.append(summary)
-                if on_progress:
-                    on_progress(len(listed), len(rows))
+            for some in _packages(catalog, rows):
+                for summary in pool.map(lambda told: written(told[0], told[1]()), some):
+                    listed.append(summary)
+                    if on_progress:
+                        on_progress(len(listed), len(rows))
+        listed.sort(key=lambda summary: str(summary["id"]))
         packaged = {row["product_id"] for row in rows}
         listed += [
             _rejected(one) for name, ones in known["rejects"].items() if name not in packaged for one in ones[:1]
@@ -142,13 +148,30 @@ class ProductFacts:
         return self.own["gate"] if self.own else "not scored"
 
 
+def _packages(
+    catalog: Catalog, rows: list[dict[str, Any]]
+) -> Iterator[list[tuple[dict[str, Any], Callable[[], GapPackage]]]]:
+    """Each product's row and what decodes its package, a part of the catalogue at a time."""
+    waiting = {(row["product_id"], row["key"]): row for row in rows}
+
+    def decoded(row: dict[str, Any], views: pa.Table) -> GapPackage:
+        mine = views.filter(pc.equal(views["product_id"], row["product_id"]))
+        return package_of_rows(row, mine.to_pylist())
+
+    for views in catalog.views_by_part():
+        found = views.select(["product_id", "key"]).group_by(["product_id", "key"]).aggregate([]).to_pylist()
+        here = [waiting.pop((package["product_id"], package["key"]), None) for package in found]
+        yield [(row, partial(decoded, row, views)) for row in here if row]
+    # Packaged anew since the rows were read, or without views, which is an error.
+    yield [(row, partial(catalog.package, row["product_id"])) for row in waiting.values()]
+
+
 def _write_product(
-    catalog: Catalog, facts: ProductFacts, folder: Path, templates: jinja2.Environment
+    catalog: Catalog, package: GapPackage, facts: ProductFacts, folder: Path, templates: jinja2.Environment
 ) -> dict[str, Any]:
     """One page with its two sprites and thumbnail; returns the overview's row."""
     identifier = facts.product_id
     place = folder / "products"
-    package = catalog.package(identifier)
     photos = sprite(photos_of(package, PHOTO_SIDE), PHOTO_SIDE, 4)
     (place / f"{identifier}.photos.jpg").write_bytes(jpeg(photos))
     angles = [view.azimuth_deg for view in package.views]

@@ -20,6 +20,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error
+from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
 from gapray.serve.jobs import Job, Kind, Making
@@ -89,6 +90,7 @@ class GeneratorReplica:
 
     def __init__(self, settings: ServeSettings) -> None:
         keep_to_share()
+        share_kernels()
         from gapray.serve.engine import Generator
 
         self._worker = Generator(settings)

@@ -16,6 +16,7 @@ import uuid
 from typing import Any
 
 from gapray.errors import InputError
+from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.http.runpod import asked_of
 from gapray.serve.jobs import Job, JobInput
@@ -135,4 +136,5 @@ async def _silent(stage: str, percent: int) -> None:
 if __name__ == "__main__":
     import runpod
 
+    share_kernels()
     runpod.serverless.start({"handler": handler})

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from gapray.environment import environment_kept
 from gapray.errors import ConfigError
 from gapray.serve.keys import listed
 from gapray.serve.settings import ServeSettings, serve_settings
@@ -79,28 +80,30 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
 
     from gapray.serve.deployments import build
 
-    # Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    # Ray lets its workers give way to everything else; here they are what the machine is for.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     stop = threading.Event()
     print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
-    if address is None and "RAY_ADDRESS" not in os.environ:
-        ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=1 * 2**30)
-    else:
-        ray.init(address or "auto", log_to_driver=False)
+    # For Ray's processes. Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
+    # Ray lets its workers give way to everything else; here they are what the machine is for.
+    with environment_kept(RAY_SERVE_LOG_TO_STDERR="0", RAY_worker_niceness="0"):
+        if address is None and "RAY_ADDRESS" not in os.environ:
+            ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=1 * 2**30)
+        else:
+            ray.init(address or "auto", log_to_driver=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
         serve.run(build(chosen.model_dump()), name=APP, route_prefix="/")
         keys = "no key needed" if chosen.open else "API key needed"
         print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             signal.signal(number, lambda *_: stop.set())  # only now: Ray sets its own when it starts
         stop.wait()
         print("stopping: what is not finished goes on at the next start", flush=True)  # noqa: T201
     finally:
         serve.shutdown()
         ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 import ray.exceptions
+from ray.data.exceptions import ExecutionTimeoutError
 
 from gapray.batch.runs import ours_raised
 from gapray.errors import InputError, ResourceError
@@ -31,6 +32,15 @@ def test_what_ray_could_not_mend_has_a_code_that_says_try_again(error):
         raise error
     assert caught.value.code == "cluster.failed"
     assert "again" in caught.value.remedy
+
+
+def test_a_run_that_stood_still_has_a_code_that_names_the_setting():
+    with pytest.raises(ResourceError) as caught, ours_raised():
+        raise ExecutionTimeoutError(
+            "Dataset execution made no progress for at least 9s of scheduling time (timeout: 9s). …"
+        )
+    assert (caught.value.code, caught.value.exit_code) == ("cluster.stalled", 1)
+    assert "9s" in caught.value.message and "run.no_progress_s" in caught.value.remedy
 
 
 def test_a_defect_keeps_its_trace():

@@ -48,17 +48,6 @@ def joined(*many):
     return {table: [row for rows in many for row in rows.get(table, [])] for table in TABLES}
 
 
-@pytest.fixture(params=["local", "memory"])
-def folder(request, tmp_path):
-    if request.param == "local":
-        yield Folder.at(str(tmp_path / "catalog"))
-        return
-    folder = Folder.at(f"memory://catalog-{tmp_path.name}")
-    yield folder
-    if folder.filesystem.exists(folder.path):
-        folder.filesystem.rm(folder.path, recursive=True)
-
-
 def test_round_trip(folder):
     commit(folder, joined(rows_of("b"), rows_of("a")))
     catalog = Catalog(folder)

@@ -5,16 +5,17 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from gapray.batch.render_stages import put_files
 from gapray.catalog.import_package import import_package
 from gapray.catalog.parts import commit
-from gapray.catalog.reader import open_catalog
+from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rows import utc_now
 from gapray.catalog.schemas import REJECTS, SCORES, VERDICTS, VIDEOS
 from gapray.catalog.storage import Folder
-from gapray.errors import InputError
+from gapray.errors import CatalogError, InputError
 from gapray.report.approval import publish, read_decisions
 from gapray.report.polar import PolarPoint, polar_svg
 from gapray.report.reel import write_reel
@@ -25,6 +26,7 @@ from gapray.video.encode import export
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
 from tests import make
+from tests.counted import counted_folder
 
 NOW = utc_now()
 
@@ -83,6 +85,33 @@ def catalog(tmp_path_factory):
     add(folder, "gamma", lpips=0.12, gate="pass")
     commit(folder, {"rejects": [reject("delta")]})
     return open_catalog(folder.path)
+
+
+def test_what_a_report_lists_does_not_grow_and_what_it_opens_grows_with_its_products(tmp_path):
+    listed = []
+    for count in (2, 6):
+        folder = counted_folder(tmp_path / f"bucket-{count}")
+        for index in range(count):
+            add(folder, f"p{index}", lpips=0.1, gate="pass")
+        folder.filesystem.reset()
+        page = write_report(Catalog(folder), tmp_path / f"report-{count}")
+        listed.append(dict(folder.filesystem.listed))
+        # Footer and keys to find the packages, footer and rows to read them.
+        assert [folder.filesystem.opened[path] for path in folder.parts("views")] == [4] * count
+        told = json.loads((page.parent / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
+        assert [one["id"] for one in told] == [f"p{index}" for index in range(count)]
+        assert len(list((page.parent / "products").glob("*.photos.jpg"))) == count
+    assert listed[0] == listed[1] and listed[0]["catalog/views"] == 1
+
+
+def test_a_package_without_its_views_is_an_error_of_the_report(tmp_path):
+    folder = Folder.at(str(tmp_path / "catalog"))
+    add(folder, "whole", lpips=0.1, gate="pass")
+    add(folder, "torn", lpips=0.1, gate="pass")
+    [part] = [path for path in folder.parts("views") if "torn" in pq.read_table(path)["product_id"].to_pylist()]
+    folder.remove(part)
+    with pytest.raises(CatalogError, match="torn has 0 of 8 views"):
+        write_report(Catalog(folder), tmp_path / "report")
 
 
 @pytest.fixture

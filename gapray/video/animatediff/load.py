@@ -62,9 +62,6 @@ def load_animatediff(settings: AnimateDiffSettings, *, device: str) -> AnimateDi
     dtype = torch.float16 if device == "cuda" else torch.float32
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
-    if settings.compile:
-        # Kernels that one actor compiled serve the next one on this node.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
     base = located_as(settings.base, "diffusion")
     cards = [base]
     with folder_of(base) as root:
