@@ -7,6 +7,7 @@ photos -> Packager.package -> Generator.draw -> Packager.encode -> Packager.comp
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,17 +21,19 @@ from PIL import Image
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
-from gapray.fidelity.comparison import Comparison, Drawn, compare, judged
+from gapray.errors import GaprayError, as_gapray_error
+from gapray.fidelity.comparison import Comparison, Drawn, compare, judged, judged_together
 from gapray.fidelity.foreign import aligned_scores, refuse_strangers, thinned
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
+from gapray.fidelity.score import FrameScore, Verdict
 from gapray.fidelity.shown import cut_out, shown
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
-from gapray.packaging.build import PackagingModels, build_package
+from gapray.packaging.build import PackagingModels, build_package, model_names
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
 from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
@@ -42,6 +45,7 @@ from gapray.video.encode import export
 from gapray.video.load import backend_revisions, load_backend
 from gapray.video.provenance import Provenance
 
+log = logging.getLogger("gapray.serve")
 PREVIEW_SIDE = 240
 
 
@@ -205,6 +209,7 @@ class Packager:
             orbit=profile.orbit,
             mask=profile.packaging.mask,
             settings=profile.fidelity,
+            mask_model=model_names(profile.packaging, self._models.revisions)["mask"],
             shifted=bool(turn.calibration["shifted"]),
         )
 
@@ -322,7 +327,23 @@ class Scorer:
     def judge(self, comparison: Comparison) -> dict[str, Any]:
         """One video's scores: by angle, in the mean, and those of the baselines at the same angles."""
         use_threads(self._threads)
-        scores, verdicts = judged(comparison, self._metric, self._identity, self._settings)
+        return self._told(comparison, *judged(comparison, self._metric, self._identity, self._settings))
+
+    def judge_together(self, comparisons: Sequence[Comparison]) -> list[dict[str, Any] | GaprayError]:
+        """`judge` of several videos, whose pictures go through the networks together; a video that fails, fails alone."""
+        use_threads(self._threads)
+        try:
+            found = judged_together(comparisons, self._metric, self._identity, self._settings)
+            return [self._told(one, *its) for one, its in zip(comparisons, found, strict=True)]
+        except Exception as error:
+            log.exception("%d comparisons failed together", len(comparisons))
+            if len(comparisons) == 1:
+                return [as_gapray_error(error)]
+            return [result for one in comparisons for result in self.judge_together([one])]
+
+    def _told(
+        self, comparison: Comparison, scores: Sequence[FrameScore], verdicts: Sequence[Verdict]
+    ) -> dict[str, Any]:
         ours = verdicts[0]
         return {
             "lpips": ours.lpips,
