@@ -117,9 +117,9 @@ class ScorerReplica:
         return await asyncio.to_thread(self._worker.judge_together, comparisons)
 
     @coded
-    def judge_foreign(self, clip: Any, photos: Any) -> Any:
+    def judge_foreign(self, clip: Any, photos: Any, others: Any = ()) -> Any:
         """See `Scorer.judge_foreign`."""
-        return self._worker.judge_foreign(clip, photos)
+        return self._worker.judge_foreign(clip, photos, others)
 
 
 class StylistReplica:
@@ -187,9 +187,9 @@ class HandleWorkers:
             raise found
         return found
 
-    async def judge_foreign(self, clip: Any, photos: Any) -> Any:
+    async def judge_foreign(self, clip: Any, photos: Any, others: Any) -> Any:
         """See `Workers`."""
-        return await self._scorer.judge_foreign.remote(clip, photos)
+        return await self._scorer.judge_foreign.remote(clip, photos, others)
 
 
 class DispatcherReplica:

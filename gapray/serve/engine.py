@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
 from gapray.errors import GaprayError, as_gapray_error
 from gapray.fidelity.comparison import Comparison, Drawn, compare, judged, judged_together
-from gapray.fidelity.foreign import aligned_scores, refuse_strangers, thinned
+from gapray.fidelity.foreign import aligned_scores, refuse_strangers, thinned, unlike
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import FrameScore, Verdict
-from gapray.fidelity.shown import cut_out, shown
+from gapray.fidelity.shown import Shown, cut_out, shown
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
 from gapray.models.load import best_device, load_identity
@@ -38,6 +39,7 @@ from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
 from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
 from gapray.serve.settings import ServeSettings
+from gapray.serve.strangers import strangers
 from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import read_frames
@@ -213,13 +215,16 @@ class Packager:
             shifted=bool(turn.calibration["shifted"]),
         )
 
-    def laid(self, job: Job) -> tuple[list[Any], list[Any]]:
-        """A client's video and photos in one form, for a score of a foreign video: frames, photos by azimuth.
+    def laid(self, job: Job) -> tuple[list[Shown], list[Shown], list[list[Shown]]]:
+        """A client's video and photos in one form, for a score of a foreign video.
+
+        Returns:
+            Frames, photos by azimuth, and the same of other products.
 
         Raises:
             InputError: `video.unreadable`, `capture.*`, `image.*`.
         """
-        mask, size = self._profile.packaging.mask, self._profile.fidelity.size
+        size = self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
             capture = opened(self._capture(job), Path(place), job.making.product_id)
             package = build_package(capture, self._models, self._profile.packaging)
@@ -227,18 +232,24 @@ class Packager:
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             frames = read_frames(path)
         clip = [frames[index] for index in thinned(frames)]
-        cut_clip = cut_out(clip, [0.0] * len(clip), self._models.mask, mask)
         cut_views = cut_out(
             [view.reference for view in package.views],
             [view.azimuth_deg for view in package.views],
             self._models.mask,
-            mask,
+            self._profile.packaging.mask,
             within=[view.mask for view in package.views],
         )
-        return (
-            [shown(cut, size, framing="boxes") for cut in cut_clip],
-            [shown(cut, size, framing="boxes") for cut in cut_views],
-        )
+        photos = [shown(cut, size, framing="boxes") for cut in cut_views]
+        return self._boxed(clip, [0.0] * len(clip)), photos, self._strangers
+
+    @cached_property
+    def _strangers(self) -> list[list[Shown]]:
+        """Cut out when the first foreign video comes."""
+        return [self._boxed(one.photos, one.azimuths_deg) for one in strangers()]
+
+    def _boxed(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[Shown]:
+        cuts = cut_out(images, azimuths_deg, self._models.mask, self._profile.packaging.mask)
+        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
     def _stored(self, job: Job, files: Mapping[str, bytes]) -> dict[str, Any]:
         for name, data in files.items():
@@ -370,15 +381,23 @@ class Scorer:
             "protocol": self._protocol(comparison.framing, comparison.truth, aligned=False),
         }
 
-    def judge_foreign(self, clip: Sequence[Any], photos: Sequence[Any]) -> dict[str, Any]:
+    def judge_foreign(
+        self, clip: Sequence[Shown], photos: Sequence[Shown], others: Sequence[Sequence[Shown]] = ()
+    ) -> dict[str, Any]:
         """A video from elsewhere, laid along the photos.
+
+        Args:
+            clip: Frames of the video.
+            photos: Of the product that it is said to show.
+            others: Photos of other products each: a video that fits one of them about as well is not of this product.
 
         Raises:
             InputError: `score.too_short` or `score.not_this_product`.
         """
         use_threads(self._threads)
         found = aligned_scores(clip, photos, self._metric)
-        refuse_strangers(found, [], "the video")
+        nulls = [aligned_scores(clip, other, self._metric) for other in unlike(photos, others, self._metric)]
+        refuse_strangers(found, nulls, "the video")
         angles = [
             {"azimuth_deg": photo.azimuth_deg, "lpips": value} for photo, value in zip(photos, found.lpips, strict=True)
         ]

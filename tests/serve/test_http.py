@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from gapray.serve.http.failures import STATUS
-from tests.serve.conftest import served
+from tests.serve.conftest import TINY, served
 
 TERMINAL = {"completed", "failed"}
 
@@ -345,3 +345,43 @@ def test_every_http_status_is_of_a_known_code():
     from gapray.errors import REMEDIES
 
     assert set(STATUS) <= set(REMEDIES)
+
+
+@pytest.mark.long
+def test_another_products_video_gets_no_score(tmp_path, samples, classic_weights, lpips_alex):
+    """It fits the photos better than most products would (LPIPS under .5), and its own product's photos far better."""
+    del classic_weights, lpips_alex
+
+    def pictures(*folders):
+        files = [file for folder in folders for file in (samples / folder).iterdir()]
+        found = {}
+        for file in sorted(files, key=lambda one: one.stem[-3:]):
+            found[f"{file.stem}.png"] = cv2.resize(cv2.imread(str(file)), (320, 320), interpolation=cv2.INTER_AREA)
+        return found
+
+    from gapray.video.encode import encode_mp4
+
+    turns = {
+        name: encode_mp4(
+            np.stack([one[..., ::-1] for one in pictures(f"captures/{name}", f"held_out/{name}").values()]), fps=24
+        )
+        for name in ("mug", "supplement")
+    }
+    overrides = ("mask.model=u2netp", *TINY[1:])
+    with served(tmp_path, worker="pipeline", overrides=overrides) as server:
+
+        def score(product, video):
+            views = [
+                ("input_reference[]", (name, cv2.imencode(".png", photo)[1].tobytes(), "image/png"))
+                for name, photo in pictures(f"captures/{product}").items()
+            ]
+            clip = [("video", ("turn.mp4", turns[video], "video/mp4"))]
+            return done(
+                server, f"/v1/scores/{post(server, [*views, *clip], path='/v1/scores').json()['id']}", limit_s=200
+            )
+
+        for product, other in (("mug", "supplement"), ("supplement", "mug")):
+            # The products are the strangers too: neither is a null for itself.
+            mine, theirs = score(product, product), score(product, other)
+            assert mine["status"] == "completed" and mine["scores"]["lpips"] < 0.2, mine
+            assert (theirs["status"], theirs["error"]["code"]) == ("failed", "score.not_this_product"), theirs
