@@ -15,6 +15,7 @@ from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
+from gapray.batch.rows import Row
 from gapray.batch.runs import StillsSummary, absolute, connected, new_run_id, published, quiet_ray_data
 from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
 from gapray.catalog.reader import Catalog, open_catalog
@@ -109,12 +110,13 @@ def pending_stills(
     """
     current = wanted_products(catalog, products, limit)
     there = set(catalog.table("stills", columns=["key"])["key"].to_pylist())
-    rows, kept = [], set()
+    rows: list[Row] = []
+    kept: set[str] = set()
     for product in current.to_pylist():
         for scene in scenes:
             keys = {seed: facts.key(product["key"], scene, seed) for seed in range(per_scene)}
             lacking = {seed: key for seed, key in keys.items() if key not in there}
-            kept |= keys.values() & there
+            kept |= there.intersection(keys.values())
             if lacking:
                 rows.append(
                     {

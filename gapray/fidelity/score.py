@@ -74,6 +74,8 @@ def score_pairs(sets: Sequence[PairSet], *, metric: Lpips, identity: IdentityMod
         A list a set, with a score a pair.
     """
     pairs = [pair for one in sets for pair in zip(one.images, one.truths, strict=True)]
+    if not pairs:
+        return [[] for _ in sets]
     distances = iter(metric.distances([(image.image, truth.image) for image, truth in pairs]))
     fine = iter(
         metric.distances(
@@ -81,7 +83,7 @@ def score_pairs(sets: Sequence[PairSet], *, metric: Lpips, identity: IdentityMod
         )
     )
     rgba = [np.dstack([one.image, one.mask]) for pair in pairs for one in pair]
-    features = iter(identity.predict(rgba) if rgba else [])
+    features = iter(identity.predict(rgba))
     return [
         [
             FrameScore(
