@@ -93,6 +93,24 @@ def test_what_only_spreads_or_accepts_work_is_in_no_key():
     assert {role for name, role in told.items() if name.startswith("run.")} == {Role.WORK}
 
 
+def test_a_scores_key_covers_how_both_sides_are_cut_out_and_compared():
+    """It once left out masks: a run whose clean-up was corrected skipped what was scored with the wrong one."""
+    before = keys(PROFILE)["score"]
+    covered = {path[:2] for path in LEAVES if keys(changed(PROFILE, path))["score"] != before}
+    assert {("packaging", "mask"), ("packaging", "decode"), ("fidelity", "size"), ("fidelity", "leave_out")} <= covered
+    assert ("fidelity", "gate") not in covered
+    # What drew the video is in the video's key, which is all that counts of it, whatever profile scores.
+    assert not {group for group, _ in covered} & {"orbit", "video", "stills", "run"}
+    for facts in (
+        ScoreFacts("run", "catalog", PROFILE, "mask@2", "identity@1", "trunk"),
+        ScoreFacts("run", "catalog", PROFILE, "mask@1", "identity@2", "trunk"),
+        ScoreFacts("run", "catalog", PROFILE, "mask@1", "identity@1", "other"),
+    ):
+        assert facts.key("video", []) != before
+    other = StillFacts("run", "catalog", PROFILE, {}, "another judge")
+    assert other.key("product", Scene(name="s", prompt="p"), 0) != keys(PROFILE)["still"]
+
+
 def test_a_setting_that_does_not_say_is_refused():
     with pytest.raises(TypeError, match="Fresh.size does not say"):
 

@@ -21,7 +21,6 @@ from gapray.config import Profile
 from gapray.errors import CatalogError, as_gapray_error
 from gapray.models.cards import card_named
 from gapray.orbit.conditions import OrbitConditions, build_conditions
-from gapray.video.backend import VideoBackend
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_cards
 from gapray.video.presets import preset_named
@@ -99,13 +98,11 @@ def load(table: pa.Table, *, catalog: str) -> pa.Table:
 class Draw:
     """Conditions and frames. One backend an actor, loaded once."""
 
-    def __init__(
-        self, *, facts: VideoFacts, gpu: GpuShare | None, threads: int, backend: VideoBackend | None = None
-    ) -> None:
+    def __init__(self, *, facts: VideoFacts, gpu: GpuShare | None, threads: int) -> None:
         self._facts, self.gpu = facts, gpu
         self._device = settle(gpu, threads)
         with model_load("render.draw"):
-            self._backend = backend or load_backend(facts.profile.video, device=self._device)
+            self._backend = load_backend(facts.profile.video, device=self._device)
 
     @traced("render.draw")
     def __call__(self, table: pa.Table) -> pa.Table:

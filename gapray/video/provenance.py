@@ -57,7 +57,7 @@ class Provenance:
             return OrbitSettings.model_validate(told["orbit"]), VideoSettings.model_validate(told["video"])
         except (KeyError, TypeError, ValidationError) as error:
             raise InputError(
-                "score.not_as_drawn", f"the record of {self.product_id} is not of this release: {error}"
+                "score.not_as_drawn", f"the record of {self.product_id}'s video has other settings than this release"
             ) from error
 
     def xmp(self) -> bytes:
