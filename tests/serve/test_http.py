@@ -348,6 +348,7 @@ def test_every_http_status_is_of_a_known_code():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_another_products_video_gets_no_score(tmp_path, samples, classic_weights, lpips_alex):
     """It fits these photos better than most products would (LPIPS under .5), and its own product's far better."""
     del classic_weights, lpips_alex
