@@ -1,7 +1,7 @@
 """Settings of a run: profile < ``--config`` YAML < ``GAPRAY_*`` environment < flags, checked by pydantic.
 
-`PackagingSettings` holds everything that changes what a package contains, `OrbitSettings` and `VideoSettings` what changes a
-video, and only that: their hashes are part of the catalogue's keys. `RunSettings` holds how the work is spread, which no key may depend on.
+Every setting has a `Role`. The catalogue's keys hash the settings of role `RESULT` and no others, so that a limit or a batch size
+can be changed without making anything anew.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +25,8 @@ ENV_PREFIX = "GAPRAY_SET_"
 
 _HOLE = "<product>"
 STILL_FORMAT = "2"
+SCORE_FORMAT = 2
+"""Raised whenever the same video, photos and settings would get other scores. 1 drew left-out views as the profile said."""
 VIDEO_FORMAT = 2
 """The same for a video's frames and files."""
 
@@ -31,22 +34,84 @@ PACKAGE_FORMAT = 2
 """Raised whenever the same photos and settings would give another package; part of every settings hash."""
 
 
+class Role(Enum):
+    """What a setting can change."""
+
+    RESULT = "result"
+    """Pixels, masks, geometry or scores: part of the keys of all that is made with it."""
+    GATE = "gate"
+    """Only what is accepted or passes. Verdicts are judged again by their stored numbers; nothing is made or scored again."""
+    WORK = "work"
+    """Only how results are computed or spread over machines, or what they are called. Rounding may differ."""
+
+
+_T = TypeVar("_T")
+Result = Annotated[_T, Role.RESULT]
+Gate = Annotated[_T, Role.GATE]
+Work = Annotated[_T, Role.WORK]
+
+
 class _Settings(BaseModel):
+    """A group of settings. A class whose fields all have one role names it; the fields of any other name theirs one by one.
+
+    A field without a role is a `TypeError` when the class is made.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    roles: ClassVar[Mapping[str, Role]] = {}
+    """Field -> role; groups of settings are not in it, because their own fields have roles."""
+
+    def __init_subclass__(cls, *, role: Role | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)  # pydantic calls the next method once the fields are known
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, role: Role | None = None, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        roles = {}
+        for name, field in cls.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, _Settings):
+                continue
+            own = next((mark for mark in field.metadata if isinstance(mark, Role)), role)
+            if own is None:
+                raise TypeError(f"{cls.__name__}.{name} does not say whether it changes results: give it a Role")
+            roles[name] = own
+        cls.roles = roles
+
+    def results(self) -> dict[str, Any]:
+        """The settings that change results, as plain data for a key."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: value.results() if isinstance(value, _Settings) else value
+            for name, value in values.items()
+            if isinstance(value, _Settings) or self.roles[name] is Role.RESULT
+        }
+
+    def computed_as(self, other: Self) -> Self:
+        """These settings with every field that changes no result taken from `other`."""
+        changed = {}
+        for name in type(self).model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, _Settings):
+                changed[name] = mine.computed_as(theirs)
+            elif self.roles[name] is not Role.RESULT:
+                changed[name] = theirs
+        return self.model_copy(update=changed)
 
 
 class DecodeSettings(_Settings):
     """Limits on a photo, checked on its header before any pixel is decoded, and the size it is kept at."""
 
-    max_bytes: int = Field(64 * 2**20, gt=0, description="Largest accepted file [bytes].")
-    max_pixels: int = Field(60_000_000, gt=0, description="Largest accepted width x height [pixels].")
-    max_icc_bytes: int = Field(4 * 2**20, gt=0, description="Largest accepted colour profile [bytes].")
-    min_side: int = Field(64, ge=16, description="Smallest accepted shorter side [pixels].")
-    reference_side: int = Field(1024, ge=64, le=4096, description="Longer side of the kept reference at most [pixels].")
-    reference_quality: int = Field(95, ge=1, le=100, description="JPEG quality of the kept reference.")
+    max_bytes: Gate[int] = Field(64 * 2**20, gt=0, description="Largest accepted file [bytes].")
+    max_pixels: Gate[int] = Field(60_000_000, gt=0, description="Largest accepted width x height [pixels].")
+    max_icc_bytes: Gate[int] = Field(4 * 2**20, gt=0, description="Largest accepted colour profile [bytes].")
+    min_side: Gate[int] = Field(64, ge=16, description="Smallest accepted shorter side [pixels].")
+    reference_side: Result[int] = Field(
+        1024, ge=64, le=4096, description="Longer side of the kept reference at most [pixels]."
+    )
+    reference_quality: Result[int] = Field(95, ge=1, le=100, description="JPEG quality of the kept reference.")
 
 
-class MaskSettings(_Settings):
+class MaskSettings(_Settings, role=Role.RESULT):
     """The product's silhouette."""
 
     model: str = Field("u2netp", description="Card of a rembg network.")
@@ -63,7 +128,7 @@ class MaskSettings(_Settings):
     )
 
 
-class DepthSettings(_Settings):
+class DepthSettings(_Settings, role=Role.RESULT):
     """Relative nearness of each pixel, on one scale for the whole capture set."""
 
     model: str = Field("hull", description="`hull` (visual hull of the silhouettes, no weights) or a depth card.")
@@ -73,14 +138,14 @@ class DepthSettings(_Settings):
     )
 
 
-class CannySettings(_Settings):
+class CannySettings(_Settings, role=Role.RESULT):
     """Edges by controlnet-aux's CannyDetector."""
 
     low_threshold: int = Field(100, ge=0, le=255, description="Lower hysteresis threshold [grey levels].")
     high_threshold: int = Field(200, ge=0, le=255, description="Upper hysteresis threshold [grey levels].")
 
 
-class IdentitySettings(_Settings):
+class IdentitySettings(_Settings, role=Role.RESULT):
     """The 512 appearance features of the identity embedding."""
 
     model: str = Field("colour-gradient-512", description="`colour-gradient-512` (no weights) or a CLIP card.")
@@ -104,10 +169,10 @@ class PackagingSettings(_Settings):
         Returns:
             64 hex digits.
         """
-        return canonical_hash({"format": PACKAGE_FORMAT, "settings": self.model_dump(), "models": dict(revisions)})
+        return canonical_hash({"format": PACKAGE_FORMAT, "settings": self.results(), "models": dict(revisions)})
 
 
-class OrbitSettings(_Settings):
+class OrbitSettings(_Settings, role=Role.RESULT):
     """Geometry and view morph."""
 
     frames: int = Field(24, ge=1, le=360, description="Frames of one turn, in equal steps from 0 degrees.")
@@ -135,37 +200,51 @@ class OrbitSettings(_Settings):
 class AnimateDiffSettings(_Settings):
     """SD 1.5 + AnimateDiff + ControlNet + IP-Adapter. Every refinement is a switch, so that an ablation falls out."""
 
-    base: str = Field("stable-diffusion-v1-5", description="Card of the SD 1.5 pipeline.")
-    motion: str = Field("mm-sd-v15-v2", description="Card of the motion module.")
-    controlnets: tuple[str, ...] = Field(
+    base: Result[str] = Field("stable-diffusion-v1-5", description="Card of the SD 1.5 pipeline.")
+    motion: Result[str] = Field("mm-sd-v15-v2", description="Card of the motion module.")
+    controlnets: Result[tuple[str, ...]] = Field(
         ("controlnet-depth-sd15",), description="Cards, depth first; canny may follow."
     )
-    ip_adapter: str | None = Field("ip-adapter-plus-sd15", description="Card of the image adapter; null = none.")
-    scheduler: Literal["ddim", "lcm", "euler-lightning"] = Field("ddim", description="Noise schedule and solver.")
-    prompt: str = Field("a product photo on a plain white background, studio light", description="Of all frames.")
-    negative_prompt: str = Field("blurry, deformed, text artefacts, extra parts", description="Only with guidance > 1.")
-    steps: int = Field(25, ge=1, le=200, description="Denoising steps of a full run.")
-    guidance: float = Field(7.5, ge=1, le=30, description="Classifier-free guidance; 1 = none, half the work.")
-    control_scale: tuple[float, ...] = Field((1.0,), description="Weight of each ControlNet.")
-    control_end: float = Field(1.0, ge=0, le=1, description="ControlNet stops after this share of the steps.")
-    ip_scale: float = Field(0.8, ge=0, le=2, description="Weight of the image adapter.")
-    start: Literal["morph", "noise"] = Field("morph", description="What denoising starts from.")
-    strength: float = Field(
+    ip_adapter: Result[str | None] = Field(
+        "ip-adapter-plus-sd15", description="Card of the image adapter; null = none."
+    )
+    scheduler: Result[Literal["ddim", "lcm", "euler-lightning"]] = Field(
+        "ddim", description="Noise schedule and solver."
+    )
+    prompt: Result[str] = Field(
+        "a product photo on a plain white background, studio light", description="Of all frames."
+    )
+    negative_prompt: Result[str] = Field(
+        "blurry, deformed, text artefacts, extra parts", description="Only with guidance > 1."
+    )
+    steps: Result[int] = Field(25, ge=1, le=200, description="Denoising steps of a full run.")
+    guidance: Result[float] = Field(7.5, ge=1, le=30, description="Classifier-free guidance; 1 = none, half the work.")
+    control_scale: Result[tuple[float, ...]] = Field((1.0,), description="Weight of each ControlNet.")
+    control_end: Result[float] = Field(1.0, ge=0, le=1, description="ControlNet stops after this share of the steps.")
+    ip_scale: Result[float] = Field(0.8, ge=0, le=2, description="Weight of the image adapter.")
+    start: Result[Literal["morph", "noise"]] = Field("morph", description="What denoising starts from.")
+    strength: Result[float] = Field(
         0.5, gt=0, le=1, description="`morph`: share of the steps that is run, 1 = from pure noise."
     )
-    view_blend: bool = Field(True, description="Each frame sees its own two nearest photos, not one photo for all.")
-    key_frames: bool = Field(True, description="Captured angles are held to their photos at every step.")
-    release: float = Field(0.15, ge=0, le=1, description="Share of the steps at the end over which the hold fades.")
-    shared_keys: bool = Field(True, description="Self-attention also looks at the two nearest key frames.")
-    shared_below: int = Field(32, ge=1, description="…in layers of at most this side [latent pixels].")
-    shared_gain: float = Field(1.0, gt=0, description="Weight of the key frames' keys against a frame's own.")
-    roll: bool = Field(True, description="Roll the frames' position code each step, so that the loop closes.")
-    composite: bool = Field(True, description="Put captured pixels over generated ones where they are surely visible.")
-    decode_chunk: int = Field(24, ge=1, description="Frames decoded at once; halved when memory runs out.")
-    compile: bool = Field(False, description="torch.compile UNet and ControlNet.")
+    view_blend: Result[bool] = Field(
+        True, description="Each frame sees its own two nearest photos, not one photo for all."
+    )
+    key_frames: Result[bool] = Field(True, description="Captured angles are held to their photos at every step.")
+    release: Result[float] = Field(
+        0.15, ge=0, le=1, description="Share of the steps at the end over which the hold fades."
+    )
+    shared_keys: Result[bool] = Field(True, description="Self-attention also looks at the two nearest key frames.")
+    shared_below: Result[int] = Field(32, ge=1, description="…in layers of at most this side [latent pixels].")
+    shared_gain: Result[float] = Field(1.0, gt=0, description="Weight of the key frames' keys against a frame's own.")
+    roll: Result[bool] = Field(True, description="Roll the frames' position code each step, so that the loop closes.")
+    composite: Result[bool] = Field(
+        True, description="Put captured pixels over generated ones where they are surely visible."
+    )
+    decode_chunk: Work[int] = Field(24, ge=1, description="Frames decoded at once; halved when memory runs out.")
+    compile: Work[bool] = Field(False, description="torch.compile UNet and ControlNet.")
 
 
-class VideoSettings(_Settings):
+class VideoSettings(_Settings, role=Role.RESULT):
     """Everything that decides what a video shows, but for the orbit and the seed."""
 
     backend: Literal["morph", "animatediff"] = Field("morph", description="What draws the frames.")
@@ -183,10 +262,10 @@ class VideoSettings(_Settings):
             product_keys: Keys of packages, hexadecimal; only these differ between the videos.
             seed: Of whatever is random.
         """
-        used = self.model_dump(include={"backend", self.backend})
+        used = {name: value for name, value in self.results().items() if name in ("backend", self.backend)}
         shared = {
             "format": VIDEO_FORMAT,
-            "orbit": orbit.model_dump(),
+            "orbit": orbit.results(),
             "video": used,
             "preset": preset,
             "models": dict(revisions),
@@ -202,35 +281,41 @@ class VideoSettings(_Settings):
 class SdxlSettings(_Settings):
     """SDXL + two ControlNets + IP-Adapter. With every refinement off it is diffusers' own pipeline."""
 
-    base: str = Field("stable-diffusion-xl-1.0", description="Card of the SDXL pipeline.")
-    controlnets: tuple[str, ...] = Field(
+    base: Result[str] = Field("stable-diffusion-xl-1.0", description="Card of the SDXL pipeline.")
+    controlnets: Result[tuple[str, ...]] = Field(
         ("controlnet-depth-sdxl", "controlnet-canny-sdxl"), description="Cards: depth first, then canny."
     )
-    ip_adapter: str | None = Field("ip-adapter-plus-sdxl", description="Card of the image adapter; null = none.")
-    steps: int = Field(30, ge=1, le=200, description="Denoising steps, DPM++ 2M.")
-    guidance: float = Field(5.0, ge=1, le=30, description="Classifier-free guidance; 1 = none, half the work.")
-    control_scale: tuple[float, ...] = Field((0.5, 0.5), description="Weight of each ControlNet.")
-    control_end: tuple[float, ...] = Field(
+    ip_adapter: Result[str | None] = Field(
+        "ip-adapter-plus-sdxl", description="Card of the image adapter; null = none."
+    )
+    steps: Result[int] = Field(30, ge=1, le=200, description="Denoising steps, DPM++ 2M.")
+    guidance: Result[float] = Field(5.0, ge=1, le=30, description="Classifier-free guidance; 1 = none, half the work.")
+    control_scale: Result[tuple[float, ...]] = Field((0.5, 0.5), description="Weight of each ControlNet.")
+    control_end: Result[tuple[float, ...]] = Field(
         (0.8, 0.8), description="Each ControlNet stops after this share of the steps."
     )
-    ip_scale: float = Field(0.6, ge=0, le=2, description="Weight of the image adapter.")
-    references: int = Field(3, ge=1, le=8, description="Views that are shown to the image adapter, nearest first.")
-    masked: bool = Field(True, description="The image adapter acts inside the product's mask alone.")
-    exact: bool = Field(
+    ip_scale: Result[float] = Field(0.6, ge=0, le=2, description="Weight of the image adapter.")
+    references: Result[int] = Field(
+        3, ge=1, le=8, description="Views that are shown to the image adapter, nearest first."
+    )
+    masked: Result[bool] = Field(True, description="The image adapter acts inside the product's mask alone.")
+    exact: Result[bool] = Field(
         False, description="Keep the photo's own product: latents inside the mask are held, pixels pasted."
     )
-    product: str = Field("a product", description="What prompts call the product.")
-    batch: int = Field(4, ge=1, description="Pictures of one scene at once.")
-    compile: bool = Field(False, description="torch.compile UNet and ControlNets.")
+    product: Result[str] = Field("a product", description="What prompts call the product.")
+    batch: Work[int] = Field(4, ge=1, description="Pictures of one scene at once.")
+    compile: Work[bool] = Field(False, description="torch.compile UNet and ControlNets.")
 
 
 class StillSettings(_Settings):
     """Everything that decides what a still shows, but for the scene and the seed."""
 
-    backend: Literal["composite", "sdxl"] = Field("composite", description="What draws the scene.")
-    megapixels: float = Field(1.0, gt=0, le=1.0, description="Size at most, in the photo's aspect [2^20 pixels].")
-    azimuth_deg: float = Field(0.0, ge=0, lt=360, description="Of the view that is shown.")
-    min_same: float | None = Field(
+    backend: Result[Literal["composite", "sdxl"]] = Field("composite", description="What draws the scene.")
+    megapixels: Result[float] = Field(
+        1.0, gt=0, le=1.0, description="Size at most, in the photo's aspect [2^20 pixels]."
+    )
+    azimuth_deg: Result[float] = Field(0.0, ge=0, lt=360, description="Of the view that is shown.")
+    min_same: Gate[float | None] = Field(
         0.05, ge=0, le=1, description="Gate: share of photos of one product that look less alike; docs/fidelity.md."
     )
     sdxl: SdxlSettings = SdxlSettings()
@@ -241,12 +326,11 @@ class StillSettings(_Settings):
         Args:
             revisions: Model name -> hash of its weights.
         """
-        unused = {"sdxl"} if self.backend != "sdxl" else set()
-        used = self.model_dump(exclude=unused)
+        used = {name: value for name, value in self.results().items() if name != "sdxl" or self.backend == "sdxl"}
         return canonical_hash({"format": STILL_FORMAT, "stills": used, "models": dict(revisions)})
 
 
-class GateSettings(_Settings):
+class GateSettings(_Settings, role=Role.GATE):
     """What a video must reach to pass. A limit that is null is not asked for; a number that was not measured fails nothing."""
 
     max_lpips: float | None = Field(0.2, gt=0, description="Mean LPIPS (alex) at in-between angles at most.")
@@ -257,7 +341,7 @@ class GateSettings(_Settings):
     min_span_deg: float | None = Field(330.0, ge=0, le=360, description="Degrees of the turn that are shown at least.")
 
 
-class FidelitySettings(_Settings):
+class FidelitySettings(_Settings, role=Role.RESULT):
     """How videos are scored, and what is good enough."""
 
     net: Literal["alex", "vgg"] = Field("alex", description="Trunk of LPIPS.")
@@ -276,7 +360,7 @@ class FidelitySettings(_Settings):
     gate: GateSettings = GateSettings()
 
 
-class CheckSettings(_Settings):
+class CheckSettings(_Settings, role=Role.GATE):
     """What a photo must reach to be taken as it is (`gapray capture check`); calibrated in docs/capture.md."""
 
     max_azimuth_deg: float = Field(7.0, gt=0, le=90, description="A photo may lie so far from its angle [degrees].")
@@ -294,7 +378,7 @@ class CheckSettings(_Settings):
     max_unsure: float = Field(0.75, gt=0, description="Soft pixels of the mask's outline against its sharp ones.")
 
 
-class RunSettings(_Settings):
+class RunSettings(_Settings, role=Role.WORK):
     """How the work is spread; no result depends on it."""
 
     products_per_part: int = Field(16, ge=1, description="Products in one part file: the unit of commit and of loss.")
@@ -304,6 +388,9 @@ class RunSettings(_Settings):
     describe_workers: int | None = Field(None, ge=1, description="Depth and identity actors; default: 2 a GPU, or 1.")
     videos_per_part: int = Field(4, ge=1, description="Products in one part of `videos`.")
     render_workers: int | None = Field(None, ge=1, description="Render actors; default: one a GPU, or one for 2 CPUs.")
+    generators_on_cpu: bool = Field(
+        False, description="Where there is no GPU, draw on CPUs with generators that want one: minutes a frame."
+    )
     decode_workers: int | None = Field(None, ge=1, description="Decode tasks at once; default: by the cluster's CPUs.")
     encode_workers: int | None = Field(None, ge=1, description="Encode actors; default: by the cluster's CPUs.")
     device_gb: float = Field(80.0, gt=0, description="Memory of one GPU of the cluster, for planning [GB].")
@@ -324,7 +411,7 @@ class RunSettings(_Settings):
     gpu_hour_price: float | None = Field(None, ge=0, description="Of one GPU held for an hour, for the record.")
 
 
-class Profile(_Settings):
+class Profile(_Settings, role=Role.WORK):
     """A named set of models and settings, one YAML file in `gapray/profiles`."""
 
     name: str = Field(description="The file's name without its ending.")

@@ -64,6 +64,7 @@ REMEDIES: dict[str, str] = {
     "score.no_video": "Render with a preset that has an mp4, webp, gif or frames, such as --preset web.",
     "score.no_truth": "Pass --truth with photos at angles that the package lacks, or package at least four views.",
     "score.not_this_product": "Check that the video shows this product; nothing is scored against another one's photos.",
+    "score.not_as_drawn": "Render the video again, then score it; or pass --truth with photos that the package lacks.",
     "score.too_short": "Use a video of at least two different frames that turns round the product.",
     "report.no_approval": "Pass --approved with the CSV that the report's page downloads: columns product_id, video_key, decision.",
     "config.invalid": "See `gapray package --help` and docs/architecture.md for the settings.",

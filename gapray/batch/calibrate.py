@@ -116,6 +116,9 @@ def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row,
     leave_out = LeaveOut(facts=scoring, gpu=drawing.gpu, threads=RENDER_THREADS)
     compare = Compare(facts=scoring, threads=MASK_THREADS)
     judge = Judge(facts=scoring, gpu=gpu, threads=MASK_THREADS)
+    if gpu:
+        # Each stage has kept this process to its own share; here all of them are one process.
+        GpuShare(profile.run.device_gb, profile.run.device_gb).cap_this_process()
 
     def package_one(row: Row, clock: _Clock) -> None:
         planned = {"known_key": None, "depth_scale": None, "depth_shift": None}

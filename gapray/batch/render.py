@@ -19,7 +19,7 @@ from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
 from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
-from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render, threads_kept
+from gapray.batch.resources import LIGHT_CPU, GpuShare, RenderPlan, plan_render, threads_kept
 from gapray.batch.runs import (
     RenderSummary,
     absolute,
@@ -31,7 +31,8 @@ from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
 from gapray.errors import CatalogError
-from gapray.video.load import backend_revisions, load_backend
+from gapray.models.load import best_device
+from gapray.video.load import backend_revisions
 from gapray.video.presets import preset_named
 
 ESTIMATE_PRODUCTS = 2
@@ -191,9 +192,10 @@ def estimate(
     opened = open_catalog(str(catalog))
     facts = VideoFacts(new_run_id(), absolute(str(catalog)), chosen, preset, backend_revisions(chosen.video))
     todo, _ = pending_videos(opened, facts, seeds=seeds, products=None, limit=None)
+    whole = GpuShare(chosen.run.device_gb, chosen.run.device_gb) if best_device() == "cuda" else None
     spent: list[float] = []
     with threads_kept():
-        drawer = Draw(facts=facts, gpu=None, threads=1, backend=load_backend(chosen.video))
+        drawer = Draw(facts=facts, gpu=whole, threads=1)
         for row in todo.slice(0, ESTIMATE_PRODUCTS + 1).to_pylist():
             started = time.monotonic()
             loaded = load(pa.Table.from_pylist([row], schema=PENDING), catalog=facts.catalog)

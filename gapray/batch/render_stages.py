@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from gapray.batch.resources import GpuShare
+from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
 from gapray.batch.trace import ended, model_load, traced
 from gapray.catalog.parts import commit
@@ -21,7 +21,6 @@ from gapray.config import Profile
 from gapray.errors import CatalogError, as_gapray_error
 from gapray.models.cards import card_named
 from gapray.orbit.conditions import OrbitConditions, build_conditions
-from gapray.video.backend import VideoBackend
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_cards
 from gapray.video.presets import preset_named
@@ -99,22 +98,11 @@ def load(table: pa.Table, *, catalog: str) -> pa.Table:
 class Draw:
     """Conditions and frames. One backend an actor, loaded once."""
 
-    def __init__(
-        self, *, facts: VideoFacts, gpu: GpuShare | None, threads: int, backend: VideoBackend | None = None
-    ) -> None:
-        import cv2
-        import torch
-
-        self._facts = facts
-        self._device = "cuda" if gpu or torch.cuda.is_available() else "cpu"
-        if gpu and gpu.num_gpus < 1:
-            gpu.cap_this_process()
-        if self._device == "cpu":
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(threads)
-        self.gpu = gpu
+    def __init__(self, *, facts: VideoFacts, gpu: GpuShare | None, threads: int) -> None:
+        self._facts, self.gpu = facts, gpu
+        self._device = settle(gpu, threads)
         with model_load("render.draw"):
-            self._backend = backend or load_backend(facts.profile.video, device=self._device)
+            self._backend = load_backend(facts.profile.video, device=self._device)
 
     @traced("render.draw")
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -283,6 +271,7 @@ def _reject(row: Row, facts: VideoFacts) -> Row:
         facts=shared,
         now=utc_now(),
         stage="render",
+        item=f"{facts.profile.video.backend}/{row['seed']}/{facts.preset}",
     )
 
 

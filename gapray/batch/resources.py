@@ -74,11 +74,33 @@ class GpuShare:
         return min(1.0, max(self.gb / self.device_gb, 1 / self.beside if self.beside else 0.0))
 
     def cap_this_process(self) -> None:
-        """Let this process allocate no more than its share of the device that it really has."""
+        """Let this process allocate no more than its share of the device that it really has; with a whole one, all of it."""
         import torch
 
         total = torch.cuda.get_device_properties(0).total_memory / 1e9
-        torch.cuda.set_per_process_memory_fraction(min(1.0, self.gb / total))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, self.gb / total) if self.num_gpus < 1 else 1.0)
+
+
+def settle(gpu: GpuShare | None, threads: int | None = None) -> str:
+    """Keep the calling process, an actor's, to what its plan gives it. Every stage that may use a GPU begins with this.
+
+    Args:
+        gpu: None = it works on CPUs.
+        threads: Of torch and OpenCV there; None leaves them as they are.
+
+    Returns:
+        The device to load networks to: ``cuda`` or ``cpu``.
+    """
+    if gpu:
+        gpu.cap_this_process()
+        return "cuda"
+    if threads is not None:
+        import cv2
+        import torch
+
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
+    return "cpu"
 
 
 @dataclass(frozen=True)
@@ -181,7 +203,7 @@ def plan_render(
         ResourceError: `resource.insufficient`: a generator that needs a GPU, and none is there.
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
-    if vram_gb is not None and not gpus:
+    if vram_gb is not None and not gpus and not profile.run.generators_on_cpu:
         name, other = (backend, "composite") if backend else (profile.video.backend, "morph")
         raise ResourceError(
             "resource.insufficient", f"{name} needs a GPU and there is none; --backend {other} does not"
@@ -227,19 +249,17 @@ def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, fl
 
     Args:
         profile: Numbers of workers where the user set them.
-        vram_gb: Of the video backend, as for `plan_render`.
+        vram_gb: What the hungriest of the videos' backends asks for, as for `plan_render`. Without a GPU those videos become
+            rejects, and the others are scored.
         cluster: Ray's `cluster_resources()`.
         draws: Whether views have to be left out and drawn anew.
-
-    Raises:
-        ResourceError: As `plan_render`.
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
     share = GpuShare(SCORE_GB, profile.run.device_gb) if gpus else None
     compare, judge = max(1, cores // (2 * MASK_THREADS)), 1
     draw = None
     if draws:
-        full = plan_render(profile, vram_gb, cluster)
+        full = plan_render(profile, vram_gb if gpus else None, cluster)
         # The scorer's share comes off the drawing workers'; logical CPUs are few where all stages run at once.
         gpu = GpuShare(max(1.0, full.gpu.gb - SCORE_GB), full.gpu.device_gb) if full.gpu else None
         others = READ_CPU + MASK_CPU * compare + LIGHT_CPU * (2 + judge)

@@ -144,6 +144,8 @@ class ScoreSummary(RunSummary):
     passed: int = 0
     failed: int = 0
     pairs: int = 0
+    rejudged: int = 0
+    """Of `finished`, those that came out otherwise under this run's gate."""
 
     @property
     def done(self) -> int:
@@ -158,8 +160,8 @@ class ScoreSummary(RunSummary):
     def outcomes(self) -> str:
         """See `RunSummary.outcomes`."""
         return (
-            f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there, "
-            f"{self.rejected} rejected"
+            f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there"
+            f"{f' ({self.rejudged} judged otherwise now)' if self.rejudged else ''}, {self.rejected} rejected"
         )
 
 
@@ -174,6 +176,8 @@ class StillsSummary(RunSummary):
     passed: int = 0
     failed: int = 0
     stills: int = 0
+    rejudged: int = 0
+    """Of `finished`, those that came out otherwise under this run's gate."""
 
     @property
     def done(self) -> int:
@@ -188,8 +192,8 @@ class StillsSummary(RunSummary):
     def outcomes(self) -> str:
         """See `RunSummary.outcomes`."""
         return (
-            f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there, "
-            f"{self.rejected} rejected"
+            f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there"
+            f"{f' ({self.rejudged} judged otherwise now)' if self.rejudged else ''}, {self.rejected} rejected"
         )
 
 

@@ -23,12 +23,13 @@ from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, Leav
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
+from gapray.catalog.rejudge import rejudge_videos
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
 from gapray.fidelity.trunks import load_trunk
-from gapray.models.cards import card_named
+from gapray.models.cards import cards
 from gapray.models.load import revisions
-from gapray.video.load import video_cards
+from gapray.packaging.build import model_names
 
 
 def score(
@@ -42,11 +43,13 @@ def score(
 ) -> ScoreSummary:
     """Score every video of a catalogue against photos that its generator never saw.
 
-    A run that was killed is gone on with by calling it again: what is scored is skipped.
+    A run that was killed is gone on with by calling it again: what is scored is skipped, and only judged again when the gate
+    was changed.
 
     Args:
         catalog: Folder or fsspec URI.
-        profile: A profile's name, or one made by `gapray.config.load_profile`; that of the videos.
+        profile: A profile's name, or one made by `gapray.config.load_profile`: how scores are measured (mask network, LPIPS,
+            gate). What drew a video is read from the video's own record.
         truth: Photos at more angles than the packages have, laid out as the source of `gapray.package`. A product that has
             none there is scored by leaving views out and drawing them anew.
         options: How names in `truth` become azimuths.
@@ -62,7 +65,10 @@ def score(
     facts = score_facts(target, chosen)
     photos = truth_photos(None if truth is None else absolute(str(truth)), options)
     todo, finished = pending_scores(opened, facts, photos)
-    summary = ScoreSummary(facts.run_id, target, products=finished + todo.num_rows, finished=finished)
+    rejudged = rejudge_videos(opened, chosen.fidelity.gate, facts.run_id)
+    summary = ScoreSummary(
+        facts.run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged
+    )
     with (
         tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
         recorded(
@@ -77,14 +83,14 @@ def score(
         if todo.num_rows:
             manifest = Path(scratch) / "scores.parquet"
             pq.write_table(todo, manifest)
-            draws = any(not truths for truths in todo["truths"].to_pylist())
+            drawing = todo.filter(pc.equal(pc.list_value_length(todo["truths"]), 0))
             with (
                 connected(address),
                 recorder.on_cluster(),
                 published(manifest, opened.folder, facts.run_id) as uri,
             ):
                 cluster = capacity(chosen.run)
-                plan = plan_score(chosen, _vram_gb(chosen), cluster.most, draws=draws)
+                plan = plan_score(chosen, _vram_gb(drawing), cluster.most, draws=drawing.num_rows > 0)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
                     for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
                         recorder.add(receipts)
@@ -98,9 +104,9 @@ def score_facts(catalog: str, profile: Profile) -> ScoreFacts:
         ModelError: As `load_trunk` and `gapray.models.load.revisions`.
     """
     found = revisions(profile.packaging)
-    name = profile.packaging.mask.model
+    names = model_names(profile.packaging, found)
     return ScoreFacts(
-        new_run_id(), catalog, profile, f"{name}@{found[name][:12]}", load_trunk(profile.fidelity.net).sha256
+        new_run_id(), catalog, profile, names["mask"], names["identity"], load_trunk(profile.fidelity.net).sha256
     )
 
 
@@ -121,7 +127,8 @@ def pending_scores(
     catalog: Catalog, facts: ScoreFacts, photos: dict[str, list[dict[str, Any]]]
 ) -> tuple[pa.Table, int]:
     """Videos that lack these scores; and how many have them."""
-    columns = ["product_id", "product_key", "key", "seed", "preset", "files", "frames", "azimuths_deg"]
+    columns = ["product_id", "product_key", "key", "seed", "backend", "profile", "preset", "models"]
+    columns += ["files", "frames", "azimuths_deg"]
     videos = catalog.table("videos", columns=columns).rename_columns({"key": "video_key"})
     truths = [photos.get(product, []) for product in videos["product_id"].to_pylist()]
     keys = pa.array(map(facts.key, videos["video_key"].to_pylist(), truths), pa.string())
@@ -133,12 +140,15 @@ def pending_scores(
     place = pc.index_in(lacking["product_id"], value_set=packages["product_id"].combine_chunks())
     lacking = lacking.append_column("product", packages.to_struct_array().take(place.combine_chunks()))
     todo = with_parts(lacking, catalog).select(PENDING_SCORE.names).cast(PENDING_SCORE)
+    todo = todo.sort_by([(name, "ascending") for name in ("backend", "profile", "product_id", "seed")])
     return todo, videos.num_rows - lacking.num_rows
 
 
-def _vram_gb(profile: Profile) -> float | None:
-    cards = video_cards(profile.video)
-    return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
+def _vram_gb(videos: pa.Table) -> float | None:
+    """The most GPU memory that any video's backend asks for, by the models in its row; None = no network at all."""
+    sets = {tuple(model.partition("@")[0] for model in models) for models in videos["models"].to_pylist()}
+    known = {name: card.vram_gb or 0.0 for name, card in cards().items()}
+    return max((sum(known.get(name, 0.0) for name in names) for names in sets if names), default=None)
 
 
 def _receipts(

@@ -23,7 +23,7 @@ from gapray.fidelity.foreign import MOST_FRAMES, AlignedScores, aligned_scores, 
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS, FrameScore, Verdict, verdict
-from gapray.fidelity.shown import Shown, cut_out, shown
+from gapray.fidelity.shown import Shown, cut_out, known_masks, shown
 from gapray.gap.package import GapPackage
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
@@ -77,7 +77,7 @@ def score_foreign(
     package = opened.package(product_id)
     metric = Lpips(profile.fidelity.net)
     network = load_mask(profile.packaging, threads=2)
-    laid = _Laid(network, profile)
+    laid = _Laid(network, facts)
     photos = laid.package(package)
     hidden = truth_photos(None if truth is None else str(truth), options).get(product_id, [])
     images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
@@ -116,8 +116,8 @@ def score_foreign(
 class _Laid:
     """Lays pictures by their product's box."""
 
-    def __init__(self, network: MaskModel, profile: Profile) -> None:
-        self._network, self._profile = network, profile
+    def __init__(self, network: MaskModel, facts: ScoreFacts) -> None:
+        self._network, self._profile, self._mask = network, facts.profile, facts.mask
 
     def pictures(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[Shown]:
         azimuths = azimuths_deg or [0.0] * len(images)
@@ -130,7 +130,7 @@ class _Laid:
             [view.azimuth_deg for view in package.views],
             self._network,
             self._profile.packaging.mask,
-            within=[view.mask for view in package.views],
+            within=known_masks(package, self._mask),
         )
         return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 

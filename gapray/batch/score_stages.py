@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from gapray.batch.metrics import observe
 from gapray.batch.render_stages import PACKAGE
-from gapray.batch.resources import GpuShare
+from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
 from gapray.batch.trace import ended, model_load, traced
 from gapray.capture.decode import decode_photo
@@ -22,8 +23,8 @@ from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, SCORES, VERDICTS
 from gapray.catalog.storage import Folder
-from gapray.config import OrbitSettings, Profile, VideoSettings, canonical_hash
-from gapray.errors import as_gapray_error
+from gapray.config import SCORE_FORMAT, OrbitSettings, Profile, VideoSettings, canonical_hash
+from gapray.errors import InputError, ResourceError, as_gapray_error
 from gapray.fidelity.comparison import Comparison, Drawn, Truth, compare, judged
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
@@ -31,9 +32,11 @@ from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS
 from gapray.gap.package import GapPackage
 from gapray.models.load import load_identity, load_mask
+from gapray.video.backend import VideoBackend
 from gapray.video.decode import one_turn
-from gapray.video.load import load_backend
+from gapray.video.load import backend_revisions, load_backend, video_cards
 from gapray.video.presets import preset_named
+from gapray.video.provenance import Provenance
 
 TRUTH = pa.struct([("uri", pa.string()), ("azimuth_deg", pa.float64())])
 PENDING_SCORE = pa.schema(
@@ -45,7 +48,10 @@ PENDING_SCORE = pa.schema(
         ("seed", pa.int64()),
         ("part", pa.string()),
         ("product", PACKAGE),
+        ("backend", pa.string()),
+        ("profile", pa.string()),
         ("preset", pa.string()),
+        ("models", pa.list_(pa.string())),
         ("files", pa.list_(pa.string())),
         ("frames", pa.int32()),
         ("azimuths_deg", pa.list_(pa.float64())),
@@ -89,18 +95,30 @@ class ScoreFacts:
     profile: Profile
     mask: str
     """name@revision of the mask network."""
+    identity: str
+    """name@revision of what makes appearance features."""
     trunk_sha256: str
 
     @property
     def models(self) -> dict[str, str]:
         """What a run's record names."""
-        return {"mask": self.mask, f"lpips-{self.profile.fidelity.net}": self.trunk_sha256}
+        return {
+            "mask": self.mask,
+            "identity": self.identity,
+            f"lpips-{self.profile.fidelity.net}": self.trunk_sha256,
+        }
+
+    @cached_property
+    def protocol(self) -> str:
+        """Hash of how any video is scored by this run."""
+        packaging = self.profile.packaging
+        settings = [self.profile.fidelity.results(), packaging.mask.results(), packaging.decode.results()]
+        return canonical_hash([SCORE_FORMAT, settings, self.models])
 
     def key(self, video_key: str, truths: Sequence[Mapping[str, Any]]) -> str:
-        """`scores.key`."""
+        """`scores.key`: the video, which stands for all that left-out views are drawn with, the protocol and the photos."""
         named = sorted((truth["azimuth_deg"], truth["uri"], truth.get("stamp", "")) for truth in truths)
-        settings = self.profile.fidelity.model_dump()
-        return canonical_hash([video_key, settings, self.mask, self.trunk_sha256, named])
+        return canonical_hash([video_key, self.protocol, named])
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,9 @@ class Material:
     truths: tuple[Truth, ...]
     drawn: tuple[Drawn, ...]
     orbit: OrbitSettings
+    video: VideoSettings
+    """With `orbit`, what the video was drawn with, by its own record."""
+    preset: str
     shifted: bool
 
 
@@ -129,7 +150,8 @@ def _gathered(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
     package = package_of_rows(row["product"], views)
     files = {_inner(name): opened.folder.read(name) for name in row["files"]}
     frames = one_turn(files, preset_named(row["preset"]), row["frames"])
-    told = json.loads(files["provenance.json"])
+    told = Provenance.from_sidecar(files["provenance.json"].decode())
+    orbit, video = told.drawn_with()
     decode = facts.profile.packaging.decode
     photos = [decode_photo(read_bytes(one["uri"], decode.max_bytes), decode) for one in row["truths"]]
     return Material(
@@ -138,27 +160,25 @@ def _gathered(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
         azimuths_deg=tuple(row["azimuths_deg"]),
         truths=tuple(Truth(one["azimuth_deg"], photo) for one, photo in zip(row["truths"], photos, strict=True)),
         drawn=(),
-        orbit=OrbitSettings.model_validate(told["settings"]["orbit"]),
-        shifted=bool(told["calibration"]["shifted"]),
+        orbit=orbit,
+        video=video,
+        preset=row["preset"],
+        shifted=bool(told.facts["calibration"]["shifted"]),
     )
 
 
 class LeaveOut:
-    """Draws some views from the others, for videos without hidden photos. One backend an actor."""
+    """Draws some views from the others, for videos without hidden photos, each with what drew its video.
+
+    One backend is loaded at a time; rows come sorted by it.
+    """
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
-        import cv2
-        import torch
-
-        self._facts = facts
-        self._device = "cuda" if gpu else "cpu"
-        if self._device == "cpu":
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(threads)
-        self._video: VideoSettings = facts.profile.video
-        self.gpu = gpu
-        with model_load("score.leave_out"):
-            self._backend = load_backend(self._video, device=self._device)
+        self._facts, self.gpu = facts, gpu
+        self._device = settle(gpu, threads)
+        self._settings: VideoSettings | None = None
+        self._revisions: dict[str, str] = {}
+        self._backend: VideoBackend | None = None
 
     @traced("score.leave_out")
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -169,16 +189,44 @@ class LeaveOut:
         material: Material = unpacked(row)
         if material.truths:
             return material
+        video = material.video.computed_as(self._facts.profile.video)
+        backend = self._backend_of(video, row, material)
         drawn = draw_left_out(
             material.package,
-            self._backend,
+            backend,
             material.orbit,
-            self._video,
+            video,
             views=self._facts.profile.fidelity.leave_out,
             seed=row["seed"],
             device=self._device,
         )
-        return Material(**{**vars(material), "drawn": tuple(drawn)})
+        return replace(material, drawn=tuple(drawn))
+
+    def _backend_of(self, video: VideoSettings, row: Row, material: Material) -> VideoBackend:
+        """What drew a video, proven by its key.
+
+        Raises:
+            InputError: `score.not_as_drawn`: this release, or the weights here, would not draw that video.
+            ResourceError: `resource.insufficient`.
+            ModelError: As `load_backend`.
+        """
+        if video != self._settings:
+            self._backend = None  # two do not fit a GPU
+            self._settings, self._revisions = video, backend_revisions(video)
+        [key] = video.digests(material.orbit, material.preset, self._revisions, [row["product_key"]], row["seed"])
+        if key != row["video_key"]:
+            raise InputError(
+                "score.not_as_drawn",
+                f"the video of {row['product_id']} was drawn by another release or other weights than are here",
+            )
+        if self._device == "cpu" and video_cards(video) and not self._facts.profile.run.generators_on_cpu:
+            raise ResourceError(
+                "resource.insufficient", f"{video.backend} needs a GPU to draw left-out views, and there is none"
+            )
+        if self._backend is None:
+            with model_load("score.leave_out"):
+                self._backend = load_backend(video, device=self._device)
+        return self._backend
 
 
 class Compare:
@@ -206,6 +254,7 @@ class Compare:
             orbit=material.orbit,
             mask=self._facts.profile.packaging.mask,
             settings=self._facts.profile.fidelity,
+            mask_model=self._facts.mask,
             shifted=material.shifted,
         )
         return comparison, tuple(view.azimuth_deg for view in material.package.views)
@@ -215,15 +264,8 @@ class Judge:
     """LPIPS and all else, on a share of a GPU where there is one."""
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
-        import torch
-
-        self._facts = facts
-        device = "cuda" if gpu else "cpu"
-        if gpu:
-            gpu.cap_this_process()
-        else:
-            torch.set_num_threads(threads)
-        self.gpu = gpu
+        self._facts, self.gpu = facts, gpu
+        device = settle(gpu, threads)
         with model_load("score.judge"):
             self._metric = Lpips(facts.profile.fidelity.net, device=device)
             self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
@@ -315,6 +357,7 @@ def score_reject(row: Row, facts: ScoreFacts) -> Row:
         facts=RunFacts(facts.run_id, row["key"], facts.profile.name, {}),
         now=utc_now(),
         stage="score",
+        item=row["video_key"],
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gapray.batch.resources import GpuShare
+from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import (
     FINISHED,
     IN_FLIGHT,
@@ -122,10 +122,8 @@ class Describe:
     """Adds depth and identity: both networks in one actor, on a share of one GPU where there is one."""
 
     def __init__(self, *, settings: PackagingSettings, batch: int, gpu: GpuShare | None) -> None:
-        device = "cuda" if gpu else "cpu"
+        device = settle(gpu)
         self.gpu = gpu
-        if gpu:
-            gpu.cap_this_process()
         with model_load("package.describe"):
             self._depth = load_depth(settings, device=device, batch=batch)
             self._identity = load_identity(settings, device=device, batch=batch)

@@ -14,11 +14,14 @@ from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
+from gapray.batch.rows import Row
 from gapray.batch.runs import StillsSummary, absolute, connected, new_run_id, published
 from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
 from gapray.catalog.reader import Catalog, open_catalog
+from gapray.catalog.rejudge import rejudge_stills
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
+from gapray.fidelity.same_product import judge_digest
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
 
@@ -39,7 +42,8 @@ def stills(
 ) -> StillsSummary:
     """Draw every product of a catalogue into scenes, and judge whether it stayed the same product.
 
-    A run that was killed is gone on with by calling it again: pictures that are there are skipped.
+    A run that was killed is gone on with by calling it again: pictures that are there are skipped, and only judged again when
+    the gate was changed.
 
     Args:
         catalog: Folder or fsspec URI.
@@ -59,9 +63,10 @@ def stills(
     target = absolute(str(catalog))
     opened = open_catalog(target)
     run_id = new_run_id()
-    facts = StillFacts(run_id, target, chosen, still_revisions(chosen.stills))
-    todo, finished = pending_stills(opened, facts, loaded, per_scene=per_scene, products=products, limit=limit)
-    summary = StillsSummary(run_id, target, products=finished + todo.num_rows, finished=finished)
+    facts = StillFacts(run_id, target, chosen, still_revisions(chosen.stills), judge_digest(chosen.packaging))
+    todo, finished, there = pending_stills(opened, facts, loaded, per_scene=per_scene, products=products, limit=limit)
+    rejudged = rejudge_stills(opened, chosen.stills.min_same, there, run_id)
+    summary = StillsSummary(run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged)
     with (
         tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
         recorded(
@@ -92,19 +97,25 @@ def pending_stills(
     per_scene: int,
     products: Sequence[str] | None,
     limit: int | None,
-) -> tuple[pa.Table, int]:
-    """A row a product and scene with the pictures that the catalogue lacks; and how many such rows lack none.
+) -> tuple[pa.Table, int, set[str]]:
+    """What is to be drawn, and what is there.
+
+    Returns:
+        A row a product and scene with the pictures that the catalogue lacks; how many such rows lack none; and the keys of the
+        wanted pictures that are there.
 
     Raises:
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
     current = wanted_products(catalog, products, limit)
     there = set(catalog.table("stills", columns=["key"])["key"].to_pylist())
-    rows = []
+    rows: list[Row] = []
+    kept: set[str] = set()
     for product in current.to_pylist():
         for scene in scenes:
             keys = {seed: facts.key(product["key"], scene, seed) for seed in range(per_scene)}
             lacking = {seed: key for seed, key in keys.items() if key not in there}
+            kept |= there.intersection(keys.values())
             if lacking:
                 rows.append(
                     {
@@ -119,10 +130,10 @@ def pending_stills(
                 )
     finished = current.num_rows * len(scenes) - len(rows)
     if not rows:
-        return PENDING.empty_table(), finished
+        return PENDING.empty_table(), finished, kept
     shaped = [PENDING.field(name) for name in PENDING.names if name != "part"]
     table = pa.Table.from_pylist(rows, schema=pa.schema([*shaped, pa.field("seed", pa.int64())]))
-    return with_parts(table, catalog).select(PENDING.names).cast(PENDING), finished
+    return with_parts(table, catalog).select(PENDING.names).cast(PENDING), finished, kept
 
 
 def _receipts(

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from gapray.batch.render_stages import PACKAGE, put_files
-from gapray.batch.resources import GpuShare
+from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
 from gapray.batch.trace import ended, model_load, traced
 from gapray.catalog.parts import commit
@@ -46,7 +46,7 @@ DRAWN = pa.schema(
     [
         ("product_id", pa.string()),
         ("stills", pa.list_(pa.struct(list(STILLS)))),
-        ("reject", pa.struct(list(REJECTS))),
+        ("rejects", pa.list_(pa.struct(list(REJECTS)))),
     ]
 )
 RECEIPT = pa.schema(
@@ -70,11 +70,13 @@ class StillFacts:
     profile: Profile
     revisions: Mapping[str, str]
     """Model name -> hash of its weights."""
+    judge: str
+    """`gapray.fidelity.same_product.judge_digest`: the scores of a picture are part of its row."""
 
     def key(self, product_key: str, scene: Scene, seed: int) -> str:
         """`stills.key` of one picture."""
         settings = self.profile.stills.digest(self.revisions)
-        return canonical_hash([product_key, scene.model_dump(mode="json"), settings, seed])
+        return canonical_hash([product_key, scene.model_dump(mode="json"), settings, self.judge, seed])
 
     @property
     def vram_gb(self) -> float | None:
@@ -89,16 +91,8 @@ class DrawStills:
     def __init__(
         self, *, facts: StillFacts, gpu: GpuShare | None, threads: int, backend: StillBackend | None = None
     ) -> None:
-        import cv2
-        import torch
-
         self._facts, self.gpu = facts, gpu
-        device = "cuda" if gpu or torch.cuda.is_available() else "cpu"
-        if gpu and gpu.num_gpus < 1:
-            gpu.cap_this_process()
-        if device == "cpu":
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(threads)
+        device = settle(gpu, threads)
         profile = facts.profile
         with model_load("stills.draw"):
             self._backend = backend or load_still_backend(profile.stills, device=device)
@@ -111,12 +105,12 @@ class DrawStills:
         done: list[Row] = []
         for row in table.to_pylist():
             stills: list[Row] = []
-            reject = None
+            rejects: list[Row] = []
             try:
                 stills = self._drawn(row)
             except Exception as error:
-                reject = _reject(row, error, self._facts)
-            done.append({"product_id": row["product_id"], "stills": stills, "reject": reject})
+                rejects = _rejects(row, error, self._facts)
+            done.append({"product_id": row["product_id"], "stills": stills, "rejects": rejects})
         return pa.Table.from_pylist(done, schema=DRAWN)
 
     def _drawn(self, row: Row) -> list[Row]:
@@ -140,7 +134,7 @@ class DrawStills:
     ) -> Row:
         settings = self._facts.profile.stills
         numbers = {name: value for name, value in likeness.as_dict().items() if name != "azimuth_deg"}
-        reasons = failings(likeness, settings.min_same)
+        reasons = failings(likeness.reasons, likeness.same_percentile, settings.min_same)
         told = {
             "product_id": row["product_id"],
             "key": key,
@@ -176,14 +170,14 @@ def write_stills(table: pa.Table, *, catalog: str) -> pa.Table:
     """Commit one part of finished pictures and say what became of each product in each scene."""
     rows = table.to_pylist()
     stills = [still for row in rows for still in row["stills"]]
-    rejects = [row["reject"] for row in rows if row["reject"]]
+    rejects = [reject for row in rows for reject in row["rejects"]]
     commit(Folder.at(catalog), {"stills": stills, "rejects": rejects})
     return pa.Table.from_pylist([_receipt(row) for row in rows], schema=RECEIPT)
 
 
 def _receipt(row: Row) -> Row:
-    if row["reject"]:
-        told = {name: row["reject"][name] for name in ("product_id", "code", "message")}
+    if row["rejects"]:
+        told = {name: row["rejects"][0][name] for name in ("product_id", "code", "message")}
         return told | {"outcome": "rejected", "stills": 0}
     passed = any(still["gate"] == "pass" for still in row["stills"])
     return {
@@ -200,15 +194,21 @@ def _provenance(told: Mapping[str, Any]) -> Provenance:
     return Provenance(told["product_id"], told["source_type"], facts)
 
 
-def _reject(row: Row, error: Exception, facts: StillFacts) -> Row:
-    known = as_gapray_error(error)
-    return reject_row(
-        product_id=row["product_id"],
-        source=row["product_key"],
-        uri=f"{facts.catalog}#{row['product_id']}",
-        code=known.code,
-        message=known.message,
-        facts=RunFacts(facts.run_id, row["keys"][0], facts.profile.name, {}),
-        now=utc_now(),
-        stage="stills",
-    )
+def _rejects(row: Row, error: Exception, facts: StillFacts) -> list[Row]:
+    """One a picture: each is current until that very picture is there."""
+    known, now = as_gapray_error(error), utc_now()
+    scene = Scene.model_validate_json(row["scene"])
+    return [
+        reject_row(
+            product_id=row["product_id"],
+            source=row["product_key"],
+            uri=f"{facts.catalog}#{row['product_id']}",
+            code=known.code,
+            message=known.message,
+            facts=RunFacts(facts.run_id, key, facts.profile.name, {}),
+            now=now,
+            stage="stills",
+            item=f"{scene.name}/{facts.profile.stills.backend}/{seed}",
+        )
+        for seed, key in zip(row["seeds"], row["keys"], strict=True)
+    ]

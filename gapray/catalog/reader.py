@@ -37,7 +37,8 @@ CURRENT_SQL: dict[str, str] = {
     "videos": (
         "SELECT v.* FROM {videos} v SEMI JOIN ({current_products}) p "
         "ON v.product_id = p.product_id AND v.product_key = p.key QUALIFY row_number() OVER "
-        "(PARTITION BY v.product_id, v.backend, v.seed ORDER BY v.created_at DESC, v.key DESC, v.run_id DESC) = 1"
+        "(PARTITION BY v.product_id, v.backend, v.seed, v.preset "
+        "ORDER BY v.created_at DESC, v.key DESC, v.run_id DESC) = 1"
     ),
     "verdicts": (
         "SELECT s.* FROM {verdicts} s SEMI JOIN ({current_products}) p "
@@ -53,7 +54,8 @@ CURRENT_SQL: dict[str, str] = {
     "best_videos": (
         "SELECT v.*, s.gate, s.lpips FROM videos v LEFT JOIN verdicts s "
         "ON v.product_id = s.product_id AND v.key = s.video_key AND s.label = 'gapray' AND NOT s.foreign_video QUALIFY row_number() OVER "
-        "(PARTITION BY v.product_id ORDER BY s.gate = 'pass' DESC NULLS LAST, s.lpips NULLS LAST, v.seed, v.backend) = 1"
+        "(PARTITION BY v.product_id ORDER BY s.gate = 'pass' DESC NULLS LAST, s.lpips NULLS LAST, v.seed, v.backend, "
+        "v.created_at DESC, v.preset) = 1"
     ),
     "stills": (
         "SELECT v.* FROM {stills} v SEMI JOIN ({current_products}) p "
@@ -65,17 +67,20 @@ CURRENT_SQL: dict[str, str] = {
         "(PARTITION BY product_id, scene ORDER BY gate = 'pass' DESC, score DESC, seed, backend) = 1"
     ),
     "rejects": (
-        "SELECT r.* FROM {rejects} r LEFT JOIN (SELECT product_id, 'package' AS stage, max(created_at) AS done "
-        "FROM {products} GROUP BY product_id UNION ALL SELECT product_id, 'render', max(created_at) FROM {videos} "
-        "GROUP BY product_id UNION ALL SELECT product_id, 'score', max(created_at) FROM {verdicts} GROUP BY product_id "
-        "UNION ALL SELECT product_id, 'stills', max(created_at) FROM {stills} GROUP BY product_id) d ON r.product_id = d.product_id AND r.stage = d.stage "
-        "WHERE d.done IS NULL OR r.created_at > d.done QUALIFY row_number() OVER "
-        "(PARTITION BY r.product_id, r.stage ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
+        "SELECT r.* FROM {rejects} r WHERE NOT EXISTS (SELECT 1 FROM ("
+        "SELECT product_id, 'package' AS stage, '' AS item, created_at FROM {products} "
+        "UNION ALL SELECT product_id, 'render', concat_ws('/', backend, seed, preset), created_at FROM {videos} "
+        "UNION ALL SELECT product_id, 'score', video_key, created_at FROM {verdicts} WHERE NOT foreign_video "
+        "UNION ALL SELECT product_id, 'stills', concat_ws('/', scene, backend, seed), created_at FROM {stills}"
+        ") d WHERE d.product_id = r.product_id AND d.stage = r.stage AND d.item = coalesce(r.item, d.item) "
+        "AND d.created_at >= r.created_at) "
+        "AND (r.stage <> 'score' OR r.item IS NULL OR r.item IN (SELECT key FROM videos)) QUALIFY row_number() OVER "
+        "(PARTITION BY r.product_id, r.stage, r.item ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
     ),
 }
 """Which rows are current. A product's newest row wins; its views and videos are those made of that row's package, of videos
-the newest for each backend and seed; a reject counts until the same stage succeeds for its product. Of a product's videos
-the best is the one that passes its gate with the least LPIPS."""
+the newest for each backend, seed and preset; a reject counts until the same stage succeeds for the same item, and that of a
+score while its video is current. Of a product's videos the best is the one that passes its gate with the least LPIPS."""
 
 
 FILES_AT_ONCE = 256

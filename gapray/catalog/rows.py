@@ -94,15 +94,17 @@ def reject_row(
     facts: RunFacts,
     now: datetime,
     stage: Literal["package", "render", "score", "stills"] = "package",
+    item: str = "",
 ) -> dict[str, Any]:
     """One row of `rejects`."""
     return {
         "product_id": product_id,
-        "key": canonical_hash([source, facts.settings, stage]),
+        "key": canonical_hash([source, facts.settings, stage, item]),
         "source": source,
         "settings": facts.settings,
         "uri": uri,
         "stage": stage,
+        "item": item,
         "code": code,
         "message": message,
         "run_id": facts.run_id,

@@ -120,13 +120,19 @@ REJECTS = _schema(
         ("settings", pa.string(), False, "As in `products`."),
         ("uri", pa.string(), False, "Where the photos lie."),
         ("stage", pa.string(), False, "What could not be done: package, render, score or stills."),
+        (
+            "item",
+            pa.string(),
+            True,
+            "Which of the product's: of videos backend/seed/preset, of stills scene/backend/seed, of scores the video's key.",
+        ),
         ("code", pa.string(), False, "Stable reason, see docs/errors.md."),
         ("message", pa.string(), False, "One sentence, naming the photo."),
         ("run_id", pa.string(), False, "The run that wrote this row."),
         ("created_at", _STAMP, False, "When it was refused."),
     ],
 )
-"""One row a product that a run could not package, render, score or draw into a scene."""
+"""One row a product, video, score or still that a run could not make."""
 
 VIDEOS = _schema(
     "videos",
@@ -279,10 +285,10 @@ TABLES: dict[str, pa.Schema] = {
 SORT_COLUMNS: dict[str, tuple[str, ...]] = {
     "views": ("product_id", "azimuth_deg"),
     "products": ("product_id",),
-    "videos": ("product_id", "backend", "seed"),
+    "videos": ("product_id", "backend", "seed", "preset"),
     "scores": ("product_id", "label", "azimuth_deg"),
     "verdicts": ("product_id", "label"),
     "stills": ("product_id", "scene", "seed"),
-    "rejects": ("product_id",),
+    "rejects": ("product_id", "stage", "item"),
 }
 """The order of rows in a part."""

@@ -548,7 +548,7 @@ def catalog_show(
         columns = ["product_id", "views", "profile", "mask_model", "depth_model", "created_at"]
         print_table(columns, [list(row.values()) for row in products.select(columns).slice(0, limit).to_pylist()])
         if videos.num_rows:
-            columns = ["product_id", "backend", "seed", "frames", "seconds", "files"]
+            columns = ["product_id", "backend", "seed", "preset", "frames", "seconds", "files"]
             rows = videos.select(columns).slice(0, limit).to_pylist()
             print_table([*columns[:-1], "first file"], [[*list(row.values())[:-1], row["files"][0]] for row in rows])
         if rejects.num_rows:

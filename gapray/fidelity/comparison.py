@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 from gapray.capture.azimuths import turned
 from gapray.config import FidelitySettings, MaskSettings, OrbitSettings
 from gapray.errors import InputError
+from gapray.fidelity.align import align
 from gapray.fidelity.baselines import BASELINES
-from gapray.fidelity.foreign import aligned_scores
 from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.motion import flicker, loop_gap
+from gapray.fidelity.motion import flicker, loop_gap, turn_steps
 from gapray.fidelity.protocol import TruthKind
-from gapray.fidelity.score import OURS, FrameScore, Kind, Motion, Verdict, score_pairs, verdict
-from gapray.fidelity.shown import Cut, Framing, Shown, cut_out, for_size, layout_of, shown
+from gapray.fidelity.score import OURS, FrameScore, Kind, Motion, PairSet, Verdict, score_pairs, verdict
+from gapray.fidelity.shown import Cut, Framing, Shown, cut_out, for_size, known_masks, layout_of, shown
 from gapray.gap.package import GapPackage
 from gapray.geometry.frame import Placement
 from gapray.models.identity import IdentityModel
 from gapray.models.mask import MaskModel
 from gapray.orbit.weights import KEY_TOLERANCE_DEG
 
+LEAST_FOR_MOTION = 3
+"""Frames from which on a video can be said to move."""
 LEAST_FOR_SPAN = 6
 """True angles from which on degrees shown are measured."""
 
@@ -84,6 +86,7 @@ def compare(
     orbit: OrbitSettings,
     mask: MaskSettings,
     settings: FidelitySettings,
+    mask_model: str | None = None,
     shifted: bool = False,
 ) -> Comparison:
     """Cut out and lay alike.
@@ -92,12 +95,13 @@ def compare(
         package: What the video was made from.
         frames: uint8 [F, S, S, 3] in the orbit's frame.
         azimuths_deg: Of the frames.
-        network: The package's mask network.
+        network: Cuts out frames, hidden photos, and photos of the package that another network was used on.
         truths: Hidden photos; those farther than the tolerance from every frame, and those the package has, are left out.
         drawn: Leave-one-out frames, in place of `truths`.
         orbit: Of the video.
-        mask: Of the package.
+        mask: Clean-up of the network's masks.
         settings: Size, tolerance.
+        mask_model: name@revision of `network`; default: that of the package.
         shifted: The photos needed a shift each, so that only their boxes can be compared.
 
     Raises:
@@ -112,7 +116,7 @@ def compare(
         [view.azimuth_deg for view in package.views],
         network,
         mask,
-        within=[view.mask for view in package.views],
+        within=known_masks(package, mask_model or package.models.get("mask")),
     )
     clip = cut_out(list(frames), azimuths_deg, network, mask)
     hidden = _matched(truths, azimuths_deg, package, settings.angle_tolerance_deg)
@@ -149,46 +153,88 @@ def judged(
     Returns:
         A score a label and pair, and a verdict a label, ours first.
     """
+    [found] = judged_together([comparison], metric, identity, settings)
+    return found
+
+
+def judged_together(
+    comparisons: Sequence[Comparison], metric: Lpips, identity: IdentityModel, settings: FidelitySettings
+) -> list[tuple[list[FrameScore], list[Verdict]]]:
+    """`judged` of several videos, whose pictures go through each network together."""
+    sets = [_pair_sets(comparison, settings) for comparison in comparisons]
+    scored = iter(score_pairs([one for many in sets for one in many], metric=metric, identity=identity))
+    results = []
+    for many, motion in zip(sets, motions_of(comparisons, metric), strict=True):
+        scores = [next(scored) for _ in many]
+        verdicts = [
+            verdict(one.label, its, settings.gate, motion) if one.label == OURS else verdict(one.label, its, None)
+            for one, its in zip(many, scores, strict=True)
+        ]
+        results.append(([score for its in scores for score in its], verdicts))
+    return results
+
+
+def _pair_sets(comparison: Comparison, settings: FidelitySettings) -> list[PairSet]:
+    """Ours, then every baseline at the in-between angles."""
     pairs = comparison.pairs
     native = [pair.native for pair in pairs if pair.native is not None]
-    scores = score_pairs(
+    ours = PairSet(
         OURS,
         [pair.image for pair in pairs],
         [pair.truth for pair in pairs],
         [pair.kind for pair in pairs],
-        metric=metric,
-        identity=identity,
         frames=[pair.frame for pair in pairs],
         native=native if len(native) == len(pairs) else None,
     )
-    verdicts = [verdict(OURS, scores, settings.gate, motion_of(comparison, metric))]
     between = [pair for pair in pairs if pair.kind == "in-between"]
-    for label, draw in BASELINES.items() if settings.baselines else ():
-        images = [draw(_others(comparison.given, pair.without), pair.truth.azimuth_deg) for pair in between]
-        theirs = score_pairs(
+    baselines = [
+        PairSet(
             label,
-            images,
+            [draw(_others(comparison.given, pair.without), pair.truth.azimuth_deg) for pair in between],
             [pair.truth for pair in between],
             ["in-between"] * len(between),
-            metric=metric,
-            identity=identity,
         )
-        scores += theirs
-        verdicts.append(verdict(label, theirs, None))
-    return scores, verdicts
+        for label, draw in (BASELINES.items() if settings.baselines else ())
+    ]
+    return [ours, *baselines]
 
 
-def motion_of(comparison: Comparison, metric: Lpips) -> Motion:
-    """Flicker, loop gap, and degrees shown against all photos at hand."""
-    if len(comparison.clip) < 3:
-        return Motion()
-    images, masks = (np.stack([getattr(one, name) for one in comparison.clip]) for name in ("image", "mask"))
+def motions_of(comparisons: Sequence[Comparison], metric: Lpips) -> list[Motion]:
+    """Of each video flicker, loop gap, and degrees shown against all photos at hand."""
+    clips = [np.stack([one.image for one in comparison.clip]) for comparison in comparisons]
+    moving = [len(clip) >= LEAST_FOR_MOTION for clip in clips]
+    steps = iter(
+        metric.distances(
+            [pair for clip, moves in zip(clips, moving, strict=True) if moves for pair in turn_steps(clip)]
+        )
+    )
+    truths = [_photos(comparison) for comparison in comparisons]
+    measured = [moves and len(photos) >= LEAST_FOR_SPAN for moves, photos in zip(moving, truths, strict=True)]
+    spans = iter(
+        metric.all_pairs_of(
+            [
+                (clip, np.stack([one.image for one in photos]))
+                for clip, photos, wanted in zip(clips, truths, measured, strict=True)
+                if wanted
+            ]
+        )
+    )
+    found = []
+    for comparison, clip, photos, moves, wanted in zip(comparisons, clips, truths, moving, measured, strict=True):
+        if not moves:
+            found.append(Motion())
+            continue
+        masks = np.stack([one.mask for one in comparison.clip])
+        gap = loop_gap([next(steps) for _ in clip])
+        span = align(next(spans), np.array([one.azimuth_deg for one in photos])).span_deg if wanted else None
+        found.append(Motion(flicker(clip, masks), gap, span))
+    return found
+
+
+def _photos(comparison: Comparison) -> list[Shown]:
+    """All photos at hand, by azimuth."""
     photos = {one.azimuth_deg: one for one in [*comparison.given, *(pair.truth for pair in comparison.pairs)]}
-    truths = [photos[azimuth] for azimuth in sorted(photos)]
-    span = None
-    if len(truths) >= LEAST_FOR_SPAN:
-        span = aligned_scores(comparison.clip, truths, metric).alignment.span_deg
-    return Motion(flicker(images, masks), loop_gap(images, metric), span)
+    return [photos[azimuth] for azimuth in sorted(photos)]
 
 
 @dataclass(frozen=True)

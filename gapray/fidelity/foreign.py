@@ -18,8 +18,10 @@ MOST_FRAMES = 96
 SAME_PRODUCT = 0.85
 """Aligned cost over the cost of the best other product's photos, from which on a video is taken for the other product's."""
 STRANGE_COST = 0.5
-"""Aligned LPIPS from which on, with no other product to compare with, the video is refused: two products' photos, cropped
-alike, lie at .5 and above (docs/fidelity.md)."""
+"""Aligned LPIPS from which on a video is refused whatever it is compared with: most pairs of products, cropped alike, lie above
+(docs/fidelity.md)."""
+ALIKE_COST = 0.4
+"""Aligned LPIPS of two products' photos below which one is no null for the other: a video of the one fits the other too."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ def aligned_scores(frames: Sequence[Shown], truths: Sequence[Shown], metric: Lpi
     return AlignedScores(found, tuple(chosen), tuple(float(cost[frame, angle]) for angle, frame in enumerate(chosen)))
 
 
+def unlike(photos: Sequence[Shown], others: Sequence[Sequence[Shown]], metric: Lpips) -> list[Sequence[Shown]]:
+    """Those of several products' photos that look unlike a product's, so that they can be a null for its videos.
+
+    Args:
+        photos: Of the product, ascending azimuths, framing ``boxes``; at least three.
+        others: The same of each other product.
+        metric: Loaded.
+    """
+    return [other for other in others if aligned_scores(photos, other, metric).alignment.cost >= ALIKE_COST]
+
+
 def refuse_strangers(mine: AlignedScores, others: Sequence[AlignedScores], what: str) -> None:
     """Refuse a video that shows another product.
 
@@ -69,13 +82,9 @@ def refuse_strangers(mine: AlignedScores, others: Sequence[AlignedScores], what:
         InputError: `score.not_this_product`.
     """
     null = min((other.alignment.cost for other in others), default=None)
-    if null is not None and mine.alignment.cost > SAME_PRODUCT * null:
-        raise InputError(
-            "score.not_this_product",
-            f"{what}: LPIPS {mine.alignment.cost:.2f} after alignment, {null:.2f} against another product's photos",
-        )
-    if null is None and mine.alignment.cost > STRANGE_COST:
-        raise InputError("score.not_this_product", f"{what}: LPIPS {mine.alignment.cost:.2f} after alignment")
+    if mine.alignment.cost > (STRANGE_COST if null is None else min(STRANGE_COST, SAME_PRODUCT * null)):
+        beside = "" if null is None else f", {null:.2f} against another product's photos"
+        raise InputError("score.not_this_product", f"{what}: LPIPS {mine.alignment.cost:.2f} after alignment{beside}")
 
 
 def _best_frame(cost: NDArray[np.float64], found: Alignment, angle: int) -> int:

@@ -79,7 +79,25 @@ class Lpips:
         ]
         return cast("NDArray[np.float64]", torch.cat(found).numpy()) if found else np.zeros(0)
 
-    @torch.no_grad()
+    def distances(
+        self, pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], *, batch: int = BATCH
+    ) -> list[float]:
+        """`distance` of pairs of any sizes; those of one size go through the network together.
+
+        Args:
+            pairs: uint8 [S, S, 3] each, both of a pair of one size.
+            batch: Pairs at once.
+        """
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, (image, _) in enumerate(pairs):
+            by_size.setdefault(image.shape, []).append(index)
+        found = [0.0] * len(pairs)
+        for places in by_size.values():
+            images, truths = (np.stack([pairs[index][side] for index in places]) for side in (0, 1))
+            for index, value in zip(places, self.distance(images, truths, batch=batch), strict=True):
+                found[index] = float(value)
+        return found
+
     def all_pairs(self, images: NDArray[np.uint8], truths: NDArray[np.uint8]) -> NDArray[np.float64]:
         """`distance` of every image from every truth, with each network pass done once an image, not once a pair.
 
@@ -90,15 +108,25 @@ class Lpips:
         Returns:
             float64 [T, A].
         """
-        ours, theirs = self._features(images), self._features(truths)
-        total = torch.zeros(len(images), len(truths), dtype=torch.float64)
-        for level, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        [found] = self.all_pairs_of([(images, truths)])
+        return found
+
+    @torch.no_grad()
+    def all_pairs_of(self, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> list[NDArray[np.float64]]:
+        """`all_pairs` of several sets of one size S, whose images go through the network together."""
+        if not sets:
+            return []
+        images = np.concatenate([part for one in sets for part in one])
+        totals = [torch.zeros(len(ours), len(theirs), dtype=torch.float64) for ours, theirs in sets]
+        for level, features in enumerate(self._features(images)):
             weight = self._model.lins[level].model[-1].weight.flatten()
-            # sum w (a - b)^2 over channels, averaged over places, as three products.
-            wa, wb = a * weight.sqrt()[:, None], b * weight.sqrt()[:, None]
-            squares = wa.pow(2).sum((1, 2))[:, None] + wb.pow(2).sum((1, 2))[None]
-            total += ((squares - 2 * wa.flatten(1) @ wb.flatten(1).T) / a.shape[-1]).double().cpu()
-        return cast("NDArray[np.float64]", total.clamp(min=0).numpy())
+            parts = iter((features * weight.sqrt()[:, None]).split([len(part) for one in sets for part in one]))
+            for total in totals:
+                # sum w (a - b)^2 over channels, averaged over places, as three products.
+                a, b = next(parts), next(parts)
+                squares = a.pow(2).sum((1, 2))[:, None] + b.pow(2).sum((1, 2))[None]
+                total.add_(((squares - 2 * a.flatten(1) @ b.flatten(1).T) / a.shape[-1]).double().cpu())
+        return [cast("NDArray[np.float64]", total.clamp(min=0).numpy()) for total in totals]
 
     def _features(self, images: NDArray[np.uint8]) -> list[Tensor]:
         """Unit-length features of every level, [N, C, places]."""

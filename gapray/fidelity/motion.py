@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from gapray.fidelity.lpips import Lpips
 
 CONSISTENT_PX = 1.0
 """Forward and backward flow that miss each other by more are an occlusion, which no warp explains."""
@@ -42,17 +42,20 @@ def flicker(frames: NDArray[np.uint8], masks: NDArray[np.uint8]) -> float:
     return float(np.mean(errors)) if errors else 0.0
 
 
-def loop_gap(frames: NDArray[np.uint8], metric: Lpips) -> float:
+def turn_steps(frames: NDArray[np.uint8]) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Each frame of a turn with the next one, uint8 [S, S, 3] each; the last is followed by the first."""
+    return list(zip(frames, np.roll(frames, -1, axis=0), strict=True))
+
+
+def loop_gap(steps: Sequence[float]) -> float:
     """LPIPS from the last frame to the first over the mean LPIPS of all other steps.
 
     About 1 = the turn closes; above 2 a viewer sees the seam. 0 for a video that does not move.
 
     Args:
-        frames: uint8 [F, S, S, 3], F >= 3.
-        metric: Loaded.
+        steps: LPIPS of each of `turn_steps`, at least two.
     """
-    steps = metric.distance(frames, np.roll(frames, -1, axis=0))
-    mean = float(steps[:-1].mean())
+    mean = float(np.mean(steps[:-1]))
     return float(steps[-1]) / mean if mean > 1e-6 else 0.0
 
 

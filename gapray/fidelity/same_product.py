@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.azimuths import turned
-from gapray.config import MaskSettings, PackagingSettings
+from gapray.config import MaskSettings, PackagingSettings, canonical_hash
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Cut, Shown, cut_out, shown
+from gapray.fidelity.trunks import load_trunk
 from gapray.gap.package import GapPackage
+from gapray.models.cards import WEIGHTLESS_REVISION
 from gapray.models.identity import ColourGradient, IdentityModel
-from gapray.models.load import load_mask
+from gapray.models.load import load_mask, mask_revision
 from gapray.models.mask import MaskModel
 
 SIZE = 128
@@ -81,16 +83,17 @@ class Likeness:
         return asdict(self) | {"reasons": list(self.reasons)}
 
 
-def failings(likeness: Likeness, least_same: float | None) -> list[str]:
+def failings(reasons: Sequence[str], same_percentile: float, least_same: float | None) -> list[str]:
     """Why a picture does not pass; empty when it does.
 
     Args:
-        likeness: Of the picture.
+        reasons: Of its `Likeness`, or what this function said of it under another gate.
+        same_percentile: Of its `Likeness`.
         least_same: `StillSettings.min_same`.
     """
-    if likeness.reasons or least_same is None or likeness.same_percentile >= least_same:
-        return list(likeness.reasons)
-    return [f"{1 - likeness.same_percentile:.0%} of real photos of a product are more alike"]
+    unlike = f"{1 - same_percentile:.0%} of real photos of a product are more alike"
+    own = [reason for reason in reasons if reason != unlike]
+    return own if own or least_same is None or same_percentile >= least_same else [unlike]
 
 
 NOT_FOUND = Likeness(0.0, 0.0, 1.0, 0.0, 1.0, 1.0, -9.0, 0.0, 0.0, 0.0, 0.0, ("no product is found in the picture",))
@@ -267,6 +270,19 @@ def _detail(one: Shown) -> float:
         return 0.0
     band = grey - cv2.GaussianBlur(grey, (0, 0), 1.5)
     return float(band[inside].std() / max(float(grey[inside].std()), 4.0))
+
+
+def judge_digest(packaging: PackagingSettings) -> str:
+    """Hash of what the judge's numbers depend on: its networks, the clean-up of masks, its calibration.
+
+    Args:
+        packaging: As for `load_judge`.
+
+    Raises:
+        ModelError: `model.*`.
+    """
+    networks = [mask_revision(packaging), load_trunk("alex").sha256, WEIGHTLESS_REVISION]
+    return canonical_hash([networks, packaging.mask.results(), asdict(calibration())])
 
 
 def load_judge(packaging: PackagingSettings, *, device: str, threads: int) -> SameProduct:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,8 @@ from gapray.fidelity.shown import Shown
 from gapray.models.identity import IdentityModel
 
 OURS = "gapray"
+NATIVE_BATCH = 16
+"""Pairs at a video's own size in one forward pass."""
 Kind = Literal["key", "in-between"]
 """``key``: the generator saw the photo of this very angle. Means never mix the two."""
 
@@ -43,53 +45,63 @@ class FrameScore:
         return asdict(self)
 
 
-def score_pairs(
-    label: str,
-    images: Sequence[Shown],
-    truths: Sequence[Shown],
-    kinds: Sequence[Kind],
-    *,
-    metric: Lpips,
-    identity: IdentityModel,
-    frames: Sequence[int | None] | None = None,
-    native: Sequence[tuple[Shown, Shown]] | None = None,
-) -> list[FrameScore]:
-    """Score images against truths, one to one.
+@dataclass(frozen=True)
+class PairSet:
+    """Images of one label against truths, one to one."""
+
+    label: str
+    """Who made the images."""
+    images: Sequence[Shown]
+    """At the protocol's size."""
+    truths: Sequence[Shown]
+    """At the same size."""
+    kinds: Sequence[Kind]
+    frames: Sequence[int | None] | None = None
+    """Index of each image in its video."""
+    native: Sequence[tuple[Shown, Shown]] | None = None
+    """The same pairs at the video's own size."""
+
+
+def score_pairs(sets: Sequence[PairSet], *, metric: Lpips, identity: IdentityModel) -> list[list[FrameScore]]:
+    """Score images against truths. The pairs of all sets go through each network together.
 
     Args:
-        label: Who made the images.
-        images: At the protocol's size.
-        truths: Likewise.
-        kinds: One a pair.
+        sets: Of one video or of several.
         metric: LPIPS.
         identity: Model of the identity embedding.
-        frames: Index of each image in its video.
-        native: The same pairs at the video's own size.
+
+    Returns:
+        A list a set, with a score a pair.
     """
-    if not images:
-        return []
-    distances = metric.distance(np.stack([one.image for one in images]), np.stack([one.image for one in truths]))
-    fine: Sequence[float | None] = [None] * len(images)
-    if native:
-        ours, theirs = (np.stack([pair[side].image for pair in native]) for side in (0, 1))
-        fine = [float(value) for value in metric.distance(ours, theirs, batch=16)]
-    rgba = [np.dstack([one.image, one.mask]) for one in (*images, *truths)]
-    features = identity.predict(rgba)
-    return [
-        FrameScore(
-            label=label,
-            frame=None if frames is None else frames[index],
-            azimuth_deg=truth.azimuth_deg,
-            kind=kinds[index],
-            lpips=float(distances[index]),
-            lpips_native=fine[index],
-            psnr=psnr(image.image, truth.image),
-            ssim=ssim(image.image, truth.image),
-            iou=silhouette_iou(image.mask, truth.mask),
-            identity=identity_cosine(features[index], features[len(images) + index]),
-            product_share=float((truth.mask >= 128).mean()),
+    pairs = [pair for one in sets for pair in zip(one.images, one.truths, strict=True)]
+    if not pairs:
+        return [[] for _ in sets]
+    distances = iter(metric.distances([(image.image, truth.image) for image, truth in pairs]))
+    fine = iter(
+        metric.distances(
+            [(image.image, truth.image) for one in sets for image, truth in one.native or ()], batch=NATIVE_BATCH
         )
-        for index, (image, truth) in enumerate(zip(images, truths, strict=True))
+    )
+    rgba = [np.dstack([one.image, one.mask]) for pair in pairs for one in pair]
+    features = iter(identity.predict(rgba))
+    return [
+        [
+            FrameScore(
+                label=one.label,
+                frame=None if one.frames is None else one.frames[index],
+                azimuth_deg=truth.azimuth_deg,
+                kind=one.kinds[index],
+                lpips=next(distances),
+                lpips_native=next(fine) if one.native else None,
+                psnr=psnr(image.image, truth.image),
+                ssim=ssim(image.image, truth.image),
+                iou=silhouette_iou(image.mask, truth.mask),
+                identity=identity_cosine(next(features), next(features)),
+                product_share=float((truth.mask >= 128).mean()),
+            )
+            for index, (image, truth) in enumerate(zip(one.images, one.truths, strict=True))
+        ]
+        for one in sets
     ]
 
 
@@ -161,10 +173,13 @@ def verdict(label: str, scores: Sequence[FrameScore], gate: GateSettings | None,
         gate="none",
         reasons=(),
     )
-    if gate is None:
-        return found
+    return found if gate is None else gated(found, gate)
+
+
+def gated(found: Verdict, gate: GateSettings) -> Verdict:
+    """The same numbers, judged by a gate, whatever was said of them before."""
     reasons = tuple(_complaints(found, gate))
-    return Verdict(**{**found.as_dict(), "gate": "fail" if reasons else "pass", "reasons": reasons})
+    return replace(found, gate="fail" if reasons else "pass", reasons=reasons)
 
 
 def _complaints(found: Verdict, gate: GateSettings) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gapray.config import MaskSettings, OrbitSettings
 from gapray.errors import InputError
+from gapray.gap.package import GapPackage
 from gapray.geometry.frame import Layout, Placement, lay_out, mask_box, to_frame
 from gapray.models.mask import MaskModel
 from gapray.packaging.silhouette import silhouette
@@ -66,6 +67,17 @@ def cut_out(
     for azimuth, image, mask in zip(azimuths_deg, images, known, strict=True):
         cuts.append(Cut(azimuth, image, _silhouette(image, next(soft), settings) if mask is None else mask))
     return cuts
+
+
+def known_masks(package: GapPackage, mask_model: str | None) -> list[NDArray[np.uint8] | None]:
+    """A package's masks for `cut_out`'s `within`: none where another network made them, so that both sides are cut out alike.
+
+    Args:
+        package: Whose photos are cut out.
+        mask_model: name@revision of the network that cuts the other side out.
+    """
+    same = package.models.get("mask") == mask_model
+    return [view.mask if same else None for view in package.views]
 
 
 def _silhouette(image: NDArray[np.uint8], soft: NDArray[np.uint8], settings: MaskSettings) -> NDArray[np.uint8]:

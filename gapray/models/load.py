@@ -22,6 +22,16 @@ def revisions(settings: PackagingSettings, *, progress: Progress | None = None) 
     return found | {card.name: locate(card, progress=progress).revision for card in cards_of(settings)}
 
 
+def mask_revision(settings: PackagingSettings) -> str:
+    """Hash of the mask network's weights alone.
+
+    Raises:
+        ModelError: As `revisions`.
+    """
+    name = settings.mask.model
+    return WEIGHTLESS_REVISION if name in WEIGHTLESS else locate(card_named(name)).revision
+
+
 def best_device() -> str:
     """``cuda`` when this process sees a GPU, else ``cpu``."""
     import torch

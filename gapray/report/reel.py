@@ -65,7 +65,7 @@ def write_reel(
         lpips = {
             (one["label"], round(one["azimuth_deg"], 1)): one["lpips"]
             for one in scores
-            if one["product_id"] == identifier and one["kind"] == "in-between" and not one["foreign_video"]
+            if one["video_key"] == row["key"] and one["kind"] == "in-between" and not one["foreign_video"]
         }
         package = catalog.package(identifier)
         layout = layout_of([view.mask for view in package.views], OrbitSettings())

@@ -6,6 +6,7 @@ ingress (HTTP) -> jobs' database <- dispatcher -> packager -> generator -> packa
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import time
@@ -103,7 +104,7 @@ class GeneratorReplica:
 
 
 class ScorerReplica:
-    """`Scorer` behind a handle. Comparisons that arrive together are judged in one go; each is itself a batch of pairs."""
+    """`Scorer` behind a handle. Comparisons that arrive together go through the networks as one batch."""
 
     def __init__(self, settings: ServeSettings) -> None:
         keep_to_share()
@@ -114,25 +115,13 @@ class ScorerReplica:
 
     @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)  # type: ignore[untyped-decorator]
     async def judge(self, comparisons: list[Any]) -> list[Any]:
-        """See `Scorer.judge`; one comparison that fails does not fail its neighbours."""
-        import asyncio
-
-        def each() -> list[Any]:
-            found: list[Any] = []
-            for one in comparisons:
-                try:
-                    found.append(self._worker.judge(one))
-                except Exception as error:
-                    log.exception("a comparison failed")
-                    found.append(as_gapray_error(error))
-            return found
-
-        return await asyncio.to_thread(each)
+        """See `Scorer.judge_together`."""
+        return await asyncio.to_thread(self._worker.judge_together, comparisons)
 
     @coded
-    def judge_foreign(self, clip: Any, photos: Any) -> Any:
+    def judge_foreign(self, clip: Any, photos: Any, others: Any = ()) -> Any:
         """See `Scorer.judge_foreign`."""
-        return self._worker.judge_foreign(clip, photos)
+        return self._worker.judge_foreign(clip, photos, others)
 
 
 class StylistReplica:
@@ -200,9 +189,9 @@ class HandleWorkers:
             raise found
         return found
 
-    async def judge_foreign(self, clip: Any, photos: Any) -> Any:
+    async def judge_foreign(self, clip: Any, photos: Any, others: Any) -> Any:
         """See `Workers`."""
-        return await self._scorer.judge_foreign.remote(clip, photos)
+        return await self._scorer.judge_foreign.remote(clip, photos, others)
 
 
 class DispatcherReplica:

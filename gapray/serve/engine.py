@@ -7,10 +7,12 @@ photos -> Packager.package -> Generator.draw -> Packager.encode -> Packager.comp
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +22,25 @@ from PIL import Image
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
-from gapray.fidelity.comparison import Comparison, Drawn, compare, judged
-from gapray.fidelity.foreign import MOST_FRAMES, aligned_scores, refuse_strangers
+from gapray.errors import GaprayError, as_gapray_error
+from gapray.fidelity.comparison import Comparison, Drawn, compare, judged, judged_together
+from gapray.fidelity.foreign import MOST_FRAMES, aligned_scores, refuse_strangers, unlike
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
-from gapray.fidelity.shown import cut_out, shown
+from gapray.fidelity.score import FrameScore, Verdict
+from gapray.fidelity.shown import Shown, cut_out, shown
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
-from gapray.packaging.build import PackagingModels, build_package
+from gapray.packaging.build import PackagingModels, build_package, model_names
 from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
 from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
 from gapray.serve.settings import ServeSettings
+from gapray.serve.strangers import strangers
 from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import read_frames
@@ -43,6 +48,7 @@ from gapray.video.encode import export
 from gapray.video.load import backend_revisions, load_backend
 from gapray.video.provenance import Provenance
 
+log = logging.getLogger("gapray.serve")
 PREVIEW_SIDE = 240
 
 
@@ -206,34 +212,44 @@ class Packager:
             orbit=profile.orbit,
             mask=profile.packaging.mask,
             settings=profile.fidelity,
+            mask_model=model_names(profile.packaging, self._models.revisions)["mask"],
             shifted=bool(turn.calibration["shifted"]),
         )
 
-    def laid(self, job: Job) -> tuple[list[Any], list[Any]]:
-        """A client's video and photos in one form, for a score of a foreign video: frames, photos by azimuth.
+    def laid(self, job: Job) -> tuple[list[Shown], list[Shown], list[list[Shown]]]:
+        """A client's video and photos in one form, for a score of a foreign video.
+
+        Returns:
+            Frames, photos by azimuth, and the same of other products.
 
         Raises:
             InputError: `video.unreadable`, `video.too_long`, `capture.*`, `image.*`.
         """
-        mask, size = self._profile.packaging.mask, self._profile.fidelity.size
+        size = self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
             capture = opened(self._capture(job), Path(place), job.making.product_id)
             package = build_package(capture, self._models, self._profile.packaging)
             path = Path(place) / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             clip = read_frames(path, most=MOST_FRAMES, side=self._profile.packaging.decode.reference_side)
-        cut_clip = cut_out(clip, [0.0] * len(clip), self._models.mask, mask)
         cut_views = cut_out(
             [view.reference for view in package.views],
             [view.azimuth_deg for view in package.views],
             self._models.mask,
-            mask,
+            self._profile.packaging.mask,
             within=[view.mask for view in package.views],
         )
-        return (
-            [shown(cut, size, framing="boxes") for cut in cut_clip],
-            [shown(cut, size, framing="boxes") for cut in cut_views],
-        )
+        photos = [shown(cut, size, framing="boxes") for cut in cut_views]
+        return self._boxed(clip, [0.0] * len(clip)), photos, self._strangers
+
+    @cached_property
+    def _strangers(self) -> list[list[Shown]]:
+        """Cut out when the first foreign video comes."""
+        return [self._boxed(one.photos, one.azimuths_deg) for one in strangers()]
+
+    def _boxed(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[Shown]:
+        cuts = cut_out(images, azimuths_deg, self._models.mask, self._profile.packaging.mask)
+        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
     def _stored(self, job: Job, files: Mapping[str, bytes]) -> dict[str, Any]:
         for name, data in files.items():
@@ -322,7 +338,23 @@ class Scorer:
     def judge(self, comparison: Comparison) -> dict[str, Any]:
         """One video's scores: by angle, in the mean, and those of the baselines at the same angles."""
         use_threads(self._threads)
-        scores, verdicts = judged(comparison, self._metric, self._identity, self._settings)
+        return self._told(comparison, *judged(comparison, self._metric, self._identity, self._settings))
+
+    def judge_together(self, comparisons: Sequence[Comparison]) -> list[dict[str, Any] | GaprayError]:
+        """`judge` of several videos, whose pictures go through the networks together; a video that fails, fails alone."""
+        use_threads(self._threads)
+        try:
+            found = judged_together(comparisons, self._metric, self._identity, self._settings)
+            return [self._told(one, *its) for one, its in zip(comparisons, found, strict=True)]
+        except Exception as error:
+            log.exception("%d comparisons failed together", len(comparisons))
+            if len(comparisons) == 1:
+                return [as_gapray_error(error)]
+            return [result for one in comparisons for result in self.judge_together([one])]
+
+    def _told(
+        self, comparison: Comparison, scores: Sequence[FrameScore], verdicts: Sequence[Verdict]
+    ) -> dict[str, Any]:
         ours = verdicts[0]
         return {
             "lpips": ours.lpips,
@@ -349,15 +381,23 @@ class Scorer:
             "protocol": self._protocol(comparison.framing, comparison.truth, aligned=False),
         }
 
-    def judge_foreign(self, clip: Sequence[Any], photos: Sequence[Any]) -> dict[str, Any]:
+    def judge_foreign(
+        self, clip: Sequence[Shown], photos: Sequence[Shown], others: Sequence[Sequence[Shown]] = ()
+    ) -> dict[str, Any]:
         """A video from elsewhere, laid along the photos.
+
+        Args:
+            clip: Frames of the video.
+            photos: Of the product that it is said to show.
+            others: Photos of other products each: a video that fits one of them about as well is not of this product.
 
         Raises:
             InputError: `score.too_short` or `score.not_this_product`.
         """
         use_threads(self._threads)
         found = aligned_scores(clip, photos, self._metric)
-        refuse_strangers(found, [], "the video")
+        nulls = [aligned_scores(clip, other, self._metric) for other in unlike(photos, others, self._metric)]
+        refuse_strangers(found, nulls, "the video")
         angles = [
             {"azimuth_deg": photo.azimuth_deg, "lpips": value} for photo, value in zip(photos, found.lpips, strict=True)
         ]

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gapray.fidelity.comparison import Comparison
+from gapray.fidelity.shown import Shown
 from gapray.gap.package import GapPackage
 from gapray.serve.engine import Generator, Packager, Scorer, Turn
 from gapray.serve.jobs import Job, Making
@@ -67,9 +68,11 @@ class LocalWorkers:
         found: Comparison = await self._in_turn("packager", self._packager.compare, job, package, turn)
         return found
 
-    async def laid(self, job: Job) -> tuple[list[Any], list[Any]]:
+    async def laid(self, job: Job) -> tuple[list[Shown], list[Shown], list[list[Shown]]]:
         """See `Workers`."""
-        found: tuple[list[Any], list[Any]] = await self._in_turn("packager", self._packager.laid, job)
+        found: tuple[list[Shown], list[Shown], list[list[Shown]]] = await self._in_turn(
+            "packager", self._packager.laid, job
+        )
         return found
 
     async def style(self, job: Job, package: GapPackage) -> dict[str, Any]:
@@ -83,7 +86,7 @@ class LocalWorkers:
         found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge, comparison)
         return found
 
-    async def judge_foreign(self, clip: list[Any], photos: list[Any]) -> dict[str, Any]:
+    async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
         """See `Workers`."""
-        found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge_foreign, clip, photos)
+        found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge_foreign, clip, photos, others)
         return found

@@ -141,7 +141,7 @@ def _at_size(image: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[
 def _facts(
     name: str, picture: NDArray[np.uint8], seed: int, still: Still, likeness: Likeness, least_same: float | None
 ) -> dict[str, Any]:
-    reasons = failings(likeness, least_same)
+    reasons = failings(likeness.reasons, likeness.same_percentile, least_same)
     numbers = {key: value for key, value in likeness.as_dict().items() if key not in ("reasons", "azimuth_deg")}
     return {
         "name": name,

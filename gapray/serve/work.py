@@ -13,6 +13,7 @@ from gapray.serve.jobs import Job, Making
 
 if TYPE_CHECKING:  # the dispatcher moves these about without loading what makes them
     from gapray.fidelity.comparison import Comparison
+    from gapray.fidelity.shown import Shown
     from gapray.gap.package import GapPackage
     from gapray.serve.engine import Turn
 
@@ -43,7 +44,7 @@ class Workers(Protocol):
         """See `Packager.compare`."""
         ...
 
-    async def laid(self, job: Job) -> tuple[list[Any], list[Any]]:
+    async def laid(self, job: Job) -> tuple[list[Shown], list[Shown], list[list[Shown]]]:
         """See `Packager.laid`."""
         ...
 
@@ -55,7 +56,7 @@ class Workers(Protocol):
         """See `Scorer.judge`."""
         ...
 
-    async def judge_foreign(self, clip: list[Any], photos: list[Any]) -> dict[str, Any]:
+    async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
         """See `Scorer.judge_foreign`."""
         ...
 
@@ -72,10 +73,10 @@ async def make(job: Job, workers: Workers, report: Report) -> dict[str, Any]:
     clock = _Clock()
     if job.kind == "score":
         await report("package", 5)
-        clip, photos = await workers.laid(job)
+        clip, photos, others = await workers.laid(job)
         clock.lap("package")
         await report("score", 60)
-        scores = await workers.judge_foreign(clip, photos)
+        scores = await workers.judge_foreign(clip, photos, others)
         clock.lap("score")
         return {"files": {}, "scores": scores, "seconds": clock.laps}
     await report("package", 5)

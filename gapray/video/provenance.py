@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 from xml.sax.saxutils import escape
 
+from pydantic import ValidationError
+
+from gapray.config import OrbitSettings, VideoSettings
+from gapray.errors import InputError
+
 XMP_UUID = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
 """Of an XMP packet's box in ISO media files (XMP specification part 3, table 9)."""
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -40,6 +45,20 @@ class Provenance:
         body: dict[str, Any] = json.loads(text)
         source_type = str(body.pop("digital_source_type")).removeprefix(SOURCE_TYPES)
         return cls(str(body.pop("product_id")), source_type, body)
+
+    def drawn_with(self) -> tuple[OrbitSettings, VideoSettings]:
+        """The settings that the frames were drawn with, as `settings` in `facts` keeps them.
+
+        Raises:
+            InputError: `score.not_as_drawn`: written by a release with other settings.
+        """
+        try:
+            told = self.facts["settings"]
+            return OrbitSettings.model_validate(told["orbit"]), VideoSettings.model_validate(told["video"])
+        except (KeyError, TypeError, ValidationError) as error:
+            raise InputError(
+                "score.not_as_drawn", f"the record of {self.product_id}'s video has other settings than this release"
+            ) from error
 
     def xmp(self) -> bytes:
         """An XMP packet: source type, software, and what the video shows."""

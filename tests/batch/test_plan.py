@@ -1,11 +1,19 @@
+from contextlib import suppress
+from types import SimpleNamespace
+
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gapray.batch.plan import write_pending
+from gapray.batch.render_stages import Draw, VideoFacts
 from gapray.batch.resources import GpuShare, RenderPlan, check_resources, plan_render, plan_score, plan_stages
 from gapray.batch.rows import PLANNED, fail, on_live_rows
+from gapray.batch.score_stages import Judge, LeaveOut, ScoreFacts
+from gapray.batch.stages import Describe
+from gapray.batch.stills_stages import DrawStills, StillFacts
 from gapray.capture.discover import discover, scan
 from gapray.capture.manifest import write_manifest
 from gapray.catalog.parts import commit
@@ -127,6 +135,45 @@ def test_rendering_takes_whole_gpus_for_a_generator_and_cores_for_the_morph():
     assert whole.render_workers == 2 and whole.gpu.num_gpus == 1
     with pytest.raises(ResourceError, match="needs a GPU"):
         plan_render(load_profile("sd15", environment={}), 30.0, {"CPU": 16})
+
+
+def test_scores_of_a_generators_videos_are_planned_with_and_without_a_gpu():
+    """Without one those videos are rejects, not the run."""
+    profile = load_profile("classic", environment={})
+    assert plan_score(profile, 30.0, {"CPU": 16}, draws=True).draw.gpu is None
+    assert plan_score(profile, 30.0, {"CPU": 16, "GPU": 1}, draws=True).draw.gpu.num_gpus == pytest.approx(0.95)
+    trial = load_profile("sd15", overrides=["run.generators_on_cpu=true"], environment={})
+    assert plan_render(trial, 30.0, {"CPU": 2}) == RenderPlan(1, 2, 0.625, None)
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    """What processes ask torch for, on a card of 80 GB that is not there."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80e9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    return asked
+
+
+def test_every_stage_that_may_use_a_gpu_keeps_to_its_share(shares):
+    profile = load_profile("classic", environment={})
+    videos = VideoFacts("run", "memory://", profile, "web", {})
+    scores = ScoreFacts("run", "memory://", profile, "mask@1", "identity@1", "trunk")
+    stills = StillFacts("run", "memory://", profile, {}, "judge")
+    share = GpuShare(20.0, 80.0)
+    stages = [
+        lambda: Describe(settings=profile.packaging, batch=1, gpu=share),
+        lambda: Draw(facts=videos, gpu=share, threads=1),
+        lambda: LeaveOut(facts=scores, gpu=share, threads=1),
+        lambda: Judge(facts=scores, gpu=share, threads=1),
+        lambda: DrawStills(facts=stills, gpu=share, threads=1),
+    ]
+    for count, stage in enumerate(stages, 1):
+        with suppress(AssertionError, RuntimeError):  # torch finds no card to load a network to
+            stage()
+        assert shares == [0.25] * count
+    GpuShare(80.0, 80.0).cap_this_process()
+    assert shares[-1] == 1
 
 
 def row(name, **fields):

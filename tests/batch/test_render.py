@@ -85,8 +85,11 @@ def test_seeds_presets_and_limits_are_videos_of_their_own(tmp_path, small):
     assert spin.rendered == 1
     opened = gapray.open_catalog(catalog)
     rows = opened.videos().to_pylist()
-    assert [(row["product_id"], row["seed"]) for row in rows] == [("one", 0), ("one", 1)]
+    assert [(row["seed"], row["preset"]) for row in rows] == [(0, "spin"), (0, "web"), (1, "web")]
     assert any(name.endswith("viewer.html") for name in rows[0]["files"])
+    # Presets that alternate leave each other's videos alone.
+    for preset in ("web", "spin"):
+        assert gapray.render(catalog, profile=small, limit=1, preset=preset).finished == 1
 
 
 def test_what_cannot_begin_says_why(tmp_path, small):

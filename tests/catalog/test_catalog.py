@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -199,8 +200,6 @@ def test_any_history_leaves_every_product_once(history):
 
 
 def test_part_names_do_not_depend_on_order():
-    import pyarrow as pa
-
     rows = joined(rows_of("a"), rows_of("b"))["products"]
     assert part_name(pa.Table.from_pylist(rows)) == part_name(pa.Table.from_pylist(rows[::-1]))
 
@@ -269,3 +268,126 @@ def test_a_catalogue_that_cannot_be_written_to_is_said(tmp_path):
         with pytest.raises(CatalogError) as error:
             write()
         assert error.value.code == "catalog.write_failed"
+
+
+def video_row(product_id, key="v", *, backend="morph", seed=0, preset="web", at=0, product_key="k1"):
+    now = START + timedelta(seconds=at)
+    lists = {name: [] for name in ("azimuths_deg", "key_frames", "files", "models", "reprojection_iou", "warnings")}
+    numbers = {"frames": 8, "size": 64, "bytes": 1, "elevation_deg": 0.0, "direction": 1, "seconds": 1.0}
+    told = {"profile": "classic", "source_type": "x", "licence": "x", "run_id": "run-a", "created_at": now}
+    named = {"product_id": product_id, "key": key, "product_key": product_key}
+    return named | {"backend": backend, "seed": seed, "preset": preset} | lists | numbers | told
+
+
+def verdict_row(product_id, key, video_key, label="gapray", *, at=0, gate="pass", reasons=(), **numbers):
+    now = START + timedelta(seconds=at)
+    named = {"product_id": product_id, "key": key, "product_key": "k1", "video_key": video_key, "label": label}
+    told = {"foreign_video": False, "angles": 1, "key_angles": 0, "gate": gate, "reasons": list(reasons), "notes": []}
+    stamp = {"protocol": "{}", "run_id": "run-a", "created_at": now}
+    return dict.fromkeys(TABLES["verdicts"].names) | named | told | numbers | stamp
+
+
+def still_row(product_id, key, *, scene="studio", seed=0, at=0, percentile=0.5, gate="pass", reasons=()):
+    now = START + timedelta(seconds=at)
+    numbers = dict.fromkeys(
+        (
+            "azimuth_deg",
+            "cosine",
+            "lpips",
+            "iou",
+            "colour",
+            "hue",
+            "detail",
+            "mirror",
+            "score",
+            "other_percentile",
+            "seconds",
+        ),
+        0.0,
+    )
+    named = {
+        "product_id": product_id,
+        "key": key,
+        "product_key": "k1",
+        "scene": scene,
+        "backend": "composite",
+        "seed": seed,
+    }
+    told = {"width": 8, "height": 8, "bytes": 1, "pasted": True, "models": [], "reasons": list(reasons), "gate": gate}
+    texts = dict.fromkeys(("prompt", "file", "source_type", "licence", "profile"), "x")
+    return named | told | texts | numbers | {"same_percentile": percentile, "run_id": "run-a", "created_at": now}
+
+
+def refused(product_id, stage, item, *, at):
+    now = START + timedelta(seconds=at)
+    told = {"source": "s", "uri": "u", "code": "model.failed", "message": "m", "facts": FACTS, "now": now}
+    return reject_row(product_id=product_id, stage=stage, item=item, **told)
+
+
+def test_videos_of_every_preset_are_current(folder):
+    commit(folder, rows_of("a"))
+    videos = [video_row("a", "web", at=1), video_row("a", "spin", preset="spin", at=2)]
+    commit(folder, {"videos": [*videos, video_row("a", "web-two", at=3)]})
+    catalog = Catalog(folder)
+    assert sorted(catalog.videos()["key"].to_pylist()) == ["spin", "web-two"]
+    assert catalog.best_videos()["key"].to_pylist() == ["web-two"]
+
+
+def test_a_reject_counts_until_that_very_item_is_there(folder):
+    """Neither another seed or preset, nor another scene, nor another video's score makes up for it."""
+    commit(folder, rows_of("a"))
+    commit(folder, {"videos": [video_row("a", "seed0"), video_row("a", "seed1", seed=1)]})
+    rejects = [
+        refused("a", "render", "morph/2/web", at=1),
+        refused("a", "render", "morph/0/spin", at=1),
+        refused("a", "score", "seed0", at=1),
+        refused("a", "stills", "studio/composite/0", at=1),
+        refused("a", "stills", "studio/composite/1", at=1),
+        refused("a", "stills", "desk/composite/0", at=1),
+    ]
+    commit(folder, {"rejects": rejects})
+    catalog = Catalog(folder)
+
+    def items():
+        return [(row["stage"], row["item"]) for row in catalog.rejects().to_pylist()]
+
+    assert len(items()) == 6
+    commit(
+        folder,
+        {
+            "videos": [video_row("a", "seed2", seed=2, at=2)],
+            "verdicts": [verdict_row("a", "s", "seed1", at=2)],
+            "stills": [still_row("a", "still", scene="studio", seed=1, at=2)],
+        },
+    )
+    left = [
+        ("render", "morph/0/spin"),
+        ("score", "seed0"),
+        ("stills", "desk/composite/0"),
+        ("stills", "studio/composite/0"),
+    ]
+    assert items() == left
+    compact(folder)
+    assert items() == left
+    # The refused score's video is superseded, and the others are made.
+    commit(
+        folder,
+        {
+            "videos": [video_row("a", "seed0-two", at=3), video_row("a", "spin", preset="spin", at=3)],
+            "stills": [still_row("a", f"still-{scene}", scene=scene, at=3) for scene in ("studio", "desk")],
+        },
+    )
+    assert items() == []
+
+
+def test_rejects_of_before_they_had_an_item_are_read(folder):
+    """The column is new: a part without it counts until its stage succeeds for the product."""
+    commit(folder, rows_of("a"))
+    old = pa.Table.from_pylist([refused("a", "render", "", at=1)], schema=TABLES["rejects"]).drop_columns(["item"])
+    sink = pa.BufferOutputStream()
+    pq.write_table(old, sink)
+    folder.put("rejects", "part-old.parquet", sink.getvalue())
+    catalog = Catalog(folder)
+    assert [(row["stage"], row["item"]) for row in catalog.rejects().to_pylist()] == [("render", None)]
+    commit(folder, {"videos": [video_row("a", at=2)]})
+    assert catalog.rejects().num_rows == 0

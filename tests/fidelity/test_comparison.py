@@ -1,13 +1,15 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
 from gapray.config import GateSettings, load_profile
 from gapray.errors import InputError
 from gapray.fidelity.baselines import BASELINES, nearest
-from gapray.fidelity.comparison import Truth, compare, judged
+from gapray.fidelity.comparison import Truth, compare, judged, judged_together
 from gapray.fidelity.left_out import draw_left_out
+from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.score import FrameScore, Motion, verdict
 from gapray.fidelity.shown import Cut, Shown, for_size, shown
 from gapray.geometry.frame import Placement
@@ -99,6 +101,43 @@ def test_a_baseline_never_sees_the_view_left_out(package, frames, lpips_alex):
     scores, _ = judged(compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
     [left] = [one for one in scores if one.label == "nearest view"]
     assert left.lpips > 0.01
+
+
+def test_videos_judged_together_get_their_own_scores_in_one_pass(package, frames, lpips_alex):
+    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, views=1)
+    frozen = np.repeat(frames.initial[:1], 24, 0)
+    large = np.stack([cv2.resize(one, (128, 128)) for one in frames.initial])
+    comparisons = [compared(package, frames, images, drawn=drawn) for images in (None, frozen, large)]
+    passes = []
+
+    class Counting(Lpips):
+        def distance(self, images, truths, **options):
+            passes.append(len(images))
+            return super().distance(images, truths, **options)
+
+    metric = Counting("alex", trunk=lpips_alex.trunk)
+    passes.clear()
+    together = judged_together(comparisons, metric, ColourGradient(), PROFILE.fidelity)
+    # All pairs and baselines, the steps of all turns, and the pairs at each of the videos' two sizes.
+    assert len(passes) == 4
+    for comparison, (scores, verdicts) in zip(comparisons, together, strict=True):
+        alone, its = judged(comparison, lpips_alex, ColourGradient(), PROFILE.fidelity)
+        for one, other in zip([*scores, *verdicts], [*alone, *its], strict=True):
+            for name, value in one.as_dict().items():
+                assert value == (
+                    pytest.approx(getattr(other, name), abs=1e-5) if isinstance(value, float) else getattr(other, name)
+                )
+
+
+def test_a_photo_is_cut_out_by_the_network_that_cuts_out_the_frames(package, frames):
+    """The package's own masks count only where the same network made them."""
+    wide = [dataclasses.replace(view, mask=np.full_like(view.mask, 255)) for view in package.views]
+    wide = dataclasses.replace(package, views=tuple(wide), models={**package.models, "mask": "old@1"})
+    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, views=1)
+    kept, anew = (
+        compared(wide, frames, drawn=drawn, mask_model=name).given[0].mask >= 128 for name in ("old@1", "new@2")
+    )
+    assert kept.mean() > 0.8 > 0.6 > anew.mean()
 
 
 def test_too_few_views_to_leave_one_out(package):

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from gapray.serve.http.failures import STATUS
-from tests.serve.conftest import served
+from tests.serve.conftest import TINY, served
 
 TERMINAL = {"completed", "failed"}
 
@@ -357,3 +357,38 @@ def test_every_http_status_is_of_a_known_code():
     from gapray.errors import REMEDIES
 
     assert set(STATUS) <= set(REMEDIES)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_another_products_video_gets_no_score(tmp_path, samples, classic_weights, lpips_alex):
+    """It fits these photos better than most products would (LPIPS under .5), and its own product's far better."""
+    del classic_weights, lpips_alex
+    from gapray.video.encode import encode_mp4
+
+    def pictures(*folders):
+        files = sorted(
+            (file for folder in folders for file in (samples / folder).iterdir()), key=lambda one: one.stem[-3:]
+        )
+        return {
+            file.stem: cv2.resize(cv2.imread(str(file)), (320, 320), interpolation=cv2.INTER_AREA) for file in files
+        }
+
+    turn = list(pictures("captures/mug", "held_out/mug").values())[::2]
+    clip = [("video", ("turn.mp4", encode_mp4(np.stack(turn)[..., ::-1], fps=12), "video/mp4"))]
+    overrides = ("mask.model=u2netp", "fidelity.size=128", *TINY[1:])
+    with served(tmp_path, worker="pipeline", overrides=overrides) as server:
+
+        def score(product):
+            views = [
+                ("input_reference[]", (f"{name}.png", cv2.imencode(".png", photo)[1].tobytes(), "image/png"))
+                for name, photo in pictures(f"captures/{product}").items()
+            ]
+            name = post(server, [*views, *clip], path="/v1/scores").json()["id"]
+            return done(server, f"/v1/scores/{name}", limit_s=250)
+
+        # The mug is one of the strangers too, and no null for itself.
+        mine = score("mug")
+        assert mine["status"] == "completed" and mine["scores"]["lpips"] < 0.2, mine
+        theirs = score("supplement")
+        assert (theirs["status"], theirs["error"]["code"]) == ("failed", "score.not_this_product"), theirs

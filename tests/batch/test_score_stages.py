@@ -1,0 +1,101 @@
+"""What draws left-out views, stage by stage in this process: each video's own settings, by its own record."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from gapray.batch.render import pending_videos
+from gapray.batch.render_stages import Draw, VideoFacts, load, save, write_videos
+from gapray.batch.score import pending_scores
+from gapray.batch.score_stages import LeaveOut, ScoreFacts, gather, unpacked
+from gapray.catalog.reader import open_catalog
+from gapray.config import load_profile
+from gapray.fidelity.left_out import draw_left_out
+from gapray.video.load import backend_revisions, load_backend
+from tests.batch.test_render import catalog_of, product
+from tests.video import tiny
+
+SMALL = ["orbit.size=64", "orbit.voxels=40", "orbit.frames=8", "orbit.flow=false", "orbit.margin=0.2"]
+DIFFUSION = ["video.backend=animatediff", "video.animatediff.steps=2", "run.generators_on_cpu=true", *SMALL]
+SCORING = load_profile(
+    "classic",
+    overrides=["fidelity.leave_out=1", "video.animatediff.decode_chunk=3", "run.generators_on_cpu=true"],
+    environment={},
+)
+
+
+def with_weights(folder, monkeypatch, seed=0):
+    monkeypatch.setenv("GAPRAY_MODELS", str(folder / "mirror"))
+    monkeypatch.setenv("GAPRAY_CACHE", str(folder / "cache"))
+    (folder / "mirror").mkdir(parents=True)
+    tiny.write_mirror(folder / "mirror", seed=seed)
+
+
+def rendered(catalog, profile):
+    facts = VideoFacts("run", catalog, profile, "web", backend_revisions(profile.video))
+    todo, _ = pending_videos(open_catalog(catalog), facts, seeds=1, products=None, limit=None)
+    write_videos(
+        save(Draw(facts=facts, gpu=None, threads=1)(load(todo, catalog=catalog)), facts=facts), catalog=catalog
+    )
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """One product with a video of each backend."""
+    folder = tmp_path_factory.mktemp("both")
+    with pytest.MonkeyPatch.context() as patched:
+        with_weights(folder, patched)
+        catalog = catalog_of(folder / "catalog", product("one"))
+        for overrides in (SMALL, DIFFUSION):
+            rendered(catalog, load_profile("classic", overrides=overrides, environment={}))
+    return folder
+
+
+@pytest.fixture
+def folder(both, monkeypatch):
+    monkeypatch.setenv("GAPRAY_MODELS", str(both / "mirror"))
+    monkeypatch.setenv("GAPRAY_CACHE", str(both / "cache"))
+    return both
+
+
+def left_out(catalog, profile=SCORING):
+    """Backend -> the row of its video after its left-out views were drawn."""
+    facts = ScoreFacts("run", str(catalog), profile, "mask@1", "identity@1", "trunk")
+    todo, _ = pending_scores(open_catalog(str(catalog)), facts, {})
+    rows = LeaveOut(facts=facts, gpu=None, threads=1)(gather(todo, facts=facts)).to_pylist()
+    return dict(zip(todo["backend"].to_pylist(), rows, strict=True))
+
+
+def test_views_are_drawn_with_what_drew_the_video_whatever_profile_scores_it(folder):
+    rows = left_out(folder / "catalog")
+    assert set(rows) == {"morph", "animatediff"}
+    package = open_catalog(str(folder / "catalog")).package("one")
+    for backend, overrides in (("morph", SMALL), ("animatediff", DIFFUSION)):
+        drew = load_profile("classic", overrides=overrides, environment={})
+        [wanted] = draw_left_out(package, load_backend(drew.video, device="cpu"), drew.orbit, drew.video, views=1)
+        assert rows[backend]["error_code"] is None, rows[backend]["error_message"]
+        [drawn] = unpacked(rows[backend]).drawn
+        assert drawn.view == wanted.view
+        # In chunks of another size the decoder rounds otherwise.
+        assert np.abs(drawn.image.astype(int) - wanted.image).max() <= 1, backend
+
+
+def test_other_weights_or_another_record_would_not_draw_the_video(folder, tmp_path, monkeypatch):
+    catalog = shutil.copytree(folder / "catalog", tmp_path / "catalog")
+    [record] = [path for path in catalog.glob("videos/*/*/provenance.json") if '"backend": "morph"' in path.read_text()]
+    told = json.loads(record.read_text())
+    told["settings"]["orbit"]["margin"] = 0.3
+    record.write_text(json.dumps(told))
+    with_weights(tmp_path, monkeypatch, seed=1)
+    assert {row["error_code"] for row in left_out(catalog).values()} == {"score.not_as_drawn"}
+    told["settings"]["orbit"]["fisheye"] = True
+    record.write_text(json.dumps(told))
+    assert left_out(catalog)["morph"]["error_code"] == "score.not_as_drawn"
+
+
+def test_a_generator_without_its_gpu_costs_only_its_own_videos_scores(folder):
+    rows = left_out(folder / "catalog", load_profile("classic", overrides=["fidelity.leave_out=1"], environment={}))
+    assert rows["morph"]["error_code"] is None
+    assert rows["animatediff"]["error_code"] == "resource.insufficient"
