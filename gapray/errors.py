@@ -112,6 +112,7 @@ REMEDIES: dict[str, str] = {
     "job.timed_out": "Ask for fewer frames or a smaller size, or raise jobs.timeout_s.",
     "job.attempts_exhausted": "See the server's log for what killed its workers, then retry the job.",
     "jobs.store_unusable": "Set GAPRAY_JOBS_URL to sqlite:///path or postgresql://…; SQLite serves one machine only.",
+    "jobs.newer_schema": "Use the gapray release that changed the database, or a newer one; to go back, restore the database from a backup.",
     "jobs.unavailable": "Check the jobs' database; what was accepted is safe and goes on when it is back.",
     "artifacts.unusable": "Set GAPRAY_ARTIFACTS to a folder or an fsspec URI; a local folder serves one machine only.",
     "artifacts.failed": "Free space or check the permissions of GAPRAY_ARTIFACTS, then send the request again.",
