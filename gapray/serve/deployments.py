@@ -55,7 +55,7 @@ class PackagerReplica:
         keep_to_share()
         from gapray.serve.engine import Packager
 
-        self._worker = Packager(settings)
+        self._worker = Packager(settings, holds=JobStore(str(settings.jobs_url)).holds)
         self._worker.warm_up()
 
     @coded
@@ -140,7 +140,7 @@ class StylistReplica:
         keep_to_share()
         from gapray.serve.stylist import Stylist
 
-        self._worker = Stylist(settings)
+        self._worker = Stylist(settings, holds=JobStore(str(settings.jobs_url)).holds)
         self._worker.warm_up()
 
     @coded
@@ -216,7 +216,8 @@ class DispatcherReplica:
         stylist: DeploymentHandle | None = None,
     ) -> None:
         refuse_unshared(settings)
-        store, artifacts = JobStore(str(settings.jobs_url)), Artifacts.at(str(settings.artifacts))
+        store = JobStore(str(settings.jobs_url))
+        artifacts = Artifacts.at(str(settings.artifacts), store.holds)
         workers = None
         if packager and generator and scorer:
             workers = HandleWorkers(packager, generator, scorer, stylist)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,20 @@ class Turn:
 
 
 class Packager:
-    """Photos -> package, frames -> files, and both sides of a comparison cut out by the same network."""
+    """Photos -> package, frames -> files, and both sides of a comparison cut out by the same network.
 
-    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
+    Args:
+        settings: Of the server.
+        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+        holds: As `Artifacts.holds`.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, *, device: str | None = None, holds: Callable[[str, int], bool] | None = None
+    ) -> None:
         self._settings = settings
         self._profile = settings.loaded_profile()
-        self._artifacts = Artifacts.at(str(settings.artifacts))
+        self._artifacts = Artifacts.at(str(settings.artifacts), holds)
         self._device = device or best_device()
         self._models = PackagingModels.load(
             self._profile.packaging, device=self._device, threads=settings.packager.threads

@@ -59,6 +59,7 @@ class JobRules(_Settings):
     attempts: int = Field(3, ge=1, description="Times a job is tried when its workers die.")
     timeout_s: float = Field(1800, gt=0, description="A job that runs longer fails [s].")
     keep_s: float = Field(24 * 3600, gt=0, description="Results and uploads are kept so long [s].")
+    orphan_s: float = Field(3600, gt=0, description="Files that no job owns are removed after so long [s].")
     running: int = Field(2, ge=1, description="Jobs at work at once: the generator's max_ongoing x max_replicas.")
     webhook_tries: int = Field(5, ge=1, description="Deliveries of a webhook before it is given up.")
 

@@ -10,6 +10,9 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from gapray.errors import ConfigError
 from gapray.serve.migrations import bring_up_to_date
 
+AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+"""Raised while a database does not answer. Any other error comes back however often a statement is tried."""
+
 metadata = sa.MetaData()
 """What the newest step of `gapray.serve.migrations` leaves; a change here needs a step there."""
 
