@@ -66,6 +66,7 @@ REMEDIES: dict[str, str] = {
     "score.too_short": "Use a video of at least two different frames that turns round the product.",
     "report.no_approval": "Pass --approved with the CSV that the report's page downloads: columns product_id, video_key, decision.",
     "config.invalid": "See `gapray package --help` and docs/architecture.md for the settings.",
+    "config.secret": "Take it out of commands, configs and their args: set it in the environment of every node (a Kubernetes secret, or before `ray start`), or by a file there.",
     "profile.unknown": "See `gapray models list` for the profiles.",
     "model.unknown": "See `gapray models list` for the cards.",
     "model.unavailable": "Fetch the file elsewhere and point GAPRAY_MODELS at its folder, or pull where a source is in reach.",

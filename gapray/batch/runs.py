@@ -20,13 +20,12 @@ import ray.data
 
 from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
+from gapray.config import worker_environment
 from gapray.errors import GaprayError, ResourceError
 
 MANIFEST_ROWS = 8192
 REJECTS_SHOWN = 20
 """Rejects that a summary lists; the catalogue's `rejects` table has all."""
-PASSED_ON = ("GAPRAY_MODELS", "GAPRAY_CACHE", "HF_HOME", "TORCH_HOME")
-"""Environment that workers of a cluster started elsewhere must share with the driver."""
 
 
 @dataclass
@@ -214,7 +213,7 @@ def connected(address: str | None) -> Iterator[None]:
     if remote:
         # What the job gives its workers already, Ray refuses to be given again, even with the same value.
         given = (job_config().get("runtime_env") or {}).get("env_vars") or {}
-        shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ and name not in given}
+        shared = {name: value for name, value in worker_environment(os.environ).items() if name not in given}
         ray.init(address=remote, runtime_env={"env_vars": shared}, logging_level=logging.WARNING, log_to_driver=False)
     else:
         ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from gapray.serve.jobs import Kind
+from gapray.serve.settings import JOBS_URL, revealed
 from gapray.serve.store import JobStore
 
 log = logging.getLogger("gapray.serve")
@@ -30,7 +31,8 @@ class QueuePolicy:
     A class, because Serve 2.60 passes `policy_kwargs` to classes only. Bounds and delays are Serve's own.
 
     Args:
-        jobs_url: Of the jobs' database.
+        jobs_url: Of the jobs' database. Serve logs and shows it: a password in it is hidden, and found in the controller's
+            environment.
         ongoing: Jobs at once in one replica.
         kind: Of job that these replicas work on.
     """
@@ -55,7 +57,7 @@ class QueuePolicy:
     def _ask(self) -> None:
         try:
             if self._store is None:
-                self._store = JobStore(self._url)
+                self._store = JobStore(revealed(self._url, JOBS_URL))
             counts = self._store.counts(kind=self._kind)
             self._jobs, self._known, self._pause_s = counts["queued"] + counts["running"], time.monotonic(), _ASK_S
             self._next = self._known + _ASK_S
