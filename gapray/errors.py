@@ -71,6 +71,7 @@ REMEDIES: dict[str, str] = {
     "model.unknown": "See `gapray models list` for the cards.",
     "model.unavailable": "Fetch the file elsewhere and point GAPRAY_MODELS at its folder, or pull where a source is in reach.",
     "model.hash_mismatch": "Delete the file and pull again; if it happens twice, do not use that source.",
+    "model.mixed": "Give all machines the same files: one mirror (GAPRAY_MODELS), or the driver's models.lock copied into each GAPRAY_CACHE before the first pull.",
     "model.wrong_part": "Pull the card again, or name a card of the right family; see `gapray models list`.",
     "model.out_of_memory": "Use a larger GPU, fewer frames, a smaller size or --set video.animatediff.decode_chunk=4.",
     "model.failed": "See the log of the run; run `gapray doctor`.",

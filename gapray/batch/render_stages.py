@@ -20,6 +20,7 @@ from gapray.catalog.storage import Folder
 from gapray.config import Profile
 from gapray.errors import CatalogError, as_gapray_error
 from gapray.models.cards import card_named
+from gapray.models.load import require
 from gapray.orbit.conditions import OrbitConditions, build_conditions
 from gapray.video.backend import VideoBackend
 from gapray.video.encode import export
@@ -76,6 +77,11 @@ class VideoFacts:
         return self.profile.video.digests(self.profile.orbit, self.preset, self.revisions, product_keys, seed)
 
     @property
+    def models(self) -> list[str]:
+        """``name@revision`` of each, sorted, as rows and provenance hold it."""
+        return [f"{name}@{revision[:12]}" for name, revision in sorted(self.revisions.items())]
+
+    @property
     def vram_gb(self) -> float | None:
         """GPU memory that the backend's cards ask for together; None = no network at all."""
         cards = video_cards(self.profile.video)
@@ -114,6 +120,8 @@ class Draw:
             cv2.setNumThreads(threads)
         self.gpu = gpu
         with model_load("render.draw"):
+            if backend is None:
+                require(*facts.models)
             self._backend = backend or load_backend(facts.profile.video, device=self._device)
 
     @traced("render.draw")
@@ -136,7 +144,7 @@ class Draw:
         conditions = build_conditions(package, profile.orbit, device=self._device)
         frames = self._backend.generate(package, conditions, profile.video, seed=row["seed"])
         able = self._backend.capabilities
-        models = [f"{name}@{revision[:12]}" for name, revision in sorted(self._facts.revisions.items())]
+        models = self._facts.models
         video = {
             "product_id": row["product_id"],
             "key": row["key"],

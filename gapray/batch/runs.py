@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,12 +19,15 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from gapray import errors
 from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
 from gapray.config import worker_environment
 from gapray.errors import GaprayError, ResourceError
 
 MANIFEST_ROWS = 8192
+_RAISED = re.compile(r"gapray\.errors\.(\w+Error): (.*) \[([a-z]+\.[a-z_]+)\]")
+"""A traceback's last line for an error of ours: type, message, code."""
 REJECTS_SHOWN = 20
 """Rejects that a summary lists; the catalogue's `rejects` table has all."""
 
@@ -241,12 +245,24 @@ def ours_raised() -> Iterator[None]:
         for one in chain:
             if isinstance(one, GaprayError):
                 raise one from error
+            if isinstance(one, ray.exceptions.RayActorError) and (told := _told_by(one)):
+                raise told from error
         # A `RayTaskError` around anything else is a defect of the code that ran: its trace is wanted.
         for one in chain:
             if isinstance(one, ray.exceptions.RayError) and not isinstance(one, ray.exceptions.RayTaskError):
                 what = str(one).strip().partition("\n")[0]
                 raise ResourceError("cluster.failed", f"Ray ended the run: {type(one).__name__}: {what}") from error
         raise
+
+
+def _told_by(error: ray.exceptions.RayActorError) -> GaprayError | None:
+    """The error that an actor's constructor raised: Ray keeps only its text."""
+    found = _RAISED.findall(str(error))
+    if not found:
+        return None
+    kind, message, code = found[-1]
+    raised: GaprayError = getattr(errors, kind)(code, message)
+    return raised
 
 
 def quiet_ray_data() -> None:

@@ -30,7 +30,7 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS
 from gapray.gap.package import GapPackage
-from gapray.models.load import load_identity, load_mask
+from gapray.models.load import load_identity, load_mask, require
 from gapray.video.decode import one_turn
 from gapray.video.load import load_backend
 from gapray.video.presets import preset_named
@@ -187,6 +187,7 @@ class Compare:
     def __init__(self, *, facts: ScoreFacts, threads: int) -> None:
         self._facts = facts
         with model_load("score.compare"):
+            require(facts.mask)
             self._network = load_mask(facts.profile.packaging, threads=threads)
 
     @traced("score.compare")

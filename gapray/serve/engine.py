@@ -60,6 +60,8 @@ class Turn:
     backend: str
     source_type: str
     licence: str
+    models: tuple[str, ...]
+    """``name@revision`` of the weights that drew it."""
 
 
 class Packager:
@@ -260,6 +262,8 @@ class Generator:
         self._threads = settings.generator.threads
         cv2.setNumThreads(self._threads)
         self._backend = load_backend(self._profile.video, device=self._device)
+        revisions = backend_revisions(self._profile.video)
+        self._models = tuple(f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items()))
 
     def warm_up(self) -> None:
         """A small turn of a drawn object, so that the first request does not pay for compilation and allocation."""
@@ -307,6 +311,7 @@ class Generator:
             backend=able.name,
             source_type=able.source_type,
             licence=able.licence,
+            models=self._models,
         )
 
 
@@ -408,14 +413,13 @@ def _thumbnail(image: NDArray[np.uint8]) -> bytes:
 def _provenance(job: Job, package: GapPackage, turn: Turn, profile: Profile) -> Provenance:
     from gapray import __version__
 
-    revisions = backend_revisions(profile.video)
     return Provenance(
         product_id=package.product_id,
         source_type=turn.source_type,
         facts={
             "software": f"gapray {__version__}",
             "backend": turn.backend,
-            "models": [f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items())],
+            "models": list(turn.models),
             "licence": turn.licence,
             "seed": job.making.seed,
             "profile": profile.name,
