@@ -342,7 +342,7 @@ class JobStore:
         """Whether a job is still this attempt's. While the database does not answer, nothing says otherwise: True."""
         try:
             with self.engine.connect() as connection:
-                return connection.execute(_count().where(*_attempt(job_id, attempt))).scalar_one() > 0
+                return bool(connection.execute(_count().where(*_attempt(job_id, attempt))).scalar_one())
         except sa.exc.SQLAlchemyError:
             return True
 
