@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from importlib import resources
@@ -22,6 +23,25 @@ from gapray.errors import ConfigError
 
 ENV_PREFIX = "GAPRAY_SET_"
 """`GAPRAY_SET_MASK__MODEL=u2net` is the environment's way to say ``--set mask.model=u2net``."""
+
+WORKER_ENVIRONMENT = (
+    "GAPRAY_CACHE",
+    "GAPRAY_LOG",
+    "GAPRAY_MODELS",
+    "GAPRAY_REVISION",
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "TORCH_HOME",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+)
+"""Variables that the workers of a cluster need of the caller's, beside his settings. Everything that Ray is told of them is
+shown by its dashboard and its API: no token, secret or password is among them, nor may it be put here."""
+HIDDEN = "***"
+_PASSWORD = re.compile(r"(postgresql[+\w]*://[^:/@\s]*):[^@\s]*@|(://[^:/?#@\s]*):[^@/\s]*@")
+"""SQLAlchemy takes a password with a slash in it; other URLs end their host there."""
+_PASSWORD_ITEM = re.compile(r"(?i)([?&](?:password|sslpassword)=)[^&\s]+")
 
 _HOLE = "<product>"
 STILL_FORMAT = "2"
@@ -423,6 +443,20 @@ class Profile(_Settings, role=Role.WORK):
     fidelity: FidelitySettings = FidelitySettings()
     check: CheckSettings = CheckSettings()
     run: RunSettings = RunSettings()
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment may go along with work: `WORKER_ENVIRONMENT` and settings, without URLs that hold a password."""
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if (name in WORKER_ENVIRONMENT or name.startswith(ENV_PREFIX)) and value == without_password(value)
+    }
+
+
+def without_password(url: str) -> str:
+    """A URL with ``***`` in the place of its password; unchanged when it has none."""
+    return _PASSWORD_ITEM.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1\2:{HIDDEN}@", url))
 
 
 def canonical_hash(value: object) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -270,9 +269,16 @@ def _truth(
     shift = height * math.sin(math.radians(camera.elevation_deg))
     near = shots.nearness[count:].cpu().numpy()
     shown = near > NOTHING / 2
-    matrix = place.affine(size)
-    depth = [
-        cv2.warpAffine(one, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=NOTHING)
-        for one in np.where(shown, (near - shift) / unit, NOTHING).astype(np.float32)
-    ]
-    return laid, alpha, np.stack(depth)
+    depth = _nearest_pixels(np.where(shown, (near - shift) / unit, NOTHING).astype(np.float32), place, size)
+    return laid, alpha, depth
+
+
+def _nearest_pixels(maps: NDArray[np.float32], place: Placement, size: int) -> NDArray[np.float32]:
+    """Maps [T, H, W] in the scene's frame, [T, size, size]; depths are never mixed, and there is none beyond the edge."""
+    left, _, upper, _ = place.box
+    steps = (np.arange(size) + 0.5) * 2 * place.half / size
+    columns, rows = (np.floor(start + steps).astype(int) for start in (left, upper))
+    height, width = maps.shape[1:]
+    there = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    taken = maps[:, rows.clip(0, height - 1)][:, :, columns.clip(0, width - 1)]
+    return np.where(there, taken, NOTHING).astype(np.float32)

@@ -106,8 +106,8 @@ def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row,
     gpu = _gpu(profile)
     resources = {"CPU": 2.0} | ({"GPU": 1.0} if gpu else {})
     share = plan_stages(profile, resources).describe_gpu
-    mask = Mask(settings=profile.packaging, threads=MASK_THREADS, gpu=None)
-    describe = Describe(settings=profile.packaging, batch=profile.run.network_batch, gpu=share)
+    mask = Mask(settings=profile.packaging, facts=facts, threads=MASK_THREADS, gpu=None)
+    describe = Describe(settings=profile.packaging, facts=facts, batch=profile.run.network_batch, gpu=share)
     encode = Encode(settings=profile.packaging, facts=facts)
     videos = VideoFacts(new_run_id(), target, profile, preset, backend_revisions(profile.video))
     drawing = plan_render(profile, videos.vram_gb, resources)

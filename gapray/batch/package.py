@@ -117,7 +117,7 @@ def _receipts(
     # Masks: ONNX, all cores between the actors, since this is where a CPU run spends its time.
     products = products.map_batches(
         lasting(Mask),
-        fn_constructor_kwargs={"settings": settings, "threads": MASK_THREADS, "gpu": None},
+        fn_constructor_kwargs={"settings": settings, "facts": facts, "threads": MASK_THREADS, "gpu": None},
         compute=cluster.pool(plan.mask_workers),
         num_cpus=plan.mask_cpus,
         **arrow,
@@ -125,7 +125,12 @@ def _receipts(
     # Depth and identity: both networks in one actor, two calls at once so that one unpacks while the other computes.
     products = products.map_batches(
         lasting(Describe),
-        fn_constructor_kwargs={"settings": settings, "batch": run.network_batch, "gpu": plan.describe_gpu},
+        fn_constructor_kwargs={
+            "settings": settings,
+            "facts": facts,
+            "batch": run.network_batch,
+            "gpu": plan.describe_gpu,
+        },
         compute=cluster.pool(plan.describe_workers, calls=2),
         num_cpus=LIGHT_CPU,
         **({"num_gpus": plan.describe_gpu.num_gpus} if plan.describe_gpu else {}),

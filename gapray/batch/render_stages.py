@@ -20,6 +20,7 @@ from gapray.catalog.storage import Folder
 from gapray.config import Profile
 from gapray.errors import CatalogError, as_gapray_error
 from gapray.models.cards import card_named
+from gapray.models.load import require
 from gapray.orbit.conditions import OrbitConditions, build_conditions
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_cards
@@ -75,6 +76,11 @@ class VideoFacts:
         return self.profile.video.digests(self.profile.orbit, self.preset, self.revisions, product_keys, seed)
 
     @property
+    def models(self) -> list[str]:
+        """``name@revision`` of each, sorted, as rows and provenance hold it."""
+        return [f"{name}@{revision[:12]}" for name, revision in sorted(self.revisions.items())]
+
+    @property
     def vram_gb(self) -> float | None:
         """GPU memory that the backend's cards ask for together; None = no network at all."""
         cards = video_cards(self.profile.video)
@@ -102,6 +108,7 @@ class Draw:
         self._facts, self.gpu = facts, gpu
         self._device = settle(gpu, threads)
         with model_load("render.draw"):
+            require(*facts.models)
             self._backend = load_backend(facts.profile.video, device=self._device)
 
     @traced("render.draw")
@@ -124,7 +131,7 @@ class Draw:
         conditions = build_conditions(package, profile.orbit, device=self._device)
         frames = self._backend.generate(package, conditions, profile.video, seed=row["seed"])
         able = self._backend.capabilities
-        models = [f"{name}@{revision[:12]}" for name, revision in sorted(self._facts.revisions.items())]
+        models = self._facts.models
         video = {
             "product_id": row["product_id"],
             "key": row["key"],

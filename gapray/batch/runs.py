@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,16 +20,18 @@ import ray
 import ray.data
 import ray.data.exceptions
 
+from gapray import errors
 from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
+from gapray.config import worker_environment
 from gapray.environment import environment_kept
 from gapray.errors import CatalogError, GaprayError, ResourceError
 
 MANIFEST_ROWS = 8192
+_RAISED = re.compile(r"gapray\.errors\.(\w+Error): (.*) \[([a-z]+\.[a-z_]+)\]")
+"""A traceback's last line for an error of ours: type, message, code."""
 REJECTS_SHOWN = 20
 """Rejects that a summary lists; the catalogue's `rejects` table has all."""
-PASSED_ON = ("GAPRAY_MODELS", "GAPRAY_CACHE", "HF_HOME", "TORCH_HOME")
-"""Environment that workers of a cluster started elsewhere must share with the driver."""
 
 
 @dataclass
@@ -231,7 +234,7 @@ def _start(address: str | None) -> None:
     if remote:
         # What the job gives its workers already, Ray refuses to be given again, even with the same value.
         given = (job_config().get("runtime_env") or {}).get("env_vars") or {}
-        shared = {name: os.environ[name] for name in PASSED_ON if name in os.environ and name not in given}
+        shared = {name: value for name, value in worker_environment(os.environ).items() if name not in given}
         ray.init(address=remote, runtime_env={"env_vars": shared}, **quiet)
     else:
         ray.init("local", include_dashboard=False, **quiet)
@@ -259,12 +262,24 @@ def ours_raised() -> Iterator[None]:
             # Ray also makes exceptions that are both its own and ours; theirs print a trace.
             if isinstance(one, GaprayError) and not isinstance(one, ray.exceptions.RayError):
                 raise one from error
+            if isinstance(one, ray.exceptions.RayActorError) and (told := _told_by(one)):
+                raise told from error
         # A `RayTaskError` around anything else is a defect of the code that ran: its trace is wanted.
         for one in chain:
             if isinstance(one, ray.exceptions.RayError) and not isinstance(one, ray.exceptions.RayTaskError):
                 what = str(one).strip().partition("\n")[0]
                 raise ResourceError("cluster.failed", f"Ray ended the run: {type(one).__name__}: {what}") from error
         raise
+
+
+def _told_by(error: ray.exceptions.RayActorError) -> GaprayError | None:
+    """The error that an actor's constructor raised: Ray keeps only its text."""
+    found = _RAISED.findall(str(error))
+    if not found:
+        return None
+    kind, message, code = found[-1]
+    raised: GaprayError = getattr(errors, kind)(code, message)
+    return raised
 
 
 @contextmanager

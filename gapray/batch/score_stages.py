@@ -31,7 +31,8 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS
 from gapray.gap.package import GapPackage
-from gapray.models.load import load_identity, load_mask
+from gapray.models.load import load_identity, load_mask, require
+from gapray.orbit.engines import Engine
 from gapray.video.backend import VideoBackend
 from gapray.video.decode import one_turn
 from gapray.video.load import backend_revisions, load_backend, video_cards
@@ -134,6 +135,8 @@ class Material:
     orbit: OrbitSettings
     video: VideoSettings
     """With `orbit`, what the video was drawn with, by its own record."""
+    engine: Engine
+    """What drew the frames in between."""
     preset: str
     shifted: bool
 
@@ -162,6 +165,7 @@ def _gathered(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
         drawn=(),
         orbit=orbit,
         video=video,
+        engine=told.facts["calibration"]["engine"],
         preset=row["preset"],
         shifted=bool(told.facts["calibration"]["shifted"]),
     )
@@ -196,6 +200,7 @@ class LeaveOut:
             backend,
             material.orbit,
             video,
+            engine=material.engine,
             views=self._facts.profile.fidelity.leave_out,
             seed=row["seed"],
             device=self._device,
@@ -235,6 +240,7 @@ class Compare:
     def __init__(self, *, facts: ScoreFacts, threads: int) -> None:
         self._facts = facts
         with model_load("score.compare"):
+            require(facts.mask)
             self._network = load_mask(facts.profile.packaging, threads=threads)
 
     @traced("score.compare")

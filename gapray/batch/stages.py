@@ -33,7 +33,7 @@ from gapray.catalog.storage import Folder
 from gapray.config import PackagingSettings
 from gapray.gap.images import decode_grey8, encode_png
 from gapray.models.depth import MaskedSet
-from gapray.models.load import load_canny, load_depth, load_identity, load_mask
+from gapray.models.load import load_canny, load_depth, load_identity, load_mask, require
 from gapray.packaging.silhouette import silhouette
 from gapray.packaging.steps import (
     content_key,
@@ -85,10 +85,11 @@ def _decode_row(row: Row, settings: PackagingSettings, settings_hash: str) -> No
 class Mask:
     """Adds masks and work images. One network a actor."""
 
-    def __init__(self, *, settings: PackagingSettings, threads: int, gpu: GpuShare | None) -> None:
+    def __init__(self, *, settings: PackagingSettings, facts: RunFacts, threads: int, gpu: GpuShare | None) -> None:
         self._settings = settings
         self.gpu = gpu
         with model_load("package.mask"):
+            require(facts.models["mask"])
             self._model = load_mask(settings, threads=threads, device="cuda" if gpu else "cpu")
 
     @traced("package.mask")
@@ -121,10 +122,11 @@ class Mask:
 class Describe:
     """Adds depth and identity: both networks in one actor, on a share of one GPU where there is one."""
 
-    def __init__(self, *, settings: PackagingSettings, batch: int, gpu: GpuShare | None) -> None:
+    def __init__(self, *, settings: PackagingSettings, facts: RunFacts, batch: int, gpu: GpuShare | None) -> None:
         device = settle(gpu)
         self.gpu = gpu
         with model_load("package.describe"):
+            require(facts.models["depth"], facts.models["identity"])
             self._depth = load_depth(settings, device=device, batch=batch)
             self._identity = load_identity(settings, device=device, batch=batch)
 

@@ -22,6 +22,7 @@ from gapray.config import Profile, canonical_hash
 from gapray.errors import as_gapray_error
 from gapray.fidelity.same_product import Likeness, failings, load_judge
 from gapray.models.cards import card_named
+from gapray.models.load import require
 from gapray.stills.load import load_still_backend, still_cards
 from gapray.stills.scene import Scene
 from gapray.stills.still import Still, StillBackend, best_view, source_type
@@ -79,6 +80,11 @@ class StillFacts:
         return canonical_hash([product_key, scene.model_dump(mode="json"), settings, self.judge, seed])
 
     @property
+    def models(self) -> list[str]:
+        """``name@revision`` of each, sorted, as rows hold it."""
+        return [f"{name}@{revision[:12]}" for name, revision in sorted(self.revisions.items())]
+
+    @property
     def vram_gb(self) -> float | None:
         """GPU memory that the backend's cards ask for together; None = no network at all."""
         cards = still_cards(self.profile.stills)
@@ -95,6 +101,8 @@ class DrawStills:
         device = settle(gpu, threads)
         profile = facts.profile
         with model_load("stills.draw"):
+            if backend is None:
+                require(*facts.models)
             self._backend = backend or load_still_backend(profile.stills, device=device)
             self._judge = load_judge(profile.packaging, device=device, threads=threads)
         self._folder = Folder.at(facts.catalog)
@@ -149,7 +157,7 @@ class DrawStills:
             "pasted": still.pasted,
             "source_type": source_type(self._backend, still),
             "licence": self._backend.licence,
-            "models": [f"{name}@{revision[:12]}" for name, revision in sorted(self._facts.revisions.items())],
+            "models": self._facts.models,
             "profile": self._facts.profile.name,
             **numbers,
             "gate": "fail" if reasons else "pass",

@@ -490,7 +490,7 @@ def models_list(as_json: JsonOption = False) -> None:
             print_json(rows)
             return
         print_table(
-            ["card", "role", "licence", "size", "sha256", "VRAM", "here", "profiles"],
+            ["card", "role", "licence", "size", "sha256", "commit", "VRAM", "here", "profiles"],
             [list(row.values()) for row in rows],
         )
         print_table(["profile", "what it is"], profile_rows())

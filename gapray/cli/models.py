@@ -11,7 +11,7 @@ import typer
 from gapray.config import Profile, load_profile, profile_names
 from gapray.errors import ModelError
 from gapray.fidelity.trunks import KNOWN
-from gapray.models.cards import ModelCard, card_named, cards, cards_of
+from gapray.models.cards import HubSource, ModelCard, card_named, cards, cards_of
 from gapray.models.store import locate, read_lock
 from gapray.video.load import video_cards
 
@@ -34,12 +34,21 @@ def card_rows() -> list[dict[str, Any]]:
                 "licence": card.licence,
                 "size": f"{size / 1e6:.1f} MB" if size else "unverified",
                 "sha256": ", ".join(digest[:12] if digest else "unverified" for digest in known),
+                "commit": ", ".join(_commits(card, lock)),
                 "vram": "unverified" if card.vram_gb is None else f"{card.vram_gb} GB",
                 "here": "yes" if _is_here(card) else "no",
                 "profiles": ", ".join(users[card.name]),
             }
         )
     return rows
+
+
+def _commits(card: ModelCard, lock: dict[str, str]) -> list[str]:
+    """Of the repositories on a hub that a card's files come from: as the card or models.lock pins them."""
+    hubs = {
+        source.repo: source.revision for file in card.files for source in file.sources if isinstance(source, HubSource)
+    }
+    return [(commit or lock.get(f"hub:{repo}", "unpinned"))[:12] for repo, commit in hubs.items()]
 
 
 def _cards_of_profile(profile: Profile) -> list[ModelCard]:
@@ -77,7 +86,7 @@ def verify() -> Iterator[str]:
     """
     for card in cards().values():
         try:
-            located = locate(card, fetch=False)
+            located = locate(card, fetch=False, rehash=True)
         except ModelError as error:
             if error.code == "model.hash_mismatch":
                 raise

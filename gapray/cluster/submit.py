@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gapray.errors import ResourceError
+from gapray.config import without_password, worker_environment
+from gapray.errors import ConfigError, ResourceError
 
 VERBS = ("package", "render", "score", "run", "stills", "report", "reel", "publish")
 """Commands that make sense on a cluster."""
-PASSED_ON = ("GAPRAY_", "HF_", "TORCH_HOME", "AWS_ENDPOINT_URL")
-"""Beginnings of environment variables that the job gets too. Credentials stay here: nodes have roles of their own."""
 TAKEN = ("gapray", "jobs", "serve_configs", "*.toml", "*.yaml", "*.csv", "*.parquet")
 """Of a checkout only what a job reads goes along: whatever else lies there may be large."""
 
@@ -52,14 +51,17 @@ def submit(
         on_log: Called with text.
 
     Raises:
+        ConfigError: `config.secret`: a word is a URL with a password in it, which the job's metadata would show.
         ResourceError: `cluster.unreachable` or `cluster.refused`.
     """
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    environment: dict[str, Any] = {
-        "env_vars": {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    }
+    for word in words:
+        if word != without_password(word):
+            raise ConfigError("config.secret", f"the command holds a password: {without_password(word)}")
+    # Credentials stay here: nodes have roles, files or an environment of their own.
+    environment: dict[str, Any] = {"env_vars": worker_environment(os.environ)}
     if working_dir is not None:
         environment |= {"working_dir": str(working_dir), "excludes": left_out(working_dir)}
     try:

@@ -11,6 +11,7 @@ from gapray.errors import InputError
 from gapray.fidelity.comparison import Drawn
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import LEAST_VIEWS, build_conditions
+from gapray.orbit.engines import Engine
 from gapray.orbit.weights import even_orbit
 from gapray.video.backend import VideoBackend
 
@@ -21,6 +22,7 @@ def draw_left_out(
     orbit: OrbitSettings,
     video: VideoSettings,
     *,
+    engine: Engine,
     views: int,
     seed: int = 0,
     device: str = "cpu",
@@ -32,6 +34,7 @@ def draw_left_out(
         backend: What drew the video.
         orbit: Of the video.
         video: Likewise.
+        engine: What drew the video's frames in between.
         views: How many, evenly spread from the second view on.
         seed: Likewise.
         device: ``cpu`` or ``cuda``.
@@ -42,6 +45,8 @@ def draw_left_out(
     count = len(package.views)
     if count <= LEAST_VIEWS:
         raise InputError("score.no_truth", f"{package.product_id} has {count} views: none can be left out")
+    # With fewer photos another engine might win: what is scored is the video's own.
+    orbit = orbit.model_copy(update={"engine": engine})
     drawn = []
     for number in range(min(views, count)):
         view = (1 + number * count // min(views, count)) % count

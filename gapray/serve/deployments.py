@@ -25,7 +25,7 @@ from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
 from gapray.serve.jobs import Job, Kind, Making
-from gapray.serve.settings import Replicas, ServeSettings, serve_settings
+from gapray.serve.settings import Replicas, ServeSettings, refuse_secrets, serve_settings
 from gapray.serve.store import JobStore
 from gapray.serve.tables import is_sqlite
 from gapray.serve.work import Report, make, make_nothing, ours
@@ -57,7 +57,8 @@ class PackagerReplica:
         keep_to_share()
         from gapray.serve.engine import Packager
 
-        self._worker = Packager(settings)
+        settings = settings.with_places()
+        self._worker = Packager(settings, holds=JobStore(str(settings.jobs_url)).holds)
         self._worker.warm_up()
 
     @coded
@@ -131,7 +132,8 @@ class StylistReplica:
         keep_to_share()
         from gapray.serve.stylist import Stylist
 
-        self._worker = Stylist(settings)
+        settings = settings.with_places()
+        self._worker = Stylist(settings, holds=JobStore(str(settings.jobs_url)).holds)
         self._worker.warm_up()
 
     @coded
@@ -207,7 +209,9 @@ class DispatcherReplica:
         stylist: DeploymentHandle | None = None,
     ) -> None:
         refuse_unshared(settings)
-        store, artifacts = JobStore(str(settings.jobs_url)), Artifacts.at(str(settings.artifacts))
+        settings = settings.with_secrets()
+        store = JobStore(str(settings.jobs_url))
+        artifacts = Artifacts.at(str(settings.artifacts), store.holds)
         workers = None
         if packager and generator and scorer:
             workers = HandleWorkers(packager, generator, scorer, stylist)
@@ -247,7 +251,7 @@ class Ingress:
 
         self._app = serve.get_replica_context().app_name
         self._seen = 0.0, "the workers are starting"
-        self._context = Context.of(settings, self._missing)
+        self._context = Context.of(settings.with_places(), self._missing)
 
     def _missing(self) -> str | None:
         """What keeps jobs from being worked on, asked of Serve's controller once in a while."""
@@ -269,13 +273,23 @@ def build(args: dict[str, Any]) -> serve.Application:
     """The application of a Serve config: ``import_path: gapray.serve.deployments:build``.
 
     Args:
-        args: Fields of `ServeSettings`.
+        args: Fields of `ServeSettings` without secrets; those are in the environment of every node.
 
     Raises:
-        ConfigError: `config.invalid`, `profile.unknown`, `auth.no_keys` or `jobs.store_unusable`.
+        ConfigError: `config.invalid`, `config.secret` or `profile.unknown`.
     """
-    settings = serve_settings(args).resolved()
-    settings.loaded_profile()
+    refuse_secrets(args)
+    return application(serve_settings(args).resolved())
+
+
+def application(resolved: ServeSettings) -> serve.Application:
+    """The application of settings whose places and secrets are filled in. None of the secrets goes along.
+
+    Raises:
+        ConfigError: `profile.unknown` or `config.invalid`.
+    """
+    resolved.loaded_profile()
+    settings = resolved.without_secrets()
     workers: tuple[Any, ...] = (None, None, None, None)
     if settings.engine == "pipeline":
         workers = (

@@ -11,9 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 from gapray.serve.artifacts import Artifacts
+from gapray.serve.deletion import Sweeper, forget
 from gapray.serve.jobs import Job
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
+from gapray.serve.tables import AWAY
 from gapray.serve.webhooks import deliver
 from gapray.serve.work import Report, failure_of, told
 
@@ -21,6 +23,7 @@ log = logging.getLogger("gapray.serve")
 
 Do = Callable[[Job, Report], Awaitable[dict[str, Any]]]
 _TIDY_S = 60.0
+_SWEEP_S = 600.0
 _RETRY_S = 1.0
 _DEAD_AFTER_S = 60.0
 
@@ -34,6 +37,7 @@ class Dispatcher:
 
     def __init__(self, store: JobStore, artifacts: Artifacts, settings: ServeSettings, do: Do) -> None:
         self._store, self._artifacts, self._settings, self._do = store, artifacts, settings, do
+        self._sweeper = Sweeper(store, artifacts, settings.jobs.orphan_s)
         self._worker = f"dispatcher-{uuid.uuid4().hex[:12]}"
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -47,6 +51,7 @@ class Dispatcher:
             asyncio.create_task(self._forever(self._beat, rules.lease_s / 4)),
             asyncio.create_task(self._forever(self._notify, max(rules.poll_s, 0.25))),
             asyncio.create_task(self._forever(self._tidy, _TIDY_S)),
+            asyncio.create_task(self._forever(self._sweep, min(_SWEEP_S, rules.orphan_s / 2))),
         ]
 
     def check(self) -> None:
@@ -122,11 +127,15 @@ class Dispatcher:
                 del self._running[job.id]
 
     async def _until_said(self, call: Callable[..., bool], *args: Any) -> bool:
-        """Tell the database, again and again while it is away: the work is done and must not be lost."""
+        """Tell the database, again and again while it is away: the work is done and must not be lost.
+
+        Raises:
+            Exception: What the database does not take, whenever it is told.
+        """
         while True:
             try:
                 return await asyncio.to_thread(call, *args)
-            except Exception as error:
+            except AWAY as error:
                 log.warning("dispatcher: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(_RETRY_S)
 
@@ -145,12 +154,8 @@ class Dispatcher:
         )
 
     async def _tidy(self) -> None:
-        for job_id in await asyncio.to_thread(self._store.expired):
+        for job_id in await asyncio.to_thread(self._store.doomed):
             await asyncio.to_thread(forget, self._store, self._artifacts, job_id)
 
-
-def forget(store: JobStore, artifacts: Artifacts, job_id: str) -> None:
-    """Remove a job and all its files."""
-    store.delete(job_id, None)
-    artifacts.remove(f"uploads/{job_id}")
-    artifacts.remove(f"results/{job_id}")
+    async def _sweep(self) -> None:
+        await asyncio.to_thread(self._sweeper.sweep)

@@ -10,7 +10,7 @@ import io
 import logging
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,15 +67,25 @@ class Turn:
     backend: str
     source_type: str
     licence: str
+    models: tuple[str, ...]
+    """``name@revision`` of the weights that drew it."""
 
 
 class Packager:
-    """Photos -> package, frames -> files, and both sides of a comparison cut out by the same network."""
+    """Photos -> package, frames -> files, and both sides of a comparison cut out by the same network.
 
-    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
+    Args:
+        settings: Of the server.
+        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+        holds: As `Artifacts.holds`.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, *, device: str | None = None, holds: Callable[[str, int], bool] | None = None
+    ) -> None:
         self._settings = settings
         self._profile = settings.loaded_profile()
-        self._artifacts = Artifacts.at(str(settings.artifacts))
+        self._artifacts = Artifacts.at(str(settings.artifacts), holds)
         self._device = device or best_device()
         self._models = PackagingModels.load(
             self._profile.packaging, device=self._device, threads=settings.packager.threads
@@ -268,6 +278,8 @@ class Generator:
         self._threads = settings.generator.threads
         cv2.setNumThreads(self._threads)
         self._backend = load_backend(self._profile.video, device=self._device)
+        revisions = backend_revisions(self._profile.video)
+        self._models = tuple(f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items()))
 
     def warm_up(self) -> None:
         """A small turn of a drawn object, so that the first request does not pay for compilation and allocation."""
@@ -300,6 +312,7 @@ class Generator:
                 self._backend,
                 profile.orbit,
                 profile.video,
+                engine=conditions.calibration.engine,
                 views=profile.fidelity.leave_out,
                 seed=making.seed,
                 device=self._device,
@@ -315,6 +328,7 @@ class Generator:
             backend=able.name,
             source_type=able.source_type,
             licence=able.licence,
+            models=self._models,
         )
 
 
@@ -438,14 +452,13 @@ def _thumbnail(image: NDArray[np.uint8]) -> bytes:
 def _provenance(job: Job, package: GapPackage, turn: Turn, profile: Profile) -> Provenance:
     from gapray import __version__
 
-    revisions = backend_revisions(profile.video)
     return Provenance(
         product_id=package.product_id,
         source_type=turn.source_type,
         facts={
             "software": f"gapray {__version__}",
             "backend": turn.backend,
-            "models": [f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items())],
+            "models": list(turn.models),
             "licence": turn.licence,
             "seed": job.making.seed,
             "profile": profile.name,

@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 
 
 class LocalWorkers:
-    """One call of each worker at a time, in threads."""
+    """One call of each worker at a time, in threads.
 
-    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
-        self._packager = Packager(settings, device=device)
+    Args:
+        settings: Of the server.
+        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+        holds: As `gapray.serve.artifacts.Artifacts.holds`.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, *, device: str | None = None, holds: Callable[[str, int], bool] | None = None
+    ) -> None:
+        self._packager = Packager(settings, device=device, holds=holds)
         self._generator = Generator(settings, device=device)
         self._scorer = Scorer(settings, device=device)
-        self._settings, self._device = settings, device
+        self._settings, self._device, self._holds = settings, device, holds
         self._locks = {name: threading.Lock() for name in ("packager", "generator", "scorer", "stylist")}
 
     @cached_property
@@ -34,7 +42,7 @@ class LocalWorkers:
         """Loaded when the first still is wanted: a server of videos alone never pays for it."""
         from gapray.serve.stylist import Stylist
 
-        return Stylist(self._settings, device=self._device)
+        return Stylist(self._settings, device=self._device, holds=self._holds)
 
     async def _in_turn(self, who: str, call: Callable[..., Any], *args: Any) -> Any:
         def locked() -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gapray.config import Profile, load_profile
+from gapray.config import HIDDEN, Profile, load_profile, without_password
 from gapray.errors import ConfigError
 
 JOBS_URL = "GAPRAY_JOBS_URL"
@@ -59,6 +61,7 @@ class JobRules(_Settings):
     attempts: int = Field(3, ge=1, description="Times a job is tried when its workers die.")
     timeout_s: float = Field(1800, gt=0, description="A job that runs longer fails [s].")
     keep_s: float = Field(24 * 3600, gt=0, description="Results and uploads are kept so long [s].")
+    orphan_s: float = Field(3600, gt=0, description="Files that no job owns are removed after so long [s].")
     running: int = Field(2, ge=1, description="Jobs at work at once: the generator's max_ongoing x max_replicas.")
     webhook_tries: int = Field(5, ge=1, description="Deliveries of a webhook before it is given up.")
 
@@ -103,9 +106,52 @@ class ServeSettings(_Settings):
     scorer: Replicas = Replicas(ongoing=8, cpus=0.25)
     stylist: Replicas | None = Field(Replicas(ongoing=2, cpus=0.25), description="Draws stills; null = none are drawn.")
 
+    def without_secrets(self) -> ServeSettings:
+        """The same in the form that Ray may be told of: its API, its logs and its store show what replicas are made with.
+
+        Passwords in URLs are ``***``; of the webhooks' secret there is a hash, by which another one is known.
+        """
+        return self.model_copy(
+            update={
+                "jobs_url": without_password(str(self.jobs_url)),
+                "artifacts": without_password(str(self.artifacts)),
+                "webhook_secret": _fingerprint(str(self.webhook_secret)),
+            }
+        )
+
+    def with_places(self) -> ServeSettings:
+        """What `without_secrets` hid of the places, from the environment of the process that needs it.
+
+        Raises:
+            ConfigError: `config.secret` when this node's environment names another place, or none.
+        """
+        return self.model_copy(
+            update={
+                "jobs_url": revealed(str(self.jobs_url), JOBS_URL),
+                "artifacts": revealed(str(self.artifacts), ARTIFACTS),
+            }
+        )
+
+    def with_secrets(self) -> ServeSettings:
+        """As `with_places`, and the webhooks' secret from the environment or the state folder.
+
+        Raises:
+            ConfigError: `config.secret` when this node's secret is another one, or there is none.
+        """
+        found = os.environ.get(WEBHOOK_SECRET) or _secret(_state())
+        if self.webhook_secret != _fingerprint(found):
+            raise ConfigError(
+                "config.secret", f"{WEBHOOK_SECRET} of this node is not the one that the server began with"
+            )
+        return self.with_places().model_copy(update={"webhook_secret": found})
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which processes that inherit them find the places and the secret of these settings."""
+        return {JOBS_URL: str(self.jobs_url), ARTIFACTS: str(self.artifacts), WEBHOOK_SECRET: str(self.webhook_secret)}
+
     def resolved(self) -> ServeSettings:
         """The same with every place and secret filled in, so that all replicas agree on them."""
-        state = Path(os.environ.get("GAPRAY_STATE") or Path.home() / ".local" / "share" / "gapray")
+        state = _state()
         filled = {
             "jobs_url": self.jobs_url or os.environ.get(JOBS_URL),
             "artifacts": self.artifacts or os.environ.get(ARTIFACTS),
@@ -115,7 +161,7 @@ class ServeSettings(_Settings):
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
         filled["jobs_url"] = filled["jobs_url"] or f"sqlite:///{state / 'jobs.db'}"
         filled["artifacts"] = filled["artifacts"] or str(state / "artifacts")
-        filled["webhook_secret"] = filled["webhook_secret"] or _secret(state / "webhook_secret")
+        filled["webhook_secret"] = filled["webhook_secret"] or _secret(state)
         return self.model_copy(update=filled)
 
     def loaded_profile(self) -> Profile:
@@ -141,11 +187,50 @@ def serve_settings(data: dict[str, object]) -> ServeSettings:
         raise ConfigError("config.invalid", f"setting {where}: {first['msg']}") from error
 
 
-def _secret(path: Path) -> str:
+def revealed(url: str, variable: str) -> str:
+    """A URL whose password was hidden, with it again, from this process's environment.
+
+    Raises:
+        ConfigError: `config.secret` when `variable` holds another URL, or none.
+    """
+    if HIDDEN not in url:
+        return url
+    found = os.environ.get(variable, "")
+    if without_password(found) != url:
+        raise ConfigError("config.secret", f"{variable} of this node is not {url}")
+    return found
+
+
+def refuse_secrets(data: Mapping[str, object]) -> None:
+    """Refuse settings that Ray would show with a secret in them.
+
+    Raises:
+        ConfigError: `config.secret`.
+    """
+    shown = [name for name in ("jobs_url", "artifacts") if data.get(name) and _hides(str(data[name]))]
+    for name in [*shown, *(["webhook_secret"] if data.get("webhook_secret") else [])]:
+        raise ConfigError("config.secret", f"the application's args hold a secret in {name}")
+
+
+def _hides(url: str) -> bool:
+    return without_password(url) != url
+
+
+def _fingerprint(secret: str) -> str:
+    return f"sha256:{hashlib.sha256(secret.encode()).hexdigest()[:16]}"
+
+
+def _state() -> Path:
+    return Path(os.environ.get("GAPRAY_STATE") or Path.home() / ".local" / "share" / "gapray")
+
+
+def _secret(state: Path) -> str:
     """The secret in a file that only its owner reads; made when missing."""
     import base64
     import secrets
 
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = state / "webhook_secret"
     try:
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())

@@ -71,6 +71,8 @@ def admitted(settings: ServeSettings, host: str, *, insecure: bool) -> ServeSett
 def start(settings: ServeSettings, *, host: str, port: int, address: str | None, insecure: bool) -> None:
     """Serve until interrupted.
 
+    On a cluster that runs already, its nodes have the secrets in an environment of their own.
+
     Raises:
         ConfigError: As `admitted`.
     """
@@ -78,21 +80,25 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
     import ray
     from ray import serve
 
-    from gapray.serve.deployments import build
+    from gapray.serve.deployments import application
 
     stop = threading.Event()
     print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
+    local = address is None and "RAY_ADDRESS" not in os.environ
     # For Ray's processes. Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
     # Ray lets its workers give way to everything else; here they are what the machine is for.
     with environment_kept(RAY_SERVE_LOG_TO_STDERR="0", RAY_worker_niceness="0"):
-        if address is None and "RAY_ADDRESS" not in os.environ:
+        if local:
+            os.environ |= (
+                chosen.environment()
+            )  # inherited by all processes of this Ray: nothing else tells them of secrets
             ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=1 * 2**30)
         else:
             ray.init(address or "auto", log_to_driver=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
-        serve.run(build(chosen.model_dump()), name=APP, route_prefix="/")
+        serve.run(application(chosen), name=APP, route_prefix="/")
         keys = "no key needed" if chosen.open else "API key needed"
         print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
         for number in handlers:

@@ -1,7 +1,8 @@
 """Jobs in a database: accepted once, leased to one worker at a time, finished once.
 
 Every change of a running job names the attempt it belongs to (compare-and-set): a worker that was thought dead and wakes
-again changes nothing. A job's result and its webhook are written in one transaction.
+again changes nothing. A job's result and its webhook are written in one transaction. A deleted job is marked first, which
+ends it for clients and workers; its row goes when its files are gone.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from gapray.errors import InputError, ServeError
 from gapray.serve.jobs import FINAL, Job, JobInput, Kind, Making, NewJob
-from gapray.serve.tables import connect, jobs, notices, writing
+from gapray.serve.tables import connect, database, jobs, notices, writing
 
 _COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
+_SEEN = jobs.c.deleted_at.is_(None)
 _NOTICE_LEASE_S = 60.0
+_IDS_AT_ONCE = 500
+"""SQLite takes 999 parameters a statement at least."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class JobStore:
         Raises:
             InputError: `job.not_found` when `after` names no job.
         """
-        query = sa.select(*_COLUMNS)
+        query = sa.select(*_COLUMNS).where(_SEEN)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if kind is not None:
@@ -147,17 +152,6 @@ class JobStore:
                 error_message="the job was cancelled",
             )
             return self._mine(connection, job_id, owner)
-
-    def delete(self, job_id: str, owner: str | None) -> Job:
-        """Forget a job. The caller removes its artifacts.
-
-        Raises:
-            InputError: `job.not_found`.
-        """
-        with writing(self.engine) as connection:
-            gone = self._mine(connection, job_id, owner)
-            connection.execute(jobs.delete().where(jobs.c.id == job_id))
-            return gone
 
     def retry(self, job_id: str, owner: str | None) -> Job:
         """Queue a failed job again, with all its attempts before it.
@@ -209,7 +203,7 @@ class JobStore:
     def counts(self, owner: str | None = None, endpoint: str | None = None, kind: Kind | None = None) -> dict[str, int]:
         """Status -> number of jobs, and ``retried`` -> attempts beyond the first."""
         repeated = sa.func.sum(sa.case((jobs.c.attempt > 1, jobs.c.attempt - 1), else_=0))
-        query = sa.select(jobs.c.status, sa.func.count(), repeated).group_by(jobs.c.status)
+        query = sa.select(jobs.c.status, sa.func.count(), repeated).where(_SEEN).group_by(jobs.c.status)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if endpoint is not None:
@@ -228,7 +222,7 @@ class JobStore:
     def lease(self, worker: str, *, most: int, lease_s: float, attempts: int) -> list[Job]:
         """Take up to `most` jobs that wait, or whose worker was not heard of in time.
 
-        Jobs that were tried `attempts` times, or that waited too long, fail here.
+        Jobs that were tried `attempts` times, that waited too long or that cannot be read fail here.
         """
         now = time.time()
         lost = sa.and_(jobs.c.status == "running", jobs.c.lease_until < now)
@@ -277,7 +271,19 @@ class JobStore:
                         lease_until=now + lease_s,
                     )
                 )
-                taken.append(_job(connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one()))
+                row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one()
+                try:
+                    taken.append(_job(row))
+                except ValidationError as error:
+                    # Of another gapray's settings. Raised here it would hold up all jobs behind it, for ever.
+                    message = f"this gapray cannot read the job: {error.errors()[0]['msg']}"
+                    _finish(
+                        connection,
+                        [jobs.c.id == job_id],
+                        status="failed",
+                        error_code="internal.error",
+                        error_message=message,
+                    )
         return taken
 
     def beat(self, worker: str, held: Mapping[str, int], lease_s: float) -> set[str]:
@@ -332,11 +338,68 @@ class JobStore:
             changed = connection.execute(jobs.update().where(*_attempt(job_id, attempt)).values(lease_until=0.0))
             return bool(changed.rowcount)
 
-    def expired(self, most: int = 100) -> list[str]:
-        """Ids of final jobs whose results were kept long enough."""
+    def holds(self, job_id: str, attempt: int) -> bool:
+        """Whether a job is still this attempt's. While the database does not answer, nothing says otherwise: True."""
+        try:
+            with self.engine.connect() as connection:
+                return bool(connection.execute(_count().where(*_attempt(job_id, attempt))).scalar_one())
+        except sa.exc.SQLAlchemyError:
+            return True
+
+    # ---- deletion -----------------------------------------------------------------------------------------------
+
+    def mark_deleted(self, job_id: str) -> None:
+        """Take a job away from clients and workers, its webhooks too. The row stays, so that its files are not forgotten."""
+        now = time.time()
+        with writing(self.engine) as connection:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id, _SEEN)
+                .values(
+                    deleted_at=now,
+                    expires_at=now,
+                    status=sa.case((jobs.c.status.in_(FINAL), jobs.c.status), else_="cancelled"),
+                    idempotency_key=None,
+                    lease_owner=None,
+                    lease_until=None,
+                )
+            )
+            connection.execute(notices.delete().where(notices.c.job_id == job_id))
+
+    def doomed(self, most: int = 100) -> list[str]:
+        """Ids of jobs whose files are to be removed now: deleted ones, and final ones that were kept long enough."""
+        over = sa.or_(~_SEEN, jobs.c.status.in_(FINAL))
+        query = (
+            sa.select(jobs.c.id).where(over, jobs.c.expires_at < time.time()).order_by(jobs.c.expires_at).limit(most)
+        )
         with self.engine.connect() as connection:
-            query = sa.select(jobs.c.id).where(jobs.c.expires_at < time.time(), jobs.c.status.in_(FINAL)).limit(most)
             return list(connection.execute(query).scalars())
+
+    def postpone(self, job_id: str, seconds: float) -> None:
+        """Name a deleted job as `doomed` again after so long: its files could not be removed."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                jobs.update().where(jobs.c.id == job_id, ~_SEEN).values(expires_at=time.time() + seconds)
+            )
+
+    def erase(self, job_id: str) -> None:
+        """Remove the row of a deleted job: nothing else is left of it."""
+        with writing(self.engine) as connection:
+            connection.execute(jobs.delete().where(jobs.c.id == job_id, ~_SEEN))
+
+    def known(self, job_ids: Iterable[str]) -> set[str]:
+        """Which of these jobs have a row, the deleted ones included."""
+        asked, found = sorted(job_ids), set[str]()
+        with self.engine.connect() as connection:
+            for start in range(0, len(asked), _IDS_AT_ONCE):
+                some = jobs.c.id.in_(asked[start : start + _IDS_AT_ONCE])
+                found.update(connection.execute(sa.select(jobs.c.id).where(some)).scalars())
+        return found
+
+    def database_id(self) -> str:
+        """The random name that this database was given when it was made."""
+        with self.engine.connect() as connection:
+            return str(connection.execute(sa.select(database.c.id)).scalar_one())
 
     # ---- webhooks -----------------------------------------------------------------------------------------------
 
@@ -386,7 +449,7 @@ class JobStore:
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _mine(self, connection: sa.Connection, job_id: str, owner: str | None) -> Job:
-        query = sa.select(*_COLUMNS).where(jobs.c.id == job_id)
+        query = sa.select(*_COLUMNS).where(jobs.c.id == job_id, _SEEN)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         row = connection.execute(query).one_or_none()

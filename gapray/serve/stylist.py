@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,20 @@ from gapray.video.provenance import Provenance
 
 
 class Stylist:
-    """Package and scene -> pictures, each judged and stored. Holds the still model and the judge."""
+    """Package and scene -> pictures, each judged and stored. Holds the still model and the judge.
 
-    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
+    Args:
+        settings: Of the server.
+        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+        holds: As `Artifacts.holds`.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, *, device: str | None = None, holds: Callable[[str, int], bool] | None = None
+    ) -> None:
         self._profile = settings.loaded_profile()
         self._limits = self._profile.packaging.decode
-        self._artifacts = Artifacts.at(str(settings.artifacts))
+        self._artifacts = Artifacts.at(str(settings.artifacts), holds)
         self._threads = (settings.stylist or Replicas()).threads
         chosen = device or best_device()
         self._backend = load_still_backend(self._profile.stills, device=chosen)

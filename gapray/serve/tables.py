@@ -8,8 +8,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from gapray.errors import ConfigError
+from gapray.serve.migrations import bring_up_to_date
+
+AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+"""Raised while a database does not answer. Any other error comes back however often a statement is tried."""
 
 metadata = sa.MetaData()
+"""What the newest step of `gapray.serve.migrations` leaves; a change here needs a step there."""
 
 jobs = sa.Table(
     "gapray_jobs",
@@ -41,10 +46,12 @@ jobs = sa.Table(
     sa.Column("error_code", sa.String(64)),
     sa.Column("error_message", sa.Text),
     sa.Column("result", sa.JSON),
+    sa.Column("deleted_at", sa.Float(53)),
     sa.UniqueConstraint("owner", "idempotency_key"),
     sa.Index("gapray_jobs_queue", "status", "created_at"),
     sa.Index("gapray_jobs_owner", "owner", "created_at", "id"),
 )
+"""`deleted_at` not null = nobody sees the job any more; the row stays until its files are gone."""
 
 notices = sa.Table(
     "gapray_webhooks",
@@ -73,15 +80,19 @@ api_keys = sa.Table(
     sa.Column("revoked_at", sa.Float(53)),
 )
 
+database = sa.Table("gapray_database", metadata, sa.Column("id", sa.String(32), primary_key=True))
+"""One row: a random name, by which an artifact store knows the database that its files belong to."""
+
 
 def connect(url: str) -> Engine:
-    """An engine on which the tables exist.
+    """An engine on which the tables exist as this gapray knows them.
 
     Args:
         url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
 
     Raises:
-        ConfigError: `jobs.store_unusable` when the database is of another kind or cannot be reached.
+        ConfigError: `jobs.store_unusable` when the database is of another kind or cannot be reached, `jobs.newer_schema` when
+            a newer gapray has changed it.
     """
     try:
         parsed = make_url(url)
@@ -97,16 +108,10 @@ def connect(url: str) -> Engine:
         sa.event.listen(engine, "connect", _sqlite_connected)
         sa.event.listen(engine, "begin", _sqlite_begun)
     try:
-        with writing(engine) as connection:
-            metadata.create_all(connection)
+        bring_up_to_date(engine)
     except sa.exc.SQLAlchemyError as error:
-        # Two processes that start at once may both find a table missing: the second one's CREATE fails.
-        try:
-            with writing(engine) as connection:
-                metadata.create_all(connection)
-        except sa.exc.SQLAlchemyError:
-            shown = parsed.render_as_string(hide_password=True)
-            raise ConfigError("jobs.store_unusable", f"{shown}: {type(error).__name__}") from error
+        shown = parsed.render_as_string(hide_password=True)
+        raise ConfigError("jobs.store_unusable", f"{shown}: {type(error).__name__}") from error
     return engine
 
 

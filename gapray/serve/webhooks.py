@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from standardwebhooks import Webhook
 
-from gapray.errors import InputError
+from gapray.errors import GaprayError, InputError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Job
 from gapray.serve.settings import ServeSettings
@@ -21,24 +21,31 @@ PAUSES_S = (2.0, 10.0, 60.0, 300.0, 1800.0)
 
 
 def deliver(notice: Notice, store: JobStore, artifacts: Artifacts, settings: ServeSettings) -> None:
-    """Try a webhook once, and note what became of it."""
+    """Try a webhook once, and note what became of it: also when its body cannot be made."""
     try:
         job = store.get(notice.job_id, None)
     except InputError:
         return  # deleted meanwhile, and its webhooks with it
-    body = body_of(job, artifacts)
-    try:
-        status = post_json(notice.url, body, signed(notice.id, body, str(settings.webhook_secret)), settings.urls)
-        error = None if 200 <= status < 300 else f"answered {status}"
-    except InputError as failure:
-        error = failure.message
-    except Exception as failure:
-        error = f"{type(failure).__name__}: {failure}"
+    error = _tried(notice, job, artifacts, settings)
     last = notice.tries >= settings.jobs.webhook_tries
     pause = None if error is None or last else PAUSES_S[min(notice.tries, len(PAUSES_S)) - 1]
     store.notice_done(notice.id, error=error, again_in_s=pause)
     if error:
         log.warning("webhook %s, try %d: %s%s", notice.id, notice.tries, error, ", given up" if last else "")
+
+
+def _tried(notice: Notice, job: Job, artifacts: Artifacts, settings: ServeSettings) -> str | None:
+    """What went wrong, if anything."""
+    if notice.tries > settings.jobs.webhook_tries:
+        return "no try came to its end"  # each took the process with it
+    try:
+        body = body_of(job, artifacts)
+        status = post_json(notice.url, body, signed(notice.id, body, str(settings.webhook_secret)), settings.urls)
+    except GaprayError as error:
+        return error.message
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None if 200 <= status < 300 else f"answered {status}"
 
 
 def body_of(job: Job, artifacts: Artifacts) -> bytes:

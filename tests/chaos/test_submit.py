@@ -92,6 +92,41 @@ def test_submitted_work_is_done(head, source, tmp_path, variable):
     assert open_catalog(str(tmp_path / "c")).products().num_rows == PRODUCTS
 
 
+SECRETS = {
+    "HF_TOKEN": "hf_secretofthetest",
+    "HUGGING_FACE_HUB_TOKEN": "hf_othersecret",
+    "GAPRAY_WEBHOOK_SECRET": "whsec_c2VjcmV0b2Z0aGV0ZXN0",
+    "GAPRAY_JOBS_URL": "postgresql://gapray:secretpassword@db/jobs",
+    "GAPRAY_API_KEY": "gap_secretkey",
+    "AWS_SECRET_ACCESS_KEY": "awssecretkey",
+    "AWS_ENDPOINT_URL": "https://minio:secretofminio@minio:9000",
+}
+
+
+def test_a_job_s_metadata_holds_no_secret(head, tmp_path):
+    """As the dashboard and the job server's API show it; what the job needs is there."""
+    environment = head.environment | SECRETS | {"GAPRAY_SET_MASK__MODEL": "null-model"}
+    work = ["package", str(tmp_path), "--out", str(tmp_path / "c")]
+    done = submit(head.address, environment, "--no-wait", "--", *work)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    job = fetched(head, f"/api/jobs/{json.loads(done.stdout)['id']}")
+    assert job["runtime_env"]["env_vars"]["GAPRAY_CACHE"] == head.environment["GAPRAY_CACHE"]
+    assert job["runtime_env"]["env_vars"]["GAPRAY_SET_MASK__MODEL"] == "null-model"
+    for shown in (job, fetched(head, "/api/jobs/")):
+        text = json.dumps(shown)
+        assert job["submission_id"] in text
+        found = [name for name, value in SECRETS.items() if value in text or name in text]
+        assert not found
+
+
+def test_a_command_with_a_password_is_not_submitted(head, tmp_path):
+    words = ["package", "ftp://me:secretpassword@host/shoot", "--out", str(tmp_path / "c")]
+    done = submit(head.address, head.environment, "--", *words)
+    assert done.returncode == 2 and "secretpassword" not in done.stdout + done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "config.secret"
+    assert "secretpassword" not in json.dumps(fetched(head, "/api/jobs/"))
+
+
 def test_a_cluster_that_is_not_there(head):
     done = submit("http://127.0.0.1:9", head.environment, "--", "package", "a", "--out", "b")
     assert done.returncode == 1, done.stdout + done.stderr[-3000:]

@@ -80,7 +80,7 @@ def test_nothing_to_compare_with(package, frames):
 
 
 def test_key_frames_score_near_zero_and_ours_beats_a_frozen_video(package, frames, lpips_alex):
-    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, views=2)
+    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=2)
     assert [one.view for one in drawn] == [1, 5]
     scores, verdicts = judged(compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
     ours = verdicts[0]
@@ -97,14 +97,14 @@ def test_key_frames_score_near_zero_and_ours_beats_a_frozen_video(package, frame
 
 
 def test_a_baseline_never_sees_the_view_left_out(package, frames, lpips_alex):
-    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, views=1)
+    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
     scores, _ = judged(compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
     [left] = [one for one in scores if one.label == "nearest view"]
     assert left.lpips > 0.01
 
 
 def test_videos_judged_together_get_their_own_scores_in_one_pass(package, frames, lpips_alex):
-    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, views=1)
+    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
     frozen = np.repeat(frames.initial[:1], 24, 0)
     large = np.stack([cv2.resize(one, (128, 128)) for one in frames.initial])
     comparisons = [compared(package, frames, images, drawn=drawn) for images in (None, frozen, large)]
@@ -133,7 +133,7 @@ def test_a_photo_is_cut_out_by_the_network_that_cuts_out_the_frames(package, fra
     """The package's own masks count only where the same network made them."""
     wide = [dataclasses.replace(view, mask=np.full_like(view.mask, 255)) for view in package.views]
     wide = dataclasses.replace(package, views=tuple(wide), models={**package.models, "mask": "old@1"})
-    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, views=1)
+    drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
     kept, anew = (
         compared(wide, frames, drawn=drawn, mask_model=name).given[0].mask >= 128 for name in ("old@1", "new@2")
     )
@@ -143,7 +143,7 @@ def test_a_photo_is_cut_out_by_the_network_that_cuts_out_the_frames(package, fra
 def test_too_few_views_to_leave_one_out(package):
     few = dataclasses.replace(package, views=package.views[:3])
     with pytest.raises(InputError) as error:
-        draw_left_out(few, Morph(), PROFILE.orbit, PROFILE.video, views=1)
+        draw_left_out(few, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
     assert error.value.code == "score.no_truth"
 
 

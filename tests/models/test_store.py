@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import http.server
 import json
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gapray.errors import ModelError
 from gapray.models import store
@@ -200,3 +202,154 @@ def test_the_lock_file_is_json(tmp_path, monkeypatch):
 
 def test_the_classic_weights_are_the_card_s(classic_weights):
     assert store.file_sha256(classic_weights) == card_named("u2netp").files[0].sha256
+
+
+def located_while_locked(toy):
+    """What `locate` says while another process holds the card's lock, as one does that hashes gigabytes."""
+    found = []
+    folder = store.cache_root() / "locks"
+    with (folder / "toy.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        asking = threading.Thread(target=lambda: found.append(locate(toy, fetch=False)), daemon=True)
+        asking.start()
+        asking.join(30)
+        waited = asking.is_alive()
+    asking.join(30)
+    return None if waited else found[0]
+
+
+@pytest.mark.parametrize("pinned", [{"sha256": SHA}, {}], ids=["pinned", "unpinned"])
+def test_a_file_that_was_hashed_is_found_without_waiting_for_the_lock(tmp_path, monkeypatch, pinned):
+    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
+    (tmp_path / "toy.onnx").write_bytes(DATA)
+    first = locate(card(**pinned))
+    assert located_while_locked(card(**pinned)) == first
+
+
+def test_a_file_is_believed_while_its_size_and_time_stay_and_verify_reads_it_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
+    path = tmp_path / "toy.onnx"
+    path.write_bytes(DATA)
+    first, before = locate(card()), path.stat()
+    path.write_bytes(DATA[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert locate(card()) == first, "no byte was read"
+    with pytest.raises(ModelError) as error:
+        locate(card(), rehash=True)
+    assert error.value.code == "model.hash_mismatch"
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(ModelError) as error:
+        locate(card())
+    assert error.value.code == "model.hash_mismatch"
+
+
+def test_what_was_checked_for_one_card_is_checked_anew_for_another(tmp_path, monkeypatch):
+    """A mirror's file by its plain name may be taken for several cards' file."""
+    monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
+    (tmp_path / "toy.onnx").write_bytes(DATA)
+    locate(card())
+    other = card(md5=hashlib.md5(b"other").hexdigest()).model_copy(update={"name": "other"})
+    with pytest.raises(ModelError) as error:
+        locate(other)
+    assert error.value.code == "model.hash_mismatch"
+
+
+FIRST, SECOND = "a" * 40, "b" * 40
+"""Commits of a repository."""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """One repository on a hub: its main branch moves on, its commits stay."""
+
+    main = FIRST
+    asked: list = []
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.wfile.write(self.answer())
+
+    def answer(self):
+        if "/resolve/" not in self.path:  # the client asks for more than files
+            self.send_error(404)
+            return b""
+        revision, name = self.path.split("/")[-2:]
+        type(self).asked.append((revision, name))
+        commit = type(self).main if revision == "main" else revision
+        body = f"{name} of {commit}".encode()
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        return body
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A hub on loopback; `pull` is a process of its own, because the hub's client reads its address when it is imported."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Hub.main, Hub.asked = FIRST, []
+
+    def pull(cache, *names, revision=None):
+        files = [
+            {"name": name, "sources": [{"kind": "hub", "repo": "owner/toy", "file": name, "revision": revision}]}
+            for name in names
+        ]
+        code = (
+            "import json, sys; from gapray.models.cards import ModelCard; from gapray.models.store import locate;"
+            "located = locate(ModelCard.model_validate(json.loads(sys.argv[1])));"
+            "print(json.dumps({name: path.read_text() for name, path in located.files.items()}))"
+        )
+        toy = {"name": f"toy-{'-'.join(names)}", "role": "mask", "licence": "MIT", "licence_url": "https://example.org"}
+        environment = os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(cache / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "GAPRAY_CACHE": str(cache),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code, json.dumps(toy | {"files": files})],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+    yield pull
+    server.shutdown()
+
+
+def test_the_first_pull_binds_a_repository_to_its_commit(hub, tmp_path):
+    """Files that are pulled later, or on another machine with this one's models.lock, are of the same commit."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert hub(here, "unet") == {"unet": f"unet of {FIRST}"}
+    lock = json.loads((here / "models.lock").read_text())
+    assert lock["hub:owner/toy"] == FIRST
+    Hub.main = SECOND
+    assert hub(here, "vae") == {"vae": f"vae of {FIRST}"}
+    there.mkdir()
+    (there / "models.lock").write_text(json.dumps(lock))
+    assert hub(there, "unet", "vae") == {"unet": f"unet of {FIRST}", "vae": f"vae of {FIRST}"}
+
+
+def test_a_commit_on_the_card_is_what_is_asked_for(hub, tmp_path):
+    Hub.main = SECOND
+    assert hub(tmp_path / "here", "unet", revision=FIRST) == {"unet": f"unet of {FIRST}"}
+    assert {revision for revision, _ in Hub.asked} == {FIRST}
+
+
+@pytest.mark.parametrize("name", ["main", "v1.0", "a" * 12])
+def test_a_card_is_pinned_to_a_commit_and_to_no_branch(name):
+    with pytest.raises(ValidationError):
+        card([{"kind": "hub", "repo": "owner/toy", "file": "x", "revision": name}])

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,11 +170,12 @@ def served(folder, *, worker, **more):
             yield Server(url, context, secrets)
             return
         if worker == "null":
-            do = lambda job, report: make_nothing(job, context.artifacts, report)  # noqa: E731
+            guarded = replace(context.artifacts, holds=context.store.holds)
+            do = lambda job, report: make_nothing(job, guarded, report)  # noqa: E731
         else:
             from gapray.serve.local import LocalWorkers
 
-            workers = LocalWorkers(context.settings, device="cpu")
+            workers = LocalWorkers(context.settings, device="cpu", holds=context.store.holds)
             do = lambda job, report: make(job, workers, report)  # noqa: E731
         with running(context, do):
             yield Server(url, context, secrets)

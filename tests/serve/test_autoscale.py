@@ -1,7 +1,12 @@
 """The queue decides how many generators there are."""
 
+import socket
+import threading
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
+import pytest
 from ray.serve.config import AutoscalingPolicy
 
 from gapray.serve import autoscale
@@ -14,28 +19,99 @@ def submit(store, kind="video"):
     return store.submit(job, max_queued=100, keep_s=60)
 
 
+def told(policy, ctx, wanted, seconds=60):
+    """Tick as Serve's controller does until the policy says `wanted`."""
+    end = time.monotonic() + seconds
+    while (said := policy(ctx)) != (wanted, {}):
+        assert time.monotonic() < end, said
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def silent_database():
+    """Takes connections and never says a word; holds how many it took."""
+    listener, taken = socket.create_server(("127.0.0.1", 0)), []
+
+    def take():
+        with suppress(OSError):
+            while True:
+                taken.append(listener.accept()[0])
+
+    threading.Thread(target=take, daemon=True).start()
+    yield f"postgresql://x@127.0.0.1:{listener.getsockname()[1]}/jobs", taken
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    for one in taken:
+        one.close()
+
+
 def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(autoscale, "_ASK_S", -1)
+    monkeypatch.setattr(autoscale, "_ASK_S", 0)
     url = f"sqlite:///{tmp_path}/jobs.db"
     store, policy = JobStore(url), autoscale.QueuePolicy(url, 2)
-    ctx = SimpleNamespace(target_num_replicas=3)
-    assert policy(ctx) == (0, {})
+    ctx = SimpleNamespace(target_num_replicas=7)
+    assert told(policy, ctx, 0)
     submit(store, "package"), submit(store, "score")
-    assert policy(ctx) == (0, {}), "only videos need a generator"
-    jobs = [submit(store) for _ in range(5)]
-    assert policy(ctx) == (3, {})
-    store.lease("w", most=4, lease_s=30, attempts=3)
-    assert policy(ctx) == (3, {}), "what is at work keeps its replica"
+    jobs = [submit(store) for _ in range(3)]
+    assert told(policy, ctx, 2), "only videos need a generator"
+    jobs += [submit(store), submit(store)]
+    assert told(policy, ctx, 3)
+    for job in store.lease("w", most=4, lease_s=30, attempts=3):
+        if job.kind != "video":
+            store.complete(job.id, job.attempt, {})
+    jobs.append(submit(store)), jobs.append(submit(store))
+    assert told(policy, ctx, 4), "what is at work keeps its replica"
     for job in jobs:
         store.cancel(job.id, None)
-    assert policy(ctx) == (0, {})
+    assert told(policy, ctx, 0)
 
 
-def test_a_database_that_is_away_takes_no_worker_down(tmp_path, monkeypatch):
-    monkeypatch.setattr(autoscale, "_ASK_S", -1)
-    policy = autoscale.QueuePolicy(f"sqlite:///{tmp_path}/jobs.db", 1)
-    monkeypatch.setattr(policy._store, "counts", lambda **_: 1 / 0)
-    assert policy(SimpleNamespace(target_num_replicas=4)) == (4, {})
+def test_a_database_that_hangs_does_not_hold_the_controller_up(silent_database):
+    url, taken = silent_database
+    said = []
+
+    def tick():
+        policy = autoscale.QueuePolicy(url, 1)
+        said.extend(policy(SimpleNamespace(target_num_replicas=4)) for _ in range(50))
+
+    controller = threading.Thread(target=tick, daemon=True)
+    controller.start()
+    controller.join(60)
+    assert said == [(4, {})] * 50, "no worker is taken down, none is asked for"
+    assert len(taken) <= 1
+
+
+def test_a_database_that_fails_is_not_asked_again_at_each_tick():
+    listener, asked = socket.create_server(("127.0.0.1", 0)), []
+
+    def refuse():
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                asked.append(connection)
+                connection.close()
+
+    threading.Thread(target=refuse, daemon=True).start()
+    policy = autoscale.QueuePolicy(f"postgresql://x@127.0.0.1:{listener.getsockname()[1]}/jobs", 1)
+    ticks = 0
+    while not asked or ticks < 200:
+        assert policy(SimpleNamespace(target_num_replicas=4)) == (4, {})
+        ticks += 1
+        time.sleep(0.005)
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    assert len(asked) < ticks / 10
+
+
+def test_the_queue_is_known_again_when_the_database_is_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(autoscale, "_ASK_S", 0)
+    folder = tmp_path / "mount"
+    policy, ctx = autoscale.QueuePolicy(f"sqlite:///{folder}/jobs.db", 1), SimpleNamespace(target_num_replicas=4)
+    assert policy(ctx) == (4, {})
+    folder.mkdir()
+    submit(JobStore(f"sqlite:///{folder}/jobs.db"))
+    assert told(policy, ctx, 1)
 
 
 def test_serve_makes_the_policy_with_its_arguments(tmp_path):
@@ -46,4 +122,4 @@ def test_serve_makes_the_policy_with_its_arguments(tmp_path):
     found = _resolve_policy_callable(
         AutoscalingPolicy(policy_function="gapray.serve.autoscale:QueuePolicy", policy_kwargs=kwargs)
     )
-    assert found(SimpleNamespace(target_num_replicas=0)) == (0, {})
+    assert told(found, SimpleNamespace(target_num_replicas=3), 0)

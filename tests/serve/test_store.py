@@ -149,7 +149,7 @@ def test_a_full_queue_and_a_busy_key_are_refused(store):
 
 def test_jobs_are_their_owner_s(store):
     job = submit(store)
-    for act in (store.get, store.cancel, store.delete, store.retry):
+    for act in (store.get, store.cancel, store.retry):
         with pytest.raises(InputError) as error:
             act(job.id, "another")
         assert error.value.code == "job.not_found"
@@ -215,9 +215,11 @@ def test_what_is_old_and_final_expires(store):
     for job in lease(store):
         if job.id != running.id:
             store.complete(job.id, 1, {})
-    assert store.expired() == [old.id]
-    store.delete(old.id, None)
-    assert store.expired() == [] and store.get(kept.id, None)
+    assert store.doomed() == [old.id]
+    store.mark_deleted(old.id)
+    assert store.doomed() == [old.id], "until its files are gone"
+    store.erase(old.id)
+    assert store.doomed() == [] and store.get(kept.id, None)
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite:////nowhere/at/all/jobs.db"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
@@ -15,7 +16,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
-from gapray.errors import InputError, ServeError
+from gapray.errors import GaprayError, InputError, ServeError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Api, Job, JobInput, Kind, Making, NewJob
 from gapray.serve.keys import ApiKey, KeyRing
@@ -121,6 +122,29 @@ class Context:
         options: AzimuthOptions,
         files: Mapping[str, bytes],
     ) -> Job:
+        try:
+            given = self._stored(new, sent, azimuths, options, files)
+            job = self.store.submit(
+                NewJob(**{**vars(new), "input": given}),
+                max_queued=self.settings.limits.queued,
+                keep_s=self.settings.jobs.keep_s,
+                concurrent=key.concurrent,
+            )
+        except GaprayError:
+            self._discard(new.id)
+            raise
+        if job.id != new.id:
+            self._discard(new.id)  # the same idempotency key was here before
+        return job
+
+    def _stored(
+        self,
+        new: NewJob,
+        sent: list[Sent],
+        azimuths: list[float] | None,
+        options: AzimuthOptions,
+        files: Mapping[str, bytes],
+    ) -> JobInput:
         given = new.input
         if given.manifest_url is None and given.package is None:
             found = arrived(
@@ -139,20 +163,12 @@ class Context:
             name = f"uploads/{new.id}/{field_name}"
             self.artifacts.put(name, data)
             given = given.model_copy(update={field_name: name})
-        rules = self.settings.jobs
-        try:
-            job = self.store.submit(
-                NewJob(**{**vars(new), "input": given}),
-                max_queued=self.settings.limits.queued,
-                keep_s=rules.keep_s,
-                concurrent=key.concurrent,
-            )
-        except BaseException:
-            self.artifacts.remove(f"uploads/{new.id}")
-            raise
-        if job.id != new.id:
-            self.artifacts.remove(f"uploads/{new.id}")  # the same idempotency key was here before
-        return job
+        return given
+
+    def _discard(self, job_id: str) -> None:
+        """Remove the uploads of a job that was certainly not accepted; in doubt the sweeper finds out."""
+        with suppress(ServeError):
+            self.artifacts.remove(f"uploads/{job_id}")
 
     async def refuse_when_full(self) -> None:
         """A quick look before a body is read and photos are stored; `submit` decides.

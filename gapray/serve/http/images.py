@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import JSONResponse, Response
 
 from gapray.errors import GaprayError, InputError, ModelError, ServeError
-from gapray.serve.dispatcher import forget
+from gapray.serve.deletion import forget
 from gapray.serve.http.auth import caller, context_of, owner_of
 from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body, still_of
 from gapray.serve.http.context import Context

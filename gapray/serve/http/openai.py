@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gapray.errors import InputError, ModelError
 from gapray.serve.artifacts import content_type
-from gapray.serve.dispatcher import forget
+from gapray.serve.deletion import forget
 from gapray.serve.http.auth import caller, context_of, owner_of
 from gapray.serve.http.bodies import azimuths_of, ignored_in, making_of, options_of, read_body
 from gapray.serve.http.context import Context

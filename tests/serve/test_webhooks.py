@@ -1,0 +1,102 @@
+"""Webhooks end, whatever is wrong with them: delivered, or given up after so many tries."""
+
+import http.server
+import threading
+
+import pytest
+
+from gapray.serve import webhooks
+from gapray.serve.artifacts import Artifacts
+from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.store import JobStore
+from gapray.serve.webhooks import deliver
+from tests.serve.conftest import settings_in
+
+TRIES = 3
+
+
+@pytest.fixture
+def listener():
+    heard = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            heard.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    found.heard = heard
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return settings_in(tmp_path, jobs={"webhook_tries": TRIES}, urls={"private": ["127.0.0.0/8"]})
+
+
+@pytest.fixture
+def owed(settings, listener):
+    """A finished job of RunPod's API, whose webhook holds the video itself."""
+    store = JobStore(settings.jobs_url)
+    store.submit(
+        NewJob(
+            owner="me",
+            api="runpod",
+            kind="video",
+            making=Making(),
+            input=JobInput(),
+            webhook=f"http://127.0.0.1:{listener.server_port}/done",
+        ),
+        max_queued=9,
+        keep_s=600,
+    )
+    [job] = store.lease("w", most=1, lease_s=30, attempts=3)
+    store.complete(job.id, 1, {"files": {"turntable.gif": {}}, "video": {"name": "turntable.gif"}})
+    return store, job
+
+
+def tries(store, artifacts, settings, monkeypatch):
+    """Deliver whatever is due until nothing is; how many tries that took."""
+    monkeypatch.setattr(webhooks, "PAUSES_S", (-1.0,))
+    for count in range(TRIES + 5):
+        due = store.due_notices()
+        if not due:
+            return count
+        for notice in due:
+            deliver(notice, store, artifacts, settings)
+    return None
+
+
+def test_a_body_that_cannot_be_made_is_given_up(owed, settings, listener, monkeypatch):
+    """Its file is gone, so that RunPod's body cannot be made."""
+    store, _ = owed
+    assert tries(store, Artifacts.at(settings.artifacts), settings, monkeypatch) == TRIES
+    assert listener.heard == []
+
+
+def test_a_body_that_can_be_made_later_is_delivered(owed, settings, listener, monkeypatch):
+    store, job = owed
+    artifacts = Artifacts.at(settings.artifacts)
+    monkeypatch.setattr(webhooks, "PAUSES_S", (-1.0,))
+    [notice] = store.due_notices()
+    deliver(notice, store, artifacts, settings)
+    artifacts.put(f"{job.folder}/turntable.gif", b"a video")
+    assert tries(store, artifacts, settings, monkeypatch) is not None and len(listener.heard) == 1
+
+
+def test_a_try_that_takes_its_process_along_is_not_repeated_for_ever(owed, settings, listener, monkeypatch):
+    store, job = owed
+    artifacts = Artifacts.at(settings.artifacts)
+    artifacts.put(f"{job.folder}/turntable.gif", b"a video")
+    monkeypatch.setattr("gapray.serve.store._NOTICE_LEASE_S", -1.0)
+    for _ in range(TRIES):
+        [notice] = store.due_notices()  # and the process dies
+    [notice] = store.due_notices()
+    deliver(notice, store, artifacts, settings)
+    assert store.due_notices() == [] and listener.heard == []
