@@ -1,4 +1,4 @@
-"""In-between frames against photos that were hidden: nearest view, cross-fade, flow morph and gapray's view morph.
+"""In-between frames against photos that were hidden: nearest view, cross-fade, flow morph, gapray's view morph, and gapray.
 
 python benchmarks/orbit.py [DATASET…]
 
@@ -23,16 +23,19 @@ import numpy as np
 
 from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings, OrbitSettings, load_profile
+from gapray.fidelity.baselines import faded, flowed
 from gapray.fidelity.lpips import Lpips
 from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
-from gapray.orbit.morph import render
-from gapray.orbit.reconstruct import build_scene
+from gapray.orbit.engines import Engine, between
+from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.weights import neighbours
 from gapray.packaging.silhouette import silhouette
 
 SIDE = 256
+WORSE = 0.005
+"""LPIPS by which no object may be worse than its best baseline."""
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 
 
@@ -112,19 +115,6 @@ def recentred(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return to_frame(image, place, SIDE, outside=255), to_frame(mask, place, SIDE)
 
 
-def flow_between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """Both images moved along the optical flow between them, then blended: the usual frame interpolation."""
-    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
-    there, back = solver.calc(grey[0], grey[1], None), solver.calc(grey[1], grey[0], None)
-    x, y = np.meshgrid(np.arange(SIDE, dtype=np.float32), np.arange(SIDE, dtype=np.float32))
-    grid = np.stack([x, y], -1)
-    to_first = grid - (1 - share) * share * there + share**2 * back
-    to_second = grid + (1 - share) ** 2 * there - share * (1 - share) * back
-    moved = [cv2.remap(image, at, None, cv2.INTER_LINEAR) for image, at in ((first, to_first), (second, to_second))]
-    return np.rint(moved[0] * (1 - share) + moved[1] * share).astype(np.uint8)
-
-
 Drawer = Callable[[float], tuple[np.ndarray, np.ndarray]]
 
 
@@ -148,26 +138,27 @@ def baselines(one: Object) -> dict[str, Drawer]:
 
         return draw
 
-    def fade(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-        return np.rint(a * (1 - share) + b * share).astype(np.uint8)
-
-    return {"nearest": nearest, "cross-fade": both(fade), "flow": both(flow_between)}
+    return {"nearest": nearest, "cross-fade": both(faded), "flow": both(flowed)}
 
 
-def ours(one: Object) -> Drawer:
-    scene, _ = build_scene(
+def ours(one: Object) -> tuple[dict[str, Drawer], Calibration]:
+    """The view morph, and what a render draws: by the engine that is best at photos left out."""
+    scene, calibration = build_scene(
         [shot.photo for shot in one.given],
         [shot.mask for shot in one.given],
         [shot.azimuth_deg for shot in one.given],
         OrbitSettings(size=SIDE, framing="photo"),
     )
 
-    def draw(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
-        frame = render(scene, azimuth, flow=True)
-        mask = (frame.alpha * 255).round().byte().numpy()
-        return on_white((frame.colour * 255).permute(1, 2, 0).round().byte().numpy(), mask), mask
+    def by(engine: Engine) -> Drawer:
+        def draw(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
+            frame = between(scene, azimuth, engine)
+            mask = (frame.alpha * 255).round().byte().numpy()
+            return on_white((frame.colour * 255).permute(1, 2, 0).round().byte().numpy(), mask), mask
 
-    return draw
+        return draw
+
+    return {"morph": by("morph"), "gapray": by(calibration.engine)}, calibration
 
 
 def score(one: Object, draw: Drawer, metric: Lpips) -> list[float]:
@@ -206,9 +197,17 @@ def main() -> None:
     for dataset in chosen.datasets:
         for one in objects(dataset, network):
             begun = time.perf_counter()
-            results = {name: score(one, draw, metric) for name, draw in (baselines(one) | {"morph": ours(one)}).items()}
+            drawers, calibration = ours(one)
+            seconds = time.perf_counter() - begun
+            results = {name: score(one, draw, metric) for name, draw in (baselines(one) | drawers).items()}
             table.setdefault(one.group, {})[one.name] = results
-            print(f"{one.name} ({time.perf_counter() - begun:.0f} s)", flush=True)
+            best = min(results[name][0] for name in ("nearest", "cross-fade", "flow"))
+            worse = results["gapray"][0] - best
+            print(
+                f"{one.name}: scene {seconds:.0f} s, elevation {calibration.elevation_deg:.1f}, {calibration.engine}"
+                f"{f', WORSE than the best baseline by {worse:.3f}' if worse > WORSE else ''}",
+                flush=True,
+            )
             for name, (lpips, psnr, cut, true) in results.items():
                 print(f"    {name:10s} LPIPS {lpips:.3f}  PSNR {psnr:5.2f}  IoU cut {cut:.3f} true {true:.3f}")
     print(

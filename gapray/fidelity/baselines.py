@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.azimuths import turned
 from gapray.fidelity.shown import Shown
+from gapray.orbit.interpolation import motion_between
 from gapray.orbit.weights import neighbours
 
 Image = NDArray[np.uint8]
@@ -55,16 +55,9 @@ def faded(first: Image, second: Image, share: float) -> Image:
 
 
 def flowed(first: Image, second: Image, share: float) -> Image:
-    """Both images moved to the time in between (Jiang et al. 2018, "Super SloMo", equation 4; flow by DIS), then faded."""
-    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
-    there, back = solver.calc(grey[0], grey[1], None), solver.calc(grey[1], grey[0], None)
-    y, x = np.mgrid[: first.shape[0], : first.shape[1]].astype(np.float32)
-    grid = np.stack([x, y], -1)
-    to_first = grid - (1 - share) * share * there + share**2 * back
-    to_second = grid + (1 - share) ** 2 * there - share * (1 - share) * back
-    moved = [cv2.remap(image, at, None, cv2.INTER_LINEAR) for image, at in ((first, to_first), (second, to_second))]
-    return faded(np.asarray(moved[0], np.uint8), np.asarray(moved[1], np.uint8), share)
+    """Both images moved along the optical flow to the time in between, then faded."""
+    motion = motion_between(first, second, share)
+    return np.rint(motion.applied(first.astype(np.float32), second.astype(np.float32))).astype(np.uint8)
 
 
 def _mixed(given: Sequence[Shown], azimuth_deg: float, mix: Mix) -> Shown:

@@ -29,7 +29,7 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
         CatalogError: `catalog.product_not_found` when no video is there.
         InputError: `video.unreadable`.
     """
-    videos = catalog.videos().to_pylist()
+    videos = catalog.best_videos().to_pylist()
     chosen = [row for row in videos if products is None or row["product_id"] in products][:PRODUCTS]
     if not chosen:
         raise CatalogError("catalog.product_not_found", "no video of these products in this catalogue")

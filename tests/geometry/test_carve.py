@@ -119,3 +119,13 @@ def test_a_depth_network_that_views_disagree_on_is_not_believed():
     alpha = torch.tensor(masks).float() / 255
     trusted = trusted_fronts(seen, torch.where(alpha > 0, noise + 0.01, 0), alpha, scenes.EIGHT, CAMERA)
     assert not (trusted > NOTHING / 2).any()
+
+
+def test_a_product_that_nearly_touches_the_photos_edge_ends_there():
+    """The outline's distance at the edge once went on beyond it, and a level of -2 pixels took that for product."""
+    camera = OrbitCamera(0, 0, 0, 0.0)
+    mask = np.zeros((96, 96), np.uint8)
+    mask[40:95, 30:66] = 255  # one row of background below
+    hull = carve(silhouettes([mask] * 8), camera, reach=(0.6, 1.4), voxels=64)
+    for below in (-1.1, -1.2, -1.35):
+        assert float(hull.at(torch.tensor([0.0, below, 0.0]))) < -2
