@@ -132,7 +132,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_there(tmp_path, small):
         summary = gapray.render(catalog, profile=roomy, preset="spin")
         assert summary.rendered == 0 and summary.rejects_by_code == {"video.write_failed": 2}
         filler.unlink()
-        assert gapray.render(catalog, profile=roomy).rendered == 2
+        assert gapray.render(catalog, profile=roomy, preset="spin").rendered == 2
         assert gapray.open_catalog(catalog).rejects().num_rows == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)
