@@ -6,7 +6,7 @@ lists them; a test keeps the two equal.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 REMEDIES: dict[str, str] = {
     "capture.not_found": "Check the path or URI, and the credentials of the bucket.",
@@ -141,6 +141,10 @@ class GaprayError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]"
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        # Not by `args`: Ray Data appends advice to the first of them, which is the code.
+        return type(self), (self.code, self.message)
 
 
 class InputError(GaprayError):
