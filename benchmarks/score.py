@@ -19,7 +19,6 @@ import ray
 import ray.data
 import torch
 
-from gapray.batch.runs import quiet_ray_data
 from gapray.fidelity.lpips import Lpips
 
 SIDE, BATCH = 256, 64
@@ -77,7 +76,7 @@ def main() -> None:
     ray.init(
         "local", include_dashboard=False, log_to_driver=False, object_store_memory=max(2 * 10**9, 5 * images.nbytes)
     )
-    quiet_ray_data()
+    ray.data.DataContext.get_current().enable_progress_bars = False
     batches = []
     for through in range(2):  # the first pass starts the actors
         tables = [
