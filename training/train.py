@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gapray.errors import ModelError
 from gapray.fidelity.lpips import Lpips
-from gapray.synthesis.draw import save_network
+from gapray.synthesis.draw import load_network, save_network
 from gapray.synthesis.network import Synthesis
 from training.checkpoint import Position, load_state, save_state
 from training.evaluate import (
@@ -62,6 +62,8 @@ class Plan:
 
     out: Path
     resume: Path | None = None
+    start: Path | None = None
+    """Weights to begin with where there is no state to resume from."""
     minutes: float = 8.0
     """From the start of the process."""
     steps: int = 1_000_000
@@ -150,6 +152,8 @@ class Learner:
         torch.manual_seed(0)
         self.plan, self.place = plan, place
         self.network = Synthesis().to(place.device).to(memory_format=torch.channels_last)
+        if plan.start:
+            self.network.load_state_dict(load_network(plan.start, place.device).state_dict())
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.optimiser = torch.optim.AdamW(self.network.parameters(), plan.rate, betas=(0.9, 0.99), weight_decay=1e-2)
         self.position = Position()

@@ -16,6 +16,8 @@ from gapray.orbit.scene import Scene
 from gapray.synthesis.inputs import frames_of, photos_of
 from gapray.synthesis.network import Synthesis
 
+WEIGHTS = Path(__file__).parent / "weights.safetensors"
+"""Ours, trained on our own renders alone (docs/synthesis.md); Apache-2.0."""
 AT_ONCE = 4
 """Frames in one pass on a CPU."""
 AT_ONCE_CUDA = 24
@@ -37,8 +39,12 @@ class SynthesizedFrame:
     """The view morph of the same frame."""
 
 
-def load_network(path: Path, device: str = "cpu") -> Synthesis:
+def load_network(path: Path = WEIGHTS, device: str = "cpu") -> Synthesis:
     """The network with weights of a safetensors file, for inference in float32.
+
+    Args:
+        path: Default: the weights that come with gapray.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         RuntimeError: The file is not this network's.

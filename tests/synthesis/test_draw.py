@@ -10,7 +10,7 @@ from gapray.geometry.camera import OrbitCamera
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import build_scene
-from gapray.synthesis.draw import draw, load_network, save_network
+from gapray.synthesis.draw import WEIGHTS, draw, load_network, save_network
 from gapray.synthesis.inputs import NEAREST, frames_of, photos_of
 from gapray.synthesis.network import SHARPNESS, Synthesis
 from tests.geometry import scenes
@@ -88,3 +88,15 @@ def test_every_weight_is_learned(scene, network):
     (drawn.colour.sum() + drawn.alpha.sum() + sum(one.sum() for one in drawn.surfaces)).backward()
     still = [name for name, value in learner.named_parameters() if value.grad is None or not value.grad.abs().sum()]
     assert not still
+
+
+def test_the_weights_that_come_with_gapray_draw_a_scene(scene):
+    assert WEIGHTS.stat().st_size < MOST_BYTES
+    network = load_network()
+    truth, _, painted = scenes.look(scenes.letter, OrbitCamera(18, 0.2, 0.0, 0.0), 22.5, size=64)
+    [frame] = draw(network, scene, [22.5])
+    drawn = frame.alpha.numpy() > 0.5
+    assert (drawn & (truth > 0)).sum() / (drawn | (truth > 0)).sum() > 0.9
+    wanted = torch.tensor(painted).permute(2, 0, 1) / 255
+    laid = frame.colour * frame.alpha + 1 - frame.alpha
+    assert float((laid - wanted).abs().mean()) < 0.05
