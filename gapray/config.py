@@ -205,6 +205,9 @@ class OrbitSettings(_Settings, role=Role.RESULT):
     voxels: int = Field(144, ge=32, le=320, description="Resolution of the hull along each side.")
     fuse_depth: bool = Field(True, description="Carve concavities by a depth network's maps where views agree on them.")
     flow: bool = Field(True, description="Align re-projected photos by optical flow.")
+    refine_camera: bool = Field(
+        True, description="Judge cameras by the photos' colours as well as by their outlines, which takes seconds more."
+    )
     engine: Literal["auto", "morph", "flow", "nearest"] = Field(
         "auto",
         description="Draws the frames in between; `auto` lets each engine draw photos that are left out and takes the best.",

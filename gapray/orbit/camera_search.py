@@ -63,6 +63,7 @@ def found_camera(
     layout: Layout,
     *,
     size: int,
+    refine: bool,
     device: str,
 ) -> Fit:
     """Find the camera and the direction of rotation.
@@ -73,6 +74,7 @@ def found_camera(
         azimuths_deg: One a view.
         layout: Of the photos in the frame.
         size: Of the frame in which outlines are compared [pixels].
+        refine: Search by colours and outlines; else the camera that fits the outlines best is taken as it is.
         device: Where the tensors live.
 
     Raises:
@@ -94,7 +96,7 @@ def found_camera(
     )
     wrong = [_disagreement(fit, laid, QUICK_VOXELS) for fit, laid in zip(fits, quick, strict=True)]
     chosen = 1 if wrong[1] < DIRECTION_DOUBT * wrong[0] else 0
-    return _searched(fits[chosen], quick[chosen], fine[chosen], outlines)
+    return _searched(fits[chosen], quick[chosen], fine[chosen], outlines) if refine else fits[chosen]
 
 
 def placed(layout: Layout, fit: Fit) -> list[Placement]:

@@ -109,7 +109,9 @@ def build_scene(
         raise ValueError(f"{len(photos)} views are too few for a hull")
     azimuths = tuple(float(azimuth) for azimuth in azimuths_deg)
     layout = lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin)
-    chosen = found_camera(photos, masks, azimuths, layout, size=settings.size, device=device)
+    chosen = found_camera(
+        photos, masks, azimuths, layout, size=settings.size, refine=settings.refine_camera, device=device
+    )
     placements = placed(layout, chosen)
     scene = carved_scene(laid_out(photos, masks, azimuths, placements, settings.size, device), chosen, settings.voxels)
     scene, calibration = _refined(scene, chosen)

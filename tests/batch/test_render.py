@@ -24,7 +24,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture
 def small():
-    overrides = ["orbit.size=64", "orbit.voxels=40", "orbit.frames=8", "orbit.flow=false"]
+    overrides = [
+        "orbit.size=64",
+        "orbit.voxels=40",
+        "orbit.frames=8",
+        "orbit.flow=false",
+        "orbit.refine_camera=false",
+        "orbit.engine=morph",
+    ]
     return load_profile("classic", overrides=overrides, environment={})
 
 

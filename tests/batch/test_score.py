@@ -30,7 +30,15 @@ pytestmark = [
     pytest.mark.timeout(500),
     pytest.mark.long,
 ]
-SETTINGS = ["orbit.size=128", "orbit.voxels=48", "orbit.flow=false", "fidelity.size=128", "fidelity.leave_out=1"]
+SETTINGS = [
+    "orbit.size=128",
+    "orbit.voxels=48",
+    "orbit.flow=false",
+    "orbit.refine_camera=false",
+    "orbit.engine=morph",
+    "fidelity.size=128",
+    "fidelity.leave_out=1",
+]
 TRUTH = truth_options(direction="ccw", front=0, names="auto", layout="auto")
 
 

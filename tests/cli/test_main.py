@@ -171,7 +171,7 @@ def test_render_then_look(tmp_path):
     assert done.exit_code == 0
     summary = json.loads(done.stdout)
     assert (summary["rendered"], summary["frames"], summary["rejected"]) == (1, 8, 0)
-    assert "solid\tmorph\t0\t8" in run(app, ["catalog", "show", where]).output
+    assert "solid\tmorph\t0\tweb\t8" in run(app, ["catalog", "show", where]).output
     strip = tmp_path / "strip.png"
     assert run(app, ["catalog", "strip", where, "--to", str(strip)]).exit_code == 0 and strip.stat().st_size > 1000
     refused = run(app, ["render", where, "--preset", "betamax"])

@@ -18,7 +18,7 @@ def found(solid, camera, *, photos=None):
     layout = lay_out([mask >= 128 for mask in masks], framing="photo", margin=0.1)
     with torch.no_grad():
         return found_camera(
-            list(painted if photos is None else photos), list(masks), EIGHT, layout, size=128, device="cpu"
+            list(painted if photos is None else photos), list(masks), EIGHT, layout, size=128, refine=True, device="cpu"
         )
 
 
@@ -56,5 +56,5 @@ def test_a_mask_that_vanishes_in_the_frame_has_a_code():
     speck = np.zeros_like(masks[0])
     speck[3, 3] = 255
     with pytest.raises(InputError) as error:
-        found_camera(list(photos), [*masks[:-1], speck], EIGHT, layout, size=8, device="cpu")
+        found_camera(list(photos), [*masks[:-1], speck], EIGHT, layout, size=8, refine=True, device="cpu")
     assert error.value.code == "mask.too_small"

@@ -19,7 +19,15 @@ from tests.conftest import need
 from tests.make import write_product
 
 TINY = ("mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "orbit.size=64")
-TINY += ("orbit.voxels=32", "orbit.frames=8", "orbit.flow=false", "orbit.framing=photo", "fidelity.leave_out=1")
+TINY += (
+    "orbit.voxels=32",
+    "orbit.frames=8",
+    "orbit.flow=false",
+    "orbit.refine_camera=false",
+    "orbit.engine=morph",
+    "orbit.framing=photo",
+    "fidelity.leave_out=1",
+)
 
 
 @contextmanager
