@@ -13,7 +13,6 @@ from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import utc_now
 from gapray.config import GateSettings
-from gapray.errors import CatalogError
 from gapray.fidelity.same_product import failings
 from gapray.fidelity.score import OURS, Verdict, gated
 
@@ -88,8 +87,5 @@ def _rewritten(catalog: Catalog, table: str, keys: Sequence[str], judged: Any, r
     stamp = {"run_id": run_id, "created_at": utc_now()}
     for start in range(0, len(keys), ROWS_AT_ONCE):
         some = current.filter(pc.is_in(current["key"], value_set=pa.array(keys[start : start + ROWS_AT_ONCE])))
-        try:
-            commit(catalog.folder, {table: [row | judged(row) | stamp for row in some.to_pylist()]})
-        except OSError as error:
-            raise CatalogError("catalog.write_failed", f"{catalog.folder.path}: {error}") from error
+        commit(catalog.folder, {table: [row | judged(row) | stamp for row in some.to_pylist()]})
     return len(keys)
