@@ -50,8 +50,8 @@ def stages(named):
         "mask": lambda: Mask(threads=1, **shared),
         "describe": lambda: Describe(batch=1, **shared),
         "draw": lambda: Draw(facts=VideoFacts("r", "c", profile, "web", {name: revision}), gpu=None, threads=1),
-        "compare": lambda: Compare(facts=ScoreFacts("r", "c", profile, named, ""), threads=1),
-        "stills": lambda: DrawStills(facts=StillFacts("r", "c", profile, {name: revision}), gpu=None, threads=1),
+        "compare": lambda: Compare(facts=ScoreFacts("r", "c", profile, named, "", ""), threads=1),
+        "stills": lambda: DrawStills(facts=StillFacts("r", "c", profile, {name: revision}, ""), gpu=None, threads=1),
     }
 
 

@@ -1,4 +1,5 @@
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -157,12 +158,13 @@ def shares(monkeypatch):
 
 def test_every_stage_that_may_use_a_gpu_keeps_to_its_share(shares):
     profile = load_profile("classic", environment={})
+    packages = replace(FACTS, models={"depth": "hull@2", "identity": "null-model@2"})
     videos = VideoFacts("run", "memory://", profile, "web", {})
     scores = ScoreFacts("run", "memory://", profile, "mask@1", "identity@1", "trunk")
     stills = StillFacts("run", "memory://", profile, {}, "judge")
     share = GpuShare(20.0, 80.0)
     stages = [
-        lambda: Describe(settings=profile.packaging, batch=1, gpu=share),
+        lambda: Describe(settings=profile.packaging, facts=packages, batch=1, gpu=share),
         lambda: Draw(facts=videos, gpu=share, threads=1),
         lambda: LeaveOut(facts=scores, gpu=share, threads=1),
         lambda: Judge(facts=scores, gpu=share, threads=1),

@@ -19,7 +19,7 @@ import gapray
 from tests.chaos.fake_cloud import FakeCloud, free_ports
 from tests.conftest import ROOT
 from tests.make import write_products
-from tests.serve.conftest import TINY, photos, postgres  # noqa: F401  (fixtures)
+from tests.serve.conftest import TINY, photos, postgres, postgres_server  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 TYPES = {

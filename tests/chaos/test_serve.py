@@ -25,7 +25,7 @@ import sqlalchemy as sa
 import yaml
 
 from tests.chaos.test_kills import SEED
-from tests.serve.conftest import TINY, photos, postgres  # noqa: F401  (fixtures)
+from tests.serve.conftest import TINY, photos, postgres, postgres_server  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 SETTINGS = {

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +95,7 @@ def photos(tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def postgres():
+def postgres_server():
     """URL of a real PostgreSQL, started here for these tests."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) + [
         Path(one) for one in [shutil.which("postgres")] if one
@@ -142,6 +143,19 @@ def postgres():
     server.send_signal(signal.SIGINT)  # a fast shutdown: SIGTERM would wait for connections that killed servers left
     server.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres(postgres_server):
+    """URL of an empty database of this test's own."""
+    import psycopg
+
+    name = f"gapray_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgres_server.removesuffix("/postgres") + f"/{name}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 class Server:

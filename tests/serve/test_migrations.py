@@ -4,7 +4,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
@@ -49,17 +48,13 @@ def database(request, tmp_path):
         return
     import psycopg
 
-    server, name = request.getfixturevalue("postgres"), f"old_{uuid.uuid4().hex[:8]}"
-    url = server.replace("/postgres", f"/{name}")
+    url = request.getfixturevalue("postgres")
 
     def execute(text):
         with psycopg.connect(url) as connection:
             connection.execute(text)
 
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield Database(url, OLD[1], execute)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    yield Database(url, OLD[1], execute)
 
 
 def job_id(number):

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gapray.errors import ConfigError, InputError, ServeError
 from gapray.serve.jobs import JobInput, Making, NewJob
 from gapray.serve.store import JobStore
-from gapray.serve.tables import connect, jobs, notices
+from gapray.serve.tables import connect, notices
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -22,9 +22,6 @@ def store(request, tmp_path):
         yield JobStore(f"sqlite:///{tmp_path}/jobs.db")
         return
     found = JobStore(request.getfixturevalue("postgres"))
-    with found.engine.begin() as connection:
-        connection.execute(notices.delete())
-        connection.execute(jobs.delete())
     yield found
     found.engine.dispose()
 
