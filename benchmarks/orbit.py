@@ -152,7 +152,7 @@ def ours(one: Object) -> tuple[dict[str, Drawer], Calibration]:
 
     def by(engine: Engine) -> Drawer:
         def draw(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
-            frame = between(scene, azimuth, engine)
+            [frame] = between(scene, [azimuth], engine)
             mask = (frame.alpha * 255).round().byte().numpy()
             return on_white((frame.colour * 255).permute(1, 2, 0).round().byte().numpy(), mask), mask
 

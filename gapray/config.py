@@ -208,7 +208,7 @@ class OrbitSettings(_Settings, role=Role.RESULT):
     refine_camera: bool = Field(
         True, description="Judge cameras by the photos' colours as well as by their outlines, which takes seconds more."
     )
-    engine: Literal["auto", "morph", "flow", "nearest"] = Field(
+    engine: Literal["auto", "synthesis", "morph", "flow", "nearest"] = Field(
         "auto",
         description="Draws the frames in between; `auto` lets each engine draw photos that are left out and takes the best.",
     )

@@ -32,9 +32,9 @@ from gapray.fidelity.shown import Shown
 from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import build_scene
-from gapray.synthesis.draw import load_network
-from gapray.synthesis.inputs import Frames, Photos, frames_of, photos_of
-from gapray.synthesis.network import Synthesis
+from gapray.orbit.synthesis.draw import load_network
+from gapray.orbit.synthesis.inputs import Frames, Photos, frames_of, photos_of
+from gapray.orbit.synthesis.network import Synthesis
 from training.examples import Recipe
 from training.pool import every
 from training.sets import Photo, Subject, from_folders, load_sets
@@ -67,7 +67,7 @@ def prepared(subject: Subject) -> Prepared:
         [photo.image for photo in subject.given],
         [photo.mask for photo in subject.given],
         [photo.azimuth_deg for photo in subject.given],
-        OrbitSettings(size=SIDE, framing="photo"),
+        OrbitSettings(size=SIDE, framing="photo", engine="morph"),
     )
     with torch.no_grad():
         azimuths = [photo.azimuth_deg for photo in subject.hidden]

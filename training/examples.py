@@ -20,7 +20,7 @@ from gapray.geometry.frame import Placement, lay_out, mask_box, to_frame
 from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.scene import Scene, extended
-from gapray.synthesis.inputs import frames_of
+from gapray.orbit.synthesis.inputs import frames_of
 from training.phone import Session, cropped, cut_out, own_crop, photographed
 from training.products import product
 from training.render import SUPER, Shots, Studio, shoot
@@ -104,7 +104,10 @@ def examples(seed: int, recipe: Recipe) -> list[Example]:
     told = [(first + 360 * view / count) % 360 for view in range(count)]
     at = [azimuth + float(rng.uniform(-session.azimuth, session.azimuth)) for azimuth in told]
     settings = OrbitSettings(
-        size=recipe.size, voxels=recipe.voxels, framing="product" if rng.random() < 0.5 else "photo"
+        size=recipe.size,
+        voxels=recipe.voxels,
+        framing="product" if rng.random() < 0.5 else "photo",
+        engine="morph",  # no trials: what is made must not depend on the network that learns from it
     )
     shape = int(rng.integers(2**62))
     made: list[Example] = []

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from gapray.fidelity.trunks import load_trunk
 from gapray.geometry.carve import NOTHING
-from gapray.synthesis.network import Drawn
+from gapray.orbit.synthesis.network import Drawn
 from training.store import Batch
 
 WEIGHTS = {

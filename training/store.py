@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gapray.synthesis.inputs import NEAREST, Frames, Photos
+from gapray.orbit.synthesis.inputs import NEAREST, Frames, Photos
 from training.examples import MOST_VIEWS, Example, Recipe
 
 

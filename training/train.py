@@ -32,8 +32,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gapray.errors import ModelError
 from gapray.fidelity.lpips import Lpips
-from gapray.synthesis.draw import load_network, save_network
-from gapray.synthesis.network import Synthesis
+from gapray.orbit.synthesis.draw import load_network, save_network
+from gapray.orbit.synthesis.network import Synthesis
 from training.checkpoint import Position, load_state, save_state
 from training.evaluate import (
     HELD_OUT_SEED,

@@ -28,7 +28,7 @@ from gapray.config import Profile
 from gapray.errors import InputError
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
-from gapray.video.load import backend_revisions
+from gapray.video.load import video_revisions
 
 Row = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row,
     mask = Mask(settings=profile.packaging, facts=facts, threads=MASK_THREADS, gpu=None)
     describe = Describe(settings=profile.packaging, facts=facts, batch=profile.run.network_batch, gpu=share)
     encode = Encode(settings=profile.packaging, facts=facts)
-    videos = VideoFacts(new_run_id(), target, profile, preset, backend_revisions(profile.video))
+    videos = VideoFacts(new_run_id(), target, profile, preset, video_revisions(profile.video, profile.orbit))
     drawing = plan_render(profile, videos.vram_gb, resources)
     draw = Draw(facts=videos, gpu=drawing.gpu, threads=RENDER_THREADS)
     scoring = score_facts(target, profile)

@@ -32,7 +32,7 @@ from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
 from gapray.errors import CatalogError
 from gapray.models.load import best_device
-from gapray.video.load import backend_revisions
+from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
 
 ESTIMATE_PRODUCTS = 2
@@ -72,7 +72,7 @@ def render(
     target = absolute(str(catalog))
     opened = open_catalog(target)
     run_id = new_run_id()
-    facts = VideoFacts(run_id, target, chosen, preset, backend_revisions(chosen.video))
+    facts = VideoFacts(run_id, target, chosen, preset, video_revisions(chosen.video, chosen.orbit))
     todo, finished = pending_videos(opened, facts, seeds=seeds, products=products, limit=limit)
     summary = RenderSummary(run_id, target, products=finished + todo.num_rows, finished=finished)
     with (
@@ -190,7 +190,9 @@ def estimate(
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     opened = open_catalog(str(catalog))
-    facts = VideoFacts(new_run_id(), absolute(str(catalog)), chosen, preset, backend_revisions(chosen.video))
+    facts = VideoFacts(
+        new_run_id(), absolute(str(catalog)), chosen, preset, video_revisions(chosen.video, chosen.orbit)
+    )
     todo, _ = pending_videos(opened, facts, seeds=seeds, products=None, limit=None)
     whole = GpuShare(chosen.run.device_gb, chosen.run.device_gb) if best_device() == "cuda" else None
     spent: list[float] = []

@@ -35,7 +35,7 @@ from gapray.models.load import load_identity, load_mask, require
 from gapray.orbit.engines import Engine
 from gapray.video.backend import VideoBackend
 from gapray.video.decode import one_turn
-from gapray.video.load import backend_revisions, load_backend, video_cards
+from gapray.video.load import load_backend, video_cards, video_revisions
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
 
@@ -181,7 +181,6 @@ class LeaveOut:
         self._facts, self.gpu = facts, gpu
         self._device = settle(gpu, threads)
         self._settings: VideoSettings | None = None
-        self._revisions: dict[str, str] = {}
         self._backend: VideoBackend | None = None
 
     @traced("score.leave_out")
@@ -217,8 +216,9 @@ class LeaveOut:
         """
         if video != self._settings:
             self._backend = None  # two do not fit a GPU
-            self._settings, self._revisions = video, backend_revisions(video)
-        [key] = video.digests(material.orbit, material.preset, self._revisions, [row["product_key"]], row["seed"])
+            self._settings = video
+        revisions = video_revisions(video, material.orbit)
+        [key] = video.digests(material.orbit, material.preset, revisions, [row["product_key"]], row["seed"])
         if key != row["video_key"]:
             raise InputError(
                 "score.not_as_drawn",

@@ -13,7 +13,7 @@ from gapray.errors import ModelError
 from gapray.fidelity.trunks import KNOWN
 from gapray.models.cards import HubSource, ModelCard, card_named, cards, cards_of
 from gapray.models.store import locate, read_lock
-from gapray.video.load import video_cards
+from gapray.video.load import orbit_cards, video_cards
 
 
 def card_rows() -> list[dict[str, Any]]:
@@ -52,7 +52,8 @@ def _commits(card: ModelCard, lock: dict[str, str]) -> list[str]:
 
 
 def _cards_of_profile(profile: Profile) -> list[ModelCard]:
-    return [*cards_of(profile.packaging), *(card_named(name) for name in video_cards(profile.video)), _trunk(profile)]
+    drawing = [*orbit_cards(profile.orbit), *video_cards(profile.video)]
+    return [*cards_of(profile.packaging), *map(card_named, drawing), _trunk(profile)]
 
 
 def _trunk(profile: Profile) -> ModelCard:

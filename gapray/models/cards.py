@@ -70,6 +70,16 @@ class FileSource(_Model):
         return self.path
 
 
+class ShippedSource(_Model):
+    """A file that is installed with gapray, and used where it lies."""
+
+    kind: Literal["shipped"]
+    path: str = Field(pattern="^[^/]", description="Path inside the package `gapray`.")
+
+    def __str__(self) -> str:
+        return f"installed with gapray, {self.path}"
+
+
 Role = Literal[
     "mask",
     "depth",
@@ -81,9 +91,10 @@ Role = Literal[
     "controlnet-xl",
     "image-adapter",
     "image-adapter-xl",
+    "synthesis",
     "trunk",
 ]
-Source = Annotated[HubSource | HttpsSource | PackageSource | FileSource, Field(discriminator="kind")]
+Source = Annotated[HubSource | HttpsSource | PackageSource | FileSource | ShippedSource, Field(discriminator="kind")]
 
 
 class ModelFile(_Model):

@@ -1,6 +1,6 @@
 """The store of weights on this machine: find, fetch, check, record.
 
-A file is looked for in the mirror (`GAPRAY_MODELS`), then in the store (`GAPRAY_CACHE`, default ``~/.cache/gapray``),
+A file that is installed with gapray is used where it lies. Others are looked for in the mirror (`GAPRAY_MODELS`), then in the store (`GAPRAY_CACHE`, default ``~/.cache/gapray``),
 then fetched from its sources. Hub files stay in the hub's own cache (`HF_HOME`) and are linked from the store. A node
 fetches and hashes a card once: other processes wait at a file lock, and then believe the hash while the file's size and
 time of change stay what they were.
@@ -29,11 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gapray.errors import ModelError
-from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource
+from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource, ShippedSource
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is fetched, bytes so far, and bytes in all when known."""
 CHUNK = 2**20
+PACKAGE = Path(__file__).parents[1]
+"""The installed gapray."""
 TIMEOUT_S = 60.0
 _LOCK, _STAMPS = "models.lock", "models.stamps"
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
@@ -181,7 +183,7 @@ def _locate_file(
             except _MismatchError as error:
                 tried.append(f"{path}: {error}")
                 mismatched = True
-    for source in file.sources if fetch else ():
+    for source in _remote(file) if fetch else ():
         target.parent.mkdir(parents=True, exist_ok=True)
         repo = commit = None
         try:
@@ -213,8 +215,13 @@ def _locate_file(
 
 
 def _places(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:
-    """Where a file may lie on this machine: in the mirror under several names, in the store at last."""
-    return [*_mirrored(card, file, wanted), cache_root() / "models" / card.name / file.name]
+    """Where a file may lie on this machine: with gapray, in the mirror under several names, in the store at last."""
+    shipped = [PACKAGE / source.path for source in file.sources if isinstance(source, ShippedSource)]
+    return [*shipped, *_mirrored(card, file, wanted), cache_root() / "models" / card.name / file.name]
+
+
+def _remote(file: ModelFile) -> list[HubSource | HttpsSource | PackageSource | FileSource]:
+    return [source for source in file.sources if not isinstance(source, ShippedSource)]
 
 
 def _mirrored(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:

@@ -15,8 +15,8 @@ from gapray.errors import InputError
 from gapray.gap.package import UNNAMED, GapPackage
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.engines import between, photo_frame
-from gapray.orbit.morph import MorphFrame
 from gapray.orbit.reconstruct import Calibration, build_scene
+from gapray.orbit.scene import OrbitFrame
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 
 FARTHEST = 0.15
@@ -35,9 +35,9 @@ class OrbitConditions:
     silhouette: NDArray[np.uint8]
     """[F, S, S], 0 … 255."""
     initial: NDArray[np.uint8]
-    """[F, S, S, 3]: the view morph on the background; the photo itself at captured azimuths."""
+    """[F, S, S, 3]: what the chosen engine draws, on the background; the photo itself at captured azimuths."""
     visibility: NDArray[np.uint8]
-    """[F, S, S], 0 … 255: how surely one of the two nearest photos saw what `initial` shows; 255 at captured azimuths."""
+    """[F, S, S], 0 … 255: how surely a photo saw what `initial` shows; 255 at captured azimuths."""
     weights: NDArray[np.float32]
     """[F, V], see `gapray.orbit.weights.view_weights`."""
     key_views: tuple[int | None, ...]
@@ -96,10 +96,9 @@ def build_conditions(
         )
         keys = key_views(frames, captured)
         background = torch.tensor(settings.background_rgb, device=device).float() / 255
-        drawn = [
-            between(scene, azimuth, calibration.engine, flow=settings.flow) if key is None else photo_frame(scene, key)
-            for azimuth, key in zip(frames, keys, strict=True)
-        ]
+        without_photo = [azimuth for azimuth, key in zip(frames, keys, strict=True) if key is None]
+        rest = iter(between(scene, without_photo, calibration.engine, flow=settings.flow))
+        drawn = [next(rest) if key is None else photo_frame(scene, key) for key in keys]
         colour = torch.stack([_on(one.colour, one.alpha, background) for one in drawn])
         references = _on(scene.photos, scene.alpha[:, None], background)
     return OrbitConditions(
@@ -122,7 +121,7 @@ def _on(colour: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
     return colour * alpha + background[:, None, None] * (1 - alpha)
 
 
-def _depths(drawn: list[MorphFrame]) -> NDArray[np.float32]:
+def _depths(drawn: list[OrbitFrame]) -> NDArray[np.float32]:
     nearness = torch.stack([one.nearness for one in drawn])
     shown = nearness > NOTHING / 2
     if not shown.any():

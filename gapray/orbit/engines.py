@@ -1,12 +1,12 @@
-"""What draws the frames between the photos: the view morph, optical flow, or the nearest photo.
+"""What draws the frames between the photos: the network, the view morph, optical flow, or the nearest photo.
 
-The morph needs the product's shape. Where the photos do not give it (glossy fruit that looks alike from everywhere), what knows
+The network and the morph need the product's shape. Where the photos do not give it (glossy fruit that looks alike from everywhere), what knows
 no shape at all can be better, so each engine is asked to draw photos that it was not given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -21,20 +21,23 @@ from gapray.geometry.carve import NOTHING, carve
 from gapray.geometry.rounding import rounded
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.likeness import unlikeness
-from gapray.orbit.morph import MorphFrame, render
-from gapray.orbit.scene import Scene, seen_from_views, silhouettes_of
+from gapray.orbit.morph import render
+from gapray.orbit.scene import OrbitFrame, Scene, seen_from_views, silhouettes_of
+from gapray.orbit.synthesis.draw import draw, shipped_network
 from gapray.orbit.weights import neighbours
 
-Engine = Literal["morph", "flow", "nearest"]
-TRIAL_SIZE, TRIAL_VOXELS = 128, 64
+Engine = Literal["synthesis", "morph", "flow", "nearest"]
+TRIAL_SIZE, TRIAL_VOXELS = 256, 96
 """Photos are drawn from the others at this size [pixels] and resolution."""
+TRIALS = 4
+"""So many of them, evenly spread."""
 LEAST_VIEWS = 4
 LEAST_ALPHA = 1e-3
 """Of a pixel that has a depth."""
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
-def by_flow(scene: Scene, azimuth_deg: float) -> MorphFrame:
+def by_flow(scene: Scene, azimuth_deg: float) -> OrbitFrame:
     """The two nearest photos moved along the optical flow between them; depth moves with them."""
     low, high, share = _around(scene, azimuth_deg)
     if low == high or share in (0.0, 1.0):
@@ -46,39 +49,42 @@ def by_flow(scene: Scene, azimuth_deg: float) -> MorphFrame:
     alpha = moved[3].clamp(0, 1)
     some = alpha.clamp(min=LEAST_ALPHA)
     nearness = torch.where(alpha > LEAST_ALPHA, moved[4] / some, NOTHING)
-    return MorphFrame((moved[:3] / some).clamp(0, 1), alpha, nearness, (alpha > 0.5).float())
+    return OrbitFrame((moved[:3] / some).clamp(0, 1), alpha, nearness, (alpha > 0.5).float())
 
 
-def by_nearest(scene: Scene, azimuth_deg: float) -> MorphFrame:
+def by_nearest(scene: Scene, azimuth_deg: float) -> OrbitFrame:
     """The photo nearest in angle."""
     low, high, share = _around(scene, azimuth_deg)
     return photo_frame(scene, low if share <= 0.5 else high)
 
 
-def between(scene: Scene, azimuth_deg: float, engine: Engine, *, flow: bool = True) -> MorphFrame:
-    """Draw a frame by an engine.
+def between(scene: Scene, azimuths_deg: Sequence[float], engine: Engine, *, flow: bool = True) -> list[OrbitFrame]:
+    """Draw frames by an engine.
 
     Args:
         scene: From `build_scene`.
-        azimuth_deg: Any angle.
-        engine: ``morph`` re-projects the two nearest photos through the hull, ``flow`` moves them along the optical flow
-            between them, ``nearest`` shows the nearer one.
+        azimuths_deg: Any angles.
+        engine: ``synthesis`` is a network that moves and chooses among the nearest photos and the morph; ``morph``
+            re-projects the two nearest photos through the hull; ``flow`` moves them along the optical flow between them;
+            ``nearest`` shows the nearer one.
         flow: Align the morph's photos by optical flow.
     """
     match engine:
+        case "synthesis":
+            return draw(shipped_network(str(scene.colour.device)), scene, azimuths_deg, flow=flow)
         case "morph":
-            return render(scene, azimuth_deg, flow=flow)
+            return [render(scene, azimuth, flow=flow) for azimuth in azimuths_deg]
         case "flow":
-            return by_flow(scene, azimuth_deg)
+            return [by_flow(scene, azimuth) for azimuth in azimuths_deg]
         case "nearest":
-            return by_nearest(scene, azimuth_deg)
+            return [by_nearest(scene, azimuth) for azimuth in azimuths_deg]
 
 
-def photo_frame(scene: Scene, view: int) -> MorphFrame:
+def photo_frame(scene: Scene, view: int) -> OrbitFrame:
     """A captured view as a frame."""
     alpha = scene.alpha[view]
     nearness = torch.where(alpha > 0, scene.nearness[view], NOTHING)
-    return MorphFrame(scene.photos[view], alpha, nearness, (alpha > 0).float())
+    return OrbitFrame(scene.photos[view], alpha, nearness, (alpha > 0).float())
 
 
 def _around(scene: Scene, azimuth_deg: float) -> tuple[int, int, float]:
@@ -113,22 +119,23 @@ def chosen_engine(scene: Scene, *, rounding: bool) -> Choice:
     """The engine that draws each photo best from the others.
 
     Args:
-        scene: From `build_scene`. The morph is taken where fewer than four views leave nothing to try with.
+        scene: From `build_scene`. The network is taken where fewer than four views leave nothing to try with.
         rounding: Whether the scene's hull was rounded; those of the trials then are too.
     """
-    views = range(len(scene.azimuths_deg))
-    if len(views) < LEAST_VIEWS:
-        return Choice("morph", {})
+    count = len(scene.azimuths_deg)
+    if count < LEAST_VIEWS:
+        return Choice("synthesis", {})
+    views = [trial * count // TRIALS for trial in range(TRIALS)]
     small = _shrunk(scene, TRIAL_SIZE)
     truth = small.photos * small.alpha[:, None] + 1 - small.alpha[:, None]
     drawn: dict[Engine, list[Tensor]] = {engine: [] for engine in ENGINES}
     for view in views:
         rest = _without_view(small, view, rounding)
         for engine in ENGINES:
-            frame = between(rest, scene.azimuths_deg[view], engine)
+            [frame] = between(rest, [scene.azimuths_deg[view]], engine)
             drawn[engine].append(frame.colour * frame.alpha + 1 - frame.alpha)
-    errors = {engine: float(unlikeness(torch.stack(frames), truth).mean()) for engine, frames in drawn.items()}
-    # No margin for the morph: leaving a photo out doubles the gap, which is harder on those that know no shape.
+    errors = {engine: float(unlikeness(torch.stack(frames), truth[views]).mean()) for engine, frames in drawn.items()}
+    # No margin for those that know the shape: leaving a photo out doubles the gap, which is harder on those that know no shape.
     return Choice(min(errors, key=lambda engine: errors[engine]), errors)
 
 

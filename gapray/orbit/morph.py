@@ -18,7 +18,7 @@ from torch.nn import functional
 from gapray.capture.azimuths import turned
 from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING, front
-from gapray.orbit.scene import Scene, enlarged, filled
+from gapray.orbit.scene import OrbitFrame, Scene, enlarged, filled
 from gapray.orbit.weights import neighbours
 
 DEPTH_TOLERANCE = 0.05
@@ -40,21 +40,7 @@ FLOW_LIMIT = 0.055
 """Longest residual motion that is believed [half frames]."""
 
 
-@dataclass(frozen=True)
-class MorphFrame:
-    """One rendered frame, tensors of [.., S, S]."""
-
-    colour: Tensor
-    """[3, S, S], 0 … 1."""
-    alpha: Tensor
-    """[S, S], 0 … 1."""
-    nearness: Tensor
-    """[S, S], `NOTHING` beside the product."""
-    visibility: Tensor
-    """[S, S], 0 … 1: how much of the colour the two nearest photos saw."""
-
-
-def render(scene: Scene, azimuth_deg: float, *, without: int | None = None, flow: bool = False) -> MorphFrame:
+def render(scene: Scene, azimuth_deg: float, *, without: int | None = None, flow: bool = False) -> OrbitFrame:
     """Render one frame.
 
     Args:
@@ -85,7 +71,7 @@ def render(scene: Scene, azimuth_deg: float, *, without: int | None = None, flow
     colour = _blended(photos, known) if photos else base
     visibility = torch.zeros_like(alpha)
     visibility[at] = torch.stack([looks[view].seen for view in by_angle if view in looks]).amax(0)
-    return MorphFrame(colour, torch.where(shown, alpha, 0), torch.where(shown, nearness, NOTHING), visibility)
+    return OrbitFrame(colour, torch.where(shown, alpha, 0), torch.where(shown, nearness, NOTHING), visibility)
 
 
 @dataclass(frozen=True)

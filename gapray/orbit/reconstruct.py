@@ -77,7 +77,7 @@ class Calibration:
             if iou < POOR_IOU
         ]
         turned = ["the photos run clockwise, against their azimuths"] if self.direction < 0 else []
-        plain = [] if self.engine == "morph" else [PLAIN_ENGINES[self.engine]]
+        plain = [PLAIN_ENGINES[self.engine]] if self.engine in PLAIN_ENGINES else []
         return turned + poor + plain
 
 
@@ -125,7 +125,7 @@ def build_scene(
     choice = (
         Choice(settings.engine, {}) if settings.engine != "auto" else chosen_engine(scene, rounding=calibration.rounded)
     )
-    if choice.engine != "morph" and chosen.shifted:
+    if choice.engine in PLAIN_ENGINES and chosen.shifted:
         # Shifts that come from a geometry which does not even help to draw the photos are not believed.
         laid = laid_out(photos, masks, azimuths, layout.placements, settings.size, device)
         scene = unshifted(scene, laid, chosen)

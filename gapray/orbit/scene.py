@@ -42,6 +42,20 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class OrbitFrame:
+    """One drawn frame, S x S pixels, by whichever engine."""
+
+    colour: Tensor
+    """[3, S, S], 0 … 1."""
+    alpha: Tensor
+    """[S, S], 0 … 1."""
+    nearness: Tensor
+    """[S, S], the surface [half frames], `NOTHING` beside the product."""
+    visibility: Tensor
+    """[S, S], 0 … 1: how much of the colour the photos saw."""
+
+
+@dataclass(frozen=True)
 class Laid:
     """The photos in the frame, before anything is known of the camera."""
 

@@ -45,7 +45,7 @@ from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import read_frames
 from gapray.video.encode import export
-from gapray.video.load import backend_revisions, load_backend
+from gapray.video.load import load_backend, video_revisions
 from gapray.video.provenance import Provenance
 
 log = logging.getLogger("gapray.serve")
@@ -278,7 +278,7 @@ class Generator:
         self._threads = settings.generator.threads
         cv2.setNumThreads(self._threads)
         self._backend = load_backend(self._profile.video, device=self._device)
-        revisions = backend_revisions(self._profile.video)
+        revisions = video_revisions(self._profile.video, self._profile.orbit)
         self._models = tuple(f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items()))
 
     def warm_up(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gapray.config import VideoSettings
+from gapray.config import OrbitSettings, VideoSettings
 from gapray.models.cards import card_named
 from gapray.models.store import Progress, locate
+from gapray.orbit.synthesis.draw import CARD
 from gapray.video.backend import VideoBackend
 from gapray.video.morph import Morph
 
@@ -17,13 +18,21 @@ def video_cards(settings: VideoSettings) -> list[str]:
     return [chosen.base, chosen.motion, *chosen.controlnets, *([chosen.ip_adapter] if chosen.ip_adapter else [])]
 
 
-def backend_revisions(settings: VideoSettings, *, progress: Progress | None = None) -> dict[str, str]:
-    """Model name -> hash of its weights, fetching what is not on this machine.
+def orbit_cards(settings: OrbitSettings) -> list[str]:
+    """Names of the cards that may draw the frames in between, whatever the backend."""
+    return [CARD] if settings.engine in ("auto", "synthesis") else []
+
+
+def video_revisions(video: VideoSettings, orbit: OrbitSettings, *, progress: Progress | None = None) -> dict[str, str]:
+    """Model name -> hash of its weights, of all models that draw a video, fetching what is not on this machine.
 
     Raises:
         ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
-    return {name: locate(card_named(name), progress=progress).revision for name in video_cards(settings)}
+    return {
+        name: locate(card_named(name), progress=progress).revision
+        for name in [*orbit_cards(orbit), *video_cards(video)]
+    }
 
 
 def load_backend(settings: VideoSettings, *, device: str | None = None) -> VideoBackend:

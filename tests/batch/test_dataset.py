@@ -100,7 +100,14 @@ def test_a_ray_of_our_own_leaves_environment_and_loggers(tmp_path):
 def test_an_estimate_leaves_the_caller_s_threads(tmp_path):
     """Stages set the threads of their process, which here is the caller's."""
     import_package(Folder.at(str(tmp_path)), make.package(), uri="x")
-    small = ["orbit.size=64", "orbit.voxels=32", "orbit.frames=4", "orbit.flow=false"]
+    small = [
+        "orbit.size=64",
+        "orbit.voxels=32",
+        "orbit.frames=4",
+        "orbit.flow=false",
+        "orbit.refine_camera=false",
+        "orbit.engine=morph",
+    ]
     before = torch.get_num_threads(), cv2.getNumThreads()
     try:
         torch.set_num_threads(3)

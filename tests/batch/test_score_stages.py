@@ -13,11 +13,19 @@ from gapray.batch.score_stages import LeaveOut, ScoreFacts, gather, unpacked
 from gapray.catalog.reader import open_catalog
 from gapray.config import load_profile
 from gapray.fidelity.left_out import draw_left_out
-from gapray.video.load import backend_revisions, load_backend
+from gapray.video.load import load_backend, video_revisions
 from tests.batch.test_render import catalog_of, product
 from tests.video import tiny
 
-SMALL = ["orbit.size=64", "orbit.voxels=40", "orbit.frames=8", "orbit.flow=false", "orbit.margin=0.2"]
+SMALL = [
+    "orbit.size=64",
+    "orbit.voxels=40",
+    "orbit.frames=8",
+    "orbit.flow=false",
+    "orbit.margin=0.2",
+    "orbit.refine_camera=false",
+    "orbit.engine=morph",
+]
 DIFFUSION = ["video.backend=animatediff", "video.animatediff.steps=2", "run.generators_on_cpu=true", *SMALL]
 SCORING = load_profile(
     "classic",
@@ -34,7 +42,7 @@ def with_weights(folder, monkeypatch, seed=0):
 
 
 def rendered(catalog, profile):
-    facts = VideoFacts("run", catalog, profile, "web", backend_revisions(profile.video))
+    facts = VideoFacts("run", catalog, profile, "web", video_revisions(profile.video, profile.orbit))
     todo, _ = pending_videos(open_catalog(catalog), facts, seeds=1, products=None, limit=None)
     write_videos(
         save(Draw(facts=facts, gpu=None, threads=1)(load(todo, catalog=catalog)), facts=facts), catalog=catalog

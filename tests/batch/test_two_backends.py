@@ -14,7 +14,15 @@ from tests.batch.test_score import smaller
 from tests.video import tiny
 
 pytestmark = [pytest.mark.usefixtures("lpips_alex"), pytest.mark.timeout(900), pytest.mark.long]
-SMALL = ["orbit.size=64", "orbit.voxels=48", "orbit.frames=16", "orbit.flow=false", "run.generators_on_cpu=true"]
+SMALL = [
+    "orbit.size=64",
+    "orbit.voxels=48",
+    "orbit.frames=16",
+    "orbit.flow=false",
+    "orbit.refine_camera=false",
+    "orbit.engine=morph",
+    "run.generators_on_cpu=true",
+]
 SCORES = ["fidelity.size=64", "fidelity.native=false", "fidelity.leave_out=1", "fidelity.baselines=false"]
 DIFFUSION = [*SMALL, "video.animatediff.steps=2", "video.animatediff.start=noise", "video.animatediff.composite=false"]
 COMMANDS = """

@@ -230,7 +230,13 @@ def test_render_actors_and_the_driver_are_killed(chaos):
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("videos"))
         command = [sys.executable, "-m", "gapray", "render", str(target), "--json", "--address", chaos.cluster.address]
         command += ["--limit", str(RENDERED), "--preset", "webp"]
-        for item in ("orbit.size=64", "orbit.voxels=40", "orbit.frames=8", "run.videos_per_part=1"):
+        for item in (
+            "orbit.size=64",
+            "orbit.voxels=40",
+            "orbit.frames=8",
+            "orbit.engine=morph",
+            "run.videos_per_part=1",
+        ):
             command += ["--set", item]
         log = (chaos.folder / f"{catalog}.log").open("ab")
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)

@@ -255,7 +255,13 @@ def test_a_generator_that_sleeps_is_woken_by_the_queue(tmp_path, photos, listene
 def whole(tmp_path_factory, classic_weights):
     """Profile `classic` at half size, with keys, as somebody would run it."""
     del classic_weights
-    overrides = ["stills.megapixels=0.25", "orbit.size=256", "orbit.voxels=64", "fidelity.leave_out=1"]
+    overrides = [
+        "stills.megapixels=0.25",
+        "orbit.size=256",
+        "orbit.voxels=64",
+        "orbit.engine=morph",
+        "fidelity.leave_out=1",
+    ]
     server = Server(tmp_path_factory.mktemp("whole"), settings={"overrides": overrides})
     server.secret = server.key()
     server.start()

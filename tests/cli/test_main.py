@@ -74,7 +74,7 @@ def test_the_prototype_s_folder_is_drawn_from(tmp_path):
     assert run(app, ["import-gap", str(root), "--out", out]).output == "supplement_mv: 8 views\n"
     package = open_catalog(out).package("supplement_mv")
     assert package.models["depth"] == "imported"
-    conditions = build_conditions(package, OrbitSettings(size=64, voxels=32))
+    conditions = build_conditions(package, OrbitSettings(size=64, voxels=32, engine="morph", refine_camera=False))
     assert conditions.initial.shape == (24, 64, 64, 3)
 
 
@@ -166,7 +166,8 @@ def test_render_then_look(tmp_path):
 
     where = str(tmp_path / "c")
     import_package(Folder.at(where), solid_package(size=96), uri="memory://")
-    small = ["--set", "orbit.size=64", "--set", "orbit.voxels=40", "--frames", "8"]
+    small = ["orbit.size=64", "orbit.voxels=40", "orbit.engine=morph", "orbit.refine_camera=false"]
+    small = [*(word for item in small for word in ("--set", item)), "--frames", "8"]
     done = run(app, ["render", where, *small, "--json"])
     assert done.exit_code == 0
     summary = json.loads(done.stdout)

@@ -20,7 +20,14 @@ from tests.orbit.test_conditions import solid_package
 
 PROFILE = load_profile(
     "classic",
-    overrides=["orbit.size=96", "orbit.voxels=48", "fidelity.size=64", "fidelity.leave_out=2"],
+    overrides=[
+        "orbit.size=96",
+        "orbit.voxels=48",
+        "fidelity.size=64",
+        "fidelity.leave_out=2",
+        "orbit.refine_camera=false",
+        "orbit.engine=morph",
+    ],
     environment={},
 )
 

@@ -16,7 +16,7 @@ from gapray.orbit.conditions import FARTHEST, build_conditions
 from tests import make
 from tests.geometry import scenes
 
-SMALL = OrbitSettings(size=128, voxels=64, framing="photo")
+SMALL = OrbitSettings(size=128, voxels=64, framing="photo", engine="morph")
 
 
 def solid_package(solid=scenes.letter, camera=OrbitCamera(18, 0.2, 0.03, 0.0), azimuths=scenes.EIGHT, size=128):
@@ -144,7 +144,7 @@ def test_samples_are_rendered_near_their_hidden_photos(samples, product):
         )
         package = GapPackage(product, "k", made, 1, 0, {"mask": "m", "depth": model, "canny": "c", "identity": "i"})
         azimuths = [15.0, 105.0, 210.0, 330.0]
-        settings = OrbitSettings(size=160, voxels=80, framing="photo")
+        settings = OrbitSettings(size=160, voxels=80, framing="photo", engine="morph")
         found = build_conditions(package, settings, azimuths_deg=azimuths)
         wrong = []
         for frame, azimuth in enumerate(azimuths):
@@ -182,7 +182,8 @@ def test_masks_that_leave_nothing_have_a_code(boxes, framing, code):
     azimuths = [360 * step / len(boxes) for step in range(len(boxes))]
     with pytest.raises(InputError) as error:
         build_conditions(
-            masked(dict(zip(azimuths, boxes, strict=True))), OrbitSettings(size=64, voxels=32, framing=framing)
+            masked(dict(zip(azimuths, boxes, strict=True))),
+            OrbitSettings(size=64, voxels=32, framing=framing, engine="morph"),
         )
     assert error.value.code == code
 
@@ -193,7 +194,7 @@ def test_any_masks_are_an_orbit_or_a_code(boxes):
     edges = [(top, top + height, left, left + width) for top, height, left, width in boxes]
     package = masked({360 * step / len(edges): box for step, box in enumerate(edges)})
     try:
-        found = build_conditions(package, OrbitSettings(size=64, voxels=32), azimuths_deg=[10])
+        found = build_conditions(package, OrbitSettings(size=64, voxels=32, engine="morph"), azimuths_deg=[10])
         assert (found.depth > 0).any()
     except InputError as error:
         assert error.code in ("orbit.empty_hull", "mask.too_small")

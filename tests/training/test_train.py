@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gapray.geometry.carve import NOTHING
-from gapray.synthesis.draw import load_network
-from gapray.synthesis.network import Synthesis
+from gapray.orbit.synthesis.draw import load_network
+from gapray.orbit.synthesis.network import Synthesis
 from training.checkpoint import PART_BYTES, Position, load_state, save_state
 from training.evaluate import as_text, means
 from training.examples import MOST_VIEWS, Recipe, examples

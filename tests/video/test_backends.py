@@ -11,10 +11,12 @@ from gapray.video.animatediff.backend import composited
 from gapray.video.decode import read_frames
 from gapray.video.encode import encode_mp4
 from gapray.video.external import External
-from gapray.video.load import backend_revisions, load_backend, video_cards
+from gapray.video.load import load_backend, video_cards, video_revisions
 from gapray.video.morph import Morph
 from tests.orbit.test_conditions import solid_package
 from tests.video import tiny
+
+MORPH = OrbitSettings(engine="morph", refine_camera=False)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def package():
 
 @pytest.fixture(scope="module")
 def conditions(package):
-    return build_conditions(package, OrbitSettings(size=64, voxels=48, frames=16))
+    return build_conditions(package, MORPH.model_copy(update={"size": 64, "voxels": 48, "frames": 16}))
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def settings(**changes):
 
 def test_morph_is_the_view_morph(package, conditions):
     backend = load_backend(VideoSettings())
-    assert isinstance(backend, Morph) and backend_revisions(VideoSettings()) == {}
+    assert isinstance(backend, Morph) and video_revisions(VideoSettings(), MORPH) == {}
     assert np.array_equal(backend.generate(package, conditions, VideoSettings()), conditions.initial)
     assert not backend.capabilities.needs_gpu
 
@@ -83,7 +85,7 @@ def test_animatediff_from_files_end_to_end(package, conditions, mirror):
     able = backend.capabilities
     assert able.source_type == "compositeWithTrainedAlgorithmicMedia" and able.max_frames == 32
     assert "CreativeML-OpenRAIL-M" in able.licence
-    assert set(backend_revisions(chosen)) == set(video_cards(chosen))
+    assert set(video_revisions(chosen, MORPH)) == set(video_cards(chosen))
 
 
 def test_key_frames_are_the_photos_up_to_the_autoencoder(package, conditions, mirror):
@@ -146,7 +148,7 @@ def test_a_card_of_another_family_is_refused(mirror):
 
 def test_too_many_frames_are_refused(package, mirror):
     del mirror
-    many = build_conditions(package, OrbitSettings(size=64, voxels=32, frames=36, flow=False))
+    many = build_conditions(package, MORPH.model_copy(update={"size": 64, "voxels": 32, "frames": 36, "flow": False}))
     backend = load_backend(settings(), device="cpu")
     with pytest.raises(InputError) as error:
         backend.generate(package, many, settings())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gapray.capture.azimuths import turned
-from gapray.orbit.morph import MorphFrame
-from gapray.orbit.scene import Scene
+from gapray.geometry.carve import NOTHING
+from gapray.orbit.scene import OrbitFrame, Scene
 
 NEAREST = 4
 """Photos that a frame is drawn from."""
@@ -31,6 +32,10 @@ class Photos:
     def chosen(self, views: Tensor) -> Photos:
         """Those of each frame, [B, K, …], for `views` [B, K]."""
         return Photos(self.colour[views], self.alpha[views], self.fronts[views])
+
+    def resized(self, size: int) -> Photos:
+        """Photos [V, …] of `size` x `size` pixels."""
+        return Photos(_resized(self.colour, size), _resized(self.alpha, size), _front(self.fronts[:, None], size)[:, 0])
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,16 @@ class Frames:
     camera: Tensor
     """[B, 3]: inverse distance, axis u, axis v; the same for a frame and its photos."""
 
+    def resized(self, size: int) -> Frames:
+        """The frames at `size` x `size` pixels."""
+        return replace(
+            self,
+            morph=_resized(self.morph, size),
+            visibility=_resized(self.visibility, size),
+            alpha=_resized(self.alpha, size),
+            nearness=_front(self.nearness, size),
+        )
+
 
 def photos_of(scene: Scene) -> Photos:
     """The photos of a scene."""
@@ -61,7 +76,7 @@ def photos_of(scene: Scene) -> Photos:
 
 
 def frames_of(
-    scene: Scene, azimuths_deg: Sequence[float], morphs: Sequence[MorphFrame], *, without: int | None = None
+    scene: Scene, azimuths_deg: Sequence[float], morphs: Sequence[OrbitFrame], *, without: int | None = None
 ) -> Frames:
     """Frames of a scene.
 
@@ -99,3 +114,16 @@ def nearest_views(captured_deg: Sequence[float], azimuth_deg: float, *, without:
     others = [view for view in range(len(captured_deg)) if view != without]
     ranked = sorted(others, key=lambda view: (abs(turned(captured_deg[view], azimuth_deg)), view))[:NEAREST]
     return ranked + ranked[-1:] * (NEAREST - len(ranked))
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    if size > image.shape[-1]:
+        return functional.interpolate(image, (size, size), mode="bilinear", align_corners=False)
+    return functional.interpolate(image, (size, size), mode="area")
+
+
+def _front(nearness: Tensor, size: int) -> Tensor:
+    """Mean of [.., 1, S, S] over the product alone; `NOTHING` where a pixel shows none of it."""
+    shown = (nearness > NOTHING / 2).float()
+    share = _resized(shown, size)
+    return torch.where(share > 0, _resized(nearness * shown, size) / share.clamp(min=1e-6), NOTHING)

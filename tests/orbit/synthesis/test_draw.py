@@ -8,11 +8,13 @@ import torch
 from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
 from gapray.geometry.carve import NOTHING
+from gapray.models.cards import card_named
+from gapray.models.store import locate
 from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import build_scene
-from gapray.synthesis.draw import WEIGHTS, draw, load_network, save_network
-from gapray.synthesis.inputs import NEAREST, frames_of, photos_of
-from gapray.synthesis.network import SHARPNESS, Synthesis
+from gapray.orbit.synthesis.draw import CARD, WEIGHTS, draw, load_network, save_network, shipped_network
+from gapray.orbit.synthesis.inputs import NEAREST, frames_of, photos_of
+from gapray.orbit.synthesis.network import SHARPNESS, Synthesis
 from tests.geometry import scenes
 
 MOST_BYTES = 12e6
@@ -33,8 +35,8 @@ def network():
 
 def test_frames_have_the_scene_s_size_and_range(scene, network):
     [frame, other] = draw(network, scene, [10.0, 200.0])
-    assert frame.azimuth_deg == 10.0 and other.azimuth_deg == 200.0
-    assert frame.colour.shape == (3, 64, 64) and frame.alpha.shape == frame.nearness.shape == (64, 64)
+    assert frame.colour.shape == (3, 64, 64) and not torch.equal(frame.colour, other.colour)
+    assert frame.alpha.shape == frame.nearness.shape == frame.visibility.shape == (64, 64)
     assert float(frame.colour.min()) >= 0 and float(frame.colour.max()) <= 1
     assert float(frame.alpha.min()) >= 0 and float(frame.alpha.max()) <= 1
     shown = frame.alpha > 0.5 / 255
@@ -43,8 +45,9 @@ def test_frames_have_the_scene_s_size_and_range(scene, network):
 
 def test_an_untrained_network_s_outline_is_the_hull_s(scene, network):
     [frame] = draw(network, scene, [22.5])
-    sure = (frame.morph.alpha - 0.5).abs() > 0.4
-    assert torch.equal(frame.alpha[sure] > 0.5, frame.morph.alpha[sure] > 0.5)
+    morph = render(scene, 22.5, flow=True)
+    sure = (morph.alpha - 0.5).abs() > 0.4
+    assert torch.equal(frame.alpha[sure] > 0.5, morph.alpha[sure] > 0.5)
 
 
 def test_an_untrained_network_prefers_the_morph(scene, network):
@@ -100,3 +103,35 @@ def test_the_weights_that_come_with_gapray_draw_a_scene(scene):
     wanted = torch.tensor(painted).permute(2, 0, 1) / 255
     laid = frame.colour * frame.alpha + 1 - frame.alpha
     assert float((laid - wanted).abs().mean()) < 0.05
+
+
+def test_the_shipped_weights_are_their_card_s():
+    card = card_named(CARD)
+    assert locate(card, rehash=True).revision and card.licence == "Apache-2.0"
+    first, second = shipped_network("cpu"), load_network()
+    assert shipped_network("cpu") is first
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("size", [64, 72, 104])
+def test_frames_of_any_size_are_drawn(network, size):
+    masks, _, photos = scenes.shoot(scenes.letter, OrbitCamera(18, 0.2, 0.0, 0.0), size=size)
+    settings = OrbitSettings(size=size, voxels=32, framing="photo", engine="synthesis", refine_camera=False)
+    found, _ = build_scene(list(photos), list(masks), scenes.EIGHT, settings)
+    [frame] = draw(network, found, [22.5])
+    assert frame.colour.shape == (3, size, size) and frame.alpha.shape == (size, size)
+
+
+def test_a_plan_enlarged_draws_what_was_planned(monkeypatch):
+    """A frame twice as large as the network decides at, made small again, is the frame that it decided on."""
+    camera = OrbitCamera(18, 0.2, 0.0, 0.0)
+    masks, _, photos = scenes.shoot(scenes.letter, camera, size=256)
+    settings = OrbitSettings(size=256, voxels=64, framing="photo", engine="synthesis", refine_camera=False)
+    found, _ = build_scene(list(photos), list(masks), scenes.EIGHT, settings)
+    network = load_network()
+    [whole] = draw(network, found, [22.5])
+    monkeypatch.setattr("gapray.orbit.synthesis.draw.SIDE", 128)
+    [planned] = draw(network, found, [22.5])
+    laid = [frame.colour * frame.alpha + 1 - frame.alpha for frame in (whole, planned)]
+    assert float((laid[0] - laid[1]).abs().mean()) < 0.01
+    assert float((whole.alpha - planned.alpha).abs().mean()) < 0.01

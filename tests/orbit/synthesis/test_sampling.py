@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gapray.geometry.camera import OrbitCamera, frame_grid
-from gapray.synthesis.inputs import NEAREST, Frames, nearest_views
-from gapray.synthesis.sampling import filled_in, located, read
+from gapray.orbit.synthesis.inputs import NEAREST, Frames, nearest_views
+from gapray.orbit.synthesis.sampling import filled_in, located, read
 
 
 def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int = 32) -> Frames:

@@ -6,7 +6,7 @@
 2. *Read*: the photos themselves are read there, bicubically and once, so that print stays as sharp as it is in the photo.
 3. *Choose*: a U-Net weighs the photos so read, the view morph and a filled-in colour, and corrects shade and outline.
 
-Everything is predicted at no more than the frame's size; `Drawn.where` and `Drawn.weights` hold at any size.
+What is decided is a `Plan`, which holds at any size: the photos may then be read at a larger one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gapray.geometry.carve import NOTHING
-from gapray.synthesis.inputs import NEAREST, Frames, Photos
-from gapray.synthesis.sampling import filled_in, located, read
+from gapray.orbit.synthesis.inputs import NEAREST, Frames, Photos
+from gapray.orbit.synthesis.sampling import filled_in, located, read
 
 STEPS = (0.03, 0.016, 0.008, 0.004)
 """Distance between the surfaces that one round of the search compares [half frames]."""
@@ -65,6 +65,53 @@ class Drawn:
     """[B, K, S, S], 0 … 1: whether the hull's front there is the nearest thing that the photo shows."""
     surfaces: tuple[Tensor, ...]
     """After each round of the search, [B, 1, S / 4, S / 4]."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the network decides about B frames, s x s pixels: not the frames' own size."""
+
+    offset: Tensor
+    """[B, 1, s, s]: the surface, before the hull's front [half frames]."""
+    shift: Tensor
+    """[B, K, s, s, 2]: added to where each photo is read [half frames]."""
+    logits: Tensor
+    """[B, K + 2, s, s]: of the photos, the morph and the filled-in colour."""
+    outline: Tensor
+    """[B, 1, s, s]: how far the outline moves, as a change of alpha's logit."""
+    shade: Tensor
+    """[B, 3, s, s]: added to the colour."""
+    surfaces: tuple[Tensor, ...]
+    """After each round of the search, [B, 1, S / 4, S / 4]."""
+
+    def resized(self, size: int) -> Plan:
+        """The plan at `size` x `size` pixels."""
+        return Plan(
+            offset=_enlarged(self.offset, size),
+            shift=_places(_enlarged(_planes(self.shift), size)),
+            logits=_enlarged(self.logits, size),
+            outline=_enlarged(self.outline, size),
+            shade=_enlarged(self.shade, size),
+            surfaces=self.surfaces,
+        )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The photos read at a surface, S x S pixels."""
+
+    surface: Tensor
+    """[B, 1, S, S]: nearness, filled in beyond the outline."""
+    where: Tensor
+    """[B, K, S, S, 2]: where each photo was read."""
+    colour: Tensor
+    """[B, K, 3, S, S], 0 … 1."""
+    alpha: Tensor
+    """[B, K, S, S], 0 … 1."""
+    seen: Tensor
+    """[B, K, S, S], 0 … 1: whether the hull's front there is the nearest thing that the photo shows."""
+    fill: Tensor
+    """[B, 3, S, S]: mean of the photos that see a pixel, filled in from around where none does."""
 
 
 class Block(nn.Module):
@@ -190,7 +237,8 @@ def _agreement(taken: Tensor) -> Tensor:
         [B, 2 GROUPS D, s, s].
     """
     product = taken[:, 0] * taken[:, 1]
-    spread = taken.var(1, unbiased=False)
+    # Of four values. PyTorch's `var` takes half of the whole network's time on a CPU.
+    spread = (taken - taken.mean(1, keepdim=True)).square().mean(1)
     both = [one.reshape(len(one), GROUPS, -1, *one.shape[2:]).sum(2) * FEATURES / GROUPS for one in (product, spread)]
     return torch.cat(both, 1).flatten(1, 2)
 
@@ -216,27 +264,29 @@ class Synthesis(nn.Module):
             frames: B frames of S x S pixels, S divisible by 32.
             photos: Those of each frame, [B, K, …]: `Photos.chosen`.
         """
+        plan, taken = self._decided(frames, photos)
+        return composed(frames, taken, plan)
+
+    def plan(self, frames: Frames, photos: Photos) -> Plan:
+        """Decide what to read and what to show, as `forward` does, without showing it."""
+        return self._decided(frames, photos)[0]
+
+    def _decided(self, frames: Frames, photos: Photos) -> tuple[Plan, Taken]:
         size = frames.morph.shape[-1]
-        hull = filled_in(frames.nearness, (frames.nearness > NOTHING / 2).float())
+        hull = _front(frames)
         coarse = functional.avg_pool2d(hull, 4)
         surfaces, shifts, memory = self.search(frames, photos, coarse)
-        surface = hull + _enlarged(surfaces[-1] - coarse, size)
+        offset = _enlarged(surfaces[-1] - coarse, size)
         shift = _places(_enlarged(_planes(shifts), size))
-        on_hull, toward = located(frames, hull)
-        where = located(frames, surface)[0][:, :, 0] + shift
-        images = torch.cat([photos.colour, photos.alpha], 2).float()
-        taken = read(images, where, mode="bicubic").clamp(0, 1)
-        moved, outline = taken[:, :, :3], taken[:, :, 3]
-        seen = _seen(photos.fronts, on_hull[:, :, 0], toward[:, :, 0])
-        fill = filled_in(*_mean(moved, seen * outline))
+        taken = read_at(frames, photos, hull, offset, shift)
         inputs = torch.cat(
             [
-                moved.flatten(1, 2),
-                outline,
-                seen,
-                (moved - frames.morph[:, None]).abs().mean(2),
+                taken.colour.flatten(1, 2),
+                taken.alpha,
+                taken.seen,
+                (taken.colour - frames.morph[:, None]).abs().mean(2),
                 frames.morph,
-                fill,
+                taken.fill,
                 frames.visibility,
                 frames.alpha,
             ],
@@ -247,20 +297,61 @@ class Synthesis(nn.Module):
         angles = (frames.angles_deg / 45)[..., None, None].expand(-1, -1, size // 2, size // 2)
         x = torch.cat([functional.pixel_unshuffle(inputs, 2), _enlarged(near, size // 2), angles], 1)
         out = self.head(self.choose(x)).float()
-        full, shade = functional.pixel_shuffle(out[:, :-3], 2), _enlarged(out[:, -3:].tanh(), size) * SHADE
-        weights = (full[:, : NEAREST + 2] * SHARPNESS).softmax(1)
-        candidates = torch.cat([moved, frames.morph[:, None], fill[:, None]], 1)
-        colour = (candidates * weights[:, :, None]).sum(1) + shade
-        return Drawn(
-            colour=colour.clamp(0, 1),
-            alpha=_outline(frames.alpha, full[:, NEAREST + 2 :]),
-            nearness=surface,
-            where=where,
-            weights=weights,
-            moved=moved,
-            seen=seen,
+        full = functional.pixel_shuffle(out[:, :-3], 2)
+        plan = Plan(
+            offset=offset,
+            shift=shift,
+            logits=full[:, : NEAREST + 2],
+            outline=full[:, NEAREST + 2 :],
+            shade=_enlarged(out[:, -3:].tanh(), size) * SHADE,
             surfaces=tuple(surfaces),
         )
+        return plan, taken
+
+
+def drawn_at(frames: Frames, photos: Photos, plan: Plan) -> Drawn:
+    """Draw by a plan that was made at another size.
+
+    Args:
+        frames: B frames of S x S pixels.
+        photos: Those of each frame, [B, K, …].
+        plan: Of the same frames, of any size.
+    """
+    plan = plan.resized(frames.morph.shape[-1])
+    return composed(frames, read_at(frames, photos, _front(frames), plan.offset, plan.shift), plan)
+
+
+def read_at(frames: Frames, photos: Photos, hull: Tensor, offset: Tensor, shift: Tensor) -> Taken:
+    """Read the photos at the hull's filled-in front [B, 1, S, S], moved as in `Plan`."""
+    surface = hull + offset
+    on_hull, toward = located(frames, hull)
+    where = located(frames, surface)[0][:, :, 0] + shift
+    images = torch.cat([photos.colour, photos.alpha], 2).float()
+    taken = read(images, where, mode="bicubic").clamp(0, 1)
+    colour, alpha = taken[:, :, :3], taken[:, :, 3]
+    seen = _seen(photos.fronts, on_hull[:, :, 0], toward[:, :, 0])
+    return Taken(surface, where, colour, alpha, seen, filled_in(*_mean(colour, seen * alpha)))
+
+
+def composed(frames: Frames, taken: Taken, plan: Plan) -> Drawn:
+    """Frames from what was read; all three of one size."""
+    weights = (plan.logits * SHARPNESS).softmax(1)
+    candidates = torch.cat([taken.colour, frames.morph[:, None], taken.fill[:, None]], 1)
+    return Drawn(
+        colour=((candidates * weights[:, :, None]).sum(1) + plan.shade).clamp(0, 1),
+        alpha=_outline(frames.alpha, plan.outline),
+        nearness=taken.surface,
+        where=taken.where,
+        weights=weights,
+        moved=taken.colour,
+        seen=taken.seen,
+        surfaces=plan.surfaces,
+    )
+
+
+def _front(frames: Frames) -> Tensor:
+    """The hull's front, filled in beyond its outline, [B, 1, S, S]."""
+    return filled_in(frames.nearness, (frames.nearness > NOTHING / 2).float())
 
 
 def _enlarged(image: Tensor, size: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gapray.geometry.camera import frame_grid
-from gapray.synthesis.inputs import Frames
+from gapray.orbit.synthesis.inputs import Frames
 
 SMALLEST = 4
 """Side at which `filled_in` stops halving [pixels]."""
