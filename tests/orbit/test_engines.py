@@ -12,6 +12,8 @@ from tests.geometry import scenes
 
 CAMERA = OrbitCamera(12, 0.2, 0.0, 0.0)
 SETTINGS = OrbitSettings(size=96, framing="photo", voxels=64)
+CHOSEN = SETTINGS.model_copy(update={"engine": "morph", "refine_camera": False})
+"""For tests of the drawing alone."""
 
 
 def glossy(masks):
@@ -43,13 +45,13 @@ def test_a_product_whose_look_does_not_turn_with_it_is_not():
 
 def test_settings_name_the_engine():
     for engine in ENGINES:
-        _, calibration = scene_of(scenes.box, settings=SETTINGS.model_copy(update={"engine": engine}))
+        _, calibration = scene_of(scenes.box, settings=CHOSEN.model_copy(update={"engine": engine}))
         assert calibration.engine == engine and not calibration.engine_errors
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_draws_whole_frames(engine):
-    scene, _ = scene_of(scenes.letter)
+    scene, _ = scene_of(scenes.letter, settings=CHOSEN)
     truth, nearness, _ = scenes.look(scenes.letter, CAMERA, 20.0)
     [frame] = between(scene, [20.0], engine)
     assert frame.colour.shape == (3, 96, 96) and frame.alpha.shape == frame.nearness.shape == (96, 96)
@@ -62,7 +64,7 @@ def test_every_engine_draws_whole_frames(engine):
 
 
 def test_flow_at_a_photos_own_angle_is_the_photo():
-    scene, _ = scene_of(scenes.box)
+    scene, _ = scene_of(scenes.box, settings=CHOSEN)
     [frame] = between(scene, [90.0], "flow")
     assert torch.equal(frame.colour, scene.photos[2]) and torch.equal(frame.alpha, scene.alpha[2])
 
@@ -76,7 +78,7 @@ def test_a_tall_product_from_above_ends_at_its_foot():
         return torch.maximum(body, scenes.cylinder(points - torch.tensor([0.0, 0.7, 0.0]), 0.05, 0.2))
 
     masks, _, photos = scenes.shoot(bottle, camera)
-    scene, _ = build_scene(list(photos), list(masks), scenes.EIGHT, SETTINGS)
+    scene, _ = build_scene(list(photos), list(masks), scenes.EIGHT, CHOSEN)
     lowest = max(int(np.flatnonzero(mask.any(1))[-1]) for mask in masks)
     [frame] = between(scene, [22.5], "morph")
     assert not (frame.alpha[lowest + 3 :] > 0.1).any()
