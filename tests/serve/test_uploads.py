@@ -82,7 +82,7 @@ def test_urls_are_left_for_later_or_fetched(photos):
     sent = sent_by([("views", urls)])
     later = come(sent)
     assert later.capture is None and [one.url for one in later.photos] == urls
-    assert list(later.azimuths_deg) == EIGHT and later.azimuths_by == "names"
+    assert list(later.azimuths_deg) == EIGHT and later.azimuths_by == "degrees"
     now = come(sent, fetch=lambda url: photos[url.rpartition("/")[2].partition("?")[0]])
     assert now.capture is not None
 
@@ -90,7 +90,7 @@ def test_urls_are_left_for_later_or_fetched(photos):
 def test_who_says_the_azimuths(photos):
     named = [Sent(name=name, data=data) for name, data in photos.items()]
     plain = [Sent(name="image.png", data=data) for data in photos.values()]
-    assert come(named).azimuths_by == "names"
+    assert come(named).azimuths_by == "degrees"
     assert come(plain).azimuths_by == "order"
     assert come(named, azimuths=[10 + a for a in EIGHT]).azimuths_deg[0] == 10
     turned = come(plain, options=AzimuthOptions(direction="cw"))
