@@ -188,7 +188,9 @@ def decoded(text: str) -> bytes:
     if (wrong := re.search(r"[^A-Za-z0-9+/]", plain)) is not None:
         raise InputError("request.invalid", f"not base64: {wrong.group()!r} at character {wrong.start() + 1}")
     if len(plain) % 4 == 1:
-        raise InputError("request.invalid", f"not base64: of {len(plain)} characters the last stands for less than a byte")
+        raise InputError(
+            "request.invalid", f"not base64: of {len(plain)} characters the last stands for less than a byte"
+        )
     return base64.b64decode(plain + "=" * (-len(plain) % 4))
 
 
