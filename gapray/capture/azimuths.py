@@ -31,7 +31,7 @@ AzimuthsBy = Literal["degrees", "frames", "table", "order"]
 fields of a request), or only by the order in which photos came."""
 
 _TRAILING = re.compile(
-    r"(?P<sign>(?:(?<=[_(\[=])|^)-)?(?P<number>\d+(?:\.\d+)?)[\s_]*(?P<unit>deg(?:rees?)?|°|º)?[\s)\]}）】]*$",
+    r"(?P<sign>(?:(?<=[_(\[=])|^)-)?(?P<number>\d+(?:[.,]\d+)?)[\s_]*(?P<unit>deg(?:rees?)?|°|º)?[\s)\]}）】]*$",
     re.IGNORECASE,
 )
 """The number at the end of a name, as in ``mug_045``, ``mug-8``, ``mug 8``, ``mug (8)``, ``mug_22.5deg``. A hyphen before it parts
@@ -131,13 +131,12 @@ def in_order(keys: Sequence[str], options: AzimuthOptions = AzimuthOptions()) ->
 
 
 def numbered(names: Sequence[str]) -> bool:
-    """Whether the numbers at the end of names are meant to tell photos apart: two names differ in nothing else, or are the same.
+    """Whether numbers in the names are meant to tell photos apart: two of them differ in nothing else.
 
-    Names that differ in other things too, such as random ones that happen to end in a digit, say nothing.
+    Names that differ in other things too, such as random ones that happen to hold digits, say nothing, nor does one name for all.
     """
-    found = [(stem, match) for stem in plain_stems(names) if (match := _TRAILING.search(stem)) is not None]
-    different = {(stem[: match.start()].casefold(), float(match["number"])) for stem, match in found}
-    return len({before for before, _ in different}) < len(different)
+    different = {stem.casefold() for stem in plain_stems(names)}
+    return len({re.sub(r"\d+", "0", stem) for stem in different}) < len(different)
 
 
 def plain_stems(names: Sequence[str]) -> list[str]:
@@ -204,7 +203,8 @@ def _numbers(names: Sequence[str]) -> tuple[dict[str, float], bool]:
 
 
 def _number(match: re.Match[str]) -> float:
-    return -float(match["number"]) if match["sign"] else float(match["number"])
+    number = float(match["number"].replace(",", "."))
+    return -number if match["sign"] else number
 
 
 def orient(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str, float]:

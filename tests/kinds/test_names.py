@@ -100,14 +100,16 @@ def test_frame_numbers_in_any_dress(look, turn, first, digits, seed):
     turn=st.sampled_from(TURNS),
     unit=st.sampled_from(["", "deg", "°", " degrees"]),
     form=st.sampled_from(["{:g}", "{:03.0f}", "{:.1f}"]),
+    comma=st.booleans(),
     seed=st.integers(),
 )
 @settings(max_examples=60)
-def test_degrees_in_any_dress(look, turn, unit, form, seed):
+def test_degrees_in_any_dress(look, turn, unit, form, comma, seed):
     degrees = [360 * step / turn for step in range(turn)]
     if form != "{:g}" and any(value % 1 for value in degrees):
         form = "{:g}"
-    names = [name_of(number=form.format(value) + unit, **look) for value in degrees]
+    numbers = [form.format(value).replace(".", "," if comma else ".") for value in degrees]
+    names = [name_of(number=number + unit, **look) for number in numbers]
     expected = dict(zip(names, degrees, strict=True))
     random.Random(seed).shuffle(names)
     read_everywhere(names, expected, "degrees")
@@ -143,6 +145,9 @@ AMBIGUOUS = {
         dress(f"{45 * step:03d}") + ("-1" if step == 3 else "") for step in range(8)
     ],
     "one photo without a number": lambda dress: ["front", *(dress(f"{45 * step:03d}") for step in range(1, 8))],
+    "numbers in front": lambda dress: [f"{number:02d}_mug" for number in range(1, 9)],
+    "numbers in the middle": lambda dress: [f"{dress(number)}_final" for number in range(1, 9)],
+    "times": lambda dress: [dress(f"2026{number:02d}01_1200{number:02d}") for number in range(1, 9)],
     "a number twice": lambda dress: [*(dress(number) for number in range(1, 8)), dress("0007")],
     "a view is missing": lambda dress: [dress(f"{45 * step:03d}") for step in (0, 1, 2, 3, 6, 7)],
 }
