@@ -160,8 +160,8 @@ def _is_text(data: bytearray) -> bool:
 def extended_name(disposition: str) -> str | None:
     """The ``filename*`` of a Content-Disposition (RFC 5987, RFC 2231), which some clients send alone or beside a poorer one."""
     message = Message()
-    message["content-disposition"] = disposition
     try:
+        message["content-disposition"] = disposition
         found = [value for name, value in message.get_params([], "content-disposition") if name.lower() == "filename"]
         said = next((value for value in found if isinstance(value, tuple)), None)
         return None if said is None else collapse_rfc2231_value(said).strip('"')
