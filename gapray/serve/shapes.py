@@ -135,7 +135,7 @@ def azimuths_of(job: Job) -> dict[str, Any]:
     """How the azimuths of a job's photos were known, and all its warnings: the same in every API, from the first answer on."""
     by = job.azimuths_by
     guessed = [ORDER_WARNING] if by == "order" else []
-    return {"azimuths_by": by, "warnings": [*guessed, *(job.result or {}).get("warnings", ())]}
+    return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *guessed]}
 
 
 def _gap(job: Job, *names: str) -> dict[str, Any]:
