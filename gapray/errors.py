@@ -91,6 +91,7 @@ REMEDIES: dict[str, str] = {
     "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
     "gap.write_failed": "Free space on the disk, check its permissions, then export again.",
+    "serve.cannot_bind": "Stop what listens there, or pass another --port (and a --host that is an address of this machine).",
     "auth.missing": "Send the header `Authorization: Bearer <key>`; `gapray keys create` makes a key.",
     "auth.invalid": "Check the key, or make a new one by `gapray keys create`.",
     "auth.forbidden": "Use a key with the scope that is named; see `gapray keys create --help`.",
@@ -165,7 +166,7 @@ class InputError(GaprayError):
 
 
 class ConfigError(GaprayError):
-    """Settings that are wrong or do not exist (`config.*`, `profile.*`; of a server `jobs.*`, `artifacts.*`, `auth.*`)."""
+    """Settings that are wrong or do not exist (`config.*`, `profile.*`; of a server `serve.*`, `jobs.*`, `artifacts.*`, `auth.*`)."""
 
     exit_code = 2
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gapray.batch.rows import PLANNED
-from gapray.capture.manifest import MANIFEST, check_manifest
+from gapray.capture.manifest import MANIFEST, check_manifest, completed
 from gapray.catalog.reader import Catalog
 
 Verify = Literal["source", "content"]
@@ -49,7 +49,7 @@ def write_pending(manifest: Path, catalog: Catalog, settings_hash: str, verify: 
     products = finished = 0
     with pq.ParquetFile(manifest) as file, pq.ParquetWriter(target, PLANNED) as writer:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=MANIFEST.names):
-            rows = pa.Table.from_batches([batch]).cast(MANIFEST)
+            rows = completed(pa.Table.from_batches([batch]))
             held = known.take(pc.index_in(rows["product_id"], value_set=known["product_id"]))
             same = pc.and_(pc.equal(rows["source"], held["source"]), pc.is_null(rows["error_code"]))
             skip = pc.fill_null(same, False) if verify == "source" else pa.array([False] * len(rows))

@@ -186,6 +186,7 @@ class Encode:
             azimuths_deg=[photo["azimuth_deg"] for photo in row["photos"]],
             depth_scale=row["depth_scale"],
             depth_shift=row["depth_shift"],
+            azimuths_by=row["azimuths_by"],
             **shared,
         )
         return {"product_id": row["product_id"], "product": product, "views": views, "reject": None}

@@ -1,4 +1,7 @@
-"""Azimuths from file names. Pure: names in, degrees out, and an error wherever two readings are possible."""
+"""Azimuths from file names. Pure: names in, degrees out, and an error wherever two readings are possible.
+
+Folders, zips and requests read names by the same functions, so that photos mean the same however they came.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, overload
+from urllib.parse import unquote
 
 from gapray.errors import InputError
 
@@ -23,7 +26,24 @@ GAP_SLACK = 1.5
 TURN_COUNTS = frozenset({8, 12, 16, 18, 24, 30, 32, 36, 40, 48, 60, 64, 72, 90, 120, 180})
 """Usual numbers of photos of one turn. One more photo than that may be a closing frame at 360 degrees."""
 
-_TRAILING = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>deg|°|º)?$", re.IGNORECASE)
+AzimuthsBy = Literal["degrees", "frames", "table", "order"]
+"""How azimuths were known: by degrees in the names, by frame numbers in the names, by a table (`capture.csv`, a manifest, the
+fields of a request), or only by the order in which photos came."""
+
+_TRAILING = re.compile(
+    r"(?P<sign>(?:(?<=[_(\[=])|^)-)?(?P<number>\d+(?:[.,]\d+)?)[\s_]*(?P<unit>deg(?:rees?)?|°|º)?[\s)\]}）】]*$",
+    re.IGNORECASE,
+)
+"""The number at the end of a name, as in ``mug_045``, ``mug-8``, ``mug 8``, ``mug (8)``, ``mug_22.5deg``. A hyphen before it parts
+words, unless it follows another separator: ``mug_-45`` is minus 45 degrees."""
+_BEHIND_A_NUMBER = re.compile(r"\d\s*(?:[-_ ]\s*\(?\d+\)?|\(\d+\))\s*$")
+"""A number behind another one, as a copy's name ends: ``mug_045 (1)``, ``mug_045-1``."""
+_SEPARATORS = re.compile(r"[\s_\-(\[{（【]+$")
+_LONGEST = 1024
+"""Characters of a name that are looked at, from its end: a client may call a photo anything."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
+_ENDING_AGAIN = re.compile(r"\.[A-Za-z]{1,4}$")
 
 
 @dataclass(frozen=True)
@@ -34,8 +54,9 @@ class AzimuthOptions:
     """The way the camera walked around the still product, seen from above; `cw` mirrors the azimuths."""
     front: int = 0
     """Index of the front photo in the order of the names' numbers (0-based)."""
-    names: Literal["auto", "degrees", "index"] = "auto"
-    """What the trailing number of a name is."""
+    names: Literal["auto", "degrees", "index", "order"] = "auto"
+    """What the number at the end of a name is; `order` reads no names and takes photos as they come, which only a request's do in
+    an order that means something."""
     closing_frame: Literal["auto", "drop", "keep"] = "auto"
     """Whether the last photo of a numbered turn shows the front again."""
     allow_missing: bool = False
@@ -51,15 +72,25 @@ def turned(to_deg: float | NDArray[np.float64], from_deg: float | NDArray[np.flo
     return (to_deg - from_deg + 180.0) % 360.0 - 180.0
 
 
-def azimuths_from_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions()) -> dict[str, float]:
+@dataclass(frozen=True)
+class Reading:
+    """Azimuths of one product's photos, and how they were known."""
+
+    azimuths: dict[str, float]
+    """Name -> degrees in [0, 360). A closing frame at 360 is left out."""
+    by: AzimuthsBy
+
+
+def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions()) -> Reading:
     """Read the azimuth of each photo from the number at the end of its name.
 
     Args:
-        names: File names of one product's photos, in any order.
+        names: File names of one product's photos, in any order. Percent-encoding, as clients and downloads leave it in names, is
+            undone first.
         options: Direction, front photo, and how to settle what the names leave open.
 
     Returns:
-        Name -> azimuth in degrees [0, 360), in the order of the names' numbers. A closing frame at 360 is left out.
+        The azimuths in the order of the names' numbers.
 
     Raises:
         InputError: `capture.no_photos`, `capture.ambiguous_azimuths`, `capture.duplicate_azimuth` or
@@ -67,16 +98,12 @@ def azimuths_from_names(names: Sequence[str], options: AzimuthOptions = AzimuthO
     """
     if not names:
         raise InputError("capture.no_photos", "the folder holds no photo")
-    numbers: dict[str, float] = {}
-    has_unit = False
-    for name in names:
-        match = _TRAILING.search(PurePosixPath(name).stem)
-        if match is None:
-            raise InputError(
-                "capture.ambiguous_azimuths", f"{name!r} does not end in a number of degrees or a frame number"
-            )
-        numbers[name] = float(match["number"])
-        has_unit = has_unit or match["unit"] is not None
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError("capture.duplicate_azimuth", f"{count} photos are called {name!r}")
+    if options.names == "order":
+        return in_order(names, options)
+    numbers, has_unit = _numbers(names)
     ordered = dict(sorted(numbers.items(), key=lambda item: (item[1], item[0])))
     _refuse_duplicates(ordered)
     meaning = "degrees" if has_unit and options.names == "auto" else options.names
@@ -86,10 +113,98 @@ def azimuths_from_names(names: Sequence[str], options: AzimuthOptions = AzimuthO
     chosen = as_degrees if meaning == "degrees" else as_index
     if chosen is None:
         raise InputError("capture.ambiguous_azimuths", f"the names' numbers are no {meaning}: {_seen(ordered)}")
-    azimuths = orient(chosen, options)
+    return Reading(_whole_turn(chosen, options), "degrees" if meaning == "degrees" else "frames")
+
+
+def in_order(keys: Sequence[str], options: AzimuthOptions = AzimuthOptions()) -> Reading:
+    """Even steps round the product in the order of the photos, for those of which nothing else is known.
+
+    Args:
+        keys: Whatever tells the photos apart.
+        options: Direction, front photo and missing views.
+
+    Raises:
+        InputError: `capture.ambiguous_azimuths` or `capture.missing_views`.
+    """
+    steps = {key: index * 360.0 / len(keys) for index, key in enumerate(keys)}
+    return Reading(_whole_turn(steps, options), "order")
+
+
+def numbered(names: Sequence[str]) -> bool:
+    """Whether numbers in the names are meant to tell photos apart: two of them differ in nothing else.
+
+    Names that differ in other things too, such as random ones that happen to hold digits, say nothing, nor does one name for all.
+    """
+    different = {stem.casefold() for stem in plain_stems(names)}
+    return len({re.sub(r"\d+", "0", stem) for stem in different}) < len(different)
+
+
+def plain_stems(names: Sequence[str]) -> list[str]:
+    """File names without their folders, their endings and the percent-encoding of RFC 3986.
+
+    The names of one product are decoded together or not at all: where one of them would become control characters or no UTF-8,
+    a percent sign is only a percent sign (``50%045.jpg``).
+    """
+    plain = [name[-_LONGEST:] for name in names]
+    for _ in range(3):  # a name that was encoded already is encoded once more by the next client
+        try:
+            once = [unquote(name, errors="strict") for name in plain]
+        except UnicodeDecodeError:
+            break
+        if once == plain or any(map(_CONTROL.search, once)):
+            break
+        plain = once
+    return [_without_ending(re.split(r"[/\\]", name)[-1].strip()) for name in plain]
+
+
+def _without_ending(name: str) -> str:
+    stem = _ENDING.sub("", name)
+    while (shorter := _ENDING_AGAIN.sub("", stem)) not in ("", stem):  # mug_045.jpg.webp
+        stem = shorter
+    return stem
+
+
+def _whole_turn(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str, float]:
+    turned_to = orient(azimuths, options)
     if not options.allow_missing:
-        refuse_gaps(azimuths)
-    return azimuths
+        refuse_gaps(turned_to)
+    return turned_to
+
+
+def _numbers(names: Sequence[str]) -> tuple[dict[str, float], bool]:
+    """The number that each name ends in, and whether a unit of degrees stands behind one of them.
+
+    A number that all names share ("mug_045 (1)", "mug_090 (1)") says nothing; then the one before it counts.
+
+    Raises:
+        InputError: `capture.ambiguous_azimuths`.
+    """
+    stems = dict(zip(names, plain_stems(names), strict=True))
+    copies = [name for name, stem in stems.items() if _BEHIND_A_NUMBER.search(stem)]
+    if 0 < len(copies) < len(names):
+        other = next(name for name in names if name not in copies)
+        raise InputError(
+            "capture.ambiguous_azimuths",
+            f"{copies[0]!r} ends in two numbers and {other!r} does not: is the last one a copy's, or the angle?",
+        )
+    found = {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
+    for name in names:
+        if name not in found:
+            raise InputError(
+                "capture.ambiguous_azimuths", f"{name!r} does not end in a number of degrees or a frame number"
+            )
+    while len(names) > 1 and len({_number(match) for match in found.values()}) == 1:
+        stems = {name: _SEPARATORS.sub("", stems[name][: match.start()]) for name, match in found.items()}
+        before = {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
+        if len(before) < len(names):
+            break
+        found = before
+    return {name: _number(match) for name, match in found.items()}, any(match["unit"] for match in found.values())
+
+
+def _number(match: re.Match[str]) -> float:
+    number = float(match["number"].replace(",", "."))
+    return -number if match["sign"] else number
 
 
 def orient(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str, float]:
@@ -136,10 +251,10 @@ def _refuse_duplicates(ordered: dict[str, float]) -> None:
 
 
 def _as_degrees(ordered: dict[str, float]) -> dict[str, float] | None:
-    if any(number > 360 for number in ordered.values()):
+    if any(abs(number) > 360 for number in ordered.values()):
         return None
     if 0.0 in ordered.values():
-        return {name: number for name, number in ordered.items() if number != 360}
+        return {name: number % 360.0 for name, number in ordered.items() if abs(number) != 360}
     return {name: number % 360.0 for name, number in ordered.items()}
 
 

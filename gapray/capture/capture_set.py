@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gapray.capture.azimuths import AzimuthsBy
 from gapray.config import canonical_hash
 from gapray.errors import GaprayError
 
@@ -31,6 +32,8 @@ class CaptureSet:
     product_id: str
     uri: str
     photos: tuple[Photo, ...]
+    azimuths_by: AzimuthsBy | None = None
+    """How the azimuths were known; None where nobody said, as in manifests of earlier releases."""
 
     @property
     def source(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, refuse_gaps, turned
+from gapray.capture.azimuths import AzimuthOptions, Reading, orient, read_names, refuse_gaps, turned
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.storage import Entry, Listing, listing_of, read_bytes
 from gapray.errors import GaprayError, InputError
@@ -168,20 +168,21 @@ def _capture_set(
             raise InputError("capture.unsafe_path", f"{', '.join(unsafe[:3])} lies outside the source")
         table = next((entry for name in TABLE_NAMES for entry in entries if entry.name == name), None)
         if table is None:
-            azimuths = azimuths_from_names(list(photos), options.azimuths)
+            reading = read_names(list(photos), options.azimuths)
         else:
-            azimuths = orient(read_table(table, set(photos)), options.azimuths)
+            reading = Reading(orient(read_table(table, set(photos)), options.azimuths), "table")
             if not options.azimuths.allow_missing:
-                refuse_gaps(azimuths)
+                refuse_gaps(reading.azimuths)
     except GaprayError as error:
         return Reject.of(product_id, uri, error)
-    ordered = _thinned(sorted(azimuths.items(), key=lambda item: item[1]), options.given)
+    ordered = _thinned(sorted(reading.azimuths.items(), key=lambda item: item[1]), options.given)
     return CaptureSet(
         product_id,
         uri,
         tuple(
             Photo(name, photos[name].uri, azimuth, photos[name].size, photos[name].stamp) for name, azimuth in ordered
         ),
+        reading.by,
     )
 
 

@@ -36,6 +36,7 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str) -> None:
         azimuths_deg=[view.azimuth_deg for view in package.views],
         depth_scale=package.depth_scale,
         depth_shift=package.depth_shift,
+        azimuths_by=package.azimuths_by,
         **shared,  # type: ignore[arg-type]
     )
     commit(folder, {"views": views, "products": [product]})

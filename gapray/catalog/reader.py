@@ -524,7 +524,13 @@ def package_of_rows(product: Mapping[str, Any], rows: Sequence[Mapping[str, Any]
         )
     models = {role: product[f"{role}_model"] for role in ("mask", "depth", "canny", "identity")}
     return GapPackage(
-        product["product_id"], product["key"], views, product["depth_scale"], product["depth_shift"], models
+        product["product_id"],
+        product["key"],
+        views,
+        product["depth_scale"],
+        product["depth_shift"],
+        models,
+        product.get("azimuths_by"),
     )
 
 

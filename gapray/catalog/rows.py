@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from gapray.capture.azimuths import AzimuthsBy
 from gapray.config import canonical_hash
 from gapray.gap.images import encode_png
 from gapray.gap.package import GapView, view_facts
@@ -65,6 +66,7 @@ def product_row(
     depth_shift: float,
     facts: RunFacts,
     now: datetime,
+    azimuths_by: AzimuthsBy | None = None,
 ) -> dict[str, Any]:
     """One row of `products`."""
     return {
@@ -78,6 +80,7 @@ def product_row(
         "azimuths_deg": sorted(azimuths_deg),
         "depth_scale": depth_scale,
         "depth_shift": depth_shift,
+        "azimuths_by": azimuths_by,
         **facts.model_columns(),
         "run_id": facts.run_id,
         "created_at": now,

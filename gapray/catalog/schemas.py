@@ -107,6 +107,12 @@ PRODUCTS = _schema(
         ("identity_model", pa.string(), False, "name@revision."),
         ("run_id", pa.string(), False, "The run that wrote this row."),
         ("created_at", _STAMP, False, "When the package was finished."),
+        (
+            "azimuths_by",
+            pa.string(),
+            True,
+            "degrees or frames in the photos' names, a table, or their order; null where nobody said.",
+        ),
     ],
 )
 """One light row a product, written after its views: the commit marker."""

@@ -28,11 +28,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_alpha, decode_grey, decode_photo
 from gapray.capture.discover import PRODUCT_ID
 from gapray.capture.storage import read_bytes
@@ -107,6 +108,7 @@ def write(package: GapPackage, to: Path, *, inline: bool = False) -> Path:
             "depth_scale": package.depth_scale,
             "depth_shift": package.depth_shift,
             "models": dict(package.models),
+            "azimuths_by": package.azimuths_by,
         }
         path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -174,7 +176,7 @@ def read(folder: Path) -> GapPackage:
     """
     try:
         root = (folder.parent if folder.is_file() else folder).resolve()
-        manifest, places = _places(root, folder.name if folder.is_file() else MANIFEST_NAME)
+        manifest, places, by = _places(root, folder.name if folder.is_file() else MANIFEST_NAME)
         read_views = [_read_view(place) for place in places]
         views = sorted((view for view, _ in read_views), key=lambda view: view.azimuth_deg)
         for view, after in pairwise(views):
@@ -189,6 +191,7 @@ def read(folder: Path) -> GapPackage:
             depth_scale=_finite(manifest.get("depth_scale", 1.0)),
             depth_shift=_finite(manifest.get("depth_shift", 0.0)),
             models={str(role): str(name) for role, name in models.items()},
+            azimuths_by=_known_by(manifest.get("azimuths_by"), by),
         )
     except (OSError, ValueError, AttributeError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise InputError("gap.invalid_folder", f"{folder}: {error}") from error
@@ -252,6 +255,11 @@ class _Place:
         return None
 
 
+def _known_by(said: Any, found: AzimuthsBy) -> AzimuthsBy:
+    """What a manifest says of its azimuths, or what its views show."""
+    return next((by for by in get_args(AzimuthsBy) if by == said), found)
+
+
 def _inside(root: Path, place: Path) -> Path:
     """`place` without links in it, which may lead nowhere else."""
     resolved = place.resolve()
@@ -260,21 +268,22 @@ def _inside(root: Path, place: Path) -> Path:
     return resolved
 
 
-def _places(root: Path, manifest_name: str) -> tuple[dict[str, Any], list[_Place]]:
-    """The manifest, empty where there is none, and where the views lie."""
+def _places(root: Path, manifest_name: str) -> tuple[dict[str, Any], list[_Place], AzimuthsBy]:
+    """The manifest, empty where there is none, where the views lie, and how their azimuths are known from that."""
     path = root / manifest_name
     if path.exists() or path.is_symlink():
         _inside(root, path)
         manifest = json.loads(_bytes(path, _MAX_MANIFEST_BYTES).decode("utf-8-sig"))
-        found = manifest_views(manifest)
-        return manifest, [_Place(root, members, azimuth, only=len(found) == 1) for azimuth, members in found]
+        found, by = manifest_views(manifest)
+        return manifest, [_Place(root, members, azimuth, only=len(found) == 1) for azimuth, members in found], by
     folders = sorted(one.name for one in root.iterdir() if VIEW.fullmatch(one.name) and one.is_dir())
     if folders:
-        return {}, [_Place(root, {"folder": name}, degrees_of(name), only=False) for name in folders]
+        return {}, [_Place(root, {"folder": name}, degrees_of(name), only=False) for name in folders], "degrees"
     if not (root / "canonical").is_dir():
         raise ValueError(f"there is no {MANIFEST_NAME}, no folder view_<degrees> and no folder canonical")
-    azimuth = degrees_of(root.name) if VIEW.fullmatch(root.name) else 0.0
-    return {}, [_Place(root, {"folder": "."}, azimuth, only=True)]
+    named = VIEW.fullmatch(root.name) is not None
+    place = _Place(root, {"folder": "."}, degrees_of(root.name) if named else 0.0, only=True)
+    return {}, [place], "degrees" if named else "order"
 
 
 def _read_view(place: _Place) -> tuple[GapView, str]:

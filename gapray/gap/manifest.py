@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gapray.capture.azimuths import AzimuthsBy
+
 VIEW = re.compile(r"view[_-]?(\d+(?:\.\d+)?)", re.IGNORECASE)
 """Name of a view's folder, with its degrees."""
 _ANGLES = ("azimuth_deg", "azimuth", "angle")
@@ -15,8 +17,8 @@ LONGEST_PATH = 4096
 """Characters; longer texts are no paths."""
 
 
-def manifest_views(manifest: Any) -> list[tuple[float, Mapping[str, Any]]]:
-    """Each view's azimuth and members.
+def manifest_views(manifest: Any) -> tuple[list[tuple[float, Mapping[str, Any]]], AzimuthsBy]:
+    """Each view's azimuth and members, and whether the manifest says the azimuths (`table`) or only an order.
 
     The prototype wrote ``{"views": {"000": {…}, "045": {…}}}``. A list of views is read too: the angle is a member of each,
     or stands in its paths, or the views go round in even steps.
@@ -37,14 +39,16 @@ def manifest_views(manifest: Any) -> list[tuple[float, Mapping[str, Any]]]:
     labelled = views.items() if isinstance(views, Mapping) else [(None, view) for view in views]
     members = [_members(view) for _, view in labelled]
     angles = [_angle(one, label) for one, (label, _) in zip(members, labelled, strict=True)]
+    by: AzimuthsBy = "table"
     if all(angle is None for angle in angles):
+        by = "order"
         angles = [360.0 * step / len(angles) for step in range(len(angles))]
     found = []
     for angle, one in zip(angles, members, strict=True):
         if angle is None:
             raise ValueError("a view has no angle")
         found.append((angle, one))
-    return found
+    return found, by
 
 
 def degrees_of(value: Any) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import AzimuthsBy, turned
 
 DEPTH_MAX = 65535
 """Stored value of the nearest point; 0 is kept for everything that is not the product."""
@@ -69,6 +69,8 @@ class GapPackage:
     depth_shift: float
     models: Mapping[str, str]
     """Role -> model and revision: `mask`, `depth`, `canny`, `identity`; roles that nobody named may be missing."""
+    azimuths_by: AzimuthsBy | None = None
+    """How the photos' azimuths were known; None where nobody said."""
 
     def view(self, azimuth_deg: float) -> GapView:
         """The view at exactly `azimuth_deg`.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names
+from gapray.capture.azimuths import AzimuthOptions, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID, is_photo_name
@@ -156,7 +156,7 @@ def _written(roll: Roll, target: Path, options: AzimuthOptions, template: str) -
         raise InputError("capture.no_photos", f"no photo follows the slate {roll.slate}")
     # The reading of numbered names already knows about closing frames, fronts and directions.
     numbered = {f"{index:05d}": file for index, file in enumerate(roll.photos)}
-    placed = azimuths_from_names(list(numbered), options)
+    placed = read_names(list(numbered), options).azimuths
     rows: list[tuple[str, ...]] = []
     with new_folder(target) as partial:
         for index, (number, azimuth) in enumerate(placed.items()):

@@ -109,7 +109,8 @@ def build_package(
         for view, mask, near, one in zip(decoded, masks, nearness, features, strict=True)
     )
     key = content_key([(view.azimuth_deg, view.sha256) for view in views], settings.digest(models.revisions))
-    return GapPackage(capture.product_id, key, views, scale, shift, model_names(settings, models.revisions))
+    names = model_names(settings, models.revisions)
+    return GapPackage(capture.product_id, key, views, scale, shift, names, capture.azimuths_by)
 
 
 def model_names(settings: PackagingSettings, revisions: dict[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_photo
 from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.config import DecodeSettings
@@ -44,6 +45,14 @@ STILL_COLUMNS = (
 )
 """Of `stills`, what the product's page shows."""
 ASSETS = ("style.css", "report.js")
+AZIMUTHS: dict[AzimuthsBy | None, str] = {
+    "degrees": "degrees in the photos' names",
+    "frames": "frame numbers in the photos' names, as even steps",
+    "table": "a table",
+    "order": "nothing but the order of the photos, as even steps: check them",
+    None: "not recorded",
+}
+"""How azimuths were known, as the product's page says it."""
 
 
 def write_report(
@@ -200,6 +209,8 @@ def _write_product(
         video_key=facts.video["key"] if facts.video else "",
         reasons=own["reasons"] if own else [],
         warnings=facts.video["warnings"] if facts.video else [],
+        azimuths=AZIMUTHS[package.azimuths_by],
+        guessed=package.azimuths_by == "order",
         turn={"frames": facts.video["azimuths_deg"]} if turn and facts.video else None,
         polar=_polar(facts),
         verdicts=[{"label": row["label"], "cells": _cells(row)} for row in facts.shown_verdicts],
@@ -222,6 +233,7 @@ def _write_product(
         "reason": "; ".join(own["reasons"] if own else [one["message"] for one in problems[:1]]),
         "thumb": f"products/{identifier}.thumb.jpg",
         "page": f"products/{identifier}.html",
+        "azimuths_by": package.azimuths_by,
     }
 
 
@@ -274,6 +286,7 @@ def _rejected(one: Mapping[str, Any]) -> dict[str, Any]:
         "reason": f"{one['message']} [{one['code']}]",
         "thumb": "",
         "page": "",
+        "azimuths_by": None,
     }
 
 

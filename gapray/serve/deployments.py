@@ -266,7 +266,7 @@ class Ingress:
         """Called by Serve once the replica is made."""
         from gapray.serve.http.app import build_app
 
-        return build_app(self._context)
+        return build_app(self._context, named_elsewhere=True)  # by each of Serve's proxies
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -11,7 +11,7 @@ import logging
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapray.capture.azimuths import AzimuthOptions
+from gapray.capture.azimuths import AzimuthOptions, AzimuthsBy
+from gapray.capture.capture_set import CaptureSet
 from gapray.config import Profile
 from gapray.errors import GaprayError, as_gapray_error
 from gapray.fidelity.comparison import Comparison, Drawn, compare, judged, judged_together
@@ -107,7 +108,7 @@ class Packager:
                 zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
                 return gap_folder.read(Path(folder))
         with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
-            capture = opened(self._capture(job), Path(folder), job.making.product_id)
+            capture = self._opened(job, Path(folder))
             package = build_package(
                 capture,
                 self._models,
@@ -119,10 +120,16 @@ class Packager:
             self._artifacts.put(preview_name(job, view.azimuth_deg, "depth"), _thumbnail(depth))
         return package
 
-    def _capture(self, job: Job) -> bytes:
+    def _opened(self, job: Job, folder: Path) -> CaptureSet:
+        data, by = self._capture(job)
+        # The table in the zip is ours; it says where the photos stand, not how that was known.
+        return replace(opened(data, folder, job.making.product_id), azimuths_by=by)
+
+    def _capture(self, job: Job) -> tuple[bytes, AzimuthsBy | None]:
+        """The zip of a job's photos, and how their azimuths were known."""
         given = job.input
         if given.capture is not None:
-            return self._artifacts.get(given.capture)
+            return self._artifacts.get(given.capture), given.azimuths_by
         rules = self._settings.urls
         if given.manifest_url is not None:
             sent = sent_in_manifest(fetch_json(given.manifest_url, rules))
@@ -137,7 +144,7 @@ class Packager:
             fetch=lambda url: fetch(url, rules),
         )
         assert found.capture is not None
-        return found.capture
+        return found.capture, given.azimuths_by or found.azimuths_by
 
     def _preview(self, job: Job, azimuth: float, photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         cut = np.where(mask[..., None] >= 128, photo, 255).astype(np.uint8)
@@ -155,12 +162,14 @@ class Packager:
                         archive.write(path, path.relative_to(place))
         return {
             "files": self._stored(job, {"package.zip": sink.getvalue()}),
+            "azimuths_by": package.azimuths_by,
             "package": {
                 "product_id": package.product_id,
                 "key": package.key,
                 "models": dict(package.models),
                 "depth_scale": package.depth_scale,
                 "depth_shift": package.depth_shift,
+                "azimuths_by": package.azimuths_by,
                 "views": [
                     {
                         "azimuth_deg": view.azimuth_deg,
@@ -188,6 +197,7 @@ class Packager:
         width, height = video.size or (turn.frames.shape[2], turn.frames.shape[1])
         return {
             "files": self._stored(job, files),
+            "azimuths_by": package.azimuths_by,
             "video": {
                 "name": video.name,
                 "frames": len(turn.frames),
@@ -237,7 +247,7 @@ class Packager:
         """
         size = self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
-            capture = opened(self._capture(job), Path(place), job.making.product_id)
+            capture = self._opened(job, Path(place))
             package = build_package(capture, self._models, self._profile.packaging)
             path = Path(place) / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
@@ -469,6 +479,7 @@ def _provenance(job: Job, package: GapPackage, turn: Turn, profile: Profile) -> 
             "job": job.id,
             "product_key": package.key,
             "photos": [{"azimuth_deg": view.azimuth_deg, "sha256": view.sha256} for view in package.views],
+            "azimuths_by": package.azimuths_by,
             "azimuths_deg": list(turn.azimuths_deg),
             "key_frames": list(turn.key_frames),
             "calibration": turn.calibration,

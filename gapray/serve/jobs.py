@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gapray.capture.azimuths import AzimuthsBy
+
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 FINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 Kind = Literal["video", "package", "score", "image"]
@@ -76,6 +78,9 @@ class JobInput(BaseModel):
     video: str | None = Field(None, description="Artifact: the video to score.")
     depth: str | None = Field(None, description="Artifact: depth map of the pose that a still shall have.")
     normals: str | None = Field(None, description="Artifact: its normal map.")
+    azimuths_by: AzimuthsBy | None = Field(
+        None, description="How the photos' azimuths were known; None until they are."
+    )
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,11 @@ class Job:
     def final(self) -> bool:
         """Nothing will change any more."""
         return self.status in FINAL
+
+    @property
+    def azimuths_by(self) -> AzimuthsBy | None:
+        """How the azimuths of its photos were known; None while they lie in a manifest or package that nobody opened yet."""
+        return self.input.azimuths_by or (self.result or {}).get("azimuths_by")
 
     @property
     def folder(self) -> str:

@@ -7,12 +7,12 @@ profile. Needs the package `runpod` in the image.
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import os
 import tempfile
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from gapray.errors import InputError
@@ -23,7 +23,7 @@ from gapray.serve.jobs import Job, JobInput
 from gapray.serve.local import LocalWorkers
 from gapray.serve.making import check_making
 from gapray.serve.settings import ServeSettings
-from gapray.serve.shapes import MODE, runpod_image
+from gapray.serve.shapes import runpod_output
 from gapray.serve.uploads import arrived
 from gapray.serve.work import failure_of, make, told
 
@@ -35,8 +35,8 @@ async def handler(event: dict[str, Any]) -> dict[str, Any]:
         event: ``{"input": {…}}`` as RunPod hands it on.
 
     Returns:
-        ``{"status": "ok", "mode", "format", "video_b64", "scores"}``, of a picture
-        ``{"status": "ok", "image", "seed", "width", "height"}``, or ``{"status": "error", "message", "code"}``.
+        ``{"status": "ok", "mode", "format", "video_b64", "scores", "azimuths_by", "warnings"}``, of a picture
+        ``{"status": "ok", "image", "seed", "width", "height", …}``, or ``{"status": "error", "message", "code"}``.
     """
     try:
         return await _made(event.get("input") or {})
@@ -74,27 +74,19 @@ async def _made(given: dict[str, Any]) -> dict[str, Any]:
             options=asked.options,
             limits=settings.limits,
             decode=settings.loaded_profile().packaging.decode,
+            turn=making.still is None,
         )
-        where = JobInput(photos=found.photos)
+        where = JobInput(photos=found.photos, azimuths_by=found.azimuths_by)
         if found.capture is not None:
-            where = JobInput(capture=f"uploads/{job_id}/capture.zip")
+            where = JobInput(capture=f"uploads/{job_id}/capture.zip", azimuths_by=found.azimuths_by)
             artifacts.put(f"uploads/{job_id}/capture.zip", found.capture)
     for name, data in asked.files.items():
         artifacts.put(f"uploads/{job_id}/{name}", data)
         where = where.model_copy(update={name: f"uploads/{job_id}/{name}"})
     job = local_job(job_id, making, where)
     try:
-        result = await make(job, workers, _silent)
-        if job.kind == "image":
-            return {"status": "ok"} | runpod_image(result, lambda name: artifacts.get(f"{job.folder}/{name}"))
-        video = result["video"]["name"]
-        return {
-            "status": "ok",
-            "mode": MODE,
-            "format": making.format,
-            "video_b64": base64.b64encode(artifacts.get(f"{job.folder}/{video}")).decode(),
-            **({"scores": result["scores"]} if "scores" in result else {}),
-        }
+        job = replace(job, status="completed", result=await make(job, workers, _silent))
+        return runpod_output(job, artifacts)
     finally:
         artifacts.remove(f"uploads/{job_id}")
         artifacts.remove(f"results/{job_id}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gapray.config import HIDDEN, Profile, load_profile, without_password
 from gapray.errors import ConfigError
@@ -97,6 +98,10 @@ class ServeSettings(_Settings):
         "pipeline", description="`null` answers every job with one grey turn: to measure the service alone."
     )
     open: bool = Field(False, description="Answer callers without a key. Only for a server nobody else can reach.")
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description="Origins of web pages that may call this server, such as https://shop.example; `*` = any. None by default.",
+    )
     limits: Limits = Limits()
     urls: UrlRules = UrlRules()
     jobs: JobRules = JobRules()
@@ -105,6 +110,15 @@ class ServeSettings(_Settings):
     generator: Replicas = Replicas()
     scorer: Replicas = Replicas(ongoing=8, cpus=0.25)
     stylist: Replicas | None = Field(Replicas(ongoing=2, cpus=0.25), description="Draws stills; null = none are drawn.")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            # RFC 6454, section 6.2: browsers send scheme, host and port, in lower case and without a slash behind them.
+            if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@A-Z\s]+", origin) is None:
+                raise ValueError(f"{origin!r} is no origin; write it as https://shop.example or http://localhost:3000")
+        return origins
 
     def without_secrets(self) -> ServeSettings:
         """The same in the form that Ray may be told of: its API, its logs and its store show what replicas are made with.

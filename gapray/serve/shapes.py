@@ -26,6 +26,10 @@ _RUNPOD_STATUS = {
     "cancelled": "CANCELLED",
 }
 _ID = re.compile(r"[0-9a-f]{32}")
+ORDER_WARNING = (
+    "nothing says the photos' angles: they were taken as even steps round the product, in the order in which they came; name the "
+    "photos by degrees (mug_045.jpg) or send azimuths"
+)
 MODE = "multiview_video"
 """The prototype's word for what it made."""
 DEFAULT_FRAMES = 24
@@ -65,7 +69,7 @@ def openai_video(job: Job) -> dict[str, Any]:
         "size": f"{width}x{height}",
         "remixed_from_video_id": None,
         "error": None,
-        "gap": _gap(job, "scores", "video", "calibration", "warnings", "seconds"),
+        "gap": _gap(job, "scores", "video", "calibration", "seconds"),
     }
     if job.error_code:
         shown["error"] = {"code": job.error_code, "message": job.error_message}
@@ -108,7 +112,7 @@ def openai_images(job: Job, data: list[dict[str, Any]]) -> dict[str, Any]:
         "size": f"{images[0]['width']}x{images[0]['height']}" if images else None,
         "usage": None,
         "error": _error(job),
-        "gap": _gap(job, "images", "scene", "azimuth_deg", "backend", "licence", "warnings", "seconds"),
+        "gap": _gap(job, "images", "scene", "azimuth_deg", "backend", "licence", "seconds"),
     }
 
 
@@ -124,14 +128,21 @@ def native_job(job: Job) -> dict[str, Any]:
         "expires_at": int(job.expires_at),
         "error": _error(job),
     }
-    return shown | (job.result or {})
+    return shown | (job.result or {}) | azimuths_of(job)
+
+
+def azimuths_of(job: Job) -> dict[str, Any]:
+    """How the azimuths of a job's photos were known, and all its warnings: the same in every API, from the first answer on."""
+    by = job.azimuths_by
+    guessed = [ORDER_WARNING] if by == "order" else []
+    return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *guessed]}
 
 
 def _gap(job: Job, *names: str) -> dict[str, Any]:
     """What only gapray knows of a job, with these parts of its result as far as they are there."""
     result = job.result or {}
     told = {"product_id": job.making.product_id, "stage": job.stage, "attempt": job.attempt}
-    return told | {name: result[name] for name in names if name in result}
+    return told | {name: result[name] for name in names if name in result} | azimuths_of(job)
 
 
 def _error(job: Job) -> dict[str, Any] | None:
@@ -152,41 +163,47 @@ def runpod_state(job: Job) -> str:
     return _RUNPOD_STATUS[job.status]
 
 
-def runpod_image(result: dict[str, Any], read: Callable[[str], bytes]) -> dict[str, Any]:
+def runpod_output(job: Job, artifacts: Artifacts) -> dict[str, Any]:
+    """What a finished job of a RunPod endpoint puts out, with the members that the prototype's clients read."""
+    result = job.result or {}
+
+    def content(name: str) -> str:
+        return base64.b64encode(artifacts.get(f"{job.folder}/{name}")).decode()
+
+    if job.kind == "image":
+        return {"status": "ok"} | _runpod_image(result, content) | azimuths_of(job)
+    name = result["video"]["name"]
+    scores = {"scores": result["scores"]} if "scores" in result else {}
+    video = {"mode": MODE, "format": name.rpartition(".")[2], "video_b64": content(name)}
+    return {"status": "ok"} | video | scores | azimuths_of(job)
+
+
+def _runpod_image(result: dict[str, Any], content: Callable[[str], str]) -> dict[str, Any]:
     """What the prototype's image endpoint answered: `image` in base64, `seed`, `width`, `height`; more pictures in `images`."""
     told = [
-        {name: one[name] for name in ("seed", "width", "height")}
-        | {"image": base64.b64encode(read(one["name"])).decode()}
+        {name: one[name] for name in ("seed", "width", "height")} | {"image": content(one["name"])}
         for one in result["images"]
     ]
     judged = {name: result["images"][0][name] for name in ("gate", "reasons") if name in result["images"][0]}
     more = {"images": told} if len(told) > 1 else {}
-    return told[0] | judged | more | {"warnings": result["warnings"]}
+    return told[0] | judged | more
+
+
+def runpod_accepted(job: Job) -> dict[str, Any]:
+    """What RunPod's ``run`` answers, with what only gapray knows under `gap`."""
+    return {"id": runpod_id(job), "status": runpod_state(job), "gap": azimuths_of(job)}
 
 
 def runpod_status(job: Job, artifacts: Artifacts) -> dict[str, Any]:
     """What RunPod's ``status`` answers; a failure stands in `output` too, where the prototype's clients look."""
     shown: dict[str, Any] = {
-        "id": runpod_id(job),
-        "status": runpod_state(job),
+        **runpod_accepted(job),
         "delayTime": round(job.seconds_queued * 1000),
         "executionTime": round(job.seconds_running * 1000),
         "retries": max(0, job.attempt - 1),
     }
-    if job.status == "completed" and job.result and job.kind == "image":
-        shown["output"] = {"status": "ok"} | runpod_image(
-            job.result, lambda name: artifacts.get(f"{job.folder}/{name}")
-        )
-    elif job.status == "completed" and job.result:
-        name = job.result["video"]["name"]
-        data = artifacts.get(f"{job.folder}/{name}")
-        shown["output"] = {
-            "status": "ok",
-            "mode": MODE,
-            "format": name.rpartition(".")[2],
-            "video_b64": base64.b64encode(data).decode(),
-            **({"scores": job.result["scores"]} if "scores" in job.result else {}),
-        }
+    if job.status == "completed" and job.result:
+        shown["output"] = runpod_output(job, artifacts)
     elif job.status == "running":
         shown["output"] = {"stage": job.stage, "progress": job.progress}
     elif job.error_code:

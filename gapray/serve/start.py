@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import yaml
 from gapray.environment import environment_kept
 from gapray.errors import ConfigError
 from gapray.serve.keys import listed
+from gapray.serve.port import port_kept
 from gapray.serve.settings import ServeSettings, serve_settings
 from gapray.serve.tables import connect
 
 log = logging.getLogger("gapray.serve")
 APP = "gapray"
+_UNBOUND = "Failed to bind to address"
+"""In what Serve raises when its proxy cannot listen (2.60: serve/_private/http_util.py)."""
 
 
 def serve_settings_of(
@@ -74,9 +78,17 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
     On a cluster that runs already, its nodes have the secrets in an environment of their own.
 
     Raises:
-        ConfigError: As `admitted`.
+        ConfigError: As `admitted`; `serve.cannot_bind`.
     """
     chosen = admitted(settings, host, insecure=insecure)
+    local = address is None and "RAY_ADDRESS" not in os.environ
+    # On a cluster it is other machines that listen.
+    with port_kept(host, port) if local else nullcontext():
+        _serve(chosen, host, port, None if local else address or "auto")
+
+
+def _serve(chosen: ServeSettings, host: str, port: int, address: str | None) -> None:
+    """As `start`; `address` None = a Ray of its own."""
     import ray
     from ray import serve
 
@@ -84,21 +96,27 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
 
     stop = threading.Event()
     print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
-    local = address is None and "RAY_ADDRESS" not in os.environ
     # For Ray's processes. Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
     # Ray lets its workers give way to everything else; here they are what the machine is for.
     with environment_kept(RAY_SERVE_LOG_TO_STDERR="0", RAY_worker_niceness="0"):
-        if local:
+        if address is None:
             os.environ |= (
                 chosen.environment()
             )  # inherited by all processes of this Ray: nothing else tells them of secrets
             ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=1 * 2**30)
         else:
-            ray.init(address or "auto", log_to_driver=False)
+            ray.init(address, log_to_driver=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
-        serve.run(application(chosen), name=APP, route_prefix="/")
+        try:
+            serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
+            serve.run(application(chosen), name=APP, route_prefix="/")
+        except Exception as error:
+            if _UNBOUND in str(error):
+                raise ConfigError(
+                    "serve.cannot_bind", f"{host}:{port}: a proxy of the cluster cannot bind it"
+                ) from error
+            raise
         keys = "no key needed" if chosen.open else "API key needed"
         print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
         for number in handlers:

@@ -88,6 +88,7 @@ class Stylist:
             images.append(_facts(name, picture, seed, still, likeness, settings.min_same))
         return {
             "files": files,
+            "azimuths_by": package.azimuths_by,
             "images": images,
             "scene": scene.name,
             "azimuth_deg": view.azimuth_deg,

@@ -1,24 +1,34 @@
 """Every way in which clients send photos -> one form: a zip of them with a `capture.csv` that names their azimuths.
 
 Nothing here opens a path that a client named, and no client's file name becomes one of ours: names are only read for the
-azimuth at their end.
+azimuth at their end, by the same function as those of files in folders.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import re
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
-from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, refuse_gaps
+from gapray.capture.azimuths import (
+    AzimuthOptions,
+    AzimuthsBy,
+    Reading,
+    in_order,
+    numbered,
+    orient,
+    read_names,
+    refuse_gaps,
+)
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
 from gapray.capture.discover import DiscoverOptions, discover
@@ -34,11 +44,26 @@ PHOTO_FIELDS = frozenset({"input_reference", "image_reference", "views", "view",
 _URL_MEMBERS = ("image_url", "url", "reference_url", "image")
 _DATA_MEMBERS = ("b64_json", "b64", "image_b64", "reference_b64", "data")
 _AZIMUTH_MEMBERS = ("azimuth_deg", "azimuth", "angle")
+_NAME_MEMBERS = ("name", "file_name", "filename", "file")
 _REFERENCES = ("reference", "reference_no_bg", "image", "photo", "rgb")
 """Members of a manifest's view that can hold its photo, best first; each also with `_b64` and `_url` behind."""
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "HEIF": ".heic"}
 _PATH_LIKE = re.compile(r"^[\w./\\ :~-]{1,1024}\.[A-Za-z0-9]{2,5}$")
 _ZIP_MAGIC = b"PK\x03\x04"
+_PATH_START = re.compile(r"^(?:[/\\]|\.{1,2}[/\\]|~[/\\]|[A-Za-z]:[/\\])")
+_JPEG_START = "/9j/"
+"""How every JPEG begins in base64: the one photo that begins as a path does."""
+_DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
+_FIELDS_TOLD = 12
+_LINE_WIDTHS = (60, 64, 72, 76)
+"""Of base64 in lines, as its usual writers break them [characters]."""
+_NAME_LENGTH = 200
+"""Characters of a client's file name that are read, from its end."""
+_SETTLED_BY = (
+    "In a request: names=degrees, names=index or names=order (the photos come in their order), closing_frame=drop or keep, "
+    "or azimuths=0,45,…"
+)
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True)
@@ -52,23 +77,35 @@ class Sent:
     azimuth_deg: float | None = None
 
 
-def sent_by(values: Iterable[tuple[str, Any]]) -> list[Sent]:
+def sent_by(values: Iterable[tuple[str, Any]], *, needed: bool = True) -> list[Sent]:
     """Photos in form fields or members of a JSON body.
 
     Args:
         values: (field, value) in the order of the body. A value is a (file name, bytes) pair, a text, or JSON data.
+        needed: Whether a body without photos is an error.
 
     Returns:
         The photos of all fields in `PHOTO_FIELDS`, in order.
 
     Raises:
-        InputError: `request.invalid` or `request.path_refused`.
+        InputError: `request.invalid`, `request.path_refused` or `request.no_photos`, which names the fields that came.
     """
-    found: list[Sent] = []
-    for field, value in values:
-        if field.partition("[")[0] in PHOTO_FIELDS:
-            found += _photos(value)
+    came = list(values)
+    found = [photo for field, value in came if field.partition("[")[0] in PHOTO_FIELDS for photo in _photos(value)]
+    if needed and not found:
+        raise InputError("request.no_photos", f"the request holds no photo; {_told(came)}")
     return found
+
+
+def _told(came: Sequence[tuple[str, Any]]) -> str:
+    """Which fields came, those with files first."""
+    files = Counter(field for field, value in came if isinstance(value, tuple))
+    told = [f"{field[:60]!r} ({count} file{'s' if count > 1 else ''})" for field, count in files.items()]
+    told += [repr(field[:60]) for field in dict.fromkeys(field for field, _ in came) if field not in files]
+    if not told:
+        return "no field came"
+    more = f" and {len(told) - _FIELDS_TOLD} more" if len(told) > _FIELDS_TOLD else ""
+    return f"fields that came: {', '.join(told[:_FIELDS_TOLD])}{more}"
 
 
 def _photos(value: Any) -> list[Sent]:
@@ -77,7 +114,7 @@ def _photos(value: Any) -> list[Sent]:
         return [Sent(name=name, data=data)]
     if isinstance(value, str):
         text = value.strip()
-        if text[:1] in ("[", "{"):
+        if text[:1] in ("[", "{", '"'):
             try:
                 return _photos(json.loads(text))
             except (ValueError, RecursionError) as error:
@@ -98,7 +135,9 @@ def _mapping(value: Mapping[str, Any]) -> list[Sent]:
         if not isinstance(inner, str):
             raise InputError("request.invalid", "a photo's URL or data is no text")
         azimuth = next((value[name] for name in _AZIMUTH_MEMBERS if value.get(name) is not None), None)
-        return [replace(_text(inner), name=str(value.get("name", "")), azimuth_deg=_degrees(azimuth))]
+        photo = _text(inner)
+        name = next((value[member] for member in _NAME_MEMBERS if isinstance(value.get(member), str)), photo.name)
+        return [replace(photo, name=name, azimuth_deg=_degrees(azimuth))]
     if value and all(re.fullmatch(r"\d+(\.\d+)?", str(key)) for key in value):
         return [replace(one, azimuth_deg=_degrees(key)) for key, item in value.items() for one in _photos(item)]
     raise InputError("request.invalid", f"a photo needs one of {', '.join((*_URL_MEMBERS, *_DATA_MEMBERS))}")
@@ -107,31 +146,59 @@ def _mapping(value: Mapping[str, Any]) -> list[Sent]:
 def _text(text: str) -> Sent:
     """A URL, a data URI, or plain base64; anything that looks like a path is refused."""
     if re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", text):
-        return Sent(name=PurePosixPath(text.partition("?")[0]).name, url=text)
-    if text.startswith("data:"):
-        head, comma, body = text.partition(",")
-        if not comma or not head.endswith(";base64"):
+        return Sent(name=re.split(r"[?#]", text, maxsplit=1)[0].rpartition("/")[2], url=text)
+    if (uri := _DATA_URI.match(text)) is not None:
+        said, *parameters = (part.strip() for part in uri["type"].split(";"))
+        if not any(one.lower() == "base64" for one in (said, *parameters)):
             raise InputError("request.invalid", "a data URI must hold base64")
-        return Sent(data=decoded(body))
+        name = next((one.partition("=")[2] for one in parameters if one.lower().startswith(("name=", "filename="))), "")
+        return Sent(name=name, data=decoded(text[uri.end() :]))
+    if text[:5].lower() == "data:":
+        raise InputError("request.invalid", "a data URI must hold base64")
+    # A path may consist of base64's letters alone, and then it would be taken for a photo that nobody can read.
+    if _PATH_START.match(text) and not text.startswith(_JPEG_START):
+        raise _path_refused(text)
     try:
-        # First of all, because every JPEG in base64 begins with "/9j/".
         return Sent(data=decoded(text))
     except InputError as error:
-        if _PATH_LIKE.match(text) or text.startswith(("/", "\\", "./", "../", "file:")):
-            raise InputError("request.path_refused", f"{text[:80]!r} is a path; the server opens no paths") from error
+        if _PATH_LIKE.match(text) or text.startswith("file:"):
+            raise _path_refused(text) from error
         raise
 
 
+def _path_refused(text: str) -> InputError:
+    return InputError("request.path_refused", f"{text[:80]!r} is a path; the server opens no paths")
+
+
 def decoded(text: str) -> bytes:
-    """Strict base64.
+    """Base64 as clients write it.
+
+    Either alphabet (RFC 4648, sections 4 and 5), with or without padding and line breaks, percent-encoded, or with spaces where a
+    form's decoder made them of ``+``.
 
     Raises:
-        InputError: `request.invalid`.
+        InputError: `request.invalid`, which says what is wrong.
     """
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError("request.invalid", f"not base64: {error}") from error
+    if "%" in text:
+        text = unquote(text)
+    text = re.sub(r"[^\S ]+", "", text).strip()
+    if " " in text and not re.search(r"[+_-]", text) and not _broken_into_lines(text.split(" ")):
+        text = text.replace(" ", "+")
+    plain = text.replace(" ", "").translate(_URL_SAFE).rstrip("=")
+    if (wrong := re.search(r"[^A-Za-z0-9+/]", plain)) is not None:
+        raise InputError("request.invalid", f"not base64: {wrong.group()!r} at character {wrong.start() + 1}")
+    if len(plain) % 4 == 1:
+        raise InputError(
+            "request.invalid", f"not base64: of {len(plain)} characters the last stands for less than a byte"
+        )
+    return base64.b64decode(plain + "=" * (-len(plain) % 4))
+
+
+def _broken_into_lines(parts: Sequence[str]) -> bool:
+    """Whether spaces stand for line breaks, as in an unquoted ``$(base64 FILE)``: then the parts are of one length."""
+    width = len(parts[0])
+    even = width % 4 == 0 and all(len(part) == width for part in parts[:-1]) and len(parts[-1]) <= width
+    return even and (len(parts) > 2 or width in _LINE_WIDTHS)
 
 
 def _degrees(value: Any) -> float | None:
@@ -149,13 +216,14 @@ def _degrees(value: Any) -> float | None:
 def sent_in_manifest(manifest: Any) -> list[Sent]:
     """Photos of the prototype's manifest: ``{"views": {"000": {"reference_b64": …}}}``; `gapray export --inline` writes it.
 
-    Depth maps in it are not used: gapray makes its own, on one scale for the whole set.
+    Depth maps in it are not used: gapray makes its own, on one scale for the whole set. Views of which it says no angle come
+    without one.
 
     Raises:
         InputError: `request.invalid`, `request.no_photos` or `request.path_refused`.
     """
     try:
-        views = manifest_views(manifest)
+        views, by = manifest_views(manifest)
     except ValueError as error:
         raise InputError("request.invalid", f"the manifest: {error}") from error
     found = []
@@ -164,7 +232,7 @@ def sent_in_manifest(manifest: Any) -> list[Sent]:
         value = next((members[name] for name in names if isinstance(members.get(name), str) and members[name]), None)
         if value is None:
             raise InputError("request.no_photos", f"view {azimuth:g} has no reference photo")
-        found.append(replace(_text(value.strip()), azimuth_deg=azimuth))
+        found.append(replace(_text(value.strip()), azimuth_deg=None if by == "order" else azimuth))
     return found
 
 
@@ -176,7 +244,8 @@ class Arrived:
     """The zip; None when some photos still lie at URLs."""
     photos: tuple[PhotoSource, ...]
     azimuths_deg: tuple[float, ...]
-    azimuths_by: Literal["given", "names", "order", "archive"]
+    azimuths_by: AzimuthsBy
+    """What a client says of azimuths, in a field or with each photo, is a table."""
 
 
 def arrived(
@@ -187,6 +256,7 @@ def arrived(
     limits: Limits,
     decode: DecodeSettings,
     fetch: Callable[[str], bytes] | None = None,
+    turn: bool = True,
 ) -> Arrived:
     """Check photos and bring them into the one form.
 
@@ -197,6 +267,7 @@ def arrived(
         limits: Number of photos, bytes.
         decode: Limits on each photo; only headers are read here.
         fetch: Fetches URLs; None = leave them for later.
+        turn: The photos must be a turn: names that carry numbers which cannot be read are refused. Else their order counts.
 
     Raises:
         InputError: `request.no_photos`, `request.too_many_images`, `request.invalid`, `capture.*` or `image.*`.
@@ -211,46 +282,50 @@ def arrived(
         return _unzipped(sent[0].data or b"", options, limits, decode)
     if len(sent) > limits.images:
         raise InputError("request.too_many_images", f"{len(sent)} photos; at most {limits.images} are taken")
-    angles, how = _angles(sent, azimuths, options)
+    reading = _read(sent, azimuths, options, turn=turn)
+    placed = [(one, reading.azimuths[str(index)]) for index, one in enumerate(sent) if str(index) in reading.azimuths]
+    angles = tuple(angle for _, angle in placed)
     if any(one.url for one in sent):
         if any(one.data for one in sent):
             raise InputError("request.invalid", "send photos or their URLs, not both")
-        sources = tuple(
-            PhotoSource(url=str(one.url), azimuth_deg=angle) for one, angle in zip(sent, angles, strict=True)
-        )
-        return Arrived(None, sources, tuple(angles), how)
-    photos = [one.data or b"" for one in sent]
-    return Arrived(_zipped(photos, angles, decode), (), tuple(angles), how)
+        sources = tuple(PhotoSource(url=str(one.url), azimuth_deg=angle) for one, angle in placed)
+        return Arrived(None, sources, angles, reading.by)
+    return Arrived(_zipped([one.data or b"" for one, _ in placed], angles, decode), (), angles, reading.by)
 
 
-def _angles(
-    sent: Sequence[Sent], azimuths: Sequence[float] | None, options: AzimuthOptions
-) -> tuple[list[float], Literal["given", "names", "order"]]:
-    """What the client said, else the numbers in the file names, else even steps in the order of the photos."""
-    how: Literal["given", "names", "order"] = "given"
+def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: AzimuthOptions, *, turn: bool) -> Reading:
+    """What the client said, else the numbers in the file names, else even steps in the order of the photos.
+
+    Order is taken only where names carry no numbers: ``blob`` and ``image.png`` say nothing, ``mug (9).jpg`` does.
+
+    Returns:
+        Azimuths by the photos' index, as text.
+    """
     keys = [str(index) for index in range(len(sent))]
-    if azimuths is not None:
-        if len(azimuths) != len(sent):
-            raise InputError("request.invalid", f"{len(azimuths)} azimuths for {len(sent)} photos")
-        named = dict(zip(keys, azimuths, strict=True))
-    elif all(one.azimuth_deg is not None for one in sent):
-        named = {key: one.azimuth_deg or 0.0 for key, one in zip(keys, sent, strict=True)}
-    else:
-        names = [one.name for one in sent]
-        if len(set(names)) == len(names) and all(names):
-            try:
-                read = azimuths_from_names(names, options)
-                if set(read) == set(names):
-                    return [read[name] for name in names], "names"
-            except InputError as error:
-                if error.code != "capture.ambiguous_azimuths":
-                    raise
-        how = "order"
-        named = {key: index * 360.0 / len(sent) for index, key in enumerate(keys)}
-    turned = orient(named, options)
-    if not options.allow_missing:
-        refuse_gaps(turned)
-    return [turned[key] for key in keys], how
+    said = [one.azimuth_deg for one in sent] if azimuths is None else list(azimuths)
+    if len(said) != len(sent):
+        raise InputError("request.invalid", f"{len(said)} azimuths for {len(sent)} photos")
+    given = {key: azimuth for key, azimuth in zip(keys, said, strict=True) if azimuth is not None}
+    if given:
+        if len(given) < len(sent):
+            raise InputError("request.invalid", f"{len(given)} of {len(sent)} photos come with an azimuth")
+        turned = orient(given, options)
+        if not options.allow_missing:
+            refuse_gaps(turned)
+        return Reading(turned, "table")
+    names = [one.name[-_NAME_LENGTH:] for one in sent]
+    if options.names == "order":
+        return in_order(keys, options)
+    try:
+        read = read_names(names, options)
+    except InputError as error:
+        if turn and numbered(names):
+            raise InputError(error.code, f"{error.message} {_SETTLED_BY}") from error
+        if error.code == "capture.missing_views":
+            raise
+        return in_order(keys, options)
+    index_of = dict(zip(names, keys, strict=True))
+    return Reading({index_of[name]: azimuth for name, azimuth in read.azimuths.items()}, read.by)
 
 
 def _zipped(photos: Sequence[bytes], angles: Sequence[float], decode: DecodeSettings) -> bytes:
@@ -271,6 +346,10 @@ def _zipped(photos: Sequence[bytes], angles: Sequence[float], decode: DecodeSett
 
 
 def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: DecodeSettings) -> Arrived:
+    if options.names == "order":
+        raise InputError(
+            "request.invalid", "photos in a zip come in no order: name them, or put a capture.csv beside them"
+        )
     with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
         path = Path(folder) / "upload.zip"
         path.write_bytes(data)
@@ -288,7 +367,7 @@ def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: Deco
             if total > 2 * limits.body_bytes:
                 raise InputError("request.too_large", f"the zip unpacks to more than {2 * limits.body_bytes} bytes")
     angles = [photo.azimuth_deg for photo in photos]
-    return Arrived(_zipped(read, angles, decode), (), tuple(angles), "archive")
+    return Arrived(_zipped(read, angles, decode), (), tuple(angles), found[0].azimuths_by or "table")
 
 
 def opened(capture: bytes, folder: Path, product_id: str) -> CaptureSet:

@@ -55,6 +55,7 @@ def test_resume_skips_and_touch_costs_no_model_work(tmp_path, null):
     )
     assert (first.products, first.packaged, first.finished) == (5, 5, 0)
     assert seen[0] == 0 and seen[-1] == 5
+    assert gapray.open_catalog(str(tmp_path / "c")).products()["azimuths_by"].to_pylist() == ["degrees"] * 5
     os.utime(tmp_path / "shoot" / "sku-0002" / "sku-0002_045.png", ns=(5, 5))
     third = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null)
     assert (third.packaged, third.unchanged, third.finished) == (0, 1, 4)

@@ -2,8 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, turned
+from gapray.capture.azimuths import AzimuthOptions, orient, read_names, turned
 from gapray.errors import InputError
+
+
+def azimuths_from_names(*given):
+    return read_names(*given).azimuths
 
 
 def names(numbers, pattern="shot_{:03d}.jpg"):

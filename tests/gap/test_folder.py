@@ -1,6 +1,7 @@
 """GAP folders: what gapray writes, and what the prototype wrote."""
 
 import base64
+import dataclasses
 import json
 import os
 import pickle
@@ -30,6 +31,12 @@ def same(a, b):
         for field in ("reference", "mask", "depth", "canny", "identity"):
             assert np.array_equal(getattr(one, field), getattr(other, field)), field
         assert (one.name, one.uri, one.sha256, one.quality) == (other.name, other.uri, other.sha256, other.quality)
+
+
+@pytest.mark.parametrize("by", ["degrees", "frames", "table", "order"])
+def test_how_angles_were_known_goes_along(tmp_path, by):
+    folder.write(dataclasses.replace(package(), azimuths_by=by), tmp_path / "gap")
+    assert folder.read(tmp_path / "gap").azimuths_by == by
 
 
 def test_round_trip(tmp_path):

@@ -104,6 +104,20 @@ def test_what_a_report_lists_does_not_grow_and_what_it_opens_grows_with_its_prod
     assert listed[0] == listed[1] and listed[0]["catalog/views"] == 1
 
 
+def test_a_report_says_how_angles_were_known(tmp_path):
+    folder = Folder.at(str(tmp_path / "catalog"))
+    ways = ["degrees", "frames", "table", "order", None]
+    for index, by in enumerate(ways):
+        package = dataclasses.replace(make.package(f"p{index}"), key=f"p{index}".ljust(64, "0"), azimuths_by=by)
+        import_package(folder, package, uri="memory://")
+    page = write_report(Catalog(folder), tmp_path / "report")
+    told = json.loads((page.parent / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
+    assert [one["azimuths_by"] for one in told] == ways
+    pages = [(page.parent / "products" / f"p{index}.html").read_text() for index in range(len(ways))]
+    assert [text.count('<p class="fail">Azimuths by') for text in pages] == [0, 0, 0, 1, 0]
+    assert "Azimuths by frame numbers" in pages[1] and "order of the photos" in pages[3]
+
+
 def test_a_package_without_its_views_is_an_error_of_the_report(tmp_path):
     folder = Folder.at(str(tmp_path / "catalog"))
     add(folder, "whole", lpips=0.1, gate="pass")

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import requests
 
+from gapray.errors import ConfigError
 from gapray.serve.http.failures import STATUS
-from tests.serve.conftest import TINY, served
+from tests.serve.conftest import TINY, listening, served, settings_in
 
 TERMINAL = {"completed", "failed"}
 
@@ -392,3 +394,107 @@ def test_another_products_video_gets_no_score(tmp_path, samples, classic_weights
         assert mine["status"] == "completed" and mine["scores"]["lpips"] < 0.2, mine
         theirs = score("supplement")
         assert (theirs["status"], theirs["error"]["code"]) == ("failed", "score.not_this_product"), theirs
+
+
+def operations(server):
+    """(path, its methods) of the OpenAPI document, and of what stands outside of it."""
+    told = get(server, "/openapi.json").json()["paths"]
+    known = {path: {method.upper() for method in methods} for path, methods in told.items()}
+    for path in ("/", "/assets/app.js", "/assets/sample/mug_045.jpg", "/openapi.json"):
+        known[path] = {"GET"}
+    return known
+
+
+def filled(path, video):
+    """A path with names in place of its parameters."""
+    for name, value in {"video_id": video, "shown": video, "name": "gap-turntable", "endpoint": "e"}.items():
+        path = path.replace("{" + name + "}", value)
+    return re.sub(r"\{\w+\}", "0", path) + ("?wait=1000" if "status-sync" in path else "")
+
+
+def test_head_is_get_without_a_body_wherever_get_is(guarded_server, form):
+    video = post(guarded_server, form).json()["id"]
+    done(guarded_server, f"/v1/videos/{video}")
+    paths = [path for path, methods in operations(guarded_server).items() if "GET" in methods]
+    assert len(paths) > 20
+    for path in paths:
+        place = filled(path, video)
+        head = requests.head(guarded_server.url + place, headers=guarded_server.headers("admin"), timeout=20)
+        whole = get(guarded_server, place, "admin", stream=True)
+        assert head.status_code == whole.status_code != 405, path
+        assert head.content == b"" and head.headers["content-type"] == whole.headers["content-type"], path
+        if "/stream/" not in path and path != "/metrics":
+            assert head.headers.get("content-length") == whole.headers.get("content-length"), path
+        if "/stream/" in path:
+            assert whole.json()["stream"], "HEAD has not taken what GET tells once"
+        whole.close()
+    content = requests.head(
+        f"{guarded_server.url}/v1/videos/{video}/content", headers=guarded_server.headers(), timeout=5
+    )
+    assert content.headers["content-type"] == "video/mp4" and int(content.headers["content-length"]) > 100
+
+
+def test_every_405_says_what_is_allowed(guarded_server):
+    """Neither less nor more than what is answered otherwise, over all routes of a path."""
+    for path, methods in operations(guarded_server).items():
+        answers = {
+            method: requests.request(method, guarded_server.url + filled(path, "x"), timeout=5)
+            for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        }
+        taken = {method for method, answer in answers.items() if answer.status_code != 405}
+        assert methods <= taken < set(answers), path
+        for method in answers.keys() - taken:
+            assert {one.strip() for one in answers[method].headers["allow"].split(",")} == taken, (method, path)
+            assert answers[method].headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("sent", [None, "order-7.a_b", "a" * 500])
+@pytest.mark.parametrize("path", ["/healthz", "/v1/videos/x", "/v1/nothing", "/v1/models"])
+def test_a_request_has_one_id_also_behind_serve_s_proxy(tmp_path, path, sent):
+    from ray.serve._private.http_util import RequestIdMiddleware
+
+    from gapray.serve.http.app import build_app
+    from gapray.serve.http.context import Context
+
+    context = Context.of(settings_in(tmp_path))
+    for app in (build_app(context), RequestIdMiddleware(build_app(context, named_elsewhere=True))):
+        with listening(app) as url:
+            headers = {"x-request-id": sent} if sent else {}
+            found = requests.get(url + path, headers=headers, timeout=5).raw.headers.getlist("x-request-id")
+        assert len(found) == 1 and found[0]
+        if sent and len(sent) < 128:
+            assert found == [sent]
+
+
+def test_pages_of_other_origins_are_let_in_by_name_alone(tmp_path, form):
+    shop, other = "https://shop.example", "https://evil.example"
+    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,idempotency-key"}
+    with served(tmp_path, worker="none") as server:
+        answer = requests.get(f"{server.url}/healthz", headers={"origin": shop}, timeout=5)
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+        assert requests.options(f"{server.url}/v1/videos", headers=ask | {"origin": shop}, timeout=5).status_code == 405
+    with served(tmp_path, worker="none", cors_origins=(shop, "http://localhost:3000")) as server:
+        allowed = requests.options(f"{server.url}/v1/videos", headers=ask | {"origin": shop}, timeout=5)
+        assert allowed.status_code == 200 and allowed.headers["access-control-allow-origin"] == shop
+        assert "idempotency-key" in allowed.headers["access-control-allow-headers"]
+        assert "DELETE" in allowed.headers["access-control-allow-methods"]
+        for answer in (
+            requests.post(f"{server.url}/v1/videos", files=form, headers={"origin": shop}, timeout=10),
+            requests.get(f"{server.url}/v1/videos/nothing", headers={"origin": shop}, timeout=5),
+            requests.put(f"{server.url}/v1/videos", headers={"origin": shop}, timeout=5),
+        ):
+            assert answer.headers["access-control-allow-origin"] == shop, answer.status_code
+            assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        for answer in (
+            requests.options(f"{server.url}/v1/videos", headers=ask | {"origin": other}, timeout=5),
+            requests.get(f"{server.url}/healthz", headers={"origin": other}, timeout=5),
+        ):
+            assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://Shop.example", "https://a@b", ""])
+def test_what_no_browser_sends_is_no_origin(origin):
+    from gapray.serve.settings import serve_settings
+
+    with pytest.raises(ConfigError, match="cors_origins"):
+        serve_settings({"cors_origins": [origin]})

@@ -90,6 +90,22 @@ def test_what_is_wrong_is_said_with_its_remedy(page, real_server, files):
     assert page.get_attribute("#error", "role") == "alert"
 
 
+def test_names_that_say_no_angle_go_by_order_when_the_visitor_says_so(page, real_server, files, tmp_path):
+    camera = []
+    for number, file in enumerate(sorted(files), start=1204):
+        camera.append(str(Path(file).rename(tmp_path / f"IMG_{number}.png")))
+    page.goto(real_server.url)
+    page.set_input_files("#files", camera[::-1])
+    page.wait_for_selector("#error:not([hidden])")
+    assert "IMG_1204.png" in page.text_content("#error")
+    page.check("#in-order")
+    page.set_input_files("#files", [])
+    page.set_input_files("#files", camera[::-1])
+    page.wait_for_selector("#result:not([hidden])", timeout=60_000)
+    assert "in the order in which they came" in page.text_content("#warnings")
+    assert page.locator("#views .name").all_text_contents() == [f"{45 * step}°" for step in range(8)]
+
+
 def test_a_key_is_asked_for_and_stays_in_the_tab(page, guarded_server, files):
     page.goto(guarded_server.url)
     page.set_input_files("#files", files)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zipfile
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -77,12 +78,70 @@ def test_every_encoding_gives_the_same_capture(photos, encoding, tmp_path):
     assert [archive.read(photo.name) for photo in capture.photos] == list(photos.values())
 
 
+WRITINGS = {
+    "as it is": str,
+    "without padding": lambda text: text.rstrip("="),
+    "url-safe": lambda text: text.translate(str.maketrans("+/", "-_")),
+    "url-safe, without padding": lambda text: text.translate(str.maketrans("+/", "-_")).rstrip("="),
+    "lines of MIME": lambda text: "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+    "lines that a shell joined": lambda text: " ".join(text[at : at + 76] for at in range(0, len(text), 76)),
+    "lines, indented": lambda text: "".join(f"\n\t{text[at : at + 64]}" for at in range(0, len(text), 64)),
+    "+ turned to a blank": lambda text: text.replace("+", " "),
+    "+ turned to a blank, without padding": lambda text: text.replace("+", " ").rstrip("="),
+    "percent-encoded": lambda text: quote(text, safe=""),
+}
+AROUND = {
+    "plain": str,
+    "data": lambda text: "data:image/png;base64," + text,
+    "DATA, BASE64": lambda text: "DATA:Image/PNG;BASE64," + text,
+    "no type": lambda text: "data:;base64," + text,
+    "more parameters": lambda text: "data:image/png;name=a.png;charset=utf-8; base64," + text,
+    "a JSON string": json.dumps,
+}
+
+
+@given(
+    data=st.binary(min_size=120, max_size=600),
+    writing=st.sampled_from(sorted(WRITINGS)),
+    around=st.sampled_from(sorted(AROUND)),
+)
+@settings(max_examples=400)
+def test_base64_however_it_is_written(data, writing, around):
+    """Behind a JPEG's first bytes, so that the text begins as a path does, and before its last, which are no blank."""
+    data = b"\xff\xd8\xff\xe0" + data + b"\xff\xd9"
+    [found] = sent_by([("views", AROUND[around](WRITINGS[writing](b64(data))))])
+    assert found.data == data
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("iVBORw0KG!o", "'!' at character 10"), ("iVBORw0KG", "9 characters"), ("iVBO=Rw0KGgo", "'=' at character 5")],
+)
+def test_what_is_wrong_with_base64_is_said(text, told):
+    with pytest.raises(InputError, match=told) as error:
+        sent_by([("views", text)])
+    assert error.value.code == "request.invalid" and "not base64" in error.value.message
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/data/photos/mug000", "./mug", "~/mug_000", "C:\\mug", "..\\mug"])
+def test_a_path_of_base64_s_letters_is_a_path(path):
+    with pytest.raises(InputError) as error:
+        sent_by([("views", [path])])
+    assert error.value.code == "request.path_refused"
+
+
+def test_the_name_in_a_data_uri_is_read(photos):
+    texts = [f"data:image/png;name=mug%20{name[4:]};base64,{b64(data)}" for name, data in photos.items()]
+    found = come(sent_by([("views", texts[::-1])]))
+    assert found.azimuths_by == "degrees" and sorted(found.azimuths_deg) == EIGHT and found.azimuths_deg[0] == 315
+
+
 def test_urls_are_left_for_later_or_fetched(photos):
     urls = [f"https://photos.example/{name}?token=1" for name in photos]
     sent = sent_by([("views", urls)])
     later = come(sent)
     assert later.capture is None and [one.url for one in later.photos] == urls
-    assert list(later.azimuths_deg) == EIGHT and later.azimuths_by == "names"
+    assert list(later.azimuths_deg) == EIGHT and later.azimuths_by == "degrees"
     now = come(sent, fetch=lambda url: photos[url.rpartition("/")[2].partition("?")[0]])
     assert now.capture is not None
 
@@ -90,7 +149,7 @@ def test_urls_are_left_for_later_or_fetched(photos):
 def test_who_says_the_azimuths(photos):
     named = [Sent(name=name, data=data) for name, data in photos.items()]
     plain = [Sent(name="image.png", data=data) for data in photos.values()]
-    assert come(named).azimuths_by == "names"
+    assert come(named).azimuths_by == "degrees"
     assert come(plain).azimuths_by == "order"
     assert come(named, azimuths=[10 + a for a in EIGHT]).azimuths_deg[0] == 10
     turned = come(plain, options=AzimuthOptions(direction="cw"))

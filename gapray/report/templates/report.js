@@ -46,7 +46,7 @@ function overview(rows) {
       if (one.page) name.append(Object.assign(document.createElement("a"), {href: one.page, textContent: one.id})); else name.textContent = one.id;
       cell(row, one.status, one.status);
       cell(row, number(one.lpips, 3), "number"); cell(row, number(one.worst, 3), "number"); cell(row, number(one.iou, 3), "number");
-      cell(row, one.reason); const decision = decided(one); cell(row, decision, decision);
+      cell(row, one.azimuths_by || ""); cell(row, one.reason); const decision = decided(one); cell(row, decision, decision);
     }
     document.getElementById("page").textContent = `${kept.length} products, page ${page + 1} of ${pages}`;
     document.getElementById("before").disabled = page === 0;

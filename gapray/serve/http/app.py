@@ -1,7 +1,8 @@
-"""The ASGI application: routes, limits on bodies, request ids, metrics."""
+"""The ASGI application: routes, limits on bodies, request ids, HEAD, other origins, metrics."""
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,8 +36,26 @@ _PAGE_HEADERS = {
 }
 
 
-def build_app(context: Context) -> FastAPI:
-    """The application over one context."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_EXPOSED = (
+    "allow",
+    "content-disposition",
+    "content-range",
+    "location",
+    "openai-poll-after-ms",
+    "retry-after",
+    "x-request-id",
+)
+"""Headers of an answer that pages of other origins may read, beside those that browsers let them."""
+
+
+def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
+    """The application over one context.
+
+    Args:
+        context: Store, files, settings, keys.
+        named_elsewhere: Whatever runs the application adds `x-request-id` to answers, as Ray Serve's proxies do.
+    """
     from gapray import __version__
 
     app = FastAPI(
@@ -54,7 +74,21 @@ def build_app(context: Context) -> FastAPI:
     app.add_exception_handler(GaprayError, on_gapray_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(_Front, limit=context.settings.limits.body_bytes, metrics=app.state.metrics)
+    app.add_middleware(
+        _Front,
+        limit=context.settings.limits.body_bytes,
+        metrics=app.state.metrics,
+        named_elsewhere=named_elsewhere,
+    )
+    if context.settings.cors_origins:
+        # Outside of `_Front`, so that refusals too can be read by the page that asked.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=context.settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=_EXPOSED,
+        )
     return app
 
 
@@ -82,19 +116,29 @@ class _TooLargeError(Exception):
     """The body went over the limit while it was read."""
 
 
-class _Front:
-    """Outermost: caps the body as it arrives, names the request, counts it. Errors that nothing else caught end here."""
+class _AnsweredError(Exception):
+    """Ends what makes the body of an answer to HEAD, once its headers are sent."""
 
-    def __init__(self, app: ASGIApp, *, limit: int, metrics: native.Metrics) -> None:
-        self._app, self._limit, self._metrics = app, limit, metrics
+
+class _Front:
+    """Outermost: caps the body as it arrives, names the request, counts it, and answers HEAD as GET without a body.
+
+    Errors that nothing else caught end here.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit: int, metrics: native.Metrics, named_elsewhere: bool) -> None:
+        self._app, self._limit, self._metrics, self._named_elsewhere = app, limit, metrics, named_elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        head = scope["method"] == "HEAD"
+        scope = {**scope, "method": "GET"} if head else scope
+        scope.setdefault("state", {})["head"] = head
         request = Request(scope)
-        request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        said = request.headers.get("x-request-id", "")
+        request_id = said if _REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
         began, status, seen, started = time.monotonic(), 500, 0, False
 
         async def counted() -> Message:
@@ -109,8 +153,13 @@ class _Front:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                headers = [item for item in message.get("headers", []) if item[0].lower() != b"x-request-id"]
-                message["headers"] = [*headers, (b"x-request-id", request_id.encode())]
+                if not self._named_elsewhere:
+                    message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            elif head and message["type"] == "http.response.body":
+                await send({"type": "http.response.body", "body": b""})
+                if message.get("more_body"):
+                    raise _AnsweredError
+                return
             await send(message)
 
         too_large = InputError("request.too_large", f"the body is larger than {self._limit} bytes")
@@ -120,6 +169,8 @@ class _Front:
                 await answer(request, 413, too_large.code, too_large.message)(scope, receive, named)
             else:
                 await self._app(scope, counted, named)
+        except _AnsweredError:
+            pass
         except _TooLargeError:
             await answer(request, 413, too_large.code, too_large.message)(scope, receive, named)
         except Exception as error:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.message import Message
+from email.utils import collapse_rfc2231_value
+from typing import Any, cast
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import PHOTO_FIELDS
+from gapray.serve.uploads import PHOTO_FIELDS, decoded
 
 NAMES = {
     "num_frames": "frames",
@@ -32,11 +38,17 @@ NAMES = {
 }
 """Names of vLLM-Omni and of the prototype -> ours."""
 MAKING = frozenset(Making.model_fields) - {"still"}
+AZIMUTH_FIELDS = frozenset(
+    {"azimuths", "azimuths_deg", "front", "allow_missing", "direction", "names", "closing_frame"}
+)
 STILL = {"n": "count", "output_compression": "quality"}
 """Names of the Images API -> ours."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON escapes one half of a character beyond the first plane."""
 _DEPTH = 20
+_FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
+"""The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
+_FILE_FIELDS = PHOTO_FIELDS | {"video"}
 
 
 @dataclass(frozen=True)
@@ -87,22 +99,84 @@ async def read_body(request: Request, limits: Limits) -> Body:
 
 async def _form(request: Request, limits: Limits) -> Body:
     found: list[tuple[str, Any]] = []
+    least: dict[str, Any] = {"max_fields": limits.fields, "max_part_size": limits.body_bytes}
     try:
-        async with request.form(
-            max_files=limits.images + 1, max_fields=limits.fields, max_part_size=limits.body_bytes
-        ) as form:
-            for name, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    found.append((name, (value.filename or "", await value.read())))
-                else:
-                    found.append((name, value))
+        async with aclosing(request.stream()) as stream:
+            if request.headers["content-type"].lower().startswith("multipart/"):
+                form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **least).parse()
+            else:
+                form = await FormParser(request.headers, stream, **least).parse()
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                found.append((name, (plain_words(value.filename or ""), await _content(value))))
+            else:
+                found.append((name, value))
+        await form.close()
     except InputError:
         raise
-    except HTTPException as error:
-        raise InputError("request.invalid", str(error.detail)) from error
+    except MultiPartException as error:
+        raise InputError("request.invalid", error.message) from error
     except (ValueError, KeyError, AssertionError, UnicodeError) as error:
         raise InputError("request.invalid", f"the form cannot be read: {type(error).__name__}") from error
     return Body(tuple(_named(found)))
+
+
+async def _content(file: UploadFile) -> bytes:
+    data = await file.read()
+    if file.headers.get("content-transfer-encoding", "").strip().lower() == "base64":
+        return decoded(data.decode("latin-1"))
+    return data
+
+
+class _PhotoParser(MultiPartParser):
+    """Starlette's parser of multipart bodies, which also knows files by other signs than a plain ``filename``."""
+
+    def on_headers_finished(self) -> None:
+        """Take the name of ``filename*``, which the library leaves unread."""
+        part = self._current_part
+        said = (part.content_disposition or b"").decode("latin-1")
+        if (name := extended_name(said)) is not None:
+            plain = re.sub(r"[\x00-\x1f\x7f\"\\]", "_", name).encode(errors="replace")
+            part.content_disposition = _FILE_NAME.sub("", said).encode("latin-1") + b'; filename="' + plain + b'"'
+        super().on_headers_finished()
+
+    def on_part_end(self) -> None:
+        """Make a file of bytes that nobody named: no photo is text in UTF-8, and every other way to send one is."""
+        part = self._current_part
+        if part.file is None and part.field_name.partition("[")[0] in _FILE_FIELDS and not _is_text(part.data):
+            self.items.append((part.field_name, UploadFile(io.BytesIO(part.data), filename="")))
+            return
+        super().on_part_end()
+
+
+def _is_text(data: bytearray) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def extended_name(disposition: str) -> str | None:
+    """The ``filename*`` of a Content-Disposition (RFC 5987, RFC 2231), which some clients send alone or beside a poorer one."""
+    message = Message()
+    try:
+        message["content-disposition"] = disposition
+        found = [value for name, value in message.get_params([], "content-disposition") if name.lower() == "filename"]
+        said = next((value for value in found if isinstance(value, tuple)), None)
+        return None if said is None else collapse_rfc2231_value(said).strip('"')
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def plain_words(name: str) -> str:
+    """A file name without the encoded words of RFC 2047, as .NET's and Java's clients write them."""
+    if "=?" not in name:
+        return name
+    try:
+        return str(make_header(decode_header(name)))
+    except (HeaderParseError, LookupError, ValueError):
+        return name
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -211,7 +285,7 @@ def azimuths_of(body: Body) -> list[float] | None:
 
 
 def options_of(body: Body) -> AzimuthOptions:
-    """Direction, front photo, missing views.
+    """Direction, front photo, missing views, and how names are read.
 
     Raises:
         InputError: `request.invalid`.
@@ -225,13 +299,25 @@ def options_of(body: Body) -> AzimuthOptions:
     if direction not in ("ccw", "cw"):
         raise InputError("request.invalid", "direction must be ccw or cw")
     missing = str(body.last("allow_missing") or "").lower() in ("1", "true", "yes")
-    return AzimuthOptions(direction="cw" if direction == "cw" else "ccw", front=front, allow_missing=missing)
+    return AzimuthOptions(
+        direction="cw" if direction == "cw" else "ccw",
+        front=front,
+        allow_missing=missing,
+        names=cast("Any", _choice(body, "names", ("auto", "degrees", "index", "order"))),
+        closing_frame=cast("Any", _choice(body, "closing_frame", ("auto", "drop", "keep"))),
+    )
+
+
+def _choice(body: Body, name: str, choices: tuple[str, ...]) -> str:
+    """A field that takes one of some words; the first of them where it did not come."""
+    value = body.text(name) or choices[0]
+    if value not in choices:
+        raise InputError("request.invalid", f"{name} must be one of {', '.join(choices)}")
+    return value
 
 
 def ignored_in(body: Body, known: Sequence[str]) -> list[str]:
     """Fields that nothing here reads: said in the answer, so that a misspelt one is noticed."""
     names = {name.partition("[")[0] for name, _ in body.fields}
-    read = (
-        MAKING | PHOTO_FIELDS | set(known) | {"size", "azimuths", "azimuths_deg", "front", "allow_missing", "direction"}
-    )
+    read = MAKING | PHOTO_FIELDS | AZIMUTH_FIELDS | set(known) | {"size"}
     return sorted(name[:60] for name in names - read)[:_DEPTH]

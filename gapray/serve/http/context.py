@@ -153,12 +153,13 @@ class Context:
                 options=options,
                 limits=self.settings.limits,
                 decode=self.profile.packaging.decode,
+                turn=new.kind != "image",
             )
-            given = JobInput(photos=found.photos)
+            given = JobInput(photos=found.photos, azimuths_by=found.azimuths_by)
             if found.capture is not None:
                 name = f"uploads/{new.id}/capture.zip"
                 self.artifacts.put(name, found.capture)
-                given = JobInput(capture=name)
+                given = JobInput(capture=name, azimuths_by=found.azimuths_by)
         for field_name, data in files.items():
             name = f"uploads/{new.id}/{field_name}"
             self.artifacts.put(name, data)

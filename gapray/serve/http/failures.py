@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from gapray.errors import REMEDIES, ConfigError, GaprayError, InputError
 from gapray.serve.work import ours
@@ -46,6 +49,7 @@ _TYPES = {
     500: "server_error",
     503: "server_error",
 }
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _BY_STATUS = {404: "request.not_found", 405: "request.wrong_method"}
 
 
@@ -56,10 +60,11 @@ def status_of(error: GaprayError) -> int:
     return 400 if isinstance(error, (InputError, ConfigError)) else 503
 
 
-def answer(request: Request, status: int, code: str, message: str) -> JSONResponse:
+def answer(
+    request: Request, status: int, code: str, message: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> JSONResponse:
     """An error in the shape of the API that was called."""
     remedy = REMEDIES.get(code)
-    request_id = getattr(request.state, "request_id", None)
     body: dict[str, Any]
     if request.url.path.startswith("/v2/") or request.url.path == "/graphql":
         # RunPod's asynchronous client reads `id` and `status` without looking at the HTTP status.
@@ -69,10 +74,8 @@ def answer(request: Request, status: int, code: str, message: str) -> JSONRespon
     else:
         kind = _TYPES.get(status, "invalid_request_error")
         body = {"error": {"message": message, "type": kind, "param": None, "code": code, "remedy": remedy}}
-    headers = {"x-request-id": request_id} if request_id else {}
-    if status in (429, 503):
-        headers["retry-after"] = str(RETRY_AFTER_S)
-    return JSONResponse(body, status, headers)
+    later = {"retry-after": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    return JSONResponse(body, status, {**headers, **later})
 
 
 async def on_gapray_error(request: Request, error: Exception) -> JSONResponse:
@@ -97,7 +100,20 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     """A path or method that does not exist."""
     assert isinstance(error, HTTPException)
     code = _BY_STATUS.get(error.status_code, "request.invalid")
-    return answer(request, error.status_code, code, f"{request.method} {request.url.path[:200]}: {error.detail}")
+    headers = {"allow": ", ".join(methods_of(request))} if error.status_code == 405 else {}
+    return answer(
+        request, error.status_code, code, f"{request.method} {request.url.path[:200]}: {error.detail}", headers
+    )
+
+
+def methods_of(request: Request) -> list[str]:
+    """The methods that a request's path takes, over all routes: the framework names those of one (RFC 9110, section 15.5.6)."""
+    found = [
+        method
+        for method in _METHODS
+        if any(route.matches(dict(request.scope) | {"method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return [*found, "HEAD"] if "GET" in found else found
 
 
 async def on_any_error(request: Request, error: Exception) -> JSONResponse:

@@ -154,15 +154,16 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
     check_model(context, model, STILLS_MODEL)
     # `format` of a video is another thing.
     making = making_of(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product")
+    package = await _package(context, key, body.text("package"))
     job = await context.accept(
         key,
         api="openai",
         kind="image",
         making=making.model_copy(update={"still": still_of(body)}),
-        sent=sent_by(body.fields),
+        sent=sent_by(body.fields, needed=package is None),
         azimuths=azimuths_of(body),
         options=replace(options_of(body), allow_missing=True),
-        package=await _package(context, key, body.text("package")),
+        package=package,
         model=model,
         endpoint=form,
         idempotency_key=idempotency_key(request),

@@ -37,10 +37,21 @@ PHOTOS_SCHEMA: dict[str, Any] = {
         "input_reference[]": {
             "type": "array",
             "items": {"type": "string", "format": "binary"},
-            "description": "The photos, or one zip of them. Azimuths are read from the file names (`mug_045.jpg`), taken "
-            "from `azimuths`, or else the photos are even steps in their order.",
+            "description": "The photos, or one zip of them. Azimuths are taken from `azimuths`, else read from the file names "
+            "(`mug_045.jpg`, `mug (2).jpg`). Photos whose names carry no numbers are even steps in their order, with a warning; "
+            "`gap.azimuths_by` says which it was.",
         },
         "azimuths": {"type": "string", "example": "0,45,90,135,180,225,270,315"},
+        "names": {
+            "type": "string",
+            "enum": ["auto", "degrees", "index", "order"],
+            "description": "What the numbers in file names are; `order`: names are not read, the photos come in their order.",
+        },
+        "closing_frame": {
+            "type": "string",
+            "enum": ["auto", "drop", "keep"],
+            "description": "Whether the last numbered photo repeats the front.",
+        },
         "num_frames": {"type": "integer", "example": 24},
         "fps": {"type": "number", "example": 12},
         "size": {"type": "string", "example": "512x512"},

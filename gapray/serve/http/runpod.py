@@ -19,7 +19,7 @@ from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
 from gapray.serve.jobs import Job, Making
-from gapray.serve.shapes import job_id, runpod_id, runpod_state, runpod_status
+from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status
 from gapray.serve.uploads import Sent, decoded, sent_by, sent_in_manifest
 
 router = APIRouter(tags=["runpod"])
@@ -49,8 +49,7 @@ _BODY: dict[str, Any] = {
 @router.post("/v2/{endpoint}/run", openapi_extra=_BODY)
 async def run(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     """Accept a job."""
-    job = await _accepted(request, endpoint)
-    return {"id": runpod_id(job), "status": runpod_state(job)}
+    return runpod_accepted(await _accepted(request, endpoint))
 
 
 @router.post("/v2/{endpoint}/runsync", openapi_extra=_BODY)
@@ -97,7 +96,8 @@ async def stream(request: Request, endpoint: Endpoint, shown: str) -> dict[str, 
     if job.final:
         # RunPod's clients stop when a job is final and its stream is empty: the output is told once.
         new = [] if job.id in said else [{"output": told.get("output")}]
-        said[job.id] = True
+        if not request.state.head:
+            said[job.id] = True
         if len(said) > STREAMS_REMEMBERED:
             said.popitem(last=False)
         if job.status == "cancelled":
@@ -293,7 +293,7 @@ def _body(values: dict[str, Any]) -> Body:
 
 def _map_of(value: Any, name: str) -> bytes:
     """A depth or normal map: its bytes must be in the request."""
-    [one] = sent_by([("image", value)]) or [Sent()]
+    [one] = sent_by([("image", value)])
     if one.data is None:
         raise InputError("request.invalid", f"{name} must be base64 or a data URI")
     return one.data

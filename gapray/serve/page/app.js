@@ -68,6 +68,7 @@ async function send(files) {
   files.sort((a, b) => byName.compare(a.name, b.name));
   form.append("prompt", "a product photo on a plain white background");
   form.append("direction", $("clockwise").checked ? "cw" : "ccw");
+  form.append("names", $("in-order").checked ? "order" : "auto");
   for (const file of files) form.append("input_reference[]", file, file.name);
   $("work").hidden = false;
   $("stage").textContent = "sending";

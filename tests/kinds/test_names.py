@@ -1,0 +1,258 @@
+"""Names of photos as cameras, systems, shops and clients write them: one reading, in folders, zips and requests.
+
+Each set is made: a separator, a way to count, an ending, an encoding and an order of arrival. What a set means is known from how
+it was made.
+"""
+
+import io
+import random
+import unicodedata
+import uuid
+import zipfile
+from dataclasses import replace
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gapray.capture.azimuths import AzimuthOptions, read_names
+from gapray.capture.capture_set import CaptureSet
+from gapray.capture.discover import DiscoverOptions, discover, scan
+from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, completed, manifest_row
+from gapray.config import DecodeSettings
+from gapray.errors import InputError
+from gapray.serve.settings import Limits
+from gapray.serve.uploads import Sent, arrived, sent_in_manifest
+
+SEPARATORS = (" ({})", "({})", "_{}", "-{}", " {}", " [{}]", " - {}", "_({})", " #{}", "（{}）", ".{}")
+ENDINGS = (".jpg", ".JPG", ".jpeg", ".png", ".HEIC", ".tif", ".webp", ".jpg.png", "")
+ENCODINGS = {
+    "plain": str,
+    "percent": quote,
+    "percent, all of it": lambda name: "".join(f"%{byte:02X}" for byte in name.encode()),
+    "percent, twice": lambda name: quote(quote(name)),
+    "decomposed": lambda name: unicodedata.normalize("NFD", name),
+}
+BASES = st.builds(str.__add__, st.text(st.sampled_from("abzAZäßéñ杯マ ._-'&+"), max_size=8), st.sampled_from("mGß杯"))
+TURNS = (4, 8, 12, 16, 24, 36, 72)
+COLOURS = [
+    cv2.imencode(".png", np.full((64, 64, 3), (shade, 255 - shade, 128), np.uint8))[1].tobytes() for shade in range(72)
+]
+
+
+def name_of(base, separator, number, ending, encoding):
+    return ENCODINGS[encoding](base + separator.format(number) + ending)
+
+
+def in_request(names, options=AzimuthOptions(), *, turn=True):
+    """Name -> azimuth of photos that came by HTTP in this order, found again by their bytes."""
+    data = dict(zip(names, COLOURS, strict=False))
+    found = arrived(
+        [Sent(name=name, data=data[name]) for name in names],
+        azimuths=None,
+        options=options,
+        limits=Limits(),
+        decode=DecodeSettings(),
+        turn=turn,
+    )
+    archive = zipfile.ZipFile(io.BytesIO(found.capture))
+    rows = dict(line.split(",") for line in archive.read("capture.csv").decode().split()[1:])
+    name_of_bytes = {content: name for name, content in data.items()}
+    return {name_of_bytes[archive.read(file)]: float(azimuth) for file, azimuth in rows.items()}, found.azimuths_by
+
+
+counts = st.fixed_dictionaries(
+    {
+        "base": BASES,
+        "separator": st.sampled_from(SEPARATORS),
+        "ending": st.sampled_from(ENDINGS),
+        "encoding": st.sampled_from(sorted(ENCODINGS)),
+    }
+)
+
+
+def read_everywhere(names, expected, by):
+    found = read_names(names)
+    assert found.by == by and found.azimuths == pytest.approx(expected), names[:3]
+    assert in_request(names) == (pytest.approx(expected), by)
+
+
+@given(
+    look=counts,
+    turn=st.sampled_from(TURNS),
+    first=st.sampled_from([0, 1]),
+    digits=st.integers(1, 4),
+    seed=st.integers(),
+)
+@settings(max_examples=60)
+def test_frame_numbers_in_any_dress(look, turn, first, digits, seed):
+    names = [name_of(number=f"{first + step:0{digits}d}", **look) for step in range(turn)]
+    expected = {name: 360 * step / turn for step, name in enumerate(names)}
+    random.Random(seed).shuffle(names)
+    read_everywhere(names, expected, "frames")
+
+
+@given(
+    look=counts,
+    turn=st.sampled_from(TURNS),
+    unit=st.sampled_from(["", "deg", "°", " degrees"]),
+    form=st.sampled_from(["{:g}", "{:03.0f}", "{:.1f}"]),
+    comma=st.booleans(),
+    seed=st.integers(),
+)
+@settings(max_examples=60)
+def test_degrees_in_any_dress(look, turn, unit, form, comma, seed):
+    degrees = [360 * step / turn for step in range(turn)]
+    if form != "{:g}" and any(value % 1 for value in degrees):
+        form = "{:g}"
+    numbers = [form.format(value).replace(".", "," if comma else ".") for value in degrees]
+    names = [name_of(number=number + unit, **look) for number in numbers]
+    expected = dict(zip(names, degrees, strict=True))
+    random.Random(seed).shuffle(names)
+    read_everywhere(names, expected, "degrees")
+
+
+@pytest.mark.parametrize("separator", ["_{}", " ({})", "-{}"])
+def test_a_copy_s_number_that_all_names_share_says_nothing(separator):
+    degrees = range(0, 360, 45)
+    names = [f"mug_{value:03d}{separator.format(1)}.jpg" for value in degrees]
+    read_everywhere(names, dict(zip(names, map(float, degrees), strict=True)), "degrees")
+
+
+def test_minus_degrees_turn_the_other_way_and_a_hyphen_alone_does_not():
+    minus = [f"mug_{-value}.jpg" for value in range(0, 360, 45)]
+    assert read_names(minus).azimuths["mug_-45.jpg"] == 315
+    hyphen = [f"mug-{value}.jpg" for value in range(0, 360, 45)]
+    assert read_names(hyphen).azimuths["mug-45.jpg"] == 45
+
+
+def test_what_only_looks_encoded_stays_as_it_is():
+    """``%04`` would be a control character and ``%FF`` is no UTF-8."""
+    for prefix in ("50%", "100%25", "a%FF_"):
+        names = [f"{prefix}{value:03d}.jpg" for value in range(0, 360, 45)]
+        assert list(read_names(names).azimuths.values()) == [45.0 * step for step in range(8)], prefix
+
+
+AMBIGUOUS = {
+    "a camera's numbers": lambda dress: [dress(number) for number in range(1204, 1212)],
+    "a photo's number is missing": lambda dress: [dress(number) for number in (1, 2, 3, 5, 6, 7, 8)],
+    "nine frames, or eight and a closing one": lambda dress: [dress(number) for number in range(1, 10)],
+    "one is a copy": lambda dress: [dress(f"{45 * step:03d}") + (" (1)" if step == 3 else "") for step in range(8)],
+    "one is a copy, as shops write it": lambda dress: [
+        dress(f"{45 * step:03d}") + ("-1" if step == 3 else "") for step in range(8)
+    ],
+    "one photo without a number": lambda dress: ["front", *(dress(f"{45 * step:03d}") for step in range(1, 8))],
+    "numbers in front": lambda dress: [f"{number:02d}_mug" for number in range(1, 9)],
+    "numbers in the middle": lambda dress: [f"{dress(number)}_final" for number in range(1, 9)],
+    "times": lambda dress: [dress(f"2026{number:02d}01_1200{number:02d}") for number in range(1, 9)],
+    "a number twice": lambda dress: [*(dress(number) for number in range(1, 8)), dress("0007")],
+    "a view is missing": lambda dress: [dress(f"{45 * step:03d}") for step in (0, 1, 2, 3, 6, 7)],
+}
+
+
+@pytest.mark.parametrize("separator", ["_{}", "-{}", " {}"])
+@pytest.mark.parametrize("what", AMBIGUOUS)
+def test_what_a_folder_refuses_a_request_refuses(what, separator, tmp_path):
+    names = [f"{stem}.jpg" for stem in AMBIGUOUS[what](lambda number: "mug" + separator.format(number))]
+    folder = tmp_path / "mug"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    [reject] = scan(str(folder), DiscoverOptions(layout="product"))
+    assert not isinstance(reject, CaptureSet) and reject.code.startswith("capture.")
+    with pytest.raises(InputError) as error:
+        in_request(names)
+    assert error.value.code == reject.code
+    assert "names=order" in error.value.message, "and it says how to settle it in a request"
+    # A still needs no turn: there the order counts, and it says so.
+    if reject.code != "capture.missing_views":
+        assert in_request(names, AzimuthOptions(allow_missing=True), turn=False)[1] == "order"
+
+
+def test_a_request_can_settle_what_names_leave_open():
+    camera = [f"IMG_{number}.jpg" for number in range(1211, 1203, -1)]
+    by_index, by = in_request(camera, AzimuthOptions(names="index"))
+    assert by == "frames" and by_index["IMG_1205.jpg"] == 45
+    by_order, by = in_request(camera, AzimuthOptions(names="order"))
+    assert by == "order" and by_order["IMG_1210.jpg"] == 45
+    nine = [f"mug ({number}).jpg" for number in range(1, 10)]
+    dropped, by = in_request(nine, AzimuthOptions(closing_frame="drop"))
+    assert (len(dropped), dropped["mug (2).jpg"], by) == (8, 45, "frames")
+
+
+def test_a_closing_frame_in_degrees_is_left_out_of_a_request_as_of_a_folder():
+    names = [f"mug_{value:03d}.jpg" for value in range(0, 361, 45)]
+    found, by = in_request(names)
+    assert by == "degrees" and found == {name: 45.0 * step for step, name in enumerate(names[:-1])}
+
+
+def uuids():
+    numbers = random.Random(5)
+    return [f"{uuid.UUID(int=numbers.getrandbits(128))}.jpg" for _ in range(8)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["blob"] * 8, [""] * 8, ["image.png"] * 8, ["image_1.png"] * 8, list("abcdefgh"), uuids()],
+    ids=["blob", "nothing", "one name", "one numbered name", "letters", "random"],
+)
+def test_names_that_say_nothing_go_by_order(names):
+    sent = [Sent(name=name, data=data) for name, data in zip(names, COLOURS, strict=False)]
+    numbered = names[0] == "image_1.png"
+    come = {"azimuths": None, "limits": Limits(), "decode": DecodeSettings()}
+    found = arrived(sent, options=AzimuthOptions(), **come)
+    assert found.azimuths_by == "order" and list(found.azimuths_deg) == [45.0 * step for step in range(8)], numbered
+    said = arrived(
+        [replace(one, azimuth_deg=45.0 * step) for step, one in enumerate(sent)], options=AzimuthOptions(), **come
+    )
+    assert said.azimuths_by == "table"
+    with pytest.raises(InputError, match="7 of 8") as error:
+        arrived([sent[0], *(replace(one, azimuth_deg=45.0) for one in sent[1:])], options=AzimuthOptions(), **come)
+    assert error.value.code == "request.invalid"
+
+
+def test_a_manifest_without_angles_goes_by_order():
+    import base64
+
+    photos = [{"reference_b64": base64.b64encode(data).decode()} for data in COLOURS[:8]]
+    for views, by in ((photos, "order"), ({f"{45 * step:03d}": one for step, one in enumerate(photos)}, "table")):
+        sent = sent_in_manifest({"views": views})
+        found = arrived(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
+        assert found.azimuths_by == by and list(found.azimuths_deg) == [45.0 * step for step in range(8)]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_files_on_disk_and_their_manifest(packed, tmp_path):
+    names = {f"mug%20({step + 1}).jpg": 45.0 * step for step in range(8)}
+    folder = tmp_path / "mug"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    (tmp_path / "table").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / "table" / name).write_bytes(b"x")
+    (tmp_path / "table" / "capture.csv").write_text("file,azimuth\na.jpg,0\nb.jpg,90\nc.jpg,180\nd.jpg,270\n")
+    source = str(tmp_path)
+    if packed:
+        source = str(tmp_path / "all.zip")
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in sorted(tmp_path.glob("*/*")):
+                archive.write(path, path.relative_to(tmp_path))
+    mug, table = discover(source)
+    assert {photo.name: photo.azimuth_deg for photo in mug.photos} == names
+    rows = [manifest_row(one) for one in (mug, table)]
+    assert [row["azimuths_by"] for row in rows] == ["frames", "table"]
+    assert capture_set(rows[0]) == mug
+
+
+def test_a_manifest_of_an_earlier_release_is_read():
+    import pyarrow as pa
+
+    old = pa.schema([field for field in MANIFEST if field.name != "azimuths_by"])
+    check_manifest(old)
+    row = {"product_id": "mug", "uri": "u", "source": "s", "photos": [], "error_code": None, "error_message": None}
+    table = completed(pa.Table.from_pylist([row], schema=old))
+    assert table.schema == MANIFEST and capture_set(table.to_pylist()[0]).azimuths_by is None

@@ -1,0 +1,115 @@
+"""A port that somebody has already: found before Ray starts, and said with a code."""
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from typer.testing import CliRunner
+
+from gapray.cli.main import app
+from gapray.errors import ConfigError
+from gapray.serve.port import port_kept, refuse_taken
+from tests.serve.conftest import served
+
+
+@contextmanager
+def other_program(host="127.0.0.1"):
+    server = http.server.ThreadingHTTPServer((host, 0), http.server.SimpleHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+@contextmanager
+def shared_listener():
+    """Listens as Serve's proxy does, on a port that others may share, and never answers."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def refused(port, host="127.0.0.1"):
+    with pytest.raises(ConfigError) as error, port_kept(host, port):
+        pass
+    assert error.value.code == "serve.cannot_bind" and "--port" in error.value.remedy
+    return error.value.message
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_another_program_is_named(monkeypatch):
+    with other_program() as port:
+        assert "another program (SimpleHTTP" in refused(port)
+        assert "another program" in refused(port, "0.0.0.0")
+    with other_program("0.0.0.0") as port:
+        assert "another program" in refused(port)
+    refuse_taken("127.0.0.1", port)
+
+
+def test_gapray_is_named(tmp_path):
+    from gapray import __version__
+
+    with served(tmp_path, worker="none") as server:
+        port = int(server.url.rpartition(":")[2])
+        assert f"gapray {__version__} listens there" in refused(port)
+
+
+def test_a_port_that_could_be_shared_is_taken_too(monkeypatch):
+    monkeypatch.setattr("gapray.serve.port._ASK_S", 0.2)
+    with shared_listener() as port:
+        assert "another program" in refused(port)
+
+
+def test_two_servers_that_start_at_once():
+    """Neither listens yet: the second one, in this process or another, ends; when the first has gone the port is free."""
+    port = free_port()
+    code = f"from gapray.serve.port import port_kept\nwith port_kept('127.0.0.1', {port}): print('mine')"
+    with port_kept("127.0.0.1", port):
+        assert "another gapray" in refused(port)
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert told.returncode != 0 and "serve.cannot_bind" in told.stderr
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "mine\n"
+
+
+def test_connections_that_linger_do_not_keep_a_server_from_starting_again():
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", port))
+        accepted, _ = listener.accept()
+        accepted.close()  # the side that closes first waits in TIME_WAIT
+        client.close()
+    with port_kept("127.0.0.1", port):
+        pass
+
+
+def test_addresses_that_cannot_be_bound():
+    assert "192.0.2.1" in refused(free_port(), "192.0.2.1")  # TEST-NET-1 (RFC 5737) is nobody's
+    assert "no.such.host.invalid" in refused(free_port(), "no.such.host.invalid")
+
+
+def test_the_command_ends_with_the_code_before_ray_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPRAY_STATE", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with other_program() as port:
+        result = CliRunner().invoke(app, ["serve", "--port", str(port)], env=dict(os.environ))
+    assert result.exit_code == 2, result.output
+    assert "serve.cannot_bind" in result.output and "starting Ray" not in result.output
