@@ -232,7 +232,7 @@ def put_files(folder: Folder, place: str, files: Mapping[str, bytes], product_id
         except OSError as error:
             for path in done:
                 folder.remove(f"{folder.path}/{path}")
-            raise CatalogError("video.write_failed", f"{product_id}: {name}: {error}") from error
+            raise CatalogError("video.write_failed", f"{product_id}: {folder.path}/{place}/{name}: {error}") from error
         done.append(f"{place}/{name}")
 
 

@@ -12,6 +12,7 @@ from gapray.catalog.parts import PART_BYTES, row_bytes, write_part
 from gapray.catalog.reader import Catalog, package_names
 from gapray.catalog.schemas import TABLES
 from gapray.catalog.storage import Folder
+from gapray.errors import CatalogError, writing
 
 PRODUCTS_PER_PART = 256
 LIGHT_ROWS_PER_PART = 65_536
@@ -39,6 +40,9 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART, part_byt
         folder: The catalogue.
         products_per_part: Products in one part of `views` at most.
         part_bytes: Where a part of `views` ends at the latest.
+
+    Raises:
+        CatalogError: `catalog.write_failed`.
     """
     catalog = Catalog(folder)
     before = {table: folder.parts(table) for table in TABLES}
@@ -53,7 +57,8 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART, part_byt
     for table, paths in before.items():
         for path in paths:
             if path.rpartition("/")[2] not in kept[table]:
-                folder.remove(path)
+                with writing(CatalogError, "catalog.write_failed", path):
+                    folder.remove(path)
     parts_after = sum(len(folder.parts(table)) for table in TABLES)
     return Compacted(sum(map(len, before.values())), parts_after, rows_before, rows_after)
 

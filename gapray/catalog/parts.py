@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES
 from gapray.catalog.storage import Folder
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, writing
 
 ROW_GROUP_BYTES = 64 * 2**20
 """Largest row group, uncompressed."""
@@ -70,10 +70,8 @@ def write_part(folder: Folder, table: str, content: pa.Table) -> str:
     rows_per_group = max(1, int(content.num_rows * ROW_GROUP_BYTES / max(content.nbytes, 1)))
     with pq.ParquetWriter(sink, content.schema, compression=_compression(content.schema)) as writer:
         writer.write_table(content, row_group_size=rows_per_group)
-    try:
+    with writing(CatalogError, "catalog.write_failed", f"{folder.path}/{table}"):
         folder.put(table, name, sink.getvalue())
-    except OSError as error:
-        raise CatalogError("catalog.write_failed", f"{folder.path}: {table}: {error}") from error
     return name
 
 

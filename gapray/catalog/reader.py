@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
@@ -313,7 +314,8 @@ class Catalog:
         """Run a DuckDB query over the current rows of every table, `best_videos` and `best_stills`; `all_…` has every row.
 
         Raises:
-            CatalogError: `catalog.incompatible` with DuckDB's message.
+            CatalogError: `catalog.invalid_query` or, where the query is right and its files or memory are not,
+                `catalog.query_failed`; each with DuckDB's message.
         """
         import duckdb
 
@@ -322,10 +324,15 @@ class Catalog:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})
         except duckdb.Error as error:
-            raise CatalogError("catalog.incompatible", str(error)) from error
+            raise CatalogError("catalog.invalid_query", str(error)) from error
 
     def dataset(self, table: str, files: Sequence[str] | None = None) -> ds.FileSystemDataset:
-        """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before."""
+        """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before.
+
+        Raises:
+            CatalogError: `catalog.unreadable` for a part that cannot be read or is none, or as `check_format`.
+            FileNotFoundError: A part is gone since it was listed.
+        """
         found = ds.dataset(
             self.folder.parts(table) if files is None else list(files),
             schema=TABLES[table],
@@ -335,7 +342,7 @@ class Catalog:
         # A fragment keeps its footer, so that whoever scans it reads none again.
         fragments = list(found.get_fragments())
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            for fragment, footer in zip(fragments, pool.map(lambda part: part.metadata, fragments), strict=True):
+            for fragment, footer in zip(fragments, pool.map(_footer, fragments), strict=True):
                 check_format(fragment.path, footer.metadata)
         return ds.FileSystemDataset(fragments, found.schema, found.format, found.filesystem)
 
@@ -371,6 +378,8 @@ class Catalog:
             except duckdb.Error as error:
                 for failure in (rows.failure for rows in tables.values() if rows.failure):
                     raise failure from error
+                if isinstance(error, duckdb.OperationalError):  # its memory, its disk, a file that a query names
+                    raise CatalogError("catalog.query_failed", str(error)) from error
                 raise
 
 
@@ -458,6 +467,15 @@ class _InPieces:
                 )
             start += rows.num_rows
             yield rows
+
+
+def _footer(part: ds.ParquetFileFragment) -> pq.FileMetaData:
+    try:
+        return part.metadata
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise CatalogError("catalog.unreadable", f"{part.path}: {error}") from error
 
 
 def _first_product(part: ds.Fragment) -> str:

@@ -54,13 +54,19 @@ class Folder:
         return self.names(table, PART_SUFFIX)
 
     def names(self, inner: str, suffix: str) -> list[str]:
-        """Paths of the complete files of one folder that end with `suffix`, sorted."""
+        """Paths of the complete files of one folder that end with `suffix`, sorted.
+
+        Raises:
+            CatalogError: `catalog.unreadable`.
+        """
         folder = f"{self.path}/{inner}"
         self.filesystem.invalidate_cache(folder)
         try:
             names = self.filesystem.ls(folder, detail=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise CatalogError("catalog.unreadable", f"{folder}: {error}") from error
         return sorted(
             str(name)
             for name in names
@@ -72,6 +78,9 @@ class Folder:
 
         Locally under a temporary name that no reader takes for a part, flushed to the disk, then renamed. Object stores
         show an upload only when it is complete.
+
+        Raises:
+            OSError: As the file system does; callers know what was to be written and give it a code.
         """
         folder = f"{self.path}/{table}"
         target = f"{folder}/{name}"
@@ -93,8 +102,15 @@ class Folder:
             raise
 
     def read(self, path: str) -> bytes:
-        """One file, by its path relative to the folder."""
-        data: bytes = self.filesystem.cat_file(f"{self.path}/{path}")
+        """One file, by its path relative to the folder.
+
+        Raises:
+            CatalogError: `catalog.unreadable`.
+        """
+        try:
+            data: bytes = self.filesystem.cat_file(f"{self.path}/{path}")
+        except OSError as error:
+            raise CatalogError("catalog.unreadable", f"{self.path}/{path}: {error}") from error
         return data
 
     def remove(self, path: str) -> None:

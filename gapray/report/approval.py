@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from gapray.catalog.reader import Catalog
 from gapray.catalog.storage import Folder
-from gapray.errors import CatalogError, InputError
+from gapray.errors import CatalogError, InputError, writing
 
 COLUMNS = {"product_id", "video_key", "decision"}
 
@@ -70,7 +70,6 @@ def publish(catalog: Catalog, to: str, approved: Path | None) -> tuple[list[str]
 def _copy(catalog: Catalog, target: Folder, identifier: str, files: Sequence[str]) -> None:
     for name in files:
         inner, _, last = f"{identifier}/{name.split('/', 3)[3]}".rpartition("/")
-        try:
-            target.put(inner, last, pa.py_buffer(catalog.folder.read(name)))
-        except OSError as error:
-            raise CatalogError("catalog.write_failed", f"{identifier}/{last}: {error}") from error
+        data = pa.py_buffer(catalog.folder.read(name))
+        with writing(CatalogError, "catalog.write_failed", f"{target.path}/{inner}/{last}"):
+            target.put(inner, last, data)
