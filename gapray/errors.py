@@ -95,7 +95,7 @@ REMEDIES: dict[str, str] = {
     "catalog.older_format": "Run `gapray catalog compact` of a release that reads both formats, or package the photos into a new catalogue.",
     "catalog.product_not_found": "See `gapray catalog show CATALOG` for the products it holds.",
     "catalog.run_not_found": "See `gapray runs list CATALOG` for the runs it remembers.",
-    "catalog.invalid_query": "Correct the query: `gapray catalog sql CATALOG \"SHOW TABLES\"` names the tables, \"DESCRIBE videos\" the columns of one.",
+    "catalog.invalid_query": 'Correct the query: `gapray catalog sql CATALOG "SHOW TABLES"` names the tables, "DESCRIBE videos" the columns of one.',
     "catalog.query_failed": "Check the paths that the query names, and the room on the disk and in memory, then run it again.",
     "catalog.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
     "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",

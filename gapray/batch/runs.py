@@ -23,7 +23,7 @@ import ray
 import ray.data
 import ray.data.exceptions
 from ray._private import ray_constants, services
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from gapray import errors
 from gapray.batch.trace import begun, with_trace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -66,6 +67,7 @@ def stills(
     facts = StillFacts(run_id, target, chosen, still_revisions(chosen.stills), judge_digest(chosen.packaging))
     todo, finished, there = pending_stills(opened, facts, loaded, per_scene=per_scene, products=products, limit=limit)
     rejudged = rejudge_stills(opened, chosen.stills.min_same, there, run_id)
+    after = opened.newest("stills", "rejects")
     summary = StillsSummary(run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged)
     with (
         tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
@@ -84,7 +86,7 @@ def stills(
                 cluster = capacity(chosen.run)
                 plan = plan_render(chosen, facts.vram_gb, cluster.most, backend=chosen.stills.backend)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
-                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
+                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
                         recorder.add(receipts)
     return summary
 
@@ -137,7 +139,7 @@ def pending_stills(
 
 
 def _receipts(
-    manifest: str, folder: Folder, facts: StillFacts, plan: RenderPlan, cluster: Capacity
+    manifest: str, folder: Folder, facts: StillFacts, plan: RenderPlan, cluster: Capacity, after: datetime | None
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     pictures = read_manifest(manifest, folder, facts.profile.run, cluster)
@@ -153,7 +155,7 @@ def _receipts(
     )
     receipts = pictures.map_batches(
         write_stills,
-        fn_kwargs={"catalog": facts.catalog},
+        fn_kwargs={"catalog": facts.catalog, "after": after},
         batch_size=facts.profile.run.videos_per_part,
         batch_format="pyarrow",
         num_cpus=LIGHT_CPU,

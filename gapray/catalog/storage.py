@@ -113,6 +113,15 @@ class Folder:
             raise CatalogError("catalog.unreadable", f"{self.path}/{path}: {error}") from error
         return data
 
+    def prune(self, inner: str) -> None:
+        """Remove the empty folders below one folder; buckets have none."""
+        if not self.is_local:
+            return
+        for place, _, _ in os.walk(f"{self.path}/{inner}", topdown=False):
+            if place != f"{self.path}/{inner}":
+                with suppress(OSError):  # it is not empty
+                    os.rmdir(place)
+
     def remove(self, path: str) -> None:
         """Remove one part; one that is gone already is no error."""
         try:

@@ -345,6 +345,9 @@ def publish(
     approved: Annotated[
         Path | None, typer.Option(help="The CSV that the report downloads; default: all that passed the gate.")
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Files of this preset only; default: web, or what there is.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy the best video of each approved product to URI."""
@@ -352,7 +355,7 @@ def publish(
         from gapray.catalog.reader import open_catalog
         from gapray.report.approval import publish as run
 
-        copied, skipped = run(open_catalog(catalog), to, approved)
+        copied, skipped = run(open_catalog(catalog), to, approved, preset)
         if as_json:
             print_json({"published": copied, "skipped": skipped})
             return

@@ -38,7 +38,7 @@ def guarded(as_json: bool = False) -> Iterator[None]:
         raise typer.Exit(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)) from None
 
 
-class _Terminated(KeyboardInterrupt):  # noqa: N818 - it is no error
+class _Terminated(KeyboardInterrupt):
     """SIGTERM: what a container, a scheduler or `kill` sends."""
 
 

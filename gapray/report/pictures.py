@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gapray.catalog.media import media_name
 from gapray.catalog.reader import Catalog
 from gapray.errors import ConfigError
 from gapray.gap.package import GapPackage
@@ -30,7 +31,7 @@ def frames_of(catalog: Catalog, video: Mapping[str, Any]) -> NDArray[np.uint8]:
     Raises:
         InputError: `score.no_video` or `video.unreadable`.
     """
-    files = {name.split("/", 3)[3]: catalog.folder.read(name) for name in video["files"]}
+    files = {media_name(name): catalog.folder.read(name) for name in video["files"]}
     return one_turn(files, preset_named(video["preset"]), video["frames"])
 
 
