@@ -187,7 +187,7 @@ def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
 
 @ended("render")
 @traced("render.write")
-def write_videos(table: pa.Table, *, catalog: str, after: datetime | None = None) -> pa.Table:
+def write_videos(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of finished videos and say what became of each."""
     rows = table.to_pylist()
     videos = [row["video"] for row in rows if row["video"]]

@@ -331,7 +331,7 @@ def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_
 
 @ended("score")
 @traced("score.write")
-def write_scores(table: pa.Table, *, catalog: str, after: datetime | None = None) -> pa.Table:
+def write_scores(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of scored videos and say what became of each."""
     rows = table.to_pylist()
     rejects = [row["reject"] for row in rows if row["reject"]]

@@ -209,7 +209,7 @@ class Encode:
 
 @ended("package")
 @traced("package.write")
-def write(table: pa.Table, *, catalog: str, after: datetime | None = None, part_bytes: int = PART_BYTES) -> pa.Table:
+def write(table: pa.Table, *, catalog: str, after: datetime | None, part_bytes: int = PART_BYTES) -> pa.Table:
     """Commit one part of finished products and say what became of each; Arrow only, because images are heavy."""
     finished = table.combine_chunks()
     commit(

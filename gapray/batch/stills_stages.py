@@ -176,7 +176,7 @@ class DrawStills:
 
 @ended("stills")
 @traced("stills.write")
-def write_stills(table: pa.Table, *, catalog: str, after: datetime | None = None) -> pa.Table:
+def write_stills(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of finished pictures and say what became of each product in each scene."""
     rows = table.to_pylist()
     stills = [still for row in rows for still in row["stills"]]

@@ -89,7 +89,9 @@ class Folder:
             self.filesystem.pipe_file(target, data.to_pybytes())
             return
         os.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        # Not in the folder of a table: Polars reads every file of one, hidden or not.
+        place = self.path if name.endswith(PART_SUFFIX) else folder
+        temporary = f"{place}/.{name}.{uuid.uuid4().hex}.tmp"
         try:
             with open(temporary, "wb") as file:
                 file.write(data)

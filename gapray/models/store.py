@@ -80,16 +80,20 @@ def numba_cache(package: str) -> dict[str, str]:
     """
     found = find_spec(package)
     here = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
-    if not here or all(os.access(next(filter(Path.exists, (one / "__pycache__", one))), os.W_OK) for one in here):
+    if not here or all(_writable(next(filter(Path.exists, (one / "__pycache__", one)))) for one in here):
         return {}
     try:
         kept = cache_root() / "numba"
         kept.mkdir(parents=True, exist_ok=True)
-        if os.access(kept, os.W_OK):
+        if _writable(kept):
             return {"NUMBA_CACHE_DIR": str(kept)}
     except (ModelError, OSError):
         pass  # a cache that is baked into an image is only read
     return {"NUMBA_CACHE_DIR": tempfile.mkdtemp(prefix="gapray-numba-")}
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def cache_root() -> Path:

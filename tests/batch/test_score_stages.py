@@ -37,7 +37,9 @@ def rendered(catalog, profile):
     facts = VideoFacts("run", catalog, profile, "web", backend_revisions(profile.video))
     todo, _ = pending_videos(open_catalog(catalog), facts, seeds=1, products=None, limit=None)
     write_videos(
-        save(Draw(facts=facts, gpu=None, threads=1)(load(todo, catalog=catalog)), facts=facts), catalog=catalog
+        save(Draw(facts=facts, gpu=None, threads=1)(load(todo, catalog=catalog)), facts=facts),
+        catalog=catalog,
+        after=None,
     )
 
 
