@@ -128,7 +128,7 @@ def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row,
             ("mask", mask),
             ("describe", describe),
             ("encode", encode),
-            ("write", lambda one: write(one, catalog=target)),
+            ("write", lambda one: write(one, catalog=target, after=None)),
         ]
         for name, step in steps:
             table = clock.time(f"package.{name}", step, table)

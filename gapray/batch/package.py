@@ -30,6 +30,7 @@ from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
+from gapray.errors import FileError, writing
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
 
@@ -70,7 +71,8 @@ def package(
     with tempfile.TemporaryDirectory(prefix="gapray-") as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         after = Catalog(folder).newest("products", "rejects")
-        pending = _plan(str(src), options, Catalog(folder), settings_hash, verify, manifest)
+        with writing(FileError, "file.write_failed", scratch):
+            pending = _plan(str(src), options, Catalog(folder), settings_hash, verify, manifest)
         summary = PackageSummary(run_id, target, products=pending.products, finished=pending.finished)
         with recorded(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress

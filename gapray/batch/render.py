@@ -31,7 +31,7 @@ from gapray.batch.runs import (
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, FileError, writing
 from gapray.models.load import best_device
 from gapray.video.load import backend_revisions
 from gapray.video.presets import preset_named
@@ -85,7 +85,8 @@ def render(
     ):
         if todo.num_rows:
             manifest = Path(scratch) / "videos.parquet"
-            pq.write_table(todo, manifest)
+            with writing(FileError, "file.write_failed", manifest):
+                pq.write_table(todo, manifest)
             with (
                 connected(address),
                 recorder.on_cluster(),

@@ -227,9 +227,9 @@ def connected(address: str | None) -> Iterator[None]:
             yield
             return
         # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
-        with environment_kept(RAY_BACKEND_LOG_LEVEL="fatal"), _sigterm_kept(), _without_uv():
-            _start(address)
         try:
+            with environment_kept(RAY_BACKEND_LOG_LEVEL="fatal"), _sigterm_kept(), _without_uv():
+                _start(address)
             yield
         finally:
             ray.shutdown()
@@ -287,12 +287,18 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """`ray.init` puts a handler of its own in the place of one that the caller has set."""
+    """`ray.init` puts a handler of its own, which exits with 15, in the place of one that the caller has set."""
     before = signal.getsignal(signal.SIGTERM)
+    mine = callable(before) and threading.current_thread() is threading.main_thread()
     try:
         yield
+    except SystemExit as stop:
+        if mine and stop.code == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
-        if callable(before) and threading.current_thread() is threading.main_thread():
+        if mine:
             signal.signal(signal.SIGTERM, before)
 
 
@@ -385,7 +391,11 @@ def published(manifest: Path, folder: Folder, run_id: str) -> Iterator[str]:
     """A manifest where every node can read it, beside the catalogue's tables, each row with the beginning of its trace."""
     name = f"{run_id}.parquet"
     traced = manifest.with_name(f"traced-{name}")
-    with pq.ParquetFile(manifest) as file, pq.ParquetWriter(traced, with_trace(file.schema_arrow)) as writer:
+    with (
+        writing(FileError, "file.write_failed", traced),
+        pq.ParquetFile(manifest) as file,
+        pq.ParquetWriter(traced, with_trace(file.schema_arrow)) as writer,
+    ):
         for batch in file.iter_batches(batch_size=MANIFEST_ROWS):
             writer.write_table(begun(pa.Table.from_batches([batch]), run_id))
     with writing(CatalogError, "catalog.write_failed", f"{folder.path}/manifests"):

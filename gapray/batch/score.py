@@ -27,6 +27,7 @@ from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
+from gapray.errors import FileError, writing
 from gapray.fidelity.trunks import load_trunk
 from gapray.models.cards import cards
 from gapray.models.load import revisions
@@ -84,7 +85,8 @@ def score(
     ):
         if todo.num_rows:
             manifest = Path(scratch) / "scores.parquet"
-            pq.write_table(todo, manifest)
+            with writing(FileError, "file.write_failed", manifest):
+                pq.write_table(todo, manifest)
             drawing = todo.filter(pc.equal(pc.list_value_length(todo["truths"]), 0))
             with (
                 connected(address),

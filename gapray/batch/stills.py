@@ -22,6 +22,7 @@ from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_stills
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
+from gapray.errors import FileError, writing
 from gapray.fidelity.same_product import judge_digest
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
@@ -77,7 +78,8 @@ def stills(
     ):
         if todo.num_rows:
             manifest = Path(scratch) / "stills.parquet"
-            pq.write_table(todo, manifest)
+            with writing(FileError, "file.write_failed", manifest):
+                pq.write_table(todo, manifest)
             with (
                 connected(address),
                 recorder.on_cluster(),

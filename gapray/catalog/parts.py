@@ -102,12 +102,11 @@ def _not_before(rows: pa.Table, after: datetime | None) -> pa.Table:
     """Rows with a `created_at` of at least a microsecond after that time."""
     if after is None:
         return rows
-    kind = rows.schema.field("created_at").type
-    floor = pa.scalar(pa.scalar(after, kind).value + 1, pa.int64()).cast(kind)
     place = rows.schema.get_field_index("created_at")
-    return rows.set_column(
-        place, rows.schema.field(place), pc.max_element_wise(rows["created_at"], floor, skip_nulls=False)
-    )
+    field = rows.schema.field(place)
+    least = pa.scalar(pa.scalar(after, field.type).value + 1, pa.int64())
+    stamps = pc.max_element_wise(rows["created_at"].cast(pa.int64()), least)  # microseconds; it knows no time zones
+    return rows.set_column(place, field, stamps.cast(field.type))
 
 
 def _by_bytes(views: pa.Table, part_bytes: int) -> Iterator[pa.Table]:

@@ -127,9 +127,8 @@ WRITES = {
     "plan": ["plan", "{given}/shoot", "--cluster", str(ROOT / "cluster" / "aws.yaml"), "--from-run", "{given}/catalog", "--to", "{to}/new.yaml"],
     "capture sheet": ["capture", "sheet", "--out", "{to}/new.pdf"],
     "capture sheet (svg)": ["capture", "sheet", "--out", "{to}/new.svg"],
-    "capture check": ["capture", "check", "{given}/shoot/cup", "--page", "{to}/new.html", *SETTINGS],
 }  # fmt: skip
-"""Every command that writes to a place that the user names, and needs no video to be filmed first."""
+"""Every command that writes to a place that the user names, and takes no minute before it does."""
 
 
 def told(command, place, given):
@@ -141,22 +140,20 @@ def told(command, place, given):
 def test_what_cannot_be_written_is_named_with_its_cause(command, place, given):
     opened, causes = PLACES[place]
     with opened() as folder:
-        before = sorted(folder.parent.rglob("*"))
         result = told(WRITES[command], folder, given)
-        left = [path for path in folder.parent.rglob("*") if path not in before and path.is_file()]
+        left = [path for path in folder.rglob(".*") if path.is_file() and path.stat().st_size]
     assert isinstance(result.exception, SystemExit) and result.exit_code == 1, (result.output, result.exception)
-    assert ".write_failed]: " in result.output and str(folder) in result.output
+    named = tempfile.gettempdir() if place == "out of quota" else str(folder)  # temporary files count as well
+    assert ".write_failed]: " in result.output and named in result.output
     assert any(os.strerror(cause) in result.output for cause in causes), result.output
     assert "Traceback" not in result.output and len(result.output.strip().splitlines()) >= 2
-    assert [path for path in left if path.stat().st_size and path.name.startswith(".")] == [], (
-        "no half-written file stays"
-    )
+    assert left == [], "no half-written file stays"
 
 
 @pytest.mark.parametrize("command", [name for name in WRITES if name not in ("package", "report", "reel")])
 def test_a_folder_that_is_missing_is_made(command, given, tmp_path):
     result = told(WRITES[command], tmp_path / "not" / "there", given)
-    assert result.exit_code in (0, 3), result.output  # 3: a check that finds something
+    assert result.exit_code == 0, result.output
     [made] = (tmp_path / "not" / "there").iterdir()
     assert made.stem == "new" and (made.is_dir() or made.stat().st_size > 0)
 
@@ -171,7 +168,6 @@ def test_a_folder_where_a_file_should_be_is_named(command, given, tmp_path):
 
 CHANGES = {
     "render": ["render", "{to}", "--set", "orbit.size=64"],
-    "stills": ["stills", "{to}", *SETTINGS],
     "compact": ["catalog", "compact", "{to}"],
     "import-gap": ["import-gap", "{given}/gap", "--out", "{to}"],
     "package": ["package", "{given}/shoot", "--out", "{to}", *SETTINGS],
