@@ -272,7 +272,7 @@ def _answers(address: str) -> None:
     scheme, found, rest = address.partition("://")
     if found and scheme != "ray":
         raise ValueError("a run joins Ray's own port, not the dashboard's or another service's")
-    where = rest or services.canonicalize_bootstrap_address(address)
+    where = services.canonicalize_bootstrap_address(address) if address == "auto" else rest or address
     host, _, port = (where or "").rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError("this is no HOST:PORT")

@@ -88,7 +88,8 @@ def test_below_uv_run_workers_are_the_driver_s_own(tmp_path):
     environment.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
     command = ["uv", "run", "--no-project", sys.executable, "-c", RUNTIME]
     done = subprocess.run(command, executable=sys.executable, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("told ")] or [done.stderr]
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("told ")] or [""]
+    assert line, done.stderr
     told = json.loads(line.removeprefix("told "))
     assert "working_dir" not in told["env"] and "py_executable" not in told["env"]
     assert told["kept"], "a caller's handler of SIGTERM outlives `ray.init`"

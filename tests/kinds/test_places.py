@@ -190,7 +190,12 @@ def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, g
     assert str(place) in result.output and os.strerror(errno.EACCES) in result.output
 
 
-READS = [["catalog", "show"], ["catalog", "sql", "{}", "SELECT 1"], ["status"], ["report", "{}", "--out", "out"]]
+READS = [
+    ["catalog", "show"],
+    ["catalog", "sql", "{}", "SELECT * FROM products"],
+    ["status"],
+    ["report", "{}", "--out", "out"],
+]
 
 
 @pytest.mark.parametrize("words", READS, ids=" ".join)
@@ -238,7 +243,13 @@ def test_a_store_of_weights_that_cannot_be_written_names_the_variable(place, tmp
     (tmp_path / "weights.bin").write_bytes(b"weights" * 1000)
     os.chmod(tmp_path, 0o755)
     source = FileSource(kind="file", path=str(tmp_path / "weights.bin"))
-    card = ModelCard(name="one", role="mask", licence="MIT", files=[ModelFile(name="w.bin", sources=[source])])
+    card = ModelCard(
+        name="one",
+        role="mask",
+        licence="MIT",
+        licence_url="https://example.com",
+        files=[ModelFile(name="w.bin", sources=[source])],
+    )
     opened, causes = PLACES[place]
     with opened() as folder:
         monkeypatch.setenv("GAPRAY_CACHE", str(folder / "cache"))
@@ -257,15 +268,29 @@ def test_without_a_home_the_variable_is_named(monkeypatch):
     assert result.exit_code == 1 and "[model.write_failed]: " in result.output and "GAPRAY_CACHE" in result.output
 
 
+NAMELESS = """
+import os
+from typer.testing import CliRunner
+from gapray.cli.main import app
+CliRunner().invoke(app, ["models", "path", "u2netp"])  # imports, while the interpreter's files can be read
+del os.environ["HOME"], os.environ["GAPRAY_CACHE"]
+os.setgroups([])
+os.setgid(54321)
+os.setuid(54321)
+result = CliRunner().invoke(app, ["models", "path", "u2netp"])
+print(result.output)
+raise SystemExit(result.exit_code)
+"""
+
+
 def test_a_user_without_a_name_and_a_home_is_told_what_to_set(tmp_path):
     """As containers of OpenShift run: a user id that no file knows, and no HOME."""
     if os.geteuid() != 0:
         pytest.skip("only root becomes another user")
-    code = "from typer.testing import CliRunner; from gapray.cli.main import app; r = CliRunner().invoke(app, ['models', 'path', 'u2netp']); print(r.output); raise SystemExit(r.exit_code)"
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("HOME", "GAPRAY_CACHE", "GAPRAY_MODELS")
-    }
-    done = subprocess.run([sys.executable, "-c", code], user=54321, group=0, cwd="/", env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "GAPRAY_MODELS"}
+    environment |= {"PYTHONPATH": str(ROOT), "GAPRAY_CACHE": str(tmp_path), "HOME": "/"}
+    command = [sys.executable, "-c", NAMELESS]
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "[model.write_failed]: " in done.stdout and "GAPRAY_CACHE" in done.stdout, (
         done.stderr
     )
