@@ -241,7 +241,7 @@ def _start(address: str | None) -> None:
     if remote == "local":
         try:
             ray.init("local", include_dashboard=False, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # of any type, a plain one among them
             raise ResourceError("cluster.not_started", f"Ray does not start here: {_first_line(error)}") from error
         return
     # What the job gives its workers already, Ray refuses to be given again, even with the same value.
