@@ -298,7 +298,7 @@ def _sigterm_kept() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
         raise
     finally:
-        if mine:
+        if mine and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # which says that the end has begun
             signal.signal(signal.SIGTERM, before)
 
 
