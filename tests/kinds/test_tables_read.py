@@ -40,7 +40,7 @@ def filled(folder):
         add(folder, name, lpips=0.1, gate="pass", preset="spin")
         place = media_folder("stills", name, "k")
         put_files(folder, place, {"studio-0.jpg": b"jpeg"}, name)
-        still = still_row(name, "k") | {"file": f"{place}/studio-0.jpg"}
+        still = still_row(name, "k") | {"file": f"{place}/studio-0.jpg", "product_key": name.ljust(64, "0")}
         commit(folder, {"stills": [still], "rejects": [refused(name, "render", "morph/1/web", at=1)]})
     return folder
 
