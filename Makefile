@@ -47,7 +47,7 @@ demo: $(CLASSIC)
 	@printf "eight frames:  " && $(BIN)/gapray catalog strip $(DEMO)/catalog --to $(DEMO)/turntable.jpg
 	@echo "demo reel:" && $(BIN)/gapray reel $(DEMO)/catalog --truth samples/held_out --to $(DEMO)/reel.mp4
 	@echo "report:        $(DEMO)/report/index.html"
-	@echo "videos:" && ls $(DEMO)/catalog/videos/*/*/turntable.mp4
+	@echo "videos:" && ls $(DEMO)/catalog/files/videos/*/*/turntable.mp4
 
 # Two processes of one thread each. What kills and counts processes runs alone.
 TWO := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -6,6 +6,10 @@ lists them; a test keeps the two equal.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 REMEDIES: dict[str, str] = {
     "capture.not_found": "Check the path or URI, and the credentials of the bucket.",
     "capture.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
@@ -77,10 +81,13 @@ REMEDIES: dict[str, str] = {
     "model.wrong_part": "Pull the card again, or name a card of the right family; see `gapray models list`.",
     "model.out_of_memory": "Use a larger GPU, fewer frames, a smaller size or --set video.animatediff.decode_chunk=4.",
     "model.failed": "See the log of the run; run `gapray doctor`.",
+    "model.write_failed": "Set GAPRAY_CACHE to a folder that can be written to, with room for the weights; default ~/.cache/gapray.",
     "resource.insufficient": "Use a larger cluster or a profile that asks for less; where nodes come by themselves say how many may: --set run.max_cpus=256 --set run.max_gpus=8.",
-    "cluster.unreachable": "Check --address, `ray dashboard` or the port-forward, and the token (RAY_AUTH_MODE=token).",
+    "cluster.unreachable": "Check --address or RAY_ADDRESS (HOST:6379 or ray://HOST:10001; a dashboard's http address is for `gapray submit`), the port-forward, and the token (RAY_AUTH_MODE=token); without either a run uses this machine.",
+    "cluster.not_started": "Free space in /dev/shm and in Ray's folder (/tmp; RAY_TMPDIR names another), check its permissions, see `gapray doctor`.",
     "cluster.refused": "Check the token (RAY_AUTH_MODE=token, `ray get-auth-token`), and that client and cluster run the same Ray.",
     "cluster.failed": "Give the same command again: what was committed is kept and skipped. If it ends so twice, see docs/operations.md.",
+    "cluster.disk_full": "Free space on the node's disk in Ray's folder (/tmp; RAY_TMPDIR names another), then give the same command again.",
     "cluster.stalled": "See `ray status` for what the run waits for, then give the same command again; for longer waits --set run.no_progress_s=86400.",
     "catalog.not_found": "Check the catalogue's path; `gapray package SRC --out CATALOG` makes one.",
     "catalog.incompatible": "Read this catalogue with the gapray release that wrote it.",
@@ -88,10 +95,15 @@ REMEDIES: dict[str, str] = {
     "catalog.older_format": "Run `gapray catalog compact` of a release that reads both formats, or package the photos into a new catalogue.",
     "catalog.product_not_found": "See `gapray catalog show CATALOG` for the products it holds.",
     "catalog.run_not_found": "See `gapray runs list CATALOG` for the runs it remembers.",
+    "catalog.invalid_query": 'Correct the query: `gapray catalog sql CATALOG "SHOW TABLES"` names the tables, "DESCRIBE videos" the columns of one.',
+    "catalog.query_failed": "Check the paths that the query names, and the room on the disk and in memory, then run it again.",
+    "catalog.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
     "catalog.write_failed": "Free space on the disk or in the bucket, check its permissions, then run again.",
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
     "gap.write_failed": "Free space on the disk, check its permissions, then export again.",
     "serve.cannot_bind": "Stop what listens there, or pass another --port (and a --host that is an address of this machine).",
+    "file.write_failed": "Free space on the disk, check the path and its permissions, then run again.",
+    "file.failed": "Check that the path is there and its permissions, then run again.",
     "auth.missing": "Send the header `Authorization: Bearer <key>`; `gapray keys create` makes a key.",
     "auth.invalid": "Check the key, or make a new one by `gapray keys create`.",
     "auth.forbidden": "Use a key with the scope that is named; see `gapray keys create --help`.",
@@ -189,14 +201,58 @@ class CatalogError(GaprayError):
     exit_code = 4
 
 
+class FileError(GaprayError):
+    """A file or folder of this machine that cannot be written or read, and is no part of a catalogue (`file.*`)."""
+
+
 class InternalError(GaprayError):
     """An error that gapray did not foresee, wrapped so that it keeps a code (`internal.error`)."""
 
 
+_NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""What only a write can end with."""
+_NO_PLACE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EIO,
+    errno.ESTALE,
+}
+"""What a path or its disk is to blame for."""
+
+
+@contextmanager
+def writing(kind: type[GaprayError], code: str, place: object) -> Iterator[None]:
+    """Let what the file system refuses inside become an error that names the place and the cause.
+
+    Args:
+        kind: The error's type.
+        code: Its code, one that ends with ``.write_failed``.
+        place: What is written: a path, or a name that the user knows.
+
+    Raises:
+        GaprayError: Of that kind, for an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(code, f"{place}: {error}") from error
+
+
 def as_gapray_error(error: Exception) -> GaprayError:
-    """`error` itself when it is one of ours, else an `InternalError` that names its type and message."""
+    """`error` itself when it is one of ours; of a file system that refuses, a `FileError`; else an `InternalError`."""
     if isinstance(error, GaprayError):
         return error
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
         return ModelError("model.out_of_memory", str(error).split(".", maxsplit=1)[0])
+    if isinstance(error, OSError) and error.errno in _NO_WRITING:
+        return FileError("file.write_failed", str(error))
+    if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        return FileError("file.failed", str(error))
     return InternalError("internal.error", f"{type(error).__name__}: {error}")

@@ -128,7 +128,7 @@ def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row,
             ("mask", mask),
             ("describe", describe),
             ("encode", encode),
-            ("write", lambda one: write(one, catalog=target)),
+            ("write", lambda one: write(one, catalog=target, after=None)),
         ]
         for name, step in steps:
             table = clock.time(f"package.{name}", step, table)
@@ -139,7 +139,7 @@ def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row,
             ("load", lambda one: load(one, catalog=target)),
             ("draw", draw),
             ("save", lambda one: save(one, facts=videos)),
-            ("write", lambda one: write_videos(one, catalog=target)),
+            ("write", lambda one: write_videos(one, catalog=target, after=None)),
         ]
         for name, step in steps:
             table = clock.time(f"render.{name}", step, table)
@@ -151,7 +151,7 @@ def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row,
             ("leave_out", leave_out),
             ("compare", compare),
             ("judge", judge),
-            ("write", lambda one: write_scores(one, catalog=target)),
+            ("write", lambda one: write_scores(one, catalog=target, after=None)),
         ]
         for name, step in steps:
             table = clock.time(f"score.{name}", step, table)

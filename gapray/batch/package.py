@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
+from gapray.errors import FileError, writing
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
 
@@ -68,7 +70,9 @@ def package(
     facts = RunFacts(run_id, settings_hash, chosen.name, model_names(chosen.packaging, hashes))
     with tempfile.TemporaryDirectory(prefix="gapray-") as scratch:
         manifest = Path(scratch) / "manifest.parquet"
-        pending = _plan(str(src), options, Catalog(folder), settings_hash, verify, manifest)
+        after = Catalog(folder).newest("products", "rejects")
+        with writing(FileError, "file.write_failed", scratch):
+            pending = _plan(str(src), options, Catalog(folder), settings_hash, verify, manifest)
         summary = PackageSummary(run_id, target, products=pending.products, finished=pending.finished)
         with recorded(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress
@@ -82,7 +86,7 @@ def package(
                     cluster = capacity(chosen.run)
                     stages = plan_stages(chosen, cluster.most)
                     with room_for(stages, cluster, chosen.run.wait_for_nodes_s):
-                        for receipts in _receipts(uri, folder, chosen, stages, cluster, facts, target):
+                        for receipts in _receipts(uri, folder, chosen, stages, cluster, facts, target, after):
                             recorder.add(receipts)
     return summary
 
@@ -98,7 +102,14 @@ def _plan(
 
 
 def _receipts(
-    manifest: str, folder: Folder, profile: Profile, plan: StagePlan, cluster: Capacity, facts: RunFacts, catalog: str
+    manifest: str,
+    folder: Folder,
+    profile: Profile,
+    plan: StagePlan,
+    cluster: Capacity,
+    facts: RunFacts,
+    catalog: str,
+    after: datetime | None,
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     settings, run = profile.packaging, profile.run
@@ -147,7 +158,7 @@ def _receipts(
     # The sink: a batch is a part. It answers with receipts, so that the driver sees products end as they do.
     receipts = finished.map_batches(
         write,
-        fn_kwargs={"catalog": catalog, "part_bytes": run.part_bytes},
+        fn_kwargs={"catalog": catalog, "after": after, "part_bytes": run.part_bytes},
         batch_size=run.products_per_part,
         batch_format="pyarrow",
         num_cpus=LIGHT_CPU,

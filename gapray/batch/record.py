@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,7 +23,7 @@ from gapray.batch.trace import COLUMN, StageTotals
 from gapray.catalog.runs import HEARTBEAT_S, write_run
 from gapray.catalog.storage import Folder
 from gapray.config import Profile
-from gapray.errors import as_gapray_error
+from gapray.errors import CatalogError, as_gapray_error, writing
 
 SummaryT = TypeVar("SummaryT", bound=RunSummary)
 
@@ -109,9 +109,18 @@ class Recorder(Generic[SummaryT]):
                 self._most[name] = max(self._most.get(name, 0.0), held.get(name, 0.0))
         self.write("running")
 
-    def write(self, state: str, error: BaseException | None = None) -> None:
-        """Write the record; a catalogue that cannot be written to is the run's own trouble, not the record's."""
-        with suppress(OSError), self._lock:
+    def write(self, state: str, error: BaseException | None = None, *, required: bool = False) -> None:
+        """Write the record; a catalogue that cannot be written to is the run's own trouble, not the record's.
+
+        Args:
+            state: Of the run.
+            error: What ended it.
+            required: The run cannot go on without.
+
+        Raises:
+            OSError: As the file system does, where the record is required.
+        """
+        with nullcontext() if required else suppress(OSError), self._lock:
             write_run(self._folder, self._record(state, error))
 
     def _add_span(self, span: Mapping[str, Any]) -> None:
@@ -170,6 +179,9 @@ def recorded(
         models: Model name -> hash of its weights.
         source: Where the work came from.
         on_progress: Called with the summary whenever it grew.
+
+    Raises:
+        CatalogError: `catalog.write_failed`: there is work, and the catalogue cannot be written to.
     """
     recorder = Recorder(summary, folder, profile=profile, models=models, source=source, on_progress=on_progress)
     over = threading.Event()
@@ -178,7 +190,11 @@ def recorded(
         while not over.wait(HEARTBEAT_S):
             recorder.beat()
 
-    recorder.write("running")
+    if summary.products > summary.finished:
+        with writing(CatalogError, "catalog.write_failed", folder.path):
+            recorder.write("running", required=True)  # what cannot be written to is found before Ray starts
+    else:
+        recorder.write("running")
     beating = threading.Thread(target=heart, name="gapray-heartbeat", daemon=True)
     beating.start()
     state, failure = "finished", None

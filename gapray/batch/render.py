@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from gapray.batch.runs import (
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, FileError, writing
 from gapray.models.load import best_device
 from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
@@ -73,6 +74,7 @@ def render(
     opened = open_catalog(target)
     run_id = new_run_id()
     facts = VideoFacts(run_id, target, chosen, preset, video_revisions(chosen.video, chosen.orbit))
+    after = opened.newest("videos", "rejects")
     todo, finished = pending_videos(opened, facts, seeds=seeds, products=products, limit=limit)
     summary = RenderSummary(run_id, target, products=finished + todo.num_rows, finished=finished)
     with (
@@ -83,7 +85,8 @@ def render(
     ):
         if todo.num_rows:
             manifest = Path(scratch) / "videos.parquet"
-            pq.write_table(todo, manifest)
+            with writing(FileError, "file.write_failed", manifest):
+                pq.write_table(todo, manifest)
             with (
                 connected(address),
                 recorder.on_cluster(),
@@ -92,7 +95,7 @@ def render(
                 cluster = capacity(chosen.run)
                 plan = plan_render(chosen, facts.vram_gb, cluster.most)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
-                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
+                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
                         recorder.add(receipts)
     return summary
 
@@ -211,7 +214,7 @@ def estimate(
 
 
 def _receipts(
-    manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan, cluster: Capacity
+    manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan, cluster: Capacity, after: datetime | None
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     one = {"batch_format": "pyarrow", "batch_size": 1}
@@ -245,7 +248,7 @@ def _receipts(
     )
     receipts = videos.map_batches(
         write_videos,
-        fn_kwargs={"catalog": facts.catalog},
+        fn_kwargs={"catalog": facts.catalog, "after": after},
         batch_size=facts.profile.run.videos_per_part,
         batch_format="pyarrow",
         num_cpus=LIGHT_CPU,

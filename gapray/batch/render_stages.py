@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow as pa
 from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
 from gapray.batch.trace import ended, model_load, traced
+from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
@@ -185,12 +187,12 @@ def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
 
 @ended("render")
 @traced("render.write")
-def write_videos(table: pa.Table, *, catalog: str) -> pa.Table:
+def write_videos(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of finished videos and say what became of each."""
     rows = table.to_pylist()
     videos = [row["video"] for row in rows if row["video"]]
     rejects = [row["reject"] for row in rows if row["reject"]]
-    commit(Folder.at(catalog), {"videos": videos, "rejects": rejects})
+    commit(Folder.at(catalog), {"videos": videos, "rejects": rejects}, after=after)
     return pa.Table.from_pylist([_receipt(row) for row in rows], schema=VIDEO_RECEIPT)
 
 
@@ -209,8 +211,7 @@ def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
     background = facts.profile.orbit.background_rgb
     provenance = Provenance.from_sidecar(row["provenance"])
     files = export(frames, preset_named(facts.preset), provenance, background=background)
-    # Files of another key never share a folder: a reader of the old row keeps its own.
-    place = f"videos/{row['product_id']}/{row['key'][:16]}"
+    place = media_folder("videos", row["product_id"], row["key"])
     if not dry:
         put_files(folder, place, files, row["product_id"])
     video["files"] = [f"{place}/{name}" for name in files]
@@ -232,7 +233,7 @@ def put_files(folder: Folder, place: str, files: Mapping[str, bytes], product_id
         except OSError as error:
             for path in done:
                 folder.remove(f"{folder.path}/{path}")
-            raise CatalogError("video.write_failed", f"{product_id}: {name}: {error}") from error
+            raise CatalogError("video.write_failed", f"{product_id}: {folder.path}/{place}/{name}: {error}") from error
         done.append(f"{place}/{name}")
 
 

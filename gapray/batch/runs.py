@@ -6,10 +6,13 @@ import json
 import logging
 import os
 import re
+import signal
+import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,15 +22,19 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 import ray.data.exceptions
+from ray._private import ray_constants, services
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from gapray import errors
 from gapray.batch.trace import begun, with_trace
 from gapray.catalog.storage import Folder
 from gapray.config import worker_environment
 from gapray.environment import environment_kept
-from gapray.errors import CatalogError, GaprayError, ResourceError
+from gapray.errors import CatalogError, FileError, GaprayError, ResourceError, as_gapray_error, writing
 
 MANIFEST_ROWS = 8192
+CONNECT_S = 10.0
+"""Longest wait for a cluster's head to take a connection."""
 _RAISED = re.compile(r"gapray\.errors\.(\w+Error): (.*) \[([a-z]+\.[a-z_]+)\]")
 """A traceback's last line for an error of ours: type, message, code."""
 REJECTS_SHOWN = 20
@@ -220,9 +227,9 @@ def connected(address: str | None) -> Iterator[None]:
             yield
             return
         # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
-        with environment_kept(RAY_BACKEND_LOG_LEVEL="fatal"):
-            _start(address)
         try:
+            with environment_kept(RAY_BACKEND_LOG_LEVEL="fatal"), _sigterm_kept(), _without_uv():
+                _start(address)
             yield
         finally:
             ray.shutdown()
@@ -230,14 +237,87 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _start(address: str | None) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    remote = address or os.environ.get("RAY_ADDRESS")
-    if remote:
-        # What the job gives its workers already, Ray refuses to be given again, even with the same value.
-        given = (job_config().get("runtime_env") or {}).get("env_vars") or {}
-        shared = {name: value for name, value in worker_environment(os.environ).items() if name not in given}
+    remote = address or os.environ.get("RAY_ADDRESS") or "local"
+    if remote == "local":
+        try:
+            ray.init("local", include_dashboard=False, **quiet)
+        except Exception as error:  # of any type, a plain one among them
+            raise ResourceError("cluster.not_started", f"Ray does not start here: {_first_line(error)}") from error
+        return
+    # What the job gives its workers already, Ray refuses to be given again, even with the same value.
+    given = (job_config().get("runtime_env") or {}).get("env_vars") or {}
+    shared = {name: value for name, value in worker_environment(os.environ).items() if name not in given}
+    try:
+        _answers(remote)
         ray.init(address=remote, runtime_env={"env_vars": shared}, **quiet)
-    else:
-        ray.init("local", include_dashboard=False, **quiet)
+    except ray.exceptions.AuthenticationError as error:
+        raise ResourceError("cluster.refused", f"{remote}: {_first_line(error)}") from error
+    except (OSError, ValueError, ray.exceptions.RayError) as error:  # a ConnectionError is an OSError
+        raise ResourceError("cluster.unreachable", f"{remote}: {_first_line(error)}") from error
+    except RuntimeError as error:  # another version of Ray or Python
+        raise ResourceError("cluster.refused", f"{remote}: {_first_line(error)}") from error
+
+
+def _answers(address: str) -> None:
+    """Ask a cluster for a sign of life: `ray.init` itself tries an address where nobody is for minutes.
+
+    Args:
+        address: ``host:port`` of the head, ``ray://host:port``, or ``auto`` for the one that runs on this machine.
+
+    Raises:
+        ValueError: It is no such address.
+        OSError: Nobody listens there.
+        ray.exceptions.RayError: Whoever listens is no head, or does not answer (40 s).
+    """
+    scheme, found, rest = address.partition("://")
+    if found and scheme != "ray":
+        raise ValueError("a run joins Ray's own port, not the dashboard's or another service's")
+    where = services.canonicalize_bootstrap_address(address) if address == "auto" else rest or address
+    host, _, port = (where or "").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("this is no HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    if not found:
+        GcsClient(address=where)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """`ray.init` puts a handler of its own, which exits with 15, in the place of one that the caller has set."""
+    before = signal.getsignal(signal.SIGTERM)
+    mine = callable(before) and threading.current_thread() is threading.main_thread()
+    try:
+        yield
+    except SystemExit as stop:
+        if mine and stop.code == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        if mine and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # which says that the end has begun
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _without_uv() -> Iterator[None]:
+    """Below `uv run` Ray (2.60) uploads the working directory, and starts each worker by `uv run` in that copy.
+
+    Workers on this machine have the driver's interpreter, and nodes of a cluster have gapray installed. Who sets
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV gets what he asks for.
+    """
+    if "RAY_ENABLE_UV_RUN_RUNTIME_ENV" in os.environ:
+        yield
+        return
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
 
 
 @contextmanager
@@ -246,8 +326,9 @@ def ours_raised() -> Iterator[None]:
 
     Raises:
         GaprayError: The worker's own.
-        ResourceError: `cluster.failed`: Ray itself gave up on a piece of the run; `cluster.stalled`: nothing moved for
-            `run.no_progress_s`.
+        FileError: `file.*`: a worker's file system refused.
+        ResourceError: `cluster.failed`: Ray itself gave up on a piece of the run; `cluster.disk_full`: a node's disk is full;
+            `cluster.stalled`: nothing moved for `run.no_progress_s`.
     """
     try:
         yield
@@ -264,11 +345,15 @@ def ours_raised() -> Iterator[None]:
                 raise one from error
             if isinstance(one, ray.exceptions.RayActorError) and (told := _told_by(one)):
                 raise told from error
+            if isinstance(one, OSError) and isinstance(known := as_gapray_error(one), FileError):
+                raise known from error
+            if isinstance(one, ray.exceptions.OutOfDiskError):
+                raise ResourceError("cluster.disk_full", _first_line(one)) from error
         # A `RayTaskError` around anything else is a defect of the code that ran: its trace is wanted.
         for one in chain:
             if isinstance(one, ray.exceptions.RayError) and not isinstance(one, ray.exceptions.RayTaskError):
-                what = str(one).strip().partition("\n")[0]
-                raise ResourceError("cluster.failed", f"Ray ended the run: {type(one).__name__}: {what}") from error
+                what = f"{type(one).__name__}: {_first_line(one)}"
+                raise ResourceError("cluster.failed", f"Ray ended the run: {what}") from error
         raise
 
 
@@ -284,8 +369,8 @@ def _told_by(error: ray.exceptions.RayActorError) -> GaprayError | None:
 
 @contextmanager
 def quiet_ray() -> Iterator[None]:
-    """Ray's loggers without what it says below a warning, those of Ray Data below an error; afterwards as they were."""
-    levels = {"ray": logging.WARNING, "ray.data": logging.ERROR, "ray._private.authentication": logging.ERROR}
+    """Ray's loggers without what it says below a warning, and nothing of Ray Data: its errors are raised; afterwards as they were."""
+    levels = {"ray": logging.WARNING, "ray.data": logging.CRITICAL + 1, "ray._private.authentication": logging.ERROR}
     before = {name: logging.getLogger(name).level for name in levels}
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
@@ -306,20 +391,23 @@ def published(manifest: Path, folder: Folder, run_id: str) -> Iterator[str]:
     """A manifest where every node can read it, beside the catalogue's tables, each row with the beginning of its trace."""
     name = f"{run_id}.parquet"
     traced = manifest.with_name(f"traced-{name}")
-    with pq.ParquetFile(manifest) as file, pq.ParquetWriter(traced, with_trace(file.schema_arrow)) as writer:
+    with (
+        writing(FileError, "file.write_failed", traced),
+        pq.ParquetFile(manifest) as file,
+        pq.ParquetWriter(traced, with_trace(file.schema_arrow)) as writer,
+    ):
         for batch in file.iter_batches(batch_size=MANIFEST_ROWS):
             writer.write_table(begun(pa.Table.from_batches([batch]), run_id))
-    try:
+    with writing(CatalogError, "catalog.write_failed", f"{folder.path}/manifests"):
         folder.put("manifests", name, pa.memory_map(str(traced)).read_buffer())
-    except OSError as error:
-        raise CatalogError("catalog.write_failed", f"{folder.path}: {error}") from error
     uri = f"{folder.path}/manifests/{name}"
     try:
         yield uri
     finally:
-        folder.remove(uri)
+        with suppress(OSError):  # no word about a left-over may hide what ended the run
+            folder.remove(uri)
 
 
 def absolute(uri: str) -> str:
     """A local path made absolute; a URI as it is."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
+from gapray.errors import FileError, writing
 from gapray.fidelity.trunks import load_trunk
 from gapray.models.cards import cards
 from gapray.models.load import revisions
@@ -66,6 +68,7 @@ def score(
     photos = truth_photos(None if truth is None else absolute(str(truth)), options)
     todo, finished = pending_scores(opened, facts, photos)
     rejudged = rejudge_videos(opened, chosen.fidelity.gate, facts.run_id)
+    after = opened.newest("verdicts", "rejects")
     summary = ScoreSummary(
         facts.run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged
     )
@@ -82,7 +85,8 @@ def score(
     ):
         if todo.num_rows:
             manifest = Path(scratch) / "scores.parquet"
-            pq.write_table(todo, manifest)
+            with writing(FileError, "file.write_failed", manifest):
+                pq.write_table(todo, manifest)
             drawing = todo.filter(pc.equal(pc.list_value_length(todo["truths"]), 0))
             with (
                 connected(address),
@@ -92,7 +96,7 @@ def score(
                 cluster = capacity(chosen.run)
                 plan = plan_score(chosen, _vram_gb(drawing), cluster.most, draws=drawing.num_rows > 0)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
-                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
+                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
                         recorder.add(receipts)
     return summary
 
@@ -152,7 +156,7 @@ def _vram_gb(videos: pa.Table) -> float | None:
 
 
 def _receipts(
-    manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan, cluster: Capacity
+    manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan, cluster: Capacity, after: datetime | None
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     one = {"batch_format": "pyarrow", "batch_size": 1}
@@ -195,7 +199,7 @@ def _receipts(
     )
     receipts = scored.map_batches(
         write_scores,
-        fn_kwargs={"catalog": facts.catalog},
+        fn_kwargs={"catalog": facts.catalog, "after": after},
         batch_size=facts.profile.run.videos_per_part,
         batch_format="pyarrow",
         num_cpus=LIGHT_CPU,

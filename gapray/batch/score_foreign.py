@@ -16,6 +16,7 @@ from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
 from gapray.capture.storage import read_bytes
+from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.config import Profile, canonical_hash
@@ -150,7 +151,7 @@ def _our_frames(opened: Catalog, product_id: str) -> list[Any] | None:
     if not rows:
         return None
     [row] = rows
-    files = {name.split("/", 3)[3]: opened.folder.read(name) for name in row["files"]}
+    files = {media_name(name): opened.folder.read(name) for name in row["files"]}
     return list(one_turn(files, preset_named(row["preset"]), row["frames"]))
 
 
@@ -185,7 +186,7 @@ def _committed(
         all_notes += [f"{label}: {note}" for note in notes]
         scores += [one.as_dict() | shared for one in frames]
         verdicts.append(judged.as_dict() | shared | {"reasons": [], "notes": notes})
-    commit(opened.folder, {"scores": scores, "verdicts": verdicts})
+    commit(opened.folder, {"scores": scores, "verdicts": verdicts}, after=opened.newest("verdicts"))
     return ForeignResult(found, all_notes)
 
 

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from gapray.batch.rows import Row
 from gapray.batch.trace import ended, model_load, traced
 from gapray.capture.decode import decode_photo
 from gapray.capture.storage import read_bytes
+from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
@@ -151,7 +153,7 @@ def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
 def _gathered(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
     views = opened.views_of(row["product_id"], row["product_key"], row["part"])
     package = package_of_rows(row["product"], views)
-    files = {_inner(name): opened.folder.read(name) for name in row["files"]}
+    files = {media_name(name): opened.folder.read(name) for name in row["files"]}
     frames = one_turn(files, preset_named(row["preset"]), row["frames"])
     told = Provenance.from_sidecar(files["provenance.json"].decode())
     orbit, video = told.drawn_with()
@@ -329,7 +331,7 @@ def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_
 
 @ended("score")
 @traced("score.write")
-def write_scores(table: pa.Table, *, catalog: str) -> pa.Table:
+def write_scores(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of scored videos and say what became of each."""
     rows = table.to_pylist()
     rejects = [row["reject"] for row in rows if row["reject"]]
@@ -340,6 +342,7 @@ def write_scores(table: pa.Table, *, catalog: str) -> pa.Table:
             "verdicts": [one for row in rows for one in row["verdicts"]],
             "rejects": rejects,
         },
+        after=after,
     )
     return pa.Table.from_pylist([_receipt(row) for row in rows], schema=SCORE_RECEIPT)
 
@@ -390,8 +393,3 @@ def _each(table: pa.Table, work: Any) -> pa.Table:
 def unpacked(row: Row) -> Any:
     """What the stage before packed; only this run's own workers write it."""
     return pickle.loads(row["blob"])  # noqa: S301
-
-
-def _inner(path: str) -> str:
-    """Name inside a video's own folder: files lie under ``videos/<product>/<key>/``."""
-    return path.split("/", 3)[3]

@@ -5,6 +5,7 @@ Each one is `packaging/`'s functions over rows, and nothing else. Classes hold a
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,7 @@ class Encode:
 
 @ended("package")
 @traced("package.write")
-def write(table: pa.Table, *, catalog: str, part_bytes: int = PART_BYTES) -> pa.Table:
+def write(table: pa.Table, *, catalog: str, after: datetime | None, part_bytes: int = PART_BYTES) -> pa.Table:
     """Commit one part of finished products and say what became of each; Arrow only, because images are heavy."""
     finished = table.combine_chunks()
     commit(
@@ -219,6 +220,7 @@ def write(table: pa.Table, *, catalog: str, part_bytes: int = PART_BYTES) -> pa.
             "products": _rows(finished["product"].drop_null(), PRODUCTS),
             "rejects": _rows(finished["reject"].drop_null(), REJECTS),
         },
+        after=after,
         part_bytes=part_bytes,
     )
     views = pc.list_value_length(finished["views"]).cast(pa.int32())

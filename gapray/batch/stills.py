@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_stills
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
+from gapray.errors import FileError, writing
 from gapray.fidelity.same_product import judge_digest
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
@@ -66,6 +68,7 @@ def stills(
     facts = StillFacts(run_id, target, chosen, still_revisions(chosen.stills), judge_digest(chosen.packaging))
     todo, finished, there = pending_stills(opened, facts, loaded, per_scene=per_scene, products=products, limit=limit)
     rejudged = rejudge_stills(opened, chosen.stills.min_same, there, run_id)
+    after = opened.newest("stills", "rejects")
     summary = StillsSummary(run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged)
     with (
         tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
@@ -75,7 +78,8 @@ def stills(
     ):
         if todo.num_rows:
             manifest = Path(scratch) / "stills.parquet"
-            pq.write_table(todo, manifest)
+            with writing(FileError, "file.write_failed", manifest):
+                pq.write_table(todo, manifest)
             with (
                 connected(address),
                 recorder.on_cluster(),
@@ -84,7 +88,7 @@ def stills(
                 cluster = capacity(chosen.run)
                 plan = plan_render(chosen, facts.vram_gb, cluster.most, backend=chosen.stills.backend)
                 with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
-                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster):
+                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
                         recorder.add(receipts)
     return summary
 
@@ -137,7 +141,7 @@ def pending_stills(
 
 
 def _receipts(
-    manifest: str, folder: Folder, facts: StillFacts, plan: RenderPlan, cluster: Capacity
+    manifest: str, folder: Folder, facts: StillFacts, plan: RenderPlan, cluster: Capacity, after: datetime | None
 ) -> Iterator[pa.Table]:
     """The pipeline: one table of receipts for each part that has been committed."""
     pictures = read_manifest(manifest, folder, facts.profile.run, cluster)
@@ -153,7 +157,7 @@ def _receipts(
     )
     receipts = pictures.map_batches(
         write_stills,
-        fn_kwargs={"catalog": facts.catalog},
+        fn_kwargs={"catalog": facts.catalog, "after": after},
         batch_size=facts.profile.run.videos_per_part,
         batch_format="pyarrow",
         num_cpus=LIGHT_CPU,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from gapray.batch.render_stages import PACKAGE, put_files
 from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
 from gapray.batch.trace import ended, model_load, traced
+from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
@@ -166,7 +168,7 @@ class DrawStills:
             "run_id": self._facts.run_id,
             "created_at": utc_now(),
         }
-        place, name = f"stills/{row['product_id']}/{key[:16]}", f"{scene.name}-{seed}.jpg"
+        place, name = media_folder("stills", row["product_id"], key), f"{scene.name}-{seed}.jpg"
         data = encoded_still(still.image, name, QUALITY, _provenance(told))
         put_files(self._folder, place, {name: data}, row["product_id"])
         return told | {"file": f"{place}/{name}", "bytes": len(data)}
@@ -174,12 +176,12 @@ class DrawStills:
 
 @ended("stills")
 @traced("stills.write")
-def write_stills(table: pa.Table, *, catalog: str) -> pa.Table:
+def write_stills(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of finished pictures and say what became of each product in each scene."""
     rows = table.to_pylist()
     stills = [still for row in rows for still in row["stills"]]
     rejects = [reject for row in rows for reject in row["rejects"]]
-    commit(Folder.at(catalog), {"stills": stills, "rejects": rejects})
+    commit(Folder.at(catalog), {"stills": stills, "rejects": rejects}, after=after)
     return pa.Table.from_pylist([_receipt(row) for row in rows], schema=RECEIPT)
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gapray.catalog.media import copied_out, remove_old, with_new_paths
 from gapray.catalog.parts import PART_BYTES, row_bytes, write_part
 from gapray.catalog.reader import Catalog, package_names
 from gapray.catalog.schemas import TABLES
 from gapray.catalog.storage import Folder
+from gapray.errors import CatalogError, writing
 
 PRODUCTS_PER_PART = 256
 LIGHT_ROWS_PER_PART = 65_536
@@ -33,27 +35,34 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART, part_byt
 
     New parts are written before old ones go, and only parts listed at the start go: a kill in the middle leaves rows
     twice, which current rows do not show, and a run that writes meanwhile keeps its parts. Views without a product row
-    are dropped with the parts that hold them, so do not compact while a run is writing the same products.
+    are dropped with the parts that hold them, so do not compact while a run is writing the same products. Files that an older
+    release wrote into the tables' folders go to where they lie now.
 
     Args:
         folder: The catalogue.
         products_per_part: Products in one part of `views` at most.
         part_bytes: Where a part of `views` ends at the latest.
+
+    Raises:
+        CatalogError: `catalog.write_failed`.
     """
     catalog = Catalog(folder)
     before = {table: folder.parts(table) for table in TABLES}
     rows_before = sum(catalog.dataset(table).count_rows() for table in TABLES)
+    old_files = copied_out(folder)
     kept: dict[str, set[str]] = {table: set() for table in TABLES}
     rows_after = 0
     for table in TABLES:
         pieces = _views(catalog, products_per_part, part_bytes) if table == "views" else _light(catalog, table)
         for piece in pieces:
-            kept[table].add(write_part(folder, table, piece))
+            kept[table].add(write_part(folder, table, with_new_paths(table, piece)))
             rows_after += piece.num_rows
     for table, paths in before.items():
         for path in paths:
             if path.rpartition("/")[2] not in kept[table]:
-                folder.remove(path)
+                with writing(CatalogError, "catalog.write_failed", path):
+                    folder.remove(path)
+    remove_old(folder, old_files)
     parts_after = sum(len(folder.parts(table)) for table in TABLES)
     return Compacted(sum(map(len, before.values())), parts_after, rows_before, rows_after)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gapray.catalog.parts import commit
+from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, product_row, utc_now, view_row
 from gapray.catalog.storage import Folder
 from gapray.config import canonical_hash
@@ -39,4 +40,5 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str) -> None:
         azimuths_by=package.azimuths_by,
         **shared,  # type: ignore[arg-type]
     )
-    commit(folder, {"views": views, "products": [product]})
+    after = Catalog(folder).newest("products", "rejects")
+    commit(folder, {"views": views, "products": [product]}, after=after)

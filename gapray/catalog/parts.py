@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES
 from gapray.catalog.storage import Folder
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, writing
 
 ROW_GROUP_BYTES = 64 * 2**20
 """Largest row group, uncompressed."""
@@ -24,19 +25,23 @@ PART_BYTES = 256 * 2**20
 Rows: TypeAlias = pa.Table | Iterable[Mapping[str, Any]]
 
 
-def commit(folder: Folder, content: Mapping[str, Rows], *, part_bytes: int = PART_BYTES) -> None:
+def commit(
+    folder: Folder, content: Mapping[str, Rows], *, after: datetime | None = None, part_bytes: int = PART_BYTES
+) -> None:
     """Write rows of several tables so that a reader sees each product whole or not at all.
 
     Args:
         folder: The catalogue.
         content: Table -> its rows, as an Arrow table or as mappings. `views` is written before `products`, whose rows make
             the views count.
+        after: `Catalog.newest` when the run began. No row is written with an older `created_at`, whatever the clock of the
+            machine that made it says: what comes later is newer. None = rows keep their own.
         part_bytes: More views than that become several parts, each followed by its own products.
 
     Raises:
         CatalogError: `catalog.write_failed`.
     """
-    tables = {name: _as_table(name, content[name]) for name in TABLES if name in content}
+    tables = {name: _not_before(_as_table(name, content[name]), after) for name in TABLES if name in content}
     views, products = (tables.get(name, TABLES[name].empty_table()) for name in ("views", "products"))
     for chunk in _by_bytes(views, part_bytes):
         write_part(folder, "views", chunk)
@@ -70,10 +75,8 @@ def write_part(folder: Folder, table: str, content: pa.Table) -> str:
     rows_per_group = max(1, int(content.num_rows * ROW_GROUP_BYTES / max(content.nbytes, 1)))
     with pq.ParquetWriter(sink, content.schema, compression=_compression(content.schema)) as writer:
         writer.write_table(content, row_group_size=rows_per_group)
-    try:
+    with writing(CatalogError, "catalog.write_failed", f"{folder.path}/{table}"):
         folder.put(table, name, sink.getvalue())
-    except OSError as error:
-        raise CatalogError("catalog.write_failed", f"{folder.path}: {table}: {error}") from error
     return name
 
 
@@ -93,6 +96,17 @@ def row_bytes(content: pa.Table) -> NDArray[np.int64]:
         total += pc.fill_null(pc.binary_length(content[name]), 0).to_numpy()
     rest = content.drop_columns(images).nbytes // max(1, content.num_rows)
     return np.asarray(total + rest, np.int64)
+
+
+def _not_before(rows: pa.Table, after: datetime | None) -> pa.Table:
+    """Rows with a `created_at` of at least a microsecond after that time."""
+    if after is None:
+        return rows
+    place = rows.schema.get_field_index("created_at")
+    field = rows.schema.field(place)
+    least = pa.scalar(pa.scalar(after, field.type).value + 1, pa.int64())
+    stamps = pc.max_element_wise(rows["created_at"].cast(pa.int64()), least)  # microseconds; it knows no time zones
+    return rows.set_column(place, field, stamps.cast(field.type))
 
 
 def _by_bytes(views: pa.Table, part_bytes: int) -> Iterator[pa.Table]:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
@@ -51,11 +53,16 @@ CURRENT_SQL: dict[str, str] = {
         "ON s.product_id = v.product_id AND s.key = v.key AND s.label = v.label QUALIFY row_number() OVER "
         "(PARTITION BY s.product_id, s.key, s.label, s.kind, s.azimuth_deg ORDER BY s.created_at DESC, s.run_id DESC) = 1"
     ),
-    "best_videos": (
+    "best_exports": (
         "SELECT v.*, s.gate, s.lpips FROM videos v LEFT JOIN verdicts s "
         "ON v.product_id = s.product_id AND v.key = s.video_key AND s.label = 'gapray' AND NOT s.foreign_video QUALIFY row_number() OVER "
-        "(PARTITION BY v.product_id ORDER BY s.gate = 'pass' DESC NULLS LAST, s.lpips NULLS LAST, v.seed, v.backend, "
-        "v.created_at DESC, v.preset) = 1"
+        "(PARTITION BY v.product_id, v.preset ORDER BY s.gate = 'pass' DESC NULLS LAST, s.lpips NULLS LAST, v.seed, v.backend, "
+        "v.created_at DESC) = 1"
+    ),
+    "best_videos": (
+        "SELECT * FROM best_exports QUALIFY row_number() OVER "
+        "(PARTITION BY product_id ORDER BY gate = 'pass' DESC NULLS LAST, preset = 'web' DESC, lpips NULLS LAST, seed, backend, "
+        "created_at DESC, preset) = 1"
     ),
     "stills": (
         "SELECT v.* FROM {stills} v SEMI JOIN ({current_products}) p "
@@ -80,7 +87,8 @@ CURRENT_SQL: dict[str, str] = {
 }
 """Which rows are current. A product's newest row wins; its views and videos are those made of that row's package, of videos
 the newest for each backend, seed and preset; a reject counts until the same stage succeeds for the same item, and that of a
-score while its video is current. Of a product's videos the best is the one that passes its gate with the least LPIPS."""
+score while its video is current. Of a product's videos in one preset the best is the one that passes its gate with the least
+LPIPS; of its presets `web`, the default, comes first, so that one more export never takes the place of what is published."""
 
 
 FILES_AT_ONCE = 256
@@ -137,7 +145,7 @@ class Catalog:
         """Current rows of one table.
 
         Args:
-            name: A name in `TABLES`, `best_videos` or `best_stills`.
+            name: A name in `TABLES`, `best_videos`, `best_exports` or `best_stills`.
             columns: Which columns; default all.
             product_id: One product only.
 
@@ -179,6 +187,10 @@ class Catalog:
     def best_videos(self, product_id: str | None = None) -> pa.Table:
         """One video a product: the one to publish. Columns of `videos`, and `gate` and `lpips` where it was scored."""
         return self.table("best_videos", product_id=product_id)
+
+    def best_exports(self, product_id: str | None = None) -> pa.Table:
+        """One video a product and preset, with the columns of `best_videos`."""
+        return self.table("best_exports", product_id=product_id)
 
     def stills(self, product_id: str | None = None) -> pa.Table:
         """Current rows of `stills`."""
@@ -240,6 +252,25 @@ class Catalog:
             connection.execute("SET disabled_optimizers = 'filter_pushdown,join_filter_pushdown'")
             places = connection.sql(f'SELECT {PLACE} FROM "{name}"').to_arrow_table()[PLACE].to_numpy()
         return np.sort(places)
+
+    def newest(self, *names: str) -> datetime | None:
+        """The latest `created_at` of any row of these tables, current or not; None where they are empty.
+
+        It stands in the footers of the parts, so no row is read. What a run commits is newer than all that was there when it
+        began (`commit(after=…)`): clocks of machines differ and are set back, and the newest row is the current one.
+
+        Args:
+            names: Of tables whose rows take each other's place: a stage's own, and `rejects`.
+        """
+        stamps = [
+            group.column(place).statistics.max
+            for name in names
+            for part in self.dataset(name).get_fragments()
+            for place in [part.metadata.schema.names.index("created_at")]
+            for group in (part.metadata.row_group(at) for at in range(part.metadata.num_row_groups))
+            if group.num_rows
+        ]
+        return max(stamps, default=None)
 
     def parts_of_views(self, *, current: bool = False) -> pa.Table:
         """product_id, key and `part` (a dictionary), the file that holds those views, the newest where several do.
@@ -310,10 +341,11 @@ class Catalog:
         return list({row["azimuth_deg"]: row for row in views}.values())
 
     def sql(self, query: str) -> pa.Table:
-        """Run a DuckDB query over the current rows of every table, `best_videos` and `best_stills`; `all_…` has every row.
+        """Run a DuckDB query over the current rows of every table, `best_videos`, `best_exports` and `best_stills`; `all_…` has every row.
 
         Raises:
-            CatalogError: `catalog.incompatible` with DuckDB's message.
+            CatalogError: `catalog.invalid_query` or, where the query is right and its files or memory are not,
+                `catalog.query_failed`; each with DuckDB's message.
         """
         import duckdb
 
@@ -322,10 +354,15 @@ class Catalog:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})
         except duckdb.Error as error:
-            raise CatalogError("catalog.incompatible", str(error)) from error
+            raise CatalogError("catalog.invalid_query", str(error)) from error
 
     def dataset(self, table: str, files: Sequence[str] | None = None) -> ds.FileSystemDataset:
-        """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before."""
+        """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before.
+
+        Raises:
+            CatalogError: `catalog.unreadable` for a part that cannot be read or is none, or as `check_format`.
+            FileNotFoundError: A part is gone since it was listed.
+        """
         found = ds.dataset(
             self.folder.parts(table) if files is None else list(files),
             schema=TABLES[table],
@@ -335,7 +372,7 @@ class Catalog:
         # A fragment keeps its footer, so that whoever scans it reads none again.
         fragments = list(found.get_fragments())
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            for fragment, footer in zip(fragments, pool.map(lambda part: part.metadata, fragments), strict=True):
+            for fragment, footer in zip(fragments, pool.map(_footer, fragments), strict=True):
                 check_format(fragment.path, footer.metadata)
         return ds.FileSystemDataset(fragments, found.schema, found.format, found.filesystem)
 
@@ -371,6 +408,8 @@ class Catalog:
             except duckdb.Error as error:
                 for failure in (rows.failure for rows in tables.values() if rows.failure):
                     raise failure from error
+                if isinstance(error, duckdb.OperationalError):  # its memory, its disk, a file that a query names
+                    raise CatalogError("catalog.query_failed", str(error)) from error
                 raise
 
 
@@ -458,6 +497,15 @@ class _InPieces:
                 )
             start += rows.num_rows
             yield rows
+
+
+def _footer(part: ds.ParquetFileFragment) -> pq.FileMetaData:
+    try:
+        return part.metadata
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise CatalogError("catalog.unreadable", f"{part.path}: {error}") from error
 
 
 def _first_product(part: ds.Fragment) -> str:

@@ -85,7 +85,8 @@ def _rewritten(catalog: Catalog, table: str, keys: Sequence[str], judged: Any, r
         return 0
     current = catalog.table(table)
     stamp = {"run_id": run_id, "created_at": utc_now()}
+    after = catalog.newest(table)
     for start in range(0, len(keys), ROWS_AT_ONCE):
         some = current.filter(pc.is_in(current["key"], value_set=pa.array(keys[start : start + ROWS_AT_ONCE])))
-        commit(catalog.folder, {table: [row | judged(row) | stamp for row in some.to_pylist()]})
+        commit(catalog.folder, {table: [row | judged(row) | stamp for row in some.to_pylist()]}, after=after)
     return len(keys)

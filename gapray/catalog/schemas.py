@@ -9,9 +9,10 @@ import pyarrow as pa
 from gapray.errors import CatalogError
 from gapray.gap.identity import IDENTITY_SIZE
 
-FORMAT = 1
+FORMAT = 2
 """Of the parts that this release writes. It grows when readers that do not know of a change would read wrong rows: another
-type, unit or meaning of a column. A column more that may be null needs no new format."""
+type, unit or meaning of a column. A column more that may be null needs no new format. 2: files of videos and stills lie below
+``files/`` (`gapray.catalog.media`)."""
 OLDEST_FORMAT = 1
 """The oldest that this release reads; compaction writes all parts in `FORMAT`."""
 FORMAT_KEY = b"gapray.format"
@@ -168,7 +169,7 @@ VIDEOS = _schema(
         ("created_at", _STAMP, False, "When the video was finished."),
     ],
 )
-"""One row a video, written after its files: the commit marker. The files lie under `videos/<product_id>/`."""
+"""One row a video, written after its files: the commit marker. The files lie under `files/videos/<product_id>/`."""
 
 _NUMBER = pa.float64()
 _SCORED = [
@@ -277,7 +278,7 @@ STILLS = _schema(
         ("created_at", _STAMP, False, "When it was finished."),
     ],
 )
-"""One row a still, written after its file: the commit marker. The files lie under `stills/<product_id>/`."""
+"""One row a still, written after its file: the commit marker. The files lie under `files/stills/<product_id>/`."""
 
 TABLES: dict[str, pa.Schema] = {
     "views": VIEWS,

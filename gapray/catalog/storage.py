@@ -54,13 +54,19 @@ class Folder:
         return self.names(table, PART_SUFFIX)
 
     def names(self, inner: str, suffix: str) -> list[str]:
-        """Paths of the complete files of one folder that end with `suffix`, sorted."""
+        """Paths of the complete files of one folder that end with `suffix`, sorted.
+
+        Raises:
+            CatalogError: `catalog.unreadable`.
+        """
         folder = f"{self.path}/{inner}"
         self.filesystem.invalidate_cache(folder)
         try:
             names = self.filesystem.ls(folder, detail=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise CatalogError("catalog.unreadable", f"{folder}: {error}") from error
         return sorted(
             str(name)
             for name in names
@@ -72,6 +78,9 @@ class Folder:
 
         Locally under a temporary name that no reader takes for a part, flushed to the disk, then renamed. Object stores
         show an upload only when it is complete.
+
+        Raises:
+            OSError: As the file system does; callers know what was to be written and give it a code.
         """
         folder = f"{self.path}/{table}"
         target = f"{folder}/{name}"
@@ -80,7 +89,9 @@ class Folder:
             self.filesystem.pipe_file(target, data.to_pybytes())
             return
         os.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        # Not in the folder of a table: Polars reads every file of one, hidden or not.
+        place = self.path if name.endswith(PART_SUFFIX) else folder
+        temporary = f"{place}/.{name}.{uuid.uuid4().hex}.tmp"
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -93,9 +104,25 @@ class Folder:
             raise
 
     def read(self, path: str) -> bytes:
-        """One file, by its path relative to the folder."""
-        data: bytes = self.filesystem.cat_file(f"{self.path}/{path}")
+        """One file, by its path relative to the folder.
+
+        Raises:
+            CatalogError: `catalog.unreadable`.
+        """
+        try:
+            data: bytes = self.filesystem.cat_file(f"{self.path}/{path}")
+        except OSError as error:
+            raise CatalogError("catalog.unreadable", f"{self.path}/{path}: {error}") from error
         return data
+
+    def prune(self, inner: str) -> None:
+        """Remove the empty folders below one folder; buckets have none."""
+        if not self.is_local:
+            return
+        for place, _, _ in os.walk(f"{self.path}/{inner}", topdown=False):
+            if place != f"{self.path}/{inner}":
+                with suppress(OSError):  # it is not empty
+                    os.rmdir(place)
 
     def remove(self, path: str) -> None:
         """Remove one part; one that is gone already is no error."""

@@ -138,6 +138,7 @@ def check(
         from gapray.inspect.check import check as check_photos
         from gapray.inspect.check import fix as fix_photos
         from gapray.inspect.check_page import COLUMNS, check_page, row_of
+        from gapray.outputs import write_file
 
         if fix != (out is not None):
             raise ConfigError("config.invalid", "--fix and --out go together")
@@ -147,8 +148,7 @@ def check(
             folder, chosen, options=options, on_step=lambda what: None if as_json else typer.echo(f"{what} …", err=True)
         )
         target = page or Path(f"gapray-check-{found.product_id}.html")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(check_page(found), encoding="utf-8")
+        write_file(target, check_page(found))
         fixed = fix_photos(folder, found, out) if out is not None else {}
         if as_json:
             print_json(found.as_dict() | {"page": str(target), "fixed": fixed})

@@ -97,6 +97,8 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     root = cache_root()
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding("disk", "bad", f"{existing} cannot be written to: set GAPRAY_CACHE to a folder for weights")
     free = shutil.disk_usage(existing).free / 1e9
     return Finding("disk", "ok" if free >= MIN_FREE_GB else "note", f"{free:.0f} GB free for weights at {root}")
 

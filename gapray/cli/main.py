@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,6 +77,8 @@ CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The cat
 
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    # Below `uv run` Ray would upload the working directory and start its processes from that copy. It reads this at its import.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if version:
         from gapray import __version__
 
@@ -342,6 +345,9 @@ def publish(
     approved: Annotated[
         Path | None, typer.Option(help="The CSV that the report downloads; default: all that passed the gate.")
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Files of this preset only; default: web, or what there is.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy the best video of each approved product to URI."""
@@ -349,7 +355,7 @@ def publish(
         from gapray.catalog.reader import open_catalog
         from gapray.report.approval import publish as run
 
-        copied, skipped = run(open_catalog(catalog), to, approved)
+        copied, skipped = run(open_catalog(catalog), to, approved, preset)
         if as_json:
             print_json({"published": copied, "skipped": skipped})
             return
@@ -416,6 +422,7 @@ def manifest(
         from gapray.capture.discover import scan
         from gapray.capture.manifest import write_manifest
         from gapray.cli.options import discover_options
+        from gapray.outputs import whole_file
 
         options = discover_options(
             direction=direction,
@@ -425,7 +432,8 @@ def manifest(
             layout=layout,
             allow_missing=allow_missing,
         )
-        count = write_manifest(scan(src, options), str(to))
+        with whole_file(to) as partial:
+            count = write_manifest(scan(src, options), str(partial))
         typer.echo(f"{count} products in {to}")
 
 
@@ -595,11 +603,11 @@ def catalog_sheet(
     with guarded():
         from gapray.catalog.reader import open_catalog
         from gapray.report.contact_sheet import contact_sheet
+        from gapray.report.pictures import save_picture
 
         opened = open_catalog(catalog)
         chosen = product or opened.table("products", columns=["product_id"])["product_id"].to_pylist()[:4]
-        to.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet([opened.package(name) for name in chosen]).save(to)
+        save_picture(contact_sheet([opened.package(name) for name in chosen]), to)
         typer.echo(to)
 
 
@@ -613,7 +621,7 @@ def catalog_strip(
     with guarded():
         from gapray.catalog.reader import open_catalog
         from gapray.report.frame_strip import frame_strip
+        from gapray.report.pictures import save_picture
 
-        to.parent.mkdir(parents=True, exist_ok=True)
-        frame_strip(open_catalog(catalog), product).save(to, quality=88)
+        save_picture(frame_strip(open_catalog(catalog), product), to)
         typer.echo(to)

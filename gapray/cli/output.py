@@ -3,30 +3,61 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import typer
 
-from gapray.errors import GaprayError
+from gapray.errors import GaprayError, InternalError, as_gapray_error
 
 
 @contextmanager
 def guarded(as_json: bool = False) -> Iterator[None]:
-    """Turn gapray's errors into a message, a remedy and an exit code; other errors are defects and show a trace."""
+    """Turn gapray's errors into a message, a remedy and an exit code; other errors are defects and show a trace.
+
+    What the file system refuses is no defect, wherever it comes up. SIGTERM ends a command as Ctrl-C does.
+    """
+    try:
+        with _sigterm_raised():
+            yield
+    except (GaprayError, OSError) as error:
+        known = as_gapray_error(error)
+        if isinstance(known, InternalError) and known is not error:
+            raise
+        if as_json:
+            print_json({"error": {"code": known.code, "message": known.message, "remedy": known.remedy}})
+        typer.secho(f"error [{known.code}]: {known.message}", fg="red", err=True)
+        typer.echo(f"  {known.remedy}", err=True)
+        raise typer.Exit(known.exit_code) from error
+    except KeyboardInterrupt as stop:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        raise typer.Exit(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)) from None
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what a container, a scheduler or `kill` sends."""
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that Ray is shut down and no half-written file stays."""
+
+    def terminated(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the shutdown short
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminated)
     try:
         yield
-    except GaprayError as error:
-        if as_json:
-            print_json({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
-        typer.secho(f"error [{error.code}]: {error.message}", fg="red", err=True)
-        typer.echo(f"  {error.remedy}", err=True)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet_output(as_json: bool) -> AbstractContextManager[Any]:

@@ -55,7 +55,9 @@ def plan(
         if to is not None:
             import yaml
 
-            to.write_text(yaml.safe_dump(found.settings(), sort_keys=False))
+            from gapray.outputs import write_file
+
+            write_file(to, yaml.safe_dump(found.settings(), sort_keys=False))
         print_json(found.as_dict()) if as_json else _print(found)
 
 

@@ -13,10 +13,11 @@ from gapray.capture.discover import SIDE_FOLDERS, DiscoverOptions, is_photo_name
 from gapray.capture.manifest import write_manifest
 from gapray.capture.storage import is_local
 from gapray.capture.video import is_video_name
-from gapray.errors import ConfigError, GaprayError, InputError
+from gapray.errors import ConfigError, FileError, GaprayError, InputError, writing
 from gapray.inspect.film import pick_frames, read_film, write_stills
 from gapray.inspect.pick import pick_views, write_views
 from gapray.inspect.polycam import is_export, read_export
+from gapray.outputs import whole_file, write_file
 
 VIEWS = 8
 _STAMP = ".source.json"
@@ -46,6 +47,7 @@ def take_in(
 
     Raises:
         ConfigError: `config.invalid` for raw captures with a catalogue in a bucket.
+        FileError: `file.write_failed`, and `InputError` `capture.write_failed`: the views cannot be written.
         InputError: As `gapray.capture.discover.scan`.
     """
     if not is_local(src) or src.endswith(".parquet") or not Path(src).exists():
@@ -60,14 +62,16 @@ def take_in(
     if not is_local(catalog):
         raise ConfigError("config.invalid", "videos and exports need a local catalogue; or first `gapray capture` them")
     folder = Path(catalog).absolute() / "captures"
+    with writing(FileError, "file.write_failed", folder):
+        folder.mkdir(parents=True, exist_ok=True)  # before a film is read for minutes
     rejects = [reject for name, path in raw.items() if (reject := _converted(name, path, folder, on_raw)) is not None]
     photos = [] if root in raw.values() else _photographed(src, options, set(raw))
     usable = set(raw) - {reject.product_id for reject in rejects}
     made = scan(str(folder), DiscoverOptions(layout="products")) if usable else iter(())
     wanted = (one for one in made if one.product_id in usable)
     manifest = folder / "manifest.parquet"
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(sorted(chain(photos, wanted, rejects), key=lambda one: one.product_id), str(manifest))
+    with whole_file(manifest) as partial:
+        write_manifest(sorted(chain(photos, wanted, rejects), key=lambda one: one.product_id), str(partial))
     return str(manifest)
 
 
@@ -118,8 +122,10 @@ def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]
         else:
             export = read_export(str(raw))
             write_views(export, pick_views(export, VIEWS), target)
-        (target / _STAMP).write_text(stamp, encoding="utf-8")
+        write_file(target / _STAMP, stamp)
     except GaprayError as error:
+        if error.code.endswith(".write_failed"):
+            raise  # the others could not be written either
         return Reject.of(name, str(raw), error)
     return None
 

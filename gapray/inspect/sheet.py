@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from gapray.errors import ConfigError
+from gapray.outputs import whole_file
 
 PAGE_MM = {"a4": (210.0, 297.0), "letter": (215.9, 279.4)}
 DPI = 600
@@ -56,15 +57,16 @@ def write_sheet(path: str | Path, page: str = "a4") -> Path:
 
     Raises:
         ConfigError: `config.invalid` for another ending or page.
+        FileError: `file.write_failed`.
     """
     target = Path(path)
     if page not in PAGE_MM or target.suffix.lower() not in (".pdf", ".svg"):
         raise ConfigError("config.invalid", f"a sheet is a .pdf or .svg of {' or '.join(PAGE_MM)}, not {path}, {page}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix.lower() == ".svg":
-        target.write_text(_svg(page), encoding="utf-8")
-    else:
-        _raster(page).save(target, "PDF", resolution=DPI)
+    with whole_file(target) as partial:
+        if target.suffix.lower() == ".svg":
+            partial.write_text(_svg(page), encoding="utf-8")
+        else:
+            _raster(page).save(partial, "PDF", resolution=DPI)
     return target
 
 

@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.environment import environment_kept
 from gapray.errors import ModelError
+from gapray.models.store import numba_cache
 
 
 class MaskModel(Protocol):
@@ -43,8 +45,9 @@ class RembgMask:
     def __init__(self, session: str, weights: Path, *, threads: int, device: str) -> None:
         import onnxruntime
         from PIL import Image
-        from rembg.sessions import sessions
 
+        with environment_kept(**numba_cache("pymatting")):  # which rembg imports
+            from rembg.sessions import sessions
         if session not in sessions:
             raise ModelError("model.unknown", f"rembg has no session {session!r}")
         # A subclass that knows where the weights are: rembg's own would download them to its own folder.

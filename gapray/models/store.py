@@ -24,11 +24,12 @@ import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from gapray.errors import ModelError
+from gapray.errors import ModelError, as_gapray_error, writing
 from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource, ShippedSource
 
 Progress = Callable[[str, int, int | None], None]
@@ -63,12 +64,53 @@ class _MismatchError(Exception):
 
 def share_kernels() -> None:
     """Let what torch compiles in one process of this node serve the next: for processes that are gapray's own."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
+    with suppress(ModelError):  # without such a place torch has one of its own
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
+
+
+def numba_cache(package: str) -> dict[str, str]:
+    """What the environment must say while a package is imported whose functions numba compiles and keeps.
+
+    numba keeps them beside the package, else below the user's home, and refuses the import where it can write to neither.
+
+    Args:
+        package: Name of an installed package.
+
+    Returns:
+        Nothing where the package's own folder can be written to; else NUMBA_CACHE_DIR, below the store of weights, or of this
+        process alone where that cannot be written to.
+    """
+    found = find_spec(package)
+    here = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+    if not here or all(_writable(next(filter(Path.exists, (one / "__pycache__", one)))) for one in here):
+        return {}
+    try:
+        kept = cache_root() / "numba"
+        kept.mkdir(parents=True, exist_ok=True)
+        if _writable(kept):
+            return {"NUMBA_CACHE_DIR": str(kept)}
+    except (ModelError, OSError):
+        pass  # a cache that is baked into an image is only read
+    return {"NUMBA_CACHE_DIR": tempfile.mkdtemp(prefix="gapray-numba-")}
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def cache_root() -> Path:
-    """Where this machine keeps weights."""
-    return Path(os.environ.get("GAPRAY_CACHE") or Path.home() / ".cache" / "gapray")
+    """Where this machine keeps weights.
+
+    Raises:
+        ModelError: `model.write_failed`: no GAPRAY_CACHE, and a user without a home, as in containers with a made-up user id.
+    """
+    named = os.environ.get("GAPRAY_CACHE")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "gapray"
+    except RuntimeError as error:
+        raise ModelError("model.write_failed", "this user has no home folder, and GAPRAY_CACHE is not set") from error
 
 
 def mirror_root() -> Path | None:
@@ -89,7 +131,7 @@ def locate(
         progress: Told of every chunk that arrives.
 
     Raises:
-        ModelError: `model.unavailable` naming the sources tried, or `model.hash_mismatch`.
+        ModelError: `model.unavailable` naming the sources tried, `model.hash_mismatch`, or `model.write_failed`.
     """
     if not rehash and (known := _known(card)):
         return known
@@ -184,7 +226,8 @@ def _locate_file(
                 tried.append(f"{path}: {error}")
                 mismatched = True
     for source in _remote(file) if fetch else ():
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with _storing():
+            target.parent.mkdir(parents=True, exist_ok=True)
         repo = commit = None
         try:
             if isinstance(source, HubSource):
@@ -202,10 +245,13 @@ def _locate_file(
             fetched.unlink(missing_ok=True)
             continue
         except Exception as error:
+            if as_gapray_error(error).code == "file.write_failed":
+                raise ModelError("model.write_failed", f"{target}: {error}") from error
             # Every source speaks through another client library; whatever one raises, the next source is tried.
             tried.append(f"{source}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             continue
-        os.replace(fetched, target)
+        with _storing():
+            os.replace(fetched, target)
         return _Found(target, digest, f"{before}:{digest}", repo, commit)
     code = "model.hash_mismatch" if mismatched else "model.unavailable"
     reasons = "; ".join(tried) or "nothing to try"
@@ -337,18 +383,25 @@ def _package_indexes() -> tuple[list[str], list[str]]:
 @contextmanager
 def _node_lock(name: str) -> Iterator[None]:
     folder = cache_root() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as file:
+    with _storing():
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f"{name}.lock").open("w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
+def _storing() -> AbstractContextManager[None]:
+    return writing(ModelError, "model.write_failed", f"the store of weights, {cache_root()}")
+
+
 def _read(name: str) -> dict[str, str]:
     path = cache_root() / name
-    if not path.exists():
-        return {}
-    data: dict[str, str] = json.loads(path.read_text())
-    return data
+    with _storing():
+        if not path.exists():
+            return {}
+        data: dict[str, str] = json.loads(path.read_text())
+        return data
 
 
 def _merge(name: str, seen: Mapping[str, str]) -> None:
@@ -358,8 +411,9 @@ def _merge(name: str, seen: Mapping[str, str]) -> None:
     with _node_lock(name):
         merged = dict(sorted((_read(name) | dict(seen)).items()))
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(merged, indent=2) + "\n")
-        os.replace(temporary, path)
+        with _storing():
+            temporary.write_text(json.dumps(merged, indent=2) + "\n")
+            os.replace(temporary, path)
 
 
 def _silent(what: str, done: int, total: int | None) -> None:

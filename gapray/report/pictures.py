@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from gapray.catalog.media import media_name
 from gapray.catalog.reader import Catalog
+from gapray.errors import ConfigError
 from gapray.gap.package import GapPackage
+from gapray.outputs import whole_file
 from gapray.resample import resized
 from gapray.video.decode import one_turn
 from gapray.video.external import letterboxed
 from gapray.video.presets import preset_named
+
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Ending -> format of a picture that a command writes."""
 
 
 def frames_of(catalog: Catalog, video: Mapping[str, Any]) -> NDArray[np.uint8]:
@@ -23,7 +31,7 @@ def frames_of(catalog: Catalog, video: Mapping[str, Any]) -> NDArray[np.uint8]:
     Raises:
         InputError: `score.no_video` or `video.unreadable`.
     """
-    files = {name.split("/", 3)[3]: catalog.folder.read(name) for name in video["files"]}
+    files = {media_name(name): catalog.folder.read(name) for name in video["files"]}
     return one_turn(files, preset_named(video["preset"]), video["frames"])
 
 
@@ -38,6 +46,20 @@ def sprite(images: Sequence[NDArray[np.uint8]], side: int, columns: int) -> NDAr
     cells += [np.full((side, side, 3), 255, np.uint8)] * (-len(cells) % columns)
     rows = [np.concatenate(cells[at : at + columns], axis=1) for at in range(0, len(cells), columns)]
     return np.concatenate(rows)
+
+
+def save_picture(picture: Image.Image, to: Path) -> None:
+    """Write a sheet or strip, its format by the file's ending.
+
+    Raises:
+        ConfigError: `config.invalid` for an ending that is none of `PICTURES`.
+        FileError: `file.write_failed`.
+    """
+    kind = PICTURES.get(to.suffix.lower())
+    if kind is None:
+        raise ConfigError("config.invalid", f"a picture ends with {', '.join(PICTURES)}, not {to.name}")
+    with whole_file(to) as partial:
+        picture.save(partial, kind, quality=88)
 
 
 def jpeg(image: NDArray[np.uint8], quality: int = 85) -> bytes:

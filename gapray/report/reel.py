@@ -18,6 +18,7 @@ from gapray.fidelity.score import OURS
 from gapray.fidelity.shown import Cut, Shown, for_size, layout_of, shown
 from gapray.gap.package import GapPackage
 from gapray.geometry.frame import Layout
+from gapray.outputs import write_file
 from gapray.report.pictures import frames_of
 from gapray.report.table import as_csv, as_markdown, fidelity_table
 from gapray.resample import resized
@@ -53,6 +54,7 @@ def write_reel(
 
     Raises:
         CatalogError: `catalog.product_not_found` when no video is there.
+        FileError: `file.write_failed`.
     """
     rows = catalog.best_videos().to_pylist()
     chosen = [row for row in rows if products is None or row["product_id"] in products][:limit]
@@ -84,12 +86,11 @@ def write_reel(
             for azimuth, frame in zip(row["azimuths_deg"], frames_of(catalog, row), strict=True)
         ]
         frames += turn * TURNS
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(encode_mp4(np.stack(frames), fps=FPS))
+    write_file(out, encode_mp4(np.stack(frames), fps=FPS))
     table = fidelity_table(catalog)
     beside = {out.with_suffix(".md"): as_markdown(table), out.with_suffix(".csv"): as_csv(table)}
     for path, text in beside.items():
-        path.write_text(text)
+        write_file(path, text)
     return [out, *beside]
 
 

@@ -199,8 +199,8 @@ def _write_product(
     for row in facts.stills:
         try:
             stills.append(_still(catalog, row, place))
-        except (GaprayError, OSError) as error:
-            problems.append({"stage": "report", "message": f"{row['file']}: {error}", "code": "catalog.not_found"})
+        except GaprayError as error:
+            problems.append({"stage": "report", "message": error.message, "code": error.code})
     own = facts.own
     data = {"photos": _sprite_facts(f"{identifier}.photos.jpg", angles, 4), "turn": turn}
     page = templates.get_template("product.html").render(
@@ -274,7 +274,10 @@ def _provenance(catalog: Catalog, facts: ProductFacts) -> str:
     if facts.video is None:
         return ""
     [name] = [name for name in facts.video["files"] if name.endswith("provenance.json")]
-    return json.dumps(json.loads(catalog.folder.read(name)), indent=2)
+    try:
+        return json.dumps(json.loads(catalog.folder.read(name)), indent=2)
+    except GaprayError:
+        return ""  # the page says of the video what is wrong
 
 
 def _rejected(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 from gapray.capture.decode import decode_photo
 from gapray.capture.video import MAX_SIDE, count_frames, frames_of
 from gapray.config import DecodeSettings
-from gapray.errors import InputError
+from gapray.errors import FileError, InputError, writing
 from gapray.resample import at_most
 from gapray.video.presets import Output, Preset
 
@@ -151,7 +151,8 @@ def _of_output(files: Mapping[str, bytes], output: Output, frames: int) -> Seque
     if output.kind == "mp4":
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "turn.mp4"
-            path.write_bytes(files[output.name])
+            with writing(FileError, "file.write_failed", path):
+                path.write_bytes(files[output.name])
             shown = frames_of(path, only=range(0, frames * output.hold, output.hold))
             return [frame for _, frame in islice(shown, frames)]
     if output.kind in ("gif", "webp"):

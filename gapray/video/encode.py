@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from gapray.errors import InputError
+from gapray.errors import FileError, InputError, writing
 from gapray.video.external import letterboxed
 from gapray.video.presets import Output, Preset
 from gapray.video.provenance import Provenance, with_xmp_box
@@ -66,7 +66,10 @@ def encode_mp4(frames: Frames, *, fps: float, crf: int = 18) -> bytes:
         crf: Constant rate factor, smaller is better and larger.
     """
     # To bring the index to the front, FFmpeg reads the file again by its name.
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+    with (
+        writing(FileError, "file.write_failed", tempfile.gettempdir()),
+        tempfile.NamedTemporaryFile(suffix=".mp4") as file,
+    ):
         _write_mp4(file.name, frames, fps, crf)
         return Path(file.name).read_bytes()
 

@@ -63,7 +63,7 @@ def test_videos_rows_and_files(tmp_path, small):
     assert (row["backend"], row["frames"], row["size"], row["seed"]) == ("morph", 8, 64, 0)
     assert row["bytes"] == sum(os.path.getsize(f"{catalog}/{name}") for name in row["files"])
     [mp4] = [name for name in row["files"] if name.endswith(".mp4")]
-    assert mp4.startswith("videos/one/")
+    assert mp4.startswith("files/videos/one/")
     assert len(read_frames(tmp_path / "c" / mp4)) == 8
     sidecar = json.loads(opened.folder.read(mp4.replace("turntable.mp4", "provenance.json")))
     assert sidecar["product_key"] == row["product_key"] and len(sidecar["photos"]) == 8

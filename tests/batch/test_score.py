@@ -68,7 +68,7 @@ def rendered(tmp_path_factory, samples, profile, ray_cluster, classic_weights):
     for capture in discover(str(root / "photos")):
         import_package(Folder.at(str(catalog)), build_package(capture, models, profile.packaging), uri=capture.uri)
     gapray.render(catalog, profile=profile)
-    [mp4] = catalog.glob("videos/torn/*/turntable.mp4")
+    [mp4] = catalog.glob("files/videos/torn/*/turntable.mp4")
     mp4.write_bytes(mp4.read_bytes()[:2000])
     return catalog
 

@@ -45,7 +45,9 @@ def rendered(catalog, profile):
     facts = VideoFacts("run", catalog, profile, "web", video_revisions(profile.video, profile.orbit))
     todo, _ = pending_videos(open_catalog(catalog), facts, seeds=1, products=None, limit=None)
     write_videos(
-        save(Draw(facts=facts, gpu=None, threads=1)(load(todo, catalog=catalog)), facts=facts), catalog=catalog
+        save(Draw(facts=facts, gpu=None, threads=1)(load(todo, catalog=catalog)), facts=facts),
+        catalog=catalog,
+        after=None,
     )
 
 
@@ -94,7 +96,9 @@ def test_views_are_drawn_with_what_drew_the_video_whatever_profile_scores_it(fol
 
 def test_other_weights_or_another_record_would_not_draw_the_video(folder, tmp_path, monkeypatch):
     catalog = shutil.copytree(folder / "catalog", tmp_path / "catalog")
-    [record] = [path for path in catalog.glob("videos/*/*/provenance.json") if '"backend": "morph"' in path.read_text()]
+    [record] = [
+        path for path in catalog.glob("files/videos/*/*/provenance.json") if '"backend": "morph"' in path.read_text()
+    ]
     told = json.loads(record.read_text())
     told["settings"]["orbit"]["margin"] = 0.3
     record.write_text(json.dumps(told))

@@ -173,7 +173,7 @@ def test_bad_sql_is_an_error_with_a_code(tmp_path):
     commit(Folder.at(str(tmp_path)), rows_of("a"))
     with pytest.raises(CatalogError) as error:
         open_catalog(str(tmp_path)).sql("SELECT nothing FROM nowhere")
-    assert error.value.code == "catalog.incompatible"
+    assert error.value.code == "catalog.invalid_query"
 
 
 histories = st.lists(

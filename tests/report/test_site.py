@@ -10,6 +10,7 @@ import pytest
 
 from gapray.batch.render_stages import put_files
 from gapray.catalog.import_package import import_package
+from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rows import utc_now
@@ -42,13 +43,16 @@ def add(folder, name, *, lpips, gate, seed=0, preset="web"):
     import_package(folder, package, uri="memory://")
     shades = np.linspace(40, 220, 24).astype(np.uint8)
     frames = np.broadcast_to(shades[:, None, None, None], (24, 64, 64, 3)).copy()
-    files = export(frames, preset_named(preset), Provenance(name, "compositeCapture", {"backend": "morph"}))
-    put_files(folder, f"videos/{name}/k", files, name)
-    key = f"{name}-{seed}"
+    files = export(
+        frames, preset_named(preset), Provenance(name, "compositeCapture", {"backend": "morph", "settings": {}})
+    )
+    key = f"{name}-{seed}" + ("" if preset == "web" else f"-{preset}")
+    place = media_folder("videos", name, key)
+    put_files(folder, place, files, name)
     video = row(
         VIDEOS, product_id=name, key=key, product_key=package.key, backend="morph", seed=seed, preset=preset, profile="classic",
         frames=24, size=64, azimuths_deg=[15.0 * step for step in range(24)], key_frames=list(range(0, 24, 3)), bytes=1,
-        files=[f"videos/{name}/k/{file}" for file in files], source_type="compositeCapture", licence="Apache-2.0",
+        files=[f"{place}/{file}" for file in files], source_type="compositeCapture", licence="Apache-2.0",
         elevation_deg=10.0, direction=1, seconds=1.0,
     )  # fmt: skip
     shared = {"product_id": name, "key": key, "product_key": package.key, "video_key": key, "foreign_video": False}

@@ -1,0 +1,87 @@
+"""Where the files of videos and stills lie: apart from the tables, so that each table's folder holds Parquet parts alone.
+
+Rows name their files by paths relative to the catalogue: ``files/<table>/<product_id>/<beginning of the key>/<name>``. Up to
+format 1 they lay inside the tables' own folders, without the first part; rows of that format are read as they are, and
+compaction moves their files (`moved_out`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from gapray.catalog.storage import Folder
+from gapray.errors import CatalogError, writing
+
+FILES = "files"
+"""The folder of all files that are no tables."""
+WITH_FILES = {"videos": "files", "stills": "file"}
+"""Table -> its column of paths."""
+
+
+def media_folder(table: str, product_id: str, key: str) -> str:
+    """Where the files of one row lie, relative to the catalogue.
+
+    Files of another key never share a folder: a reader of an older row keeps its own.
+    """
+    return f"{FILES}/{table}/{product_id}/{key[:16]}"
+
+
+def media_name(path: str) -> str:
+    """The name of a row's file inside its own folder: ``frames/000.png`` of ``files/videos/mug/0123…/frames/000.png``."""
+    return path.removeprefix(f"{FILES}/").split("/", 3)[3]
+
+
+def with_new_paths(table: str, rows: pa.Table) -> pa.Table:
+    """Rows whose paths lead below `FILES`, whatever layout they were written for."""
+    if table not in WITH_FILES:
+        return rows
+    place = rows.schema.get_field_index(WITH_FILES[table])
+    field = rows.schema.field(place)
+    given = rows[field.name].to_pylist()
+    named = [_new_path(one) if isinstance(one, str) else list(map(_new_path, one)) for one in given]
+    return rows.set_column(place, field, pa.array(named, field.type))
+
+
+def copied_out(folder: Folder) -> list[str]:
+    """Copy the files that lie in the folders of tables to where they belong; they are removed by `remove_old`.
+
+    Returns:
+        Their old paths, as the file system names them.
+
+    Raises:
+        CatalogError: `catalog.write_failed`.
+    """
+    old = list(_inside_tables(folder))
+    for path in old:
+        inner, _, name = _new_path(path.removeprefix(f"{folder.path}/")).rpartition("/")
+        with writing(CatalogError, "catalog.write_failed", f"{folder.path}/{inner}/{name}"):
+            folder.put(inner, name, pa.py_buffer(folder.filesystem.cat_file(path)))
+    return old
+
+
+def remove_old(folder: Folder, paths: Iterable[str]) -> None:
+    """Remove what `copied_out` has copied, and the folders that are empty then.
+
+    Raises:
+        CatalogError: `catalog.write_failed`.
+    """
+    for path in paths:
+        with writing(CatalogError, "catalog.write_failed", path):
+            folder.remove(path)
+    for table in WITH_FILES:
+        folder.prune(table)
+
+
+def _new_path(path: str) -> str:
+    return path if path.startswith(f"{FILES}/") else f"{FILES}/{path}"
+
+
+def _inside_tables(folder: Folder) -> Iterator[str]:
+    """Files below the folders of tables, but for what lies in them directly: parts."""
+    for table in WITH_FILES:
+        base = f"{folder.path}/{table}"
+        for path in folder.filesystem.find(base):
+            if "/" in str(path).removeprefix(f"{base}/"):
+                yield str(path)
