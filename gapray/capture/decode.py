@@ -16,6 +16,7 @@ import pillow_heif
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from gapray.capture.orientation import left_to_turn
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 
@@ -27,16 +28,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
 STILLS_IN_SEVERAL_FRAMES = frozenset({"MPO", "HEIF", "AVIF"})
 """Phones put a preview or a depth map beside the photo; the first frame is the photo."""
 
-_EXIF_ORIENTATION = 0x0112  # Exif 2.32, tag 274
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _SRGB = ImageCms.createProfile("sRGB")
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
@@ -46,7 +37,7 @@ _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexE
 def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8]:
     """Decode one photo.
 
-    EXIF orientation is applied, an embedded profile is converted to sRGB, CMYK, grey, palette and 16-bit images become
+    The orientation that the file says is applied once (`gapray.capture.orientation`), an embedded profile is converted to sRGB, CMYK, grey, palette and 16-bit images become
     8-bit RGB, and transparency is laid over white.
 
     Args:
@@ -67,7 +58,6 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
         _check_header(image, settings)
         if image.format == "PNG":
             _check_sums(data)
-        orientation = _orientation(image)
         profile = _profile(image, settings)
         image.draft(None, (settings.reference_side, settings.reference_side))
         try:
@@ -76,10 +66,11 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
             raise InputError("image.too_many_pixels", str(error)) from error
         except (EOFError, *_DECODER_ERRORS) as error:
             raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+        turn = left_to_turn(image, data)
         image = _shrunk(image, settings.reference_side)
         image = _to_srgb(image, profile)
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
+    if turn is not None:
+        image = image.transpose(turn)
     return np.asarray(image)
 
 
@@ -145,15 +136,6 @@ def _check_sums(data: bytes) -> None:
         raise InputError("image.truncated", f"a chunk is damaged: {error}") from error
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-        return int(value)
-    except Exception:
-        # EXIF is written by countless devices; a block that cannot be parsed says nothing about the way up.
-        return 1
-
-
 def _profile(image: Image.Image, settings: DecodeSettings) -> ImageCms.ImageCmsProfile | None:
     data = image.info.get("icc_profile")
     if not data:
@@ -216,7 +198,7 @@ def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> I
 
 
 def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a grey map (a mask or a depth map from outside) under the same limits, at its own size and values.
+    """Decode a grey map (a mask or a depth map from outside) under the same limits, upright, at its own size and values.
 
     Args:
         data: The file's bytes. Of a colour image the first channel is taken.
@@ -266,4 +248,5 @@ def _loaded(data: bytes, settings: DecodeSettings) -> Image.Image:
         image.load()
     except (Image.DecompressionBombError, EOFError, *_DECODER_ERRORS) as error:
         raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
-    return image
+    turn = left_to_turn(image, data)
+    return image if turn is None else image.transpose(turn)
