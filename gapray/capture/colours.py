@@ -1,4 +1,4 @@
-"""Colours of video files -> sRGB, by the file's own tags.
+"""Colours of videos and photos -> sRGB, by the code points of ITU-T H.273 in the file.
 
 A signal of standard range stays as it is (players show BT.709's transfer as sRGB's), but for other primaries, which are converted
 in linear light. HDR signals (HLG, PQ) are brought to light first; what is brighter than white becomes white, so that the colours
@@ -29,7 +29,7 @@ PQ, HLG = 16, 18
 WHITE_NITS = 203.0
 """Diffuse white in HDR [cd/m2], ITU-R BT.2408-7, table 1."""
 SDR_WHITE_NITS = 100.0
-"""White of files that were converted from standard range without raising it, as FFmpeg's zscale does [cd/m2]."""
+"""White of files that were converted from standard range without raising it, as FFmpeg's zscale does [cd/m2] (ITU-R BT.2408-7, 5.1.2)."""
 HLG_PEAK_NITS, HLG_GAMMA = 1000.0, 1.2
 """The display that HLG is made for (ITU-R BT.2100-3, table 5)."""
 BRIGHTEST_PERCENTILE = 99
@@ -38,9 +38,19 @@ FULL = 255 * 256
 """Full signal in 16 bits as libswscale counts: 8 bits, shifted."""
 
 
+NEITHER = frozenset({8, 9, 10, 17})
+"""Transfers of light as it was (linear, logarithmic) or of cinemas (ITU-T H.273, table 3): no screen shows them as they are."""
+UNSPECIFIED, BT2020 = 2, 9
+
+
 def is_hdr(transfer: int) -> bool:
     """Whether a signal with this transfer characteristic holds more than standard range."""
     return transfer in (PQ, HLG)
+
+
+def is_unknown(primaries: int, transfer: int) -> bool:
+    """Whether nobody can tell what a signal with these tags looks like: log footage says BT.2020 and no transfer."""
+    return transfer in NEITHER or (primaries == BT2020 and transfer == UNSPECIFIED)
 
 
 def needs_conversion(primaries: int, transfer: int) -> bool:
@@ -48,24 +58,20 @@ def needs_conversion(primaries: int, transfer: int) -> bool:
     return is_hdr(transfer) or primaries in PRIMARIES
 
 
-def white_of(signal: NDArray[np.uint16], transfer: int) -> float:
-    """White of an HDR video by one of its frames, in cd/m2.
+def exceeds_sdr_white(signal: NDArray[np.uint16], transfer: int) -> bool:
+    """Whether an HDR picture shows more than what a conversion from standard range leaves below `SDR_WHITE_NITS`.
 
     Args:
         signal: uint16 [H, W, 3], 0 … `FULL`.
         transfer: `PQ` or `HLG`.
-
-    Returns:
-        `WHITE_NITS`, or `SDR_WHITE_NITS` where nothing in the frame is brighter than that.
     """
-    brightest = np.percentile(_light(signal, transfer).max(-1), BRIGHTEST_PERCENTILE)
-    return SDR_WHITE_NITS if brightest <= 1.1 * SDR_WHITE_NITS else WHITE_NITS
+    return bool(np.percentile(_light(signal, transfer).max(-1), BRIGHTEST_PERCENTILE) > 1.1 * SDR_WHITE_NITS)
 
 
 def to_srgb(
     signal: NDArray[np.uint16], primaries: int, transfer: int, *, white_nits: float = WHITE_NITS
 ) -> NDArray[np.uint8]:
-    """R'G'B' of a video as sRGB.
+    """R'G'B' of a picture as sRGB.
 
     Args:
         signal: uint16 [H, W, 3], 0 … `FULL`.

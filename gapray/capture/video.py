@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.colours import is_hdr, needs_conversion, to_srgb, white_of
+from gapray.capture.colours import (
+    SDR_WHITE_NITS,
+    WHITE_NITS,
+    exceeds_sdr_white,
+    is_hdr,
+    is_unknown,
+    needs_conversion,
+    to_srgb,
+)
 from gapray.errors import InputError
 
 MAX_SIDE = 4096
+WHITE_SIDE = 512
+"""Size in which key frames are looked at for the brightest there is [pixels]."""
 VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 
@@ -48,7 +58,8 @@ def frames_of(
     """Decode a video frame by frame; no more than one is held.
 
     Matrix, range, primaries and transfer are the file's own; where it says nothing, BT.601 with sRGB's primaries, as FFmpeg
-    writes it. HDR becomes standard range (`gapray.capture.colours`).
+    writes it. HDR becomes standard range (`gapray.capture.colours`); its white is that of ITU-R BT.2408, but for files that FFmpeg
+    wrote and in which nothing is brighter than the white of standard range.
 
     Args:
         path: A file that FFmpeg reads.
@@ -61,7 +72,7 @@ def frames_of(
         Seconds, which grow from frame to frame, and uint8 [H, W, 3] sRGB or [H, W] luma, turned as the file says.
 
     Raises:
-        InputError: `video.unreadable`.
+        InputError: `video.unreadable`; `video.unknown_colours` for linear or log footage.
     """
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
@@ -71,21 +82,44 @@ def frames_of(
             seconds = float(frame.time) if frame.time is not None else last + spacing
             last = seconds if seconds > last else last + 1e-3  # some phones write a time twice
             _check_side(path, frame)
-            if only is not None and index not in only and (index or not is_hdr(frame.color_trc)):
+            if is_unknown(frame.color_primaries, frame.color_trc):
+                tags = f"primaries {frame.color_primaries} and transfer {frame.color_trc}"
+                raise InputError("video.unknown_colours", f"{path} has {tags} (ITU-T H.273): linear or log footage")
+            if only is not None and index not in only:
                 continue
             size = _size(frame, side, pixels)
             if grey:
                 picture = _converted(frame, "gray", size)
             elif needs_conversion(frame.color_primaries, frame.color_trc):
                 signal = _converted(frame, "rgb48le", size)
-                if white is None:  # by the first frame, whichever are wanted
-                    white = white_of(signal, frame.color_trc) if is_hdr(frame.color_trc) else 1.0
+                if white is None:
+                    white = _white(path, frame.color_trc)
                 picture = to_srgb(signal, frame.color_primaries, frame.color_trc, white_nits=white)
             else:
                 picture = _converted(frame, "rgb24", size)
-            if only is None or index in only:
-                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-                yield last, np.ascontiguousarray(np.rot90(picture, turns))
+            turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+            yield last, np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def _white(path: str | Path, transfer: int) -> float:
+    """What is white in a video [cd/m2], by its tags and its key frames: one value for all frames, whichever are wanted."""
+    if not is_hdr(transfer):
+        return WHITE_NITS
+    with _opened(path) as (container, stream):
+        if not _converted_perhaps(container.metadata):
+            return WHITE_NITS
+        stream.codec_context.skip_frame = "NONKEY"
+        for frame in container.decode(stream):
+            if exceeds_sdr_white(_converted(frame, "rgb48le", _size(frame, WHITE_SIDE, None)), transfer):
+                return WHITE_NITS
+    return SDR_WHITE_NITS
+
+
+def _converted_perhaps(tags: Mapping[str, str]) -> bool:
+    """Whether FFmpeg wrote a file and no camera is named in it."""
+    known = {key.lower(): value for key, value in tags.items()}
+    by_camera = any(key.endswith((".make", ".model")) or key in ("make", "model") for key in known)
+    return known.get("encoder", "").startswith("Lav") and not by_camera
 
 
 @contextmanager
