@@ -29,7 +29,7 @@ PQ, HLG = 16, 18
 WHITE_NITS = 203.0
 """Diffuse white in HDR [cd/m2], ITU-R BT.2408-7, table 1."""
 SDR_WHITE_NITS = 100.0
-"""White of files that were converted from standard range without raising it, as FFmpeg's zscale does [cd/m2] (ITU-R BT.2408-7, 5.1.2)."""
+"""White of files that were converted from standard range without raising it, as FFmpeg's zscale does [cd/m2]."""
 HLG_PEAK_NITS, HLG_GAMMA = 1000.0, 1.2
 """The display that HLG is made for (ITU-R BT.2100-3, table 5)."""
 BRIGHTEST_PERCENTILE = 99
@@ -69,7 +69,7 @@ def exceeds_sdr_white(signal: NDArray[np.uint16], transfer: int) -> bool:
 
 
 def to_srgb(
-    signal: NDArray[np.uint16], primaries: int, transfer: int, *, white_nits: float = WHITE_NITS
+    signal: NDArray[np.uint16], primaries: int, transfer: int, *, converted: bool = False
 ) -> NDArray[np.uint8]:
     """R'G'B' of a picture as sRGB.
 
@@ -77,22 +77,29 @@ def to_srgb(
         signal: uint16 [H, W, 3], 0 … `FULL`.
         primaries: Code of H.273.
         transfer: Code of H.273.
-        white_nits: HDR only: what becomes white [cd/m2].
+        converted: HDR only: undo a conversion from standard range as FFmpeg's zscale makes it, with white at `SDR_WHITE_NITS` and
+            HLG's system gamma applied to each channel instead of to luminance. Otherwise white is at `WHITE_NITS`.
 
     Returns:
         uint8 [H, W, 3]; colours outside of sRGB are clipped.
     """
-    light = _light(signal, transfer) / np.float32(white_nits) if is_hdr(transfer) else _srgb_light()[signal]
+    if is_hdr(transfer):
+        white = np.float32(SDR_WHITE_NITS if converted else WHITE_NITS)
+        light = _light(signal, transfer, by_channel=converted) / white
+    else:
+        light = _srgb_light()[signal]
     if primaries in PRIMARIES:
         light = light @ _to_bt709(primaries).T
     return np.asarray(_srgb_levels()[np.rint(light.clip(0, 1) * 65535).astype(np.uint16)])
 
 
-def _light(signal: NDArray[np.uint16], transfer: int) -> NDArray[np.float32]:
+def _light(signal: NDArray[np.uint16], transfer: int, *, by_channel: bool = False) -> NDArray[np.float32]:
     """Light of a display showing an HDR signal, float32 [H, W, 3], cd/m2."""
     if transfer == PQ:
         return np.asarray(_pq_nits()[signal])
     scene = _hlg_scene()[signal]
+    if by_channel:
+        return np.asarray(HLG_PEAK_NITS * scene**np.float32(HLG_GAMMA))
     luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
     return np.asarray(scene * (HLG_PEAK_NITS * luminance ** (HLG_GAMMA - 1))[..., None])
 

@@ -20,8 +20,6 @@ from gapray.capture.code_points import CodePoints, code_points_of
 from gapray.capture.colours import (
     FULL,
     PQ,
-    SDR_WHITE_NITS,
-    WHITE_NITS,
     exceeds_sdr_white,
     is_hdr,
     is_unknown,
@@ -208,8 +206,8 @@ def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: Dec
     levels = np.rint(wide * np.float32(FULL / brightest)).clip(0, FULL).astype(np.uint16)
     signal = np.ascontiguousarray(levels[..., :3])
     by_camera = bool(image.getexif().get(ExifTags.Base.Make))
-    white = WHITE_NITS if by_camera or exceeds_sdr_white(signal, points.transfer) else SDR_WHITE_NITS
-    rgb = Image.fromarray(to_srgb(signal, points.primaries, points.transfer, white_nits=white))
+    converted = not by_camera and not exceeds_sdr_white(signal, points.transfer)
+    rgb = Image.fromarray(to_srgb(signal, points.primaries, points.transfer, converted=converted))
     return rgb if opaque else _over_white(rgb, Image.fromarray((levels[..., 3] >> 8).astype(np.uint8)))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
+from gapray.capture.kinds import counted
 from gapray.errors import InputError
 
 PHOTO = pa.struct(
@@ -30,11 +33,15 @@ MANIFEST = pa.schema(
     ]
 )
 """One row a product. A product that was refused while its photos were listed is a row with an error and no photos."""
+LISTED = pa.schema([*MANIFEST, pa.field("ignored", pa.list_(pa.string()))])
+"""What is written: beside what a run reads, names of what lies in the product's folder and is not used."""
+IGNORED = b"gapray.ignored"
+"""Key of the file's metadata: kind -> number of all that is not used in the source, as JSON."""
 ROWS_PER_GROUP = 4096
 
 
 def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
-    """One product as a row of `MANIFEST`."""
+    """One product as a row of `LISTED`."""
     if isinstance(item, Reject):
         return {
             "product_id": item.product_id,
@@ -43,6 +50,7 @@ def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
             "photos": [],
             "error_code": item.code,
             "error_message": item.message,
+            "ignored": list(item.ignored),
         }
     return {
         "product_id": item.product_id,
@@ -51,6 +59,7 @@ def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
         "photos": [vars(photo) for photo in item.photos],
         "error_code": None,
         "error_message": None,
+        "ignored": list(item.ignored),
     }
 
 
@@ -58,21 +67,43 @@ def capture_set(row: dict[str, object]) -> CaptureSet:
     """The capture set in a row of `MANIFEST` that holds no error."""
     photos = row["photos"]
     assert isinstance(photos, list)
-    return CaptureSet(str(row["product_id"]), str(row["uri"]), tuple(Photo(**photo) for photo in photos))
+    ignored = row.get("ignored") or ()
+    assert isinstance(ignored, list | tuple)
+    kept = tuple(Photo(**photo) for photo in photos)
+    return CaptureSet(str(row["product_id"]), str(row["uri"]), kept, tuple(map(str, ignored)))
 
 
-def write_manifest(items: Iterable[CaptureSet | Reject], path: str) -> int:
+def write_manifest(items: Iterable[CaptureSet | Reject], path: str, beside: Collection[str] = ()) -> int:
     """Write a manifest to a local path, row group by row group.
+
+    Args:
+        items: The products.
+        path: Of the file.
+        beside: What lies beside the products and is not used; may grow while `items` are taken.
 
     Returns:
         The number of products.
     """
     count = 0
-    with pq.ParquetWriter(path, MANIFEST) as writer:
-        for rows in _batched(items, ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist(rows, schema=MANIFEST))
-            count += len(rows)
+    ignored: Counter[str] = Counter()
+    with pq.ParquetWriter(path, LISTED) as writer:
+        for some in _batched(items, ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist([manifest_row(item) for item in some], schema=LISTED))
+            count += len(some)
+            for item in some:
+                ignored.update(counted(item.ignored))
+        ignored.update(counted(beside))
+        writer.add_key_value_metadata({IGNORED: json.dumps(dict(ignored.most_common()))})
     return count
+
+
+def ignored_of(manifest: str) -> dict[str, int]:
+    """Kind -> number of what is not used in the source of a manifest, as `gapray.capture.kinds.counted`.
+
+    Args:
+        manifest: A local Parquet file, of `write_manifest` or with the same columns.
+    """
+    return dict(json.loads((pq.read_metadata(manifest).metadata or {}).get(IGNORED, b"{}")))
 
 
 def check_manifest(schema: pa.Schema) -> None:
@@ -91,10 +122,10 @@ def check_manifest(schema: pa.Schema) -> None:
             )
 
 
-def _batched(items: Iterable[CaptureSet | Reject], size: int) -> Iterator[list[dict[str, object]]]:
-    rows: list[dict[str, object]] = []
+def _batched(items: Iterable[CaptureSet | Reject], size: int) -> Iterator[list[CaptureSet | Reject]]:
+    rows: list[CaptureSet | Reject] = []
     for item in items:
-        rows.append(manifest_row(item))
+        rows.append(item)
         if len(rows) == size:
             yield rows
             rows = []

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.colours import (
-    SDR_WHITE_NITS,
-    WHITE_NITS,
     exceeds_sdr_white,
     is_hdr,
     is_unknown,
@@ -77,7 +75,7 @@ def frames_of(
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
         last, spacing = -1.0, 1 / float(stream.average_rate or 30)
-        white: float | None = None
+        converted: bool | None = None
         for index, frame in enumerate(container.decode(stream)):
             seconds = float(frame.time) if frame.time is not None else last + spacing
             last = seconds if seconds > last else last + 1e-3  # some phones write a time twice
@@ -92,30 +90,26 @@ def frames_of(
                 picture = _converted(frame, "gray", size)
             elif needs_conversion(frame.color_primaries, frame.color_trc):
                 signal = _converted(frame, "rgb48le", size)
-                if white is None:
-                    white = _white(path, frame.color_trc)
-                picture = to_srgb(signal, frame.color_primaries, frame.color_trc, white_nits=white)
+                if converted is None:
+                    converted = is_hdr(frame.color_trc) and _is_converted(path, frame.color_trc)
+                picture = to_srgb(signal, frame.color_primaries, frame.color_trc, converted=converted)
             else:
                 picture = _converted(frame, "rgb24", size)
             turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
             yield last, np.ascontiguousarray(np.rot90(picture, turns))
 
 
-def _white(path: str | Path, transfer: int) -> float:
-    """What is white in a video [cd/m2], by its tags and its key frames: one value for all frames, whichever are wanted."""
-    if not is_hdr(transfer):
-        return WHITE_NITS
+def _is_converted(path: str | Path, transfer: int) -> bool:
+    """Whether an HDR video was converted from standard range, by its tags and key frames: one answer, whichever frames are wanted."""
     with _opened(path) as (container, stream):
-        if not _converted_perhaps(container.metadata):
-            return WHITE_NITS
+        if not _may_be_converted(container.metadata):
+            return False
         stream.codec_context.skip_frame = "NONKEY"
-        for frame in container.decode(stream):
-            if exceeds_sdr_white(_converted(frame, "rgb48le", _size(frame, WHITE_SIDE, None)), transfer):
-                return WHITE_NITS
-    return SDR_WHITE_NITS
+        pictures = (_converted(frame, "rgb48le", _size(frame, WHITE_SIDE, None)) for frame in container.decode(stream))
+        return not any(exceeds_sdr_white(picture, transfer) for picture in pictures)
 
 
-def _converted_perhaps(tags: Mapping[str, str]) -> bool:
+def _may_be_converted(tags: Mapping[str, str]) -> bool:
     """Whether FFmpeg wrote a file and no camera is named in it."""
     known = {key.lower(): value for key, value in tags.items()}
     by_camera = any(key.endswith((".make", ".model")) or key in ("make", "model") for key in known)

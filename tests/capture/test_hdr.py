@@ -80,11 +80,18 @@ def maker(name="Apple"):
 SIGNALS = {"HLG": (hlg, 18), "PQ": (pq, 16)}
 
 
-@pytest.mark.parametrize("white_nits", [203, 100])
-@pytest.mark.parametrize("name", SIGNALS)
-def test_hdr_in_heic_becomes_standard_range(name, white_nits):
-    signal, transfer = SIGNALS[name]
-    assert np.abs(read(decode_photo(heic(signal(patches(), white_nits), transfer))) - COLOURS).max() <= 2
+@pytest.mark.parametrize(
+    ("transfer", "signal"),
+    [
+        (18, hlg(patches(), 203)),
+        (18, hlg(patches(), 100, by_channel=True)),
+        (16, pq(patches(), 203)),
+        (16, pq(patches(), 100)),
+    ],
+    ids=["HLG", "HLG, converted", "PQ", "PQ, converted"],
+)
+def test_hdr_in_heic_becomes_standard_range(transfer, signal):
+    assert np.abs(read(decode_photo(heic(signal, transfer))) - COLOURS).max() <= 2
 
 
 @pytest.mark.parametrize("name", SIGNALS)
