@@ -16,6 +16,7 @@ REMEDIES: dict[str, str] = {
     "capture.missing_views": "Take the missing photos, or pass --allow-missing to use the others as they are.",
     "capture.invalid_table": "Write capture.csv (or .json) with the columns file and azimuth, in degrees.",
     "capture.invalid_product_id": "Rename the folder: letters, digits, '.', '_' and '-', at most 128, a letter or digit first.",
+    "capture.invalid_name": "Rename the files in UTF-8, for example by `convmv -f latin1 -t utf8 -r --notest FOLDER`.",
     "capture.unsafe_path": "Keep the photos inside the product's folder, with no links out of it and no '..' in names.",
     "capture.invalid_archive": "Make the zip file again; it must be a plain, unencrypted zip.",
     "capture.invalid_manifest": "Write the manifest by `gapray manifest`, or see docs/architecture.md for its columns.",

@@ -68,9 +68,7 @@ def exceeds_sdr_white(signal: NDArray[np.uint16], transfer: int) -> bool:
     return bool(np.percentile(_light(signal, transfer).max(-1), BRIGHTEST_PERCENTILE) > 1.1 * SDR_WHITE_NITS)
 
 
-def to_srgb(
-    signal: NDArray[np.uint16], primaries: int, transfer: int, *, converted: bool = False
-) -> NDArray[np.uint8]:
+def to_srgb(signal: NDArray[np.uint16], primaries: int, transfer: int, *, converted: bool = False) -> NDArray[np.uint8]:
     """R'G'B' of a picture as sRGB.
 
     Args:
@@ -99,7 +97,7 @@ def _light(signal: NDArray[np.uint16], transfer: int, *, by_channel: bool = Fals
         return np.asarray(_pq_nits()[signal])
     scene = _hlg_scene()[signal]
     if by_channel:
-        return np.asarray(HLG_PEAK_NITS * scene**np.float32(HLG_GAMMA))
+        return np.asarray(HLG_PEAK_NITS * scene ** np.float32(HLG_GAMMA))
     luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
     return np.asarray(scene * (HLG_PEAK_NITS * luminance ** (HLG_GAMMA - 1))[..., None])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Literal
 from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names, orient, refuse_gaps, turned
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
-from gapray.capture.storage import Entry, Listing, listing_of, place_of, printable, read_bytes, read_head
+from gapray.capture.storage import Entry, Listing, is_local, listing_of, place_of, printable, read_bytes, read_head
 from gapray.capture.tables import matched, number, rows_of, texts
 from gapray.errors import GaprayError, InputError
 
@@ -87,7 +88,10 @@ def scan(
         InputError: When the source itself cannot be listed (`capture.not_found`, `capture.unreadable`,
             `capture.invalid_archive`, `capture.no_photos`, `capture.ambiguous_layout`).
     """
-    source = _Source(uri, listing_of(uri), frozenset(map(place_of, options.apart)))
+    beside = [] if beside is None else beside
+    if printable(uri) != uri:
+        raise InputError("capture.invalid_name", f"{printable(uri)}: not in UTF-8")
+    source = _Source(uri, listing_of(uri), frozenset(place for path in options.apart for place in _places(path)))
     root, folder, passed = _root(source)
     if options.layout == "auto" and folder.photos:
         _refuse_both(source, root, folder.children)
@@ -95,19 +99,16 @@ def scan(
         if not folder.photos and not _photos_below(source, root):
             raise InputError("capture.no_photos", f"no photo lies in {uri}")
         name = root.rpartition("/")[2] or PurePosixPath(uri.rstrip("/").removesuffix(".zip")).name or "product"
-        if beside is not None:
-            beside += passed
+        beside += passed
         yield _capture_set(name, uri, folder, options)
         return
-    if beside is not None:
-        sides = [f"{child}/" for child in folder.children if child in SIDE_FOLDERS]
-        beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.aside, *sides]
+    sides = [f"{child}/" for child in folder.children if child in SIDE_FOLDERS]
+    beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.aside, *sides]
     held: list[CaptureSet | Reject] | None = []
     folders = [_joined(root, child) for child in folder.children if child not in SIDE_FOLDERS]
     for path, found in _looked_at(source, folders):
         if isinstance(found, _Folder) and not found.photos and _is_catalog(source, path, found):
-            if beside is not None:
-                beside.append(f"{printable(path.rpartition('/')[2])}/")
+            beside.append(f"{printable(path.rpartition('/')[2])}/")
             continue
         item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", found, options)
         if held is None:
@@ -150,6 +151,12 @@ class _Source:
             [name for name in children if is_visible(name) and name not in inside],
             list(map(printable, aside)),
         )
+
+
+def _places(path: str) -> tuple[str, str]:
+    """Where something lies, itself and, if it is a link, where the link lies."""
+    folder, _, name = (os.path.abspath(path) if is_local(path) else path.rstrip("/")).rpartition("/")
+    return place_of(path), f"{place_of(folder)}/{name}"
 
 
 def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
@@ -254,6 +261,13 @@ def _capture_set(
                 refuse_gaps(azimuths)
         unused.update(set(photos) - set(azimuths))
     except GaprayError as error:
+        tables_beside = sorted(
+            name for name in unused if name.lower().endswith((".csv", ".tsv", ".xlsx", ".ods", ".json"))
+        )
+        if error.code == "capture.ambiguous_azimuths" and tables_beside:
+            error = InputError(
+                error.code, f"{error.message}; {tables_beside[0]} is not read, the table's name is capture.csv"
+            )
         return Reject.of(printable(product_id), printable(uri), error, tuple(sorted(unused)))
     ordered = _thinned(sorted(azimuths.items(), key=lambda item: item[1]), options.given)
     return CaptureSet(
@@ -332,7 +346,7 @@ def _json_rows(data: object) -> list[dict[str, str]]:
         data = inner
     if not isinstance(data, list):
         raise ValueError("neither a list nor a mapping")
-    return data
+    return [{str(key).strip().lower(): value for key, value in row.items()} for row in data]
 
 
 def _is_photo(entry: Entry) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 HEAD_BYTES = 32
+# fmt: off
 PHOTO_ENDINGS = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".heic", ".heif", ".hif"),
@@ -28,10 +29,12 @@ OTHER_ENDINGS = frozenset(
         *(".usdz", ".ply", ".fbx", ".stl", ".py", ".sh", ".js", ".css", ".npy", ".npz", ".part", ".crdownload"),
     )
 )
+# fmt: on
 """Files with these endings are not opened to see whether they are photos."""
 
 SIDE_FOLDERS = frozenset({"mask", "masks", "depth", "depths", "truth", "held_out", "thumbnails"})
 """Folders beside a product's photos that are not products."""
+# fmt: off
 _SYSTEM = frozenset(
     name.casefold()
     for name in (
@@ -51,7 +54,10 @@ _SYSTEM_ENDINGS = (
     *(".lrdata", ".lrcat-data", ".lrlibrary", ".cocatalog", ".cosession", ".photoslibrary", ".aplibrary", ".app", ".bundle"),
     *(".noindex", ".lrcat-wal", ".lrcat-shm", ".lrcat.lock"),
 )
-_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis", b"miaf"))
+# fmt: on
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis", b"miaf")
+)
 
 
 def is_system(name: str) -> bool:

@@ -73,7 +73,7 @@ def read_head(uri: str, size: int) -> bytes:
 
 
 def printable(name: str) -> str:
-    """A name for tables and terminals: bytes that are no UTF-8 are written as ``\\xf6``."""
+    """A name for tables and terminals: bytes that are no UTF-8 become escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -137,7 +137,9 @@ class _LocalListing:
             return
         target = os.path.realpath(path)
         if not (target + os.sep).startswith(self._inside):
-            raise InputError("capture.unsafe_path", f"{printable(folder)} is a link out of the source, to {printable(target)}")
+            raise InputError(
+                "capture.unsafe_path", f"{printable(folder)} is a link out of the source, to {printable(target)}"
+            )
         parents = folder.split("/")[:-1]
         above = {os.path.realpath(os.path.join(self._root, *parents[:depth])) for depth in range(len(parents) + 1)}
         if target in above:

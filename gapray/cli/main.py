@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -295,6 +296,7 @@ def run_all(
             allow_missing=allow_missing,
             given=given,
         )
+        options = replace(options, apart=tuple(map(str, (out, report) if report else (out,))))
         taken = take_in(
             src, out, options, on_raw=lambda name: None if as_json else typer.echo(f"views of {name}", err=True)
         )
@@ -414,7 +416,8 @@ def manifest(
     """List the capture sets of SRC into a manifest, without reading a photo."""
     with guarded():
         from gapray.capture.discover import scan
-        from gapray.capture.manifest import write_manifest
+        from gapray.capture.kinds import described
+        from gapray.capture.manifest import ignored_of, write_manifest
         from gapray.cli.options import discover_options
 
         options = discover_options(
@@ -425,8 +428,12 @@ def manifest(
             layout=layout,
             allow_missing=allow_missing,
         )
-        count = write_manifest(scan(src, options), str(to))
+        beside: list[str] = []
+        options = replace(options, apart=(str(to),))
+        count = write_manifest(scan(src, options, beside=beside), str(to), beside)
         typer.echo(f"{count} products in {to}")
+        if ignored := ignored_of(str(to)):
+            typer.echo(f"  {described(ignored)}")
 
 
 @app.command()

@@ -17,7 +17,8 @@ from PIL import Image
 from gapray.capture.azimuths import AzimuthOptions, azimuths_from_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
-from gapray.capture.discover import PRODUCT_ID, is_photo_name
+from gapray.capture.discover import PRODUCT_ID
+from gapray.capture.kinds import is_photo_file, is_visible
 from gapray.capture.names import view_name
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
@@ -82,7 +83,8 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
     folder = Path(card)
     if not folder.is_dir():
         raise InputError("capture.not_found", f"there is no folder {card}")
-    files = [one for one in folder.rglob("*") if is_photo_name(one.name) and one.is_file()]
+    seen = (one for one in folder.rglob("*") if all(map(is_visible, one.relative_to(folder).parts)))
+    files = [one for one in seen if is_photo_file(one)]
     if not files:
         raise InputError("capture.no_photos", f"no photo lies in {card}")
     times = {one: taken_at(read_bytes(str(one), settings.max_bytes)) for one in files}

@@ -8,27 +8,25 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from gapray.capture.tables import rows_of, texts
 from gapray.catalog.reader import Catalog
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError, InputError
 
-COLUMNS = {"product_id", "video_key", "decision"}
+COLUMNS: dict[str, tuple[str, ...]] = {"product_id": (), "video_key": (), "decision": ()}
 
 
 def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
-    """Product -> (video key, decision), from the CSV that a report downloads.
+    """Product -> (video key, decision), from the CSV that a report downloads, in whatever form a spreadsheet saved it.
 
     Raises:
         InputError: `report.no_approval`.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = rows_of(next(texts(path.read_bytes())), COLUMNS)
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError("report.no_approval", f"{path}: {error}") from error
-    if rows and not set(rows[0]) >= COLUMNS:
-        raise InputError("report.no_approval", f"{path} lacks the columns {', '.join(sorted(COLUMNS - set(rows[0])))}")
-    return {row["product_id"]: (row["video_key"], row["decision"]) for row in rows}
+    return {row["product_id"]: (row["video_key"], row["decision"].lower()) for row in rows}
 
 
 def publish(catalog: Catalog, to: str, approved: Path | None) -> tuple[list[str], list[str]]:

@@ -97,7 +97,9 @@ def hlg(picture, white_nits, *, by_channel=False):
 @pytest.mark.parametrize("transfer", ["arib-std-b67", "smpte2084"])
 def test_a_conversion_from_standard_range_is_undone(ffmpeg, tmp_path, transfer):
     """White at 100 cd/m2, as zscale leaves it where nobody says more."""
-    path = write(ffmpeg, tmp_path / "a.mov", f"{SRGB}:m=2020_ncl:r=limited:p=2020:t={transfer},format=yuv420p10le", patches())
+    path = write(
+        ffmpeg, tmp_path / "a.mov", f"{SRGB}:m=2020_ncl:r=limited:p=2020:t={transfer},format=yuv420p10le", patches()
+    )
     frames = [frame for _, frame in frames_of(path)]
     assert np.abs(read(frames[0]) - COLOURS).max() <= 3
     assert np.array_equal(next(frames_of(path, only={1}))[1], frames[1])
