@@ -27,6 +27,7 @@ OTHER_ENDINGS = frozenset(
         *(".parquet", ".xls", ".xlsx", ".ods", ".numbers", ".txt", ".md", ".pdf", ".doc", ".docx", ".html", ".htm", ".xml"),
         *(".yaml", ".yml", ".log", ".ini", ".db", ".zip", ".rar", ".7z", ".gz", ".tar", ".lnk", ".url", ".glb", ".gltf", ".obj"),
         *(".usdz", ".ply", ".fbx", ".stl", ".py", ".sh", ".js", ".css", ".npy", ".npz", ".part", ".crdownload"),
+        *(".bak", ".orig", ".old", ".tmp", ".temp", ".backup", ".swp"),
     )
 )
 # fmt: on
@@ -50,6 +51,8 @@ _SYSTEM = frozenset(
     )
 )
 """Files and folders that operating systems, storage devices, editors and cameras make; compared without regard to case."""
+_KEPT_ENDINGS = ("_original", "~")
+"""What ExifTool and editors put after the name of a file that they changed; the file itself lies beside it."""
 _SYSTEM_ENDINGS = (
     *(".lrdata", ".lrcat-data", ".lrlibrary", ".cocatalog", ".cosession", ".photoslibrary", ".aplibrary", ".app", ".bundle"),
     *(".noindex", ".lrcat-wal", ".lrcat-shm", ".lrcat.lock"),
@@ -79,7 +82,9 @@ def is_photo(name: str, head: Callable[[], bytes]) -> bool:
         head: Its first `HEAD_BYTES` bytes; asked for only where the name does not decide.
     """
     ending = PurePosixPath(name).suffix.lower()
-    return ending in PHOTO_ENDINGS or (ending not in OTHER_ENDINGS and begins_as_photo(head()))
+    if ending in PHOTO_ENDINGS or ending in OTHER_ENDINGS or name.endswith(_KEPT_ENDINGS):
+        return ending in PHOTO_ENDINGS
+    return begins_as_photo(head())
 
 
 def is_photo_file(path: Path) -> bool:
