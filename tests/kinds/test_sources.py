@@ -379,7 +379,9 @@ def test_films_that_are_used_are_not_counted_as_ignored(tmp_path):
     assert ignored_of(manifest) == {".mp4": 1, ".txt": 1}
 
 
-@pytest.mark.parametrize("mark", ["#", "%20", "&", "+", "é", "e\u0301", "[1]", "'", "!", "=", ";", ",", "?", "*", ":", "$", "~"])
+@pytest.mark.parametrize(
+    "mark", ["#", "%20", "&", "+", "é", "e\u0301", "[1]", "'", "!", "=", ";", ",", "?", "*", ":", "$", "~"]
+)
 def test_names_that_addresses_need_to_escape(tmp_path, placed, mark):
     folder = tmp_path / "shoot" / "mug"
     folder.mkdir(parents=True)

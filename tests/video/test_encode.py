@@ -258,3 +258,18 @@ def test_a_white_backdrop_is_white_in_every_format(ffmpeg, tmp_path, preset, sha
             top, left = (height - min(height, width)) // 2, (width - min(height, width)) // 2
             assert (shown[top : top + side, left : left + side] == 255).all(), name
             assert (shown[:side, :side] == 255).all(), name
+
+
+@pytest.mark.parametrize("size", [(321, 241), (322, 241), (321, 242), (320, 240)])
+@pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
+def test_a_file_has_the_size_that_its_output_says(kind, size, tmp_path):
+    """What answers over HTTP say of a video is its output's size."""
+    preset = preset_for(Making(width=size[0], height=size[1], format=kind), 8)
+    data = export(turn(8), preset, PROVENANCE)[f"turntable.{kind}"]
+    if kind == "mp4":
+        with av.open(str(opened(data, tmp_path, "a.mp4"))) as container:
+            shown = container.streams.video[0].width, container.streams.video[0].height
+    else:
+        shown = Image.open(io.BytesIO(data)).size
+    assert shown == preset.files[0].size
+    assert all(0 <= got - asked <= (kind == "mp4") for got, asked in zip(shown, size, strict=True))
