@@ -47,7 +47,7 @@ _SYSTEM = frozenset(
         *("@Recycle", "@Recently-Snapshot", ".@__thumb", ".@__qini", ".@upload_cache", "@__thumb", ".streams"),  # QNAP
         *("CaptureOne", "Lightroom Settings", "Adobe Bridge Cache", ".BridgeCache", ".BridgeCacheT", ".BridgeSort"),
         *(".picasaoriginals", ".picasa.ini", "Picasa.ini", ".dropbox", ".dropbox.cache", ".stfolder", ".stversions"),
-        *(".tmp.driveupload", ".tmp.drivedownload", "CANONMSC", "EOSMISC", "AVF_INFO", "MISC", "NIKON001.DSC"),
+        *(".tmp.driveupload", ".tmp.drivedownload", "CANONMSC", "EOSMISC", "AVF_INFO", "NIKON001.DSC"),
     )
 )
 """Files and folders that operating systems, storage devices, editors and cameras make; compared without regard to case."""
@@ -92,6 +92,13 @@ def is_photo_file(path: Path) -> bool:
     return path.is_file() and is_photo(path.name, lambda: _head(path))
 
 
+def not_photos(folder: Path) -> list[str]:
+    """Names of all files below a local folder that are no photos people see, relative to it, sorted."""
+    files = (one for one in folder.rglob("*") if one.is_file())
+    inner = ((one, one.relative_to(folder).parts) for one in files)
+    return sorted("/".join(parts) for one, parts in inner if not (all(map(is_visible, parts)) and is_photo_file(one)))
+
+
 def begins_as_photo(head: bytes) -> bool:
     """Whether a file that begins so is in a format that `gapray.capture.decode` reads."""
     return (
@@ -121,10 +128,11 @@ def described(counts: dict[str, int]) -> str:
 
 
 def _kind(name: str) -> str:
-    last = name.rstrip("/").rpartition("/")[2]
-    if is_system(last):
+    parts = name.rstrip("/").split("/")
+    last = parts[-1]
+    if any(map(is_system, parts)):
         return "system"
-    if last.startswith("."):
+    if any(part.startswith(".") for part in parts):
         return "hidden"
     return f"{last}/" if name.endswith("/") else PurePosixPath(last).suffix or last
 

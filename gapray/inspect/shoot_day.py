@@ -124,6 +124,7 @@ def split(
     template: str = "degrees",
     settings: DecodeSettings = DecodeSettings(),
     on_product: Callable[[str, int], None] = lambda name, photos: None,
+    on_before: Callable[[list[str]], None] = lambda names: None,
 ) -> list[Path | Reject]:
     """Copy a card's photos into a folder a product, each photo at the angle of its place in the turn.
 
@@ -134,6 +135,7 @@ def split(
         template: See `gapray.capture.names.TEMPLATES`.
         settings: Limits on the photos.
         on_product: Called with a product and its number of photos before they are copied.
+        on_before: Called with the names of the photos before the first slate, which belong to no product.
 
     Returns:
         A folder or a reject for each product, in the order of the card.
@@ -143,7 +145,8 @@ def split(
         ConfigError: `config.invalid` for the template.
     """
     done: list[Path | Reject] = []
-    found, _ = rolls(card, settings)
+    found, before = rolls(card, settings)
+    on_before([one.name for one in before])
     for roll in found:
         on_product(roll.product_id, len(roll.photos))
         try:
