@@ -24,6 +24,8 @@ TABLE_NAMES = ("capture.csv", "capture.json", "views.json")
 COLUMNS = {"file": ("filename",), "azimuth": ("azimuth_deg", "azimuth_degrees")}
 CATALOG_TABLES = ("products", "rejects")
 """A folder with Parquet files in a folder of this name is a catalogue."""
+REPORT_FILES = frozenset({"data.js", "report.js"})
+"""A folder with these is a report."""
 LISTED_AHEAD = 256
 """Folders of a bucket that are listed before the first of them is used."""
 MAX_TABLE_BYTES = 4 * 2**20
@@ -107,7 +109,7 @@ def scan(
     held: list[CaptureSet | Reject] | None = []
     folders = [_joined(root, child) for child in folder.children if child not in SIDE_FOLDERS]
     for path, found in _looked_at(source, folders):
-        if isinstance(found, _Folder) and not found.photos and _is_catalog(source, path, found):
+        if isinstance(found, _Folder) and not found.photos and _is_output(source, path, found):
             beside.append(f"{printable(path.rpartition('/')[2])}/")
             continue
         item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", found, options)
@@ -172,7 +174,7 @@ def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
             found = source.look(inner)
         except InputError:
             break  # a product's folder that cannot be listed: its reject says so
-        if found.photos or _is_catalog(source, inner, found):
+        if found.photos or _is_output(source, inner, found):
             break
         passed += [*(printable(entry.name) for entry in folder.others), *folder.aside]
         root, folder = inner, found
@@ -191,13 +193,16 @@ def _photos_below(source: _Source, path: str) -> bool:
         folder = source.look(path)
     except InputError:
         return False  # nothing can be said of what lies there
-    if folder.photos or _is_catalog(source, path, folder):
+    if folder.photos or _is_output(source, path, folder):
         return bool(folder.photos)
     return any(_photos_below(source, _joined(path, child)) for child in folder.children)
 
 
-def _is_catalog(source: _Source, path: str, folder: _Folder) -> bool:
-    """Whether a folder without photos is a catalogue that an earlier run made."""
+def _is_output(source: _Source, path: str, folder: _Folder) -> bool:
+    """Whether a folder without photos is what gapray itself wrote earlier: a catalogue, a report or a GAP folder."""
+    names = {entry.name for entry in folder.others}
+    if "multiview_manifest.json" in names or names >= REPORT_FILES:
+        return True
     for table in CATALOG_TABLES:
         if table in folder.children:
             try:

@@ -43,7 +43,7 @@ _SYSTEM = frozenset(
         *(".TemporaryItems", ".AppleDouble", ".AppleDB", ".AppleDesktop", ".DocumentRevisions-V100", ".localized", "Icon\r"),
         *("$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "Thumbs.db", "ehthumbs.db", "desktop.ini"),
         *("FOUND.000", "WindowsImageBackup", "Config.Msi", "Trash", "lost+found", ".Trash-1000", ".Trash"),
-        *("@eaDir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@S2S", "SYNO@.fileindexdb", "@SynoResource"),  # Synology
+        *("@eaDir", "#recycle", "#snapshot", "@tmp", "~snapshot", "@sharebin", "@S2S", "SYNO@.fileindexdb", "@SynoResource"),  # Synology
         *("@Recycle", "@Recently-Snapshot", ".@__thumb", ".@__qini", ".@upload_cache", "@__thumb", ".streams"),  # QNAP
         *("CaptureOne", "Lightroom Settings", "Adobe Bridge Cache", ".BridgeCache", ".BridgeCacheT", ".BridgeSort"),
         *(".picasaoriginals", ".picasa.ini", "Picasa.ini", ".dropbox", ".dropbox.cache", ".stfolder", ".stversions"),

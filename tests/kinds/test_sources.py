@@ -23,8 +23,9 @@ from gapray.capture.manifest import ignored_of, write_manifest
 from gapray.capture.storage import read_bytes
 from gapray.cli.main import app
 from gapray.errors import InputError
+from gapray.gap import folder as gap_folder
 from gapray.inspect.intake import take_in
-from tests.make import write_product
+from tests.make import package, write_product
 
 pillow_heif.register_heif_opener()
 ANGLES = [45.0 * step for step in range(8)]
@@ -349,6 +350,22 @@ def test_a_catalogue_in_the_source_is_no_product(tmp_path, placed, layout, told)
     name = "mug" if layout == "products" or here == str(root) else f"placed-{tmp_path.name}"
     found, ignored = scanned(here, apart=(f"{here.rstrip('/')}/catalog",) if told else ())
     assert found == {name: 8} and ignored == ({} if told else {"catalog/": 1})
+
+
+@pytest.mark.parametrize("what", ["report", "GAP folder"])
+@pytest.mark.parametrize("layout", ["product", "products"])
+def test_what_an_earlier_command_wrote_is_no_product(tmp_path, layout, what):
+    root = write_product(tmp_path / "mug", size=48)
+    if layout == "products":
+        root = tmp_path / "shoot"
+        write_product(root / "mug", size=48)
+    if what == "report":
+        write_product(root / "out" / "products", size=48)
+        for name in ("index.html", "data.js", "report.js"):
+            (root / "out" / name).write_text("x")
+    else:
+        gap_folder.write(package("mug"), root / "out")
+    assert scanned(root) == ({"mug": 8}, {"out/": 1})
 
 
 @pytest.mark.parametrize("link", [True, False])
