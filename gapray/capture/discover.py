@@ -240,12 +240,12 @@ def _capture_set(
 ) -> CaptureSet | Reject:
     unused: set[str] = set()
     try:
-        if PRODUCT_ID.fullmatch(product_id) is None:
-            raise InputError("capture.invalid_product_id", f"{printable(product_id)!r} cannot be a product id")
         if isinstance(folder, InputError):
             raise folder
         unused.update([*folder.aside, *(printable(entry.name) for entry in folder.others)])
         unused.update(f"{printable(name)}/" for name in folder.children)
+        if PRODUCT_ID.fullmatch(product_id) is None:
+            raise InputError("capture.invalid_product_id", f"{printable(product_id)!r} cannot be a product id")
         photos = {entry.name: entry for entry in folder.photos}
         if not photos:
             raise InputError("capture.no_photos", f"no photo lies in {printable(uri)}")
