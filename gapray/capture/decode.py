@@ -235,7 +235,8 @@ def _convert_code_points(image: Image.Image, points: CodePoints) -> Image.Image:
         raise InputError("image.unsupported", f"pixels with {tags} (ITU-T H.273) are linear or logarithmic")
     if not needs_conversion(points.primaries, points.transfer):
         return image
-    return Image.fromarray(to_srgb(np.asarray(image).astype(np.uint16) << 8, points.primaries, points.transfer))
+    signal = np.asarray(image).astype(np.uint16) * np.uint16(FULL // 255)
+    return Image.fromarray(to_srgb(signal, points.primaries, points.transfer))
 
 
 def _over_white(rgb: Image.Image, alpha: Image.Image) -> Image.Image:

@@ -46,10 +46,9 @@ def rows_of(text: str, columns: Mapping[str, Sequence[str]]) -> list[dict[str, s
         ValueError: When a column is missing, or a row has cells beyond the header's or lacks some of `columns`.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    delimiters: tuple[str, ...] = DELIMITERS
     if lines and (marker := re.fullmatch(r'"?sep=(.)"?', lines[0].strip(), re.IGNORECASE)):
-        lines, delimiters = lines[1:], (marker[1],)
-    else:
-        delimiters = DELIMITERS
+        lines, delimiters = lines[1:], (str(marker[1]),)
     wanted = {name: {_plain(name), *map(_plain, others)} for name, others in columns.items()}
     seen: list[str] = []
     for delimiter in delimiters:
