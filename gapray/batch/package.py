@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import ray.data
 
 from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.dataset import lasting, read_manifest
-from gapray.batch.plan import Pending, Verify, write_pending
+from gapray.batch.plan import Verify, write_pending
 from gapray.batch.record import recorded
 from gapray.batch.resources import LIGHT_CPU, MASK_THREADS, StagePlan, plan_stages
 from gapray.batch.runs import (
@@ -25,7 +26,7 @@ from gapray.batch.runs import (
 )
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
-from gapray.capture.manifest import write_manifest
+from gapray.capture.manifest import ignored_of, write_manifest
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.storage import Folder
@@ -71,9 +72,13 @@ def package(
     with tempfile.TemporaryDirectory(prefix="gapray-") as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         after = Catalog(folder).newest("products", "rejects")
+        # A catalogue within the source is none of its products.
+        seen = replace(options, apart=(*options.apart, target))
         with writing(FileError, "file.write_failed", scratch):
-            pending = _plan(str(src), options, Catalog(folder), settings_hash, verify, manifest)
+            listed = _listed(str(src), seen, manifest.with_name("all.parquet"))
+            pending = write_pending(listed, Catalog(folder), settings_hash, verify, manifest)
         summary = PackageSummary(run_id, target, products=pending.products, finished=pending.finished)
+        summary.ignored = ignored_of(str(listed))
         with recorded(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress
         ) as recorder:
@@ -91,14 +96,13 @@ def package(
     return summary
 
 
-def _plan(
-    src: str, options: DiscoverOptions, catalog: Catalog, settings_hash: str, verify: Verify, manifest: Path
-) -> Pending:
+def _listed(src: str, options: DiscoverOptions, manifest: Path) -> Path:
+    """The manifest of a source, which may be one itself."""
     if src.endswith(".parquet"):
-        return write_pending(Path(src), catalog, settings_hash, verify, manifest)
-    full = manifest.with_name("all.parquet")
-    write_manifest(scan(absolute(src), options), str(full))
-    return write_pending(full, catalog, settings_hash, verify, manifest)
+        return Path(src)
+    beside: list[str] = []
+    write_manifest(scan(absolute(src), options, beside=beside), str(manifest), beside)
+    return manifest
 
 
 def _receipts(

@@ -27,6 +27,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from gapray import errors
 from gapray.batch.trace import begun, with_trace
+from gapray.capture.kinds import described
 from gapray.catalog.storage import Folder
 from gapray.config import worker_environment
 from gapray.environment import environment_kept
@@ -72,6 +73,10 @@ class RunSummary:
         """Counts for people."""
         return f"{self.finished} already there, {self.rejected} rejected"
 
+    def remarks(self) -> list[str]:
+        """Lines for people, beside the counts."""
+        return []
+
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
@@ -98,6 +103,12 @@ class PackageSummary(RunSummary):
     packaged: int = 0
     unchanged: int = 0
     views: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
+    """What lies in the source and is not used, by kind: `gapray.capture.kinds.counted`."""
+
+    def remarks(self) -> list[str]:
+        """See `RunSummary.remarks`."""
+        return [described(self.ignored)] if self.ignored else []
 
     @property
     def done(self) -> int:

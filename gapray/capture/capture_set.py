@@ -34,6 +34,8 @@ class CaptureSet:
     photos: tuple[Photo, ...]
     azimuths_by: AzimuthsBy | None = None
     """How the azimuths were known; None where nobody said, as in manifests of earlier releases."""
+    ignored: tuple[str, ...] = ()
+    """What lies in the product's folder and is not used; folders end with '/'."""
 
     @property
     def source(self) -> str:
@@ -49,8 +51,10 @@ class Reject:
     uri: str
     code: str
     message: str
+    ignored: tuple[str, ...] = ()
+    """As in `CaptureSet`."""
 
     @classmethod
-    def of(cls, product_id: str, uri: str, error: GaprayError) -> Reject:
+    def of(cls, product_id: str, uri: str, error: GaprayError, ignored: tuple[str, ...] = ()) -> Reject:
         """The reject that `error` makes of a product."""
-        return cls(product_id, uri, error.code, error.message)
+        return cls(product_id, uri, error.code, error.message, ignored)

@@ -1,4 +1,4 @@
-"""Colours of video files -> sRGB, by the file's own tags.
+"""Colours of videos and photos -> sRGB, by the code points of ITU-T H.273 in the file.
 
 A signal of standard range stays as it is (players show BT.709's transfer as sRGB's), but for other primaries, which are converted
 in linear light. HDR signals (HLG, PQ) are brought to light first; what is brighter than white becomes white, so that the colours
@@ -38,9 +38,19 @@ FULL = 255 * 256
 """Full signal in 16 bits as libswscale counts: 8 bits, shifted."""
 
 
+NEITHER = frozenset({8, 9, 10, 17})
+"""Transfers of light as it was (linear, logarithmic) or of cinemas (ITU-T H.273, table 3): no screen shows them as they are."""
+UNSPECIFIED, BT2020 = 2, 9
+
+
 def is_hdr(transfer: int) -> bool:
     """Whether a signal with this transfer characteristic holds more than standard range."""
     return transfer in (PQ, HLG)
+
+
+def is_unknown(primaries: int, transfer: int) -> bool:
+    """Whether nobody can tell what a signal with these tags looks like: log footage says BT.2020 and no transfer."""
+    return transfer in NEITHER or (primaries == BT2020 and transfer == UNSPECIFIED)
 
 
 def needs_conversion(primaries: int, transfer: int) -> bool:
@@ -48,45 +58,46 @@ def needs_conversion(primaries: int, transfer: int) -> bool:
     return is_hdr(transfer) or primaries in PRIMARIES
 
 
-def white_of(signal: NDArray[np.uint16], transfer: int) -> float:
-    """White of an HDR video by one of its frames, in cd/m2.
+def exceeds_sdr_white(signal: NDArray[np.uint16], transfer: int) -> bool:
+    """Whether an HDR picture shows more than what a conversion from standard range leaves below `SDR_WHITE_NITS`.
 
     Args:
         signal: uint16 [H, W, 3], 0 … `FULL`.
         transfer: `PQ` or `HLG`.
-
-    Returns:
-        `WHITE_NITS`, or `SDR_WHITE_NITS` where nothing in the frame is brighter than that.
     """
-    brightest = np.percentile(_light(signal, transfer).max(-1), BRIGHTEST_PERCENTILE)
-    return SDR_WHITE_NITS if brightest <= 1.1 * SDR_WHITE_NITS else WHITE_NITS
+    return bool(np.percentile(_light(signal, transfer).max(-1), BRIGHTEST_PERCENTILE) > 1.1 * SDR_WHITE_NITS)
 
 
-def to_srgb(
-    signal: NDArray[np.uint16], primaries: int, transfer: int, *, white_nits: float = WHITE_NITS
-) -> NDArray[np.uint8]:
-    """R'G'B' of a video as sRGB.
+def to_srgb(signal: NDArray[np.uint16], primaries: int, transfer: int, *, converted: bool = False) -> NDArray[np.uint8]:
+    """R'G'B' of a picture as sRGB.
 
     Args:
         signal: uint16 [H, W, 3], 0 … `FULL`.
         primaries: Code of H.273.
         transfer: Code of H.273.
-        white_nits: HDR only: what becomes white [cd/m2].
+        converted: HDR only: undo a conversion from standard range as FFmpeg's zscale makes it, with white at `SDR_WHITE_NITS` and
+            HLG's system gamma applied to each channel instead of to luminance. Otherwise white is at `WHITE_NITS`.
 
     Returns:
         uint8 [H, W, 3]; colours outside of sRGB are clipped.
     """
-    light = _light(signal, transfer) / np.float32(white_nits) if is_hdr(transfer) else _srgb_light()[signal]
+    if is_hdr(transfer):
+        white = np.float32(SDR_WHITE_NITS if converted else WHITE_NITS)
+        light = _light(signal, transfer, by_channel=converted) / white
+    else:
+        light = _srgb_light()[signal]
     if primaries in PRIMARIES:
         light = light @ _to_bt709(primaries).T
     return np.asarray(_srgb_levels()[np.rint(light.clip(0, 1) * 65535).astype(np.uint16)])
 
 
-def _light(signal: NDArray[np.uint16], transfer: int) -> NDArray[np.float32]:
+def _light(signal: NDArray[np.uint16], transfer: int, *, by_channel: bool = False) -> NDArray[np.float32]:
     """Light of a display showing an HDR signal, float32 [H, W, 3], cd/m2."""
     if transfer == PQ:
         return np.asarray(_pq_nits()[signal])
     scene = _hlg_scene()[signal]
+    if by_channel:
+        return np.asarray(HLG_PEAK_NITS * scene ** np.float32(HLG_GAMMA))
     luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
     return np.asarray(scene * (HLG_PEAK_NITS * luminance ** (HLG_GAMMA - 1))[..., None])
 

@@ -14,10 +14,22 @@ import zlib
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from gapray.capture.code_points import CodePoints, code_points_of
+from gapray.capture.colours import (
+    FULL,
+    PQ,
+    exceeds_sdr_white,
+    is_hdr,
+    is_unknown,
+    needs_conversion,
+    to_srgb,
+)
+from gapray.capture.orientation import left_to_turn
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
+from gapray.resample import at_most
 
 Image.init()  # loads all plug-ins, so that every name in FORMATS is known (MPO comes through JPEG)
 pillow_heif.register_heif_opener()
@@ -27,16 +39,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
 STILLS_IN_SEVERAL_FRAMES = frozenset({"MPO", "HEIF", "AVIF"})
 """Phones put a preview or a depth map beside the photo; the first frame is the photo."""
 
-_EXIF_ORIENTATION = 0x0112  # Exif 2.32, tag 274
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _SRGB = ImageCms.createProfile("sRGB")
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
@@ -46,8 +48,9 @@ _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexE
 def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8]:
     """Decode one photo.
 
-    EXIF orientation is applied, an embedded profile is converted to sRGB, CMYK, grey, palette and 16-bit images become
-    8-bit RGB, and transparency is laid over white.
+    The orientation that the file says is applied once (`gapray.capture.orientation`), an embedded profile or code points of
+    other primaries are converted to sRGB, CMYK, grey, palette and 16-bit images become 8-bit RGB, and transparency is laid over
+    white. HDR (PQ or HLG) in HEIC becomes standard range; of a photo with a gain map the photo without it is taken.
 
     Args:
         data: The file's bytes, of any format in `FORMATS`, whatever its name says.
@@ -67,19 +70,19 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
         _check_header(image, settings)
         if image.format == "PNG":
             _check_sums(data)
-        orientation = _orientation(image)
         profile = _profile(image, settings)
-        image.draft(None, (settings.reference_side, settings.reference_side))
-        try:
-            image.load()
-        except Image.DecompressionBombError as error:
-            raise InputError("image.too_many_pixels", str(error)) from error
-        except (EOFError, *_DECODER_ERRORS) as error:
-            raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
-        image = _shrunk(image, settings.reference_side)
-        image = _to_srgb(image, profile)
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
+        points = code_points_of(image, data)
+        if points is not None and is_hdr(points.transfer):
+            turn = left_to_turn(image, data)
+            image = _from_hdr(image, data, points, settings)
+        else:
+            image.draft(None, (settings.reference_side, settings.reference_side))
+            _load(image)
+            turn = left_to_turn(image, data)
+            image = _shrunk(image, settings.reference_side)
+            image = _to_srgb(image, profile, points)
+    if turn is not None:
+        image = image.transpose(turn)
     return np.asarray(image)
 
 
@@ -136,6 +139,15 @@ def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
         raise InputError("image.too_many_frames", f"the file holds {frames} frames")
 
 
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise InputError("image.too_many_pixels", str(error)) from error
+    except (EOFError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+
+
 def _check_sums(data: bytes) -> None:
     """Refuse a PNG whose chunks were damaged: its decoder would go on and give other pixels."""
     try:
@@ -143,15 +155,6 @@ def _check_sums(data: bytes) -> None:
             image.verify()
     except (EOFError, *_DECODER_ERRORS) as error:
         raise InputError("image.truncated", f"a chunk is damaged: {error}") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-        return int(value)
-    except Exception:
-        # EXIF is written by countless devices; a block that cannot be parsed says nothing about the way up.
-        return 1
 
 
 def _profile(image: Image.Image, settings: DecodeSettings) -> ImageCms.ImageCmsProfile | None:
@@ -183,7 +186,32 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
 
 
-def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Image.Image:
+def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: DecodeSettings) -> Image.Image:
+    """The picture in standard range, at most as large as it is wanted, not turned by its EXIF."""
+    name = "PQ" if points.transfer == PQ else "HLG"
+    if image.format != "HEIF":
+        raise InputError("image.hdr", f"{image.format} in HDR ({name}), of which only 8 bits can be read")
+    try:
+        file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
+        wide = np.asarray(file[file.primary_index])
+        depth = int(file.info["bit_depth"])
+    except (EOFError, RuntimeError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+    wide = np.atleast_3d(at_most(wide, settings.reference_side))
+    opaque = wide.shape[2] in (1, 3)
+    if wide.shape[2] < 3:  # grey
+        wide = wide[..., [0, 0, 0, -1]]
+    # libheif's 10 and 12 bits stand at the upper end of 16.
+    brightest = 255 if wide.dtype == np.uint8 else 65536 - 2 ** (16 - depth)
+    levels = np.rint(wide * np.float32(FULL / brightest)).clip(0, FULL).astype(np.uint16)
+    signal = np.ascontiguousarray(levels[..., :3])
+    by_camera = bool(image.getexif().get(ExifTags.Base.Make))
+    converted = not by_camera and not exceeds_sdr_white(signal, points.transfer)
+    rgb = Image.fromarray(to_srgb(signal, points.primaries, points.transfer, converted=converted))
+    return rgb if opaque else _over_white(rgb, Image.fromarray((levels[..., 3] >> 8).astype(np.uint8)))
+
+
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None, points: CodePoints | None) -> Image.Image:
     if image.mode in _SIXTEEN_BITS:
         image = _eight_bits(image)
     if image.mode == "F":
@@ -196,8 +224,22 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Im
     if profile is not None:
         image = _convert_profile(image, profile)
     rgb = image.convert("RGB")
-    if alpha is None:
-        return rgb
+    if profile is None and points is not None:
+        rgb = _convert_code_points(rgb, points)
+    return rgb if alpha is None else _over_white(rgb, alpha)
+
+
+def _convert_code_points(image: Image.Image, points: CodePoints) -> Image.Image:
+    if is_unknown(points.primaries, points.transfer):
+        tags = f"primaries {points.primaries} and transfer {points.transfer}"
+        raise InputError("image.unsupported", f"pixels with {tags} (ITU-T H.273) are linear or logarithmic")
+    if not needs_conversion(points.primaries, points.transfer):
+        return image
+    signal = np.asarray(image).astype(np.uint16) * np.uint16(FULL // 255)
+    return Image.fromarray(to_srgb(signal, points.primaries, points.transfer))
+
+
+def _over_white(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
     white = Image.new("RGB", rgb.size, "white")
     white.paste(rgb, mask=alpha)
     return white
@@ -216,7 +258,7 @@ def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> I
 
 
 def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a grey map (a mask or a depth map from outside) under the same limits, at its own size and values.
+    """Decode a grey map (a mask or a depth map from outside) under the same limits, upright, at its own size and values.
 
     Args:
         data: The file's bytes. Of a colour image the first channel is taken.
@@ -262,8 +304,6 @@ def _loaded(data: bytes, settings: DecodeSettings) -> Image.Image:
     _check_bytes(data, settings)
     image = _open(data)
     _check_header(image, settings)
-    try:
-        image.load()
-    except (Image.DecompressionBombError, EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
-    return image
+    _load(image)
+    turn = left_to_turn(image, data)
+    return image if turn is None else image.transpose(turn)

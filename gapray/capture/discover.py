@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +14,18 @@ from typing import Literal
 
 from gapray.capture.azimuths import AzimuthOptions, Reading, orient, read_names, refuse_gaps, turned
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
-from gapray.capture.storage import Entry, Listing, listing_of, read_bytes
+from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
+from gapray.capture.storage import Entry, Listing, is_local, listing_of, place_of, printable, read_bytes, read_head
+from gapray.capture.tables import matched, number, rows_of, texts
 from gapray.errors import GaprayError, InputError
 
-PHOTO_ENDINGS = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
-)
 TABLE_NAMES = ("capture.csv", "capture.json", "views.json")
-SIDE_FOLDERS = frozenset({"mask", "masks", "depth", "depths", "truth", "held_out", "thumbnails"})
-"""Folders beside a product's photos that are not products."""
+"""Compared without regard to case."""
+COLUMNS = {"file": ("filename",), "azimuth": ("azimuth_deg", "azimuth_degrees")}
+CATALOG_TABLES = ("products", "rejects")
+"""A folder with Parquet files in a folder of this name is a catalogue."""
+REPORT_FILES = frozenset({"data.js", "report.js"})
+"""A folder with these is a report."""
 LISTED_AHEAD = 256
 """Folders of a bucket that are listed before the first of them is used."""
 MAX_TABLE_BYTES = 4 * 2**20
@@ -38,6 +41,21 @@ class DiscoverOptions:
     """`product`: the source is one product. `products`: each subfolder is one."""
     given: int | None = None
     """Of a denser capture only the photos nearest to so many even steps; the others stay hidden, for scoring."""
+    apart: tuple[str, ...] = ()
+    """Paths or URIs of files and folders that are no part of a source in which they lie: the catalogue, a report."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What lies in one folder of a source."""
+
+    photos: list[Entry]
+    others: list[Entry]
+    """Other files that people see."""
+    children: list[str]
+    """Subfolders that may hold products or photos."""
+    aside: list[str]
+    """Names of what systems and programs put there, and of hidden files; folders end with '/'."""
 
 
 def discover(uri: str, options: DiscoverOptions = DiscoverOptions()) -> list[CaptureSet]:
@@ -58,94 +76,159 @@ def discover(uri: str, options: DiscoverOptions = DiscoverOptions()) -> list[Cap
     return found
 
 
-def scan(uri: str, options: DiscoverOptions = DiscoverOptions()) -> Iterator[CaptureSet | Reject]:
+def scan(
+    uri: str, options: DiscoverOptions = DiscoverOptions(), *, beside: list[str] | None = None
+) -> Iterator[CaptureSet | Reject]:
     """As `discover`, one product at a time; a product that cannot be used comes as a `Reject`.
+
+    Args:
+        uri: Local folder, zip file, or fsspec URI.
+        options: Layout, and how names become azimuths.
+        beside: Gains what lies beside the products and is not used; folders end with '/'.
 
     Raises:
         InputError: When the source itself cannot be listed (`capture.not_found`, `capture.unreadable`,
             `capture.invalid_archive`, `capture.no_photos`, `capture.ambiguous_layout`).
     """
-    source = listing_of(uri)
-    root, files, children = _root(source)
-    photographed = any(map(_is_photo, files))
-    if options.layout == "auto" and photographed:
-        _refuse_both(uri, source, root, children)
-    if options.layout == "product" or (options.layout == "auto" and photographed):
-        if not photographed and not _photos_below(source, root):
+    beside = [] if beside is None else beside
+    if printable(uri) != uri:
+        raise InputError("capture.invalid_name", f"{printable(uri)}: not in UTF-8")
+    source = _Source(uri, listing_of(uri), frozenset(place for path in options.apart for place in _places(path)))
+    root, folder, passed = _root(source)
+    if options.layout == "auto" and folder.photos:
+        _refuse_both(source, root, folder.children)
+    if options.layout == "product" or (options.layout == "auto" and folder.photos):
+        if not folder.photos and not _photos_below(source, root):
             raise InputError("capture.no_photos", f"no photo lies in {uri}")
         name = root.rpartition("/")[2] or PurePosixPath(uri.rstrip("/").removesuffix(".zip")).name or "product"
-        yield _capture_set(name, uri, files, options)
+        beside += passed
+        yield _capture_set(name, uri, folder, options)
         return
+    sides = [f"{child}/" for child in folder.children if child in SIDE_FOLDERS]
+    beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.aside, *sides]
     held: list[CaptureSet | Reject] | None = []
-    folders = [_joined(root, child) for child in children if child not in SIDE_FOLDERS]
-    for folder, entries in _files_of(source, folders):
-        item = _capture_set(folder.rpartition("/")[2], f"{uri.rstrip('/')}/{folder}", entries, options)
+    folders = [_joined(root, child) for child in folder.children if child not in SIDE_FOLDERS]
+    for path, found in _looked_at(source, folders):
+        if isinstance(found, _Folder) and not found.photos and _is_output(source, path, found):
+            beside.append(f"{printable(path.rpartition('/')[2])}/")
+            continue
+        item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", found, options)
         if held is None:
             yield item
-        elif isinstance(entries, InputError) or any(map(_is_photo, entries)):
+        elif isinstance(found, InputError) or found.photos:
             yield from [*held, item]
             held = None
         else:
             held.append(item)
     if held is not None:
         # Not one product has photos: then it is the source that is wrong, unless photos lie deeper in it.
-        if not photographed and not _photos_below(source, root):
+        if not folder.photos and not _photos_below(source, root):
             raise InputError("capture.no_photos", f"no photo lies in {uri}")
         yield from held
 
 
-def _root(source: Listing) -> tuple[str, list[Entry], list[str]]:
-    """The folder that holds the products, with what is in it: an archive's single outer folder is walked into."""
-    root, (files, children) = "", _look(source, "")
-    while not any(map(_is_photo, files)) and len(children) == 1:
-        inner = _joined(root, children[0])
+@dataclass(frozen=True)
+class _Source:
+    uri: str
+    listing: Listing
+    apart: frozenset[str]
+
+    def look(self, path: str) -> _Folder:
+        """What lies in a folder below the root.
+
+        Raises:
+            InputError: As `Listing.look`.
+        """
+        files, children = self.listing.look(path)
+        here = place_of(_joined(self.uri.rstrip("/"), path)) if self.apart else ""
+        inside = {name for name in [*children, *(entry.name for entry in files)] if f"{here}/{name}" in self.apart}
+        seen = [entry for entry in files if is_visible(entry.name) and entry.name not in inside]
+        photos = [entry for entry in seen if _is_photo(entry)]
+        chosen = {entry.name for entry in photos}
+        aside = [entry.name for entry in files if not is_visible(entry.name)]
+        aside += [f"{name}/" for name in children if not is_visible(name)]
+        return _Folder(
+            photos,
+            [entry for entry in seen if entry.name not in chosen],
+            [name for name in children if is_visible(name) and name not in inside],
+            list(map(printable, aside)),
+        )
+
+
+def _places(path: str) -> tuple[str, str]:
+    """Where something lies, itself and, if it is a link, where the link lies."""
+    folder, _, name = (os.path.abspath(path) if is_local(path) else path.rstrip("/")).rpartition("/")
+    return place_of(path), f"{place_of(folder)}/{name}"
+
+
+def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
+    """The folder that holds the products, what is in it, and what was passed by on the way to it.
+
+    An archive's single outer folder is walked into.
+    """
+    root, folder = "", source.look("")
+    passed: list[str] = []
+    while not folder.photos and len(folder.children) == 1:
+        inner = _joined(root, folder.children[0])
         try:
-            inner_files, inner_children = _look(source, inner)
+            found = source.look(inner)
         except InputError:
             break  # a product's folder that cannot be listed: its reject says so
-        if any(map(_is_photo, inner_files)):
+        if found.photos or _is_output(source, inner, found):
             break
-        root, files, children = inner, inner_files, inner_children
-    return root, files, children
+        passed += [*(printable(entry.name) for entry in folder.others), *folder.aside]
+        root, folder = inner, found
+    return root, folder, passed
 
 
-def _refuse_both(uri: str, source: Listing, root: str, children: list[str]) -> None:
+def _refuse_both(source: _Source, root: str, children: list[str]) -> None:
     others = [name for name in children if name not in SIDE_FOLDERS and _photos_below(source, _joined(root, name))]
     if others:
-        shown = ", ".join(others[:5])
-        raise InputError("capture.ambiguous_layout", f"{uri} holds photos and folders of photos ({shown})")
+        shown = ", ".join(map(printable, others[:5]))
+        raise InputError("capture.ambiguous_layout", f"{source.uri} holds photos and folders of photos ({shown})")
 
 
-def _photos_below(source: Listing, folder: str) -> bool:
+def _photos_below(source: _Source, path: str) -> bool:
     try:
-        files, children = _look(source, folder)
+        folder = source.look(path)
     except InputError:
         return False  # nothing can be said of what lies there
-    return any(map(_is_photo, files)) or any(_photos_below(source, _joined(folder, child)) for child in children)
+    if folder.photos or _is_output(source, path, folder):
+        return bool(folder.photos)
+    return any(_photos_below(source, _joined(path, child)) for child in folder.children)
 
 
-def _files_of(source: Listing, folders: list[str]) -> Iterator[tuple[str, list[Entry] | InputError]]:
-    """Each folder with its files, or why it cannot be listed, in order; of a bucket many are asked for at once."""
+def _is_output(source: _Source, path: str, folder: _Folder) -> bool:
+    """Whether a folder without photos is what gapray itself wrote earlier: a catalogue, a report or a GAP folder."""
+    names = {entry.name for entry in folder.others}
+    if "multiview_manifest.json" in names or names >= REPORT_FILES:
+        return True
+    for table in CATALOG_TABLES:
+        if table in folder.children:
+            try:
+                if any(entry.name.endswith(".parquet") for entry in source.look(_joined(path, table)).others):
+                    return True
+            except InputError:
+                continue  # nothing can be said of what lies there
+    return False
 
-    def files(folder: str) -> list[Entry] | InputError:
+
+def _looked_at(source: _Source, paths: list[str]) -> Iterator[tuple[str, _Folder | InputError]]:
+    """Each folder, or why it cannot be listed, in order; of a bucket many are asked for at once."""
+
+    def look(path: str) -> _Folder | InputError:
         try:
-            return _look(source, folder)[0]
+            return source.look(path)
         except InputError as error:
             return error
 
-    if source.at_once == 1:
-        yield from ((folder, files(folder)) for folder in folders)
+    if source.listing.at_once == 1:
+        yield from ((path, look(path)) for path in paths)
         return
-    with ThreadPoolExecutor(source.at_once) as threads:
-        for start in range(0, len(folders), LISTED_AHEAD):
-            chosen = folders[start : start + LISTED_AHEAD]
-            yield from zip(chosen, threads.map(files, chosen), strict=True)
-
-
-def _look(source: Listing, folder: str) -> tuple[list[Entry], list[str]]:
-    """As `Listing.look`, without what is hidden."""
-    files, children = source.look(folder)
-    return [one for one in files if _is_visible(one.name)], [one for one in children if _is_visible(one)]
+    with ThreadPoolExecutor(source.listing.at_once) as threads:
+        for start in range(0, len(paths), LISTED_AHEAD):
+            chosen = paths[start : start + LISTED_AHEAD]
+            yield from zip(chosen, threads.map(look, chosen), strict=True)
 
 
 def _joined(folder: str, name: str) -> str:
@@ -153,28 +236,44 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _capture_set(
-    product_id: str, uri: str, entries: list[Entry] | InputError, options: DiscoverOptions
+    product_id: str, uri: str, folder: _Folder | InputError, options: DiscoverOptions
 ) -> CaptureSet | Reject:
+    unused: set[str] = set()
     try:
+        if isinstance(folder, InputError):
+            raise folder
+        unused.update([*folder.aside, *(printable(entry.name) for entry in folder.others)])
+        unused.update(f"{printable(name)}/" for name in folder.children)
         if PRODUCT_ID.fullmatch(product_id) is None:
-            raise InputError("capture.invalid_product_id", f"{product_id!r} cannot be a product id")
-        if isinstance(entries, InputError):
-            raise entries
-        photos = {entry.name: entry for entry in entries if _is_photo(entry)}
+            raise InputError("capture.invalid_product_id", f"{printable(product_id)!r} cannot be a product id")
+        photos = {entry.name: entry for entry in folder.photos}
         if not photos:
-            raise InputError("capture.no_photos", f"no photo lies in {uri}")
+            raise InputError("capture.no_photos", f"no photo lies in {printable(uri)}")
+        unnamed = [printable(name) for name in photos if printable(name) != name]
+        if unnamed:
+            raise InputError("capture.invalid_name", f"{', '.join(unnamed[:3])}: not in UTF-8")
         unsafe = [entry.name for entry in photos.values() if not entry.safe]
         if unsafe:
-            raise InputError("capture.unsafe_path", f"{', '.join(unsafe[:3])} lies outside the source")
-        table = next((entry for name in TABLE_NAMES for entry in entries if entry.name == name), None)
+            raise InputError("capture.unsafe_path", f"{', '.join(unsafe[:3])} is a link, or a path, out of the source")
+        tables = {entry.name.lower(): entry for entry in reversed(folder.others)}
+        table = next((tables[name] for name in TABLE_NAMES if name in tables), None)
         if table is None:
             reading = read_names(list(photos), options.azimuths)
         else:
+            unused.discard(table.name)
             reading = Reading(orient(read_table(table, set(photos)), options.azimuths), "table")
             if not options.azimuths.allow_missing:
                 refuse_gaps(reading.azimuths)
+        unused.update(set(photos) - set(reading.azimuths))
     except GaprayError as error:
-        return Reject.of(product_id, uri, error)
+        tables_beside = sorted(
+            name for name in unused if name.lower().endswith((".csv", ".tsv", ".xlsx", ".ods", ".json"))
+        )
+        if error.code == "capture.ambiguous_azimuths" and tables_beside:
+            error = InputError(
+                error.code, f"{error.message}; {tables_beside[0]} is not read, the table's name is capture.csv"
+            )
+        return Reject.of(printable(product_id), printable(uri), error, tuple(sorted(unused)))
     ordered = _thinned(sorted(reading.azimuths.items(), key=lambda item: item[1]), options.given)
     return CaptureSet(
         product_id,
@@ -183,6 +282,7 @@ def _capture_set(
             Photo(name, photos[name].uri, azimuth, photos[name].size, photos[name].stamp) for name, azimuth in ordered
         ),
         reading.by,
+        tuple(sorted(unused)),
     )
 
 
@@ -195,42 +295,52 @@ def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[
     return [item for index, item in enumerate(ordered) if index in chosen]
 
 
-def is_photo_name(name: str) -> bool:
-    """Whether a file is named as a photo."""
-    return PurePosixPath(name).suffix.lower() in PHOTO_ENDINGS
-
-
 def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:
     """File -> azimuth from `capture.csv` (columns file, azimuth) or `capture.json` / `views.json`.
 
     JSON is a list of objects, such a list under ``frames`` or ``views``, or a plain mapping of file to azimuth. The
-    azimuth's field may be ``azimuth`` or ``azimuth_deg``; degrees of any size are taken modulo 360.
+    azimuth's field may be ``azimuth`` or ``azimuth_deg``; degrees of any size are taken modulo 360. Dialects of CSV,
+    encodings and spellings of names: `gapray.capture.tables`.
+
+    Returns:
+        Names as they are in `photos`, by azimuth in [0, 360) degrees.
 
     Raises:
         InputError: `capture.invalid_table`, or `capture.unsafe_path` when a row names a file elsewhere.
     """
     try:
-        text = read_bytes(entry.uri, MAX_TABLE_BYTES).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text))) if entry.name.endswith(".csv") else _json_rows(json.loads(text))
+        data = read_bytes(entry.uri, MAX_TABLE_BYTES)
+    except InputError as error:
+        raise InputError("capture.invalid_table", f"{entry.name}: {error.message}") from error
+    first: InputError | None = None
+    for text in texts(data):
+        try:
+            return _azimuths(entry.name, text, photos)
+        except InputError as error:
+            first = first or error
+    assert first is not None  # there is always a text
+    raise first
+
+
+def _azimuths(table: str, text: str, photos: set[str]) -> dict[str, float]:
+    try:
+        rows = rows_of(text, COLUMNS) if table.lower().endswith(".csv") else _json_rows(json.loads(text))
         azimuths: dict[str, float] = {}
         for row in rows:
             name = str(row["file"]).strip()
-            azimuth = float(row["azimuth"] if "azimuth_deg" not in row else row["azimuth_deg"])
+            azimuth = number(row["azimuth"] if "azimuth_deg" not in row else row["azimuth_deg"])
             if not abs(azimuth) < 1e6:
                 raise ValueError(f"azimuth {azimuth} of {name}")
             if "/" in name or "\\" in name or name.startswith(".."):
-                raise InputError("capture.unsafe_path", f"{entry.name} names {name!r}, which is not a file beside it")
-            if name in azimuths:
-                raise ValueError(f"{name} stands twice")
-            if name not in photos:
+                raise InputError("capture.unsafe_path", f"{table} names {name!r}, which is not a file beside it")
+            photo = matched(name, photos)
+            if photo is None:
                 raise ValueError(f"there is no photo {name!r}")
-            azimuths[name] = azimuth % 360.0
-    except InputError as error:
-        if error.code == "capture.unsafe_path":
-            raise
-        raise InputError("capture.invalid_table", f"{entry.name}: {error.message}") from error
+            if photo in azimuths:
+                raise ValueError(f"{name} stands twice")
+            azimuths[photo] = azimuth % 360.0
     except (csv.Error, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError("capture.invalid_table", f"{entry.name}: {type(error).__name__}: {error}") from error
+        raise InputError("capture.invalid_table", f"{table}: {type(error).__name__}: {error}") from error
     return dict(sorted(azimuths.items(), key=lambda item: item[1]))
 
 
@@ -242,12 +352,8 @@ def _json_rows(data: object) -> list[dict[str, str]]:
         data = inner
     if not isinstance(data, list):
         raise ValueError("neither a list nor a mapping")
-    return data
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
+    return [{str(key).strip().lower(): value for key, value in row.items()} for row in data]
 
 
 def _is_photo(entry: Entry) -> bool:
-    return is_photo_name(entry.name)
+    return is_photo(entry.name, lambda: read_head(entry.uri, HEAD_BYTES))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from typing import cast
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 
 from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
+from gapray.capture.kinds import counted
 from gapray.errors import InputError
 
 PHOTO = pa.struct(
@@ -35,11 +38,15 @@ MANIFEST = pa.schema(
 """One row a product. A product that was refused while its photos were listed is a row with an error and no photos."""
 LATER = frozenset({"azimuths_by"})
 """Columns that manifests of earlier releases lack; they are null there."""
+LISTED = pa.schema([*MANIFEST, pa.field("ignored", pa.list_(pa.string()))])
+"""What is written: beside what a run reads, names of what lies in the product's folder and is not used."""
+IGNORED = b"gapray.ignored"
+"""Key of the file's metadata: kind -> number of all that is not used in the source, as JSON."""
 ROWS_PER_GROUP = 4096
 
 
 def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
-    """One product as a row of `MANIFEST`."""
+    """One product as a row of `LISTED`."""
     if isinstance(item, Reject):
         return {
             "product_id": item.product_id,
@@ -49,6 +56,7 @@ def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
             "error_code": item.code,
             "error_message": item.message,
             "azimuths_by": None,
+            "ignored": list(item.ignored),
         }
     return {
         "product_id": item.product_id,
@@ -58,6 +66,7 @@ def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
         "error_code": None,
         "error_message": None,
         "azimuths_by": item.azimuths_by,
+        "ignored": list(item.ignored),
     }
 
 
@@ -66,21 +75,43 @@ def capture_set(row: dict[str, object]) -> CaptureSet:
     photos = row["photos"]
     assert isinstance(photos, list)
     by = cast("AzimuthsBy | None", row["azimuths_by"])
-    return CaptureSet(str(row["product_id"]), str(row["uri"]), tuple(Photo(**photo) for photo in photos), by)
+    ignored = row.get("ignored") or ()
+    assert isinstance(ignored, list | tuple)
+    kept = tuple(Photo(**photo) for photo in photos)
+    return CaptureSet(str(row["product_id"]), str(row["uri"]), kept, by, tuple(map(str, ignored)))
 
 
-def write_manifest(items: Iterable[CaptureSet | Reject], path: str) -> int:
+def write_manifest(items: Iterable[CaptureSet | Reject], path: str, beside: Collection[str] = ()) -> int:
     """Write a manifest to a local path, row group by row group.
+
+    Args:
+        items: The products.
+        path: Of the file.
+        beside: What lies beside the products and is not used; may grow while `items` are taken.
 
     Returns:
         The number of products.
     """
     count = 0
-    with pq.ParquetWriter(path, MANIFEST) as writer:
-        for rows in _batched(items, ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist(rows, schema=MANIFEST))
-            count += len(rows)
+    ignored: Counter[str] = Counter()
+    with pq.ParquetWriter(path, LISTED) as writer:
+        for some in _batched(items, ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist([manifest_row(item) for item in some], schema=LISTED))
+            count += len(some)
+            for item in some:
+                ignored.update(counted(item.ignored))
+        ignored.update(counted(beside))
+        writer.add_key_value_metadata({IGNORED: json.dumps(dict(ignored.most_common()))})
     return count
+
+
+def ignored_of(manifest: str) -> dict[str, int]:
+    """Kind -> number of what is not used in the source of a manifest, as `gapray.capture.kinds.counted`.
+
+    Args:
+        manifest: A local Parquet file, of `write_manifest` or with the same columns.
+    """
+    return dict(json.loads((pq.read_metadata(manifest).metadata or {}).get(IGNORED, b"{}")))
 
 
 def check_manifest(schema: pa.Schema) -> None:
@@ -109,10 +140,10 @@ def completed(rows: pa.Table) -> pa.Table:
     return rows.select(MANIFEST.names).cast(MANIFEST)
 
 
-def _batched(items: Iterable[CaptureSet | Reject], size: int) -> Iterator[list[dict[str, object]]]:
-    rows: list[dict[str, object]] = []
+def _batched(items: Iterable[CaptureSet | Reject], size: int) -> Iterator[list[CaptureSet | Reject]]:
+    rows: list[CaptureSet | Reject] = []
     for item in items:
-        rows.append(manifest_row(item))
+        rows.append(item)
         if len(rows) == size:
             yield rows
             rows = []

@@ -63,6 +63,25 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
     return data
 
 
+def read_head(uri: str, size: int) -> bytes:
+    """The first bytes of a file; none where it cannot be read, which whoever wants the whole of it will be told."""
+    try:
+        with _opened(uri) as file:
+            return bytes(file.read(size))
+    except Exception:  # for the reason that `read_bytes` gives
+        return b""
+
+
+def printable(name: str) -> str:
+    """A name for tables and terminals: bytes that are no UTF-8 become escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def place_of(uri: str) -> str:
+    """The same for two ways of naming one folder: links resolved, no '/' at its end."""
+    return os.path.realpath(local_path(uri)) if is_local(uri) else uri.rstrip("/")
+
+
 class Listing(Protocol):
     """What lies in a source, one folder at a time: a source of a million products is never held whole."""
 
@@ -73,7 +92,8 @@ class Listing(Protocol):
         """Files of one folder below the root ('' for the root itself), and names of its subfolders, both sorted.
 
         Raises:
-            InputError: `capture.unreadable`; `capture.not_found` for the root of a bucket.
+            InputError: `capture.unreadable`; `capture.unsafe_path` for a link out of the root or back to where it stands;
+                `capture.not_found` for the root of a bucket.
         """
 
 
@@ -97,18 +117,33 @@ class _LocalListing:
         self._root, self._inside = root, os.path.realpath(root) + os.sep
 
     def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """See `Listing`. Links to folders are not followed."""
+        """See `Listing`. Links to folders are followed within the root."""
         files, subfolders = [], []
+        self._refuse_link(folder)
         try:
             with os.scandir(os.path.join(self._root, folder)) as found:
                 for item in sorted(found, key=lambda one: one.name):
-                    if item.is_dir(follow_symlinks=False):
+                    if os.path.isdir(item.path):
                         subfolders.append(item.name)
-                    elif not (item.is_symlink() and os.path.isdir(item.path)):
+                    else:
                         files.append(self._entry(folder, item))
         except OSError as error:
             raise InputError("capture.unreadable", f"the folder cannot be listed: {error}") from error
         return files, subfolders
+
+    def _refuse_link(self, folder: str) -> None:
+        path = os.path.join(self._root, folder)
+        if not os.path.islink(path):
+            return
+        target = os.path.realpath(path)
+        if not (target + os.sep).startswith(self._inside):
+            raise InputError(
+                "capture.unsafe_path", f"{printable(folder)} is a link out of the source, to {printable(target)}"
+            )
+        parents = folder.split("/")[:-1]
+        above = {os.path.realpath(os.path.join(self._root, *parents[:depth])) for depth in range(len(parents) + 1)}
+        if target in above:
+            raise InputError("capture.unsafe_path", f"{printable(folder)} is a link to a folder that it lies in")
 
     def _entry(self, folder: str, item: os.DirEntry[str]) -> Entry:
         safe = not item.is_symlink() or os.path.realpath(item.path).startswith(self._inside)
@@ -140,7 +175,7 @@ class _ZipListing:
                 self._add(member, outer)
 
     def _add(self, member: zipfile.ZipInfo, outer: str) -> None:
-        path = PurePosixPath(member.filename.replace("\\", "/"))
+        path = PurePosixPath(_member_name(member).replace("\\", "/"))
         safe = not path.is_absolute() and ".." not in path.parts and "::" not in member.filename
         parents = [part for part in path.parent.parts if part not in ("/", "..", ".")]
         for depth, name in enumerate(parents):
@@ -152,6 +187,16 @@ class _ZipListing:
     def look(self, folder: str) -> tuple[list[Entry], list[str]]:
         """See `Listing`."""
         return self._files.get(folder, []), sorted(self._folders.get(folder, ()))
+
+
+def _member_name(member: zipfile.ZipInfo) -> str:
+    """The name of a member; macOS writes UTF-8 without the flag for it, which is then read as code page 437."""
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 class _RemoteListing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.colours import is_hdr, needs_conversion, to_srgb, white_of
+from gapray.capture.colours import (
+    exceeds_sdr_white,
+    is_hdr,
+    is_unknown,
+    needs_conversion,
+    to_srgb,
+)
 from gapray.errors import InputError
 
 MAX_SIDE = 4096
+WHITE_SIDE = 512
+"""Size in which key frames are looked at for the brightest there is [pixels]."""
 VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 
@@ -48,7 +56,8 @@ def frames_of(
     """Decode a video frame by frame; no more than one is held.
 
     Matrix, range, primaries and transfer are the file's own; where it says nothing, BT.601 with sRGB's primaries, as FFmpeg
-    writes it. HDR becomes standard range (`gapray.capture.colours`).
+    writes it. HDR becomes standard range (`gapray.capture.colours`); its white is that of ITU-R BT.2408, but for files that FFmpeg
+    wrote and in which nothing is brighter than the white of standard range.
 
     Args:
         path: A file that FFmpeg reads.
@@ -61,31 +70,50 @@ def frames_of(
         Seconds, which grow from frame to frame, and uint8 [H, W, 3] sRGB or [H, W] luma, turned as the file says.
 
     Raises:
-        InputError: `video.unreadable`.
+        InputError: `video.unreadable`; `video.unknown_colours` for linear or log footage.
     """
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
         last, spacing = -1.0, 1 / float(stream.average_rate or 30)
-        white: float | None = None
+        converted: bool | None = None
         for index, frame in enumerate(container.decode(stream)):
             seconds = float(frame.time) if frame.time is not None else last + spacing
             last = seconds if seconds > last else last + 1e-3  # some phones write a time twice
             _check_side(path, frame)
-            if only is not None and index not in only and (index or not is_hdr(frame.color_trc)):
+            if is_unknown(frame.color_primaries, frame.color_trc):
+                tags = f"primaries {frame.color_primaries} and transfer {frame.color_trc}"
+                raise InputError("video.unknown_colours", f"{path} has {tags} (ITU-T H.273): linear or log footage")
+            if only is not None and index not in only:
                 continue
             size = _size(frame, side, pixels)
             if grey:
                 picture = _converted(frame, "gray", size)
             elif needs_conversion(frame.color_primaries, frame.color_trc):
                 signal = _converted(frame, "rgb48le", size)
-                if white is None:  # by the first frame, whichever are wanted
-                    white = white_of(signal, frame.color_trc) if is_hdr(frame.color_trc) else 1.0
-                picture = to_srgb(signal, frame.color_primaries, frame.color_trc, white_nits=white)
+                if converted is None:
+                    converted = is_hdr(frame.color_trc) and _is_converted(path, frame.color_trc)
+                picture = to_srgb(signal, frame.color_primaries, frame.color_trc, converted=converted)
             else:
                 picture = _converted(frame, "rgb24", size)
-            if only is None or index in only:
-                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-                yield last, np.ascontiguousarray(np.rot90(picture, turns))
+            turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+            yield last, np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def _is_converted(path: str | Path, transfer: int) -> bool:
+    """Whether an HDR video was converted from standard range, by its tags and key frames: one answer, whichever frames are wanted."""
+    with _opened(path) as (container, stream):
+        if not _may_be_converted(container.metadata):
+            return False
+        stream.codec_context.skip_frame = "NONKEY"
+        pictures = (_converted(frame, "rgb48le", _size(frame, WHITE_SIDE, None)) for frame in container.decode(stream))
+        return not any(exceeds_sdr_white(picture, transfer) for picture in pictures)
+
+
+def _may_be_converted(tags: Mapping[str, str]) -> bool:
+    """Whether FFmpeg wrote a file and no camera is named in it."""
+    known = {key.lower(): value for key, value in tags.items()}
+    by_camera = any(key.endswith((".make", ".model")) or key in ("make", "model") for key in known)
+    return known.get("encoder", "").startswith("Lav") and not by_camera
 
 
 @contextmanager

@@ -184,11 +184,16 @@ def day(
     with guarded(as_json):
         from gapray.capture.azimuths import AzimuthOptions
         from gapray.capture.capture_set import Reject
+        from gapray.capture.kinds import counted, described, not_photos
         from gapray.inspect.shoot_day import split
 
         options = AzimuthOptions(direction=direction, front=front, names="index", closing_frame=closing_frame)
         counts: dict[str, int] = {}
-        done = split(card, out, azimuths=options, template=names, on_product=counts.__setitem__)
+        before: list[str] = []
+        done = split(
+            card, out, azimuths=options, template=names, on_product=counts.__setitem__, on_before=before.extend
+        )
+        ignored = counted(not_photos(Path(card)))
         rows = [
             {"product_id": name, "photos": photos, "folder": "", "code": one.code, "message": one.message}
             if isinstance(one, Reject)
@@ -197,9 +202,15 @@ def day(
         ]
         rejected = sum(bool(row["code"]) for row in rows)
         if as_json:
-            print_json({"products": rows})
+            print_json({"products": rows, "before_first_slate": before, "ignored": ignored})
         else:
             print_table(list(rows[0]), [list(row.values()) for row in rows])
+            if before:
+                typer.echo(
+                    f"  {len(before)} photos before the first slate are in no product: {', '.join(before[:SHOWN])}"
+                )
+            if ignored:
+                typer.echo(f"  {described(ignored)}")
             typer.echo(f"{len(rows) - rejected} products in {out}; next: gapray run {out} --out catalog")
         if rejected:
             raise typer.Exit(3)
@@ -259,9 +270,11 @@ def _from_export(source: str, out: Path, views: int, front: str | None, toleranc
 
 
 def _from_sheet(source: str, out: Path) -> dict[str, Any]:
+    from gapray.capture.kinds import counted, described, not_photos
     from gapray.inspect.sheet_cameras import place
 
     seen = place(source, out)
+    ignored = counted(not_photos(Path(source)))
     facts = [
         {
             "file": name,
@@ -277,6 +290,7 @@ def _from_sheet(source: str, out: Path) -> dict[str, Any]:
     return {
         "views": sorted(facts, key=lambda row: row["azimuth_deg"]),
         "rejected": rejected,
-        "notes": [],
+        "notes": [described(ignored)] if ignored else [],
+        "ignored": ignored,
         "folder": str(out),
     }

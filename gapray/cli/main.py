@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -298,6 +299,7 @@ def run_all(
             allow_missing=allow_missing,
             given=given,
         )
+        options = replace(options, apart=tuple(map(str, (out, report) if report else (out,))))
         taken = take_in(
             src, out, options, on_raw=lambda name: None if as_json else typer.echo(f"views of {name}", err=True)
         )
@@ -420,7 +422,8 @@ def manifest(
     """List the capture sets of SRC into a manifest, without reading a photo."""
     with guarded():
         from gapray.capture.discover import scan
-        from gapray.capture.manifest import write_manifest
+        from gapray.capture.kinds import described
+        from gapray.capture.manifest import ignored_of, write_manifest
         from gapray.cli.options import discover_options
         from gapray.outputs import whole_file
 
@@ -432,9 +435,13 @@ def manifest(
             layout=layout,
             allow_missing=allow_missing,
         )
+        beside: list[str] = []
+        options = replace(options, apart=(str(to),))
         with whole_file(to) as partial:
-            count = write_manifest(scan(src, options), str(partial))
+            count = write_manifest(scan(src, options, beside=beside), str(partial), beside)
         typer.echo(f"{count} products in {to}")
+        if ignored := ignored_of(str(to)):
+            typer.echo(f"  {described(ignored)}")
 
 
 @app.command()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from gapray.capture.capture_set import CaptureSet, Reject
-from gapray.capture.discover import SIDE_FOLDERS, DiscoverOptions, is_photo_name, scan
+from gapray.capture.discover import DiscoverOptions, scan
+from gapray.capture.kinds import SIDE_FOLDERS, is_photo_file, is_visible
 from gapray.capture.manifest import write_manifest
 from gapray.capture.storage import is_local
 from gapray.capture.video import is_video_name
@@ -65,13 +67,15 @@ def take_in(
     with writing(FileError, "file.write_failed", folder):
         folder.mkdir(parents=True, exist_ok=True)  # before a film is read for minutes
     rejects = [reject for name, path in raw.items() if (reject := _converted(name, path, folder, on_raw)) is not None]
-    photos = [] if root in raw.values() else _photographed(src, options, set(raw))
+    beside: list[str] = []
+    apart = replace(options, apart=(*options.apart, *map(str, raw.values())))
+    photos = [] if root in raw.values() else _photographed(src, apart, set(raw), beside)
     usable = set(raw) - {reject.product_id for reject in rejects}
     made = scan(str(folder), DiscoverOptions(layout="products")) if usable else iter(())
-    wanted = (one for one in made if one.product_id in usable)
+    wanted = (replace(one, ignored=()) for one in made if one.product_id in usable)
     manifest = folder / "manifest.parquet"
     with whole_file(manifest) as partial:
-        write_manifest(sorted(chain(photos, wanted, rejects), key=lambda one: one.product_id), str(partial))
+        write_manifest(sorted(chain(photos, wanted, rejects), key=lambda one: one.product_id), str(partial), beside)
     return str(manifest)
 
 
@@ -81,8 +85,8 @@ def _raw(src: Path) -> dict[str, Path]:
         return {src.stem if src.is_file() else src.name: src}
     if src.is_file():
         return {}
-    entries = sorted(one for one in src.iterdir() if not one.name.startswith("."))
-    if any(_is_photo(one) for one in entries):
+    entries = sorted(one for one in src.iterdir() if is_visible(one.name))
+    if any(map(is_photo_file, entries)):
         return {}  # a product's own folder: a video beside its photos is no other product
     return dict(found for one in entries if (found := _raw_in(one)) is not None)
 
@@ -93,15 +97,11 @@ def _raw_in(one: Path) -> tuple[str, Path] | None:
     if one.is_file() or one.name in SIDE_FOLDERS:
         return None
     try:
-        files = [file for file in one.iterdir() if file.is_file() and not file.name.startswith(".")]
+        files = [file for file in one.iterdir() if file.is_file() and is_visible(file.name)]
     except OSError:
         return None  # `scan` makes a reject of a folder that cannot be listed
     videos = [file for file in files if is_video_name(file.name)]
-    return (one.name, videos[0]) if len(videos) == 1 and not any(map(_is_photo, files)) else None
-
-
-def _is_photo(path: Path) -> bool:
-    return is_photo_name(path.name) and path.is_file()
+    return (one.name, videos[0]) if len(videos) == 1 and not any(map(is_photo_file, files)) else None
 
 
 def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]) -> Reject | None:
@@ -130,9 +130,11 @@ def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]
     return None
 
 
-def _photographed(src: str, options: DiscoverOptions, names: set[str]) -> list[CaptureSet | Reject]:
+def _photographed(src: str, options: DiscoverOptions, names: set[str], beside: list[str]) -> list[CaptureSet | Reject]:
     try:
-        return [one for one in scan(src, options) if one.product_id not in names]
+        found = list(scan(src, options, beside=beside))
+        beside += [name for one in found if one.product_id in names for name in one.ignored]
+        return [one for one in found if one.product_id not in names]
     except InputError as error:
         if error.code != "capture.no_photos":
             raise

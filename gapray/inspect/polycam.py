@@ -39,6 +39,7 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.kinds import is_visible
 from gapray.capture.storage import Entry, Listing, is_local, listing_of, local_path, read_bytes
 from gapray.errors import InputError
 
@@ -261,7 +262,7 @@ def _keyframes_folder(source: Listing, uri: str) -> str:
     """Where `keyframes` lies: at the root, or down a chain of folders that each hold one other."""
     folder = ""
     for _ in range(4):
-        children = [name for name in source.look(folder)[1] if not name.startswith(".") and name != "__MACOSX"]
+        children = [name for name in source.look(folder)[1] if is_visible(name)]
         if "keyframes" in children:
             return f"{folder}/keyframes" if folder else "keyframes"
         if len(children) != 1:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gapray.capture.azimuths import MIN_VIEWS
 from gapray.capture.decode import decode_photo
-from gapray.capture.discover import is_photo_name
+from gapray.capture.kinds import is_photo_file
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -95,7 +95,7 @@ def place(
     source = Path(folder)
     if not source.is_dir():
         raise InputError("capture.not_found", f"there is no folder {folder}")
-    files = sorted(one for one in source.iterdir() if is_photo_name(one.name) and one.is_file())
+    files = sorted(one for one in source.iterdir() if is_photo_file(one))
     full = settings.model_copy(update={"reference_side": FULL_SIDE})
     data = {one.name: read_bytes(str(one), settings.max_bytes) for one in files}
     seen = dict(zip(data, cameras([decode_photo(one, full) for one in data.values()]), strict=True))

@@ -17,7 +17,8 @@ from PIL import Image
 from gapray.capture.azimuths import AzimuthOptions, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
-from gapray.capture.discover import PRODUCT_ID, is_photo_name
+from gapray.capture.discover import PRODUCT_ID
+from gapray.capture.kinds import is_photo_file, is_visible
 from gapray.capture.names import view_name
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
@@ -82,7 +83,8 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
     folder = Path(card)
     if not folder.is_dir():
         raise InputError("capture.not_found", f"there is no folder {card}")
-    files = [one for one in folder.rglob("*") if is_photo_name(one.name) and one.is_file()]
+    seen = (one for one in folder.rglob("*") if all(map(is_visible, one.relative_to(folder).parts)))
+    files = [one for one in seen if is_photo_file(one)]
     if not files:
         raise InputError("capture.no_photos", f"no photo lies in {card}")
     times = {one: taken_at(read_bytes(str(one), settings.max_bytes)) for one in files}
@@ -122,6 +124,7 @@ def split(
     template: str = "degrees",
     settings: DecodeSettings = DecodeSettings(),
     on_product: Callable[[str, int], None] = lambda name, photos: None,
+    on_before: Callable[[list[str]], None] = lambda names: None,
 ) -> list[Path | Reject]:
     """Copy a card's photos into a folder a product, each photo at the angle of its place in the turn.
 
@@ -132,6 +135,7 @@ def split(
         template: See `gapray.capture.names.TEMPLATES`.
         settings: Limits on the photos.
         on_product: Called with a product and its number of photos before they are copied.
+        on_before: Called with the names of the photos before the first slate, which belong to no product.
 
     Returns:
         A folder or a reject for each product, in the order of the card.
@@ -141,7 +145,8 @@ def split(
         ConfigError: `config.invalid` for the template.
     """
     done: list[Path | Reject] = []
-    found, _ = rolls(card, settings)
+    found, before = rolls(card, settings)
+    on_before([one.name for one in before])
     for roll in found:
         on_product(roll.product_id, len(roll.photos))
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gapray.capture.tables import rows_of, texts
 from gapray.catalog.media import media_name
 from gapray.catalog.reader import Catalog
 from gapray.catalog.storage import Folder
@@ -16,23 +17,20 @@ from gapray.errors import CatalogError, InputError, writing
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
 
-COLUMNS = {"product_id", "video_key", "decision"}
+COLUMNS: dict[str, tuple[str, ...]] = {"product_id": (), "video_key": (), "decision": ()}
 
 
 def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
-    """Product -> (video key, decision), from the CSV that a report downloads.
+    """Product -> (video key, decision), from the CSV that a report downloads, in whatever form a spreadsheet saved it.
 
     Raises:
         InputError: `report.no_approval`.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = rows_of(next(texts(path.read_bytes())), COLUMNS)
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError("report.no_approval", f"{path}: {error}") from error
-    if rows and not set(rows[0]) >= COLUMNS:
-        raise InputError("report.no_approval", f"{path} lacks the columns {', '.join(sorted(COLUMNS - set(rows[0])))}")
-    return {row["product_id"]: (row["video_key"], row["decision"]) for row in rows}
+    return {row["product_id"]: (row["video_key"], row["decision"].lower()) for row in rows}
 
 
 def publish(catalog: Catalog, to: str, approved: Path | None, preset: str | None = None) -> tuple[list[str], list[str]]:

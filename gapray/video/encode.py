@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from gapray.video.presets import Output, Preset
 from gapray.video.provenance import Provenance, with_xmp_box
 
 AVCOL_SPC_BT709 = 1
+WHITE = (255, 255, 255)
 Frames = NDArray[np.uint8]
 """uint8 [F, H, W, 3], sRGB."""
 
@@ -141,10 +142,11 @@ def _gif(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tup
     # One palette for all frames: colours that flicker from frame to frame show more than slightly wrong ones.
     stride = max(1, round(math.sqrt(len(frames) / 8)))
     some = frames[:, ::stride, ::stride]
-    palette = Image.fromarray(np.concatenate(list(some), axis=1)).quantize(255, Image.Quantize.MEDIANCUT)
-    plain = _commonest(some)
-    palette.putpalette([*(palette.getpalette() or []), *plain])
-    images = [_indexed(frame, palette, plain) for frame in frames]
+    exact = sorted({WHITE, _commonest(some)})
+    reduced = Image.fromarray(np.concatenate(list(some), axis=1)).quantize(256 - len(exact), Image.Quantize.MEDIANCUT)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*(reduced.getpalette() or []), *(level for colour in exact for level in colour)])
+    images = [_indexed(frame, palette, exact) for frame in frames]
     delays = gif_delays_ms(len(frames), output.fps)
     comment = json.dumps({"digital_source_type": provenance.source_type, "product_id": provenance.product_id})
     yield (
@@ -161,11 +163,12 @@ def _commonest(frames: Frames) -> tuple[int, int, int]:
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
-def _indexed(frame: NDArray[np.uint8], palette: Image.Image, plain: tuple[int, int, int]) -> Image.Image:
-    """A frame in a palette whose last colour is `plain`: dithered, but for the pixels of just that colour."""
+def _indexed(frame: NDArray[np.uint8], palette: Image.Image, exact: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """A frame in a palette that ends with the colours `exact`: dithered, but for the pixels of just those."""
     image = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-    last = len(palette.getpalette() or []) // 3 - 1
-    image.paste(last, mask=Image.fromarray((frame == plain).all(-1)))
+    first = len(palette.getpalette() or []) // 3 - len(exact)
+    for index, colour in enumerate(exact, first):
+        image.paste(index, mask=Image.fromarray((frame == colour).all(-1)))
     return image
 
 

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from gapray.errors import ConfigError
 
@@ -24,10 +24,20 @@ class Output(_Model):
     fps: float = Field(12, gt=0, le=60, description="Frames a second.")
     hold: int = Field(1, ge=1, description="Each frame is shown so many times.")
     min_s: float = Field(0, ge=0, description="The turn is repeated until it lasts at least this long [s].")
-    size: tuple[int, int] | None = Field(None, description="Width, height [pixels]; null = the frames' own.")
+    size: tuple[int, int] | None = Field(
+        None,
+        description="Width, height [pixels]; null = the frames' own. Of an mp4 odd sides grow by one: H.264 has none.",
+    )
     crf: int = Field(18, ge=0, le=51, description="H.264's constant rate factor.")
     quality: int = Field(90, ge=1, le=100, description="Of JPEG and WebP.")
     columns: int = Field(6, ge=1, description="Of a sprite sheet.")
+
+    @field_validator("size")
+    @classmethod
+    def _even(cls, size: tuple[int, int] | None, info: ValidationInfo) -> tuple[int, int] | None:
+        if size is None or info.data.get("kind") != "mp4":
+            return size
+        return size[0] + size[0] % 2, size[1] + size[1] % 2
 
 
 class Preset(_Model):

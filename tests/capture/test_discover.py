@@ -8,7 +8,7 @@ import pytest
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, discover, scan
-from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manifest_row, write_manifest
+from gapray.capture.manifest import LISTED, capture_set, check_manifest, manifest_row, write_manifest
 from gapray.capture.storage import read_bytes
 from gapray.errors import InputError
 from tests.make import write_product, write_products
@@ -76,7 +76,7 @@ def test_tables_win_over_names(tmp_path, name):
         ("file,azimuth\np_000.png,north\n", "capture.invalid_table"),
         ("file,azimuth\np_000.png,nan\n", "capture.invalid_table"),
         ("file,azimuth\np_000.png,0\np_000.png,10\n", "capture.invalid_table"),
-        ("file,azimuth\r\np_000.png,0\rp_045.png,45\r\n", "capture.invalid_table"),
+        ("file,azimuth\r\np_000.png,0\rp_045.png,45\r\n", "capture.missing_views"),
         ("file,azimuth\n" + "x" * 200_000 + ",0\n", "capture.invalid_table"),
         ("file,azimuth\n../p_000.png,0\n", "capture.unsafe_path"),
         ("file,azimuth\np_000.png,0\np_045.png,0\np_090.png,90\np_135.png,180\n", "capture.duplicate_azimuth"),
@@ -204,7 +204,7 @@ def test_manifest_holds_sets_and_rejects(tmp_path):
     assert write_manifest(iter(items), path) == 3
     rows = pq.read_table(path)
     check_manifest(rows.schema)
-    assert rows.schema.equals(MANIFEST)
+    assert rows.schema.equals(LISTED)
     good = [row for row in rows.to_pylist() if row["error_code"] is None]
     assert [capture_set(row) for row in good] == [item for item in items if not isinstance(item, Reject)]
     assert [manifest_row(item) for item in items] == rows.to_pylist()

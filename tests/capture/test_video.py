@@ -82,34 +82,77 @@ def test_without_tags_ffmpegs_own_matrix_is_taken(ffmpeg, tmp_path):
     assert np.abs(read(frame) - COLOURS).max() <= 2
 
 
-def hlg(picture, white_nits):
+def hlg(picture, white_nits, *, by_channel=False):
     """SRGB -> HLG's signal by the formulas of ITU-R BT.2100, for a display of 1,000 cd/m2; uint16."""
     x = picture.astype(float) / 255
     light = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4) * white_nits / 1000
     to_2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]  # ITU-R BT.2087, 2.2
     light = light @ np.array(to_2020).T
-    luminance = light @ [0.2627, 0.6780, 0.0593]
-    scene = light * np.maximum(luminance, 1e-9)[..., None] ** (1 / 1.2 - 1)
+    luminance = light if by_channel else (light @ [0.2627, 0.6780, 0.0593])[..., None]
+    scene = light * np.maximum(luminance, 1e-9) ** (1 / 1.2 - 1)
     upper = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
     return np.rint(65535 * np.where(scene <= 1 / 12, np.sqrt(3 * scene), upper)).astype(np.uint16)
 
 
-@pytest.mark.parametrize("white_nits", [203, 100])
-def test_hlg_as_phones_film_it(ffmpeg, tmp_path, white_nits):
-    """White at 203 cd/m2 as BT.2408 wants it, or at 100 as converters leave it."""
-    same = "zscale=min=gbr:rin=full:pin=2020:tin=arib-std-b67:m=2020_ncl:r=limited:p=2020:t=arib-std-b67,format=yuv420p10le"
-    path = write(ffmpeg, tmp_path / "a.mov", same, hlg(patches(), white_nits))
+@pytest.mark.parametrize("transfer", ["arib-std-b67", "smpte2084"])
+def test_a_conversion_from_standard_range_is_undone(ffmpeg, tmp_path, transfer):
+    """White at 100 cd/m2, as zscale leaves it where nobody says more."""
+    path = write(
+        ffmpeg, tmp_path / "a.mov", f"{SRGB}:m=2020_ncl:r=limited:p=2020:t={transfer},format=yuv420p10le", patches()
+    )
+    frames = [frame for _, frame in frames_of(path)]
+    assert np.abs(read(frames[0]) - COLOURS).max() <= 3
+    assert np.array_equal(next(frames_of(path, only={1}))[1], frames[1])
+
+
+HLG_AS_IT_IS = (
+    "zscale=min=gbr:rin=full:pin=2020:tin=arib-std-b67:m=2020_ncl:r=limited:p=2020:t=arib-std-b67,format=yuv420p10le"
+)
+
+
+def test_hlg_as_phones_film_it(ffmpeg, tmp_path):
+    """White at 203 cd/m2, as BT.2408 wants it."""
+    path = write(ffmpeg, tmp_path / "a.mov", HLG_AS_IT_IS, hlg(patches(), 203))
     frames = [frame for _, frame in frames_of(path)]
     assert np.abs(read(frames[0]) - COLOURS).max() <= 2
     assert np.array_equal(next(frames_of(path, only={1}))[1], frames[1])
+
+
+def test_dark_hdr_of_a_camera_stays_dark(ffmpeg, tmp_path):
+    dark = patches() // 2
+    by_camera = ("-movflags", "use_metadata_tags", "-metadata", "com.apple.quicktime.make=Apple")
+    for name, options in {"camera": by_camera, "no encoder named": ("-bitexact",)}.items():
+        path = write(ffmpeg, tmp_path / "a.mov", HLG_AS_IT_IS, hlg(dark, 203), *options)
+        [(_, frame), _] = frames_of(path)
+        assert np.abs(read(frame) - read(dark)).max() <= 3, name
+
+
+def test_white_is_that_of_the_whole_film(ffmpeg, tmp_path):
+    """Its first frame is dark, as where a film fades in."""
+    film = np.concatenate([hlg(patches() // 4, 203), hlg(patches(), 203)])
+    source = ("-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", f"{4 * SIDE}x{3 * SIDE}", "-r", "24", "-i", "-")
+    coded = ("-c:v", "libx264", "-qp", "4", "-g", "1", tmp_path / "a.mov")
+    ffmpeg("ffmpeg", "-y", "-v", "error", *source, "-vf", HLG_AS_IT_IS, *coded, given=film.tobytes())
+    dark, bright = (frame for _, frame in frames_of(tmp_path / "a.mov"))
+    assert np.abs(read(dark) - read(patches() // 4)).max() <= 3
+    assert np.abs(read(bright) - COLOURS).max() <= 2
+    [(_, alone)] = frames_of(tmp_path / "a.mov", only={1})
+    assert np.array_equal(alone, bright)
+
+
+@pytest.mark.parametrize("tags", ["color_primaries=bt2020:color_trc=unknown", "color_primaries=bt709:color_trc=linear"])
+def test_log_and_linear_footage_is_refused(ffmpeg, tmp_path, tags):
+    path = write(ffmpeg, tmp_path / "a.mp4", f"format=yuv420p10le,setparams=colorspace=bt2020nc:{tags}", patches())
+    with pytest.raises(InputError) as error:
+        list(frames_of(path))
+    assert error.value.code == "video.unknown_colours"
 
 
 def test_what_is_brighter_than_white_becomes_white(ffmpeg, tmp_path):
     picture = patches().astype(np.float32)
     signal = hlg(picture, 203)
     signal[:SIDE, :SIDE] = np.uint16(0.95 * 65535)  # 730 cd/m2
-    same = "zscale=min=gbr:rin=full:pin=2020:tin=arib-std-b67:m=2020_ncl:r=limited:p=2020:t=arib-std-b67,format=yuv420p10le"
-    [(_, frame), _] = frames_of(write(ffmpeg, tmp_path / "a.mov", same, signal))
+    [(_, frame), _] = frames_of(write(ffmpeg, tmp_path / "a.mov", HLG_AS_IT_IS, signal))
     assert np.abs(read(frame)[1:] - COLOURS[1:]).max() <= 2 and read(frame)[0].min() == 255
 
 

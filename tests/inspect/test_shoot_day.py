@@ -1,6 +1,7 @@
 """A card of photos, split by photos of codes."""
 
 import csv
+import json
 
 import cv2
 import numpy as np
@@ -123,3 +124,17 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, ["capture", "day", str(tmp_path / "card"), "--out", str(tmp_path / "shoot")])
     assert done.exit_code == 3 and "capture.no_photos" in done.output, done.output
     assert len(list((tmp_path / "shoot" / "mug").glob("*.jpg"))) == 8
+
+
+def test_the_command_names_what_it_leaves_out(tmp_path):
+    for index, shot in enumerate([photos(1)[0], qr("mug"), *photos(8)]):
+        save(tmp_path / "card" / "DCIM" / f"{index}.jpg", shot)
+    for name in ("DCIM/2.AAE", "DCIM/2.CR3", "Thumbs.db", ".Trashes/3.jpg", "DCIM/.hidden.jpg"):
+        (tmp_path / "card" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "card" / name).write_bytes(b"x")
+    command = ["capture", "day", str(tmp_path / "card"), "--out"]
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "shoot")])
+    assert "1 photos before the first slate are in no product: 0.jpg" in done.output
+    assert "ignored: 5 (2 system, 1 .AAE, 1 .CR3, 1 hidden)" in done.output, done.output
+    told = json.loads(CliRunner().invoke(app, [*command, str(tmp_path / "again"), "--json"]).stdout)
+    assert told["before_first_slate"] == ["0.jpg"] and sum(told["ignored"].values()) == 5

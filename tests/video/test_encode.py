@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import zipfile
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from gapray.errors import ConfigError, InputError
 from gapray.serve.jobs import Making
@@ -222,3 +223,53 @@ def test_a_plain_backdrop_stays_its_colour_in_a_gif():
         plain = (frames[index] == 255).all(-1)
         assert (shown[plain] == 255).all()
         assert np.abs(shown[~plain].astype(int) - frames[index][~plain]).mean() < 4
+
+
+@pytest.mark.parametrize("share", [0.35, 0.49], ids=["backdrop", "mostly product"])
+@pytest.mark.parametrize("preset", [*presets().values(), ONLINE], ids=lambda one: one.name)
+def test_a_white_backdrop_is_white_in_every_format(ffmpeg, tmp_path, preset, share):
+    """Corners of frames whose product is near-white, on a black one that is commoner than the backdrop."""
+    y, x = np.mgrid[:128, :128]
+    away = np.hypot(x - 64, y - 64)
+    frame = np.full((128, 128, 3), 255, np.uint8)
+    frame[away < 128 * share] = 5
+    frame[40:60, 40:90] = np.linspace(235, 254, 50)[None, :, None] + np.array([0, 0.7, 0.2])
+    files = export(np.stack([np.roll(frame, shift % 3, 1) for shift in range(24)]), preset, PROVENANCE)
+    if preset.zip:
+        with zipfile.ZipFile(io.BytesIO(files.pop(preset.zip))) as archive:
+            files |= {name: archive.read(name) for name in archive.namelist()}
+    if "viewer.html" in files:
+        page = files.pop("viewer.html").decode()
+        files["viewer.jpg"] = base64.b64decode(page.split("base64,")[1].split('"')[0])
+    for name, data in files.items():
+        if name.endswith(".json"):
+            continue
+        path = opened(data, tmp_path, name.replace("/", "-"))
+        if name.endswith(".mp4"):
+            command = ("ffmpeg", "-v", "error", "-i", path, "-vf", "zscale=m=gbr:r=full,format=gbrp,format=rgb24")
+            ffmpeg(*command, tmp_path / f"{preset.name}-%03d.png")
+            pictures = [Image.open(one) for one in sorted(tmp_path.glob(f"{preset.name}-*.png"))[::7]]
+        else:
+            pictures = [one.convert("RGB") for one in ImageSequence.Iterator(Image.open(path))]
+        for picture in pictures:
+            shown = np.asarray(picture)
+            height, width = shown.shape[:2] if "sprite" not in name else (128, 128)
+            side = min(height, width) // 16
+            top, left = (height - min(height, width)) // 2, (width - min(height, width)) // 2
+            assert (shown[top : top + side, left : left + side] == 255).all(), name
+            assert (shown[:side, :side] == 255).all(), name
+
+
+@pytest.mark.parametrize("size", [(321, 241), (322, 241), (321, 242), (320, 240)])
+@pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
+def test_a_file_has_the_size_that_its_output_says(kind, size, tmp_path):
+    """What answers over HTTP say of a video is its output's size."""
+    preset = preset_for(Making(width=size[0], height=size[1], format=kind), 8)
+    data = export(turn(8), preset, PROVENANCE)[f"turntable.{kind}"]
+    if kind == "mp4":
+        with av.open(str(opened(data, tmp_path, "a.mp4"))) as container:
+            shown = container.streams.video[0].width, container.streams.video[0].height
+    else:
+        shown = Image.open(io.BytesIO(data)).size
+    assert shown == preset.files[0].size
+    assert all(0 <= got - asked <= (kind == "mp4") for got, asked in zip(shown, size, strict=True))

@@ -1,0 +1,109 @@
+"""What a HEIF or AVIF file says of its primary picture, beside the pixels: boxes, read without decoding anything.
+
+Boxes are those of ISO/IEC 14496-12 and 23008-12; AVIF uses the same. Decoders say neither which of two orientations they have applied
+nor, all of them, which colours the pixels are in.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+EXIF_OFFSET = 4
+"""An Exif item begins with the distance from there to its TIFF header (ISO/IEC 23008-12, A.2.1)."""
+
+
+@dataclass(frozen=True)
+class Primary:
+    """What is said of the primary picture."""
+
+    properties: tuple[tuple[bytes, bytes], ...]
+    """Type and content of each property box, such as ``irot``, in the file's order."""
+    exif: bytes
+    """The TIFF structure of its Exif block; empty where there is none."""
+
+
+def primary_of(data: bytes) -> Primary:
+    """Read the boxes of a file's primary picture.
+
+    Args:
+        data: The whole file, of any content: where it cannot be understood nothing is said, and its decoder judges it.
+    """
+    try:
+        meta = dict(_boxes(dict(_boxes(data))[b"meta"][4:]))
+        item = _number(meta[b"pitm"], 4, 2 if meta[b"pitm"][0] == 0 else 4)
+        return Primary(tuple(_properties(meta, item)), _exif(data, meta))
+    except (KeyError, IndexError, struct.error):
+        return Primary((), b"")
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and content of each box."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        begin = at + 8
+        if size == 1:
+            size, begin = _number(data, begin, 8), begin + 8
+        end = at + size if size else len(data)
+        if end < begin:
+            return
+        yield kind, data[begin:end]
+        at = end
+
+
+def _number(data: bytes, at: int, size: int) -> int:
+    if at + size > len(data):
+        raise IndexError(at)
+    return int.from_bytes(data[at : at + size], "big")
+
+
+def _properties(meta: dict[bytes, bytes], item: int) -> Iterator[tuple[bytes, bytes]]:
+    """Properties of an item: ``ipco`` lists all, ``ipma`` says by number which belong to which."""
+    known = dict(_boxes(meta[b"iprp"]))
+    listed, links = list(_boxes(known[b"ipco"])), known[b"ipma"]
+    id_bytes, wide = (2 if links[0] == 0 else 4), links[3] & 1
+    at = 8
+    for _ in range(_number(links, 4, 4)):
+        owner, count = _number(links, at, id_bytes), _number(links, at + id_bytes, 1)
+        at += id_bytes + 1
+        numbers = [
+            _number(links, at + step * (1 + wide), 1 + wide) & (0x7FFF if wide else 0x7F) for step in range(count)
+        ]
+        at += count * (1 + wide)
+        if owner == item:
+            yield from (listed[number - 1] for number in numbers if number)
+
+
+def _exif(data: bytes, meta: dict[bytes, bytes]) -> bytes:
+    items = [content for kind, content in _boxes(meta[b"iinf"][6 if meta[b"iinf"][0] == 0 else 8 :]) if kind == b"infe"]
+    for entry in items:
+        size = 2 if entry[0] < 3 else 4
+        if entry[4 + size + 2 : 4 + size + 6] == b"Exif":
+            block = b"".join(_extents(data, meta, _number(entry, 4, size)))
+            return block[EXIF_OFFSET + _number(block, 0, EXIF_OFFSET) :]
+    return b""
+
+
+def _extents(data: bytes, meta: dict[bytes, bytes], item: int) -> Iterator[bytes]:
+    """The pieces of an item's content, by ``iloc``."""
+    box = meta[b"iloc"]
+    version, sizes = box[0], [box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15 if box[0] else 0]
+    offset_bytes, length_bytes, base_bytes, index_bytes = sizes
+    id_bytes = 4 if version == 2 else 2
+    at = 6 + id_bytes
+    for _ in range(_number(box, 6, id_bytes)):
+        owner = _number(box, at, id_bytes)
+        at += id_bytes
+        inside = bool(version) and _number(box, at, 2) & 15 == 1  # its bytes are counted from the box idat
+        at += (2 if version else 0) + 2
+        base = _number(box, at, base_bytes)
+        count = _number(box, at + base_bytes, 2)
+        at += base_bytes + 2
+        for _ in range(count):
+            at += index_bytes
+            begin, length = base + _number(box, at, offset_bytes), _number(box, at + offset_bytes, length_bytes)
+            at += offset_bytes + length_bytes
+            if owner == item:
+                yield (meta[b"idat"] if inside else data)[begin : begin + length]

@@ -1,0 +1,145 @@
+"""What a file or folder of a source is: by its name, and where that says nothing by its first bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+HEAD_BYTES = 32
+# fmt: off
+PHOTO_ENDINGS = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".heic", ".heif", ".hif"),
+        *(".avif", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    )
+)
+OTHER_ENDINGS = frozenset(
+    (
+        # Raw photos: most of them begin as TIFF does, and lie beside the JPEGs that were made of them.
+        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".eip", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef"),
+        *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+        # What cameras, phones and editors put beside photos.
+        *(".aae", ".thm", ".lrv", ".xmp", ".dop", ".pp3", ".cos", ".cot", ".cop", ".on1", ".cosessiondb", ".cocatalogdb"),
+        *(".lrcat", ".psd", ".psb", ".ai", ".eps", ".svg", ".xcf", ".afphoto", ".mie", ".exif", ".icc", ".icm", ".cube"),
+        # Films, sounds, tables, texts, archives, models.
+        *(".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".mts", ".wav", ".mp3", ".m4a", ".csv", ".tsv", ".json", ".jsonl"),
+        *(".parquet", ".xls", ".xlsx", ".ods", ".numbers", ".txt", ".md", ".pdf", ".doc", ".docx", ".html", ".htm", ".xml"),
+        *(".yaml", ".yml", ".log", ".ini", ".db", ".zip", ".rar", ".7z", ".gz", ".tar", ".lnk", ".url", ".glb", ".gltf", ".obj"),
+        *(".usdz", ".ply", ".fbx", ".stl", ".py", ".sh", ".js", ".css", ".npy", ".npz", ".part", ".crdownload"),
+        *(".bak", ".orig", ".old", ".tmp", ".temp", ".backup", ".swp"),
+    )
+)
+# fmt: on
+"""Files with these endings are not opened to see whether they are photos."""
+
+SIDE_FOLDERS = frozenset({"mask", "masks", "depth", "depths", "truth", "held_out", "thumbnails"})
+"""Folders beside a product's photos that are not products."""
+# fmt: off
+_SYSTEM = frozenset(
+    name.casefold()
+    for name in (
+        *("__MACOSX", "Network Trash Folder", "Temporary Items", ".DS_Store", ".Trashes", ".Spotlight-V100", ".fseventsd"),
+        *(".TemporaryItems", ".AppleDouble", ".AppleDB", ".AppleDesktop", ".DocumentRevisions-V100", ".localized", "Icon\r"),
+        *("$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "Thumbs.db", "ehthumbs.db", "desktop.ini"),
+        *("FOUND.000", "WindowsImageBackup", "Config.Msi", "Trash", "lost+found", ".Trash-1000", ".Trash"),
+        *("@eaDir", "#recycle", "#snapshot", "@tmp", "~snapshot", "@sharebin", "@S2S", "SYNO@.fileindexdb", "@SynoResource"),  # Synology
+        *("@Recycle", "@Recently-Snapshot", ".@__thumb", ".@__qini", ".@upload_cache", "@__thumb", ".streams"),  # QNAP
+        *("CaptureOne", "Lightroom Settings", "Adobe Bridge Cache", ".BridgeCache", ".BridgeCacheT", ".BridgeSort"),
+        *(".picasaoriginals", ".picasa.ini", "Picasa.ini", ".dropbox", ".dropbox.cache", ".stfolder", ".stversions"),
+        *(".tmp.driveupload", ".tmp.drivedownload", "CANONMSC", "EOSMISC", "AVF_INFO", "NIKON001.DSC"),
+    )
+)
+"""Files and folders that operating systems, storage devices, editors and cameras make; compared without regard to case."""
+_KEPT_ENDINGS = ("_original", "~")
+"""What ExifTool and editors put after the name of a file that they changed; the file itself lies beside it."""
+_SYSTEM_ENDINGS = (
+    *(".lrdata", ".lrcat-data", ".lrlibrary", ".cocatalog", ".cosession", ".photoslibrary", ".aplibrary", ".app", ".bundle"),
+    *(".noindex", ".lrcat-wal", ".lrcat-shm", ".lrcat.lock"),
+)
+# fmt: on
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis", b"miaf")
+)
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder was made by a system or a program for itself."""
+    low = name.casefold()
+    return low in _SYSTEM or low.startswith(("._", "@eadir", "~$")) or low.endswith(_SYSTEM_ENDINGS)
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder is there for people."""
+    return not name.startswith(".") and not is_system(name)
+
+
+def is_photo(name: str, head: Callable[[], bytes]) -> bool:
+    """Whether a file is a photo.
+
+    Args:
+        name: Its name.
+        head: Its first `HEAD_BYTES` bytes; asked for only where the name does not decide.
+    """
+    ending = PurePosixPath(name).suffix.lower()
+    if ending in PHOTO_ENDINGS or ending in OTHER_ENDINGS or name.endswith(_KEPT_ENDINGS):
+        return ending in PHOTO_ENDINGS
+    return begins_as_photo(head())
+
+
+def is_photo_file(path: Path) -> bool:
+    """As `is_photo`, of a local file; False for folders and for what cannot be read."""
+    return path.is_file() and is_photo(path.name, lambda: _head(path))
+
+
+def not_photos(folder: Path) -> list[str]:
+    """Names of all files below a local folder that are no photos people see, relative to it, sorted."""
+    files = (one for one in folder.rglob("*") if one.is_file())
+    inner = ((one, one.relative_to(folder).parts) for one in files)
+    return sorted("/".join(parts) for one, parts in inner if not (all(map(is_visible, parts)) and is_photo_file(one)))
+
+
+def begins_as_photo(head: bytes) -> bool:
+    """Whether a file that begins so is in a format that `gapray.capture.decode` reads."""
+    return (
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS)
+        or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
+    )
+
+
+def counted(names: Iterable[str]) -> dict[str, int]:
+    """How many there are of each kind of what is not used.
+
+    Args:
+        names: Of files, and of folders with a '/' at the end.
+
+    Returns:
+        Kind -> number, the commonest first. A kind is an ending as it is written, a folder's name with '/', ``system``, ``hidden``,
+        or the whole name of a file without an ending.
+    """
+    return dict(sorted(Counter(map(_kind, names)).items(), key=lambda item: (-item[1], item[0])))
+
+
+def described(counts: dict[str, int]) -> str:
+    """Counts for people: ``ignored: 3 (2 .AAE, 1 .txt)``."""
+    return f"ignored: {sum(counts.values())} ({', '.join(f'{count} {kind}' for kind, count in counts.items())})"
+
+
+def _kind(name: str) -> str:
+    parts = name.rstrip("/").split("/")
+    last = parts[-1]
+    if any(map(is_system, parts)):
+        return "system"
+    if any(part.startswith(".") for part in parts):
+        return "hidden"
+    return f"{last}/" if name.endswith("/") else PurePosixPath(last).suffix or last
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""

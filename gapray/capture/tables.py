@@ -1,0 +1,131 @@
+"""Tables that people write: CSV as spreadsheets, shops and scripts save it, whatever delimiter, encoding or spelling they use."""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+
+DELIMITERS = (",", ";", "\t", "|")
+HEADER_ROWS = 20
+"""The header is looked for in so many rows: some programs write a title above it."""
+OLD_ENCODINGS = ("cp1252", "mac_roman", "cp850", "latin-1")
+"""Encodings of one byte a character: of Windows, of old Macintosh programs, of DOS."""
+
+
+def texts(data: bytes) -> Iterator[str]:
+    """What a text file may say, the likeliest first; more than one where its encoding cannot be told.
+
+    Args:
+        data: UTF-8 or UTF-16 with or without a byte order mark, or an encoding of one byte a character.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        yield data.decode("utf-16", "replace")
+    elif b"\0" in data[:512]:  # Latin letters in UTF-16: every other byte is 0
+        yield data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le", "replace")
+    else:
+        try:
+            yield data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            for encoding in OLD_ENCODINGS:
+                yield data.decode(encoding, "replace")
+
+
+def rows_of(text: str, columns: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """The rows of a CSV.
+
+    Args:
+        text: With any of `DELIMITERS`, line ends of any kind, empty rows and cells, a line ``sep=;`` and rows above the header.
+        columns: Column -> what it may be called; case, spaces and what stands in brackets do not matter.
+
+    Returns:
+        One mapping a row, of `columns` only, with cells stripped of spaces. Rows without any content are left out.
+
+    Raises:
+        ValueError: When a column is missing, or a row has cells beyond the header's or lacks some of `columns`.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    delimiters: tuple[str, ...] = DELIMITERS
+    if lines and (marker := re.fullmatch(r'"?sep=(.)"?', lines[0].strip(), re.IGNORECASE)):
+        lines, delimiters = lines[1:], (str(marker[1]),)
+    wanted = {name: {_plain(name), *map(_plain, others)} for name, others in columns.items()}
+    seen: list[str] = []
+    for delimiter in delimiters:
+        table = [[cell.strip(" \t\xa0\ufeff") for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+        for index, header in enumerate(table[:HEADER_ROWS]):
+            plain = [_plain(cell) for cell in header]
+            found = {name: [at for at, cell in enumerate(plain) if cell in names] for name, names in wanted.items()}
+            if all(found.values()):
+                if twice := [name for name, places in found.items() if len(places) > 1]:
+                    raise ValueError(f"the column {twice[0]} stands twice")
+                return list(_rows(table, index, {name: places[0] for name, places in found.items()}))
+        first = next((row for row in table if any(row)), [])
+        seen = max(seen, [cell for cell in first if cell], key=len)
+    raise ValueError(f"the columns {' and '.join(columns)} are wanted; the table has {', '.join(seen[:8]) or 'none'}")
+
+
+def number(text: object) -> float:
+    """A number as people write it: with a decimal comma, a degree sign, spaces, a typographic minus.
+
+    Raises:
+        ValueError: For anything else, and for a comma beside a point.
+    """
+    plain = re.sub(r"\s|°|º", "", str(text)).replace("−", "-")
+    plain = re.sub(r"deg(rees?)?$", "", plain, flags=re.IGNORECASE)
+    return float(plain.replace(",", ".") if "." not in plain and plain.count(",") == 1 else plain)
+
+
+def matched(name: str, names: set[str]) -> str | None:
+    """Which of some file names is meant: the very name, else one that differs in Unicode form, in case, or by its ending alone.
+
+    Args:
+        name: As a table has it, perhaps without an ending.
+        names: As they are on disk.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        ValueError: When several could be meant.
+    """
+    if name in names:
+        return name
+    for form in (_composed, _folded, _stem):
+        found = sorted(known for known in names if form(known) == (_folded(name) if form is _stem else form(name)))
+        if len(found) > 1:
+            raise ValueError(f"{name!r} may be {found[0]!r} or {found[1]!r}")
+        if found:
+            return found[0]
+    return None
+
+
+def _rows(table: list[list[str]], header: int, places: Mapping[str, int]) -> Iterator[dict[str, str]]:
+    titled = {at for at, cell in enumerate(table[header]) if cell}
+    for index, row in enumerate(table[header + 1 :], header + 2):
+        if not any(row):
+            continue
+        beyond = [cell for at, cell in enumerate(row) if cell and at not in titled]
+        if beyond:
+            raise ValueError(f"row {index} has a cell {beyond[0]!r} that belongs to no column")
+        lacking = [name for name, at in places.items() if at >= len(row) or not row[at]]
+        if lacking:
+            raise ValueError(f"row {index} has no {lacking[0]}")
+        yield {name: row[at] for name, at in places.items()}
+
+
+def _plain(title: str) -> str:
+    """``Azimuth [deg]`` and ``azimuth`` are one title, and so are ``Product ID`` and ``product_id``."""
+    return re.sub(r"\(.*?\)|\[.*?\]|[\s_\-.\"'\ufeff°]", "", unicodedata.normalize("NFC", title)).casefold()
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(_composed(name).casefold())
+
+
+def _stem(name: str) -> str:
+    return _folded(name).rpartition(".")[0]
