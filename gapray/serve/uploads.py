@@ -244,8 +244,8 @@ class Arrived:
     """The zip; None when some photos still lie at URLs."""
     photos: tuple[PhotoSource, ...]
     azimuths_deg: tuple[float, ...]
-    azimuths_by: AzimuthsBy
-    """What a client says of azimuths, in a field or with each photo, is a table."""
+    azimuths_by: AzimuthsBy | None
+    """What a client says of azimuths, in a field or with each photo, is a table. None: one photo alone, which has no order."""
 
 
 def arrived(
@@ -285,12 +285,13 @@ def arrived(
     reading = _read(sent, azimuths, options, turn=turn)
     placed = [(one, reading.azimuths[str(index)]) for index, one in enumerate(sent) if str(index) in reading.azimuths]
     angles = tuple(angle for _, angle in placed)
+    by = None if len(sent) == 1 and reading.by == "order" else reading.by
     if any(one.url for one in sent):
         if any(one.data for one in sent):
             raise InputError("request.invalid", "send photos or their URLs, not both")
         sources = tuple(PhotoSource(url=str(one.url), azimuth_deg=angle) for one, angle in placed)
-        return Arrived(None, sources, angles, reading.by)
-    return Arrived(_zipped([one.data or b"" for one, _ in placed], angles, decode), (), angles, reading.by)
+        return Arrived(None, sources, angles, by)
+    return Arrived(_zipped([one.data or b"" for one, _ in placed], angles, decode), (), angles, by)
 
 
 def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: AzimuthOptions, *, turn: bool) -> Reading:

@@ -129,7 +129,7 @@ def test_files_of_systems_are_no_photos(tmp_path, placed, name):
 
 
 FORMATS = {
-    "JPEG": (".jpg", ".JPG", ".jpeg", ".jfif", ".JFIF", ".jpe", ".jif", "", ".photo", ".1"),
+    "JPEG": (".jpg", ".JPG", ".jpeg", ".jfif", ".JFIF", ".jpe", ".jif", "", ".photo", ".jpg-large"),
     "PNG": (".png", ".PNG", ".apng", "", ".image"),
     "WEBP": (".webp", "", ".shop"),
     "TIFF": (".tif", ".TIFF", "", ".scan"),
