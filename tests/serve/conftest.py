@@ -176,7 +176,9 @@ def served(folder, *, worker, **more):
     from gapray.serve.keys import create
     from gapray.serve.work import make, make_nothing
 
-    context = Context.of(settings_in(folder, **more))
+    # No worker dies here, and real work on a busy machine may hold a lease's renewal up for longer than two seconds.
+    patient = {"jobs": {"poll_s": 0.02, "lease_s": 120}} if worker == "pipeline" else {}
+    context = Context.of(settings_in(folder, **patient | more))
     secrets = {}
     if not context.settings.open:
         secrets = {
