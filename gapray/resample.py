@@ -19,7 +19,7 @@ Growth = Literal["cubic", "linear"]
 """``cubic`` keeps photos sharp; ``linear`` stays between its neighbours, for depths and other quantities."""
 _OPENCV = {"cubic": cv2.INTER_CUBIC, "linear": cv2.INTER_LINEAR}
 _KEYS_A = -0.75
-"""Of the cubic kernel (Keys 1981, "Cubic convolution interpolation", equation 4), as in OpenCV."""
+"""Parameter of the cubic kernel (Keys 1981, "Cubic convolution interpolation", equation 4), as in OpenCV."""
 
 
 def resized(image: NDArray[_Pixel], size: tuple[int, int], *, growth: Growth = "cubic") -> NDArray[_Pixel]:

@@ -45,7 +45,7 @@ class Capacity:
 
 
 def capacity(run: RunSettings) -> Capacity:
-    """Of the cluster that this process is connected to.
+    """Capacity of the cluster that this process is connected to.
 
     Ray's own autoscalers tell nobody how far they may go (2.60: only `GcsClient.report_cluster_config` fills the record that
     `get_max_resources_from_cluster_config` reads, and nothing in the open-source wheel calls it), so the settings say it.

@@ -107,7 +107,7 @@ class PackageSummary(RunSummary):
     """What lies in the source and is not used, by kind: `gapray.capture.kinds.counted`."""
 
     def remarks(self) -> list[str]:
-        """See `RunSummary.remarks`."""
+        """What lies in the source and is not used, in a line."""
         return [described(self.ignored)] if self.ignored else []
 
     @property
@@ -166,7 +166,7 @@ class ScoreSummary(RunSummary):
     failed: int = 0
     pairs: int = 0
     rejudged: int = 0
-    """Of `finished`, those that came out otherwise under this run's gate."""
+    """Those of `finished` that came out otherwise under this run's gate."""
 
     @property
     def done(self) -> int:
@@ -198,7 +198,7 @@ class StillsSummary(RunSummary):
     failed: int = 0
     stills: int = 0
     rejudged: int = 0
-    """Of `finished`, those that came out otherwise under this run's gate."""
+    """Those of `finished` that came out otherwise under this run's gate."""
 
     @property
     def done(self) -> int:
@@ -350,20 +350,20 @@ def ours_raised() -> Iterator[None]:
         chain: list[BaseException] = [error]
         while (inner := getattr(chain[-1], "cause", None) or chain[-1].__cause__) is not None and inner not in chain:
             chain.append(inner)
-        for one in chain:
+        for cause in chain:
             # Ray also makes exceptions that are both its own and ours; theirs print a trace.
-            if isinstance(one, GaprayError) and not isinstance(one, ray.exceptions.RayError):
-                raise one from error
-            if isinstance(one, ray.exceptions.RayActorError) and (told := _told_by(one)):
+            if isinstance(cause, GaprayError) and not isinstance(cause, ray.exceptions.RayError):
+                raise cause from error
+            if isinstance(cause, ray.exceptions.RayActorError) and (told := _told_by(cause)):
                 raise told from error
-            if isinstance(one, OSError) and isinstance(known := as_gapray_error(one), FileError):
+            if isinstance(cause, OSError) and isinstance(known := as_gapray_error(cause), FileError):
                 raise known from error
-            if isinstance(one, ray.exceptions.OutOfDiskError):
-                raise ResourceError("cluster.disk_full", _first_line(one)) from error
+            if isinstance(cause, ray.exceptions.OutOfDiskError):
+                raise ResourceError("cluster.disk_full", _first_line(cause)) from error
         # A `RayTaskError` around anything else is a defect of the code that ran: its trace is wanted.
-        for one in chain:
-            if isinstance(one, ray.exceptions.RayError) and not isinstance(one, ray.exceptions.RayTaskError):
-                what = f"{type(one).__name__}: {_first_line(one)}"
+        for cause in chain:
+            if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
+                what = f"{type(cause).__name__}: {_first_line(cause)}"
                 raise ResourceError("cluster.failed", f"Ray ended the run: {what}") from error
         raise
 

@@ -32,7 +32,7 @@ from gapray.video.encode import encoded_still
 from gapray.video.provenance import Provenance
 
 QUALITY = 95
-"""Of the JPEG files."""
+"""Quality of the JPEG files."""
 PENDING = pa.schema(
     [
         ("product_id", pa.string()),

@@ -43,7 +43,7 @@ _LONGEST = 1024
 """Characters of a name that are looked at, from its end: a client may call a photo anything."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}([-_][A-Za-z]{1,9})?$")
-"""Of a file, known or not: ``.jpg``, ``.download``, ``.jpg-large``. A number behind a dot is decimals: ``mug_22.5``."""
+"""The ending of a file's name, known or not: ``.jpg``, ``.download``, ``.jpg-large``. A number behind a dot is decimals: ``mug_22.5``."""
 _ENDING_AGAIN = re.compile(r"\.[A-Za-z]{1,4}$")
 
 

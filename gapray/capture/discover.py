@@ -40,7 +40,7 @@ class DiscoverOptions:
     layout: Literal["auto", "product", "products"] = "auto"
     """`product`: the source is one product. `products`: each subfolder is one."""
     given: int | None = None
-    """Of a denser capture only the photos nearest to so many even steps; the others stay hidden, for scoring."""
+    """Number of even steps to which the photos of a denser capture are thinned; the others stay hidden, for scoring."""
     apart: tuple[str, ...] = ()
     """Paths or URIs of files and folders that are no part of a source in which they lie: the catalogue, a report."""
 

@@ -92,11 +92,15 @@ def is_photo_file(path: Path) -> bool:
     return path.is_file() and is_photo(path.name, lambda: _head(path))
 
 
+def photos_below(folder: Path) -> list[Path]:
+    """All photos below a local folder that people see, in no order."""
+    return [path for path in folder.rglob("*") if _is_seen_photo(path, folder)]
+
+
 def not_photos(folder: Path) -> list[str]:
-    """Names of all files below a local folder that are no photos people see, relative to it, sorted."""
-    files = (one for one in folder.rglob("*") if one.is_file())
-    inner = ((one, one.relative_to(folder).parts) for one in files)
-    return sorted("/".join(parts) for one, parts in inner if not (all(map(is_visible, parts)) and is_photo_file(one)))
+    """Names of all other files below a local folder, relative to it, sorted."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in files if not _is_seen_photo(path, folder))
 
 
 def begins_as_photo(head: bytes) -> bool:
@@ -125,6 +129,10 @@ def counted(names: Iterable[str]) -> dict[str, int]:
 def described(counts: dict[str, int]) -> str:
     """Counts for people: ``ignored: 3 (2 .AAE, 1 .txt)``."""
     return f"ignored: {sum(counts.values())} ({', '.join(f'{count} {kind}' for kind, count in counts.items())})"
+
+
+def _is_seen_photo(path: Path, folder: Path) -> bool:
+    return all(map(is_visible, path.relative_to(folder).parts)) and is_photo_file(path)
 
 
 def _kind(name: str) -> str:

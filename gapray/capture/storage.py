@@ -98,7 +98,7 @@ class Listing(Protocol):
 
 
 def listing_of(uri: str) -> Listing:
-    """Of a local folder, a zip file, or a folder of a bucket.
+    """The listing of a local folder, a zip file, or a folder of a bucket.
 
     Raises:
         InputError: `capture.not_found` or `capture.invalid_archive`.
@@ -117,7 +117,7 @@ class _LocalListing:
         self._root, self._inside = root, os.path.realpath(root) + os.sep
 
     def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """See `Listing`. Links to folders are followed within the root."""
+        """Files and folders of a folder; links to folders are followed within the root."""
         files, subfolders = [], []
         self._refuse_link(folder)
         try:

@@ -40,7 +40,7 @@ def with_new_paths(table: str, rows: pa.Table) -> pa.Table:
     place = rows.schema.get_field_index(WITH_FILES[table])
     field = rows.schema.field(place)
     given = rows[field.name].to_pylist()
-    named = [_new_path(one) if isinstance(one, str) else list(map(_new_path, one)) for one in given]
+    named = [_new_path(path) if isinstance(path, str) else list(map(_new_path, path)) for path in given]
     return rows.set_column(place, field, pa.array(named, field.type))
 
 

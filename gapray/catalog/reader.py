@@ -113,7 +113,7 @@ _HOMES = pa.schema(
 PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift"] + [
     f"{role}_model" for role in ("mask", "depth", "canny", "identity")
 ]
-"""Of `products`, what `package_of_rows` needs."""
+"""Columns of `products` that `package_of_rows` needs."""
 
 
 def open_catalog(uri: str) -> Catalog:

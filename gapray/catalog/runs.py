@@ -69,7 +69,7 @@ class StageCost:
     """What one product takes in one stage."""
 
     seconds: float
-    """Of one worker."""
+    """Time of one worker [s]."""
     cores: float
     """CPU cores that the worker keeps busy."""
     gpus: float

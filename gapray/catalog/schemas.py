@@ -10,7 +10,7 @@ from gapray.errors import CatalogError
 from gapray.gap.identity import IDENTITY_SIZE
 
 FORMAT = 2
-"""Of the parts that this release writes. It grows when readers that do not know of a change would read wrong rows: another
+"""Format of the parts that this release writes. It grows when readers that do not know of a change would read wrong rows: another
 type, unit or meaning of a column. A column more that may be null needs no new format. 2: files of videos and stills lie below
 ``files/`` (`gapray.catalog.media`)."""
 OLDEST_FORMAT = 1

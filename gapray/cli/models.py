@@ -44,7 +44,7 @@ def card_rows() -> list[dict[str, Any]]:
 
 
 def _commits(card: ModelCard, lock: dict[str, str]) -> list[str]:
-    """Of the repositories on a hub that a card's files come from: as the card or models.lock pins them."""
+    """Commits of the hub repositories that a card's files come from, as the card or models.lock pins them."""
     hubs = {
         source.repo: source.revision for file in card.files for source in file.sources if isinstance(source, HubSource)
     }

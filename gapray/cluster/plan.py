@@ -42,7 +42,7 @@ class Plan:
     cpus: float
     gpus: float
     hour_price: float | None
-    """Of all nodes; None when a group has no price."""
+    """Price of all nodes; None when a group has no price."""
     stages: tuple[StagePlan, ...]
     hours_by_kind: Mapping[str, float]
     bottleneck: str
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Of the whole run, starts of nodes not counted."""
+        """Hours of the whole run, starts of nodes not counted."""
         return sum(self.hours_by_kind.values())
 
     @property

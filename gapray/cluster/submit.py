@@ -16,7 +16,7 @@ from gapray.errors import ConfigError, ResourceError
 VERBS = ("package", "render", "score", "run", "stills", "report", "reel", "publish")
 """Commands that make sense on a cluster."""
 TAKEN = ("gapray", "jobs", "serve_configs", "*.toml", "*.yaml", "*.csv", "*.parquet")
-"""Of a checkout only what a job reads goes along: whatever else lies there may be large."""
+"""Files of a checkout that go along, which a job reads: whatever else lies there may be large."""
 
 
 @dataclass(frozen=True)

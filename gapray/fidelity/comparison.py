@@ -200,7 +200,7 @@ def _pair_sets(comparison: Comparison, settings: FidelitySettings) -> list[PairS
 
 
 def motions_of(comparisons: Sequence[Comparison], metric: Lpips) -> list[Motion]:
-    """Of each video flicker, loop gap, and degrees shown against all photos at hand."""
+    """Each video's flicker, loop gap, and degrees shown against all photos at hand."""
     clips = [np.stack([one.image for one in comparison.clip]) for comparison in comparisons]
     moving = [len(clip) >= LEAST_FOR_MOTION for clip in clips]
     steps = iter(

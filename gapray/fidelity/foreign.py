@@ -14,7 +14,7 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Shown
 
 MOST_FRAMES = 96
-"""Of a longer video so many are read, evenly spaced."""
+"""Frames that are read of a longer video, evenly spaced."""
 SAME_PRODUCT = 0.85
 """Aligned cost over the cost of the best other product's photos, from which on a video is taken for the other product's."""
 STRANGE_COST = 0.5
@@ -26,7 +26,7 @@ ALIKE_COST = 0.4
 
 @dataclass(frozen=True)
 class AlignedScores:
-    """Of one video. Angles that no frame shows count at the cost of the frame that shows the nearest angle."""
+    """Scores of one video. Angles that no frame shows count at the cost of the frame that shows the nearest angle."""
 
     alignment: Alignment
     chosen: tuple[int, ...]

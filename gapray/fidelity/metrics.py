@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PSNR_CEILING_DB = 100.0
-"""Of identical images, where the formula has no value."""
+"""PSNR of identical images, where the formula has no value."""
 
 
 def psnr(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:

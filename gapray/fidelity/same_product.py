@@ -54,13 +54,13 @@ class Likeness:
     """A picture against the nearest view of a package."""
 
     azimuth_deg: float
-    """Of that view."""
+    """Azimuth of that view."""
     cosine: float
-    """Of the 512 appearance features, -1 … 1."""
+    """Cosine of the 512 appearance features, -1 … 1."""
     lpips: float
     """At `SIZE`, 0 = identical."""
     iou: float
-    """Of the silhouettes after alignment, 0 … 1."""
+    """Overlap of the silhouettes after alignment, 0 … 1."""
     colour: float
     """Mean difference of blurred colours on the product, CIE Lab / 100."""
     hue: float
@@ -116,7 +116,7 @@ class Calibration:
     """What real photos of same and of different products score."""
 
     weights: Mapping[str, float]
-    """Of `FEATURES`, and `bias`."""
+    """Weight of each of `FEATURES`, and `bias`."""
     threshold: float
     """Scores below it are another product: one of twenty photos of the same one is."""
     same: tuple[float, ...]

@@ -41,7 +41,7 @@ class GapView:
     uri: str
     """Where the photo came from."""
     sha256: str
-    """Of the photo's bytes."""
+    """Hash of the photo's bytes."""
     reference: NDArray[np.uint8]
     """[H, W, 3], sRGB."""
     mask: NDArray[np.uint8]

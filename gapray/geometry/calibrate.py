@@ -30,12 +30,12 @@ GRID_PIXELS, GRID_DEPTHS = 100, 28
 FIT_PIXELS, FIT_DEPTHS = 240, 40
 """Pixels of each mask and depths along each of their rays, for the grid and for the search."""
 QUICK_SHARE = 0.45
-"""Of those pixels, where the search is quick."""
+"""Share of those pixels that are looked at where the search is quick."""
 SHIFT_GAIN = 0.75
 """Shifts are believed when they leave at most this share of what a fixed camera leaves uncovered: 0.29 … 0.70 on ETH-80,
 whose photos were each cropped on their own."""
 SHIFT_PRICE = 1e-4
-"""Of the squares of shifts and log scales, in their unit: what the outlines leave open stays at 0."""
+"""Weight of the squares of shifts and log scales, in their unit: what the outlines leave open stays at 0."""
 UNITS = (10.0, 0.2, 0.05, 0.05)
 """Elevation [degrees], inverse distance, axis u, shifts and log scales are searched in these units."""
 

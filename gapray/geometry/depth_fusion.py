@@ -17,9 +17,9 @@ from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING
 
 ROUNDS = 8
-"""Of the trimmed fit of scale and shift."""
+"""Iterations of the trimmed fit of scale and shift."""
 KEPT_SHARE = 0.7
-"""Of the pixels, those with the smallest residuals: the hull's front is right only where nothing is concave."""
+"""Share of the pixels that are kept, those with the smallest residuals: the hull's front is right only where nothing is concave."""
 LEAST_LIKENESS = 0.6
 """Correlation of network and hull below which the network saw something else."""
 AGREEMENT = 0.03

@@ -20,7 +20,7 @@ from gapray.geometry.silhouettes import signed_distance
 from gapray.resample import cropped
 
 SIZE = 96
-"""Of the frame [pixels]."""
+"""Side of the frame [pixels]."""
 VOXELS = 64
 SLACK_PX = 1.0
 """The hull is so much fuller than the silhouettes, because a too small one carves for good [frame pixels]."""

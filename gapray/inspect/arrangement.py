@@ -38,7 +38,7 @@ TRY_PIXELS, TRY_DEPTHS = 100, 28
 FIT_PIXELS, FIT_DEPTHS = 150, 32
 """Pixels of each photo and points on their rays, for the trials and for the refinement."""
 PRICE = 0.008
-"""Of moving all photos by ten degrees, in the unit of the cost."""
+"""Cost of moving all photos by ten degrees, in the unit of the cost."""
 WORTH_MAKING = 0.9
 """A change is made when, refined, it leaves at most this share of the refined cost of what it would change."""
 TELLING, LEAST_TELLING = 1.03, 0.022
@@ -59,7 +59,7 @@ WORTH_SCALING = 0.9
 WORTH_LEAVING = 0.8
 """…and for good when the others then cost at most this share."""
 LEAST_PHOTOS = 5
-"""Of fewer none is left out."""
+"""Fewest photos of which some may be left out."""
 CHANGES = 3
 """Most whole-number changes that are made."""
 TRIED = {"order": (3, 0.97), "side": (1, 0.97), "angle": (2, 1.08)}
@@ -96,7 +96,7 @@ class Arrangement:
     scales: tuple[float, ...]
     """How large the product is in each photo, against the median photo, perspective taken out."""
     cost: float
-    """Of this arrangement; of what was said it is `said_cost`."""
+    """Cost of this arrangement; that of the azimuths as they were said is `said_cost`."""
     said_cost: float
 
     @property
@@ -300,7 +300,7 @@ class _Evidence:
         return [self.refined(self.refitted(one), one.order, one.mirrored, one.moved_deg) for one in chosen]
 
     def cost(self, guess: _Guess) -> float:
-        """Of a guess, counted as `changes` counts."""
+        """Cost of a guess, counted as `changes` counts."""
         return self._tried(guess, guess.order, guess.mirrored).cost
 
     def told(self, guess: _Guess) -> list[bool]:

@@ -37,7 +37,7 @@ MUCH_CUT = 0.05
 MOST_ODD = 0.25
 """Share of the photos that may be left out because their outline cannot be trusted."""
 SIDES = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
-"""Of the product as one sees it who looks at the front, at 0, 45, … degrees."""
+"""Sides of the product as seen by somebody who looks at its front, at 0, 45, … degrees."""
 
 Images = Sequence[NDArray[np.uint8]]
 
@@ -59,7 +59,7 @@ class CheckedPhoto:
 
 @dataclass(frozen=True)
 class Check:
-    """Of one product."""
+    """What was found out about one product's photos."""
 
     product_id: str
     photos: tuple[CheckedPhoto, ...]
@@ -162,7 +162,7 @@ class Judged:
     qualities: dict[str, Quality]
     findings: tuple[Finding, ...]
     arrangement: Arrangement | None
-    """Of the photos named in `arranged`; None where too few can be compared."""
+    """Arrangement of the photos named in `arranged`; None where too few can be compared."""
     arranged: tuple[str, ...] = ()
 
 

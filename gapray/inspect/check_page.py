@@ -19,7 +19,7 @@ from gapray.inspect.check import Check, CheckedPhoto, side_of
 from gapray.resample import at_most
 
 SIDE, RADIUS, THUMB = 640, 245, 84
-"""Of the ring and the photos on it [pixels]."""
+"""Sizes of the ring and the photos on it [pixels]."""
 MARKS = {"good": ("#1a7f37", "✓"), "weak": ("#9a6700", "!"), "again": ("#c1121f", "✕"), "missing": ("#6a6a6a", "+")}
 """State -> colour and sign."""
 COLUMNS = (

@@ -21,9 +21,9 @@ from gapray.resample import at_most
 MAX_FRAMES = 5400
 """90 seconds at 60 frames a second."""
 SIDE = 320
-"""Of the pictures in which the turn is looked for [pixels]."""
+"""Side of the pictures in which the turn is looked for [pixels]."""
 SHARP_SIDE = 960
-"""Of the pictures whose sharpness is compared [pixels]: a blur that a phone's screen shows is seen at this size."""
+"""Side of the pictures whose sharpness is compared [pixels]: a blur that a phone's screen shows is seen at this size."""
 WINDOW_DEG = 3.0
 """A sharper frame may lie so far from the wanted angle."""
 BLUR_DEG = 2.0

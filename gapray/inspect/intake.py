@@ -72,10 +72,10 @@ def take_in(
     photos = [] if root in raw.values() else _photographed(src, apart, set(raw), beside)
     usable = set(raw) - {reject.product_id for reject in rejects}
     made = scan(str(folder), DiscoverOptions(layout="products")) if usable else iter(())
-    wanted = (replace(one, ignored=()) for one in made if one.product_id in usable)
+    wanted = (replace(item, ignored=()) for item in made if item.product_id in usable)
     manifest = folder / "manifest.parquet"
     with whole_file(manifest) as partial:
-        write_manifest(sorted(chain(photos, wanted, rejects), key=lambda one: one.product_id), str(partial), beside)
+        write_manifest(sorted(chain(photos, wanted, rejects), key=lambda item: item.product_id), str(partial), beside)
     return str(manifest)
 
 
@@ -85,23 +85,23 @@ def _raw(src: Path) -> dict[str, Path]:
         return {src.stem if src.is_file() else src.name: src}
     if src.is_file():
         return {}
-    entries = sorted(one for one in src.iterdir() if is_visible(one.name))
+    entries = sorted(entry for entry in src.iterdir() if is_visible(entry.name))
     if any(map(is_photo_file, entries)):
         return {}  # a product's own folder: a video beside its photos is no other product
-    return dict(found for one in entries if (found := _raw_in(one)) is not None)
+    return dict(found for entry in entries if (found := _raw_in(entry)) is not None)
 
 
-def _raw_in(one: Path) -> tuple[str, Path] | None:
-    if is_video_name(one.name) or (one.name not in SIDE_FOLDERS and is_export(str(one))):
-        return (one.stem if one.is_file() else one.name), one
-    if one.is_file() or one.name in SIDE_FOLDERS:
+def _raw_in(entry: Path) -> tuple[str, Path] | None:
+    if is_video_name(entry.name) or (entry.name not in SIDE_FOLDERS and is_export(str(entry))):
+        return (entry.stem if entry.is_file() else entry.name), entry
+    if entry.is_file() or entry.name in SIDE_FOLDERS:
         return None
     try:
-        files = [file for file in one.iterdir() if file.is_file() and is_visible(file.name)]
+        files = [file for file in entry.iterdir() if file.is_file() and is_visible(file.name)]
     except OSError:
         return None  # `scan` makes a reject of a folder that cannot be listed
     videos = [file for file in files if is_video_name(file.name)]
-    return (one.name, videos[0]) if len(videos) == 1 and not any(map(is_photo_file, files)) else None
+    return (entry.name, videos[0]) if len(videos) == 1 and not any(map(is_photo_file, files)) else None
 
 
 def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]) -> Reject | None:
@@ -133,8 +133,8 @@ def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]
 def _photographed(src: str, options: DiscoverOptions, names: set[str], beside: list[str]) -> list[CaptureSet | Reject]:
     try:
         found = list(scan(src, options, beside=beside))
-        beside += [name for one in found if one.product_id in names for name in one.ignored]
-        return [one for one in found if one.product_id not in names]
+        beside += [name for item in found if item.product_id in names for name in item.ignored]
+        return [item for item in found if item.product_id not in names]
     except InputError as error:
         if error.code != "capture.no_photos":
             raise

@@ -1,4 +1,4 @@
-"""Of an orbit's many photos the few that gapray needs, and their folder as `gapray package` reads it."""
+"""The few photos of an orbit that gapray needs, and their folder as `gapray package` reads it."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def _thinned(near: Sequence[int]) -> list[int]:
 
 
 def _sharpness(keyframe: Keyframe, centre: NDArray[np.float64], read: Reader, settings: DecodeSettings) -> float:
-    """Of the square about the projected centre whose side is half of the photo's shorter one."""
+    """Sharpness of the square about the projected centre whose side is half of the photo's shorter one."""
     rgb, scale = _photo(keyframe, read, settings)
     seen = seen_at(keyframe, centre)
     height, width = rgb.shape[:2]

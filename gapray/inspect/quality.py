@@ -28,7 +28,7 @@ LEAST_RING = 64
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one photo. What needs the other photos of the set is relative to their median."""
+    """Quality of one photo. What needs the other photos of the set is relative to their median."""
 
     blur: float
     """0 = every detail is lost by blurring again, 1 = nothing is: the photo is blurred already."""

@@ -23,7 +23,7 @@ PAGE_MM = {"a4": (210.0, 297.0), "letter": (215.9, 279.4)}
 DPI = 600
 DICTIONARY = cv2.aruco.DICT_4X4_50
 CELLS = 6
-"""Of a marker: 4 x 4 bits and its black border."""
+"""Cells along a marker's side: 4 x 4 bits and its black border."""
 RING_MM = 78.0
 """From the middle of the ring to the middles of the markers."""
 LARGE_MM, SMALL_MM = 20.0, 14.0

@@ -95,7 +95,7 @@ def place(
     source = Path(folder)
     if not source.is_dir():
         raise InputError("capture.not_found", f"there is no folder {folder}")
-    files = sorted(one for one in source.iterdir() if is_photo_file(one))
+    files = sorted(filter(is_photo_file, source.iterdir()))
     full = settings.model_copy(update={"reference_side": FULL_SIDE})
     data = {one.name: read_bytes(str(one), settings.max_bytes) for one in files}
     seen = dict(zip(data, cameras([decode_photo(one, full) for one in data.values()]), strict=True))

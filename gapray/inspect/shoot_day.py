@@ -18,7 +18,7 @@ from gapray.capture.azimuths import AzimuthOptions, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
-from gapray.capture.kinds import is_photo_file, is_visible
+from gapray.capture.kinds import photos_below
 from gapray.capture.names import view_name
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
@@ -83,8 +83,7 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
     folder = Path(card)
     if not folder.is_dir():
         raise InputError("capture.not_found", f"there is no folder {card}")
-    seen = (one for one in folder.rglob("*") if all(map(is_visible, one.relative_to(folder).parts)))
-    files = [one for one in seen if is_photo_file(one)]
+    files = photos_below(folder)
     if not files:
         raise InputError("capture.no_photos", f"no photo lies in {card}")
     times = {one: taken_at(read_bytes(str(one), settings.max_bytes)) for one in files}
@@ -146,7 +145,7 @@ def split(
     """
     done: list[Path | Reject] = []
     found, before = rolls(card, settings)
-    on_before([one.name for one in before])
+    on_before([photo.name for photo in before])
     for roll in found:
         on_product(roll.product_id, len(roll.photos))
         try:

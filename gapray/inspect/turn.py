@@ -39,7 +39,7 @@ STILL_PX = 0.2
 OUTLINE_SHARE = 0.45
 """Points slower than this share of the fast ones lie on outlines, which stay where they are while the surface turns away."""
 CHI_SQUARE_MEDIAN = 0.455
-"""Of one degree of freedom."""
+"""Median of chi-square with one degree of freedom."""
 RIPPLE = 0.15
 """Share by which the speed of a table is expected to differ from its mean (one sigma)."""
 STEPPED_RIPPLE = 0.05
@@ -59,7 +59,7 @@ PLAIN = 0.02
 RETURN_SHARE = 0.4
 """A return differs from the first look by at most this share of the usual difference between two sides."""
 RIM_WIDTH = 0.04
-"""Of the picture's rim, as a share of its shorter side."""
+"""Width of the picture's rim, as a share of its shorter side."""
 RIM_GREY = 25
 """Grey levels by which a pixel of the rim differs where something comes in."""
 RIM_COVERED = 0.03

@@ -44,8 +44,8 @@ def require(*named: str) -> None:
     Raises:
         ModelError: `model.mixed`, or as `revisions`.
     """
-    for one in named:
-        name, _, wanted = one.partition("@")
+    for model in named:
+        name, _, wanted = model.partition("@")
         here = WEIGHTLESS_REVISION if name in WEIGHTLESS else locate(card_named(name)).revision
         if not here.startswith(wanted):
             raise ModelError(

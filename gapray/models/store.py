@@ -82,7 +82,7 @@ def numba_cache(package: str) -> dict[str, str]:
     """
     found = find_spec(package)
     here = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
-    if not here or all(_writable(next(filter(Path.exists, (one / "__pycache__", one)))) for one in here):
+    if not here or all(_writable(next(filter(Path.exists, (folder / "__pycache__", folder)))) for folder in here):
         return {}
     try:
         kept = cache_root() / "numba"
@@ -141,12 +141,12 @@ def locate(
         recorded, stamps = read_lock(), {} if rehash else _read(_STAMPS)
         lock = dict(recorded)
         found = {file.name: _locate_file(card, file, lock, stamps, fetch, progress or _silent) for file in card.files}
-        digests = {name: one.sha256 for name, one in found.items()}
+        digests = {name: file.sha256 for name, file in found.items()}
         seen = {f"{card.name}/{name}": digest for name, digest in digests.items()}
-        seen |= {f"hub:{one.repo}": one.commit for one in found.values() if one.repo and one.commit}
+        seen |= {f"hub:{file.repo}": file.commit for file in found.values() if file.repo and file.commit}
         _merge(_LOCK, {name: value for name, value in seen.items() if recorded.get(name) != value})
-        _merge(_STAMPS, {_stamp_name(card, name, one.path): one.stamp for name, one in found.items()})
-    return LocatedCard(card, {name: one.path for name, one in found.items()}, digests)
+        _merge(_STAMPS, {_stamp_name(card, name, file.path): file.stamp for name, file in found.items()})
+    return LocatedCard(card, {name: file.path for name, file in found.items()}, digests)
 
 
 def _known(card: ModelCard) -> LocatedCard | None:

@@ -41,7 +41,7 @@ STARTS_DEG = (5.0, 15.0, 25.0, 35.0)
 """Elevations that are tried beside the one that fits the outlines best."""
 INVERSE_DISTANCES = (0.05, 0.15, 0.25, 0.35)
 EVALUATIONS = 26
-"""Of the cost, at most, by the simplex search."""
+"""How often the simplex search may evaluate the cost."""
 STEPS = (5.0, 0.08, 0.02)
 """Edges of the first simplex: elevation [degrees], inverse distance, axis u."""
 COLOUR_FLOOR, COVER_FLOOR = 0.01, 0.005

@@ -29,7 +29,7 @@ class OrbitConditions:
     """Conditions of F frames from V views, S x S pixels each."""
 
     azimuths_deg: tuple[float, ...]
-    """Of the frames."""
+    """Azimuths of the frames."""
     depth: NDArray[np.float32]
     """[F, S, S]: 0 = no product, `FARTHEST` … 1 = nearest point of the whole orbit; one scale for all frames."""
     silhouette: NDArray[np.uint8]

@@ -23,17 +23,17 @@ from gapray.orbit.interpolation import motion_between
 from gapray.orbit.likeness import unlikeness
 from gapray.orbit.morph import render
 from gapray.orbit.scene import OrbitFrame, Scene, seen_from_views, silhouettes_of
-from gapray.orbit.synthesis.draw import draw, shipped_network
+from gapray.orbit.synthesis.draw import SIDE, draw, shipped_network
 from gapray.orbit.weights import neighbours
 
 Engine = Literal["synthesis", "morph", "flow", "nearest"]
-TRIAL_SIZE, TRIAL_VOXELS = 256, 96
-"""Photos are drawn from the others at this size [pixels] and resolution."""
+TRIAL_SIZE, TRIAL_VOXELS = SIDE, 96
+"""Photos are drawn from the others at the size at which the network decides [pixels], and at this resolution."""
 TRIALS = 4
 """So many of them, evenly spread."""
 LEAST_VIEWS = 4
 LEAST_ALPHA = 1e-3
-"""Of a pixel that has a depth."""
+"""Smallest alpha of a pixel that has a depth."""
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 

@@ -67,7 +67,7 @@ class Calibration:
     engine_errors: Mapping[Engine, float]
     """See `gapray.orbit.engines.Choice`."""
     reprojection_iou: tuple[float, ...]
-    """Of each view's mask and the hull seen from there, 0 … 1."""
+    """Overlap of each view's mask with the hull seen from there, 0 … 1."""
 
     def warnings(self, names: Sequence[str]) -> list[str]:
         """Sentences for people about what looks wrong, naming the views."""

@@ -37,7 +37,7 @@ class DecodedView:
 
     photo: Photo
     sha256: str
-    """Of the photo's bytes."""
+    """Hash of the photo's bytes."""
     reference: bytes
     """JPEG as the catalogue keeps it."""
     pixels: NDArray[np.uint8]

@@ -87,7 +87,7 @@ def _of_preset(videos: pa.Table, preset: str) -> dict[str, dict[str, Any]]:
 def _approved(
     catalog: Catalog, videos: Sequence[dict[str, Any]], key: str, preset: str | None
 ) -> tuple[dict[str, Any] | None, str]:
-    """Of a product's current videos the approved one, or its frames in another preset; else why there is none."""
+    """The approved video among a product's current ones, or its frames in another preset; else why there is none."""
     found = next((row for row in videos if row["key"] == key), None)
     if found is None:
         return None, "the approved video is not current any more"

@@ -43,7 +43,7 @@ STILL_COLUMNS = (
     "detail",
     "mirror",
 )
-"""Of `stills`, what the product's page shows."""
+"""Columns of `stills` that the product's page shows."""
 ASSETS = ("style.css", "report.js")
 AZIMUTHS: dict[AzimuthsBy | None, str] = {
     "degrees": "degrees in the photos' names",
@@ -139,7 +139,7 @@ class ProductFacts:
 
     @property
     def shown_verdicts(self) -> list[dict[str, Any]]:
-        """Of the video that is shown, and of foreign ones; ours first."""
+        """Verdicts of the video that is shown, and of foreign videos; ours first."""
         key = self.video["key"] if self.video else None
         mine = [row for row in self.verdicts if row["video_key"] == key or row["foreign_video"]]
         return sorted(mine, key=lambda row: (row["label"] != OURS, row["foreign_video"], row["lpips"] or 9.0))

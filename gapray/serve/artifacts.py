@@ -116,7 +116,7 @@ class Artifacts:
             return []
         except Exception as error:
             raise ServeError("artifacts.failed", f"{folder}: {type(error).__name__}: {error}") from error
-        names = (str(one).rstrip("/").rpartition("/")[2] for one in found)
+        names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
         return sorted(name for name in names if not name.endswith(".tmp"))
 
     def remove(self, folder: str) -> None:

@@ -98,7 +98,7 @@ class NewJob:
     """Name that the client used."""
     idempotency_key: str | None = None
     digest: str = ""
-    """Of the request; the same idempotency key with another digest is refused."""
+    """Hash of the request; the same idempotency key with another digest is refused."""
     webhook: str | None = None
     timeout_s: float | None = None
     wait_until: float | None = None
@@ -146,7 +146,7 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Of this attempt's files in the artifact store: a slow older attempt cannot write over a newer one's."""
+        """Folder of this attempt's files in the artifact store: a slow older attempt cannot write over a newer one's."""
         return f"results/{self.id}/{self.attempt}"
 
     @property
@@ -156,5 +156,5 @@ class Job:
 
     @property
     def seconds_running(self) -> float:
-        """Of its last attempt."""
+        """How long its last attempt has run or ran [s]."""
         return max(0.0, (self.finished_at or time.time()) - self.started_at) if self.started_at else 0.0

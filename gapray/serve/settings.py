@@ -68,7 +68,7 @@ class JobRules(_Settings):
 
 
 class Replicas(_Settings):
-    """Of one deployment."""
+    """Replicas of one deployment."""
 
     min: int = Field(1, ge=0, description="Replicas that stay; 0 = none while nothing waits.")
     max: int = Field(1, ge=1, description="Replicas at most.")

@@ -30,7 +30,7 @@ def strangers() -> list[Stranger]:
 
 
 def _read(folder: resources.abc.Traversable) -> Stranger:
-    """Of files named ``product_045.jpg``."""
+    """A product from its photos, named ``product_045.jpg``."""
     named = sorted((item.name, item) for item in folder.iterdir() if item.name.endswith(".jpg"))
     azimuths = tuple(float(name.removesuffix(".jpg").rpartition("_")[2]) for name, _ in named)
     return Stranger(azimuths, tuple(decode_photo(item.read_bytes()) for _, item in named))

@@ -56,7 +56,7 @@ _JPEG_START = "/9j/"
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
 _FIELDS_TOLD = 12
 _LINE_WIDTHS = (60, 64, 72, 76)
-"""Of base64 in lines, as its usual writers break them [characters]."""
+"""Lengths of lines into which usual writers break base64 [characters]."""
 _NAME_LENGTH = 200
 """Characters of a client's file name that are read, from its end."""
 _SETTLED_BY = (
@@ -149,9 +149,11 @@ def _text(text: str) -> Sent:
         return Sent(name=re.split(r"[?#]", text, maxsplit=1)[0].rpartition("/")[2], url=text)
     if (uri := _DATA_URI.match(text)) is not None:
         said, *parameters = (part.strip() for part in uri["type"].split(";"))
-        if not any(one.lower() == "base64" for one in (said, *parameters)):
+        if not any(word.lower() == "base64" for word in (said, *parameters)):
             raise InputError("request.invalid", "a data URI must hold base64")
-        name = next((one.partition("=")[2] for one in parameters if one.lower().startswith(("name=", "filename="))), "")
+        name = next(
+            (word.partition("=")[2] for word in parameters if word.lower().startswith(("name=", "filename="))), ""
+        )
         return Sent(name=name, data=decoded(text[uri.end() :]))
     if text[:5].lower() == "data:":
         raise InputError("request.invalid", "a data URI must hold base64")
@@ -283,15 +285,15 @@ def arrived(
     if len(sent) > limits.images:
         raise InputError("request.too_many_images", f"{len(sent)} photos; at most {limits.images} are taken")
     reading = _read(sent, azimuths, options, turn=turn)
-    placed = [(one, reading.azimuths[str(index)]) for index, one in enumerate(sent) if str(index) in reading.azimuths]
+    placed = [(photo, reading.azimuths[str(at)]) for at, photo in enumerate(sent) if str(at) in reading.azimuths]
     angles = tuple(angle for _, angle in placed)
     by = None if len(sent) == 1 and reading.by == "order" else reading.by
     if any(one.url for one in sent):
         if any(one.data for one in sent):
             raise InputError("request.invalid", "send photos or their URLs, not both")
-        sources = tuple(PhotoSource(url=str(one.url), azimuth_deg=angle) for one, angle in placed)
+        sources = tuple(PhotoSource(url=str(photo.url), azimuth_deg=angle) for photo, angle in placed)
         return Arrived(None, sources, angles, by)
-    return Arrived(_zipped([one.data or b"" for one, _ in placed], angles, decode), (), angles, by)
+    return Arrived(_zipped([photo.data or b"" for photo, _ in placed], angles, decode), (), angles, by)
 
 
 def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: AzimuthOptions, *, turn: bool) -> Reading:
@@ -303,7 +305,7 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
         Azimuths by the photos' index, as text.
     """
     keys = [str(index) for index in range(len(sent))]
-    said = [one.azimuth_deg for one in sent] if azimuths is None else list(azimuths)
+    said = [photo.azimuth_deg for photo in sent] if azimuths is None else list(azimuths)
     if len(said) != len(sent):
         raise InputError("request.invalid", f"{len(said)} azimuths for {len(sent)} photos")
     given = {key: azimuth for key, azimuth in zip(keys, said, strict=True) if azimuth is not None}
@@ -314,7 +316,7 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
         if not options.allow_missing:
             refuse_gaps(turned)
         return Reading(turned, "table")
-    names = [one.name[-_NAME_LENGTH:] for one in sent]
+    names = [photo.name[-_NAME_LENGTH:] for photo in sent]
     if options.names == "order":
         return in_order(keys, options)
     try:

@@ -36,7 +36,7 @@ class Capabilities:
     needs_gpu: bool
     """Whether it is of no use without one."""
     licence: str
-    """Of what it draws with: the strictest of its weights, SPDX."""
+    """Licence of what it draws with: the strictest of its weights, SPDX."""
     source_type: SourceType
     """What its pixels are."""
     independent: bool = False

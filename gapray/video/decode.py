@@ -25,7 +25,7 @@ from gapray.video.presets import Output, Preset
 MAX_FRAMES = 5_400
 """90 seconds at 60 frames a second."""
 MAX_BYTES = 512 * 2**20
-"""Of all frames that are read of one video."""
+"""Most memory of all frames that are read of one video."""
 DURATION_TOLERANCE_MS = 1.0
 """Formats round the time of a frame by so much, in the mean."""
 

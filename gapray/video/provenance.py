@@ -16,7 +16,7 @@ from gapray.config import OrbitSettings, VideoSettings
 from gapray.errors import InputError
 
 XMP_UUID = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
-"""Of an XMP packet's box in ISO media files (XMP specification part 3, table 9)."""
+"""Identifier of an XMP packet's box in ISO media files (XMP specification part 3, table 9)."""
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 

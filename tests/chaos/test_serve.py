@@ -4,7 +4,6 @@ Whatever dies after the answer, the video still comes, once, with one webhook id
 """
 
 import base64
-import http.server
 import json
 import os
 import random
@@ -12,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections import defaultdict
@@ -25,7 +23,7 @@ import sqlalchemy as sa
 import yaml
 
 from tests.chaos.test_kills import SEED
-from tests.serve.conftest import TINY, photos, postgres, postgres_server  # noqa: F401  (fixtures)
+from tests.serve.conftest import TINY, photos, postgres, postgres_server, receiving  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 SETTINGS = {
@@ -130,21 +128,13 @@ def listener():
     """Webhooks as they come: job -> ids of the messages."""
     heard = defaultdict(list)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            heard[body["data"]["id"]].append((self.headers["webhook-id"], body["type"]))
-            self.send_response(200)
-            self.end_headers()
+    def note(headers, body):
+        told = json.loads(body)
+        heard[told["data"]["id"]].append((headers["webhook-id"], told["type"]))
 
-        def log_message(self, *_):
-            pass
-
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=found.serve_forever, daemon=True).start()
-    found.heard = heard
-    yield found
-    found.shutdown()
+    with receiving(note) as found:
+        found.heard = heard
+        yield found
 
 
 def submit(server, views, hook, count):

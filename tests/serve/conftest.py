@@ -1,6 +1,7 @@
 """A server in this process: the real application, store, dispatcher and workers, at a small size and without Ray."""
 
 import asyncio
+import http.server
 import os
 import shutil
 import signal
@@ -68,6 +69,25 @@ def listening(app):
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(10)
+
+
+@contextmanager
+def receiving(note):
+    """A receiver of webhooks on this machine; `note` is told of each: headers, body."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            note(self.headers, self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
 
 
 def settings_in(folder: Path, **more):

@@ -1,8 +1,5 @@
 """Webhooks end, whatever is wrong with them: delivered, or given up after so many tries."""
 
-import http.server
-import threading
-
 import pytest
 
 from gapray.serve import webhooks
@@ -10,7 +7,7 @@ from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import JobInput, Making, NewJob
 from gapray.serve.store import JobStore
 from gapray.serve.webhooks import deliver
-from tests.serve.conftest import settings_in
+from tests.serve.conftest import receiving, settings_in
 
 TRIES = 3
 
@@ -18,21 +15,9 @@ TRIES = 3
 @pytest.fixture
 def listener():
     heard = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            heard.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=found.serve_forever, daemon=True).start()
-    found.heard = heard
-    yield found
-    found.shutdown()
+    with receiving(lambda _, body: heard.append(body)) as found:
+        found.heard = heard
+        yield found
 
 
 @pytest.fixture

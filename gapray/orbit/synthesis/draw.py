@@ -19,7 +19,7 @@ from gapray.orbit.synthesis.inputs import NEAREST, frames_of, photos_of
 from gapray.orbit.synthesis.network import Synthesis, drawn_at
 
 CARD = "gapray-synthesis"
-"""Of the weights that come with gapray: ours, trained on our own renders alone (docs/synthesis.md)."""
+"""Card of the weights that come with gapray: ours, trained on our own renders alone (docs/synthesis.md)."""
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 """Where they lie."""
 SIDE = 256

@@ -35,7 +35,9 @@ class Photos:
 
     def resized(self, size: int) -> Photos:
         """Photos [V, …] of `size` x `size` pixels."""
-        return Photos(_resized(self.colour, size), _resized(self.alpha, size), _front(self.fronts[:, None], size)[:, 0])
+        return Photos(
+            _resized(self.colour, size), _resized(self.alpha, size), _resized_front(self.fronts[:, None], size)[:, 0]
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Frames:
             morph=_resized(self.morph, size),
             visibility=_resized(self.visibility, size),
             alpha=_resized(self.alpha, size),
-            nearness=_front(self.nearness, size),
+            nearness=_resized_front(self.nearness, size),
         )
 
 
@@ -122,7 +124,7 @@ def _resized(image: Tensor, size: int) -> Tensor:
     return functional.interpolate(image, (size, size), mode="area")
 
 
-def _front(nearness: Tensor, size: int) -> Tensor:
+def _resized_front(nearness: Tensor, size: int) -> Tensor:
     """Mean of [.., 1, S, S] over the product alone; `NOTHING` where a pixel shows none of it."""
     shown = (nearness > NOTHING / 2).float()
     share = _resized(shown, size)

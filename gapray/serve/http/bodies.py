@@ -75,7 +75,7 @@ class Body:
         return value
 
     def digest(self) -> str:
-        """Of everything in it: tells two requests with one idempotency key apart."""
+        """Hash of everything in it: tells two requests with one idempotency key apart."""
         total = hashlib.sha256()
         for name, value in self.fields:
             data = value[1] if isinstance(value, tuple) else json.dumps(value, sort_keys=True).encode()

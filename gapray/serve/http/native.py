@@ -25,7 +25,7 @@ Wait = Annotated[
 
 
 class Metrics:
-    """Of one ingress process."""
+    """Metrics of one ingress process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -259,7 +259,7 @@ def model_names(context: Context, family: str) -> list[str]:
 
 
 def all_model_names(context: Context) -> list[str]:
-    """Of videos, and of stills where they are drawn."""
+    """Names of the models for videos, and for stills where they are drawn."""
     stills = model_names(context, STILLS_MODEL) if context.settings.stylist else []
     return [*model_names(context, MODEL), *stills]
 

@@ -27,7 +27,7 @@ ENDPOINT = "gap-animatediff-video-sd15"
 """The prototype's endpoint; any other name is served alike."""
 Endpoint = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 IMAGE_FIELDS = ("reference_image", "depth_image", "normal_image")
-"""Of the prototype's image endpoint; any of them makes a job one for a picture."""
+"""Fields of the prototype's image endpoint; any of them makes a job one for a picture."""
 PROTOTYPE = {"fps": 8, "format": "gif"}
 """What the prototype made when a request did not say."""
 RUNSYNC_WAIT_MS = 90_000

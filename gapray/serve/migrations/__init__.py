@@ -20,7 +20,7 @@ HEAD = "0002"
 """The newest step. Written here, so that a process that finds the database up to date need not import Alembic."""
 VERSION_TABLE = "gapray_schema"
 _ADVISORY_KEY = int.from_bytes(b"gapray", "big")
-"""Of the lock that PostgreSQL gives to one process at a time."""
+"""Key of the lock that PostgreSQL gives to one process at a time."""
 _ONE_THREAD = threading.Lock()
 """Alembic keeps the context of a run in its module."""
 
