@@ -194,17 +194,18 @@ def main() -> None:
     network = load_mask(load_profile("classic", environment={}).packaging, threads=2)
     metric = Lpips()
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
+    seconds: dict[str, float] = {}
     for dataset in chosen.datasets:
         for one in objects(dataset, network):
-            begun = time.perf_counter()
+            begun = time.process_time()
             drawers, calibration = ours(one)
-            seconds = time.perf_counter() - begun
+            seconds[one.name] = time.process_time() - begun
             results = {name: score(one, draw, metric) for name, draw in (baselines(one) | drawers).items()}
             table.setdefault(one.group, {})[one.name] = results
             best = min(results[name][0] for name in ("nearest", "cross-fade", "flow"))
             worse = results["gapray"][0] - best
             print(
-                f"{one.name}: scene {seconds:.0f} s, elevation {calibration.elevation_deg:.1f}, {calibration.engine}"
+                f"{one.name}: scene {seconds[one.name]:.0f} CPU s, elevation {calibration.elevation_deg:.1f}, {calibration.engine}"
                 f"{f', WORSE than the best baseline by {worse:.3f}' if worse > WORSE else ''}",
                 flush=True,
             )
@@ -222,6 +223,8 @@ def main() -> None:
                 f"{group:14s} {name:10s} {len(members):7d} {mean[0]:6.3f} {mean[1]:6.2f} {mean[2]:6.3f} {mean[3]:6.3f} "
                 f"{mean[0] / nearest:5.2f}, better on {better}"
             )
+    median, slowest = np.median(list(seconds.values())), max(seconds, key=seconds.__getitem__)
+    print(f"\nscene: median {median:.0f} CPU s; slowest {slowest}, {seconds[slowest] / median:.1f} times the median")
     if chosen.json:
         chosen.json.write_text(json.dumps(table, indent=1))
 

@@ -65,6 +65,7 @@ def package(
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     target = absolute(str(out))
     folder = Folder.at(target)
+    folder.check_writable()
     hashes = revisions(chosen.packaging)
     settings_hash = chosen.packaging.digest(hashes)
     run_id = new_run_id()

@@ -72,6 +72,7 @@ def render(
     preset_named(preset)
     target = absolute(str(catalog))
     opened = open_catalog(target)
+    opened.folder.check_writable()
     run_id = new_run_id()
     facts = VideoFacts(run_id, target, chosen, preset, video_revisions(chosen.video, chosen.orbit))
     after = opened.newest("videos", "rejects")

@@ -64,6 +64,7 @@ def score(
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     target = absolute(str(catalog))
     opened = open_catalog(target)
+    opened.folder.check_writable()
     facts = score_facts(target, chosen)
     photos = truth_photos(None if truth is None else absolute(str(truth)), options)
     todo, finished = pending_scores(opened, facts, photos)

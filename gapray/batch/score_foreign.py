@@ -74,6 +74,7 @@ def score_foreign(
         CatalogError: `catalog.product_not_found`.
     """
     opened = open_catalog(str(catalog))
+    opened.folder.check_writable()
     facts = score_facts(str(catalog), profile)
     package = opened.package(product_id)
     metric = Lpips(profile.fidelity.net)

@@ -64,6 +64,7 @@ def stills(
     loaded = load_scenes(list(scenes))
     target = absolute(str(catalog))
     opened = open_catalog(target)
+    opened.folder.check_writable()
     run_id = new_run_id()
     facts = StillFacts(run_id, target, chosen, still_revisions(chosen.stills), judge_digest(chosen.packaging))
     todo, finished, there = pending_stills(opened, facts, loaded, per_scene=per_scene, products=products, limit=limit)

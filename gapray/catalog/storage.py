@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import fsspec
 import pyarrow as pa
@@ -14,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 from pyarrow.fs import LocalFileSystem as ArrowLocal
 
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, writing
 
 PART_SUFFIX = ".parquet"
 
@@ -48,6 +49,17 @@ class Folder:
     def arrow(self) -> FileSystem:
         """The same file system for pyarrow: Arrow's own where there is one, because it needs no Python to read."""
         return ArrowLocal() if self.is_local else PyFileSystem(FSSpecHandler(self.filesystem))
+
+    def check_writable(self) -> None:
+        """Refuse what could not be written after an hour's work before it begins. An object store tells at the first write.
+
+        Raises:
+            CatalogError: `catalog.write_failed`.
+        """
+        if self.is_local:
+            there = next(folder for folder in (Path(self.path), *Path(self.path).parents) if folder.exists())
+            with writing(CatalogError, "catalog.write_failed", self.path), tempfile.TemporaryFile(dir=there):
+                pass
 
     def parts(self, table: str) -> list[str]:
         """Paths of the complete parts of a table, sorted."""

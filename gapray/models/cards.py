@@ -70,16 +70,6 @@ class FileSource(_Model):
         return self.path
 
 
-class ShippedSource(_Model):
-    """A file that is installed with gapray, and used where it lies."""
-
-    kind: Literal["shipped"]
-    path: str = Field(pattern="^[^/]", description="Path inside the package `gapray`.")
-
-    def __str__(self) -> str:
-        return f"installed with gapray, {self.path}"
-
-
 Role = Literal[
     "mask",
     "depth",
@@ -94,7 +84,7 @@ Role = Literal[
     "synthesis",
     "trunk",
 ]
-Source = Annotated[HubSource | HttpsSource | PackageSource | FileSource | ShippedSource, Field(discriminator="kind")]
+Source = Annotated[HubSource | HttpsSource | PackageSource | FileSource, Field(discriminator="kind")]
 
 
 class ModelFile(_Model):
@@ -104,7 +94,10 @@ class ModelFile(_Model):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Null: nobody of this project saw it.")
     md5: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="As another project's source pins it.")
     bytes: int | None = Field(None, gt=0, description="Size [bytes].")
-    sources: tuple[Source, ...] = Field(description="Tried in this order.")
+    sources: tuple[Source, ...] = Field((), description="Tried in this order.")
+    shipped: str | None = Field(
+        None, pattern="^[^/]", description="Path inside the package `gapray` of a file that is installed with it."
+    )
 
 
 class ModelCard(_Model):
@@ -117,6 +110,11 @@ class ModelCard(_Model):
     vram_gb: float | None = Field(None, ge=0, description="Measured peak GPU memory [GB].")
     exclusive: bool = Field(False, description="Takes a whole GPU where there are several.")
     files: tuple[ModelFile, ...] = Field(min_length=1, description="All files it needs.")
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether all files are installed with gapray."""
+        return all(file.shipped for file in self.files)
 
 
 @cache

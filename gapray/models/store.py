@@ -1,9 +1,9 @@
 """The store of weights on this machine: find, fetch, check, record.
 
-A file that is installed with gapray is used where it lies. Others are looked for in the mirror (`GAPRAY_MODELS`), then in the store (`GAPRAY_CACHE`, default ``~/.cache/gapray``),
-then fetched from its sources. Hub files stay in the hub's own cache (`HF_HOME`) and are linked from the store. A node
-fetches and hashes a card once: other processes wait at a file lock, and then believe the hash while the file's size and
-time of change stay what they were.
+A card whose files are installed with gapray is used where it lies and needs no store. Files of others are looked for in the
+mirror (`GAPRAY_MODELS`), then in the store (`GAPRAY_CACHE`, default ``~/.cache/gapray``), then fetched from their sources.
+Hub files stay in the hub's own cache (`HF_HOME`) and are linked from the store. A node fetches and hashes a card once: other
+processes wait at a file lock, and then believe the hash while the file's size and time of change stay what they were.
 
 `models.lock` binds this machine to what its first pull saw: ``card/file`` -> sha256, ``hub:owner/name`` -> commit. Copied to
 another machine before its first pull, it binds that one to the same.
@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gapray.errors import ModelError, as_gapray_error, writing
-from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource, ShippedSource
+from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is fetched, bytes so far, and bytes in all when known."""
@@ -133,6 +133,8 @@ def locate(
     Raises:
         ModelError: `model.unavailable` naming the sources tried, `model.hash_mismatch`, or `model.write_failed`.
     """
+    if card.is_shipped:
+        return _shipped(card)
     if not rehash and (known := _known(card)):
         return known
     with _node_lock(card.name):
@@ -147,6 +149,17 @@ def locate(
         _merge(_LOCK, {name: value for name, value in seen.items() if recorded.get(name) != value})
         _merge(_STAMPS, {_stamp_name(card, name, file.path): file.stamp for name, file in found.items()})
     return LocatedCard(card, {name: file.path for name, file in found.items()}, digests)
+
+
+def _shipped(card: ModelCard) -> LocatedCard:
+    """A card that came with gapray. Its files are small: they are hashed each time, and nothing is written."""
+    files = {file.name: PACKAGE / str(file.shipped) for file in card.files}
+    try:
+        return LocatedCard(card, files, {file.name: _checked(files[file.name], file, file.sha256) for file in card.files})
+    except _MismatchError as error:
+        raise ModelError("model.hash_mismatch", f"{card.name}, which is installed with gapray: {error}") from error
+    except OSError as error:
+        raise ModelError("model.unavailable", f"{card.name}, which is installed with gapray: {error}") from error
 
 
 def _known(card: ModelCard) -> LocatedCard | None:
@@ -225,7 +238,7 @@ def _locate_file(
             except _MismatchError as error:
                 tried.append(f"{path}: {error}")
                 mismatched = True
-    for source in _remote(file) if fetch else ():
+    for source in file.sources if fetch else ():
         with _storing():
             target.parent.mkdir(parents=True, exist_ok=True)
         repo = commit = None
@@ -261,13 +274,8 @@ def _locate_file(
 
 
 def _places(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:
-    """Where a file may lie on this machine: with gapray, in the mirror under several names, in the store at last."""
-    shipped = [PACKAGE / source.path for source in file.sources if isinstance(source, ShippedSource)]
-    return [*shipped, *_mirrored(card, file, wanted), cache_root() / "models" / card.name / file.name]
-
-
-def _remote(file: ModelFile) -> list[HubSource | HttpsSource | PackageSource | FileSource]:
-    return [source for source in file.sources if not isinstance(source, ShippedSource)]
+    """Where a file may lie on this machine: in the mirror under several names, in the store at last."""
+    return [*_mirrored(card, file, wanted), cache_root() / "models" / card.name / file.name]
 
 
 def _mirrored(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:

@@ -168,6 +168,9 @@ def test_a_folder_where_a_file_should_be_is_named(command, given, tmp_path):
 
 CHANGES = {
     "render": ["render", "{to}", "--set", "orbit.size=64"],
+    "render with models to fetch": ["render", "{to}", "--profile", "sd15"],
+    "stills": ["stills", "{to}", "--profile", "sd15"],
+    "score": ["score", "{to}"],
     "compact": ["catalog", "compact", "{to}"],
     "import-gap": ["import-gap", "{given}/gap", "--out", "{to}"],
     "package": ["package", "{given}/shoot", "--out", "{to}", *SETTINGS],
@@ -176,8 +179,11 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("command", CHANGES)
-def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, given):
+def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, given, monkeypatch):
     with open_folder() as folder:
+        # Before any weights are looked for, too, which here can neither be fetched nor kept.
+        monkeypatch.setenv("GAPRAY_CACHE", str(folder / "closed"))
+        (folder / "closed").mkdir(mode=0o700)
         place = folder / "catalog"
         shutil.copytree(given / "catalog", place)
         os.chmod(place, 0o755)

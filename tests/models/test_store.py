@@ -353,3 +353,30 @@ def test_a_commit_on_the_card_is_what_is_asked_for(hub, tmp_path):
 def test_a_card_is_pinned_to_a_commit_and_to_no_branch(name):
     with pytest.raises(ValidationError):
         card([{"kind": "hub", "repo": "owner/toy", "file": "x", "revision": name}])
+
+
+def shipped_card(sha256: str) -> ModelCard:
+    return ModelCard.model_validate(
+        {
+            "name": "toy",
+            "role": "synthesis",
+            "licence": "MIT",
+            "licence_url": "https://example.org",
+            "files": [{"name": "toy.yaml", "sha256": sha256, "shipped": "models/cards.yaml"}],
+        }
+    )
+
+
+def test_what_came_with_gapray_needs_no_store(monkeypatch):
+    """As in a container whose user has no home: nothing is looked up, locked or written."""
+    monkeypatch.delenv("GAPRAY_CACHE")
+    monkeypatch.setenv("HOME", "/proc/none")
+    path = store.PACKAGE / "models" / "cards.yaml"
+    found = locate(shipped_card(store.file_sha256(path)))
+    assert found.files == {"toy.yaml": path}
+
+
+def test_what_came_with_gapray_is_checked():
+    with pytest.raises(ModelError) as error:
+        locate(shipped_card(SHA))
+    assert error.value.code == "model.hash_mismatch" and "installed with gapray" in error.value.message
