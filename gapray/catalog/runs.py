@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gapray.catalog.schemas import TABLES
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError
 
@@ -24,6 +25,18 @@ HEARTBEAT_S = 10.0
 """A living run rewrites its record at least this often."""
 LOST_AFTER_S = 6 * HEARTBEAT_S
 """A record that says `running` and is older than that belongs to a run that was killed."""
+
+
+def found_folder(uri: str) -> Folder:
+    """The folder of a catalogue that is there, be it that its first run has not written a table yet.
+
+    Raises:
+        CatalogError: `catalog.not_found`.
+    """
+    folder = Folder.at(uri)
+    if not folder.names(FOLDER, SUFFIX) and not any(folder.parts(table) for table in TABLES):
+        raise CatalogError("catalog.not_found", f"no catalogue lies at {uri}")
+    return folder
 
 
 def write_run(folder: Folder, record: Mapping[str, Any]) -> None:

@@ -594,9 +594,9 @@ def catalog_compact(catalog: CatalogArgument) -> None:
     """Keep only current rows, in fewer and larger parts."""
     with guarded():
         from gapray.catalog.compact import compact
-        from gapray.catalog.storage import Folder
+        from gapray.catalog.runs import found_folder
 
-        done = compact(Folder.at(catalog))
+        done = compact(found_folder(catalog))
         typer.echo(f"{done.parts_before} parts -> {done.parts_after}, {done.rows_before} rows -> {done.rows_after}")
 
 

@@ -38,8 +38,7 @@ def plan(
     """Say before a run how fast each stage will be on a cluster, which one bounds it, how long it takes and what it costs."""
     with guarded(as_json):
         from gapray.batch.calibrate import calibrate
-        from gapray.catalog.runs import runs, stage_costs
-        from gapray.catalog.storage import Folder
+        from gapray.catalog.runs import found_folder, runs, stage_costs
         from gapray.cluster.plan import planned
         from gapray.cluster.shape import node_groups
         from gapray.config import load_profile
@@ -48,7 +47,7 @@ def plan(
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
         count = sum(1 for _ in _rows(src)) if not src.endswith(".parquet") else _rows_in(src)
         if from_run is not None:
-            costs, where = stage_costs(runs(Folder.at(from_run))), f"runs of {from_run}"
+            costs, where = stage_costs(runs(found_folder(from_run))), f"runs of {from_run}"
         else:
             costs, where = calibrate(_rows(src), chosen, products=sample), f"{sample} products on this machine"
         found = planned(costs, count, groups, measured=where)

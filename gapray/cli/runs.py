@@ -26,10 +26,9 @@ def list_runs(
 ) -> None:
     """Show the runs of CATALOG, newest first."""
     with guarded(as_json):
-        from gapray.catalog.runs import runs
-        from gapray.catalog.storage import Folder
+        from gapray.catalog.runs import found_folder, runs
 
-        records = runs(Folder.at(catalog), limit=limit)
+        records = runs(found_folder(catalog), limit=limit)
         if as_json:
             print_json(records)
             return
@@ -46,10 +45,9 @@ def show_run(
 ) -> None:
     """Show one run: counts, seconds by stage, rejects by code, nodes, cost, code and models."""
     with guarded(as_json):
-        from gapray.catalog.runs import run_named
-        from gapray.catalog.storage import Folder
+        from gapray.catalog.runs import found_folder, run_named
 
-        record = run_named(Folder.at(catalog), run_id)
+        record = run_named(found_folder(catalog), run_id)
         print_json(record) if as_json else typer.echo("\n".join(told(record)))
 
 
@@ -61,10 +59,9 @@ def status(
 ) -> None:
     """Show what runs on CATALOG now, how far it is and when it will be done, and what the catalogue holds."""
     with guarded(as_json):
-        from gapray.catalog.runs import runs
-        from gapray.catalog.storage import Folder
+        from gapray.catalog.runs import found_folder, runs
 
-        folder = Folder.at(catalog)
+        folder = found_folder(catalog)
         while True:
             living = [record for record in runs(folder, limit=20) if record["state"] == "running"]
             rows = _rows_held(catalog)

@@ -155,7 +155,9 @@ def _shipped(card: ModelCard) -> LocatedCard:
     """A card that came with gapray. Its files are small: they are hashed each time, and nothing is written."""
     files = {file.name: PACKAGE / str(file.shipped) for file in card.files}
     try:
-        return LocatedCard(card, files, {file.name: _checked(files[file.name], file, file.sha256) for file in card.files})
+        return LocatedCard(
+            card, files, {file.name: _checked(files[file.name], file, file.sha256) for file in card.files}
+        )
     except _MismatchError as error:
         raise ModelError("model.hash_mismatch", f"{card.name}, which is installed with gapray: {error}") from error
     except OSError as error:

@@ -135,10 +135,17 @@ def told(command, place, given):
     return run(app, [word.format(given=given, to=place) for word in command])
 
 
+def imported(command, given):
+    """Let a command import all it needs while this user may read the interpreter's files: another may not."""
+    assert told(command, "/proc/none", given).exit_code != 0
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("command", WRITES)
 def test_what_cannot_be_written_is_named_with_its_cause(command, place, given):
     opened, causes = PLACES[place]
+    if place == "closed":
+        imported(WRITES[command], given)
     with opened() as folder:
         result = told(WRITES[command], folder, given)
         left = [path for path in folder.rglob(".*") if path.is_file() and path.stat().st_size]
@@ -180,6 +187,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("command", CHANGES)
 def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, given, monkeypatch):
+    imported(CHANGES[command], given)
     with open_folder() as folder:
         # Before any weights are looked for, too, which here can neither be fetched nor kept.
         monkeypatch.setenv("GAPRAY_CACHE", str(folder / "closed"))
@@ -196,25 +204,38 @@ def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, g
     assert str(place) in result.output and os.strerror(errno.EACCES) in result.output
 
 
-READS = [
-    ["catalog", "show"],
-    ["catalog", "sql", "{}", "SELECT * FROM products"],
-    ["status"],
-    ["report", "{}", "--out", "out"],
-]
+READS = {
+    "show": ["catalog", "show", "{place}"],
+    "sql": ["catalog", "sql", "{place}", "SELECT * FROM products"],
+    "status": ["status", "{place}"],
+    "report": ["report", "{place}", "--out", "{out}"],
+}
 
 
-@pytest.mark.parametrize("words", READS, ids=" ".join)
-def test_a_catalogue_that_cannot_be_read_is_named(words, given):
+@pytest.mark.parametrize("command", READS)
+def test_a_catalogue_that_cannot_be_read_is_named(command, given):
     with open_folder() as folder:
         place = folder / "catalog"
         shutil.copytree(given / "catalog", place)
+        words = [word.format(place=place, out=folder / "out") for word in READS[command]]
+        assert run(app, words).exit_code == 0  # and imports what it needs, while this user may read it
         os.chmod(place / "products", 0)
-        command = [str(place) if word == "{}" else word for word in words]
         with without_privileges():
-            result = run(app, command if "{}" in words else [*command, str(place)])
+            result = run(app, words)
     assert result.exit_code == 4 and "[catalog.unreadable]: " in result.output, (result.output, result.exception)
     assert str(place / "products") in result.output
+
+
+@pytest.mark.parametrize("command", [*READS, "compact", "runs list", "runs show", "render", "stills", "score"])
+def test_a_place_without_a_catalogue_is_named(command, tmp_path):
+    """A path with a spelling mistake is no empty catalogue."""
+    words = {"compact": ["catalog", "compact", "{place}"]}.get(command) or READS.get(command)
+    words = words or [*command.split(), "{place}"]
+    result = run(app, [word.format(place=tmp_path / "catalgo", out=tmp_path / "out") for word in words])
+    assert (
+        result.exit_code == 4 and f"[catalog.not_found]: no catalogue lies at {tmp_path / 'catalgo'}" in result.output
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_parquet_is_named(given, tmp_path):

@@ -23,7 +23,9 @@ def test_every_file_can_be_had_and_names_are_unique():
     files = [(card.name, file.name) for card in cards().values() for file in card.files]
     assert len(set(files)) == len(files)
     # The LPIPS trunk is read from a mirror only, until a source that is no wheel can be opened without running it.
-    assert {card.name for card in cards().values() for file in card.files if not (file.sources or file.shipped)} == {"lpips-alexnet"}
+    assert {card.name for card in cards().values() for file in card.files if not (file.sources or file.shipped)} == {
+        "lpips-alexnet"
+    }
 
 
 def test_a_card_refuses_what_is_no_hash():
