@@ -167,6 +167,12 @@ class ScoreSummary(RunSummary):
     pairs: int = 0
     rejudged: int = 0
     """Those of `finished` that came out otherwise under this run's gate."""
+    truth_unused: list[str] = field(default_factory=list)
+    """What of the truth photos no score is made with, and why; a line each."""
+
+    def remarks(self) -> list[str]:
+        """What of the truth photos is not used."""
+        return self.truth_unused
 
     @property
     def done(self) -> int:

@@ -21,8 +21,8 @@ from gapray.batch.render import with_parts
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
 from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, published
 from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
-from gapray.capture.capture_set import Reject
-from gapray.capture.discover import DiscoverOptions, scan
+from gapray.batch.truth import read_truth
+from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
 from gapray.catalog.storage import Folder
@@ -66,13 +66,14 @@ def score(
     opened = open_catalog(target)
     opened.folder.check_writable()
     facts = score_facts(target, chosen)
-    photos = truth_photos(None if truth is None else absolute(str(truth)), options)
-    todo, finished = pending_scores(opened, facts, photos)
+    given = read_truth(None if truth is None else absolute(str(truth)), options)
+    todo, finished = pending_scores(opened, facts, given.photos)
     rejudged = rejudge_videos(opened, chosen.fidelity.gate, facts.run_id)
     after = opened.newest("verdicts", "rejects")
     summary = ScoreSummary(
         facts.run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged
     )
+    summary.truth_unused = given.unused(opened.table("videos", columns=["product_id"])["product_id"].to_pylist())
     with (
         tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
         recorded(
@@ -113,19 +114,6 @@ def score_facts(catalog: str, profile: Profile) -> ScoreFacts:
     return ScoreFacts(
         new_run_id(), catalog, profile, names["mask"], names["identity"], load_trunk(profile.fidelity.net).sha256
     )
-
-
-def truth_photos(truth: str | None, options: DiscoverOptions) -> dict[str, list[dict[str, Any]]]:
-    """Product -> its photos, from a source that may lack angles and products."""
-    if truth is None:
-        return {}
-    return {
-        one.product_id: [
-            {"uri": photo.uri, "azimuth_deg": photo.azimuth_deg, "stamp": photo.stamp} for photo in one.photos
-        ]
-        for one in scan(truth, options)
-        if not isinstance(one, Reject)
-    }
 
 
 def pending_scores(

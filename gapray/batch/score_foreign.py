@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gapray.batch.score import score_facts, truth_photos
+from gapray.batch.score import score_facts
 from gapray.batch.score_stages import ScoreFacts, stamped
+from gapray.batch.truth import read_truth
 from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
@@ -70,7 +71,8 @@ def score_foreign(
         options: How names in `truth` become azimuths.
 
     Raises:
-        InputError: `video.unreadable`, `video.too_long`, `score.too_short`, `score.not_this_product`.
+        InputError: `video.unreadable`, `video.too_long`, `score.too_short`, `score.not_this_product`, `capture.no_photos` or
+            another `capture.*`: the truth's photos of this product cannot be used.
         CatalogError: `catalog.product_not_found`.
     """
     opened = open_catalog(str(catalog))
@@ -81,7 +83,7 @@ def score_foreign(
     network = load_mask(profile.packaging, threads=2)
     laid = _Laid(network, facts)
     photos = laid.package(package)
-    hidden = truth_photos(None if truth is None else str(truth), options).get(product_id, [])
+    hidden = [] if truth is None else read_truth(str(truth), options).of(product_id)
     images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
     truths = _merged(photos, laid.pictures(images, [one["azimuth_deg"] for one in hidden]))
     clip = laid.pictures(read_frames(Path(video), most=MOST_FRAMES, side=profile.packaging.decode.reference_side))

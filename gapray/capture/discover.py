@@ -58,18 +58,21 @@ class _Folder:
     """Names of what systems and programs put there, and of hidden files; folders end with '/'."""
 
 
-def discover(uri: str, options: DiscoverOptions = DiscoverOptions()) -> list[CaptureSet]:
+def discover(
+    uri: str, options: DiscoverOptions = DiscoverOptions(), *, beside: list[str] | None = None
+) -> list[CaptureSet]:
     """All capture sets below `uri`, sorted by product.
 
     Args:
         uri: Local folder, zip file, or fsspec URI (``s3://``, ``gs://``, ``memory://`` …).
         options: Layout, and how names become azimuths.
+        beside: Gains what lies beside the products and is not used; folders end with '/'.
 
     Raises:
         InputError: The first product's `capture.*` error. `scan` goes on instead and yields it as a `Reject`.
     """
     found: list[CaptureSet] = []
-    for item in scan(uri, options):
+    for item in scan(uri, options, beside=beside):
         if isinstance(item, Reject):
             raise InputError(item.code, f"{item.product_id}: {item.message}")
         found.append(item)

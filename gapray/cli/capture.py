@@ -133,6 +133,7 @@ def check(
     with guarded(as_json):
         from gapray.capture.azimuths import AzimuthOptions
         from gapray.capture.discover import DiscoverOptions
+        from gapray.capture.kinds import described
         from gapray.config import load_profile
         from gapray.errors import ConfigError
         from gapray.inspect.check import check as check_photos
@@ -159,6 +160,8 @@ def check(
                 typer.echo(f"  {item.instruction}")
             if not found.findings:
                 typer.echo("nothing to do")
+            if found.ignored:
+                typer.echo(described(found.ignored))
             if out is not None:
                 typer.echo(f"{len(fixed)} photos with their angles in {out}")
             typer.echo(f"page: {target}")

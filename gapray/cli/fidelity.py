@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from gapray.batch.score import truth_photos
 from gapray.batch.score_foreign import ForeignResult
+from gapray.batch.truth import read_truth
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
 from gapray.capture.storage import read_bytes
@@ -63,9 +64,12 @@ def written_report(catalog: str, folder: Path, *, title: str = "Turntables") -> 
     return write_report(open_catalog(catalog), folder, title=title, on_progress=told if sys.stderr else None)
 
 
-def hidden_photos(truth: str, options: DiscoverOptions) -> dict[str, list[Cut]]:
-    """Truth photos of each product, cut out as profile `classic` does."""
+def hidden_photos(truth: str, options: DiscoverOptions, products: Collection[str]) -> dict[str, list[Cut]]:
+    """Truth photos of those products that have some, cut out as profile `classic` does; what is not used is said."""
     settings = load_profile("classic").packaging
+    found = read_truth(truth, options)
+    for line in found.unused(products):
+        typer.echo(line, err=True)
     network = load_mask(settings, threads=2)
     return {
         product: cut_out(
@@ -74,5 +78,6 @@ def hidden_photos(truth: str, options: DiscoverOptions) -> dict[str, list[Cut]]:
             network,
             settings.mask,
         )
-        for product, photos in truth_photos(truth, options).items()
+        for product, photos in found.photos.items()
+        if product in products
     }

@@ -389,8 +389,10 @@ def reel(
         from gapray.report.reel import write_reel
 
         options = truth_options(direction="ccw", front=0, names=names, layout=layout)
-        photos = hidden_photos(truth, options) if truth else None
-        files = write_reel(open_catalog(catalog), to, products=product, limit=limit, baseline=baseline, photos=photos)
+        opened = open_catalog(catalog)
+        shown = product or opened.table("videos", columns=["product_id"])["product_id"].to_pylist()
+        photos = hidden_photos(truth, options, shown) if truth else None
+        files = write_reel(opened, to, products=product, limit=limit, baseline=baseline, photos=photos)
         for path in files:
             typer.echo(path)
 

@@ -15,6 +15,7 @@ from gapray.capture.azimuths import MIN_VIEWS, NORMAL_GAP_DEG, turned
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions, discover
+from gapray.capture.kinds import counted
 from gapray.capture.storage import read_bytes
 from gapray.config import CheckSettings, Profile
 from gapray.errors import InputError
@@ -71,6 +72,8 @@ class Check:
     """-1 when the photos run the other way round than they are named."""
     by_markers: bool
     """Angles come from the printed sheet's markers."""
+    ignored: dict[str, int]
+    """What lies beside the photos and is not used, by kind: `gapray.capture.kinds.counted`."""
 
     @property
     def good(self) -> bool:
@@ -87,6 +90,7 @@ class Check:
             "missing_deg": list(self.missing_deg),
             "photos": [asdict(one) for one in self.photos],
             "findings": [one.as_dict() for one in self.findings],
+            "ignored": self.ignored,
         }
 
 
@@ -111,7 +115,8 @@ def check(
         InputError: A `capture.*` code when names give no azimuths or there are fewer than `MIN_VIEWS` photos.
         ModelError: `model.*`.
     """
-    one = _capture_of(folder, options)
+    beside: list[str] = []
+    one = _capture_of(folder, options, beside)
     on_step("reading the photos")
     photos, unreadable = _read(one, profile)
     on_step("cutting the product out")
@@ -152,6 +157,7 @@ def check(
         tuple(findings),
         arrangement.direction if arrangement else 1,
         by_markers,
+        counted([*beside, *one.ignored]),
     )
 
 
@@ -241,10 +247,10 @@ def side_of(azimuth_deg: float) -> str:
     return SIDES[round(azimuth_deg / 45.0) % 8]
 
 
-def _capture_of(folder: str, options: DiscoverOptions) -> CaptureSet:
+def _capture_of(folder: str, options: DiscoverOptions, beside: list[str]) -> CaptureSet:
     # A side that is missing is what a check is for.
     loose = replace(options, layout="product", azimuths=replace(options.azimuths, allow_missing=True))
-    [one] = discover(folder, loose)
+    [one] = discover(folder, loose, beside=beside)
     if len(one.photos) < 2:
         raise InputError(
             "capture.missing_views", f"{len(one.photos)} photo in {folder}; at least {MIN_VIEWS} angles are needed"

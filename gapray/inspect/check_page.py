@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 
 from gapray.capture.decode import decode_photo
+from gapray.capture.kinds import described
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -53,6 +54,7 @@ def check_page(check: Check) -> str:
         radius=RADIUS,
         thumb=THUMB,
         todo=sorted(check.findings, key=lambda item: not item.serious),
+        ignored=described(check.ignored) if check.ignored else "",
         columns=COLUMNS,
         rows=[row_of(one) for one in check.photos],
     )

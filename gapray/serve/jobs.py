@@ -81,6 +81,7 @@ class JobInput(BaseModel):
     azimuths_by: AzimuthsBy | None = Field(
         None, description="How the photos' azimuths were known; None until they are."
     )
+    ignored: dict[str, int] = Field({}, description="What a zip held beside its photos: kind -> number.")
 
 
 @dataclass(frozen=True)

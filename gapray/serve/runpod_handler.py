@@ -76,9 +76,9 @@ async def _made(given: dict[str, Any]) -> dict[str, Any]:
             decode=settings.loaded_profile().packaging.decode,
             turn=making.still is None,
         )
-        where = JobInput(photos=found.photos, azimuths_by=found.azimuths_by)
+        where = JobInput(photos=found.photos, azimuths_by=found.azimuths_by, ignored=found.ignored)
         if found.capture is not None:
-            where = JobInput(capture=f"uploads/{job_id}/capture.zip", azimuths_by=found.azimuths_by)
+            where = where.model_copy(update={"capture": f"uploads/{job_id}/capture.zip"})
             artifacts.put(f"uploads/{job_id}/capture.zip", found.capture)
     for name, data in asked.files.items():
         artifacts.put(f"uploads/{job_id}/{name}", data)

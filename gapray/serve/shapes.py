@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from gapray.capture.kinds import described
 from gapray.errors import REMEDIES, InputError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Job
+from gapray.serve.making import preset_for
 
 _OPENAI_STATUS = {
     "queued": "queued",
@@ -52,8 +54,9 @@ def openai_video(job: Job) -> dict[str, Any]:
     """OpenAI's Video object (openai 3.54, `types/video.py`), with what only gapray knows under `gap`."""
     result = job.result or {}
     video = result.get("video", {})
-    width = video.get("width") or job.making.width or DEFAULT_SIDE
-    height = video.get("height") or job.making.height or DEFAULT_SIDE
+    # An encoder may need even sides: what will come is said from the first answer on.
+    asked = preset_for(job.making, DEFAULT_FRAMES).files[0].size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    width, height = (video["width"], video["height"]) if video else asked
     seconds = video.get("seconds") or job.making.seconds
     shown: dict[str, Any] = {
         "id": f"video_{job.id}",
@@ -134,8 +137,10 @@ def native_job(job: Job) -> dict[str, Any]:
 def azimuths_of(job: Job) -> dict[str, Any]:
     """How the azimuths of a job's photos were known, and all its warnings: the same in every API, from the first answer on."""
     by = job.azimuths_by
-    guessed = [ORDER_WARNING] if by == "order" else []
-    return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *guessed]}
+    told = [ORDER_WARNING] if by == "order" else []
+    if job.input.ignored:
+        told.append(described(job.input.ignored))
+    return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *told]}
 
 
 def _gap(job: Job, *names: str) -> dict[str, Any]:

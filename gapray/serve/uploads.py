@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -32,6 +32,7 @@ from gapray.capture.azimuths import (
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
 from gapray.capture.discover import DiscoverOptions, discover
+from gapray.capture.kinds import counted
 from gapray.capture.storage import read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -248,6 +249,8 @@ class Arrived:
     azimuths_deg: tuple[float, ...]
     azimuths_by: AzimuthsBy | None
     """What a client says of azimuths, in a field or with each photo, is a table. None: one photo alone, which has no order."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """What a zip holds beside its photos, by kind: `gapray.capture.kinds.counted`."""
 
 
 def arrived(
@@ -356,7 +359,8 @@ def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: Deco
     with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
         path = Path(folder) / "upload.zip"
         path.write_bytes(data)
-        found = discover(str(path), DiscoverOptions(options))
+        beside: list[str] = []
+        found = discover(str(path), DiscoverOptions(options), beside=beside)
         if len(found) != 1:
             raise InputError("capture.ambiguous_layout", f"the zip holds {len(found)} products; send one a request")
         photos = found[0].photos
@@ -370,7 +374,8 @@ def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: Deco
             if total > 2 * limits.body_bytes:
                 raise InputError("request.too_large", f"the zip unpacks to more than {2 * limits.body_bytes} bytes")
     angles = [photo.azimuth_deg for photo in photos]
-    return Arrived(_zipped(read, angles, decode), (), tuple(angles), found[0].azimuths_by or "table")
+    ignored = counted([*beside, *found[0].ignored])
+    return Arrived(_zipped(read, angles, decode), (), tuple(angles), found[0].azimuths_by or "table", ignored)
 
 
 def opened(capture: bytes, folder: Path, product_id: str) -> CaptureSet:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import gapray
-from gapray.batch.score import pending_scores, score_facts, truth_photos
+from gapray.batch.score import pending_scores, score_facts
 from gapray.batch.score_foreign import score_foreign
+from gapray.batch.truth import read_truth
 from gapray.capture.azimuths import turned
 from gapray.capture.discover import discover
 from gapray.catalog.import_package import import_package
@@ -112,7 +113,7 @@ def test_one_run_of_hidden_photos_left_out_views_and_a_torn_file(catalog, profil
 
 def test_what_is_scored_is_skipped_and_other_photos_are_another_score(catalog, profile, samples):
     facts = score_facts(str(catalog), profile)
-    photos = truth_photos(str(samples / "held_out"), TRUTH)
+    photos = read_truth(str(samples / "held_out"), TRUTH).photos
     opened = open_catalog(catalog)
     todo, finished = pending_scores(opened, facts, photos)
     assert (todo.num_rows, finished) == (3, 0)

@@ -38,13 +38,15 @@ def codes(found):
 @pytest.mark.long
 def test_good_photos_and_their_page(samples, tmp_path, chromium):
     folder = copied(samples, tmp_path / "mug", {angle: angle for angle in range(0, 360, 45)})
+    (folder / "notes.txt").write_text("lamp moved after the fourth")
     page = tmp_path / "page" / "check.html"
     code, found = checked(folder, "--page", page)
     assert code == 0 and found["good"] and found["findings"] == []
-    assert [one["state"] for one in found["photos"]] == ["good"] * 8
+    assert [one["state"] for one in found["photos"]] == ["good"] * 8 and found["ignored"] == {".txt": 1}
     tab = chromium.new_page()
     tab.goto(page.as_uri())
     assert tab.locator("svg image").count() == 8 and tab.get_by_text("Nothing to do").count() == 1
+    assert tab.get_by_text("ignored: 1 (1 .txt)").count() == 1
     tab.close()
 
 

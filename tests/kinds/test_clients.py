@@ -296,3 +296,15 @@ def test_every_protocol_says_how_it_knew(server, path, by):
         shown = shown.get("gap", shown)
         assert shown["azimuths_by"] == by, told
         assert shown["warnings"] == ([ORDER_WARNING] if by == "order" else [])
+
+
+@pytest.mark.parametrize("path", PROTOCOLS)
+def test_every_protocol_says_what_a_zip_holds_beside_its_photos(server, path):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for azimuth, view in zip(EIGHT, views("degrees"), strict=True):
+            archive.writestr(f"mug_{azimuth:03.0f}.png", base64.b64decode(view["b64"]))
+        archive.writestr("mug_000.aae", "edits")
+    given = {"views": [{"b64": base64.b64encode(sink.getvalue()).decode()}], "prompt": "a mug on a table"}
+    told = requests.post(server.url + path, json={"input": given} if "run" in path else given, timeout=20).json()
+    assert told.get("gap", told)["warnings"] == ["ignored: 1 (1 .aae)"], told

@@ -74,6 +74,12 @@ def test_a_video_from_photos(real_server, form):
     assert cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR).shape == (128, 384, 3)
 
 
+@pytest.mark.parametrize(("asked", "format", "told"), [("81x65", "mp4", "82x66"), ("81x65", "gif", "81x65")])
+def test_the_size_that_will_come_is_said_from_the_first_answer_on(idle_server, form, asked, format, told):
+    answer = post(idle_server, form, prompt="a mug", size=asked, format=format)
+    assert answer.status_code == 200 and answer.json()["size"] == told, answer.text
+
+
 def test_events_tell_of_views_and_end(real_server, form):
     video = post(real_server, form, score="false").json()["id"]
     seen, kinds = [], []

@@ -78,6 +78,14 @@ def test_every_encoding_gives_the_same_capture(photos, encoding, tmp_path):
     assert [archive.read(photo.name) for photo in capture.photos] == list(photos.values())
 
 
+def test_what_a_zip_holds_beside_its_photos_is_counted(photos):
+    files = {f"mug/{name}": data for name, data in photos.items()}
+    beside = {"mug/notes.txt": b"as shot", "__MACOSX/mug/._a.png": b"x", "readme.md": b"read"}
+    found = come(sent_by([("input_reference", ("x.zip", zipped(files | beside)))]))
+    assert found.ignored == {".md": 1, ".txt": 1, "system": 1}
+    assert come(sent_by([("input_reference", ("x.zip", zipped(files)))])).ignored == {}
+
+
 WRITINGS = {
     "as it is": str,
     "without padding": lambda text: text.rstrip("="),

@@ -155,11 +155,11 @@ class Context:
                 decode=self.profile.packaging.decode,
                 turn=new.kind != "image",
             )
-            given = JobInput(photos=found.photos, azimuths_by=found.azimuths_by)
+            given = JobInput(photos=found.photos, azimuths_by=found.azimuths_by, ignored=found.ignored)
             if found.capture is not None:
                 name = f"uploads/{new.id}/capture.zip"
                 self.artifacts.put(name, found.capture)
-                given = JobInput(capture=name, azimuths_by=found.azimuths_by)
+                given = given.model_copy(update={"capture": name})
         for field_name, data in files.items():
             name = f"uploads/{new.id}/{field_name}"
             self.artifacts.put(name, data)

@@ -1,0 +1,55 @@
+import shutil
+
+import pytest
+
+from gapray.batch.truth import read_truth
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.capture.discover import DiscoverOptions
+from gapray.errors import InputError
+from tests.make import write_product
+
+OPTIONS = DiscoverOptions(AzimuthOptions(allow_missing=True))
+
+
+@pytest.fixture
+def source(tmp_path):
+    for name in ("cup", "mug", "torn"):
+        write_product(tmp_path / name)
+    photos = sorted((tmp_path / "torn").iterdir())
+    shutil.copy(photos[0], tmp_path / "torn" / f"again_{photos[0].name}")  # two photos of one angle
+    (tmp_path / "cup" / "notes.txt").write_text("as shot")
+    (tmp_path / "day.xmp").write_text("<x/>")
+    return tmp_path
+
+
+def test_what_is_not_used_is_said(source):
+    found = read_truth(str(source), OPTIONS)
+    assert set(found.photos) == {"cup", "mug"} and len(found.photos["mug"]) == 8
+    reject, strange, ignored = found.unused(["mug", "torn"])
+    assert reject.startswith(f"truth of torn not used: [{found.rejects['torn'].code}]: ")
+    assert strange == "truth of products without a video: cup"
+    assert ignored == "truth, ignored: 2 (1 .txt, 1 .xmp)"
+    assert len(found.unused(["mug", "cup"])) == 2
+
+
+def test_many_products_are_named_in_part(tmp_path):
+    for at in range(12):
+        write_product(tmp_path / f"p{at:02d}")
+    [line] = read_truth(str(tmp_path), OPTIONS).unused([])
+    assert line.endswith("p08, p09 and 2 more")
+
+
+def test_a_product_that_is_asked_for_must_be_there(source):
+    found = read_truth(str(source), OPTIONS)
+    assert len(found.of("mug")) == 8
+    with pytest.raises(InputError) as missing:
+        found.of("bottle")
+    assert missing.value.code == "capture.no_photos" and "cup, mug" in missing.value.message
+    with pytest.raises(InputError) as torn:
+        found.of("torn")
+    assert torn.value.code == found.rejects["torn"].code
+
+
+def test_no_truth_is_none_of_it():
+    found = read_truth(None, OPTIONS)
+    assert found.photos == {} and found.unused(["mug"]) == []
