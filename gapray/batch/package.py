@@ -17,13 +17,7 @@ from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.plan import Verify, write_pending
 from gapray.batch.record import recorded
 from gapray.batch.resources import LIGHT_CPU, MASK_THREADS, StagePlan, plan_stages
-from gapray.batch.runs import (
-    PackageSummary,
-    absolute,
-    connected,
-    new_run_id,
-    published,
-)
+from gapray.batch.runs import PackageSummary, absolute, new_run_id, published
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.manifest import ignored_of, write_manifest
@@ -34,6 +28,7 @@ from gapray.config import Profile, load_profile
 from gapray.errors import FileError, writing
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
+from gapray.ray_session import connected
 
 
 def package(

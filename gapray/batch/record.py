@@ -18,12 +18,13 @@ import ray
 
 import gapray
 from gapray.batch.metrics import count, level
-from gapray.batch.runs import RunSummary, job_config
+from gapray.batch.runs import RunSummary
 from gapray.batch.trace import COLUMN, StageTotals
 from gapray.catalog.runs import HEARTBEAT_S, write_run
 from gapray.catalog.storage import Folder
 from gapray.config import Profile
 from gapray.errors import CatalogError, as_gapray_error, writing
+from gapray.ray_session import job_config
 
 SummaryT = TypeVar("SummaryT", bound=RunSummary)
 

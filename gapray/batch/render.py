@@ -21,18 +21,13 @@ from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
 from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
 from gapray.batch.resources import LIGHT_CPU, GpuShare, RenderPlan, plan_render, threads_kept
-from gapray.batch.runs import (
-    RenderSummary,
-    absolute,
-    connected,
-    new_run_id,
-    published,
-)
+from gapray.batch.runs import RenderSummary, absolute, new_run_id, published
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
 from gapray.errors import CatalogError, FileError, writing
 from gapray.models.load import best_device
+from gapray.ray_session import connected
 from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
 

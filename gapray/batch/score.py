@@ -19,7 +19,7 @@ from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
 from gapray.batch.render import with_parts
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
-from gapray.batch.runs import ScoreSummary, absolute, connected, new_run_id, published
+from gapray.batch.runs import ScoreSummary, absolute, new_run_id, published
 from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
 from gapray.batch.truth import read_truth
 from gapray.capture.discover import DiscoverOptions
@@ -32,6 +32,7 @@ from gapray.fidelity.trunks import load_trunk
 from gapray.models.cards import cards
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
+from gapray.ray_session import connected
 
 
 def score(

@@ -16,7 +16,7 @@ from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
 from gapray.batch.rows import Row
-from gapray.batch.runs import StillsSummary, absolute, connected, new_run_id, published
+from gapray.batch.runs import StillsSummary, absolute, new_run_id, published
 from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_stills
@@ -24,6 +24,7 @@ from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
 from gapray.errors import FileError, writing
 from gapray.fidelity.same_product import judge_digest
+from gapray.ray_session import connected
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
 

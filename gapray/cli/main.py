@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -78,8 +77,6 @@ CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The cat
 
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    # Below `uv run` Ray would upload the working directory and start its processes from that copy. It reads this at its import.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if version:
         from gapray import __version__
 
@@ -282,12 +279,13 @@ def run_all(
     with guarded(as_json):
         from gapray.batch.package import package as package_run
         from gapray.batch.render import render as render_run
-        from gapray.batch.runs import RunSummary, connected
+        from gapray.batch.runs import RunSummary
         from gapray.batch.score import score as score_run
         from gapray.cli.fidelity import report_folder, table_report, written_report
         from gapray.cli.options import discover_options, render_profile, truth_options
         from gapray.cli.progress import report_of, watched
         from gapray.inspect.intake import take_in
+        from gapray.ray_session import connected
 
         chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
         options = discover_options(

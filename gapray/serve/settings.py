@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gapray.config import HIDDEN, Profile, load_profile, without_password
-from gapray.errors import ConfigError
+from gapray.errors import ConfigError, writing
 
 JOBS_URL = "GAPRAY_JOBS_URL"
 ARTIFACTS = "GAPRAY_ARTIFACTS"
@@ -164,15 +166,19 @@ class ServeSettings(_Settings):
         return {JOBS_URL: str(self.jobs_url), ARTIFACTS: str(self.artifacts), WEBHOOK_SECRET: str(self.webhook_secret)}
 
     def resolved(self) -> ServeSettings:
-        """The same with every place and secret filled in, so that all replicas agree on them."""
-        state = _state()
+        """The same with every place and secret filled in, so that all replicas agree on them.
+
+        Raises:
+            ConfigError: `serve.write_failed`: one is missing, and there is nowhere to keep it.
+        """
         filled = {
             "jobs_url": self.jobs_url or os.environ.get(JOBS_URL),
             "artifacts": self.artifacts or os.environ.get(ARTIFACTS),
             "webhook_secret": self.webhook_secret or os.environ.get(WEBHOOK_SECRET),
         }
-        if not all(filled.values()):
-            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if all(filled.values()):
+            return self.model_copy(update=filled)
+        state = _state()
         filled["jobs_url"] = filled["jobs_url"] or f"sqlite:///{state / 'jobs.db'}"
         filled["artifacts"] = filled["artifacts"] or str(state / "artifacts")
         filled["webhook_secret"] = filled["webhook_secret"] or _secret(state)
@@ -235,19 +241,45 @@ def _fingerprint(secret: str) -> str:
 
 
 def _state() -> Path:
-    return Path(os.environ.get("GAPRAY_STATE") or Path.home() / ".local" / "share" / "gapray")
+    """Where this machine keeps what a server's settings do not place elsewhere; made when missing.
+
+    Raises:
+        ConfigError: `serve.write_failed`.
+    """
+    named = os.environ.get("GAPRAY_STATE")
+    try:
+        state = Path(named) if named else Path.home() / ".local" / "share" / "gapray"
+    except RuntimeError as error:
+        raise ConfigError("serve.write_failed", "this user has no home folder, and GAPRAY_STATE is not set") from error
+    with writing(ConfigError, "serve.write_failed", f"the server's state, {state}"):
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=state):
+            return state
 
 
 def _secret(state: Path) -> str:
-    """The secret in a file that only its owner reads; made when missing."""
+    """The secret in a file that only its owner reads; made when missing.
+
+    Raises:
+        ConfigError: `serve.write_failed`.
+    """
+    path = state / "webhook_secret"
+    with writing(ConfigError, "serve.write_failed", path):
+        if not path.exists():
+            _make_secret(path)
+        return path.read_text().strip()
+
+
+def _make_secret(path: Path) -> None:
+    """Write a secret whole: servers that start together all read the first one, and a full disk leaves no empty one."""
     import base64
     import secrets
 
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = state / "webhook_secret"
+    handle, partial = tempfile.mkstemp(dir=path.parent)  # which only its owner may read
     try:
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        with open(handle, "w") as file:
             file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
-    except FileExistsError:
-        pass
-    return path.read_text().strip()
+        with suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        os.unlink(partial)

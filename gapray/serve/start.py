@@ -23,6 +23,7 @@ from gapray.serve.tables import connect
 
 log = logging.getLogger("gapray.serve")
 APP = "gapray"
+OBJECT_STORE_BYTES = 2**30
 _UNBOUND = "Failed to bind to address"
 """In what Serve raises when its proxy cannot listen (2.60: serve/_private/http_util.py)."""
 
@@ -79,6 +80,7 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
 
     Raises:
         ConfigError: As `admitted`; `serve.cannot_bind`.
+        ResourceError: As `gapray.ray_session.start`.
     """
     chosen = admitted(settings, host, insecure=insecure)
     local = address is None and "RAY_ADDRESS" not in os.environ
@@ -92,6 +94,7 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None) -> 
     import ray
     from ray import serve
 
+    from gapray.ray_session import start as start_ray
     from gapray.serve.deployments import application
 
     stop = threading.Event()
@@ -103,9 +106,9 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None) -> 
             os.environ |= (
                 chosen.environment()
             )  # inherited by all processes of this Ray: nothing else tells them of secrets
-            ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=1 * 2**30)
+            start_ray("local", share_environment=False, object_store_memory=OBJECT_STORE_BYTES)
         else:
-            ray.init(address, log_to_driver=False)
+            start_ray(address, share_environment=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         try:

@@ -21,11 +21,11 @@ import gapray
 from gapray.batch.capacity import Capacity
 from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.render import estimate
-from gapray.batch.runs import ours_raised
 from gapray.catalog.import_package import import_package
 from gapray.catalog.storage import Folder
 from gapray.config import RunSettings, load_profile
 from gapray.errors import ModelError, ResourceError
+from gapray.ray_session import ours_raised
 from tests import make
 from tests.conftest import ROOT
 from tests.make import write_products
@@ -73,7 +73,7 @@ def test_a_run_leaves_its_caller_s_settings_as_they_were(ray_cluster, tmp_path, 
 
 OWN_RAY = """
 import json, logging, os
-from gapray.batch.runs import connected
+from gapray.ray_session import connected
 from gapray.errors import InputError
 logging.getLogger("ray").setLevel(logging.INFO)
 before = dict(os.environ), logging.getLogger("ray").level

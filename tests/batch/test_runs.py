@@ -4,8 +4,8 @@ import pytest
 import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
 
-from gapray.batch.runs import ours_raised
 from gapray.errors import InputError, ResourceError
+from gapray.ray_session import ours_raised
 
 
 def task_error(cause):

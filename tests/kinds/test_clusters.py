@@ -17,7 +17,7 @@ from tests.make import write_products
 
 JOIN = """
 import json, sys, time
-from gapray.batch.runs import connected
+from gapray.ray_session import connected
 from gapray.errors import GaprayError
 told = {}
 for address in json.loads(sys.argv[1]):
@@ -72,7 +72,7 @@ raise SystemExit(subprocess.run([sys.argv[2], *sys.argv[3:]]).returncode)
 """
 RUNTIME = """
 import json, ray, signal
-from gapray.batch.runs import connected
+from gapray.ray_session import connected
 def mine(number, frame): pass
 signal.signal(signal.SIGTERM, mine)
 with connected(None):

@@ -287,12 +287,33 @@ def test_a_store_of_weights_that_cannot_be_written_names_the_variable(place, tmp
     assert any(os.strerror(cause) in caught.value.message for cause in causes)
 
 
-def test_without_a_home_the_variable_is_named(monkeypatch):
-    monkeypatch.delenv("GAPRAY_CACHE", raising=False)
-    monkeypatch.delenv("GAPRAY_MODELS", raising=False)
+@pytest.mark.parametrize("place", [name for name in PLACES if name != "full"])  # a folder more fits in there
+def test_a_server_s_state_that_cannot_be_written_names_the_variable(place, monkeypatch):
+    run(app, ["keys", "list", "--jobs", "sqlite://"])  # imports what it needs, while this user may read it
+    opened, causes = PLACES[place]
+    with opened() as folder:
+        monkeypatch.setenv("GAPRAY_STATE", str(folder / "state"))
+        result = run(app, ["keys", "list"])
+        assert [path for path in folder.rglob("webhook_secret") if not path.read_text()] == []
+    assert result.exit_code == 1 and "[serve.write_failed]: " in result.output, (result.output, result.exception)
+    assert "GAPRAY_STATE" in result.output and str(folder) in result.output
+    assert any(os.strerror(cause) in result.output for cause in causes), result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "variable"),
+    [
+        (["models", "path", "u2netp"], "model.write_failed", "GAPRAY_CACHE"),
+        (["keys", "list"], "serve.write_failed", "GAPRAY_STATE"),
+        (["serve"], "serve.write_failed", "GAPRAY_STATE"),
+    ],
+)
+def test_without_a_home_the_variable_is_named(words, code, variable, monkeypatch):
+    for name in ("GAPRAY_CACHE", "GAPRAY_MODELS", "GAPRAY_STATE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/proc/none")
-    result = run(app, ["models", "path", "u2netp"])
-    assert result.exit_code == 1 and "[model.write_failed]: " in result.output and "GAPRAY_CACHE" in result.output
+    result = run(app, words)
+    assert result.exit_code == 1 and f"[{code}]: " in result.output and variable in result.output
 
 
 NAMELESS = """
