@@ -6,11 +6,14 @@ import json
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -61,6 +64,8 @@ def connected(address: str | None) -> Iterator[None]:
 def start(address: str | None, *, share_environment: bool, object_store_memory: int | None = None) -> None:
     """Connect this process to a Ray cluster.
 
+    What Ray's processes have to know may stay behind in the environment: callers put back what was there (`environment_kept`).
+
     Args:
         address: ``host:port``, ``ray://host:port``, ``auto`` or ``local``; default: `RAY_ADDRESS`, or a new local one.
         share_environment: Let a cluster's workers have what `gapray.config.worker_environment` picks of this process's.
@@ -77,6 +82,7 @@ def _start(remote: str, share_environment: bool, object_store_memory: int | None
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if remote == "local":
         try:
+            os.environ |= _own_token()
             ray.init("local", include_dashboard=False, object_store_memory=object_store_memory, **quiet)
         except Exception as error:  # of any type, a plain one among them
             raise ResourceError("cluster.not_started", f"Ray does not start here: {_first_line(error)}") from error
@@ -93,6 +99,27 @@ def _start(remote: str, share_environment: bool, object_store_memory: int | None
         raise ResourceError("cluster.unreachable", f"{remote}: {_first_line(error)}") from error
     except RuntimeError as error:  # another version of Ray or Python
         raise ResourceError("cluster.refused", f"{remote}: {_first_line(error)}") from error
+
+
+def _own_token() -> dict[str, str]:
+    """A token for a new local cluster alone, where Ray could not keep one.
+
+    Ray (2.60) makes clusters that admit nobody without a token, and keeps it in ``~/.ray``: a container's made-up user has no
+    such folder.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {
+        *os.environ
+    }:
+        return {}
+    try:
+        folder = Path.home() / ".ray"
+        if (folder / "auth_token").exists():
+            return {}
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return {}
+    except (OSError, RuntimeError):  # RuntimeError: a user whom no file knows, without HOME
+        return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _answers(address: str) -> None:

@@ -66,6 +66,24 @@ def test_a_head_that_takes_connections_and_never_answers_has_a_code(tmp_path):
     assert json.loads(line.removeprefix("told "))[address][0] == "cluster.unreachable"
 
 
+HOMELESS = """
+import os, ray
+from gapray.ray_session import connected
+with connected(None):
+    print("told", ray.get(ray.remote(lambda: 7).remote()), "RAY_AUTH_TOKEN" in os.environ)
+"""
+
+
+def test_a_user_without_a_home_has_a_cluster_with_a_token_of_its_own():
+    """As containers of OpenShift run: Ray would keep its token below the home folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment = kept | {"PYTHONPATH": str(ROOT), "HOME": "/proc/none"}
+    done = subprocess.run(
+        [sys.executable, "-c", HOMELESS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "told 7 False" in done.stdout, (done.stdout, done.stderr)
+
+
 BELOW_UV = """
 import sys, subprocess
 raise SystemExit(subprocess.run([sys.argv[2], *sys.argv[3:]]).returncode)
