@@ -32,6 +32,10 @@ class StillWish(BaseModel):
     quality: int = Field(95, ge=0, le=100, description="Of JPEG and WebP.")
 
 
+_MOST = 10**6
+"""Of whole numbers, above every limit of a server: what no arithmetic here fails at."""
+
+
 class Making(BaseModel):
     """What a client asked for, whatever API it came by. None = the profile decides."""
 
@@ -40,15 +44,15 @@ class Making(BaseModel):
     product_id: str = Field("product", description="Name of the product.")
     prompt: str | None = Field(None, description="For generators that read one.")
     negative_prompt: str | None = Field(None, description="Likewise.")
-    frames: int | None = Field(None, ge=1, description="Frames of one turn.")
-    width: int | None = Field(None, ge=64, description="Of the video or picture [pixels].")
-    height: int | None = Field(None, ge=64, description="Of the video or picture [pixels].")
+    frames: int | None = Field(None, ge=1, le=_MOST, description="Frames of one turn.")
+    width: int | None = Field(None, ge=64, le=_MOST, description="Of the video or picture [pixels].")
+    height: int | None = Field(None, ge=64, le=_MOST, description="Of the video or picture [pixels].")
     fps: float | None = Field(None, gt=0, le=60, description="Frames a second.")
     seconds: float | None = Field(
         None, gt=0, description="Length of the video; sets the frame rate when that is not given."
     )
     format: Literal["mp4", "gif", "webp"] = Field("mp4", description="Of the video.")
-    steps: int | None = Field(None, ge=1, description="Denoising steps.")
+    steps: int | None = Field(None, ge=1, le=_MOST, description="Denoising steps.")
     guidance: float | None = Field(None, ge=1, le=30, description="Classifier-free guidance.")
     control_scale: float | None = Field(None, ge=0, le=2, description="Weight of the depth ControlNet.")
     ip_scale: float | None = Field(None, ge=0, le=2, description="Weight of the photos' adapter.")

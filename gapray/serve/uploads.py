@@ -55,6 +55,8 @@ _PATH_START = re.compile(r"^(?:[/\\]|\.{1,2}[/\\]|~[/\\]|[A-Za-z]:[/\\])")
 _JPEG_START = "/9j/"
 """How every JPEG begins in base64: the one photo that begins as a path does."""
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
+NESTING = 16
+"""Lists and objects within each other that a client may send."""
 _FIELDS_TOLD = 12
 _LINE_WIDTHS = (60, 64, 72, 76)
 """Lengths of lines into which usual writers break base64 [characters]."""
@@ -109,6 +111,17 @@ def _told(came: Sequence[tuple[str, Any]]) -> str:
     return f"fields that came: {', '.join(told[:_FIELDS_TOLD])}{more}"
 
 
+def is_nested(value: Any, levels: int) -> bool:
+    """Whether JSON data has lists and objects within each other, more than so many levels deep."""
+    within = [value]
+    for _ in range(levels + 1):
+        lists = [item.values() if isinstance(item, dict) else item for item in within if isinstance(item, dict | list)]
+        if not lists:
+            return False
+        within = [item for items in lists for item in items]
+    return True
+
+
 def _photos(value: Any) -> list[Sent]:
     if isinstance(value, tuple):
         name, data = value
@@ -117,9 +130,12 @@ def _photos(value: Any) -> list[Sent]:
         text = value.strip()
         if text[:1] in ("[", "{", '"'):
             try:
-                return _photos(json.loads(text))
+                inner = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise InputError("request.invalid", f"a photo field holds broken JSON: {error}") from error
+            if is_nested(inner, NESTING):
+                raise InputError("request.invalid", f"a photo field is nested more than {NESTING} levels deep")
+            return _photos(inner)
         return [_text(text)] if text else []
     if isinstance(value, list):
         return [one for item in value for one in _photos(item)]
@@ -209,8 +225,9 @@ def _degrees(value: Any) -> float | None:
         return None
     try:
         degrees = float(value)
-    except (TypeError, ValueError) as error:
-        raise InputError("request.invalid", f"{str(value)[:40]!r} is no angle") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        told = repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"
+        raise InputError("request.invalid", f"{told} is no angle") from error
     if not abs(degrees) < 1e6:
         raise InputError("request.invalid", f"{degrees} is no angle")
     return degrees % 360.0

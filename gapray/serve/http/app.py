@@ -36,6 +36,7 @@ _PAGE_HEADERS = {
 }
 
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _EXPOSED = (
     "allow",
@@ -165,7 +166,7 @@ class _Front:
         too_large = InputError("request.too_large", f"the body is larger than {self._limit} bytes")
         length = request.headers.get("content-length", "")
         try:
-            if length.isdigit() and int(length) > self._limit:
+            if _LENGTH.fullmatch(length) and int(length) > self._limit:
                 await answer(request, 413, too_large.code, too_large.message)(scope, receive, named)
             else:
                 await self._app(scope, counted, named)

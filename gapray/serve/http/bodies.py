@@ -24,7 +24,7 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import PHOTO_FIELDS, decoded
+from gapray.serve.uploads import NESTING, PHOTO_FIELDS, decoded, is_nested
 
 NAMES = {
     "num_frames": "frames",
@@ -46,6 +46,7 @@ STILL = {"n": "count", "output_compression": "quality"}
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON escapes one half of a character beyond the first plane."""
 _DEPTH = 20
+_SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
 _FILE_FIELDS = PHOTO_FIELDS | {"video"}
@@ -74,13 +75,22 @@ class Body:
             raise InputError("request.invalid", f"{names[0]} must be text")
         return value
 
-    def digest(self) -> str:
-        """Hash of everything in it: tells two requests with one idempotency key apart."""
+    def digest(self, *asked: str) -> str:
+        """Hash of everything in it: tells two requests with one idempotency key apart.
+
+        Args:
+            asked: What is asked for, beside the fields: which API, and what it shall make.
+        """
         total = hashlib.sha256()
-        for name, value in self.fields:
-            data = value[1] if isinstance(value, tuple) else json.dumps(value, sort_keys=True).encode()
-            total.update(name.encode(errors="replace") + b"\0" + hashlib.sha256(data).digest())
+        for part in [list(asked), *([name, *_hashable(value)] for name, value in self.fields)]:
+            # JSON shows where each part ends: no two different lists are one text.
+            total.update(json.dumps(part, sort_keys=True).encode() + b"\n")
         return total.hexdigest()
+
+
+def _hashable(value: Any) -> tuple[Any, ...]:
+    """A field's value as JSON: of a file its name, which may say the photo's angle, and the hash of its bytes."""
+    return ("file", value[0], hashlib.sha256(value[1]).hexdigest()) if isinstance(value, tuple) else ("value", value)
 
 
 async def read_body(request: Request, limits: Limits) -> Body:
@@ -194,6 +204,8 @@ async def read_json(request: Request) -> dict[str, Any]:
         raise InputError("request.invalid", f"the body is no JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
         raise InputError("request.invalid", "the body must be a JSON object")
+    if is_nested(value, NESTING):
+        raise InputError("request.invalid", f"the body is nested more than {NESTING} levels deep")
     return value
 
 
@@ -224,10 +236,10 @@ def making_of(body: Body, *, product_id: str | None = None) -> Making:
     }
     size = body.text("size")
     if size and size != "auto":
-        width, cross, height = size.lower().partition("x")
-        if not cross or not width.isdigit() or not height.isdigit() or len(size) > 20:
+        sides = _SIZE.fullmatch(size)
+        if sides is None:
             raise InputError("request.invalid", f"size {size[:40]!r} is not of the form 512x512")
-        values["width"], values["height"] = int(width), int(height)
+        values["width"], values["height"] = int(sides[1]), int(sides[2])
     if product_id is not None:
         values.setdefault("product_id", product_id)
     try:
@@ -277,7 +289,7 @@ def azimuths_of(body: Body) -> list[float] | None:
             listed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
             flat += listed if isinstance(listed, list) else str(listed).split(",")
         found = [float(one) for one in flat]
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InputError("request.invalid", "azimuths must be numbers of degrees") from error
     if not all(abs(one) < 1e6 for one in found):
         raise InputError("request.invalid", "azimuths must be numbers of degrees")
@@ -294,7 +306,7 @@ def options_of(body: Body) -> AzimuthOptions:
     front = body.last("front")
     try:
         front = int(front) if front is not None else 0
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError("request.invalid", "front must be a whole number") from error
     if direction not in ("ccw", "cw"):
         raise InputError("request.invalid", "direction must be ccw or cw")

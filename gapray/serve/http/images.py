@@ -167,7 +167,7 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
         model=model,
         endpoint=form,
         idempotency_key=idempotency_key(request),
-        digest=body.digest(),
+        digest=body.digest("openai", "image"),
         webhook=body.text("webhook", "webhook_url"),
     )
     job = await context.waited(job, preferred_wait(request, wait, context.settings.limits.image_wait_s))

@@ -18,7 +18,7 @@ from gapray.serve.shapes import native_job
 from gapray.serve.uploads import sent_by
 
 router = APIRouter()
-_PREFER_WAIT = re.compile(r"\bwait=(\d{1,4})\b")
+_PREFER_WAIT = re.compile(r"\bwait=([0-9]{1,4})\b")
 Wait = Annotated[
     float | None, Query(ge=0, le=300, description="Answer when the job is done, or after so many seconds.")
 ]
@@ -95,7 +95,7 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         files=files,
         model=MODEL,
         idempotency_key=idempotency_key(request),
-        digest=body.digest(),
+        digest=body.digest("native", kind),
         webhook=body.text("webhook", "webhook_url"),
     )
     job = await context.waited(job, preferred_wait(request, wait, 0.0))

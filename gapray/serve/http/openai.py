@@ -26,7 +26,7 @@ MODEL = "gap-turntable"
 STILLS_MODEL = "gap-stills"
 EVENT_STEP_S = 0.25
 _VARIANTS = {"thumbnail": "poster.jpg", "spritesheet": "sprite.jpg"}
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _PICTURES = ("photo", "mask", "depth")
 
 PHOTOS_SCHEMA: dict[str, Any] = {
@@ -105,7 +105,7 @@ async def create_video(request: Request) -> JSONResponse:
         options=options_of(body),
         model=model,
         idempotency_key=idempotency_key(request),
-        digest=body.digest(),
+        digest=body.digest("openai", "video"),
         webhook=body.text("webhook", "webhook_url"),
     )
     shown = openai_video(job)

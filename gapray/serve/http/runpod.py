@@ -236,7 +236,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
         endpoint=endpoint,
         model=STILLS_MODEL if asked.kind == "image" else MODEL,
         idempotency_key=idempotency_key(request),
-        digest=Body(tuple(given.items())).digest(),
+        digest=Body(tuple(given.items())).digest("runpod", endpoint, asked.kind),
         webhook=webhook,
         timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
         ttl_s=_seconds(policy.get("ttl"), 10_000),
@@ -293,10 +293,10 @@ def _body(values: dict[str, Any]) -> Body:
 
 def _map_of(value: Any, name: str) -> bytes:
     """A depth or normal map: its bytes must be in the request."""
-    [one] = sent_by([("image", value)])
-    if one.data is None:
-        raise InputError("request.invalid", f"{name} must be base64 or a data URI")
-    return one.data
+    sent = sent_by([("image", value)])
+    if len(sent) != 1 or sent[0].data is None:
+        raise InputError("request.invalid", f"{name} must be one picture, in base64 or a data URI")
+    return sent[0].data
 
 
 def photos_of(given: dict[str, Any]) -> tuple[list[Sent], str | None, str]:
