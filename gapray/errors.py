@@ -105,6 +105,7 @@ REMEDIES: dict[str, str] = {
     "gap.invalid_folder": "Compare the folder with the layout in docs/architecture.md; `gapray export` writes one.",
     "gap.write_failed": "Free space on the disk, check its permissions, then export again.",
     "serve.write_failed": "Set GAPRAY_STATE to a folder that can be written to (default ~/.local/share/gapray), or name all places: --jobs, --artifacts and GAPRAY_WEBHOOK_SECRET.",
+    "serve.unavailable": "Wait as `Retry-After` says and send the request again; see the server's log.",
     "serve.cannot_bind": "Stop what listens there, or pass another --port (and a --host that is an address of this machine).",
     "file.write_failed": "Free space on the disk, check the path and its permissions, then run again.",
     "file.failed": "Check that the path is there and its permissions, then run again.",

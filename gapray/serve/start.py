@@ -16,6 +16,7 @@ import yaml
 
 from gapray.environment import environment_kept
 from gapray.errors import ConfigError
+from gapray.serve.front import binary_of_haproxy, free_port, front
 from gapray.serve.keys import listed
 from gapray.serve.port import port_kept
 from gapray.serve.settings import ServeSettings, serve_settings
@@ -24,6 +25,8 @@ from gapray.serve.tables import connect
 log = logging.getLogger("gapray.serve")
 APP = "gapray"
 OBJECT_STORE_BYTES = 2**30
+LOOK_S = 1.0
+"""Between two looks whether the proxy in front still runs."""
 _UNBOUND = "Failed to bind to address"
 """In what Serve raises when its proxy cannot listen (2.60: serve/_private/http_util.py)."""
 
@@ -84,13 +87,16 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
     """
     chosen = admitted(settings, host, insecure=insecure)
     local = address is None and "RAY_ADDRESS" not in os.environ
-    # On a cluster it is other machines that listen.
-    with port_kept(host, port) if local else nullcontext():
-        _serve(chosen, host, port, None if local else address or "auto")
+    if not local:  # there it is the nodes' proxies that listen, and what stands before them is the cluster's
+        _serve(chosen, host, port, host, port, address or "auto")
+        return
+    with port_kept(host, port):
+        bounded = binary_of_haproxy() is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1"
+        _serve(chosen, host, port, *(("127.0.0.1", free_port()) if bounded else (host, port)), None)
 
 
-def _serve(chosen: ServeSettings, host: str, port: int, address: str | None) -> None:
-    """As `start`; `address` None = a Ray of its own."""
+def _serve(chosen: ServeSettings, host: str, port: int, inner_host: str, inner_port: int, address: str | None) -> None:
+    """As `start`: Serve's own proxy listens inside; `address` None = a Ray of its own."""
     import ray
     from ray import serve
 
@@ -112,7 +118,7 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None) -> 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         try:
-            serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
+            serve.start(http_options={"host": inner_host, "port": inner_port, "request_timeout_s": None})
             serve.run(application(chosen), name=APP, route_prefix="/")
         except Exception as error:
             if _UNBOUND in str(error):
@@ -121,10 +127,13 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None) -> 
                 ) from error
             raise
         keys = "no key needed" if chosen.open else "API key needed"
-        print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
-        for number in handlers:
-            signal.signal(number, lambda *_: stop.set())  # only now: Ray sets its own when it starts
-        stop.wait()
+        with front(host, port, inner_port) if inner_port != port else nullcontext() as before:
+            print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
+            for number in handlers:
+                signal.signal(number, lambda *_: stop.set())  # only now: Ray sets its own when it starts
+            while not stop.wait(LOOK_S):
+                if before is not None:
+                    before.keep()
         print("stopping: what is not finished goes on at the next start", flush=True)  # noqa: T201
     finally:
         serve.shutdown()

