@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
 
+from gapray.capture.colours import ADOBE_RGB, BT709, D65, SRGB_GAMMA, Encoding
 from gapray.capture.heif import primary_of
+from gapray.errors import InputError
 
+_SAME = 0.01
+"""Gammas and chromaticities are written rounded, by some programs to two places."""
 _ICC_TABLE = 128
 """Where a profile's list of tags begins (ICC.1:2022, 7.3)."""
 
@@ -38,6 +44,44 @@ def code_points_of(image: Image.Image, data: bytes) -> CodePoints | None:
     else:
         found = _of_png(data) if image.format == "PNG" else None
     return found or _of_profile(image.info.get("icc_profile") or b"")
+
+
+def encoding_of(image: Image.Image) -> Encoding | None:
+    """What a file without profile and code points says of its levels: ``gAMA`` and ``cHRM`` of PNG, Exif's mark of Adobe RGB.
+
+    Returns:
+        None where it says nothing, or what is sRGB.
+
+    Raises:
+        InputError: `image.bad_profile`: no colours have these numbers.
+    """
+    if image.format == "PNG":
+        return None if "srgb" in image.info else _of_gamma(image.info.get("gamma"), image.info.get("chromaticity"))
+    # DCF 2.0, 3.3.5.3: cameras mark Adobe RGB by "R03", and by a name that begins with an underscore.
+    try:
+        interoperability = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1)
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):
+        return None  # damaged metadata: the picture decides
+    return ADOBE_RGB if interoperability == "R03" else None
+
+
+def _of_gamma(gamma: float | None, chromaticity: Sequence[float] | None) -> Encoding | None:
+    """PNG 3, 11.3.2.1 and 11.3.2.2; Pillow gives white, red, green and blue in one row."""
+    power = 1 / gamma if gamma else None
+    white, *primaries = zip(chromaticity[::2], chromaticity[1::2], strict=True) if chromaticity else (D65, *BT709)
+    common = power is None or abs(power / SRGB_GAMMA - 1) < 2 * _SAME
+    if common and np.allclose((white, *primaries), (D65, *BT709), atol=_SAME):
+        return None
+    found = Encoding((primaries[0], primaries[1], primaries[2]), white, power)
+    if min(y for _, y in (white, *primaries)) <= 0 or _is_flat(found) or not 0.1 <= (power or 1.0) <= 10:
+        raise InputError("image.bad_profile", f"gamma {gamma} and chromaticities {chromaticity} are no colours")
+    return found
+
+
+def _is_flat(encoding: Encoding) -> bool:
+    """Whether the primaries lie on one line, so that they make no colours."""
+    (ax, ay), (bx, by), (cx, cy) = encoding.primaries
+    return abs((bx - ax) * (cy - ay) - (cx - ax) * (by - ay)) < _SAME**2
 
 
 def _of_boxes(image: Image.Image, data: bytes) -> CodePoints | None:

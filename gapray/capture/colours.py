@@ -7,14 +7,16 @@ of products keep their values.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-Chromaticities = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+Point = tuple[float, float]
+Chromaticities = tuple[Point, Point, Point]
 
-_D65 = 0.3127, 0.3290
+D65: Point = (0.3127, 0.3290)
 BT709: Chromaticities = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060))
 PRIMARIES: dict[int, Chromaticities] = {
     5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060)),  # BT.601, 625 lines
@@ -41,6 +43,39 @@ FULL = 255 * 256
 NEITHER = frozenset({8, 9, 10, 17})
 """Transfers of light as it was (linear, logarithmic) or of cinemas (ITU-T H.273, table 3): no screen shows them as they are."""
 UNSPECIFIED, BT2020 = 2, 9
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the levels of a picture mean, where a file says it by neither a profile nor code points."""
+
+    primaries: Chromaticities = BT709
+    white: Point = D65
+    gamma: float | None = None
+    """Light is the level to this power; None = sRGB's own curve."""
+
+
+ADOBE_RGB = Encoding(((0.64, 0.33), (0.21, 0.71), (0.15, 0.06)), gamma=563 / 256)
+"""Adobe RGB (1998), 4.3.1 and 4.3.5."""
+SRGB_GAMMA = 2.2
+"""Files that say this power mean sRGB's curve, which it stands for (PNG 3, 11.3.2.2)."""
+
+
+def decoded_to_srgb(levels: NDArray[np.uint8], encoding: Encoding) -> NDArray[np.uint8]:
+    """A picture as sRGB.
+
+    Args:
+        levels: uint8 [H, W, 3].
+        encoding: What they mean.
+
+    Returns:
+        uint8 [H, W, 3]; colours outside of sRGB are clipped, white stays white.
+    """
+    x = np.arange(256) / 255
+    curve = _srgb_light()[np.arange(256) * 256] if encoding.gamma is None else (x**encoding.gamma).astype(np.float32)
+    to_bt709 = np.linalg.inv(_xyz(BT709)) @ _adapted(encoding.white) @ _xyz(encoding.primaries, encoding.white)
+    light = curve[levels] @ to_bt709.T.astype(np.float32)
+    return np.asarray(_srgb_levels()[np.rint(light.clip(0, 1) * 65535).astype(np.uint16)])
 
 
 def is_hdr(transfer: int) -> bool:
@@ -144,8 +179,19 @@ def _to_bt709(primaries: int) -> NDArray[np.float32]:
     return (np.linalg.inv(_xyz(BT709)) @ _xyz(PRIMARIES[primaries])).astype(np.float32)
 
 
-def _xyz(primaries: Chromaticities) -> NDArray[np.float64]:
+def _xyz(primaries: Chromaticities, white: Point = D65) -> NDArray[np.float64]:
     """Linear RGB -> CIE XYZ (SMPTE RP 177), [3, 3]."""
-    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in primaries]).T
-    x, y = _D65
-    return np.asarray(columns * np.linalg.solve(columns, [x / y, 1, (1 - x - y) / y]))
+    columns = np.array([_of_luminance_one(point) for point in primaries]).T
+    return np.asarray(columns * np.linalg.solve(columns, _of_luminance_one(white)))
+
+
+def _of_luminance_one(point: Point) -> tuple[float, float, float]:
+    x, y = point
+    return x / y, 1.0, (1 - x - y) / y
+
+
+def _adapted(white: Point) -> NDArray[np.float64]:
+    """XYZ as seen by an eye used to `white` -> XYZ under D65, [3, 3]: Bradford's transform (ICC.1:2022, annex E.3)."""
+    cones = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    before, after = (cones @ _of_luminance_one(point) for point in (white, D65))
+    return np.asarray(np.linalg.inv(cones) @ np.diag(after / before) @ cones)

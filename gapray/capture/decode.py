@@ -16,10 +16,12 @@ import pillow_heif
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from gapray.capture.code_points import CodePoints, code_points_of
+from gapray.capture.code_points import CodePoints, code_points_of, encoding_of
 from gapray.capture.colours import (
     FULL,
     PQ,
+    Encoding,
+    decoded_to_srgb,
     exceeds_sdr_white,
     is_hdr,
     is_unknown,
@@ -48,8 +50,8 @@ _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexE
 def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8]:
     """Decode one photo.
 
-    The orientation that the file says is applied once (`gapray.capture.orientation`), an embedded profile or code points of
-    other primaries are converted to sRGB, CMYK, grey, palette and 16-bit images become 8-bit RGB, and transparency is laid over
+    The orientation that the file says is applied once (`gapray.capture.orientation`); an embedded profile, code points of other
+    primaries, a PNG's gamma and chromaticities and Exif's mark of Adobe RGB are converted to sRGB; CMYK, grey, palette and 16-bit images become 8-bit RGB, and transparency is laid over
     white. HDR (PQ or HLG) in HEIC becomes standard range; of a photo with a gain map the photo without it is taken.
 
     Args:
@@ -72,6 +74,7 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
             _check_sums(data)
         profile = _profile(image, settings)
         points = code_points_of(image, data)
+        encoding = encoding_of(image) if profile is None and points is None else None
         if points is not None and is_hdr(points.transfer):
             turn = left_to_turn(image, data)
             image = _from_hdr(image, data, points, settings)
@@ -80,7 +83,7 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
             _load(image)
             turn = left_to_turn(image, data)
             image = _shrunk(image, settings.reference_side)
-            image = _to_srgb(image, profile, points)
+            image = _to_srgb(image, profile, points, encoding)
     if turn is not None:
         image = image.transpose(turn)
     return np.asarray(image)
@@ -211,7 +214,12 @@ def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: Dec
     return rgb if opaque else _over_white(rgb, Image.fromarray((levels[..., 3] >> 8).astype(np.uint8)))
 
 
-def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None, points: CodePoints | None) -> Image.Image:
+def _to_srgb(
+    image: Image.Image,
+    profile: ImageCms.ImageCmsProfile | None,
+    points: CodePoints | None,
+    encoding: Encoding | None,
+) -> Image.Image:
     if image.mode in _SIXTEEN_BITS:
         image = _eight_bits(image)
     if image.mode == "F":
@@ -226,6 +234,8 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None, point
     rgb = image.convert("RGB")
     if profile is None and points is not None:
         rgb = _convert_code_points(rgb, points)
+    if encoding is not None:
+        rgb = Image.fromarray(decoded_to_srgb(np.asarray(rgb), encoding))
     return rgb if alpha is None else _over_white(rgb, alpha)
 
 
