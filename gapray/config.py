@@ -6,6 +6,7 @@ can be changed without making anything anew.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -515,7 +516,31 @@ def load_profile(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError("config.invalid", f"there is no setting {_short(where)}{_meant(where)}") from error
         raise ConfigError("config.invalid", f"setting {where}: {first['msg']}") from error
+
+
+def _meant(where: str) -> str:
+    """The setting that is spelt nearly so: of the same part before those of others."""
+    parent, _, wrong = where.rpartition(".")
+    names = sorted(_names_of(Profile), key=lambda name: name.rpartition(".")[0] != parent)
+    near = difflib.get_close_matches(wrong, [name.rpartition(".")[2] for name in names], 1)
+    return f"; did you mean {_short(next(name for name in names if name.endswith(near[0])))}?" if near else ""
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("packaging.")
+
+
+def _names_of(model: type[BaseModel], before: str = "") -> list[str]:
+    """Dotted names of all settings of a model and of those within it."""
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(before + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += _names_of(field.annotation, f"{before}{name}.")
+    return names
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ VIDEO_RECEIPT = pa.schema(
         ("frames", pa.int32()),
         ("code", pa.string()),
         ("message", pa.string()),
+        ("warnings", pa.list_(pa.string())),
     ]
 )
 """What the driver hears of a video once it is in the catalogue; `outcome` is rendered or rejected."""
@@ -200,7 +201,9 @@ def _receipt(row: Row) -> Row:
     reject = row["reject"]
     if reject:
         return {name: reject[name] for name in ("product_id", "code", "message")} | {"outcome": "rejected", "frames": 0}
-    return {"product_id": row["product_id"], "outcome": "rendered", "frames": row["video"]["frames"]}
+    video = row["video"]
+    told = {name: video[name] for name in ("frames", "warnings")}
+    return {"product_id": row["product_id"], "outcome": "rendered", **told}
 
 
 def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:

@@ -120,6 +120,27 @@ class RenderSummary(RunSummary):
 
     rendered: int = 0
     frames: int = 0
+    warned: int = 0
+    """Videos of photos that look wrong."""
+    warnings: list[str] = field(default_factory=list)
+    """What looks wrong with the first of them, a line a video."""
+
+    def add(self, receipts: pa.Table) -> None:
+        """Count what one part held, and what looks wrong in it."""
+        super().add(receipts)
+        for row in receipts.to_pylist():
+            if row["warnings"]:
+                self.warned += 1
+                self.warnings += [f"{row['product_id']}: {'; '.join(row['warnings'])}"][
+                    : REJECTS_SHOWN - len(self.warnings)
+                ]
+
+    def remarks(self) -> list[str]:
+        """What looks wrong with the photos."""
+        lines = [f"warning {line}" for line in self.warnings]
+        if self.warned > len(self.warnings):
+            lines.append(f"… and {self.warned - len(self.warnings)} more: SELECT product_id, warnings FROM videos")
+        return lines
 
     @property
     def done(self) -> int:

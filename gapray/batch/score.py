@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import ray.data
 from gapray.batch.capacity import Capacity, capacity, room_for
 from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.record import recorded
-from gapray.batch.render import with_parts
+from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
 from gapray.batch.runs import ScoreSummary, absolute, new_run_id, published
 from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
@@ -41,6 +41,7 @@ def score(
     profile: str | Profile = "classic",
     truth: str | Path | None = None,
     options: DiscoverOptions = DiscoverOptions(),
+    products: Sequence[str] | None = None,
     address: str | None = None,
     on_progress: Callable[[ScoreSummary], None] | None = None,
 ) -> ScoreSummary:
@@ -56,6 +57,7 @@ def score(
         truth: Photos at more angles than the packages have, laid out as the source of `gapray.package`. A product that has
             none there is scored by leaving views out and drawing them anew.
         options: How names in `truth` become azimuths.
+        products: Only the videos of these.
         address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.
         on_progress: Called with the summary so far whenever a part was written.
 
@@ -68,7 +70,7 @@ def score(
     opened.folder.check_writable()
     facts = score_facts(target, chosen)
     given = read_truth(None if truth is None else absolute(str(truth)), options)
-    todo, finished = pending_scores(opened, facts, given.photos)
+    todo, finished = pending_scores(opened, facts, given.photos, products)
     rejudged = rejudge_videos(opened, chosen.fidelity.gate, facts.run_id)
     after = opened.newest("verdicts", "rejects")
     summary = ScoreSummary(
@@ -118,12 +120,22 @@ def score_facts(catalog: str, profile: Profile) -> ScoreFacts:
 
 
 def pending_scores(
-    catalog: Catalog, facts: ScoreFacts, photos: dict[str, list[dict[str, Any]]]
+    catalog: Catalog,
+    facts: ScoreFacts,
+    photos: dict[str, list[dict[str, Any]]],
+    products: Sequence[str] | None = None,
 ) -> tuple[pa.Table, int]:
-    """Videos that lack these scores; and how many have them."""
+    """Videos that lack these scores; and how many have them.
+
+    Raises:
+        CatalogError: `catalog.product_not_found` for a name in `products`.
+    """
     columns = ["product_id", "product_key", "key", "seed", "backend", "profile", "preset", "models"]
     columns += ["files", "frames", "azimuths_deg"]
     videos = catalog.table("videos", columns=columns).rename_columns({"key": "video_key"})
+    if products is not None:
+        wanted = wanted_products(catalog, products, None)["product_id"]
+        videos = videos.filter(pc.is_in(videos["product_id"], value_set=wanted.combine_chunks()))
     truths = [photos.get(product, []) for product in videos["product_id"].to_pylist()]
     keys = pa.array(map(facts.key, videos["video_key"].to_pylist(), truths), pa.string())
     named = [[{name: one[name] for name in ("uri", "azimuth_deg")} for one in photos] for photos in truths]

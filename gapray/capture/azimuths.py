@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, overload
 from urllib.parse import unquote
 
@@ -25,6 +25,8 @@ GAP_SLACK = 1.5
 """A gap of this many usual gaps means that a view is missing between its ends."""
 TURN_COUNTS = frozenset({8, 12, 16, 18, 24, 30, 32, 36, 40, 48, 60, 64, 72, 90, 120, 180})
 """Usual numbers of photos of one turn. One more photo than that may be a closing frame at 360 degrees."""
+
+REWRITE = " Name the photos by degrees (mug_045.jpg), or put a capture.csv beside them: file,azimuth in its first line."
 
 AzimuthsBy = Literal["degrees", "frames", "table", "order"]
 """How azimuths were known: by degrees in the names, by frame numbers in the names, by a table (`capture.csv`, a manifest, the
@@ -104,16 +106,24 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
             raise InputError("capture.duplicate_azimuth", f"{count} photos are called {name!r}")
     if options.names == "order":
         return in_order(names, options)
-    numbers, has_unit = _numbers(names)
-    ordered = dict(sorted(numbers.items(), key=lambda item: (item[1], item[0])))
+    columns = _columns(names)
+    meant = _degrees_before_a_count(columns, options)
+    if meant is not None:
+        return Reading(_whole_turn(meant, options), "degrees")
+    has_unit = any(match["unit"] for match in columns[0].values())
+    ordered = _ordered(columns[0])
     _refuse_duplicates(ordered)
     meaning = "degrees" if has_unit and options.names == "auto" else options.names
     as_degrees, as_index = _as_degrees(ordered), _as_index(ordered, options)
     if meaning == "auto":
-        meaning = _settle(ordered, as_degrees, as_index)
+        meaning = _settle(ordered, as_degrees, as_index, options)
     chosen = as_degrees if meaning == "degrees" else as_index
     if chosen is None:
-        raise InputError("capture.ambiguous_azimuths", f"the names' numbers are no {meaning}: {_seen(ordered)}")
+        raise InputError(
+            "capture.ambiguous_azimuths", f"the names' numbers are no {meaning}: {_seen(ordered)}{REWRITE}"
+        )
+    if meaning == "index" and options.names == "auto":
+        _refuse_odd_count(len(chosen))
     return Reading(_whole_turn(chosen, options), "degrees" if meaning == "degrees" else "frames")
 
 
@@ -172,8 +182,12 @@ def _whole_turn(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str
     return turned_to
 
 
-def _numbers(names: Sequence[str]) -> tuple[dict[str, float], bool]:
-    """The number that each name ends in, and whether a unit of degrees stands behind one of them.
+_Column = dict[str, re.Match[str]]
+"""Name -> a number in it."""
+
+
+def _columns(names: Sequence[str]) -> list[_Column]:
+    """The numbers at the end of all names that tell them apart, the last one first; at least one.
 
     A number that all names share ("mug_045 (1)", "mug_090 (1)") says nothing; then the one before it counts.
 
@@ -194,13 +208,48 @@ def _numbers(names: Sequence[str]) -> tuple[dict[str, float], bool]:
             raise InputError(
                 "capture.ambiguous_azimuths", f"{name!r} does not end in a number of degrees or a frame number"
             )
-    while len(names) > 1 and len({_number(match) for match in found.values()}) == 1:
+    columns = [found]
+    while len(found) == len(names):
         stems = {name: _SEPARATORS.sub("", stems[name][: match.start()]) for name, match in found.items()}
-        before = {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
-        if len(before) < len(names):
-            break
-        found = before
-    return {name: _number(match) for name, match in found.items()}, any(match["unit"] for match in found.values())
+        found = {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
+        columns.append(found)
+    whole = columns[:-1]
+    return [column for column in whole if len({_number(match) for match in column.values()}) > 1] or whole[:1]
+
+
+def _ordered(column: _Column) -> dict[str, float]:
+    numbers = {name: _number(match) for name, match in column.items()}
+    return dict(sorted(numbers.items(), key=lambda item: (item[1], item[0])))
+
+
+def _degrees_before_a_count(columns: Sequence[_Column], options: AzimuthOptions) -> dict[str, float] | None:
+    """Azimuths of names that hold degrees and, behind them, a count: ``mug_045_2``, ``mug_045deg-2``.
+
+    Returns:
+        None where no number before the last one is degrees.
+
+    Raises:
+        InputError: `capture.ambiguous_azimuths`: both could be meant, and they say different things.
+    """
+    if options.names == "index":
+        return None
+    last = _ordered(columns[0])
+    for column in columns[1:]:
+        ordered = _ordered(column)
+        azimuths = _as_degrees(ordered) if len(set(ordered.values())) == len(ordered) else None
+        with_unit = any(match["unit"] for match in column.values())
+        if azimuths is None or not (with_unit or (_on_a_grid(list(ordered.values())) and _goes_round(azimuths))):
+            continue
+        others = [_as_degrees(last), _as_index(last, replace(options, names="index", closing_frame="keep"))]
+        readings = [other for other in others if other is not None and (other == others[1] or _goes_round(other))]
+        if with_unit or options.names == "degrees" or all(other == azimuths for other in readings):
+            return azimuths
+        raise InputError(
+            "capture.ambiguous_azimuths",
+            f"two numbers tell the photos apart, and they say different things: {_seen(ordered)}. Pass --names degrees to go "
+            "by the degrees, or --names index to go by the count behind them.",
+        )
+    return None
 
 
 def _number(match: re.Match[str]) -> float:
@@ -214,9 +263,9 @@ def orient(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str, flo
     Raises:
         InputError: `capture.ambiguous_azimuths` when there is no photo number `front`.
     """
-    if not -len(azimuths) <= options.front < len(azimuths):
+    if not 0 <= options.front < len(azimuths):
         raise InputError(
-            "capture.ambiguous_azimuths", f"--front {options.front} names no photo: there are {len(azimuths)}"
+            "capture.ambiguous_azimuths", f"--front {options.front} names no photo: they are 0 to {len(azimuths) - 1}"
         )
     zero = list(azimuths.values())[options.front] if options.front else 0.0
     sign = 1.0 if options.direction == "ccw" else -1.0
@@ -276,21 +325,42 @@ def _as_index(ordered: dict[str, float], options: AzimuthOptions) -> dict[str, f
     return {name: step * 360.0 / turn for step, name in enumerate(ordered) if step < turn}
 
 
+def _refuse_odd_count(count: int) -> None:
+    """Refuse a run of frames whose even step is no whole degree: a photo at its end may be missing, which no gap shows.
+
+    Raises:
+        InputError: `capture.ambiguous_azimuths`.
+    """
+    if 360 % count and count not in TURN_COUNTS:
+        raise InputError(
+            "capture.ambiguous_azimuths",
+            f"{count} numbered photos would be steps of {360 / count:.2f} degrees: is one missing at either end, or is a view "
+            "from above among them? Pass --names index if they are one even turn.",
+        )
+
+
 def _settle(
-    ordered: dict[str, float], as_degrees: dict[str, float] | None, as_index: dict[str, float] | None
+    ordered: dict[str, float],
+    as_degrees: dict[str, float] | None,
+    as_index: dict[str, float] | None,
+    options: AzimuthOptions,
 ) -> Literal["degrees", "index"]:
     """Which reading of the numbers is the only plausible one: degrees that go round, or a count without holes."""
-    goes_round = as_degrees is not None and _widest_gap(list(as_degrees.values())) <= 2 * 90.0
+    goes_round = as_degrees is not None and _goes_round(as_degrees)
     if as_index is not None and (not goes_round or as_index == as_degrees):
         return "index"
     if as_index is None and goes_round:
         return "degrees"
     if as_index is None and as_degrees is not None and _on_a_grid(list(as_degrees.values())):
         return "degrees"
-    raise InputError(
-        "capture.ambiguous_azimuths",
-        f"degrees or frame numbers? Seen: {_seen(ordered)}. Pass --names degrees or --names index.",
-    )
+    counted = _as_index(ordered, replace(options, names="index", closing_frame="keep"))
+    flags = [*(["--names degrees"] if goes_round else []), *(["--names index"] if counted else [])]
+    advice = f" Pass {' or '.join(flags)}." if flags else REWRITE
+    raise InputError("capture.ambiguous_azimuths", f"degrees or frame numbers? Seen: {_seen(ordered)}.{advice}")
+
+
+def _goes_round(azimuths: dict[str, float]) -> bool:
+    return _widest_gap(list(azimuths.values())) <= 2 * 90.0
 
 
 def _widest_gap(values: list[float]) -> float:

@@ -350,6 +350,9 @@ class Catalog:
         import duckdb
 
         try:
+            statements = len(duckdb.extract_statements(query))
+            if statements != 1:
+                raise CatalogError("catalog.invalid_query", f"{statements} statements; give one")
             with self._connection() as connection:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})

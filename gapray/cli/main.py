@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from gapray.cli.capture import capture_app
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
@@ -16,7 +18,26 @@ from gapray.cli.serve import keys_app, serve
 from gapray.cli.stills import stills
 from gapray.cli.submit import submit
 
+if TYPE_CHECKING:
+    from gapray.capture.capture_set import CaptureSet, Reject
+
+
+class _WithoutGaps(TyperGroup):
+    """An argument that is empty is a variable that a script did not set; as a path it would mean this folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See `click.Group.parse_args`."""
+        for before, word in zip(["", *args], args, strict=False):
+            if not word.strip() or (word.startswith("--") and word.endswith("=")):
+                what = word.strip().rstrip("=") or (
+                    before if before.startswith("-") else f"the argument after {before!r}"
+                )
+                ctx.fail(f"{what} is empty: is a variable not set?")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=_WithoutGaps,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -203,8 +224,10 @@ def score(
         Path | None,
         typer.Option(help="A video from elsewhere (mp4, webm, gif, webp, folder of images) to score instead."),
     ] = None,
-    label: Annotated[str, typer.Option(help="With --external: what reports call it.")] = "external",
-    product: Annotated[str | None, typer.Option(help="With --external: the product that it shows.")] = None,
+    label: Annotated[str | None, typer.Option(help="With --external: what reports call it.")] = None,
+    product: Annotated[
+        list[str] | None, typer.Option(help="Only these products; with --external: the one that it shows.")
+    ] = None,
     profile: ProfileOption = "classic",
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -226,18 +249,32 @@ def score(
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
         options = truth_options(direction=direction, front=front, names=names, layout=layout)
         if external is not None:
-            if product is None:
-                raise typer.BadParameter("--external needs --product")
+            if product is None or len(product) != 1:
+                raise typer.BadParameter("--external needs one --product")
             from gapray.batch.score_foreign import score_foreign
 
             found = score_foreign(
-                catalog, external, label=label, product_id=product, profile=chosen, truth=truth, options=options
+                catalog,
+                external,
+                label=label or "external",
+                product_id=product[0],
+                profile=chosen,
+                truth=truth,
+                options=options,
             )
             print_json(found.as_dict()) if as_json else typer.echo(foreign_report(found))
             return
+        if label is not None:
+            raise typer.BadParameter("--label names a video that --external brings")
         with quiet_output(as_json), watched(quiet=as_json) as on_progress:
             summary = run(
-                catalog, profile=chosen, truth=truth, options=options, address=address, on_progress=on_progress
+                catalog,
+                profile=chosen,
+                truth=truth,
+                options=options,
+                products=product,
+                address=address,
+                on_progress=on_progress,
             )
         if as_json:
             print_json(summary.as_dict())
@@ -421,10 +458,12 @@ def manifest(
 ) -> None:
     """List the capture sets of SRC into a manifest, without reading a photo."""
     with guarded():
+        from gapray.batch.runs import REJECTS_SHOWN
         from gapray.capture.discover import scan
         from gapray.capture.kinds import described
         from gapray.capture.manifest import ignored_of, write_manifest
         from gapray.cli.options import discover_options
+        from gapray.errors import ConfigError
         from gapray.outputs import whole_file
 
         options = discover_options(
@@ -435,13 +474,34 @@ def manifest(
             layout=layout,
             allow_missing=allow_missing,
         )
+        if to.suffix != ".parquet":
+            raise ConfigError(
+                "config.invalid", f"{to}: a manifest is a Parquet file; call it {to.stem or 'shoot'}.parquet"
+            )
         beside: list[str] = []
+        rejects: list[Reject] = []
         options = replace(options, apart=(str(to),))
         with whole_file(to) as partial:
-            count = write_manifest(scan(src, options, beside=beside), str(partial), beside)
-        typer.echo(f"{count} products in {to}")
+            count = write_manifest(_noting(scan(src, options, beside=beside), rejects), str(partial), beside)
+        typer.echo(f"{count - len(rejects)} products in {to}, {len(rejects)} rejected")
+        for reject in rejects[:REJECTS_SHOWN]:
+            typer.echo(f"  rejected {reject.product_id}: {reject.message} [{reject.code}]")
+        if len(rejects) > REJECTS_SHOWN:
+            typer.echo(f"  … and {len(rejects) - REJECTS_SHOWN} more: the manifest's error_code and error_message")
         if ignored := ignored_of(str(to)):
             typer.echo(f"  {described(ignored)}")
+        if rejects:
+            raise typer.Exit(3)
+
+
+def _noting(items: Iterable[CaptureSet | Reject], rejects: list[Reject]) -> Iterator[CaptureSet | Reject]:
+    """The items as they come; the rejects among them are gathered."""
+    from gapray.capture.capture_set import Reject
+
+    for item in items:
+        if isinstance(item, Reject):
+            rejects.append(item)
+        yield item
 
 
 @app.command()

@@ -47,7 +47,7 @@ class Making(BaseModel):
     frames: int | None = Field(None, ge=1, le=_MOST, description="Frames of one turn.")
     width: int | None = Field(None, ge=64, le=_MOST, description="Of the video or picture [pixels].")
     height: int | None = Field(None, ge=64, le=_MOST, description="Of the video or picture [pixels].")
-    fps: float | None = Field(None, gt=0, le=60, description="Frames a second.")
+    fps: float | None = Field(None, ge=1, le=60, description="Frames a second.")
     seconds: float | None = Field(
         None, gt=0, description="Length of the video; sets the frame rate when that is not given."
     )

@@ -55,9 +55,10 @@ def openai_video(job: Job) -> dict[str, Any]:
     result = job.result or {}
     video = result.get("video", {})
     # An encoder may need even sides: what will come is said from the first answer on.
-    asked = preset_for(job.making, DEFAULT_FRAMES).files[0].size or (DEFAULT_SIDE, DEFAULT_SIDE)
-    width, height = (video["width"], video["height"]) if video else asked
-    seconds = video.get("seconds") or job.making.seconds
+    frames = job.making.frames or DEFAULT_FRAMES
+    asked = preset_for(job.making, frames).files[0]
+    width, height = (video["width"], video["height"]) if video else asked.size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    seconds = video["seconds"] if video else max(frames / asked.fps, asked.min_s)
     shown: dict[str, Any] = {
         "id": f"video_{job.id}",
         "object": "video",
@@ -68,7 +69,7 @@ def openai_video(job: Job) -> dict[str, Any]:
         "completed_at": int(job.finished_at) if job.finished_at and job.status == "completed" else None,
         "expires_at": int(job.expires_at),
         "prompt": job.making.prompt,
-        "seconds": f"{seconds:g}" if seconds else "2",
+        "seconds": f"{seconds:g}",
         "size": f"{width}x{height}",
         "remixed_from_video_id": None,
         "error": None,

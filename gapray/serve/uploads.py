@@ -28,6 +28,7 @@ from gapray.capture.azimuths import (
     orient,
     read_names,
     refuse_gaps,
+    turned,
 )
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
@@ -50,7 +51,7 @@ _REFERENCES = ("reference", "reference_no_bg", "image", "photo", "rgb")
 """Members of a manifest's view that can hold its photo, best first; each also with `_b64` and `_url` behind."""
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "HEIF": ".heic"}
 _PATH_LIKE = re.compile(r"^[\w./\\ :~-]{1,1024}\.[A-Za-z0-9]{2,5}$")
-_ZIP_MAGIC = b"PK\x03\x04"
+_ZIP_MAGIC, _EMPTY_ZIP_MAGIC = b"PK\x03\x04", b"PK\x05\x06"
 _PATH_START = re.compile(r"^(?:[/\\]|\.{1,2}[/\\]|~[/\\]|[A-Za-z]:[/\\])")
 _JPEG_START = "/9j/"
 """How every JPEG begins in base64: the one photo that begins as a path does."""
@@ -58,6 +59,8 @@ _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
 NESTING = 16
 """Lists and objects within each other that a client may send."""
 _FIELDS_TOLD = 12
+_DEGREE_SIGN = re.compile(r"\s*(?:°|º|deg(?:rees?)?)$", re.IGNORECASE)
+_SAME_DEG = 1e-6
 _LINE_WIDTHS = (60, 64, 72, 76)
 """Lengths of lines into which usual writers break base64 [characters]."""
 _NAME_LENGTH = 200
@@ -155,8 +158,12 @@ def _mapping(value: Mapping[str, Any]) -> list[Sent]:
         photo = _text(inner)
         name = next((value[member] for member in _NAME_MEMBERS if isinstance(value.get(member), str)), photo.name)
         return [replace(photo, name=name, azimuth_deg=_degrees(azimuth))]
-    if value and all(re.fullmatch(r"\d+(\.\d+)?", str(key)) for key in value):
-        return [replace(one, azimuth_deg=_degrees(key)) for key, item in value.items() for one in _photos(item)]
+    if value and not any(name in value for name in (*_AZIMUTH_MEMBERS, *_NAME_MEMBERS)):
+        return [
+            replace(photo, azimuth_deg=_degrees(_DEGREE_SIGN.sub("", key)))
+            for key, item in value.items()
+            for photo in _photos(item)
+        ]
     raise InputError("request.invalid", f"a photo needs one of {', '.join((*_URL_MEMBERS, *_DATA_MEMBERS))}")
 
 
@@ -298,6 +305,11 @@ def arrived(
         raise InputError("request.no_photos", "the request holds no photo")
     if fetch is not None:
         sent = [replace(one, data=fetch(one.url), url=None) if one.url else one for one in sent]
+    for number, photo in enumerate(sent, 1):
+        if photo.data == b"":
+            raise InputError("image.empty", f"photo {number} holds no bytes")
+        if (photo.data or b"").startswith(_EMPTY_ZIP_MAGIC):
+            raise InputError("request.no_photos", "the zip is empty")
     if any((one.data or b"").startswith(_ZIP_MAGIC) for one in sent):
         if len(sent) > 1:
             raise InputError("request.invalid", "send one zip, or photos, not both")
@@ -328,14 +340,23 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
     said = [photo.azimuth_deg for photo in sent] if azimuths is None else list(azimuths)
     if len(said) != len(sent):
         raise InputError("request.invalid", f"{len(said)} azimuths for {len(sent)} photos")
+    for number, (photo, azimuth) in enumerate(zip(sent, said, strict=True), 1):
+        if (
+            None not in (photo.azimuth_deg, azimuth)
+            and abs(turned(photo.azimuth_deg or 0.0, azimuth or 0.0)) > _SAME_DEG
+        ):
+            raise InputError(
+                "request.invalid",
+                f"photo {number} comes with {photo.azimuth_deg:g} degrees, and `azimuths` says {azimuth:g}: send one of both",
+            )
     given = {key: azimuth for key, azimuth in zip(keys, said, strict=True) if azimuth is not None}
     if given:
         if len(given) < len(sent):
             raise InputError("request.invalid", f"{len(given)} of {len(sent)} photos come with an azimuth")
-        turned = orient(given, options)
+        placed = orient(given, options)
         if not options.allow_missing:
-            refuse_gaps(turned)
-        return Reading(turned, "table")
+            refuse_gaps(placed)
+        return Reading(placed, "table")
     names = [photo.name[-_NAME_LENGTH:] for photo in sent]
     if options.names == "order":
         return in_order(keys, options)
@@ -377,7 +398,10 @@ def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: Deco
         path = Path(folder) / "upload.zip"
         path.write_bytes(data)
         beside: list[str] = []
-        found = discover(str(path), DiscoverOptions(options), beside=beside)
+        try:
+            found = discover(str(path), DiscoverOptions(options), beside=beside)
+        except InputError as error:  # whose words are for those who know the path
+            raise InputError(error.code, error.message.replace(str(path), "the zip")) from error
         if len(found) != 1:
             raise InputError("capture.ambiguous_layout", f"the zip holds {len(found)} products; send one a request")
         photos = found[0].photos

@@ -136,7 +136,64 @@ def test_what_only_looks_encoded_stays_as_it_is():
         assert list(read_names(names).azimuths.values()) == [45.0 * step for step in range(8)], prefix
 
 
+SHUFFLED = [3, 1, 8, 2, 7, 5, 4, 6]
+
+
+@pytest.mark.parametrize("degrees", ["{:03d}", "{}", "{}deg", "{:03d}°"])
+@pytest.mark.parametrize("between", ["_", "-", " "])
+def test_degrees_before_a_count_that_says_the_same(degrees, between):
+    names = [f"mug_{degrees.format(45 * step)}{between}{step + 1}.jpg" for step in range(8)]
+    read_everywhere(names, {name: 45.0 * step for step, name in enumerate(names)}, "degrees")
+
+
+@pytest.mark.parametrize("unit", ["deg", "°", " degrees"])
+def test_degrees_with_a_unit_are_meant_whatever_a_count_behind_them_says(unit):
+    names = [f"mug_{45 * step}{unit}-{count}.jpg" for step, count in enumerate(SHUFFLED)]
+    read_everywhere(names, {name: 45.0 * step for step, name in enumerate(names)}, "degrees")
+
+
+def test_which_of_two_numbers_is_meant_can_be_said():
+    names = [f"mug_{45 * step:03d}_{count}.jpg" for step, count in enumerate(SHUFFLED)]
+    by_degrees = read_names(names, AzimuthOptions(names="degrees"))
+    assert by_degrees.by == "degrees" and by_degrees.azimuths["mug_045_1.jpg"] == 45
+    by_count = read_names(names, AzimuthOptions(names="index"))
+    assert by_count.by == "frames" and by_count.azimuths["mug_045_1.jpg"] == 0
+
+
+@pytest.mark.parametrize("column", ["2026112{}_045", "{}_2026"])
+def test_other_numbers_in_names_are_no_degrees(column):
+    names = [f"mug_{column.format(step)}_{45 * step:03d}.jpg" for step in range(8)]
+    assert list(read_names(names).azimuths.values()) == [45.0 * step for step in range(8)]
+
+
+@pytest.mark.parametrize("count", [7, 11, 14, 22])
+def test_a_count_that_no_turn_has_asks(count):
+    """One of eight photos is missing at an end, or two views from above are among ten."""
+    names = [f"mug_{number}.jpg" for number in range(1, count + 1)]
+    with pytest.raises(InputError, match="names index") as error:
+        read_names(names)
+    assert error.value.code == "capture.ambiguous_azimuths"
+    assert len(read_names(names, AzimuthOptions(names="index")).azimuths) == count
+
+
+@pytest.mark.parametrize("name", ["IMG_20261126_0900{:02d}", "WhatsApp Image 2026-11-26 at 09.00.{:02d}"])
+def test_flags_that_would_not_help_are_not_offered(name):
+    names = [f"{name.format(7 * step + step % 2)}.jpg" for step in range(8)]
+    with pytest.raises(InputError, match=r"capture\.csv") as error:
+        read_names(names)
+    for flag in ("degrees", "index"):
+        if f"--names {flag}" in error.value.message:
+            assert read_names(names, AzimuthOptions(names=flag))
+
+
 AMBIGUOUS = {
+    "degrees, and a count that says otherwise": lambda dress: [
+        f"{dress(f'{45 * step:03d}')}_{count}" for step, count in enumerate(SHUFFLED)
+    ],
+    "degrees, and a count the other way round": lambda dress: [
+        f"{dress(f'{360 - 45 * step:03d}')}_{step + 1}" for step in range(8)
+    ],
+    "seven frames": lambda dress: [dress(number) for number in range(1, 8)],
     "a camera's numbers": lambda dress: [dress(number) for number in range(1204, 1212)],
     "a photo's number is missing": lambda dress: [dress(number) for number in (1, 2, 3, 5, 6, 7, 8)],
     "nine frames, or eight and a closing one": lambda dress: [dress(number) for number in range(1, 10)],

@@ -6,13 +6,14 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import collapse_rfc2231_value
+from types import MappingProxyType
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -266,12 +267,15 @@ def still_of(body: Body) -> StillWish:
     try:
         return StillWish.model_validate(values)
     except ValidationError as error:
-        raise _invalid(error) from error
+        sent = {field: name for name, field in STILL.items() if body.last(name) is not None}
+        raise _invalid(error, sent) from error
 
 
-def _invalid(error: ValidationError) -> InputError:
+def _invalid(error: ValidationError, sent: Mapping[str, str] = MappingProxyType({})) -> InputError:
+    """What is wrong with the first field that is, by the name under which it was sent (`sent`: our name -> the client's)."""
     first = error.errors()[0]
-    return InputError("request.invalid", f"{first['loc'][0] if first['loc'] else 'body'}: {first['msg']}")
+    name = str(first["loc"][0]) if first["loc"] else "body"
+    return InputError("request.invalid", f"{sent.get(name, name)}: {first['msg']}")
 
 
 def azimuths_of(body: Body) -> list[float] | None:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of
-from gapray.serve.http.bodies import Body, azimuths_of, making_of, options_of, read_body
+from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body
 from gapray.serve.http.openai import BODY, MODEL, idempotency_key, one_job, ranged
 from gapray.serve.jobs import Job, Kind
 from gapray.serve.shapes import native_job
@@ -100,7 +100,10 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
     )
     job = await context.waited(job, preferred_wait(request, wait, 0.0))
     place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
-    return JSONResponse(native_job(job), 200 if job.final else 202, place)
+    known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))
+    ignored = ignored_in(body, known)
+    shown = native_job(job) | ({"ignored": ignored} if ignored else {})
+    return JSONResponse(shown, 200 if job.final else 202, place)
 
 
 def preferred_wait(request: Request, wait: float | None, usual: float) -> float:
