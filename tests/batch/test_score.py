@@ -21,7 +21,7 @@ from gapray.catalog.schemas import VERDICTS
 from gapray.catalog.storage import Folder
 from gapray.cli.options import truth_options
 from gapray.config import load_profile
-from gapray.errors import GaprayError
+from gapray.errors import CatalogError, GaprayError
 from gapray.packaging.build import PackagingModels, build_package
 from gapray.report.table import fidelity_table
 from gapray.video.encode import encode_mp4
@@ -109,6 +109,16 @@ def test_one_run_of_hidden_photos_left_out_views_and_a_torn_file(catalog, profil
     table = {row.label: row for row in fidelity_table(opened)}
     assert table["gapray"].products == 2 and "not measured" in table["Runway Gen-3"].cells()
     assert {row["product_id"]: row["lpips"] for row in opened.best_videos().to_pylist()}["mug"] == mug["lpips"]
+
+
+def test_only_the_products_that_are_named_are_scored(catalog, profile):
+    opened = open_catalog(catalog)
+    facts = score_facts(str(catalog), profile)
+    todo, _ = pending_scores(opened, facts, {}, ["mug"])
+    assert set(todo["product_id"].to_pylist()) == {"mug"}
+    with pytest.raises(CatalogError) as error:
+        pending_scores(opened, facts, {}, ["mug", "nobody"])
+    assert error.value.code == "catalog.product_not_found"
 
 
 def test_what_is_scored_is_skipped_and_other_photos_are_another_score(catalog, profile, samples):

@@ -129,6 +129,54 @@ def test_manifest(tmp_path):
     assert "1 products" in result.output
 
 
+def test_a_manifest_tells_of_rejects_and_is_parquet(tmp_path):
+    write_product(tmp_path / "in" / "cup")
+    (tmp_path / "in" / "torn").mkdir()
+    (tmp_path / "in" / "torn" / "front.jpg").write_bytes(b"x")
+    told = run(app, ["manifest", str(tmp_path / "in"), "--to", str(tmp_path / "m.parquet")])
+    assert told.exit_code == 3 and "1 products in" in told.output and "rejected torn: " in told.output
+    wrong = run(app, ["manifest", str(tmp_path / "in"), "--to", str(tmp_path / "m.csv")])
+    assert wrong.exit_code == 2 and "m.parquet" in wrong.output and not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["package", "", "--out", "c"],
+        ["package", "in", "--out", ""],
+        ["package", "in", "--out="],
+        ["run", " ", "--out", "c"],
+        ["report", "c", "--out", ""],
+        ["catalog", "show", ""],
+        ["capture", "check", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_argument_is_no_folder(words, tmp_path, monkeypatch):
+    """A variable that a script did not set: as a path it would be the folder in which one stands."""
+    monkeypatch.chdir(tmp_path)
+    write_product(tmp_path / "in" / "cup")
+    told = run(app, words)
+    assert told.exit_code == 2 and "is empty" in told.output
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [("mask.modle=u2net", "mask.model"), ("orbti.size=4", "orbit"), ("orbit.sise=4", "orbit.size"), ("zzz=1", None)],
+)
+def test_a_misspelt_setting_is_named_with_what_was_meant(setting, meant, tmp_path):
+    told = run(app, ["package", str(tmp_path), "--out", str(tmp_path / "c"), "--set", setting])
+    assert told.exit_code == 2 and f"there is no setting {setting.partition('.')[0].partition('=')[0]}" in told.output
+    assert ("did you mean" in told.output) == (meant is not None) and (meant or "") in told.output
+
+
+def test_what_belongs_to_a_foreign_video_is_not_passed_over(catalog):
+    assert run(app, ["score", catalog, "--label", "runway"]).exit_code == 2
+    told = run(app, ["score", catalog, "--product", "nobody"])
+    assert told.exit_code == 4 and "[catalog.product_not_found]" in told.output
+
+
 def test_models_list_says_what_nobody_saw():
     rows = {row["card"]: row for row in json.loads(run(app, ["models", "list", "--json"]).output)}
     assert rows["u2netp"]["sha256"] == "309c8469258d"

@@ -247,7 +247,15 @@ def test_what_is_no_parquet_is_named(given, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "query", ["SELEC 1", "SELECT nothing FROM products", "SELECT * FROM nowhere", "SELECT 'a'::INT"]
+    "query",
+    [
+        "SELECT 1; SELECT 2",
+        "/* nothing */",
+        "SELEC 1",
+        "SELECT nothing FROM products",
+        "SELECT * FROM nowhere",
+        "SELECT 'a'::INT",
+    ],
 )
 def test_a_wrong_query_is_no_incompatible_catalogue(query, given):
     result = run(app, ["catalog", "sql", str(given / "catalog"), query])

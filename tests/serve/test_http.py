@@ -80,6 +80,20 @@ def test_the_size_that_will_come_is_said_from_the_first_answer_on(idle_server, f
     assert answer.status_code == 200 and answer.json()["size"] == told, answer.text
 
 
+def test_misspelt_fields_are_named_by_packages_too(idle_server, form):
+    told = post(idle_server, form, path="/v1/packages", product_id="mug", colour="red", frmaes="12").json()
+    assert told["ignored"] == ["colour", "frmaes"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [({"fps": 4, "frames": 8}, "2"), ({"fps": 2}, "12"), ({}, "2"), ({"seconds": 5}, "5")]
+)
+def test_the_length_that_will_come_is_said_from_the_first_answer_on(idle_server, form, asked, seconds):
+    answer = post(idle_server, form, prompt="a mug", **asked)
+    assert answer.status_code == 200 and answer.json()["seconds"] == seconds, answer.text
+    assert post(idle_server, form, fps="0.01").status_code == 400
+
+
 def test_events_tell_of_views_and_end(real_server, form):
     video = post(real_server, form, score="false").json()["id"]
     seen, kinds = [], []

@@ -86,6 +86,41 @@ def test_what_a_zip_holds_beside_its_photos_is_counted(photos):
     assert come(sent_by([("input_reference", ("x.zip", zipped(files)))])).ignored == {}
 
 
+def test_angles_of_photos_and_of_the_field_must_agree(photos):
+    sent = [("views", [{"azimuth_deg": a, "b64": b64(d)} for a, d in zip(EIGHT, photos.values(), strict=True)])]
+    assert list(come(sent_by(sent), azimuths=EIGHT).azimuths_deg) == EIGHT
+    with pytest.raises(InputError, match="photo 2 comes with 45 degrees, and `azimuths` says 315") as error:
+        come(sent_by(sent), azimuths=[0.0, *EIGHT[:0:-1]])
+    assert error.value.code == "request.invalid"
+
+
+@pytest.mark.parametrize("key", ["{:g}", "{:03.0f}", "{:g}°", "{:g} deg", "{:g}.0"])
+def test_keys_are_degrees(photos, key):
+    sent = sent_by([("views", {key.format(a): b64(d) for a, d in zip(EIGHT, photos.values(), strict=True)})])
+    assert [photo.azimuth_deg for photo in sent] == EIGHT
+
+
+def test_keys_that_are_no_degrees_are_named(photos):
+    with pytest.raises(InputError, match="'front' is no angle"):
+        sent_by([("views", {"front": b64(next(iter(photos.values())))})])
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "told"),
+    [
+        (b"", "image.empty", "photo 1 holds no bytes"),
+        (zipped({}), "request.no_photos", "the zip is empty"),
+        (zipped({"inner.zip": zipped({"a.txt": b"x"})}), "capture.no_photos", "the zip"),
+        (zipped({f"m_{a}.jpg": b"x" * 999 for a in range(8)})[:3000], "capture.invalid_archive", "the zip"),
+    ],
+    ids=["empty file", "empty zip", "zip in a zip", "truncated zip"],
+)
+def test_what_is_wrong_with_a_file_is_told_without_our_paths(data, code, told):
+    with pytest.raises(InputError) as error:
+        come(sent_by([("input_reference", ("x.zip", data))]))
+    assert error.value.code == code and told in error.value.message and "/tmp" not in error.value.message
+
+
 WRITINGS = {
     "as it is": str,
     "without padding": lambda text: text.rstrip("="),
