@@ -44,7 +44,7 @@ from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import strangers
 from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
 from gapray.serve.urls import fetch, fetch_json
-from gapray.video.decode import read_frames
+from gapray.video.decode import made_of_frames
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_revisions
 from gapray.video.provenance import Provenance
@@ -243,7 +243,7 @@ class Packager:
             Frames, photos by azimuth, and the same of other products.
 
         Raises:
-            InputError: `video.unreadable`, `video.too_long`, `capture.*`, `image.*`.
+            InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `capture.*`, `image.*`.
         """
         size = self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
@@ -251,7 +251,13 @@ class Packager:
             package = build_package(capture, self._models, self._profile.packaging)
             path = Path(place) / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
-            clip = read_frames(path, most=MOST_FRAMES, side=self._profile.packaging.decode.reference_side)
+            # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.
+            clip = made_of_frames(
+                path,
+                lambda frame: self._boxed([frame], [0.0])[0],
+                most=MOST_FRAMES,
+                side=self._profile.packaging.decode.reference_side,
+            )
         cut_views = cut_out(
             [view.reference for view in package.views],
             [view.azimuth_deg for view in package.views],
@@ -260,7 +266,7 @@ class Packager:
             within=[view.mask for view in package.views],
         )
         photos = [shown(cut, size, framing="boxes") for cut in cut_views]
-        return self._boxed(clip, [0.0] * len(clip)), photos, self._strangers
+        return clip, photos, self._strangers
 
     @cached_property
     def _strangers(self) -> list[list[Shown]]:
