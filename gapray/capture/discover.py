@@ -15,7 +15,17 @@ from typing import Literal
 from gapray.capture.azimuths import AzimuthOptions, Reading, orient, read_names, refuse_gaps, turned
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
-from gapray.capture.storage import ArchiveLimits, Entry, Listing, is_local, listing_of, place_of, printable, read_bytes, read_head
+from gapray.capture.storage import (
+    ArchiveLimits,
+    Entry,
+    Listing,
+    is_local,
+    listing_of,
+    place_of,
+    printable,
+    read_bytes,
+    read_head,
+)
 from gapray.capture.tables import matched, number, rows_of, texts
 from gapray.errors import GaprayError, InputError
 
@@ -100,7 +110,9 @@ def scan(
     beside = [] if beside is None else beside
     if printable(uri) != uri:
         raise InputError("capture.invalid_name", f"{printable(uri)}: not in UTF-8")
-    source = _Source(uri, listing_of(uri, options.archive), frozenset(place for path in options.apart for place in _places(path)))
+    source = _Source(
+        uri, listing_of(uri, options.archive), frozenset(place for path in options.apart for place in _places(path))
+    )
     root, folder, passed = _root(source)
     if options.layout == "auto" and folder.photos:
         _refuse_both(source, root, folder.children)

@@ -40,7 +40,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.kinds import is_visible
-from gapray.capture.storage import ArchiveLimits, Entry, Listing, is_local, listing_of, local_path, members_of, read_bytes
+from gapray.capture.storage import (
+    ArchiveLimits,
+    Entry,
+    Listing,
+    is_local,
+    listing_of,
+    local_path,
+    members_of,
+    read_bytes,
+)
 from gapray.errors import InputError
 
 MAX_KEYFRAMES = 5000

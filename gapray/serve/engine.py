@@ -132,7 +132,9 @@ class Packager:
             return self._artifacts.get(given.capture), given.azimuths_by
         rules = self._settings.urls
         if given.manifest_url is not None:
-            sent = sent_in_manifest(fetch_json(given.manifest_url, rules))
+            sent = sent_in_manifest(
+                fetch_json(given.manifest_url, rules, most_values=self._settings.limits.json_values)
+            )
         else:
             sent = [Sent(url=one.url, azimuth_deg=one.azimuth_deg) for one in given.photos]
         found = arrived(
@@ -141,7 +143,7 @@ class Packager:
             options=AzimuthOptions(allow_missing=given.manifest_url is None),
             limits=self._settings.limits,
             decode=self._profile.packaging.decode,
-            fetch=lambda url: fetch(url, rules),
+            fetch=lambda url, left: fetch(url, rules, left=left),
         )
         assert found.capture is not None
         return found.capture, given.azimuths_by or found.azimuths_by

@@ -98,7 +98,9 @@ def _checked(count: int, path: Path, size: tuple[int, int] = (0, 0)) -> int:
     if count > MAX_FRAMES:
         raise InputError("video.too_long", f"{path} holds {count} frames; {MAX_FRAMES} at most are read")
     if count * size[0] * size[1] > MAX_DECODED_PIXELS:
-        message = f"{path} holds {count} frames of {size[0]} x {size[1]} pixels; {MAX_DECODED_PIXELS} in all are decoded"
+        message = (
+            f"{path} holds {count} frames of {size[0]} x {size[1]} pixels; {MAX_DECODED_PIXELS} in all are decoded"
+        )
         raise InputError("video.too_many_pixels", message)
     return count
 
