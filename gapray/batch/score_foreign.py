@@ -30,7 +30,7 @@ from gapray.gap.package import GapPackage
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.orbit.weights import KEY_TOLERANCE_DEG
-from gapray.video.decode import one_turn, read_frames
+from gapray.video.decode import made_of_frames, one_turn
 from gapray.video.presets import preset_named
 
 STRANGERS = 3
@@ -71,7 +71,7 @@ def score_foreign(
         options: How names in `truth` become azimuths.
 
     Raises:
-        InputError: `video.unreadable`, `video.too_long`, `score.too_short`, `score.not_this_product`, `capture.no_photos` or
+        InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `score.too_short`, `score.not_this_product`, `capture.no_photos` or
             another `capture.*`: the truth's photos of this product cannot be used.
         CatalogError: `catalog.product_not_found`.
     """
@@ -86,7 +86,8 @@ def score_foreign(
     hidden = [] if truth is None else read_truth(str(truth), options).of(product_id)
     images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
     truths = _merged(photos, laid.pictures(images, [one["azimuth_deg"] for one in hidden]))
-    clip = laid.pictures(read_frames(Path(video), most=MOST_FRAMES, side=profile.packaging.decode.reference_side))
+    side = profile.packaging.decode.reference_side
+    clip = made_of_frames(Path(video), lambda frame: laid.pictures([frame])[0], most=MOST_FRAMES, side=side)
     mine = aligned_scores(clip, truths, metric)
     products = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
     others = [name for name in products if name != product_id][:STRANGERS]

@@ -89,7 +89,7 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
     return np.asarray(image)
 
 
-def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> str:
+def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> tuple[str, tuple[int, int]]:
     """Look at a photo's header only, for a quick answer to who sends it.
 
     Args:
@@ -97,7 +97,7 @@ def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> str
         settings: Limits.
 
     Returns:
-        Its format, one of `FORMATS` or ``MPO``.
+        Its format, one of `FORMATS` or ``MPO``; its width and height as it is stored [pixels].
 
     Raises:
         InputError: An `image.*` code. What passes may still fail in `decode_photo`.
@@ -107,7 +107,7 @@ def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> str
         warnings.simplefilter("ignore")
         with _open(data) as image:
             _check_header(image, settings)
-            return str(image.format)
+            return str(image.format), image.size
 
 
 def _check_bytes(data: bytes, settings: DecodeSettings) -> None:

@@ -15,7 +15,17 @@ from typing import Literal
 from gapray.capture.azimuths import AzimuthOptions, Reading, orient, read_names, refuse_gaps, turned
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
-from gapray.capture.storage import Entry, Listing, is_local, listing_of, place_of, printable, read_bytes, read_head
+from gapray.capture.storage import (
+    ArchiveLimits,
+    Entry,
+    Listing,
+    is_local,
+    listing_of,
+    place_of,
+    printable,
+    read_bytes,
+    read_head,
+)
 from gapray.capture.tables import matched, number, rows_of, texts
 from gapray.errors import GaprayError, InputError
 
@@ -28,7 +38,9 @@ REPORT_FILES = frozenset({"data.js", "report.js"})
 """A folder with these is a report."""
 LISTED_AHEAD = 256
 """Folders of a bucket that are listed before the first of them is used."""
-MAX_TABLE_BYTES = 4 * 2**20
+MAX_TABLE_BYTES = 2**20
+MAX_TABLE_CELLS = 200_000
+"""Of a table of one product's photos."""
 PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -43,6 +55,8 @@ class DiscoverOptions:
     """Number of even steps to which the photos of a denser capture are thinned; the others stay hidden, for scoring."""
     apart: tuple[str, ...] = ()
     """Paths or URIs of files and folders that are no part of a source in which they lie: the catalogue, a report."""
+    archive: ArchiveLimits = ArchiveLimits()
+    """What a zip file may list."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +105,14 @@ def scan(
 
     Raises:
         InputError: When the source itself cannot be listed (`capture.not_found`, `capture.unreadable`,
-            `capture.invalid_archive`, `capture.no_photos`, `capture.ambiguous_layout`).
+            `capture.invalid_archive`, `capture.archive_too_large`, `capture.no_photos`, `capture.ambiguous_layout`).
     """
     beside = [] if beside is None else beside
     if printable(uri) != uri:
         raise InputError("capture.invalid_name", f"{printable(uri)}: not in UTF-8")
-    source = _Source(uri, listing_of(uri), frozenset(place for path in options.apart for place in _places(path)))
+    source = _Source(
+        uri, listing_of(uri, options.archive), frozenset(place for path in options.apart for place in _places(path))
+    )
     root, folder, passed = _root(source)
     if options.layout == "auto" and folder.photos:
         _refuse_both(source, root, folder.children)
@@ -309,8 +325,11 @@ def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:
         Names as they are in `photos`, by azimuth in [0, 360) degrees.
 
     Raises:
-        InputError: `capture.invalid_table`, or `capture.unsafe_path` when a row names a file elsewhere.
+        InputError: `capture.invalid_table`, `capture.table_too_large`, or `capture.unsafe_path` when a row names a file elsewhere.
     """
+    if entry.size > MAX_TABLE_BYTES:
+        message = f"{entry.name} has {entry.size} bytes; at most {MAX_TABLE_BYTES} are read"
+        raise InputError("capture.table_too_large", message)
     try:
         data = read_bytes(entry.uri, MAX_TABLE_BYTES)
     except InputError as error:
@@ -327,7 +346,10 @@ def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:
 
 def _azimuths(table: str, text: str, photos: set[str]) -> dict[str, float]:
     try:
-        rows = rows_of(text, COLUMNS) if table.lower().endswith(".csv") else _json_rows(json.loads(text))
+        if table.lower().endswith(".csv"):
+            rows = rows_of(text, COLUMNS, most_cells=MAX_TABLE_CELLS)
+        else:
+            rows = _json_rows(json.loads(text))
         azimuths: dict[str, float] = {}
         for row in rows:
             name = str(row["file"]).strip()

@@ -8,11 +8,26 @@ from collections import defaultdict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import fsspec
 
 from gapray.errors import InputError
+
+DIRECTORY_BYTES_PER_ENTRY = 256
+"""Of an archive's directory: 46 bytes, the name, and what programs add."""
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What an archive may list. Its directory is held whole, at about 1.5 kB of memory a file or folder."""
+
+    entries: int = 200_000
+    """Files and folders."""
+    depth: int = 32
+    """Folders in each other."""
+    name: int = 1024
+    """Length of a name with its folders [characters]."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +112,18 @@ class Listing(Protocol):
         """
 
 
-def listing_of(uri: str) -> Listing:
+def listing_of(uri: str, limits: ArchiveLimits = ArchiveLimits()) -> Listing:
     """The listing of a local folder, a zip file, or a folder of a bucket.
 
+    Args:
+        uri: Where it lies.
+        limits: Of a zip file.
+
     Raises:
-        InputError: `capture.not_found` or `capture.invalid_archive`.
+        InputError: `capture.not_found`, `capture.invalid_archive` or `capture.archive_too_large`.
     """
     if uri.lower().endswith(".zip"):
-        return _ZipListing(uri)
+        return _ZipListing(uri, limits)
     return _LocalListing(local_path(uri)) if is_local(uri) else _RemoteListing(uri)
 
 
@@ -154,13 +173,59 @@ class _LocalListing:
         return Entry(folder, item.name, item.path, status.st_size, str(status.st_mtime_ns), safe)
 
 
+class _Directory:
+    """A zip file of which no more is read at once than a directory within the limits: `zipfile` reads that whole.
+
+    The size that the file states cannot be asked instead: there are several places for it, and `zipfile` chooses among them.
+    """
+
+    def __init__(self, file: Any, most: int) -> None:
+        self._file, self._most = file, most
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self._most:
+            message = f"the archive's directory has {size} bytes; at most {self._most} are read"
+            raise InputError("capture.archive_too_large", message)
+        return bytes(self._file.read(size if size >= 0 else self._most))  # without a size it looks for the end's record
+
+
+def members_of(file: Any, limits: ArchiveLimits) -> list[zipfile.ZipInfo]:
+    """The directory of a zip file, within limits that are checked before it is read or, what it names, before it is kept.
+
+    Args:
+        file: Opened, binary.
+        limits: Entries, depth and length of names.
+
+    Raises:
+        InputError: `capture.archive_too_large`.
+        zipfile.BadZipFile, OSError, ValueError, NotImplementedError: It is no zip file.
+    """
+    end_of_directory = 2**16 + 22  # with a comment of the largest size (APPNOTE.TXT, 4.3.16)
+    most = max(DIRECTORY_BYTES_PER_ENTRY * limits.entries, end_of_directory)
+    members = zipfile.ZipFile(cast("IO[bytes]", _Directory(file, most))).infolist()
+    if len(members) > limits.entries:
+        message = f"the archive holds {len(members)} entries; at most {limits.entries} are read"
+        raise InputError("capture.archive_too_large", message)
+    for member in members:
+        depth = member.filename.count("/") + member.filename.count("\\")
+        if len(member.filename) > limits.name or depth > limits.depth:
+            name = printable(member.filename[:40])
+            raise InputError(
+                "capture.archive_too_large",
+                f"the archive's entry {name!r}… has a name of {len(member.filename)} characters in {depth} folders; "
+                f"at most {limits.name} in {limits.depth} are read",
+            )
+    return members
+
+
 class _ZipListing:
     at_once = 1
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, limits: ArchiveLimits) -> None:
         try:
             with _opened(uri) as file:
-                members = zipfile.ZipFile(file).infolist()
+                members = members_of(file, limits)
         except FileNotFoundError as error:
             raise InputError("capture.not_found", f"{uri} does not exist") from error
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -173,6 +238,9 @@ class _ZipListing:
         for member in sorted(members, key=lambda item: item.filename):
             if not member.is_dir():
                 self._add(member, outer)
+            if len(members) + len(self._folders) > limits.entries:
+                message = f"the archive holds more than {limits.entries} files and folders"
+                raise InputError("capture.archive_too_large", message)
 
     def _add(self, member: zipfile.ZipInfo, outer: str) -> None:
         path = PurePosixPath(_member_name(member).replace("\\", "/"))

@@ -7,9 +7,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
+from gapray.errors import InputError
+
 DELIMITERS = (",", ";", "\t", "|")
 HEADER_ROWS = 20
 """The header is looked for in so many rows: some programs write a title above it."""
+MAX_COLUMNS = 1000
 OLD_ENCODINGS = ("cp1252", "mac_roman", "cp850", "latin-1")
 """Encodings of one byte a character: of Windows, of old Macintosh programs, of DOS."""
 
@@ -32,19 +35,23 @@ def texts(data: bytes) -> Iterator[str]:
                 yield data.decode(encoding, "replace")
 
 
-def rows_of(text: str, columns: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+def rows_of(text: str, columns: Mapping[str, Sequence[str]], *, most_cells: int | None = None) -> list[dict[str, str]]:
     """The rows of a CSV.
 
     Args:
         text: With any of `DELIMITERS`, line ends of any kind, empty rows and cells, a line ``sep=;`` and rows above the header.
         columns: Column -> what it may be called; case, spaces and what stands in brackets do not matter.
+        most_cells: Cells at most, empty ones included; None = as many as there are.
 
     Returns:
         One mapping a row, of `columns` only, with cells stripped of spaces. Rows without any content are left out.
 
     Raises:
         ValueError: When a column is missing, or a row has cells beyond the header's or lacks some of `columns`.
+        InputError: `capture.table_too_large`: more than `most_cells`, or a row of more than `MAX_COLUMNS` cells. It comes before
+            a cell is made, each of which takes some 60 bytes of memory for two of the file.
     """
+    _refuse_more_cells(1 + text.count("\n") + text.count("\r"), most_cells)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     delimiters: tuple[str, ...] = DELIMITERS
     if lines and (marker := re.fullmatch(r'"?sep=(.)"?', lines[0].strip(), re.IGNORECASE)):
@@ -52,6 +59,11 @@ def rows_of(text: str, columns: Mapping[str, Sequence[str]]) -> list[dict[str, s
     wanted = {name: {_plain(name), *map(_plain, others)} for name, others in columns.items()}
     seen: list[str] = []
     for delimiter in delimiters:
+        columns_at_most = 1 + max(line.count(delimiter) for line in lines)
+        if columns_at_most > MAX_COLUMNS:
+            message = f"a row of the table has {columns_at_most} columns; at most {MAX_COLUMNS} are read"
+            raise InputError("capture.table_too_large", message)
+        _refuse_more_cells(len(lines) + text.count(delimiter), most_cells)
         table = [[cell.strip(" \t\xa0\ufeff") for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
         for index, header in enumerate(table[:HEADER_ROWS]):
             plain = [_plain(cell) for cell in header]
@@ -98,6 +110,11 @@ def matched(name: str, names: set[str]) -> str | None:
         if found:
             return found[0]
     return None
+
+
+def _refuse_more_cells(cells: int, most: int | None) -> None:
+    if most is not None and cells > most:
+        raise InputError("capture.table_too_large", f"the table has {cells} cells; at most {most} are read")
 
 
 def _rows(table: list[list[str]], header: int, places: Mapping[str, int]) -> Iterator[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,20 @@ from gapray.capture.colours import (
 from gapray.errors import InputError
 
 MAX_SIDE = 4096
+MAX_PIXELS = 4096 * 2304
+"""Of a frame: 4K of cinema and of television, upright too."""
+MAX_FRAME_BYTES = 4 * MAX_PIXELS
+"""As decoded: 4K in 4:2:2 with 10 bits, say. Decoders of H.264 hold 16 of them for reference, and one a thread."""
+MAX_THREADS = 4
+DEMUXERS = ("mov", "matroska", "avi", "gif")
+"""FFmpeg's readers of mp4, mov and m4v, of mkv and webm, of avi, of gif. No other is ever opened: playlists, `ffconcat` and more of
+its 300 and odd readers open further files and addresses that the file names."""
+_OPTIONS = {
+    "format_whitelist": ",".join(DEMUXERS),
+    "protocol_whitelist": "file",
+    # Of decoders, also of those with which FFmpeg looks for a stream's properties: what the container says may not be so.
+    "max_pixels": str(MAX_PIXELS),
+}
 WHITE_SIDE = 512
 """Size in which key frames are looked at for the brightest there is [pixels]."""
 VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
@@ -38,11 +53,23 @@ def count_frames(path: str | Path, *, decode: bool = False) -> int:
         decode: Count the frames that can be decoded; otherwise the packets, which is quick, and of some files more.
 
     Raises:
-        InputError: `video.unreadable`.
+        InputError: `video.unreadable` or `video.too_many_pixels`.
     """
     with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
         return sum(1 for _ in container.decode(stream)) if decode else sum(p.size > 0 for p in container.demux(stream))
+
+
+def frame_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a video's frames [pixels], as the file stores them.
+
+    Args:
+        path: A file that FFmpeg reads.
+
+    Raises:
+        InputError: `video.unreadable` or `video.too_many_pixels`.
+    """
+    with _opened(path) as (_, stream):
+        return stream.width, stream.height
 
 
 def frames_of(
@@ -70,16 +97,15 @@ def frames_of(
         Seconds, which grow from frame to frame, and uint8 [H, W, 3] sRGB or [H, W] luma, turned as the file says.
 
     Raises:
-        InputError: `video.unreadable`; `video.unknown_colours` for linear or log footage.
+        InputError: `video.unreadable` or `video.too_many_pixels`; `video.unknown_colours` for linear or log footage.
     """
     with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
         last, spacing = -1.0, 1 / float(stream.average_rate or 30)
         converted: bool | None = None
         for index, frame in enumerate(container.decode(stream)):
             seconds = float(frame.time) if frame.time is not None else last + spacing
             last = seconds if seconds > last else last + 1e-3  # some phones write a time twice
-            _check_side(path, frame)
+            _check_size(path, frame.width, frame.height, frame.format)
             if is_unknown(frame.color_primaries, frame.color_trc):
                 tags = f"primaries {frame.color_primaries} and transfer {frame.color_trc}"
                 raise InputError("video.unknown_colours", f"{path} has {tags} (ITU-T H.273): linear or log footage")
@@ -121,18 +147,39 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        # The prefix keeps a colon in a file's name from becoming another protocol.
+        with av.open(f"file:{path}", options=_OPTIONS) as container:
             if not container.streams.video:
                 raise InputError("video.unreadable", f"{path} has no video stream")
-            _check_side(path, container.streams.video[0])
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            if not stream.width or not stream.height:
+                raise InputError("video.unreadable", f"{path} has no frame of 1 to {MAX_PIXELS} pixels")
+            _check_size(path, stream.width, stream.height, stream.codec_context.format)
+            stream.codec_context.options = {"max_pixels": _OPTIONS["max_pixels"]}
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
+            yield container, stream
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError("video.unreadable", f"{path}: {error}") from error
 
 
-def _check_side(path: str | Path, seen: Any) -> None:
-    if max(seen.width, seen.height) > MAX_SIDE:
-        raise InputError("video.unreadable", f"{path} is {seen.width} x {seen.height} pixels, too large")
+def check_frame(path: str | Path, width: int, height: int) -> None:
+    """Refuse a video by the size of its frames.
+
+    Raises:
+        InputError: `video.too_many_pixels`.
+    """
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        message = f"{path} is {width} x {height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read"
+        raise InputError("video.too_many_pixels", message)
+
+
+def _check_size(path: str | Path, width: int, height: int, format: Any) -> None:
+    check_frame(path, width, height)
+    size = width * height * (format.padded_bits_per_pixel if format is not None else 0) // 8
+    if size > MAX_FRAME_BYTES:
+        message = f"{path} has frames of {size} bytes ({format.name}); at most {MAX_FRAME_BYTES} are decoded"
+        raise InputError("video.too_many_pixels", message)
 
 
 def _size(frame: Any, side: int | None, pixels: int | None) -> tuple[int, int]:

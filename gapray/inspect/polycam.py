@@ -40,7 +40,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.kinds import is_visible
-from gapray.capture.storage import Entry, Listing, is_local, listing_of, local_path, read_bytes
+from gapray.capture.storage import (
+    ArchiveLimits,
+    Entry,
+    Listing,
+    is_local,
+    listing_of,
+    local_path,
+    members_of,
+    read_bytes,
+)
 from gapray.errors import InputError
 
 MAX_KEYFRAMES = 5000
@@ -284,6 +293,7 @@ def _reader(uri: str) -> Iterator[Reader]:
             # fsspec's backends share no exception type.
             raise InputError("capture.not_found", f"{uri}: {type(error).__name__}: {error}") from error
         try:
+            members_of(file, ArchiveLimits())
             archive = stack.enter_context(zipfile.ZipFile(file))
         except _DAMAGED as error:
             raise InputError("capture.invalid_archive", f"{uri}: {error}") from error

@@ -86,7 +86,7 @@ def write_reel(
             for azimuth, frame in zip(row["azimuths_deg"], frames_of(catalog, row), strict=True)
         ]
         frames += turn * TURNS
-    write_file(out, encode_mp4(np.stack(frames), fps=FPS))
+    write_file(out, encode_mp4(frames, fps=FPS))
     table = fidelity_table(catalog)
     beside = {out.with_suffix(".md"): as_markdown(table), out.with_suffix(".csv"): as_csv(table)}
     for path, text in beside.items():

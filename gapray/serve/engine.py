@@ -44,7 +44,7 @@ from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import strangers
 from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
 from gapray.serve.urls import fetch, fetch_json
-from gapray.video.decode import read_frames
+from gapray.video.decode import made_of_frames
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_revisions
 from gapray.video.provenance import Provenance
@@ -132,7 +132,9 @@ class Packager:
             return self._artifacts.get(given.capture), given.azimuths_by
         rules = self._settings.urls
         if given.manifest_url is not None:
-            sent = sent_in_manifest(fetch_json(given.manifest_url, rules))
+            sent = sent_in_manifest(
+                fetch_json(given.manifest_url, rules, most_values=self._settings.limits.json_values)
+            )
         else:
             sent = [Sent(url=one.url, azimuth_deg=one.azimuth_deg) for one in given.photos]
         found = arrived(
@@ -141,7 +143,7 @@ class Packager:
             options=AzimuthOptions(allow_missing=given.manifest_url is None),
             limits=self._settings.limits,
             decode=self._profile.packaging.decode,
-            fetch=lambda url: fetch(url, rules),
+            fetch=lambda url, left: fetch(url, rules, left=left),
         )
         assert found.capture is not None
         return found.capture, given.azimuths_by or found.azimuths_by
@@ -243,7 +245,7 @@ class Packager:
             Frames, photos by azimuth, and the same of other products.
 
         Raises:
-            InputError: `video.unreadable`, `video.too_long`, `capture.*`, `image.*`.
+            InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `capture.*`, `image.*`.
         """
         size = self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
@@ -251,7 +253,13 @@ class Packager:
             package = build_package(capture, self._models, self._profile.packaging)
             path = Path(place) / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
-            clip = read_frames(path, most=MOST_FRAMES, side=self._profile.packaging.decode.reference_side)
+            # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.
+            clip = made_of_frames(
+                path,
+                lambda frame: self._boxed([frame], [0.0])[0],
+                most=MOST_FRAMES,
+                side=self._profile.packaging.decode.reference_side,
+            )
         cut_views = cut_out(
             [view.reference for view in package.views],
             [view.azimuth_deg for view in package.views],
@@ -260,7 +268,7 @@ class Packager:
             within=[view.mask for view in package.views],
         )
         photos = [shown(cut, size, framing="boxes") for cut in cut_views]
-        return self._boxed(clip, [0.0] * len(clip)), photos, self._strangers
+        return clip, photos, self._strangers
 
     @cached_property
     def _strangers(self) -> list[list[Shown]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -16,6 +17,8 @@ from gapray.video.presets import Output, Preset
 
 DEFAULT_FPS = 12.0
 SPRITE_COLUMNS = 6
+USUAL_SIDE = 512
+"""Of a video whose size nobody names, when it is counted against the limits [pixels]."""
 
 
 def check_making(making: Making, limits: Limits) -> None:
@@ -38,6 +41,15 @@ def check_making(making: Making, limits: Limits) -> None:
             raise InputError("request.invalid", f"{name} is {value:g}; at most {most:g} is taken")
     if making.still:
         scene_for(making)
+        return
+    height, width = wanted_size(making) or (USUAL_SIDE, USUAL_SIDE)
+    # As many as `preset_for` lets an mp4 repeat until it lasts as long as was asked.
+    frames = max(making.frames or 1, math.ceil((making.fps or 0) * (making.seconds or 0)))
+    if frames * width * height > limits.video_pixels:
+        message = (
+            f"{frames} frames of {width} x {height} pixels; at most {limits.video_pixels} pixels in all are encoded"
+        )
+        raise InputError("request.invalid", message)
 
 
 def profile_for(making: Making, profile: Profile) -> Profile:

@@ -30,6 +30,16 @@ class Limits(_Settings):
 
     body_bytes: int = Field(96 * 2**20, gt=0, description="Largest accepted body [bytes].")
     images: int = Field(72, ge=1, description="Photos of one product.")
+    photo_bytes: int = Field(
+        192 * 2**20,
+        gt=0,
+        description="All photos of a request, unpacked from its zip or fetched from its URLs [bytes].",
+    )
+    photo_pixels: int = Field(
+        2_000_000_000, gt=0, description="All photos of a request together, by their headers [pixels]."
+    )
+    entries: int = Field(2000, ge=1, description="Files and folders in a zip of photos.")
+    json_values: int = Field(100_000, ge=1, description="Values in JSON that the server fetches.")
     fields: int = Field(200, ge=1, description="Form fields beside the photos.")
     prompt: int = Field(4000, ge=1, description="Length of a prompt [characters].")
     frames: int = Field(120, ge=1, le=360, description="Frames of one turn.")
@@ -37,6 +47,9 @@ class Limits(_Settings):
     picture_side: int = Field(2048, ge=64, le=4096, description="Longer side of a still [pixels].")
     steps: int = Field(100, ge=1, le=200, description="Denoising steps.")
     seconds: float = Field(60, gt=0, description="Length of a video [s].")
+    video_pixels: int = Field(
+        1_000_000_000, gt=0, description="Width x height x frames of an encoded video, the repeated frames included."
+    )
     queued: int = Field(200, ge=1, description="Jobs that may wait; more are answered by 429.")
     wait_s: float = Field(300, gt=0, description="Longest synchronous wait for a job [s].")
     image_wait_s: float = Field(

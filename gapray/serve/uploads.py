@@ -34,7 +34,7 @@ from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
 from gapray.capture.discover import DiscoverOptions, discover
 from gapray.capture.kinds import counted
-from gapray.capture.storage import read_bytes
+from gapray.capture.storage import ArchiveLimits, read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.gap.manifest import manifest_views
@@ -284,7 +284,7 @@ def arrived(
     options: AzimuthOptions,
     limits: Limits,
     decode: DecodeSettings,
-    fetch: Callable[[str], bytes] | None = None,
+    fetch: Callable[[str, int], bytes] | None = None,
     turn: bool = True,
 ) -> Arrived:
     """Check photos and bring them into the one form.
@@ -293,18 +293,21 @@ def arrived(
         sent: As they came; a single zip stands for the photos in it.
         azimuths: One a photo, in their order, when the client said so.
         options: Direction, front photo, missing views.
-        limits: Number of photos, bytes.
+        limits: Number of photos, bytes and pixels of all together.
         decode: Limits on each photo; only headers are read here.
-        fetch: Fetches URLs; None = leave them for later.
+        fetch: URL, and how many bytes are left for it -> what lies there; None = leave URLs for later.
         turn: The photos must be a turn: names that carry numbers which cannot be read are refused. Else their order counts.
 
     Raises:
-        InputError: `request.no_photos`, `request.too_many_images`, `request.invalid`, `capture.*` or `image.*`.
+        InputError: `request.no_photos`, `request.too_many_images`, `request.too_large`, `request.invalid`, `url.*`, `capture.*` or
+            `image.*`.
     """
     if not sent:
         raise InputError("request.no_photos", "the request holds no photo")
+    if len(sent) > limits.images:
+        raise InputError("request.too_many_images", f"{len(sent)} photos; at most {limits.images} are taken")
     if fetch is not None:
-        sent = [replace(one, data=fetch(one.url), url=None) if one.url else one for one in sent]
+        sent = _fetched(sent, fetch, limits.photo_bytes)
     for number, photo in enumerate(sent, 1):
         if photo.data == b"":
             raise InputError("image.empty", f"photo {number} holds no bytes")
@@ -314,8 +317,6 @@ def arrived(
         if len(sent) > 1:
             raise InputError("request.invalid", "send one zip, or photos, not both")
         return _unzipped(sent[0].data or b"", options, limits, decode)
-    if len(sent) > limits.images:
-        raise InputError("request.too_many_images", f"{len(sent)} photos; at most {limits.images} are taken")
     reading = _read(sent, azimuths, options, turn=turn)
     placed = [(photo, reading.azimuths[str(at)]) for at, photo in enumerate(sent) if str(at) in reading.azimuths]
     angles = tuple(angle for _, angle in placed)
@@ -325,7 +326,18 @@ def arrived(
             raise InputError("request.invalid", "send photos or their URLs, not both")
         sources = tuple(PhotoSource(url=str(photo.url), azimuth_deg=angle) for photo, angle in placed)
         return Arrived(None, sources, angles, by)
-    return Arrived(_zipped([photo.data or b"" for photo, _ in placed], angles, decode), (), angles, by)
+    return Arrived(_zipped((photo.data or b"" for photo, _ in placed), angles, limits, decode), (), angles, by)
+
+
+def _fetched(sent: Sequence[Sent], fetch: Callable[[str, int], bytes], most: int) -> list[Sent]:
+    """Photos with their URLs fetched, one after the other, `most` bytes of them all in memory."""
+    found = []
+    left = most - sum(len(photo.data or b"") for photo in sent)
+    for photo in sent:
+        data = fetch(photo.url, left) if photo.url else photo.data
+        left -= len(data or b"") if photo.url else 0
+        found.append(replace(photo, data=data, url=None))
+    return found
 
 
 def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: AzimuthOptions, *, turn: bool) -> Reading:
@@ -372,15 +384,19 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
     return Reading({index_of[name]: azimuth for name, azimuth in read.azimuths.items()}, read.by)
 
 
-def _zipped(photos: Sequence[bytes], angles: Sequence[float], decode: DecodeSettings) -> bytes:
+def _zipped(photos: Iterable[bytes], angles: Sequence[float], limits: Limits, decode: DecodeSettings) -> bytes:
     sink = io.BytesIO()
     lines = ["file,azimuth"]
+    pixels = 0
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         for index, (data, angle) in enumerate(zip(photos, angles, strict=True)):
             try:
-                kind = check_photo(data, decode)
+                kind, (width, height) = check_photo(data, decode)
             except InputError as error:
                 raise InputError(error.code, f"photo {index + 1}: {error.message}") from error
+            pixels += width * height
+            if pixels > limits.photo_pixels:
+                raise InputError("request.too_large", f"the photos have more than {limits.photo_pixels} pixels in all")
             name = f"{index:03d}{_ENDINGS.get(kind, '.' + kind.lower())}"
             # A fixed date: equal photos make equal archives, and equal keys.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
@@ -398,8 +414,9 @@ def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: Deco
         path = Path(folder) / "upload.zip"
         path.write_bytes(data)
         beside: list[str] = []
+        limited = DiscoverOptions(options, archive=ArchiveLimits(entries=limits.entries))
         try:
-            found = discover(str(path), DiscoverOptions(options), beside=beside)
+            found = discover(str(path), limited, beside=beside)
         except InputError as error:  # whose words are for those who know the path
             raise InputError(error.code, error.message.replace(str(path), "the zip")) from error
         if len(found) != 1:
@@ -407,16 +424,14 @@ def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: Deco
         photos = found[0].photos
         if len(photos) > limits.images:
             raise InputError("request.too_many_images", f"{len(photos)} photos; at most {limits.images} are taken")
-        total = 0
-        read = []
-        for photo in photos:
-            read.append(read_bytes(photo.uri, decode.max_bytes))
-            total += len(read[-1])
-            if total > 2 * limits.body_bytes:
-                raise InputError("request.too_large", f"the zip unpacks to more than {2 * limits.body_bytes} bytes")
-    angles = [photo.azimuth_deg for photo in photos]
+        # What the directory says of a member's size is the most that is ever read of it.
+        if (total := sum(photo.size for photo in photos)) > limits.photo_bytes:
+            message = f"the zip's photos have {total} bytes unpacked; at most {limits.photo_bytes} are taken"
+            raise InputError("request.too_large", message)
+        angles = [photo.azimuth_deg for photo in photos]
+        capture = _zipped((read_bytes(photo.uri, decode.max_bytes) for photo in photos), angles, limits, decode)
     ignored = counted([*beside, *found[0].ignored])
-    return Arrived(_zipped(read, angles, decode), (), tuple(angles), found[0].azimuths_by or "table", ignored)
+    return Arrived(capture, (), tuple(angles), found[0].azimuths_by or "table", ignored)
 
 
 def opened(capture: bytes, folder: Path, product_id: str) -> CaptureSet:

@@ -106,11 +106,17 @@ def allowed(address: str, rules: UrlRules) -> bool:
     )
 
 
-def fetch(url: str, rules: UrlRules, resolver: Resolver = resolve) -> bytes:
+def fetch(url: str, rules: UrlRules, resolver: Resolver = resolve, *, left: int | None = None) -> bytes:
     """What lies at `url`.
 
+    Args:
+        url: Of a client.
+        rules: What may be fetched.
+        resolver: Finds the host's addresses.
+        left: What the request that wants it may still read [bytes]; None = as much as `rules` let it.
+
     Raises:
-        InputError: `url.refused` or `url.failed`.
+        InputError: `url.refused` or `url.failed`; `request.too_large` beyond `left`.
     """
     end = time.monotonic() + rules.timeout_s
     for _ in range(rules.redirects + 1):
@@ -122,7 +128,7 @@ def fetch(url: str, rules: UrlRules, resolver: Resolver = resolve) -> bytes:
                 continue
             if answer.status != 200:
                 raise InputError("url.failed", f"{target.host} answered {answer.status}")
-            return _body(answer, target, rules, end)
+            return _body(answer, target, rules, end, left)
         finally:
             answer.close()
     raise InputError("url.refused", f"more than {rules.redirects} redirects")
@@ -141,14 +147,25 @@ def post_json(url: str, body: bytes, headers: Mapping[str, str], rules: UrlRules
     return status
 
 
-def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Any:
+def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_values: int = 100_000) -> Any:
     """JSON at `url`.
 
+    Args:
+        url: Of a client.
+        rules: What may be fetched.
+        resolver: Finds the host's addresses.
+        most_values: Values that it may hold, each of which takes up to 100 bytes of memory for three of the text.
+
     Raises:
-        InputError: As `fetch`; `url.failed` also when it is no JSON.
+        InputError: As `fetch`; `url.failed` also when it is no JSON, or holds more values.
     """
+    data = fetch(url, rules, resolver)
+    # Each value but the first stands behind one of these; those within texts count too.
+    values = 1 + sum(map(data.count, (b",", b"[", b"{")))
+    if values > most_values:
+        raise InputError("url.failed", f"the URL's JSON holds {values} values; at most {most_values} are read")
     try:
-        return json.loads(fetch(url, rules, resolver))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError("url.failed", "the URL holds no JSON") from error
 
@@ -178,7 +195,9 @@ def _asked(
         raise InputError("url.failed", f"{target.host}: {type(error).__name__}") from error
 
 
-def _body(answer: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, end: float) -> bytes:
+def _body(
+    answer: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, end: float, left: int | None = None
+) -> bytes:
     data = bytearray()
     try:
         # One read at a time: a host that drips bytes is cut off in time.
@@ -186,6 +205,8 @@ def _body(answer: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, end
             data += chunk
             if len(data) > rules.max_bytes:
                 raise InputError("url.failed", f"{target.host} sent more than {rules.max_bytes} bytes")
+            if left is not None and len(data) > left:
+                raise InputError("request.too_large", f"the URLs hold more bytes than a request may: {left} were left")
             if time.monotonic() > end:
                 raise InputError("url.failed", f"{target.host} took longer than {rules.timeout_s:g} s")
     except urllib3.exceptions.HTTPError as error:

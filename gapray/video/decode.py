@@ -7,16 +7,17 @@ import math
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from gapray.capture.decode import decode_photo
-from gapray.capture.video import MAX_SIDE, count_frames, frames_of
+from gapray.capture.video import MAX_SIDE, check_frame, count_frames, frame_size, frames_of
 from gapray.config import DecodeSettings
 from gapray.errors import FileError, InputError, writing
 from gapray.resample import at_most
@@ -26,9 +27,12 @@ MAX_FRAMES = 5_400
 """90 seconds at 60 frames a second."""
 MAX_BYTES = 512 * 2**20
 """Most memory of all frames that are read of one video."""
+MAX_DECODED_PIXELS = 12 * 10**9
+"""Width x height x frames of one video, all of which are decoded: 1920 x 1080 for 90 seconds at 60 frames a second."""
 DURATION_TOLERANCE_MS = 1.0
 """Formats round the time of a frame by so much, in the mean."""
 
+_Made = TypeVar("_Made")
 _WEBP_ERRORS = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -46,17 +50,37 @@ def read_frames(path: Path, *, most: int = MAX_FRAMES, side: int | None = None) 
         uint8 [H, W, 3] each, sRGB, turned upright; at least one.
 
     Raises:
-        InputError: `video.unreadable`, `video.too_long`, or an `image.*` code for a file of a folder.
+        InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, or an `image.*` code for a file of a folder.
+    """
+    return made_of_frames(path, lambda frame: frame, most=most, side=side)
+
+
+def made_of_frames(
+    path: Path, make: Callable[[NDArray[np.uint8]], _Made], *, most: int = MAX_FRAMES, side: int | None = None
+) -> list[_Made]:
+    """What is made of each frame of a video, of which one is held at a time.
+
+    Args:
+        path: As of `read_frames`.
+        make: Frame, uint8 [H, W, 3], sRGB, upright -> whatever is wanted of it.
+        most: So many frames at most.
+        side: Shrink to at most this many pixels on the longer side.
+
+    Returns:
+        One a frame, in order; at least one.
+
+    Raises:
+        InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, or an `image.*` code for a file of a folder.
     """
     if path.is_dir():
-        frames = _folder(path, most, side)
+        made = _folder(path, make, most, side)
     elif _is_webp(path):
-        frames = _webp(path, most, side)
+        made = _webp(path, make, most, side)
     else:
-        frames = _video(path, most, side)
-    if not frames:
+        made = _video(path, make, most, side)
+    if not made:
         raise InputError("video.unreadable", f"{path} holds no frame")
-    return frames
+    return made
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -70,17 +94,24 @@ def _pixels(frames: int) -> int:
     return MAX_BYTES // (3 * max(frames, 1))
 
 
-def _checked(count: int, path: Path) -> int:
+def _checked(count: int, path: Path, size: tuple[int, int] = (0, 0)) -> int:
     if count > MAX_FRAMES:
         raise InputError("video.too_long", f"{path} holds {count} frames; {MAX_FRAMES} at most are read")
+    if count * size[0] * size[1] > MAX_DECODED_PIXELS:
+        message = (
+            f"{path} holds {count} frames of {size[0]} x {size[1]} pixels; {MAX_DECODED_PIXELS} in all are decoded"
+        )
+        raise InputError("video.too_many_pixels", message)
     return count
 
 
-def _video(path: Path, most: int, side: int | None) -> list[NDArray[np.uint8]]:
-    def chosen(count: int) -> tuple[list[int], list[NDArray[np.uint8]]]:
-        wanted = evenly(_checked(count, path), most)
+def _video(path: Path, make: Callable[[NDArray[np.uint8]], _Made], most: int, side: int | None) -> list[_Made]:
+    size = frame_size(path)
+
+    def chosen(count: int) -> tuple[list[int], list[_Made]]:
+        wanted = evenly(_checked(count, path, size), most)
         found = frames_of(path, only=frozenset(wanted), side=side, pixels=_pixels(len(wanted)))
-        return wanted, [frame for _, frame in found]
+        return wanted, [make(frame) for _, frame in found]
 
     wanted, frames = chosen(count_frames(path))
     if len(frames) < len(wanted):  # damaged, or with packets that show nothing
@@ -88,26 +119,25 @@ def _video(path: Path, most: int, side: int | None) -> list[NDArray[np.uint8]]:
     return frames
 
 
-def _folder(path: Path, most: int, side: int | None) -> list[NDArray[np.uint8]]:
+def _folder(path: Path, make: Callable[[NDArray[np.uint8]], _Made], most: int, side: int | None) -> list[_Made]:
     files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     wanted = evenly(_checked(len(files), path), most)
     settings = DecodeSettings()
     longer = min(side or settings.reference_side, settings.reference_side, math.isqrt(_pixels(len(wanted))))
-    return [at_most(decode_photo(files[index].read_bytes(), settings), longer) for index in wanted]
+    return [make(at_most(decode_photo(files[index].read_bytes(), settings), longer)) for index in wanted]
 
 
-def _webp(path: Path, most: int, side: int | None) -> list[NDArray[np.uint8]]:
+def _webp(path: Path, make: Callable[[NDArray[np.uint8]], _Made], most: int, side: int | None) -> list[_Made]:
     """By Pillow: FFmpeg reads no animated WebP."""
     try:
         with Image.open(path, formats=["WEBP"]) as image:
-            if max(image.size) > MAX_SIDE:
-                raise InputError("video.unreadable", f"{path} is {image.width} x {image.height} pixels, too large")
-            wanted = evenly(_checked(getattr(image, "n_frames", 1), path), most)
+            check_frame(path, *image.size)
+            wanted = evenly(_checked(getattr(image, "n_frames", 1), path, image.size), most)
             share = min(1.0, math.sqrt(_pixels(len(wanted)) / (image.width * image.height)))
             longer = min(side or MAX_SIDE, math.floor(share * max(image.size)))
             chosen = frozenset(wanted)
             frames = (frame for index, frame in enumerate(ImageSequence.Iterator(image)) if index in chosen)
-            return [at_most(np.asarray(frame.convert("RGB")), longer) for frame in frames]
+            return [make(at_most(np.asarray(frame.convert("RGB")), longer)) for frame in frames]
     except _WEBP_ERRORS as error:
         raise InputError("video.unreadable", f"{path}: {error}") from error
 

@@ -8,9 +8,11 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,33 @@ from gapray.video.provenance import Provenance, with_xmp_box
 
 AVCOL_SPC_BT709 = 1
 WHITE = (255, 255, 255)
+Frame = NDArray[np.uint8]
+"""uint8 [H, W, 3], sRGB."""
 Frames = NDArray[np.uint8]
 """uint8 [F, H, W, 3], sRGB."""
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """The frames of one file. Each is padded to its size when it is asked for, so that no more than one of them is held."""
+
+    frames: Frames
+    size: tuple[int, int] | None
+    background: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return map(self._padded, self.frames)
+
+    def first(self) -> Frame:
+        return self._padded(self.frames[0])
+
+    def _padded(self, frame: Frame) -> Frame:
+        if self.size is None or frame.shape[1::-1] == self.size:
+            return frame
+        return letterboxed(frame, *self.size, self.background)
 
 
 def export(
@@ -51,18 +78,18 @@ def export(
     files = {
         name: data
         for output in preset.files
-        for name, data in _ENCODERS[output.kind](_sized(frames, output, background), output, provenance)
+        for name, data in _ENCODERS[output.kind](_Sized(frames, output.size, background), output, provenance)
     }
     if preset.zip:
         files = {preset.zip: _zipped(files)}
     return files | {"provenance.json": provenance.sidecar()}
 
 
-def encode_mp4(frames: Frames, *, fps: float, crf: int = 18) -> bytes:
+def encode_mp4(frames: Iterable[Frame], *, fps: float, crf: int = 18) -> bytes:
     """H.264 in mp4: yuv420p, index at the front, odd sides padded by one pixel; BT.709 in TV range, and tagged so.
 
     Args:
-        frames: uint8 [F, H, W, 3].
+        frames: uint8 [H, W, 3] each, of one size; at least one. They are encoded as they come, and none is kept.
         fps: Frames a second.
         crf: Constant rate factor, smaller is better and larger.
     """
@@ -75,12 +102,14 @@ def encode_mp4(frames: Frames, *, fps: float, crf: int = 18) -> bytes:
         return Path(file.name).read_bytes()
 
 
-def _write_mp4(path: str, frames: Frames, fps: float, crf: int) -> None:
+def _write_mp4(path: str, frames: Iterable[Frame], fps: float, crf: int) -> None:
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
     exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
-    height, width = (side + side % 2 for side in frames.shape[1:3])
+    rest = iter(frames)
+    first = next(rest)
+    height, width = (side + side % 2 for side in first.shape[:2])
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream(
             "libx264",
@@ -100,7 +129,7 @@ def _write_mp4(path: str, frames: Frames, fps: float, crf: int) -> None:
         stream.codec_context.color_primaries = ColorPrimaries.BT709
         stream.codec_context.color_trc = ColorTrc.BT709
         stream.codec_context.colorspace = AVCOL_SPC_BT709
-        for image in frames:
+        for image in chain([first], rest):
             even = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
                 format="yuv420p",
@@ -125,23 +154,17 @@ def gif_delays_ms(frames: int, fps: float) -> list[int]:
     return [10 * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _sized(frames: Frames, output: Output, background: tuple[int, int, int]) -> Frames:
-    if output.size is None or tuple(frames.shape[2:0:-1]) == output.size:
-        return frames
-    return np.stack([letterboxed(frame, *output.size, background) for frame in frames])
-
-
-def _mp4(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
-    shown = np.repeat(frames, output.hold, axis=0)
-    turns = max(1, math.ceil(output.min_s * output.fps / len(shown)))
-    data = encode_mp4(np.concatenate([shown] * turns), fps=output.fps, crf=output.crf)
+def _mp4(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    turns = max(1, math.ceil(output.min_s * output.fps / (len(frames) * output.hold)))
+    shown = (frame for _ in range(turns) for frame in frames for _ in range(output.hold))
+    data = encode_mp4(shown, fps=output.fps, crf=output.crf)
     yield output.name, with_xmp_box(data, provenance.xmp())
 
 
-def _gif(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+def _gif(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     # One palette for all frames: colours that flicker from frame to frame show more than slightly wrong ones.
     stride = max(1, round(math.sqrt(len(frames) / 8)))
-    some = frames[:, ::stride, ::stride]
+    some = np.stack([frame[::stride, ::stride] for frame in frames])
     exact = sorted({WHITE, _commonest(some)})
     reduced = Image.fromarray(np.concatenate(list(some), axis=1)).quantize(256 - len(exact), Image.Quantize.MEDIANCUT)
     palette = Image.new("P", (1, 1))
@@ -172,7 +195,7 @@ def _indexed(frame: NDArray[np.uint8], palette: Image.Image, exact: Sequence[tup
     return image
 
 
-def _webp(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+def _webp(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     images = [Image.fromarray(frame) for frame in frames]
     yield (
         output.name,
@@ -189,34 +212,35 @@ def _webp(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tu
     )
 
 
-def _stills(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+def _stills(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     for index, frame in enumerate(frames):
         name = output.name.format(index=index, number=index + 1, product_id=provenance.product_id)
         yield name, encoded_still(frame, name, output.quality, provenance)
 
 
-def _sprite(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+def _sprite(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    height, width = frames.first().shape[:2]
     rows = math.ceil(len(frames) / output.columns)
-    blank = np.full_like(frames[0], 255)
-    padded = [*frames, *[blank] * (rows * output.columns - len(frames))]
-    sheet = np.concatenate(
-        [np.concatenate(padded[row * output.columns : (row + 1) * output.columns], axis=1) for row in range(rows)]
-    )
+    sheet = np.full((rows * height, output.columns * width, 3), 255, np.uint8)
+    for index, frame in enumerate(frames):
+        top, left = index // output.columns * height, index % output.columns * width
+        sheet[top : top + height, left : left + width] = frame
     yield output.name, encoded_still(sheet, output.name, output.quality, provenance)
 
 
-def _poster(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
-    yield output.name, encoded_still(frames[0], output.name, output.quality, provenance)
+def _poster(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+    yield output.name, encoded_still(frames.first(), output.name, output.quality, provenance)
 
 
-def _viewer(frames: Frames, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
+def _viewer(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     page = (resources.files("gapray.video") / "viewer.html").read_text()
     sources = [
         "data:image/jpeg;base64," + base64.b64encode(encoded_still(frame, ".jpg", output.quality, provenance)).decode()
         for frame in frames
     ]
     # "</" would end the script element that holds the data.
-    facts = {"title": provenance.product_id, "frames": sources, "side": [frames.shape[2], frames.shape[1]]}
+    height, width = frames.first().shape[:2]
+    facts = {"title": provenance.product_id, "frames": sources, "side": [width, height]}
     yield output.name, page.replace("__FACTS__", json.dumps(facts).replace("</", "<\\/")).encode()
 
 
@@ -254,7 +278,7 @@ def _zipped(files: dict[str, bytes]) -> bytes:
     return sink.getvalue()
 
 
-_Encoder = Callable[[Frames, Output, Provenance], Iterator[tuple[str, bytes]]]
+_Encoder = Callable[[_Sized, Output, Provenance], Iterator[tuple[str, bytes]]]
 _ENCODERS: dict[str, _Encoder] = {
     "mp4": _mp4,
     "gif": _gif,

@@ -185,7 +185,7 @@ def test_urls_are_left_for_later_or_fetched(photos):
     later = come(sent)
     assert later.capture is None and [one.url for one in later.photos] == urls
     assert list(later.azimuths_deg) == EIGHT and later.azimuths_by == "degrees"
-    now = come(sent, fetch=lambda url: photos[url.rpartition("/")[2].partition("?")[0]])
+    now = come(sent, fetch=lambda url, left: photos[url.rpartition("/")[2].partition("?")[0]])
     assert now.capture is not None
 
 

@@ -1,0 +1,72 @@
+"""Photos and manifests at URLs: what all of them hold together, whatever each of them does."""
+
+import http.server
+import threading
+
+import pytest
+
+from gapray.errors import InputError
+from gapray.serve.settings import Limits, UrlRules
+from gapray.serve.urls import fetch_json
+
+MIB = 2**20
+HERE = UrlRules(private=("127.0.0.0/8",))
+FETCHED = """
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.config import DecodeSettings
+from gapray.serve.settings import Limits, UrlRules
+from gapray.serve.uploads import Sent, arrived
+from gapray.serve.urls import fetch
+def come(server, photos):
+    rules = UrlRules(private=("127.0.0.0/8",))
+    arrived(
+        [Sent(url=f"{server}/{index}.jpg") for index in range(photos)],
+        azimuths=None, options=AzimuthOptions(), limits=Limits(photo_bytes=64 * 2**20), decode=DecodeSettings(),
+        fetch=lambda url, left: fetch(url, rules, left=left),
+    )
+"""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        try:
+            for _ in range(20):
+                self.wfile.write(self.server.content)
+        except OSError:
+            pass
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def host():
+    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.asked, found.content = [], bytes(MIB)
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
+
+
+def test_many_large_photos_are_not_all_fetched(host, cost):
+    """24 x 20 MiB are 480 MiB."""
+    code, told, grown = cost(FETCHED, "come(sys.argv[1], 24)", f"http://127.0.0.1:{host.server_port}")
+    assert code == "request.too_large" and str(4 * MIB) in told, told
+    assert len(host.asked) == 4, "three of 20 MiB fit, the fourth is cut off"
+    assert grown < 64 + 40
+
+
+def test_photos_are_counted_before_one_is_fetched(host, cost):
+    code, told, _ = cost(FETCHED, "come(sys.argv[1], 5000)", f"http://127.0.0.1:{host.server_port}")
+    assert code == "request.too_many_images" and str(Limits().images) in told
+    assert host.asked == []
+
+
+def test_a_manifest_is_measured_before_it_is_taken_apart(host):
+    host.content = b"[" + b"[]," * 100_000
+    with pytest.raises(InputError, match=str(Limits().json_values)) as error:
+        fetch_json(f"http://127.0.0.1:{host.server_port}/", HERE, most_values=Limits().json_values)
+    assert error.value.code == "url.failed"
