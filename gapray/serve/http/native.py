@@ -76,7 +76,7 @@ async def create_score(request: Request, wait: Wait = None) -> JSONResponse:
 async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONResponse:
     key = await caller(request, "write")
     context = context_of(request)
-    await context.refuse_when_full()
+    await context.refuse_when_full(key)
     body = await read_body(request, context.settings.limits)
     files = {}
     if kind == "score":
@@ -98,7 +98,7 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         digest=body.digest(),
         webhook=body.text("webhook", "webhook_url"),
     )
-    job = await context.waited(job, preferred_wait(request, wait, 0.0))
+    job = await context.waited(job, preferred_wait(request, wait, 0.0), key)
     place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
     return JSONResponse(native_job(job), 200 if job.final else 202, place)
 

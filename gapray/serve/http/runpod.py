@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
-from gapray.serve.http.auth import caller, context_of, owner_of
+from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of, read_json, still_of
 from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
@@ -59,7 +59,7 @@ async def run_sync(
     """Accept a job and wait for it; a job that takes longer goes on."""
     job = await _accepted(request, endpoint)
     context = context_of(request)
-    return await _status(context, await context.waited(job, wait / 1000))
+    return await _status(context, await context.waited(job, wait / 1000, key_of(request)))
 
 
 @router.get("/v2/{endpoint}/status/{shown}")
@@ -78,7 +78,8 @@ async def status_sync(
     """As `status`, once the job is done."""
     del endpoint
     context = context_of(request)
-    return await _status(context, await context.waited(await _job(request, shown), wait / 1000))
+    job = await _job(request, shown)
+    return await _status(context, await context.waited(job, wait / 1000, key_of(request)))
 
 
 @router.get("/v2/{endpoint}/stream/{shown}")
@@ -90,7 +91,7 @@ async def stream(request: Request, endpoint: Endpoint, shown: str) -> dict[str, 
     job = await _job(request, shown)
     if not job.final:
         # The SDK asks again at once while the stream is empty, and every second otherwise.
-        job = await context.waited(job, 1.0)
+        job = await context.waited(job, 1.0, key_of(request))
     told = await context.call(runpod_status, job, context.artifacts)
     said = request.app.state.streamed
     if job.final:
@@ -123,7 +124,13 @@ async def retry(request: Request, endpoint: Endpoint, shown: str) -> dict[str, A
     del endpoint
     key = await caller(request, "write")
     context = context_of(request)
-    job = await context.call(context.store.retry, job_id(shown), owner_of(key))
+    job = await context.call(
+        context.store.retry,
+        job_id(shown),
+        owner_of(key),
+        max_queued=context.settings.limits.queued,
+        max_of_owner=context.max_queued_of(key),
+    )
     return {"id": runpod_id(job), "status": runpod_state(job)}
 
 
@@ -214,7 +221,7 @@ async def _job(request: Request, shown: str) -> Job:
 async def _accepted(request: Request, endpoint: str) -> Job:
     key = await caller(request, "write")
     context = context_of(request)
-    await context.refuse_when_full()
+    await context.refuse_when_full(key)
     body = await read_json(request)
     given = body.get("input")
     if not isinstance(given, dict) or not given:
