@@ -46,7 +46,6 @@ class Limits(_Settings):
         90, ge=0, description="Image requests that do not say are answered with a job after so long [s]."
     )
 
-
     @property
     def waiting_per_key(self) -> int:
         """Jobs of one key that may wait."""

@@ -29,7 +29,9 @@ def refuse_unusable(name: str, value: Any) -> None:
             if not item.isprintable() and (found := _UNUSABLE.search(item)) is not None:
                 kind = "half a surrogate pair" if found.group() >= "\ud800" else "a control character"
                 where = shown(name[:60])
-                raise InputError("request.invalid", f"{where}: U+{ord(found.group()):04X} is {kind}, which no text holds")
+                raise InputError(
+                    "request.invalid", f"{where}: U+{ord(found.group()):04X} is {kind}, which no text holds"
+                )
         elif isinstance(item, dict):
             todo += item.keys()
             todo += item.values()

@@ -49,6 +49,7 @@ class Browsers:
         self._app, self._keyless, self._hosts, self._bound, self._origins = app, keyless, hosts, bound, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it by 403."""
         if scope["type"] == "http" and scope["path"] not in _HEALTH and await self._keyless():
             headers = Headers(scope=scope)
             try:
@@ -81,9 +82,13 @@ def refuse_host(sent: list[str], hosts: Collection[str], bound: tuple[str, int] 
     name, port = _split(said)
     own, listening = bound if bound is not None else ("", port)
     address = _address(name)
-    if port == listening and (
-        name in ("localhost", own.lower())
-        or (address is not None and (address.is_loopback or not _is_loopback(own)))
+    if (
+        name
+        and port == listening
+        and (
+            name in ("localhost", own.lower())
+            or (address is not None and (address.is_loopback or not _is_loopback(own)))
+        )
     ):
         return
     raise InputError("request.host_refused", f"the server needs no key and does not answer to the name {said[:100]!r}")

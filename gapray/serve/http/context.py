@@ -205,7 +205,10 @@ class Context:
             ServeError: `queue.full` or `queue.key_full`.
         """
         await self.call(
-            self.store.refuse_when_full, key.id, max_queued=self.settings.limits.queued, max_of_owner=self.max_queued_of(key)
+            self.store.refuse_when_full,
+            key.id,
+            max_queued=self.settings.limits.queued,
+            max_of_owner=self.max_queued_of(key),
         )
 
     async def waited(self, job: Job, seconds: float, key: ApiKey) -> Job:

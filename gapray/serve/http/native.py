@@ -14,7 +14,7 @@ from gapray.serve.http.auth import caller, context_of
 from gapray.serve.http.bodies import Body, azimuths_of, making_of, options_of, read_body
 from gapray.serve.http.openai import BODY, MODEL, idempotency_key, one_job, ranged
 from gapray.serve.jobs import Job, Kind
-from gapray.serve.shapes import native_job
+from gapray.serve.shapes import native_job, readable
 from gapray.serve.uploads import sent_by
 
 router = APIRouter()
@@ -115,7 +115,7 @@ def preferred_wait(request: Request, wait: float | None, usual: float) -> float:
 @router.get("/v1/packages/{package_id}", tags=["packages"])
 async def get_package(request: Request, package_id: str) -> dict[str, Any]:
     """A package's state; when it is done, its views with their embeddings."""
-    return native_job(of_kind(await one_job(request, package_id), "package"))
+    return readable(native_job, of_kind(await one_job(request, package_id), "package"))
 
 
 @router.get("/v1/packages/{package_id}/content", tags=["packages"], response_class=Response)
@@ -128,7 +128,7 @@ async def get_package_content(request: Request, package_id: str) -> Response:
 @router.get("/v1/scores/{score_id}", tags=["scores"])
 async def get_score(request: Request, score_id: str) -> dict[str, Any]:
     """A score's state; when it is done, LPIPS by angle."""
-    return native_job(of_kind(await one_job(request, score_id), "score"))
+    return readable(native_job, of_kind(await one_job(request, score_id), "score"))
 
 
 @router.get("/healthz", tags=["service"])

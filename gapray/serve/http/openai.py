@@ -19,7 +19,8 @@ from gapray.serve.http.bodies import azimuths_of, ignored_in, making_of, options
 from gapray.serve.http.context import Context
 from gapray.serve.jobs import Job
 from gapray.serve.keys import ApiKey
-from gapray.serve.shapes import job_id, openai_video
+from gapray.serve.shapes import job_id, openai_video, readable
+from gapray.serve.text import refuse_unusable
 from gapray.serve.uploads import sent_by
 
 router = APIRouter(prefix="/v1", tags=["videos"])
@@ -133,7 +134,7 @@ async def list_videos(
         order=order,
         kind="video",
     )
-    data = [openai_video(job) for job in found]
+    data = [readable(openai_video, job) for job in found]
     return {
         "object": "list",
         "data": data,
@@ -149,7 +150,7 @@ async def get_video(request: Request, video_id: str) -> JSONResponse:
     job = await one_job(request, video_id)
     # OpenAI's poller sleeps for this long; a turntable is minutes on a CPU and seconds on a GPU.
     headers = {} if job.final else {"openai-poll-after-ms": "500"}
-    return JSONResponse(openai_video(job), headers=headers)
+    return JSONResponse(readable(openai_video, job), headers=headers)
 
 
 @router.delete("/videos/{video_id}")
@@ -205,7 +206,7 @@ async def _events(context: Context, job: Job, key: ApiKey) -> AsyncIterator[str]
     last = ""
     while True:
         views = await context.call(views_of, context, job)
-        data = json.dumps({"video": openai_video(job), "views": views})
+        data = json.dumps({"video": readable(openai_video, job), "views": views})
         if data != last:
             last = data
             yield f"event: {'done' if job.final else 'progress'}\ndata: {data}\n\n"
@@ -306,11 +307,13 @@ def idempotency_key(request: Request) -> str | None:
     """The header's value.
 
     Raises:
-        InputError: `request.invalid` when it is too long.
+        InputError: `request.invalid` when it is too long, or holds control characters.
     """
     value = request.headers.get("idempotency-key")
-    if value is not None and not 1 <= len(value) <= 255:
-        raise InputError("request.invalid", "an idempotency key has 1 to 255 characters")
+    if value is not None:
+        refuse_unusable("idempotency-key", value)
+        if not 1 <= len(value) <= 255:
+            raise InputError("request.invalid", "an idempotency key has 1 to 255 characters")
     return value
 
 

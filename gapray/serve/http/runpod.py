@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -19,7 +20,7 @@ from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
 from gapray.serve.jobs import Job, Making
-from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status
+from gapray.serve.shapes import job_id, readable, runpod_accepted, runpod_id, runpod_state, runpod_status
 from gapray.serve.uploads import Sent, decoded, sent_by, sent_in_manifest
 
 router = APIRouter(tags=["runpod"])
@@ -92,7 +93,7 @@ async def stream(request: Request, endpoint: Endpoint, shown: str) -> dict[str, 
     if not job.final:
         # The SDK asks again at once while the stream is empty, and every second otherwise.
         job = await context.waited(job, 1.0, key_of(request))
-    told = await context.call(runpod_status, job, context.artifacts)
+    told = await context.call(readable, partial(runpod_status, artifacts=context.artifacts), job)
     said = request.app.state.streamed
     if job.final:
         # RunPod's clients stop when a job is final and its stream is empty: the output is told once.
@@ -202,7 +203,7 @@ async def graphql(request: Request) -> dict[str, Any]:
 
 
 async def _status(context: Context, job: Job) -> JSONResponse:
-    shown = await context.call(runpod_status, job, context.artifacts)
+    shown = await context.call(readable, partial(runpod_status, artifacts=context.artifacts), job)
     # The output is megabytes of base64: it is written off the event loop.
     return (
         JSONResponse(shown)

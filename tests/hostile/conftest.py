@@ -1,0 +1,3 @@
+"""Fixtures of the servers' tests."""
+
+from tests.serve.conftest import form, photos, postgres, postgres_server  # noqa: F401
