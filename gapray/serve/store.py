@@ -74,6 +74,7 @@ class JobStore:
         with writing(self.engine) as connection:
             if new.idempotency_key and (known := self._by_idempotency(connection, new)):
                 return known
+            _one_at_a_time(connection, new.owner)
             _refuse_full(connection, new.owner, max_queued, max_of_owner)
             if concurrent is not None:
                 mine = jobs.c.owner == new.owner, jobs.c.status.in_(("queued", "running"))
@@ -187,6 +188,7 @@ class JobStore:
         """
         with writing(self.engine) as connection:
             found = self._mine(connection, job_id, owner)
+            _one_at_a_time(connection, found.owner)
             _refuse_full(connection, found.owner, max_queued, max_of_owner)
             changed = connection.execute(
                 jobs.update()
@@ -545,6 +547,12 @@ def _finish(connection: sa.Connection, which: Iterable[sa.ColumnElement[bool]], 
 
 def _count() -> sa.Select[Any]:
     return sa.select(sa.func.count()).select_from(jobs)
+
+
+def _one_at_a_time(connection: sa.Connection, owner: str) -> None:
+    """Let one transaction count an owner's jobs and add to them; SQLite lets but one write anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(owner, 0))))
 
 
 def _refuse_full(connection: sa.Connection, owner: str, max_queued: int | None, max_of_owner: int | None) -> None:

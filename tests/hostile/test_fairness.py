@@ -147,6 +147,26 @@ def test_a_key_has_a_share_of_the_queue(store):
     assert store.get(job.id, None).status == "failed"
 
 
+def test_asking_at_once_is_no_way_round_a_share(store):
+    accepted, lock = [], threading.Lock()
+
+    def ask():
+        try:
+            job = submit(store, "greedy", max_of_owner=3)
+        except ServeError as error:
+            assert error.code == "queue.key_full"
+        else:
+            with lock:
+                accepted.append(job.id)
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(accepted) == store.counts("greedy")["queued"] == 3
+
+
 def test_the_share_of_a_key_follows_the_queue():
     assert Limits().waiting_per_key == 50
     assert Limits(queued=2000).waiting_per_key == 500
