@@ -41,10 +41,18 @@ def main() -> None:
     rows: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        null = {"engine": "null", "limits": {"queued": 100_000}, "jobs": {"running": 8, "poll_s": 0.05}}
+        null = {
+            "engine": "null",
+            "limits": {"queued": 100_000, "queued_per_key": 100_000},
+            "jobs": {"running": 8, "poll_s": 0.05},
+        }
         with Server(folder / "null", null, haproxy=chosen.haproxy) as server:
             rows += status_and_submit(server, folder, chosen.seconds)
-        full = {"engine": "null", "limits": {"queued": 10}, "jobs": {"running": 1, "poll_s": 0.05}}
+        full = {
+            "engine": "null",
+            "limits": {"queued": 10, "queued_per_key": 10},
+            "jobs": {"running": 1, "poll_s": 0.05},
+        }
         with Server(folder / "full", full, haproxy=chosen.haproxy) as server:
             rows += overload(server)
         if chosen.jobs:

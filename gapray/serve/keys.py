@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -19,8 +21,10 @@ from gapray.serve.tables import api_keys, writing
 Scope = Literal["read", "write", "admin"]
 """`read`: own jobs and results. `write`: submit, cancel, delete. `admin`: everybody's jobs, emptying queues, metrics."""
 PREFIX = "gap_"
-_CACHE_S = 5.0
-"""A revoked key stops working within this time."""
+_CACHE_S = 0.5
+"""What was changed by another process counts after this time [s]: a new key, a revoked one."""
+_ID = re.compile(r"[0-9a-f]{12}")
+_NAME_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ def create(
         The key and its secret, which is shown this once: ``gap_<id>_<secret>``.
 
     Raises:
-        ConfigError: `config.invalid` for an unknown scope.
+        ConfigError: `config.invalid` for an unknown scope, or a name that cannot be kept.
     """
+    if not name.isprintable() or not 1 <= len(name) <= _NAME_LENGTH:
+        raise ConfigError("config.invalid", f"a key's name has 1 to {_NAME_LENGTH} characters, all of them printable")
     if unknown := set(scopes) - set(get_args(Scope)):
         raise ConfigError("config.invalid", f"unknown scopes {sorted(unknown)}; scopes: {', '.join(get_args(Scope))}")
     key = ApiKey(secrets.token_hex(6), name, tuple(scopes), per_minute, concurrent, time.time(), None)
@@ -73,6 +79,12 @@ def listed(engine: Engine) -> list[ApiKey]:
     """All keys, oldest first."""
     with engine.connect() as connection:
         return [_key(row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.created_at))]
+
+
+def any_made(engine: Engine) -> bool:
+    """Whether there is or ever was a key: revoked ones keep their row."""
+    with engine.connect() as connection:
+        return connection.execute(sa.select(api_keys.c.id).limit(1)).first() is not None
 
 
 def revoke(engine: Engine, key_id: str) -> None:
@@ -92,16 +104,43 @@ def revoke(engine: Engine, key_id: str) -> None:
 
 
 class KeyRing:
-    """Checks secrets against the database, which is asked once in a few seconds a key."""
+    """Checks secrets against the database, which is asked twice a second a key at most."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[str, tuple[float, ApiKey | None, str]] = {}
+        self._any_made = -math.inf, False
+        """When the database was asked whether any key was made [s on the monotonic clock], and what it said."""
 
     def knows(self, secret: str) -> bool:
         """Whether `check` will answer from memory."""
         cached = self._known.get(_id_of(secret))
         return cached is not None and cached[0] > time.monotonic()
+
+    @property
+    def remembered(self) -> bool | None:
+        """What `any_made` will answer from memory; None = it asks the database."""
+        at, made = self._any_made
+        return made if made or at + _CACHE_S > time.monotonic() else None
+
+    def any_made(self) -> bool:
+        """Whether there is or ever was a key. Once it is true it stays so."""
+        if (made := self.remembered) is None:
+            made = any_made(self._engine)
+            self._any_made = time.monotonic(), made
+        return made
+
+    def refuse_revoked(self, key: ApiKey) -> None:
+        """Refuse a key whose secret was checked before, once it is revoked; for `ANYBODY`, once there is a key.
+
+        Raises:
+            ServeError: `auth.invalid` or `auth.missing`.
+        """
+        if key.id == ANYBODY.id:
+            if self.any_made():
+                raise ServeError("auth.missing", "a key was made, and the request carries none")
+        elif (now := self._lookup(key.id)[0]) is None or now.revoked_at is not None:
+            raise ServeError("auth.invalid", "the API key was revoked")
 
     def check(self, secret: str) -> ApiKey:
         """The key of a secret.
@@ -131,7 +170,9 @@ class KeyRing:
 
 
 def _id_of(secret: str) -> str:
-    return secret.removeprefix(PREFIX).partition("_")[0][:16] if secret.startswith(PREFIX) else ""
+    """The id in a secret; empty where it holds none, so that nothing else comes near the database."""
+    named = secret.removeprefix(PREFIX).partition("_")[0] if secret.startswith(PREFIX) else ""
+    return named if _ID.fullmatch(named) else ""
 
 
 def _hash(secret: str) -> str:

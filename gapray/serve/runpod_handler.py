@@ -24,6 +24,7 @@ from gapray.serve.local import LocalWorkers
 from gapray.serve.making import check_making
 from gapray.serve.settings import ServeSettings
 from gapray.serve.shapes import runpod_output
+from gapray.serve.text import refuse_unusable
 from gapray.serve.uploads import arrived
 from gapray.serve.work import failure_of, make, told
 
@@ -60,6 +61,7 @@ def _workers() -> tuple[ServeSettings, LocalWorkers]:
 async def _made(given: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(given, dict) or not given:
         raise InputError("request.invalid", "the job holds no input")
+    refuse_unusable("input", given)
     settings, workers = await asyncio.to_thread(_workers)
     artifacts = Artifacts.at(str(settings.artifacts))
     asked = asked_of(given)

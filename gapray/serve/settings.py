@@ -51,10 +51,18 @@ class Limits(_Settings):
         1_000_000_000, gt=0, description="Width x height x frames of an encoded video, the repeated frames included."
     )
     queued: int = Field(200, ge=1, description="Jobs that may wait; more are answered by 429.")
+    queued_per_key: int | None = Field(
+        None, ge=1, description="Of these, jobs of one key; null = a quarter of `queued`."
+    )
     wait_s: float = Field(300, gt=0, description="Longest synchronous wait for a job [s].")
     image_wait_s: float = Field(
         90, ge=0, description="Image requests that do not say are answered with a job after so long [s]."
     )
+
+    @property
+    def waiting_per_key(self) -> int:
+        """Jobs of one key that may wait."""
+        return max(1, self.queued // 4) if self.queued_per_key is None else self.queued_per_key
 
 
 class UrlRules(_Settings):
@@ -113,6 +121,16 @@ class ServeSettings(_Settings):
         "pipeline", description="`null` answers every job with one grey turn: to measure the service alone."
     )
     open: bool = Field(False, description="Answer callers without a key. Only for a server nobody else can reach.")
+    open_until_keyed: bool = Field(
+        False, description="Answer callers without a key until the first one is made; `gapray serve` decides it."
+    )
+    bound: tuple[str, int] | None = Field(
+        None, description="Address and port that the server listens at; `gapray serve` says them."
+    )
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="Names, such as render.lan:8000, by which a server that needs no key may be called, beside localhost and addresses.",
+    )
     cors_origins: tuple[str, ...] = Field(
         (),
         description="Origins of web pages that may call this server, such as https://shop.example; `*` = any. None by default.",

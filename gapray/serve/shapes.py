@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gapray.capture.kinds import described
 from gapray.errors import REMEDIES, InputError
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.jobs import Job
+from gapray.serve.jobs import Job, Making
 from gapray.serve.making import preset_for
 
+log = logging.getLogger("gapray.serve")
 _OPENAI_STATUS = {
     "queued": "queued",
     "running": "in_progress",
@@ -79,6 +82,21 @@ def openai_video(job: Job) -> dict[str, Any]:
         shown["error"] = {"code": job.error_code, "message": job.error_message}
         shown["gap"]["remedy"] = REMEDIES.get(job.error_code)
     return shown
+
+
+def readable(shape: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    """A job in one of the shapes here; as a failed one where its stored result is not of the form that its kind's has.
+
+    Raised, one such row would take a whole list with it.
+    """
+    try:
+        return shape(job)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        log.exception("job %s cannot be shown", job.id)
+        why = f"this gapray cannot read the job's result: {type(error).__name__}"
+        return shape(
+            replace(job, status="failed", result=None, error_code="job.unreadable", error_message=why, making=Making())
+        )
 
 
 def openai_event(job: Job) -> dict[str, Any]:

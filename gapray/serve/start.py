@@ -17,7 +17,7 @@ import yaml
 from gapray.environment import environment_kept
 from gapray.errors import ConfigError
 from gapray.serve.front import binary_of_haproxy, free_port, front
-from gapray.serve.keys import listed
+from gapray.serve.keys import any_made, listed
 from gapray.serve.port import port_kept
 from gapray.serve.settings import ServeSettings, serve_settings
 from gapray.serve.tables import connect
@@ -56,16 +56,17 @@ def serve_settings_of(
 
 
 def admitted(settings: ServeSettings, host: str, *, insecure: bool) -> ServeSettings:
-    """Whether callers need keys: always, but on a loopback address with no key made, or when told so.
+    """Whether callers need keys: always, but when told so, or on a loopback address until the first key is made.
 
     Raises:
         ConfigError: `auth.no_keys` for an address that others reach, when nobody could call.
     """
     if insecure or settings.open:
         return settings.model_copy(update={"open": True})
-    keys = [key for key in listed(connect(str(settings.jobs_url))) if key.revoked_at is None]
-    if keys:
-        return settings
+    engine = connect(str(settings.jobs_url))
+    keyed = settings.model_copy(update={"open_until_keyed": False})
+    if [key for key in listed(engine) if key.revoked_at is None]:
+        return keyed
     if not _is_loopback(host):
         raise ConfigError("auth.no_keys", f"{host} can be reached by others, and there is no API key")
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
@@ -73,7 +74,8 @@ def admitted(settings: ServeSettings, host: str, *, insecure: bool) -> ServeSett
         raise ConfigError(
             "auth.no_keys", "behind HAProxy the replicas can be reached by others, and there is no API key"
         )
-    return settings.model_copy(update={"open": True})
+    # Who made a key wants it asked for, also once it is revoked.
+    return keyed if any_made(engine) else settings.model_copy(update={"open_until_keyed": True})
 
 
 def start(settings: ServeSettings, *, host: str, port: int, address: str | None, insecure: bool) -> None:
@@ -85,7 +87,7 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
         ConfigError: As `admitted`; `serve.cannot_bind`.
         ResourceError: As `gapray.ray_session.start`.
     """
-    chosen = admitted(settings, host, insecure=insecure)
+    chosen = admitted(settings, host, insecure=insecure).model_copy(update={"bound": (host, port)})
     local = address is None and "RAY_ADDRESS" not in os.environ
     if not local:  # there it is the nodes' proxies that listen, and what stands before them is the cluster's
         _serve(chosen, host, port, host, port, address or "auto")
@@ -126,7 +128,7 @@ def _serve(chosen: ServeSettings, host: str, port: int, inner_host: str, inner_p
                     "serve.cannot_bind", f"{host}:{port}: a proxy of the cluster cannot bind it"
                 ) from error
             raise
-        keys = "no key needed" if chosen.open else "API key needed"
+        keys = "no key needed" if chosen.open or chosen.open_until_keyed else "API key needed"
         with front(host, port, inner_port) if inner_port != port else nullcontext() as before:
             print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
             for number in handlers:

@@ -7,20 +7,25 @@ ends it for clients and workers; its row goes when its files are gone.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gapray.errors import InputError, ServeError
 from gapray.serve.jobs import FINAL, Job, JobInput, Kind, Making, NewJob
 from gapray.serve.tables import connect, database, jobs, notices, writing
+from gapray.serve.text import shown
 
+log = logging.getLogger("gapray.serve")
 _COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
+_ROW = TypeAdapter(Job)
 _SEEN = jobs.c.deleted_at.is_(None)
 _NOTICE_LEASE_S = 60.0
 _IDS_AT_ONCE = 500
@@ -42,25 +47,35 @@ class JobStore:
 
     def __init__(self, url: str) -> None:
         self.engine = connect(url)
+        self._turns = count()
+        self._served: dict[str, int] = {}
+        """Owner -> number of the turn in which this store last leased a job of its. Rows tell less: a client can delete them."""
 
     # ---- what a client does -------------------------------------------------------------------------------------
 
-    def submit(self, new: NewJob, *, max_queued: int, keep_s: float, concurrent: int | None = None) -> Job:
+    def submit(
+        self,
+        new: NewJob,
+        *,
+        max_queued: int,
+        keep_s: float,
+        max_of_owner: int | None = None,
+        concurrent: int | None = None,
+    ) -> Job:
         """Accept a job: when this returns, it is in the database.
 
         A second submission with the same idempotency key returns the first one's job.
 
         Raises:
-            ServeError: `queue.full` or `rate.exceeded` (too many jobs of this owner at once).
+            ServeError: `queue.full`, `queue.key_full` or `rate.exceeded` (too many jobs of this owner at once).
             InputError: `request.idempotency_mismatch`.
         """
         now = time.time()
         with writing(self.engine) as connection:
             if new.idempotency_key and (known := self._by_idempotency(connection, new)):
                 return known
-            waiting = connection.execute(_count().where(jobs.c.status == "queued")).scalar_one()
-            if waiting >= max_queued:
-                raise ServeError("queue.full", f"{waiting} jobs are waiting")
+            _one_at_a_time(connection, new.owner)
+            _refuse_full(connection, new.owner, max_queued, max_of_owner)
             if concurrent is not None:
                 mine = jobs.c.owner == new.owner, jobs.c.status.in_(("queued", "running"))
                 if connection.execute(_count().where(*mine)).scalar_one() >= concurrent:
@@ -96,6 +111,15 @@ class JobStore:
                     return known
                 raise
             return _job(connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == new.id)).one())
+
+    def refuse_when_full(self, owner: str, *, max_queued: int, max_of_owner: int | None = None) -> None:
+        """Refuse what `submit` would refuse by now.
+
+        Raises:
+            ServeError: `queue.full` or `queue.key_full`.
+        """
+        with self.engine.connect() as connection:
+            _refuse_full(connection, owner, max_queued, max_of_owner)
 
     def get(self, job_id: str, owner: str | None) -> Job:
         """A job of `owner` (None = of anybody).
@@ -153,14 +177,19 @@ class JobStore:
             )
             return self._mine(connection, job_id, owner)
 
-    def retry(self, job_id: str, owner: str | None) -> Job:
+    def retry(
+        self, job_id: str, owner: str | None, *, max_queued: int | None = None, max_of_owner: int | None = None
+    ) -> Job:
         """Queue a failed job again, with all its attempts before it.
 
         Raises:
             InputError: `job.not_found`, or `job.not_failed`.
+            ServeError: `queue.full` or `queue.key_full`.
         """
         with writing(self.engine) as connection:
             found = self._mine(connection, job_id, owner)
+            _one_at_a_time(connection, found.owner)
+            _refuse_full(connection, found.owner, max_queued, max_of_owner)
             changed = connection.execute(
                 jobs.update()
                 .where(jobs.c.id == job_id, jobs.c.status == "failed")
@@ -222,7 +251,8 @@ class JobStore:
     def lease(self, worker: str, *, most: int, lease_s: float, attempts: int) -> list[Job]:
         """Take up to `most` jobs that wait, or whose worker was not heard of in time.
 
-        Jobs that were tried `attempts` times, that waited too long or that cannot be read fail here.
+        Owners take turns: the next job is the oldest of the owner with the fewest jobs at work, of several such the one who
+        was served longest ago. Jobs that were tried `attempts` times, that waited too long or that cannot be read fail here.
         """
         now = time.time()
         lost = sa.and_(jobs.c.status == "running", jobs.c.lease_until < now)
@@ -249,15 +279,7 @@ class JobStore:
             )
             if most <= 0:
                 return []
-            free = (
-                sa.select(jobs.c.id)
-                .where(sa.or_(jobs.c.status == "queued", lost))
-                .order_by(jobs.c.created_at)
-                .limit(most)
-                .with_for_update(skip_locked=True)
-            )
-            ids = connection.execute(free).scalars().all()
-            for job_id in ids:
+            for job_id in self._in_turn(connection, sa.or_(jobs.c.status == "queued", lost), most):
                 connection.execute(
                     jobs.update()
                     .where(jobs.c.id == job_id)
@@ -273,17 +295,10 @@ class JobStore:
                 )
                 row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one()
                 try:
-                    taken.append(_job(row))
+                    taken.append(_read(row))
                 except ValidationError as error:
-                    # Of another gapray's settings. Raised here it would hold up all jobs behind it, for ever.
-                    message = f"this gapray cannot read the job: {error.errors()[0]['msg']}"
-                    _finish(
-                        connection,
-                        [jobs.c.id == job_id],
-                        status="failed",
-                        error_code="internal.error",
-                        error_message=message,
-                    )
+                    # Raised here it would hold up all jobs behind it, for ever.
+                    _finish(connection, [jobs.c.id == job_id], status="failed", **_unreadable(error))
         return taken
 
     def beat(self, worker: str, held: Mapping[str, int], lease_s: float) -> set[str]:
@@ -329,7 +344,13 @@ class JobStore:
         """Publish a failure. False as for `complete`."""
         with writing(self.engine) as connection:
             return bool(
-                _finish(connection, _attempt(job_id, attempt), status="failed", error_code=code, error_message=message)
+                _finish(
+                    connection,
+                    _attempt(job_id, attempt),
+                    status="failed",
+                    error_code=code,
+                    error_message=shown(message),
+                )
             )
 
     def release(self, job_id: str, attempt: int) -> bool:
@@ -436,7 +457,7 @@ class JobStore:
                 .where(notices.c.id == notice_id)
                 .values(
                     delivered_at=None if error else now,
-                    last_error=error,
+                    last_error=None if error is None else shown(error),
                     next_at=None if again_in_s is None else now + again_in_s,
                 )
             )
@@ -456,6 +477,36 @@ class JobStore:
         if row is None:
             raise InputError("job.not_found", f"there is no job {job_id[:80]!r}")
         return _job(row)
+
+    def _in_turn(self, connection: sa.Connection, free: sa.ColumnElement[bool], most: int) -> list[str]:
+        """Ids of up to `most` free jobs, locked, in the order in which their owners' turns come."""
+        at_work = sa.func.sum(sa.case((free, 0), else_=1))
+        owners = (
+            sa.select(jobs.c.owner, at_work, sa.func.min(sa.case((free, jobs.c.created_at))))
+            .where(sa.or_(free, jobs.c.status == "running"))
+            .group_by(jobs.c.owner)
+        )
+        waiting = {
+            owner: (int(working), oldest) for owner, working, oldest in connection.execute(owners) if oldest is not None
+        }
+        found: list[str] = []
+        while waiting and len(found) < most:
+            owner = min(waiting, key=lambda name: (waiting[name][0], self._served.get(name, -1), waiting[name][1]))
+            oldest = (
+                sa.select(jobs.c.id, jobs.c.created_at)
+                .where(free, jobs.c.owner == owner, jobs.c.id.not_in(found))
+                .order_by(jobs.c.created_at, jobs.c.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            row = connection.execute(oldest).one_or_none()
+            if row is None:  # they were all taken, by this look or by another dispatcher's
+                del waiting[owner]
+                continue
+            found.append(row.id)
+            waiting[owner] = waiting[owner][0] + 1, row.created_at
+            self._served[owner] = next(self._turns)
+        return found
 
     def _by_idempotency(self, connection: sa.Connection, new: NewJob) -> Job | None:
         query = sa.select(*_COLUMNS).where(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
@@ -498,7 +549,53 @@ def _count() -> sa.Select[Any]:
     return sa.select(sa.func.count()).select_from(jobs)
 
 
+def _one_at_a_time(connection: sa.Connection, owner: str) -> None:
+    """Let one transaction count an owner's jobs and add to them; SQLite lets but one write anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(owner, 0))))
+
+
+def _refuse_full(connection: sa.Connection, owner: str, max_queued: int | None, max_of_owner: int | None) -> None:
+    queued = jobs.c.status == "queued"
+    if max_of_owner is not None:
+        mine = connection.execute(_count().where(queued, jobs.c.owner == owner)).scalar_one()
+        if mine >= max_of_owner:
+            raise ServeError("queue.key_full", f"{mine} jobs of this key are waiting")
+    if max_queued is not None and (waiting := connection.execute(_count().where(queued)).scalar_one()) >= max_queued:
+        raise ServeError("queue.full", f"{waiting} jobs are waiting")
+
+
 def _job(row: Any) -> Job:
-    data = dict(row._mapping)
-    making, given = Making.model_validate(data.pop("making")), JobInput.model_validate(data.pop("input"))
-    return Job(**data, making=making, input=given)
+    """A row as a job. One that cannot be read is shown as failed: raised here it would hide all others of its page."""
+    try:
+        return _read(row)
+    except ValidationError as error:
+        log.error("the row of job %s cannot be read: %s", row.id, error.errors()[0]["msg"])
+        return _failed(row, error)
+
+
+def _read(row: Any) -> Job:
+    """A row as a job.
+
+    Raises:
+        ValidationError: A column holds what this gapray cannot read.
+    """
+    return _ROW.validate_python(dict(row._mapping))
+
+
+def _failed(row: Any, error: ValidationError) -> Job:
+    """What is left of a job whose row cannot be read: whose it is, and when it came as far as that is known."""
+    known = dict(row._mapping) | {"making": Making(), "input": JobInput(), "result": None, "status": "failed"}
+    numbers = ("created_at", "expires_at", "progress", "attempt")
+    optional = ("started_at", "finished_at", "timeout_s")
+    kept = {name: value for name in (*numbers, *optional) if isinstance(value := known[name], (int, float))}
+    return Job(**known | dict.fromkeys(numbers, 0) | dict.fromkeys(optional) | kept | _unreadable(error))
+
+
+def _unreadable(error: ValidationError) -> dict[str, str]:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return {
+        "error_code": "job.unreadable",
+        "error_message": f"this gapray cannot read the job: {where}: {first['msg']}",
+    }

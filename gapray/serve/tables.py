@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +12,10 @@ from sqlalchemy.engine import Connection, Engine, make_url
 
 from gapray.errors import ConfigError
 from gapray.serve.migrations import bring_up_to_date
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+UNREADABLE = "unreadable"
+"""What is read of a JSON column that holds nothing an answer could show; no column holds mere text."""
 
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 """Raised while a database does not answer. Any other error comes back however often a statement is tried."""
@@ -102,9 +109,10 @@ def connect(url: str) -> Engine:
     if backend not in ("sqlite", "postgresql"):
         raise ConfigError("jobs.store_unusable", f"jobs are kept in SQLite or PostgreSQL, not in {backend}")
     if backend == "postgresql":
-        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=8)
+        parsed_as = parsed.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(parsed_as, pool_pre_ping=True, pool_size=8, **_JSON)
     else:
-        engine = sa.create_engine(parsed, connect_args={"timeout": 30})
+        engine = sa.create_engine(parsed, connect_args={"timeout": 30}, **_JSON)
         sa.event.listen(engine, "connect", _sqlite_connected)
         sa.event.listen(engine, "begin", _sqlite_begun)
     try:
@@ -118,6 +126,25 @@ def connect(url: str) -> Engine:
 def writing(engine: Engine) -> Any:
     """A transaction that writes: on SQLite it takes the write lock at once, so that it never fails half way."""
     return engine.execution_options(gapray_writes=True).begin()
+
+
+def loaded(stored: str | bytes) -> Any:
+    """A JSON column's value; `UNREADABLE` of one that is no JSON, or that holds NaN or half a surrogate pair."""
+    try:
+        data = stored.encode() if isinstance(stored, str) else bytes(stored)
+        value = json.loads(data, parse_constant=_refused)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return UNREADABLE
+    return value
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_JSON: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), "json_deserializer": loaded}
 
 
 def is_sqlite(url: str) -> bool:

@@ -40,6 +40,7 @@ from gapray.errors import InputError
 from gapray.gap.manifest import manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.settings import Limits
+from gapray.serve.text import refuse_unusable
 
 PHOTO_FIELDS = frozenset({"input_reference", "image_reference", "views", "view", "images", "image", "photos", "photo"})
 """Form fields and JSON members that hold photos, with or without brackets behind."""
@@ -138,6 +139,7 @@ def _photos(value: Any) -> list[Sent]:
                 raise InputError("request.invalid", f"a photo field holds broken JSON: {error}") from error
             if is_nested(inner, NESTING):
                 raise InputError("request.invalid", f"a photo field is nested more than {NESTING} levels deep")
+            refuse_unusable("a photo field", inner)
             return _photos(inner)
         return [_text(text)] if text else []
     if isinstance(value, list):
@@ -249,6 +251,7 @@ def sent_in_manifest(manifest: Any) -> list[Sent]:
     Raises:
         InputError: `request.invalid`, `request.no_photos` or `request.path_refused`.
     """
+    refuse_unusable("the manifest", manifest)
     try:
         views, by = manifest_views(manifest)
     except ValueError as error:

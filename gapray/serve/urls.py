@@ -22,6 +22,8 @@ from gapray.errors import InputError
 from gapray.serve.settings import UrlRules
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LENGTH = 8000
+"""Of a URL [characters]: what servers take at least, by RFC 9110, section 4.1."""
 _CHUNK = 64 * 1024
 _NEVER = tuple(
     ipaddress.ip_network(one)
@@ -64,6 +66,8 @@ def check_url(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Target
     Raises:
         InputError: `url.refused`, or `url.failed` when the host has no address.
     """
+    if len(url) > _LENGTH:
+        raise InputError("url.refused", f"the URL has {len(url)} characters; at most {_LENGTH} are taken")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

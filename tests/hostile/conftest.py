@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.serve.conftest import form, photos, postgres, postgres_server  # noqa: F401
+
 _MEASURED = """
 import json, sys
 from pathlib import Path

@@ -200,7 +200,7 @@ def served(folder, *, worker, **more):
     patient = {"jobs": {"poll_s": 0.02, "lease_s": 120}} if worker == "pipeline" else {}
     context = Context.of(settings_in(folder, **patient | more))
     secrets = {}
-    if not context.settings.open:
+    if not context.settings.open and not context.settings.open_until_keyed:
         secrets = {
             "writer": create(context.store.engine, "writer")[1],
             "reader": create(context.store.engine, "reader", scopes=["read"])[1],

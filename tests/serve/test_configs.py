@@ -48,12 +48,13 @@ def test_a_wrong_setting_is_named(data, what):
 
 
 def test_who_is_let_in(tmp_path, monkeypatch):
-    from gapray.serve.keys import create
+    from gapray.serve.keys import create, revoke
     from gapray.serve.tables import connect
 
     settings = ServeSettings(jobs_url=f"sqlite:///{tmp_path}/jobs.db", artifacts="x", webhook_secret="x")
-    assert admitted(settings, "127.0.0.1", insecure=False).open
-    assert admitted(settings, "localhost", insecure=False).open
+    for host in ("127.0.0.1", "localhost", "::1"):
+        chosen = admitted(settings, host, insecure=False)
+        assert chosen.open_until_keyed and not chosen.open
     for host in ("0.0.0.0", "::", "10.0.0.4", "server.example"):
         with pytest.raises(ConfigError) as error:
             admitted(settings, host, insecure=False)
@@ -62,9 +63,16 @@ def test_who_is_let_in(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
     with pytest.raises(ConfigError, match="HAProxy"):
         admitted(settings, "127.0.0.1", insecure=False)
-    create(connect(settings.jobs_url), "somebody")
-    assert not admitted(settings, "0.0.0.0", insecure=False).open
-    assert not admitted(settings, "127.0.0.1", insecure=False).open, "who made a key wants it asked for"
+    key, _ = create(connect(settings.jobs_url), "somebody")
+    for host in ("0.0.0.0", "127.0.0.1"):
+        chosen = admitted(settings, host, insecure=False)
+        assert not chosen.open and not chosen.open_until_keyed, "who made a key wants it asked for"
+    monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY")
+    revoke(connect(settings.jobs_url), key.id)
+    chosen = admitted(settings.model_copy(update={"open_until_keyed": True}), "127.0.0.1", insecure=False)
+    assert not chosen.open and not chosen.open_until_keyed, "revoking the last key opens nothing"
+    with pytest.raises(ConfigError, match="no API key"):
+        admitted(settings, "0.0.0.0", insecure=False)
 
 
 def test_files_of_one_machine_are_refused_on_two(tmp_path, monkeypatch):

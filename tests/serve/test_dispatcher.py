@@ -54,4 +54,4 @@ def test_a_job_that_cannot_be_read_fails_and_holds_no_other_up(tmp_path):
         assert final(context.store, good).status == "completed"
     with context.store.engine.connect() as connection:
         row = connection.execute(sa.select(jobs.c.status, jobs.c.error_code).where(jobs.c.id == unread.id)).one()
-    assert tuple(row) == ("failed", "internal.error")
+    assert tuple(row) == ("failed", "job.unreadable")

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gapray.errors import GaprayError, InputError
 from gapray.serve.http import images, native, openai, runpod
+from gapray.serve.http.browsers import Browsers
 from gapray.serve.http.context import Context
 from gapray.serve.http.failures import answer, on_any_error, on_gapray_error, on_http_error, on_validation_error
 
@@ -75,6 +76,13 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
     app.add_exception_handler(GaprayError, on_gapray_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
+    app.add_middleware(
+        Browsers,
+        keyless=context.keyless,
+        hosts=context.settings.hosts,
+        bound=context.settings.bound,
+        origins=context.settings.cors_origins,
+    )
     app.add_middleware(
         _Front,
         limit=context.settings.limits.body_bytes,

@@ -21,11 +21,16 @@ async def caller(request: Request, scope: Scope) -> ApiKey:
     Raises:
         ServeError: `auth.missing`, `auth.invalid`, `auth.forbidden` or `rate.exceeded`.
     """
+    request.state.key = key = await _caller(request, scope)
+    return key
+
+
+async def _caller(request: Request, scope: Scope) -> ApiKey:
     context = context_of(request)
     sent = request.headers.get("authorization", "").strip()
     kind, _, rest = sent.partition(" ")
     secret = rest.strip() if kind.lower() == "bearer" else sent
-    if context.settings.open:
+    if await context.keyless():
         return ANYBODY
     if not secret:
         raise ServeError("auth.missing", "the request carries no API key")
@@ -35,6 +40,12 @@ async def caller(request: Request, scope: Scope) -> ApiKey:
     if scope not in key.scopes and "admin" not in key.scopes:
         raise ServeError("auth.forbidden", f"this key may not {scope}")
     context.within_rate(key)
+    return key
+
+
+def key_of(request: Request) -> ApiKey:
+    """Who `caller` found to ask."""
+    key: ApiKey = request.state.key
     return key
 
 

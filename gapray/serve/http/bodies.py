@@ -25,6 +25,7 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
+from gapray.serve.text import refuse_unusable, usable
 from gapray.serve.uploads import NESTING, PHOTO_FIELDS, decoded, is_nested
 
 NAMES = {
@@ -44,8 +45,6 @@ AZIMUTH_FIELDS = frozenset(
 )
 STILL = {"n": "count", "output_compression": "quality"}
 """Names of the Images API -> ours."""
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""How JSON escapes one half of a character beyond the first plane."""
 _DEPTH = 20
 _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
@@ -102,7 +101,10 @@ async def read_body(request: Request, limits: Limits) -> Body:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        return await _form(request, limits)
+        body = await _form(request, limits)
+        for name, value in body.fields:
+            refuse_unusable(name, value)
+        return body
     if kind in ("application/json", "text/json") or kind.endswith("+json"):
         return Body(tuple(_members(await read_json(request))))
     raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
@@ -119,7 +121,7 @@ async def _form(request: Request, limits: Limits) -> Body:
                 form = await FormParser(request.headers, stream, **least).parse()
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
-                found.append((name, (plain_words(value.filename or ""), await _content(value))))
+                found.append((name, (usable(plain_words(value.filename or "")), await _content(value))))
             else:
                 found.append((name, value))
         await form.close()
@@ -199,14 +201,14 @@ async def read_json(request: Request) -> dict[str, Any]:
     data = await request.body()
     try:
         value = json.loads(data or b"{}", parse_constant=_refused)
-        if _SURROGATE.search(data):
-            json.dumps(value, ensure_ascii=False).encode()  # half of a pair is no text that could be hashed or stored
     except (ValueError, RecursionError) as error:
         raise InputError("request.invalid", f"the body is no JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
         raise InputError("request.invalid", "the body must be a JSON object")
     if is_nested(value, NESTING):
         raise InputError("request.invalid", f"the body is nested more than {NESTING} levels deep")
+    for name, member in value.items():
+        refuse_unusable(name, member)
     return value
 
 

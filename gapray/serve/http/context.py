@@ -19,7 +19,7 @@ from gapray.config import Profile
 from gapray.errors import GaprayError, InputError, ServeError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Api, Job, JobInput, Kind, Making, NewJob
-from gapray.serve.keys import ApiKey, KeyRing
+from gapray.serve.keys import ANYBODY, ApiKey, KeyRing
 from gapray.serve.making import check_making
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
@@ -53,6 +53,27 @@ class Context:
     async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """Something that blocks, off the event loop."""
         return await asyncio.to_thread(function, *args, **named)
+
+    async def keyless(self) -> bool:
+        """Whether a caller needs no key now: a key that is made on the running server ends that for good."""
+        if self.settings.open or not self.settings.open_until_keyed:
+            return self.settings.open
+        made = self.keys.remembered
+        return not (await self.call(self.keys.any_made) if made is None else made)
+
+    def watched(self, job_id: str, key: ApiKey) -> Job:
+        """A job that a caller who was let in goes on watching.
+
+        Raises:
+            InputError: `job.not_found`.
+            ServeError: `auth.invalid` or `auth.missing` when the caller would be let in no more.
+        """
+        self._refuse_revoked(key)
+        return self.store.get(job_id, None)
+
+    def _refuse_revoked(self, key: ApiKey) -> None:
+        if not self.settings.open:
+            self.keys.refuse_revoked(key)
 
     def within_rate(self, key: ApiKey) -> None:
         """Count one request of a key.
@@ -90,7 +111,7 @@ class Context:
 
         Raises:
             InputError: For what is wrong with the request.
-            ServeError: `queue.full`, `rate.exceeded` or `artifacts.failed`.
+            ServeError: `queue.full`, `queue.key_full`, `rate.exceeded` or `artifacts.failed`.
         """
         check_making(making, self.settings.limits)
         for url in [*(one.url for one in sent if one.url), webhook, manifest_url]:
@@ -122,11 +143,13 @@ class Context:
         options: AzimuthOptions,
         files: Mapping[str, bytes],
     ) -> Job:
+        self._refuse_revoked(key)  # a body may have been long on its way
         try:
             given = self._stored(new, sent, azimuths, options, files)
             job = self.store.submit(
                 NewJob(**{**vars(new), "input": given}),
                 max_queued=self.settings.limits.queued,
+                max_of_owner=self.max_queued_of(key),
                 keep_s=self.settings.jobs.keep_s,
                 concurrent=key.concurrent,
             )
@@ -171,22 +194,34 @@ class Context:
         with suppress(ServeError):
             self.artifacts.remove(f"uploads/{job_id}")
 
-    async def refuse_when_full(self) -> None:
+    def max_queued_of(self, key: ApiKey) -> int | None:
+        """Jobs of a key that may wait; None where there is but one tenant, who may fill the queue."""
+        return None if key is ANYBODY else self.settings.limits.waiting_per_key
+
+    async def refuse_when_full(self, key: ApiKey) -> None:
         """A quick look before a body is read and photos are stored; `submit` decides.
 
         Raises:
-            ServeError: `queue.full`.
+            ServeError: `queue.full` or `queue.key_full`.
         """
-        waiting = (await self.call(self.store.counts))["queued"]
-        if waiting >= self.settings.limits.queued:
-            raise ServeError("queue.full", f"{waiting} jobs are waiting")
+        await self.call(
+            self.store.refuse_when_full,
+            key.id,
+            max_queued=self.settings.limits.queued,
+            max_of_owner=self.max_queued_of(key),
+        )
 
-    async def waited(self, job: Job, seconds: float) -> Job:
-        """The job once it is final, or after `seconds`."""
+    async def waited(self, job: Job, seconds: float, key: ApiKey) -> Job:
+        """The job once it is final, or after `seconds`.
+
+        Raises:
+            InputError: `job.not_found` when it was deleted meanwhile.
+            ServeError: `auth.invalid` or `auth.missing` when the caller would be let in no more.
+        """
         end = time.monotonic() + min(seconds, self.settings.limits.wait_s)
         while not job.final and time.monotonic() < end:
             await asyncio.sleep(WAIT_STEP_S)
-            job = await self.call(self.store.get, job.id, None)
+            job = await self.call(self.watched, job.id, key)
         return job
 
     async def file(self, job: Job, name: str) -> bytes:

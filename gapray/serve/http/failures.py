@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from gapray.errors import REMEDIES, ConfigError, GaprayError, InputError
+from gapray.serve.text import shown
 from gapray.serve.work import ours
 
 log = logging.getLogger("gapray.serve")
@@ -25,6 +26,7 @@ STATUS: dict[str, int] = {
     "auth.forbidden": 403,
     "rate.exceeded": 429,
     "queue.full": 429,
+    "queue.key_full": 429,
     "job.not_found": 404,
     "job.no_such_file": 404,
     "job.expired": 404,
@@ -34,6 +36,8 @@ STATUS: dict[str, int] = {
     "request.idempotency_mismatch": 422,
     "request.unsupported": 404,
     "request.not_found": 404,
+    "request.host_refused": 403,
+    "request.origin_refused": 403,
     "request.wrong_method": 405,
     "artifacts.failed": 503,
     "jobs.unavailable": 503,
@@ -65,7 +69,7 @@ def answer(
     request: Request, status: int, code: str, message: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> JSONResponse:
     """An error in the shape of the API that was called."""
-    remedy = REMEDIES.get(code)
+    remedy, message = REMEDIES.get(code), shown(message)
     body: dict[str, Any]
     if request.url.path.startswith("/v2/") or request.url.path == "/graphql":
         # RunPod's asynchronous client reads `id` and `status` without looking at the HTTP status.

@@ -142,7 +142,7 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
     key = await caller(request, "write")
     context = context_of(request)
     refuse_without_stylist(context)
-    await context.refuse_when_full()
+    await context.refuse_when_full(key)
     body = await read_body(request, context.settings.limits)
     for name, values in _ELSEWHERE.items():
         if str(body.last(name)).lower() in values:
@@ -170,7 +170,7 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
         digest=body.digest("openai", "image"),
         webhook=body.text("webhook", "webhook_url"),
     )
-    job = await context.waited(job, preferred_wait(request, wait, context.settings.limits.image_wait_s))
+    job = await context.waited(job, preferred_wait(request, wait, context.settings.limits.image_wait_s), key)
     if job.final and job.status != "completed":
         raise failure(job)
     return await _shown(request, job, ignored_in(body, (*_KNOWN, *StillWish.model_fields, "package")))

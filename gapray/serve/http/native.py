@@ -14,7 +14,7 @@ from gapray.serve.http.auth import caller, context_of
 from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body
 from gapray.serve.http.openai import BODY, MODEL, idempotency_key, one_job, ranged
 from gapray.serve.jobs import Job, Kind
-from gapray.serve.shapes import native_job
+from gapray.serve.shapes import native_job, readable
 from gapray.serve.uploads import sent_by
 
 router = APIRouter()
@@ -76,7 +76,7 @@ async def create_score(request: Request, wait: Wait = None) -> JSONResponse:
 async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONResponse:
     key = await caller(request, "write")
     context = context_of(request)
-    await context.refuse_when_full()
+    await context.refuse_when_full(key)
     body = await read_body(request, context.settings.limits)
     files = {}
     if kind == "score":
@@ -98,7 +98,7 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         digest=body.digest("native", kind),
         webhook=body.text("webhook", "webhook_url"),
     )
-    job = await context.waited(job, preferred_wait(request, wait, 0.0))
+    job = await context.waited(job, preferred_wait(request, wait, 0.0), key)
     place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
     known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))
     ignored = ignored_in(body, known)
@@ -118,7 +118,7 @@ def preferred_wait(request: Request, wait: float | None, usual: float) -> float:
 @router.get("/v1/packages/{package_id}", tags=["packages"])
 async def get_package(request: Request, package_id: str) -> dict[str, Any]:
     """A package's state; when it is done, its views with their embeddings."""
-    return native_job(of_kind(await one_job(request, package_id), "package"))
+    return readable(native_job, of_kind(await one_job(request, package_id), "package"))
 
 
 @router.get("/v1/packages/{package_id}/content", tags=["packages"], response_class=Response)
@@ -131,7 +131,7 @@ async def get_package_content(request: Request, package_id: str) -> Response:
 @router.get("/v1/scores/{score_id}", tags=["scores"])
 async def get_score(request: Request, score_id: str) -> dict[str, Any]:
     """A score's state; when it is done, LPIPS by angle."""
-    return native_job(of_kind(await one_job(request, score_id), "score"))
+    return readable(native_job, of_kind(await one_job(request, score_id), "score"))
 
 
 @router.get("/healthz", tags=["service"])

@@ -11,14 +11,16 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from gapray.errors import InputError, ModelError
+from gapray.errors import InputError, ModelError, ServeError
 from gapray.serve.artifacts import content_type
 from gapray.serve.deletion import forget
-from gapray.serve.http.auth import caller, context_of, owner_of
+from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import azimuths_of, ignored_in, making_of, options_of, read_body
 from gapray.serve.http.context import Context
 from gapray.serve.jobs import Job
-from gapray.serve.shapes import job_id, openai_video
+from gapray.serve.keys import ApiKey
+from gapray.serve.shapes import job_id, openai_video, readable
+from gapray.serve.text import refuse_unusable
 from gapray.serve.uploads import sent_by
 
 router = APIRouter(prefix="/v1", tags=["videos"])
@@ -91,7 +93,7 @@ async def create_video(request: Request) -> JSONResponse:
     """Make a turntable video from photos. Answers at once; the video comes later."""
     key = await caller(request, "write")
     context = context_of(request)
-    await context.refuse_when_full()
+    await context.refuse_when_full(key)
     body = await read_body(request, context.settings.limits)
     model = body.text("model") or MODEL
     check_model(context, model, MODEL)
@@ -132,7 +134,7 @@ async def list_videos(
         order=order,
         kind="video",
     )
-    data = [openai_video(job) for job in found]
+    data = [readable(openai_video, job) for job in found]
     return {
         "object": "list",
         "data": data,
@@ -148,7 +150,7 @@ async def get_video(request: Request, video_id: str) -> JSONResponse:
     job = await one_job(request, video_id)
     # OpenAI's poller sleeps for this long; a turntable is minutes on a CPU and seconds on a GPU.
     headers = {} if job.final else {"openai-poll-after-ms": "500"}
-    return JSONResponse(openai_video(job), headers=headers)
+    return JSONResponse(readable(openai_video, job), headers=headers)
 
 
 @router.delete("/videos/{video_id}")
@@ -194,15 +196,17 @@ async def get_events(request: Request, video_id: str) -> StreamingResponse:
     """Server-sent events: `progress` whenever something changed, `done` at the end."""
     job = await one_job(request, video_id)
     return StreamingResponse(
-        _events(context_of(request), job), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        _events(context_of(request), job, key_of(request)),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store"},
     )
 
 
-async def _events(context: Context, job: Job) -> AsyncIterator[str]:
+async def _events(context: Context, job: Job, key: ApiKey) -> AsyncIterator[str]:
     last = ""
     while True:
         views = await context.call(views_of, context, job)
-        data = json.dumps({"video": openai_video(job), "views": views})
+        data = json.dumps({"video": readable(openai_video, job), "views": views})
         if data != last:
             last = data
             yield f"event: {'done' if job.final else 'progress'}\ndata: {data}\n\n"
@@ -210,10 +214,12 @@ async def _events(context: Context, job: Job) -> AsyncIterator[str]:
             return
         await asyncio.sleep(EVENT_STEP_S)
         try:
-            job = await context.call(context.store.get, job.id, None)
+            job = await context.call(context.watched, job.id, key)
         except InputError:
             yield "event: gone\ndata: {}\n\n"
             return
+        except ServeError:
+            return  # the caller is let in no more; who asks again is told why
 
 
 def views_of(context: Context, job: Job) -> list[dict[str, Any]]:
@@ -301,11 +307,13 @@ def idempotency_key(request: Request) -> str | None:
     """The header's value.
 
     Raises:
-        InputError: `request.invalid` when it is too long.
+        InputError: `request.invalid` when it is too long, or holds control characters.
     """
     value = request.headers.get("idempotency-key")
-    if value is not None and not 1 <= len(value) <= 255:
-        raise InputError("request.invalid", "an idempotency key has 1 to 255 characters")
+    if value is not None:
+        refuse_unusable("idempotency-key", value)
+        if not 1 <= len(value) <= 255:
+            raise InputError("request.invalid", "an idempotency key has 1 to 255 characters")
     return value
 
 

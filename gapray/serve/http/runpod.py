@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -13,13 +14,13 @@ from starlette.responses import JSONResponse
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
-from gapray.serve.http.auth import caller, context_of, owner_of
+from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of, read_json, still_of
 from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
 from gapray.serve.jobs import Job, Making
-from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status
+from gapray.serve.shapes import job_id, readable, runpod_accepted, runpod_id, runpod_state, runpod_status
 from gapray.serve.uploads import Sent, decoded, sent_by, sent_in_manifest
 
 router = APIRouter(tags=["runpod"])
@@ -59,7 +60,7 @@ async def run_sync(
     """Accept a job and wait for it; a job that takes longer goes on."""
     job = await _accepted(request, endpoint)
     context = context_of(request)
-    return await _status(context, await context.waited(job, wait / 1000))
+    return await _status(context, await context.waited(job, wait / 1000, key_of(request)))
 
 
 @router.get("/v2/{endpoint}/status/{shown}")
@@ -78,7 +79,8 @@ async def status_sync(
     """As `status`, once the job is done."""
     del endpoint
     context = context_of(request)
-    return await _status(context, await context.waited(await _job(request, shown), wait / 1000))
+    job = await _job(request, shown)
+    return await _status(context, await context.waited(job, wait / 1000, key_of(request)))
 
 
 @router.get("/v2/{endpoint}/stream/{shown}")
@@ -90,8 +92,8 @@ async def stream(request: Request, endpoint: Endpoint, shown: str) -> dict[str, 
     job = await _job(request, shown)
     if not job.final:
         # The SDK asks again at once while the stream is empty, and every second otherwise.
-        job = await context.waited(job, 1.0)
-    told = await context.call(runpod_status, job, context.artifacts)
+        job = await context.waited(job, 1.0, key_of(request))
+    told = await context.call(readable, partial(runpod_status, artifacts=context.artifacts), job)
     said = request.app.state.streamed
     if job.final:
         # RunPod's clients stop when a job is final and its stream is empty: the output is told once.
@@ -123,7 +125,13 @@ async def retry(request: Request, endpoint: Endpoint, shown: str) -> dict[str, A
     del endpoint
     key = await caller(request, "write")
     context = context_of(request)
-    job = await context.call(context.store.retry, job_id(shown), owner_of(key))
+    job = await context.call(
+        context.store.retry,
+        job_id(shown),
+        owner_of(key),
+        max_queued=context.settings.limits.queued,
+        max_of_owner=context.max_queued_of(key),
+    )
     return {"id": runpod_id(job), "status": runpod_state(job)}
 
 
@@ -195,7 +203,7 @@ async def graphql(request: Request) -> dict[str, Any]:
 
 
 async def _status(context: Context, job: Job) -> JSONResponse:
-    shown = await context.call(runpod_status, job, context.artifacts)
+    shown = await context.call(readable, partial(runpod_status, artifacts=context.artifacts), job)
     # The output is megabytes of base64: it is written off the event loop.
     return (
         JSONResponse(shown)
@@ -214,7 +222,7 @@ async def _job(request: Request, shown: str) -> Job:
 async def _accepted(request: Request, endpoint: str) -> Job:
     key = await caller(request, "write")
     context = context_of(request)
-    await context.refuse_when_full()
+    await context.refuse_when_full(key)
     body = await read_json(request)
     given = body.get("input")
     if not isinstance(given, dict) or not given:

@@ -1,0 +1,49 @@
+"""Text that can be kept and shown again: checked where it comes in, so that nothing behind needs to."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from gapray.errors import InputError
+
+_UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters but tab and line breaks, and halves of surrogate pairs, which UTF-8 cannot hold (Unicode 17, 3.9, D92)."""
+
+
+def refuse_unusable(name: str, value: Any) -> None:
+    """Refuse text that no database, file or answer could hold, wherever in a value it stands.
+
+    Args:
+        name: Of the field, for the message.
+        value: Text, or JSON data; its members' names are looked at too. Bytes and numbers hold no text.
+
+    Raises:
+        InputError: `request.invalid`, naming field and character.
+    """
+    todo = [name, value]
+    while todo:  # no recursion: how deep the data lies is the client's choice
+        item = todo.pop()
+        if isinstance(item, str):
+            # `isprintable` is false of all that is refused; it is ten times as fast, and photos come as text too.
+            if not item.isprintable() and (found := _UNUSABLE.search(item)) is not None:
+                kind = "half a surrogate pair" if found.group() >= "\ud800" else "a control character"
+                where = shown(name[:60])
+                raise InputError(
+                    "request.invalid", f"{where}: U+{ord(found.group()):04X} is {kind}, which no text holds"
+                )
+        elif isinstance(item, dict):
+            todo += item.keys()
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+
+
+def usable(text: str) -> str:
+    """The same with ``_`` for what `refuse_unusable` refuses: for names that are only read, never kept."""
+    return _UNUSABLE.sub("_", text)
+
+
+def shown(text: str) -> str:
+    """The same with escapes for what `refuse_unusable` refuses: for messages."""
+    return _UNUSABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
