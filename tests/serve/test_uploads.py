@@ -303,7 +303,7 @@ def test_a_zip_that_unpacks_to_more_than_it_may(photos):
         for azimuth in EIGHT:
             archive.writestr(f"mug_{azimuth:03.0f}.png", png() + bytes(3 * 2**20))
     with pytest.raises(InputError) as error:
-        come([Sent(data=sink.getvalue())], limits=Limits(body_bytes=8 * 2**20))
+        come([Sent(data=sink.getvalue())], limits=Limits(photo_bytes=8 * 2**20))
     assert error.value.code == "request.too_large"
 
 
