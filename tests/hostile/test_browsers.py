@@ -147,6 +147,10 @@ def test_named_origins_may_call_and_a_key_replaces_the_check(tmp_path):
         (("127.0.0.1", 8000), "localhost:8000/evil", False),
         (("127.0.0.1", 8000), "render.lan:8000", True),
         (("0.0.0.0", 8000), "10.0.0.4:8000", True),
+        (("0.0.0.0", 8000), "10.0.0.4:9000", True),  # a published port of a container
+        (("0.0.0.0", 8000), "gapray:8000", True),  # a service of docker compose
+        (("0.0.0.0", 8000), "2130706433:8000", False),
+        (("127.0.0.1", 8000), "gapray:8000", False),
         (("0.0.0.0", 8000), "gpu.example:8000", False),
         (("gpu.example", 8000), "gpu.example:8000", True),
         (None, "localhost:1234", True),

@@ -8,6 +8,7 @@ of the first three, and the address they were given as the last. Where a key is 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from gapray.serve.http.failures import answer, status_of
 _HTTP_PORT = 80
 _HEALTH = ("/healthz", "/readyz")
 """Asked by whatever watches the server, under any name; the first asks no database."""
+_SERVICE_NAME = re.compile(r"(?=.*[a-z])[a-z0-9_-]+")
 _OWN_SITE = ("same-origin", "none")
 """Values of `Sec-Fetch-Site`: a page of this server, or the user, who typed the address."""
 
@@ -65,8 +67,9 @@ class Browsers:
 def refuse_host(sent: list[str], hosts: Collection[str], bound: tuple[str, int] | None) -> None:
     """Refuse a name that anybody's DNS could point at this machine.
 
-    Taken are ``localhost`` and IP addresses (loopback ones where the server listens there alone), the address that it was
-    bound to, with the port that it was bound to, and `hosts`.
+    Taken are `hosts`, and ``localhost``, IP addresses and the address that the server was bound to: where it listens on the
+    loopback alone, only the loopback's, with its port. Where others reach it, ports may be mapped, and names without a dot are taken
+    too: the services of a container network have such, and no domain has.
 
     Args:
         sent: Every `Host` header of a request.
@@ -82,14 +85,12 @@ def refuse_host(sent: list[str], hosts: Collection[str], bound: tuple[str, int] 
     name, port = _split(said)
     own, listening = bound if bound is not None else ("", port)
     address = _address(name)
-    if (
-        name
-        and port == listening
-        and (
-            name in ("localhost", own.lower())
-            or (address is not None and (address.is_loopback or not _is_loopback(own)))
-        )
-    ):
+    local = address is not None and address.is_loopback
+    if _is_loopback(own):
+        taken = port == listening and (local or name in ("localhost", own.lower()))
+    else:
+        taken = address is not None or name == own.lower() or _SERVICE_NAME.fullmatch(name) is not None
+    if name and taken:
         return
     raise InputError("request.host_refused", f"the server needs no key and does not answer to the name {said[:100]!r}")
 
