@@ -105,6 +105,8 @@ def _serve(chosen: ServeSettings, host: str, port: int, inner_host: str, inner_p
     from gapray.ray_session import start as start_ray
     from gapray.serve.deployments import application
 
+    # It tells of the port behind the front.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = threading.Event()
     print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
     # For Ray's processes. Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
