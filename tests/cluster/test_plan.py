@@ -8,12 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from gapray.catalog.parts import commit
+from gapray.catalog.rows import reject_row
 from gapray.catalog.runs import StageCost
+from gapray.catalog.storage import Folder
 from gapray.cli.main import app
 from gapray.cluster.plan import planned
 from gapray.cluster.shape import PRICE_LABEL, NodeGroup, node_groups
 from gapray.config import load_profile
 from gapray.errors import ConfigError, GaprayError, ResourceError
+from tests.catalog.test_catalog import FACTS, START
 from tests.conftest import ROOT
 from tests.make import write_product
 
@@ -97,8 +101,11 @@ def test_stages_that_take_no_time_bound_nothing():
 def test_a_catalogue_without_runs_is_no_plan(tmp_path):
     write_product(tmp_path / "shoot" / "p")
     command = ["plan", str(tmp_path / "shoot"), "--cluster", str(ROOT / "cluster" / "aws.yaml")]
-    result = CliRunner().invoke(app, [*command, "--from-run", str(tmp_path / "none"), "--json"])
-    assert json.loads(result.stdout)["error"]["code"] == "catalog.run_not_found"
+    reject = reject_row(product_id="p", source="s", uri="u", code="mask.empty", message="", facts=FACTS, now=START)
+    commit(Folder.at(str(tmp_path / "c")), {"rejects": [reject]})
+    for place, code in (("c", "catalog.run_not_found"), ("none", "catalog.not_found")):
+        result = CliRunner().invoke(app, [*command, "--from-run", str(tmp_path / place), "--json"])
+        assert json.loads(result.stdout)["error"]["code"] == code
 
 
 @given(
