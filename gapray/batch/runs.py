@@ -131,9 +131,8 @@ class RenderSummary(RunSummary):
         for row in receipts.to_pylist():
             if row["warnings"]:
                 self.warned += 1
-                self.warnings += [f"{row['product_id']}: {'; '.join(row['warnings'])}"][
-                    : REJECTS_SHOWN - len(self.warnings)
-                ]
+                if len(self.warnings) < REJECTS_SHOWN:
+                    self.warnings.append(f"{row['product_id']}: {'; '.join(row['warnings'])}")
 
     def remarks(self) -> list[str]:
         """What looks wrong with the photos."""

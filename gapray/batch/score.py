@@ -76,7 +76,8 @@ def score(
     summary = ScoreSummary(
         facts.run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged
     )
-    summary.truth_unused = given.unused(opened.table("videos", columns=["product_id"])["product_id"].to_pylist())
+    if truth is not None:
+        summary.truth_unused = given.unused(opened.table("videos", columns=["product_id"])["product_id"].to_pylist())
     with (
         tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
         recorded(

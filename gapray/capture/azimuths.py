@@ -240,8 +240,9 @@ def _degrees_before_a_count(columns: Sequence[_Column], options: AzimuthOptions)
         with_unit = any(match["unit"] for match in column.values())
         if azimuths is None or not (with_unit or (_on_a_grid(list(ordered.values())) and _goes_round(azimuths))):
             continue
-        others = [_as_degrees(last), _as_index(last, replace(options, names="index", closing_frame="keep"))]
-        readings = [other for other in others if other is not None and (other == others[1] or _goes_round(other))]
+        as_degrees, counted = _as_degrees(last), _as_any_count(last, options)
+        readings = [counted] if counted is not None else []
+        readings += [as_degrees] if as_degrees is not None and _goes_round(as_degrees) else []
         if with_unit or options.names == "degrees" or all(other == azimuths for other in readings):
             return azimuths
         raise InputError(
@@ -325,6 +326,11 @@ def _as_index(ordered: dict[str, float], options: AzimuthOptions) -> dict[str, f
     return {name: step * 360.0 / turn for step, name in enumerate(ordered) if step < turn}
 
 
+def _as_any_count(ordered: dict[str, float], options: AzimuthOptions) -> dict[str, float] | None:
+    """What `--names index` makes of the numbers, a closing frame taken for a frame like the others."""
+    return _as_index(ordered, replace(options, names="index", closing_frame="keep"))
+
+
 def _refuse_odd_count(count: int) -> None:
     """Refuse a run of frames whose even step is no whole degree: a photo at its end may be missing, which no gap shows.
 
@@ -353,7 +359,7 @@ def _settle(
         return "degrees"
     if as_index is None and as_degrees is not None and _on_a_grid(list(as_degrees.values())):
         return "degrees"
-    counted = _as_index(ordered, replace(options, names="index", closing_frame="keep"))
+    counted = _as_any_count(ordered, options)
     flags = [*(["--names degrees"] if goes_round else []), *(["--names index"] if counted else [])]
     advice = f" Pass {' or '.join(flags)}." if flags else REWRITE
     raise InputError("capture.ambiguous_azimuths", f"degrees or frame numbers? Seen: {_seen(ordered)}.{advice}")

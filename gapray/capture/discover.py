@@ -40,7 +40,7 @@ LISTED_AHEAD = 256
 """Folders of a bucket that are listed before the first of them is used."""
 MAX_TABLE_BYTES = 2**20
 MAX_TABLE_CELLS = 200_000
-"""Of a table of one product's photos."""
+"""Most cells in a table of one product's photos."""
 PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

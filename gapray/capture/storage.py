@@ -15,7 +15,7 @@ import fsspec
 from gapray.errors import InputError
 
 DIRECTORY_BYTES_PER_ENTRY = 256
-"""Of an archive's directory: 46 bytes, the name, and what programs add."""
+"""Room for each entry in an archive's directory: 46 bytes, the name, and what programs add."""
 
 
 @dataclass(frozen=True)

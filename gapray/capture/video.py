@@ -22,9 +22,9 @@ from gapray.errors import InputError
 
 MAX_SIDE = 4096
 MAX_PIXELS = 4096 * 2304
-"""Of a frame: 4K of cinema and of television, upright too."""
+"""Most pixels in a frame: 4K of cinema and of television, upright too."""
 MAX_FRAME_BYTES = 4 * MAX_PIXELS
-"""As decoded: 4K in 4:2:2 with 10 bits, say. Decoders of H.264 hold 16 of them for reference, and one a thread."""
+"""Most memory of a decoded frame: 4K in 4:2:2 with 10 bits, say. Decoders of H.264 hold 16 of them for reference, and one a thread."""
 MAX_THREADS = 4
 DEMUXERS = ("mov", "matroska", "avi", "gif")
 """FFmpeg's readers of mp4, mov and m4v, of mkv and webm, of avi, of gif. No other is ever opened: playlists, `ffconcat` and more of

@@ -26,7 +26,7 @@ class _WithoutGaps(TyperGroup):
     """An argument that is empty is a variable that a script did not set; as a path it would mean this folder."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See `click.Group.parse_args`."""
+        """Refuse empty words before a command is looked for."""
         for before, word in zip(["", *args], args, strict=False):
             if not word.strip() or (word.startswith("--") and word.endswith("=")):
                 what = word.strip().rstrip("=") or (
@@ -425,8 +425,10 @@ def reel(
 
         options = truth_options(direction="ccw", front=0, names=names, layout=layout)
         opened = open_catalog(catalog)
-        shown = product or opened.table("videos", columns=["product_id"])["product_id"].to_pylist()
-        photos = hidden_photos(truth, options, shown) if truth else None
+        photos = None
+        if truth:
+            shown = product or opened.table("videos", columns=["product_id"])["product_id"].to_pylist()
+            photos = hidden_photos(truth, options, shown)
         files = write_reel(opened, to, products=product, limit=limit, baseline=baseline, photos=photos)
         for path in files:
             typer.echo(path)

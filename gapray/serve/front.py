@@ -23,7 +23,7 @@ from gapray.errors import REMEDIES, ConfigError
 
 log = logging.getLogger("gapray.serve")
 HEAD_BYTES = 16384
-"""Of a request's line and headers together, less what HAProxy adds."""
+"""Longest head of a request, its line and headers together, less what HAProxy adds."""
 HEADERS = 101
 HEAD_S = 10
 """From the first byte of a request to the last of its headers."""
@@ -139,7 +139,7 @@ class Front:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now."""
+        """Process id of the HAProxy that runs now."""
         return self._process.pid
 
     def keep(self) -> None:

@@ -18,7 +18,7 @@ from gapray.video.presets import Output, Preset
 DEFAULT_FPS = 12.0
 SPRITE_COLUMNS = 6
 USUAL_SIDE = 512
-"""Of a video whose size nobody names, when it is counted against the limits [pixels]."""
+"""Side of a video whose size nobody names, until it is drawn [pixels]."""
 
 
 def check_making(making: Making, limits: Limits) -> None:

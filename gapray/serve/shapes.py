@@ -13,7 +13,7 @@ from gapray.capture.kinds import described
 from gapray.errors import REMEDIES, InputError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Job, Making
-from gapray.serve.making import preset_for
+from gapray.serve.making import USUAL_SIDE, preset_for
 
 log = logging.getLogger("gapray.serve")
 _OPENAI_STATUS = {
@@ -38,7 +38,6 @@ ORDER_WARNING = (
 MODE = "multiview_video"
 """The prototype's word for what it made."""
 DEFAULT_FRAMES = 24
-DEFAULT_SIDE = 512
 
 
 def job_id(shown: str) -> str:
@@ -60,7 +59,7 @@ def openai_video(job: Job) -> dict[str, Any]:
     # An encoder may need even sides: what will come is said from the first answer on.
     frames = job.making.frames or DEFAULT_FRAMES
     asked = preset_for(job.making, frames).files[0]
-    width, height = (video["width"], video["height"]) if video else asked.size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    width, height = (video["width"], video["height"]) if video else asked.size or (USUAL_SIDE, USUAL_SIDE)
     seconds = video["seconds"] if video else max(frames / asked.fps, asked.min_s)
     shown: dict[str, Any] = {
         "id": f"video_{job.id}",

@@ -90,15 +90,23 @@ def start(settings: ServeSettings, *, host: str, port: int, address: str | None,
     chosen = admitted(settings, host, insecure=insecure).model_copy(update={"bound": (host, port)})
     local = address is None and "RAY_ADDRESS" not in os.environ
     if not local:  # there it is the nodes' proxies that listen, and what stands before them is the cluster's
-        _serve(chosen, host, port, host, port, address or "auto")
+        _serve(chosen, host, port, address or "auto", fronted=False)
         return
     with port_kept(host, port):
-        bounded = binary_of_haproxy() is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1"
-        _serve(chosen, host, port, *(("127.0.0.1", free_port()) if bounded else (host, port)), None)
+        fronted = binary_of_haproxy() is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1"
+        _serve(chosen, host, port, None, fronted=fronted)
 
 
-def _serve(chosen: ServeSettings, host: str, port: int, inner_host: str, inner_port: int, address: str | None) -> None:
-    """As `start`: Serve's own proxy listens inside; `address` None = a Ray of its own."""
+def _serve(chosen: ServeSettings, host: str, port: int, address: str | None, *, fronted: bool) -> None:
+    """Serve until interrupted.
+
+    Args:
+        chosen: Settings, with every place filled in.
+        host: Address for clients.
+        port: Port for clients.
+        address: Ray cluster; None = a Ray of its own.
+        fronted: HAProxy listens for clients, and Serve's own proxy behind it on the loopback.
+    """
     import ray
     from ray import serve
 
@@ -122,7 +130,8 @@ def _serve(chosen: ServeSettings, host: str, port: int, inner_host: str, inner_p
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         try:
-            serve.start(http_options={"host": inner_host, "port": inner_port, "request_timeout_s": None})
+            inner = ("127.0.0.1", free_port()) if fronted else (host, port)
+            serve.start(http_options={"host": inner[0], "port": inner[1], "request_timeout_s": None})
             serve.run(application(chosen), name=APP, route_prefix="/")
         except Exception as error:
             if _UNBOUND in str(error):
@@ -131,7 +140,7 @@ def _serve(chosen: ServeSettings, host: str, port: int, inner_host: str, inner_p
                 ) from error
             raise
         keys = "no key needed" if chosen.open or chosen.open_until_keyed else "API key needed"
-        with front(host, port, inner_port) if inner_port != port else nullcontext() as before:
+        with front(host, port, inner[1]) if fronted else nullcontext() as before:
             print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
             for number in handlers:
                 signal.signal(number, lambda *_: stop.set())  # only now: Ray sets its own when it starts

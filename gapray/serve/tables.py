@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 
 from gapray.errors import ConfigError
 from gapray.serve.migrations import bring_up_to_date
+from gapray.serve.text import strict_json
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 UNREADABLE = "unreadable"
@@ -132,16 +133,12 @@ def loaded(stored: str | bytes) -> Any:
     """A JSON column's value; `UNREADABLE` of one that is no JSON, or that holds NaN or half a surrogate pair."""
     try:
         data = stored.encode() if isinstance(stored, str) else bytes(stored)
-        value = json.loads(data, parse_constant=_refused)
+        value = strict_json(data)
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return UNREADABLE
     return value
-
-
-def _refused(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 _JSON: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), "json_deserializer": loaded}

@@ -1,7 +1,8 @@
-"""Text that can be kept and shown again: checked where it comes in, so that nothing behind needs to."""
+"""Text and JSON that can be kept and shown again: checked where they come in, so that nothing behind needs to."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,43 @@ from gapray.errors import InputError
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters but tab and line breaks, and halves of surrogate pairs, which UTF-8 cannot hold (Unicode 17, 3.9, D92)."""
+
+
+NESTING = 16
+"""Lists and objects within each other that a client may send."""
+
+
+def strict_json(data: bytes) -> Any:
+    """The value of a JSON text (RFC 8259), which has no NaN and no infinities.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested as deep as Python's parser goes.
+    """
+    return json.loads(data, parse_constant=_refused)
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def refuse_nested(what: str, value: Any) -> None:
+    """Refuse JSON data with lists and objects within each other, more than `NESTING` levels deep.
+
+    Args:
+        what: Is nested, for the message.
+        value: JSON data.
+
+    Raises:
+        InputError: `request.invalid`.
+    """
+    within = [value]
+    for _ in range(NESTING + 1):
+        lists = [item.values() if isinstance(item, dict) else item for item in within if isinstance(item, dict | list)]
+        if not lists:
+            return
+        within = [item for items in lists for item in items]
+    raise InputError("request.invalid", f"{what} is nested more than {NESTING} levels deep")
 
 
 def refuse_unusable(name: str, value: Any) -> None:

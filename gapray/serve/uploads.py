@@ -40,7 +40,7 @@ from gapray.errors import InputError
 from gapray.gap.manifest import manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.settings import Limits
-from gapray.serve.text import refuse_unusable
+from gapray.serve.text import refuse_nested, refuse_unusable
 
 PHOTO_FIELDS = frozenset({"input_reference", "image_reference", "views", "view", "images", "image", "photos", "photo"})
 """Form fields and JSON members that hold photos, with or without brackets behind."""
@@ -57,8 +57,6 @@ _PATH_START = re.compile(r"^(?:[/\\]|\.{1,2}[/\\]|~[/\\]|[A-Za-z]:[/\\])")
 _JPEG_START = "/9j/"
 """How every JPEG begins in base64: the one photo that begins as a path does."""
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
-NESTING = 16
-"""Lists and objects within each other that a client may send."""
 _FIELDS_TOLD = 12
 _DEGREE_SIGN = re.compile(r"\s*(?:°|º|deg(?:rees?)?)$", re.IGNORECASE)
 _SAME_DEG = 1e-6
@@ -115,17 +113,6 @@ def _told(came: Sequence[tuple[str, Any]]) -> str:
     return f"fields that came: {', '.join(told[:_FIELDS_TOLD])}{more}"
 
 
-def is_nested(value: Any, levels: int) -> bool:
-    """Whether JSON data has lists and objects within each other, more than so many levels deep."""
-    within = [value]
-    for _ in range(levels + 1):
-        lists = [item.values() if isinstance(item, dict) else item for item in within if isinstance(item, dict | list)]
-        if not lists:
-            return False
-        within = [item for items in lists for item in items]
-    return True
-
-
 def _photos(value: Any) -> list[Sent]:
     if isinstance(value, tuple):
         name, data = value
@@ -137,8 +124,7 @@ def _photos(value: Any) -> list[Sent]:
                 inner = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise InputError("request.invalid", f"a photo field holds broken JSON: {error}") from error
-            if is_nested(inner, NESTING):
-                raise InputError("request.invalid", f"a photo field is nested more than {NESTING} levels deep")
+            refuse_nested("a photo field", inner)
             refuse_unusable("a photo field", inner)
             return _photos(inner)
         return [_text(text)] if text else []
@@ -356,14 +342,10 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
     if len(said) != len(sent):
         raise InputError("request.invalid", f"{len(said)} azimuths for {len(sent)} photos")
     for number, (photo, azimuth) in enumerate(zip(sent, said, strict=True), 1):
-        if (
-            None not in (photo.azimuth_deg, azimuth)
-            and abs(turned(photo.azimuth_deg or 0.0, azimuth or 0.0)) > _SAME_DEG
-        ):
-            raise InputError(
-                "request.invalid",
-                f"photo {number} comes with {photo.azimuth_deg:g} degrees, and `azimuths` says {azimuth:g}: send one of both",
-            )
+        own = photo.azimuth_deg
+        if own is not None and azimuth is not None and abs(turned(azimuth, own)) > _SAME_DEG:
+            told = f"photo {number} comes with {own:g} degrees, and `azimuths` says {azimuth:g}: send one of both"
+            raise InputError("request.invalid", told)
     given = {key: azimuth for key, azimuth in zip(keys, said, strict=True) if azimuth is not None}
     if given:
         if len(given) < len(sent):

@@ -23,7 +23,7 @@ from gapray.serve.settings import UrlRules
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LENGTH = 8000
-"""Of a URL [characters]: what servers take at least, by RFC 9110, section 4.1."""
+"""Longest URL [characters]: what servers take at least, by RFC 9110, section 4.1."""
 _CHUNK = 64 * 1024
 _NEVER = tuple(
     ipaddress.ip_network(one)

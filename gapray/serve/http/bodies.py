@@ -25,8 +25,8 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
-from gapray.serve.text import refuse_unusable, usable
-from gapray.serve.uploads import NESTING, PHOTO_FIELDS, decoded, is_nested
+from gapray.serve.text import refuse_nested, refuse_unusable, strict_json, usable
+from gapray.serve.uploads import PHOTO_FIELDS, decoded
 
 NAMES = {
     "num_frames": "frames",
@@ -200,20 +200,15 @@ async def read_json(request: Request) -> dict[str, Any]:
     """
     data = await request.body()
     try:
-        value = json.loads(data or b"{}", parse_constant=_refused)
+        value = strict_json(data or b"{}")
     except (ValueError, RecursionError) as error:
         raise InputError("request.invalid", f"the body is no JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
         raise InputError("request.invalid", "the body must be a JSON object")
-    if is_nested(value, NESTING):
-        raise InputError("request.invalid", f"the body is nested more than {NESTING} levels deep")
+    refuse_nested("the body", value)
     for name, member in value.items():
         refuse_unusable(name, member)
     return value
-
-
-def _refused(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _members(value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
