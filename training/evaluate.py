@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
@@ -41,11 +41,13 @@ from training.sets import Photo, Subject, from_folders, load_sets
 from training.store import Batch, Store
 
 SIDE = 256
-ENGINES = ("nearest", "flow", "morph", "network")
+BASELINES = ("nearest", "flow", "morph")
 HELD_OUT_SEED = 1_000_000_000
 """Training's seeds stay below."""
 Scores = dict[str, dict[str, list[float]]]
 """Engine -> object -> LPIPS, PSNR, IoU."""
+Networks = Mapping[str, Synthesis]
+"""By the name under which their scores are listed."""
 Measure = Callable[[Sequence[Shown], Sequence[Shown]], list[float]]
 
 
@@ -97,7 +99,7 @@ def measure_with(metric: Lpips) -> Measure:
     return measure
 
 
-def compare(one: Prepared, network: Synthesis, measure: Measure, device: str) -> dict[str, list[float]]:
+def compare(one: Prepared, networks: Networks, measure: Measure, device: str) -> dict[str, list[float]]:
     """Scores of each engine on one subject."""
     subject = one.subject
     given = [_shown(photo) for photo in subject.given]
@@ -108,7 +110,7 @@ def compare(one: Prepared, network: Synthesis, measure: Measure, device: str) ->
         "nearest": [nearest(given, azimuth) for azimuth in azimuths],
         "flow": [flow_morph(given, azimuth) for azimuth in azimuths],
         "morph": pictures(frames.morph, frames.alpha),
-        "network": pictures(*_run(network, frames, photos, device)),
+        **{name: pictures(*_run(network, frames, photos, device)) for name, network in networks.items()},
     }
     if subject.group == "ETH-80":
         truth = [_centred(frame) for frame in truth]
@@ -151,17 +153,18 @@ def _centred(frame: Shown) -> Shown:
     return Shown(frame.azimuth_deg, to_frame(frame.image, place, SIDE, outside=255), to_frame(frame.mask, place, SIDE))
 
 
-def validation(store: Store, network: Synthesis, measure: Measure) -> Scores:
-    """The morph and the network on the products of a store, one line a product."""
-    table: Scores = {"morph": {}, "network": {}}
+def validation(store: Store, networks: Networks, measure: Measure) -> Scores:
+    """The morph and the networks on the products of a store, one line a product."""
+    table: Scores = {"morph": {}, **{name: {} for name in networks}}
     for product in range(len(store)):
         batch = store.at(torch.arange(product * store.targets, (product + 1) * store.targets))
-        with torch.no_grad():
-            drawn = network(batch.frames, batch.photos)
         white = pictures(batch.truth + (1 - batch.alpha), batch.alpha)
         truth = [Shown(0.0, _unmixed(batch, index), one.mask) for index, one in enumerate(white)]
         table["morph"][store.names[product]] = measure(pictures(batch.frames.morph, batch.frames.alpha), truth)
-        table["network"][store.names[product]] = measure(pictures(drawn.colour, drawn.alpha), truth)
+        for name, network in networks.items():
+            with torch.no_grad():
+                drawn = network(batch.frames, batch.photos)
+            table[name][store.names[product]] = measure(pictures(drawn.colour, drawn.alpha), truth)
     return table
 
 
@@ -196,19 +199,19 @@ def sheet(store: Store, network: Synthesis, products: int) -> NDArray[np.uint8]:
 
 
 def on_sets(
-    subjects: Iterable[Subject], network: Synthesis, measure: Measure, device: str, workers: int
+    subjects: Iterable[Subject], networks: Networks, measure: Measure, device: str, workers: int
 ) -> dict[str, Scores]:
     """Group -> scores."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as executor:
         ready = list(executor.map(prepared, subjects))
-    return score_sets(ready, network, measure, device)
+    return score_sets(ready, networks, measure, device)
 
 
-def score_sets(ready: Iterable[Prepared], network: Synthesis, measure: Measure, device: str) -> dict[str, Scores]:
+def score_sets(ready: Iterable[Prepared], networks: Networks, measure: Measure, device: str) -> dict[str, Scores]:
     """Group -> scores, of subjects that are reconstructed."""
     groups: dict[str, Scores] = {}
     for one in ready:
-        scores = compare(one, network, measure, device)
+        scores = compare(one, networks, measure, device)
         for name, values in scores.items():
             groups.setdefault(one.subject.group, {}).setdefault(name, {})[one.subject.name] = values
     return groups
@@ -216,14 +219,18 @@ def score_sets(ready: Iterable[Prepared], network: Synthesis, measure: Measure, 
 
 def as_text(groups: dict[str, Scores]) -> str:
     """A table for people."""
-    lines = [f"{'set':16s} {'engine':8s} {'n':>3s} {'LPIPS':>7s} {'PSNR':>6s} {'IoU':>6s}  worse than the morph on"]
+    wide = max((len(name) for table in groups.values() for name in table), default=7)
+    lines = [
+        f"{'set':16s} {'engine':{wide}s} {'n':>3s} {'LPIPS':>7s} {'PSNR':>6s} {'IoU':>6s}  worse than the morph on"
+    ]
     for group, table in groups.items():
         for name, (lpips, decibel, overlap) in means(table).items():
             worse = [key for key, row in table[name].items() if row[0] > table["morph"][key][0] + 0.002]
             note = ", ".join(worse[:6]) + (f" and {len(worse) - 6} more" if len(worse) > 6 else "")
             count = len(table[name])
             lines.append(
-                f"{group:16s} {name:8s} {count:3d} {lpips:7.4f} {decibel:6.2f} {overlap:6.3f}  {note if name == 'network' else ''}"
+                f"{group:16s} {name:{wide}s} {count:3d} {lpips:7.4f} {decibel:6.2f} {overlap:6.3f}  "
+                + (note if name not in BASELINES else "")
             )
     return "\n".join(lines)
 
@@ -242,15 +249,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all scores")
     chosen = parser.parse_args()
     network, metric = load_network(chosen.weights, chosen.device), Lpips("alex", device=chosen.device)
-    measure = measure_with(metric)
+    measure, networks = measure_with(metric), {"network": network}
     subjects = itertools.chain(load_sets(chosen.sets) if chosen.sets else (), from_folders(chosen.folders))
-    groups = on_sets(subjects, network, measure, chosen.device, chosen.workers) if chosen.sets or chosen.folders else {}
+    groups = (
+        on_sets(subjects, networks, measure, chosen.device, chosen.workers) if chosen.sets or chosen.folders else {}
+    )
     if chosen.held_out:
         recipe = Recipe(size=chosen.size)
         store = Store(chosen.held_out, recipe, chosen.device)
         for example in every(held_out(chosen.held_out, recipe), chosen.workers):
             store.add(example)
-        groups["procedural"] = validation(store, network, measure)
+        groups["procedural"] = validation(store, networks, measure)
         if chosen.sheet:
             cv2.imwrite(str(chosen.sheet), sheet(store, network, 12)[..., ::-1])
     print(as_text(groups))

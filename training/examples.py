@@ -48,6 +48,12 @@ class Recipe:
     """Frames in between of each."""
     voxels: int = 144
     lattice: int = 144
+    rays: int = SUPER
+    """Rays along each side of a pixel; 1 is no anti-aliasing."""
+    labels: bool = True
+    """Whether products wear labels with text, bar codes and pictures; else patterns only."""
+    faults: bool = True
+    """Whether photos, masks and angles have a phone's faults."""
     renderer: str = "cpu"
     """Device on which products are rendered…"""
     device: str = "cpu"
@@ -100,6 +106,8 @@ def examples(seed: int, recipe: Recipe) -> list[Example]:
     print_px = side / 2 * SUPER * 0.75
     camera = OrbitCamera(_elevation(rng), rng.uniform(0.0, 0.33), rng.normal(0, 0.03), rng.normal(0, 0.03))
     session = Session.random(rng)
+    if not recipe.faults:
+        session = Session.studio()
     count, first = int(rng.choice(VIEWS)), float(rng.uniform(0, 360))
     told = [(first + 360 * view / count) % 360 for view in range(count)]
     at = [azimuth + float(rng.uniform(-session.azimuth, session.azimuth)) for azimuth in told]
@@ -117,9 +125,11 @@ def examples(seed: int, recipe: Recipe) -> list[Example]:
         studio = Studio.random(paint)
         gaps = paint.permutation(np.resize(np.arange(count), recipe.targets))
         between = [told[gap] + 360 / count * float(paint.choice([1 / 3, 1 / 2, 2 / 3, paint.random()])) for gap in gaps]
-        thing = product(np.random.default_rng(shape), paint, print_px=print_px)
+        thing = product(np.random.default_rng(shape), paint, print_px=print_px, labels=recipe.labels)
         azimuths = [*at, *between]
-        shots = shoot(thing, camera, azimuths, studio, side, device=recipe.renderer, lattice=recipe.lattice)
+        shots = shoot(
+            thing, camera, azimuths, studio, side, device=recipe.renderer, lattice=recipe.lattice, rays=recipe.rays
+        )
         photos = _photos(paint, shots, count, session, studio)
         if scene is None:
             if not _usable(shots):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.prints import paint, surface
+from training.prints import Print, paint, surface
 
 SAMPLES = 33
 """Of a loft's profiles, from its lower end to its upper."""
@@ -100,10 +100,11 @@ class Shop:
         rng: Of shapes.
         paint: Of colours and prints, so that one shape can be painted in many ways.
         print_px: Pixels of a print on each half frame of surface.
+        labels: Whether prints are labels mostly; else patterns.
     """
 
-    def __init__(self, rng: np.random.Generator, paint: np.random.Generator, print_px: float) -> None:
-        self.rng, self.paint, self.print_px = rng, paint, print_px
+    def __init__(self, rng: np.random.Generator, paint: np.random.Generator, print_px: float, labels: bool) -> None:
+        self.rng, self.paint, self.print_px, self.labels = rng, paint, print_px, labels
         self.prints: list[NDArray[np.uint8]] = []
 
     def between(self, low: float, high: float) -> float:
@@ -137,7 +138,8 @@ class Shop:
         """A finish with a print made for a wrap of this length and height [half frames, before normalising]."""
         width, height = (int(np.clip(round(side * self.print_px), 16, 1600)) for side in (across, up))
         base = self.finish()
-        self.prints.append(paint(self.paint, width, height, panels=4 if faces else 1))
+        kind: Print | None = None if self.labels else "pattern"
+        self.prints.append(paint(self.paint, width, height, panels=4 if faces else 1, kind=kind))
         return replace(base, print=len(self.prints) - 1, faces=faces, metal=0.0, gloss=min(base.gloss, 0.5))
 
     def grained(self, across: float, up: float, *, faces: bool = False) -> Finish:
@@ -634,7 +636,12 @@ KINDS: dict[str, tuple[Callable[[Shop], Product], float]] = {
 
 
 def product(
-    rng: np.random.Generator, paint: np.random.Generator, *, print_px: float = 300, kind: str | None = None
+    rng: np.random.Generator,
+    paint: np.random.Generator,
+    *,
+    print_px: float = 300,
+    kind: str | None = None,
+    labels: bool = True,
 ) -> Product:
     """A random product, turned and normalised.
 
@@ -643,11 +650,12 @@ def product(
         paint: The same state gives the same colours and prints, where the same fonts are installed.
         print_px: Pixels of a print on each half frame of surface.
         kind: One of `KINDS`; default: any.
+        labels: Whether prints are labels mostly; else patterns.
     """
     names = list(KINDS)
     shares = np.array([KINDS[name][1] for name in names])
     name = kind or str(rng.choice(names, p=shares / shares.sum()))
-    made = KINDS[name][0](Shop(rng, paint, print_px))
+    made = KINDS[name][0](Shop(rng, paint, print_px, labels))
     if len(made.lofts) > MOST_LOFTS or len(made.arcs) > MOST_ARCS:
         raise ValueError(f"a {name} has {len(made.lofts)} lofts and {len(made.arcs)} arcs")
     off_axis = np.array([rng.normal(0, 0.02), 0, rng.normal(0, 0.02)])

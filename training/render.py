@@ -235,6 +235,7 @@ def shoot(
     *,
     device: str | torch.device = "cpu",
     lattice: int = LATTICE,
+    rays: int = SUPER,
 ) -> Shots:
     """Photograph a product.
 
@@ -246,13 +247,14 @@ def shoot(
         size: Side of the photos [pixels].
         device: Where to work.
         lattice: Samples of the distance a side.
+        rays: Rays along each side of a pixel.
     """
     solids = Solids(product, device)
     field = Lattice(solids, lattice)
     prints = [torch.tensor(one, device=device).permute(2, 0, 1).float() / 255 for one in product.prints]
-    together = max(1, RAYS // (size * SUPER) ** 2)
+    together = max(1, RAYS // (size * rays) ** 2)
     parts = [azimuths_deg[begin : begin + together] for begin in range(0, len(azimuths_deg), together)]
-    shots = [_shots(solids, field, prints, camera, part, studio, size) for part in parts]
+    shots = [_shots(solids, field, prints, camera, part, studio, size, rays) for part in parts]
     return Shots(*(torch.cat(planes) for planes in zip(*shots, strict=True)))
 
 
@@ -264,8 +266,9 @@ def _shots(
     azimuths: Sequence[float],
     studio: Studio,
     size: int,
+    rays_a_side: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    device, side = solids.bounds.device, size * SUPER
+    device, side = solids.bounds.device, size * rays_a_side
     u, v = frame_grid(side, device)
     reach = float(solids.bounds.norm()) + 0.05
     begin, end = (
@@ -286,7 +289,7 @@ def _shots(
     planes[:3, rays] = shade(solids, field, prints, points, heading, own, studio).T
     planes[3, rays] = 1.0
     planes[4, rays] = (points * own[:, 2]).sum(1)
-    small = functional.avg_pool2d(planes.view(5, len(azimuths), side, side), SUPER)
+    small = functional.avg_pool2d(planes.view(5, len(azimuths), side, side), rays_a_side)
     alpha = small[3]
     return small[:3].transpose(0, 1), alpha, torch.where(alpha > 0, small[4] / alpha.clamp(min=1e-6), NOTHING)
 

@@ -16,7 +16,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -148,10 +148,10 @@ class Place:
 class Learner:
     """The network, the average of its weights, and how it changes."""
 
-    def __init__(self, plan: Plan, place: Place) -> None:
+    def __init__(self, plan: Plan, place: Place, network: Callable[[], Synthesis] = Synthesis) -> None:
         torch.manual_seed(0)
         self.plan, self.place = plan, place
-        self.network = Synthesis().to(place.device).to(memory_format=torch.channels_last)
+        self.network = network().to(place.device).to(memory_format=torch.channels_last)
         if plan.start:
             self.network.load_state_dict(load_network(plan.start, place.device).state_dict())
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
@@ -255,7 +255,7 @@ class Run:
         """Draw held-out products."""
         if self.held and self.measure:
             with self.learner.averaged() as network:
-                found = means(validation(self.held, network, self.measure))
+                found = means(validation(self.held, {"network": network}, self.measure))
             self.say("validation", found)
             self.trace.append({"step": self.learner.position.step, "made": self.made, **found})
 
@@ -324,9 +324,9 @@ def _report(run: Run, subjects: list[Future[Prepared]]) -> None:
         if run.held:
             cv2.imwrite(str(plan.out / "sheet.jpg"), sheet(run.held, network, 12)[..., ::-1])
         if run.measure:
-            groups = score_sets((one.result() for one in subjects), network, run.measure, run.place.device)
+            groups = score_sets((one.result() for one in subjects), {"network": network}, run.measure, run.place.device)
             if run.held:
-                groups["procedural"] = validation(run.held, network, run.measure)
+                groups["procedural"] = validation(run.held, {"network": network}, run.measure)
     print(as_text(groups), flush=True)
     line = {
         "steps": position.step,
