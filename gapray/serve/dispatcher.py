@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from gapray.serve.artifacts import Artifacts
 from gapray.serve.deletion import Sweeper, forget
 from gapray.serve.jobs import Job
 from gapray.serve.settings import ServeSettings
-from gapray.serve.store import JobStore
+from gapray.serve.store import JobStore, Notice
 from gapray.serve.tables import AWAY
 from gapray.serve.webhooks import deliver
 from gapray.serve.work import Report, failure_of, told
@@ -26,6 +27,8 @@ _TIDY_S = 60.0
 _SWEEP_S = 600.0
 _RETRY_S = 1.0
 _DEAD_AFTER_S = 60.0
+DELIVERIES = 10
+"""Webhooks that are delivered at a time."""
 
 
 class WorkerLostError(Exception):
@@ -41,6 +44,9 @@ class Dispatcher:
         self._worker = f"dispatcher-{uuid.uuid4().hex[:12]}"
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._loops: list[asyncio.Task[None]] = []
+        # Not asyncio's own threads, in which jobs are leased and kept: those of receivers may all be slow.
+        self._couriers = ThreadPoolExecutor(DELIVERIES, "webhook")
+        self._deliveries: dict[asyncio.Future[None], Notice] = {}
         self._last = time.monotonic()
 
     def start(self) -> None:
@@ -68,6 +74,7 @@ class Dispatcher:
         """Stop at once; what is at work is given back."""
         for loop in self._loops:
             loop.cancel()
+        self._couriers.shutdown(wait=False, cancel_futures=True)
         held = list(self._running.values())
         for job, task in held:
             task.cancel()
@@ -148,10 +155,19 @@ class Dispatcher:
                 self._running[job_id][1].cancel()
 
     async def _notify(self) -> None:
-        due = await asyncio.to_thread(self._store.due_notices)
-        await asyncio.gather(
-            *(asyncio.to_thread(deliver, one, self._store, self._artifacts, self._settings) for one in due)
-        )
+        """Begin what can be delivered now; nobody waits for a receiver but its own thread."""
+        at_work = list(self._deliveries.values())
+        for notice in await asyncio.to_thread(self._store.due_notices, DELIVERIES, at_work=at_work):
+            loop = asyncio.get_running_loop()
+            done = loop.run_in_executor(self._couriers, deliver, notice, self._store, self._artifacts, self._settings)
+            self._deliveries[done] = notice
+            done.add_done_callback(self._delivered)
+
+    def _delivered(self, done: asyncio.Future[None]) -> None:
+        notice = self._deliveries.pop(done)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            # The database is away: its lease runs out, and it is tried again.
+            log.warning("webhook %s: %s: %s", notice.id, type(error).__name__, error)
 
     async def _tidy(self) -> None:
         for job_id in await asyncio.to_thread(self._store.doomed):

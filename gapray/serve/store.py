@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +30,9 @@ _COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
 _ROW = TypeAdapter(Job)
 _SEEN = jobs.c.deleted_at.is_(None)
 _NOTICE_LEASE_S = 60.0
+_NOTICES_LOOKED_AT = 1000
+_OF_ONE_HOST = 2
+"""Webhooks that are delivered to one host at a time."""
 _IDS_AT_ONCE = 500
 """SQLite takes 999 parameters a statement at least."""
 
@@ -40,6 +45,12 @@ class Notice:
     job_id: str
     url: str
     tries: int
+    owner: str
+
+    @property
+    def host(self) -> str:
+        """Whose receiver it is."""
+        return (urlsplit(self.url).hostname or "").lower()
 
 
 class JobStore:
@@ -424,22 +435,33 @@ class JobStore:
 
     # ---- webhooks -----------------------------------------------------------------------------------------------
 
-    def due_notices(self, most: int = 10) -> list[Notice]:
-        """Webhooks to try now; no other process tries them for a minute."""
+    def due_notices(self, most: int = 10, *, at_work: Sequence[Notice] = ()) -> list[Notice]:
+        """Webhooks to try now; no other process tries them for a minute.
+
+        Args:
+            most: So many at most, those `at_work` included; one host has `_OF_ONE_HOST` of them and one owner half.
+            at_work: Those that this process is delivering.
+        """
         now = time.time()
+        due = (
+            sa.select(notices.c.id, notices.c.job_id, notices.c.url, notices.c.tries, jobs.c.owner)
+            .join(jobs, jobs.c.id == notices.c.job_id)
+            .where(notices.c.next_at <= now)
+            .order_by(notices.c.next_at)
+            .limit(_NOTICES_LOOKED_AT)
+        )
         with self.engine.connect() as connection:
-            due = sa.select(sa.func.count()).select_from(notices).where(notices.c.next_at <= now)
-            if connection.execute(due).scalar_one() == 0:
-                return []
+            chosen = _shared_out([Notice(*row) for row in connection.execute(due)], most, at_work)
+        if not chosen:
+            return []
         with writing(self.engine) as connection:
             query = (
-                sa.select(notices.c.id, notices.c.job_id, notices.c.url, notices.c.tries)
-                .where(notices.c.next_at <= now)
-                .order_by(notices.c.next_at)
-                .limit(most)
+                sa.select(notices.c.id)
+                .where(notices.c.id.in_([notice.id for notice in chosen]), notices.c.next_at <= now)
                 .with_for_update(skip_locked=True)
             )
-            found = [Notice(*row) for row in connection.execute(query)]
+            free = set(connection.execute(query).scalars())
+            found = [notice for notice in chosen if notice.id in free]
             for one in found:
                 connection.execute(
                     notices.update()
@@ -547,6 +569,20 @@ def _finish(connection: sa.Connection, which: Iterable[sa.ColumnElement[bool]], 
 
 def _count() -> sa.Select[Any]:
     return sa.select(sa.func.count()).select_from(jobs)
+
+
+def _shared_out(due: Sequence[Notice], most: int, at_work: Sequence[Notice]) -> list[Notice]:
+    """The first of the notices that may be delivered beside those at work: no host and no owner has all places."""
+    hosts, owners = Counter(one.host for one in at_work), Counter(one.owner for one in at_work)
+    chosen: list[Notice] = []
+    for notice in due:
+        if len(at_work) + len(chosen) >= most:
+            break
+        if hosts[notice.host] < _OF_ONE_HOST and owners[notice.owner] < max(1, most // 2):
+            hosts[notice.host] += 1
+            owners[notice.owner] += 1
+            chosen.append(notice)
+    return chosen
 
 
 def _one_at_a_time(connection: sa.Connection, owner: str) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -125,16 +127,13 @@ def fetch(url: str, rules: UrlRules, resolver: Resolver = resolve, *, left: int 
     end = time.monotonic() + rules.timeout_s
     for _ in range(rules.redirects + 1):
         target = check_url(url, rules, resolver)
-        answer = _asked(target, "GET", end, None, {})
-        try:
+        with _exchange(target, "GET", end, None, {}) as answer:
             if answer.status in _REDIRECTS and "location" in answer.headers:
                 url = urljoin(url, answer.headers["location"])
                 continue
             if answer.status != 200:
                 raise InputError("url.failed", f"{target.host} answered {answer.status}")
-            return _body(answer, target, rules, end, left)
-        finally:
-            answer.close()
+            return _body(answer, target, rules, left)
     raise InputError("url.refused", f"more than {rules.redirects} redirects")
 
 
@@ -145,10 +144,8 @@ def post_json(url: str, body: bytes, headers: Mapping[str, str], rules: UrlRules
         InputError: As `fetch`.
     """
     end = time.monotonic() + rules.timeout_s
-    answer = _asked(check_url(url, rules, resolver), "POST", end, body, headers)
-    status = answer.status
-    answer.close()
-    return status
+    with _exchange(check_url(url, rules, resolver), "POST", end, body, headers) as answer:
+        return answer.status
 
 
 def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_values: int = 100_000) -> Any:
@@ -174,45 +171,106 @@ def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_
         raise InputError("url.failed", "the URL holds no JSON") from error
 
 
-def _asked(
+@contextmanager
+def _exchange(
     target: Target, method: str, end: float, body: bytes | None, headers: Mapping[str, str]
-) -> urllib3.BaseHTTPResponse:
-    left = max(0.1, end - time.monotonic())
-    timeout = urllib3.Timeout(connect=min(10.0, left), read=left)
-    options: dict[str, Any] = {"timeout": timeout, "retries": False, "maxsize": 1}
-    # Connect to the address that was checked; name and certificate stay those of the URL.
-    pool: urllib3.HTTPConnectionPool
-    if target.scheme == "https":
-        pool = urllib3.HTTPSConnectionPool(
-            target.address, target.port, server_hostname=target.host, assert_hostname=target.host, **options
-        )
-    else:
-        pool = urllib3.HTTPConnectionPool(target.address, target.port, **options)
+) -> Iterator[urllib3.BaseHTTPResponse]:
+    """One request and its answer, which are over by `end`: time-outs of single reads let a host send a byte now and then.
+
+    Raises:
+        InputError: `url.failed`, also for what the caller reads of the answer.
+    """
+    pool = _pool(target, max(0.1, end - time.monotonic()))
+    deadline = _Deadline(end)
+    pool.ConnectionCls = deadline.watching(pool.ConnectionCls)
     default = 443 if target.scheme == "https" else 80
     name = f"[{target.host}]" if ":" in target.host else target.host
     sent = {"Host": name if target.port == default else f"{name}:{target.port}", "User-Agent": "gapray", **headers}
     try:
-        return pool.urlopen(
-            method, target.path, body=body, headers=sent, redirect=False, preload_content=False, assert_same_host=False
+        with deadline:
+            answer = pool.urlopen(
+                method,
+                target.path,
+                body=body,
+                headers=sent,
+                redirect=False,
+                preload_content=False,
+                assert_same_host=False,
+            )
+            try:
+                deadline.check(target)  # a head that was cut off reads as one that ended
+                yield answer
+                deadline.check(target)
+            finally:
+                answer.close()
+    except urllib3.exceptions.HTTPError as error:
+        deadline.check(target)
+        raise InputError("url.failed", f"{target.host}: {type(error).__name__}") from error
+
+
+def _pool(target: Target, left_s: float) -> urllib3.HTTPConnectionPool:
+    """Connects to the address that was checked; name and certificate stay those of the URL."""
+    timeout = urllib3.Timeout(connect=min(10.0, left_s), read=left_s)
+    options: dict[str, Any] = {"timeout": timeout, "retries": False, "maxsize": 1}
+    if target.scheme == "https":
+        return urllib3.HTTPSConnectionPool(
+            target.address, target.port, server_hostname=target.host, assert_hostname=target.host, **options
         )
-    except urllib3.exceptions.HTTPError as error:
-        raise InputError("url.failed", f"{target.host}: {type(error).__name__}") from error
+    return urllib3.HTTPConnectionPool(target.address, target.port, **options)
 
 
-def _body(
-    answer: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, end: float, left: int | None = None
-) -> bytes:
+class _Deadline:
+    """Cuts the connections of one exchange when its time is over."""
+
+    def __init__(self, end: float) -> None:
+        self._left_s = max(0.1, end - time.monotonic())
+        self._timer = threading.Timer(self._left_s, self._cut)
+        self._timer.daemon = True
+        self._lines: list[socket.socket] = []
+        self._over = threading.Event()
+
+    def watching(self, kind: type[Any]) -> type[Any]:
+        """A class of connections that is cut with the others."""
+        lines = self._lines
+
+        class Watched(kind):  # type: ignore[misc]
+            def _new_conn(self) -> socket.socket:
+                line: socket.socket = super()._new_conn()
+                lines.append(line.dup())  # TLS takes the first one over, and its handshake counts too
+                return line
+
+        return Watched
+
+    def check(self, target: Target) -> None:
+        """Raise when the time is over.
+
+        Raises:
+            InputError: `url.failed`.
+        """
+        if self._over.is_set():
+            raise InputError("url.failed", f"{target.host} took longer than {self._left_s:.3g} s")
+
+    def _cut(self) -> None:
+        self._over.set()
+        for line in self._lines:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        for line in self._lines:
+            line.close()
+
+
+def _body(answer: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, left: int | None = None) -> bytes:
     data = bytearray()
-    try:
-        # One read at a time: a host that drips bytes is cut off in time.
-        while chunk := answer.read1(_CHUNK, decode_content=True):
-            data += chunk
-            if len(data) > rules.max_bytes:
-                raise InputError("url.failed", f"{target.host} sent more than {rules.max_bytes} bytes")
-            if left is not None and len(data) > left:
-                raise InputError("request.too_large", f"the URLs hold more bytes than a request may: {left} were left")
-            if time.monotonic() > end:
-                raise InputError("url.failed", f"{target.host} took longer than {rules.timeout_s:g} s")
-    except urllib3.exceptions.HTTPError as error:
-        raise InputError("url.failed", f"{target.host}: {type(error).__name__}") from error
+    while chunk := answer.read1(_CHUNK, decode_content=True):
+        data += chunk
+        if len(data) > rules.max_bytes:
+            raise InputError("url.failed", f"{target.host} sent more than {rules.max_bytes} bytes")
+        if left is not None and len(data) > left:
+            raise InputError("request.too_large", f"the URLs hold more bytes than a request may: {left} were left")
     return bytes(data)

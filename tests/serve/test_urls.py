@@ -4,6 +4,7 @@ import http.server
 import ipaddress
 import socket
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -122,6 +123,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.flush()
                 if self.server.stopping.wait(0.2):
                     break
+        elif self.path == "/head":  # a head that never ends
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            for number in range(40):
+                self.wfile.write(b"x-%d: y\r\n" % number)
+                self.wfile.flush()
+                if self.server.stopping.wait(0.2):
+                    break
         elif self.path == "/loop":
             self.send_response(302)
             self.send_header("Location", "/loop")
@@ -130,6 +138,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(404 if self.path == "/gone" else 200)
             self.end_headers()
             self.wfile.write(b'{"host": "%s"}' % self.headers["Host"].encode())
+
+    do_POST = do_GET
 
     def log_message(self, *_):
         pass
@@ -173,8 +183,39 @@ def test_redirects_are_checked_anew(server, connections):
     assert "redirects" in error.value.message
 
 
-@pytest.mark.parametrize("path", ["/gone", "/long", "/drip"])
+@pytest.mark.parametrize("path", ["/gone", "/long", "/drip", "/head"])
 def test_answers_that_are_wrong_long_or_slow(server, path):
+    begun = time.monotonic()
     with pytest.raises(InputError) as error:
         fetch(server + path, HERE)
     assert error.value.code == "url.failed"
+    assert time.monotonic() - begun < HERE.timeout_s + 3
+
+
+def test_a_webhook_s_answer_has_the_same_deadline(server):
+    begun = time.monotonic()
+    with pytest.raises(InputError, match="took longer than"):
+        post_json(server + "/head", b"{}", {}, HERE)
+    assert time.monotonic() - begun < HERE.timeout_s + 3
+
+
+def test_a_handshake_that_drips_is_cut_off():
+    """TLS begins before anything that HTTP could bound."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stopping = threading.Event()
+
+        def drip():
+            line, _ = listener.accept()
+            line.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB is promised
+            while not stopping.wait(0.2):
+                try:
+                    line.sendall(b"\x02")
+                except OSError:
+                    return
+
+        threading.Thread(target=drip, daemon=True).start()
+        begun = time.monotonic()
+        with pytest.raises(InputError) as error:
+            fetch(f"https://127.0.0.1:{listener.getsockname()[1]}/", HERE)
+        stopping.set()
+    assert error.value.code == "url.failed" and time.monotonic() - begun < HERE.timeout_s + 3

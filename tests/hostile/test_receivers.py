@@ -1,0 +1,99 @@
+"""Receivers of webhooks that take their time: they hold up their own tenant, and nobody else."""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from gapray.serve.http.context import Context
+from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.store import JobStore
+from tests.serve.conftest import receiving, running, settings_in
+
+MINE = {"urls": {"private": ["127.0.0.0/8"], "timeout_s": 3}}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    url = request.getfixturevalue("postgres") if request.param == "postgresql" else f"sqlite:///{tmp_path}/jobs.db"
+    return JobStore(url)
+
+
+def submit(store, owner, webhook):
+    new = NewJob(owner=owner, api="openai", kind="video", making=Making(), input=JobInput(), webhook=webhook)
+    return store.submit(new, max_queued=1000, keep_s=60)
+
+
+def finished(store, owner, webhook):
+    """A job that owes a webhook."""
+    job = submit(store, owner, webhook)
+    store.cancel(job.id, owner)
+    return job
+
+
+def test_no_host_and_no_owner_has_all_places(store):
+    for number in range(30):
+        finished(store, "greedy", f"https://slow{number % 2}.example/{number}")
+    for number in range(30):
+        finished(store, "many", f"https://host{number}.example/")
+    late = finished(store, "late", "https://shop.example/done")
+    first = store.due_notices(10)
+    assert [notice.host for notice in first].count("slow0.example") == 2
+    assert {owner: [notice.owner for notice in first].count(owner) for owner in ("greedy", "many", "late")} == {
+        "greedy": 4,
+        "many": 5,
+        "late": 1,
+    }
+    assert late.id in [notice.job_id for notice in first]
+    assert store.due_notices(10, at_work=first) == [], "all places are taken"
+    rest = store.due_notices(10, at_work=[notice for notice in first if notice.owner == "greedy"])
+    assert {notice.owner for notice in rest} == {"many"} and len(rest) == 5
+    assert not {notice.id for notice in first} & {notice.id for notice in rest}
+
+
+class Drip(BaseHTTPRequestHandler):
+    def do_POST(self):
+        for _ in range(200):
+            try:
+                self.wfile.write(b"H")
+                self.wfile.flush()
+            except OSError:
+                return
+            if self.server.stopping.wait(0.2):
+                return
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def slow():
+    """Receivers on many addresses of the loopback that answer a byte now and then."""
+    found = ThreadingHTTPServer(("0.0.0.0", 0), Drip)
+    found.daemon_threads = True
+    found.stopping = threading.Event()
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found.server_port
+    found.stopping.set()
+    found.shutdown()
+
+
+def test_slow_receivers_hold_up_neither_jobs_nor_the_webhooks_of_others(tmp_path, slow):
+    context = Context.of(settings_in(tmp_path, **MINE))
+    for number in range(2, 40):
+        finished(context.store, "hostile", f"http://127.0.0.{number}:{slow}/")
+    heard = threading.Event()
+
+    async def do(job, report):
+        del job, report
+        return {"files": {}}
+
+    with receiving(lambda headers, body: heard.set()) as receiver, running(context, do) as dispatcher:
+        time.sleep(1)  # the slow ones hold their places by now
+        begun = time.monotonic()
+        job = submit(context.store, "honest", f"http://127.0.0.1:{receiver.server_port}/")
+        assert heard.wait(20), "within less than one exchange of the slow ones"
+        assert time.monotonic() - begun < MINE["urls"]["timeout_s"]
+        assert context.store.get(job.id, None).status == "completed"
+        dispatcher.check()
