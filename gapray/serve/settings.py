@@ -39,7 +39,10 @@ class Limits(_Settings):
         2_000_000_000, gt=0, description="All photos of a request together, by their headers [pixels]."
     )
     entries: int = Field(2000, ge=1, description="Files and folders in a zip of photos.")
-    json_values: int = Field(100_000, ge=1, description="Values in JSON that the server fetches.")
+    json_bytes: int = Field(64 * 2**20, gt=0, description="Largest JSON body, photos in base64 included [bytes].")
+    json_values: int = Field(
+        100_000, ge=1, description="Values in JSON that a client sends or that the server fetches."
+    )
     fields: int = Field(200, ge=1, description="Form fields beside the photos.")
     prompt: int = Field(4000, ge=1, description="Length of a prompt [characters].")
     frames: int = Field(120, ge=1, le=360, description="Frames of one turn.")

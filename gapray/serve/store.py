@@ -53,6 +53,15 @@ class Notice:
         return (urlsplit(self.url).hostname or "").lower()
 
 
+@dataclass(frozen=True)
+class _Lease:
+    """A running job's lease, and since when it is as it is [seconds, monotonic]."""
+
+    attempt: int
+    until: float | None
+    since: float
+
+
 class JobStore:
     """All that is done to jobs. Safe to use from threads and from several processes."""
 
@@ -61,6 +70,8 @@ class JobStore:
         self._turns = count()
         self._served: dict[str, int] = {}
         """Owner -> number of the turn in which this store last leased a job of its. Rows tell less: a client can delete them."""
+        self._leases: dict[str, _Lease] = {}
+        """Running job -> its lease as this store saw it last."""
 
     # ---- what a client does -------------------------------------------------------------------------------------
 
@@ -266,14 +277,15 @@ class JobStore:
         was served longest ago. Jobs that were tried `attempts` times, that waited too long or that cannot be read fail here.
         """
         now = time.time()
-        lost = sa.and_(jobs.c.status == "running", jobs.c.lease_until < now)
         late = sa.and_(jobs.c.status == "queued", jobs.c.wait_until < now)
         taken: list[Job] = []
         with self.engine.connect() as connection:
             # Most looks find nothing; they take no write lock.
+            lost = self._lost(connection, now, lease_s)
             if connection.execute(_count().where(sa.or_(jobs.c.status == "queued", lost))).scalar_one() == 0:
                 return []
         with writing(self.engine) as connection:
+            lost = self._lost(connection, now, lease_s)
             _finish(
                 connection,
                 [late],
@@ -311,6 +323,25 @@ class JobStore:
                     # Raised here it would hold up all jobs behind it, for ever.
                     _finish(connection, [jobs.c.id == job_id], status="failed", **_unreadable(error))
         return taken
+
+    def _lost(self, connection: sa.Connection, now: float, lease_s: float) -> sa.ColumnElement[bool]:
+        """Jobs whose worker did not renew its lease in time.
+
+        The lease's end says so by the wall clocks of both machines. Those can be set back, and then it lies hours ahead: a
+        lease is over as well when it was not renewed for `lease_s` by this process's monotonic clock (as in the leader
+        election of Kubernetes' client-go, which compares no clocks of two machines).
+        """
+        seen, unchanged = time.monotonic(), []
+        query = sa.select(jobs.c.id, jobs.c.attempt, jobs.c.lease_until).where(jobs.c.status == "running")
+        leases = {}
+        for row in connection.execute(query):
+            known = self._leases.get(row.id)
+            same = known is not None and (known.attempt, known.until) == (row.attempt, row.lease_until)
+            leases[row.id] = known if known and same else _Lease(row.attempt, row.lease_until, seen)
+            if seen - leases[row.id].since > lease_s:
+                unchanged.append(sa.and_(jobs.c.id == row.id, jobs.c.lease_until == row.lease_until))
+        self._leases = leases
+        return sa.and_(jobs.c.status == "running", sa.or_(jobs.c.lease_until < now, *unchanged[:_IDS_AT_ONCE]))
 
     def beat(self, worker: str, held: Mapping[str, int], lease_s: float) -> set[str]:
         """Say that `worker` still has these jobs (id -> attempt). Returns the ids that are its no longer."""

@@ -7,12 +7,14 @@ no `.netrc` is used.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
+import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +24,16 @@ import urllib3
 
 from gapray.errors import InputError
 from gapray.serve.settings import UrlRules
+from gapray.serve.text import refuse_many_values
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LENGTH = 8000
 """Longest URL [characters]: what servers take at least, by RFC 9110, section 4.1."""
 _CHUNK = 64 * 1024
+LOOK_UP_S = 5.0
+"""Longest look-up of a name."""
+_LOOKING_UP = threading.BoundedSemaphore(64)
+"""Look-ups at a time, those that hang included."""
 _NEVER = tuple(
     ipaddress.ip_network(one)
     for one in (
@@ -58,15 +65,57 @@ class Target:
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Every address of a host, by the system's resolver."""
-    return list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+    """Every address of a host, by the system's resolver.
+
+    The resolver cannot be stopped, so each look-up has a thread of its own, which is left behind when its time is over.
+
+    Raises:
+        OSError: There is none, or none was found within `LOOK_UP_S`.
+    """
+    begun = time.monotonic()
+    if not _LOOKING_UP.acquire(timeout=LOOK_UP_S):
+        raise TimeoutError("too many names are looked up")
+    found: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.put(list(dict.fromkeys(str(info[4][0]) for info in infos)))
+        except (OSError, UnicodeError) as error:
+            found.put(error)
+        finally:
+            _LOOKING_UP.release()
+
+    threading.Thread(target=look_up, name="look-up", daemon=True).start()
+    try:
+        answer = found.get(timeout=max(0.0, begun + LOOK_UP_S - time.monotonic()))
+    except queue.Empty:
+        raise TimeoutError(f"{host[:100]!r} was not found within {LOOK_UP_S:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def check_urls(urls: Iterable[str], rules: UrlRules, resolver: Resolver = resolve) -> None:
+    """`check_url` of all URLs of one request, each host looked up once, within the time that one URL may take.
+
+    Raises:
+        InputError: As `check_url`; `url.failed` when the time is over.
+    """
+    end = time.monotonic() + rules.timeout_s
+    look_up = functools.cache(resolver)
+    for url in urls:
+        if time.monotonic() > end:
+            raise InputError("url.failed", f"the hosts of the URLs were not found within {rules.timeout_s:g} s")
+        check_url(url, rules, look_up)
 
 
 def check_url(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Target:
     """Whether the server may fetch `url`. Connects to nothing.
 
     Raises:
-        InputError: `url.refused`, or `url.failed` when the host has no address.
+        InputError: `url.refused`. A host that has no address reads as one that is not public: the difference would tell
+            strangers which internal names exist.
     """
     if len(url) > _LENGTH:
         raise InputError("url.refused", f"the URL has {len(url)} characters; at most {_LENGTH} are taken")
@@ -84,13 +133,10 @@ def check_url(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Target
     port = port or (443 if parts.scheme == "https" else 80)
     try:
         addresses = resolver(host, port)
-    except (OSError, UnicodeError) as error:
-        raise InputError("url.failed", f"the host {host[:100]!r} has no address") from error
-    if not addresses:
-        raise InputError("url.failed", f"the host {host[:100]!r} has no address")
-    for address in addresses:
-        if not allowed(address, rules):
-            raise InputError("url.refused", f"the host {host[:100]!r} is not public")
+    except (OSError, UnicodeError):
+        addresses = []
+    if not addresses or not all(allowed(address, rules) for address in addresses):
+        raise InputError("url.refused", f"the host {host[:100]!r} has no public address")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(url, parts.scheme, host, port, addresses[0], path)
 
@@ -155,16 +201,16 @@ def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_
         url: Of a client.
         rules: What may be fetched.
         resolver: Finds the host's addresses.
-        most_values: Values that it may hold, each of which takes up to 100 bytes of memory for three of the text.
+        most_values: Values that it may hold.
 
     Raises:
         InputError: As `fetch`; `url.failed` also when it is no JSON, or holds more values.
     """
     data = fetch(url, rules, resolver)
-    # Each value but the first stands behind one of these; those within texts count too.
-    values = 1 + sum(map(data.count, (b",", b"[", b"{")))
-    if values > most_values:
-        raise InputError("url.failed", f"the URL's JSON holds {values} values; at most {most_values} are read")
+    try:
+        refuse_many_values("the URL's JSON", data, most_values)
+    except InputError as error:
+        raise InputError("url.failed", error.message) from error
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -68,6 +68,22 @@ def test_a_lost_worker_s_job_goes_to_another_and_its_late_result_is_dropped(stor
     assert store.get(job.id, None).result == {"from": "second"}
 
 
+def test_a_clock_that_is_set_back_keeps_no_job(store, monkeypatch):
+    """Its lease then ends hours ahead by every clock; a worker that lives renews it, and keeps its job."""
+    dead, alive = submit(store), submit(store)
+    lease(store, "first")
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() - 3600)
+    taken = []
+    for _ in range(12):
+        taken += [(job.id, job.attempt) for job in lease(store, "second", lease_s=0.3)]
+        store.beat("first", {alive.id: 1}, 30)
+        time.sleep(0.05)
+    assert taken[:1] == [(dead.id, 2)]
+    assert {job for job, _ in taken} == {dead.id}
+    assert store.complete(alive.id, 1, {})
+
+
 def test_attempts_run_out(store):
     job = submit(store)
     for attempt in (1, 2, 3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
-from gapray.serve.text import refuse_nested, refuse_unusable, strict_json, usable
+from gapray.serve.text import refuse_many_values, refuse_nested, refuse_unusable, strict_json, usable
 from gapray.serve.uploads import PHOTO_FIELDS, decoded
 
 NAMES = {
@@ -106,7 +107,7 @@ async def read_body(request: Request, limits: Limits) -> Body:
             refuse_unusable(name, value)
         return body
     if kind in ("application/json", "text/json") or kind.endswith("+json"):
-        return Body(tuple(_members(await read_json(request))))
+        return Body(tuple(_members(await read_json(request, limits))))
     raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
 
 
@@ -192,13 +193,20 @@ def plain_words(name: str) -> str:
         return name
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """A JSON object.
+async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
+    """A JSON object. It is parsed and checked off the event loop, because either takes as long as the client likes.
 
     Raises:
-        InputError: `request.invalid`.
+        InputError: `request.invalid`, or `request.too_large`.
     """
     data = await request.body()
+    if len(data) > limits.json_bytes:
+        raise InputError("request.too_large", f"the JSON has {len(data)} bytes; at most {limits.json_bytes} are taken")
+    return await asyncio.to_thread(_object_of, data, limits.json_values)
+
+
+def _object_of(data: bytes, most_values: int) -> dict[str, Any]:
+    refuse_many_values("the body", data, most_values)
     try:
         value = strict_json(data or b"{}")
     except (ValueError, RecursionError) as error:

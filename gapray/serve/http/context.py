@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -24,9 +25,12 @@ from gapray.serve.making import check_making
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
 from gapray.serve.uploads import Sent, arrived
-from gapray.serve.urls import check_url
+from gapray.serve.urls import check_urls
 
 WAIT_STEP_S = 0.05
+
+_ABROAD = ThreadPoolExecutor(16, "urls")
+"""Where the hosts of clients' URLs are looked up."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,10 @@ class Context:
             ServeError: `queue.full`, `queue.key_full`, `rate.exceeded` or `artifacts.failed`.
         """
         check_making(making, self.settings.limits)
-        for url in [*(one.url for one in sent if one.url), webhook, manifest_url]:
-            if url:
-                await self.call(check_url, url, self.settings.urls)
+        if urls := [url for url in [*(one.url for one in sent), webhook, manifest_url] if url]:
+            # In threads of their own: names that are not found must not hold up requests that have none.
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(_ABROAD, check_urls, urls, self.settings.urls)
         new = NewJob(
             owner=key.id,
             api=api,

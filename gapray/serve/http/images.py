@@ -160,14 +160,14 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
         api="openai",
         kind="image",
         making=making.model_copy(update={"still": still_of(body)}),
-        sent=sent_by(body.fields, needed=package is None),
+        sent=await context.call(sent_by, body.fields, needed=package is None),
         azimuths=azimuths_of(body),
         options=replace(options_of(body), allow_missing=True),
         package=package,
         model=model,
         endpoint=form,
         idempotency_key=idempotency_key(request),
-        digest=body.digest("openai", "image"),
+        digest=await context.call(body.digest, "openai", "image"),
         webhook=body.text("webhook", "webhook_url"),
     )
     job = await context.waited(job, preferred_wait(request, wait, context.settings.limits.image_wait_s), key)

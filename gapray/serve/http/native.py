@@ -89,13 +89,13 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         api="native",
         kind=kind,
         making=making_of(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product"),
-        sent=sent_by(body.fields),
+        sent=await context.call(sent_by, body.fields),
         azimuths=azimuths_of(body),
         options=options_of(body),
         files=files,
         model=MODEL,
         idempotency_key=idempotency_key(request),
-        digest=body.digest("native", kind),
+        digest=await context.call(body.digest, "native", kind),
         webhook=body.text("webhook", "webhook_url"),
     )
     job = await context.waited(job, preferred_wait(request, wait, 0.0), key)

@@ -102,12 +102,12 @@ async def create_video(request: Request) -> JSONResponse:
         api="openai",
         kind="video",
         making=making_of(body, product_id="product"),
-        sent=sent_by(body.fields),
+        sent=await context.call(sent_by, body.fields),
         azimuths=azimuths_of(body),
         options=options_of(body),
         model=model,
         idempotency_key=idempotency_key(request),
-        digest=body.digest("openai", "video"),
+        digest=await context.call(body.digest, "openai", "video"),
         webhook=body.text("webhook", "webhook_url"),
     )
     shown = openai_video(job)

@@ -170,7 +170,7 @@ async def graphql(request: Request) -> dict[str, Any]:
     """What `runpod.get_endpoints()` asks, with `status` and `workers`, which the prototype's script waits for."""
     key = await caller(request, "read")
     context = context_of(request)
-    query = (await read_json(request)).get("query")
+    query = (await read_json(request, context.settings.limits)).get("query")
     if not isinstance(query, str) or "endpoints" not in query:
         return {"data": {"myself": {}}, "errors": [{"message": "only `myself { endpoints }` is answered here"}]}
     running = (await context.call(context.store.counts))["running"]
@@ -223,7 +223,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
     key = await caller(request, "write")
     context = context_of(request)
     await context.refuse_when_full(key)
-    body = await read_json(request)
+    body = await read_json(request, context.settings.limits)
     given = body.get("input")
     if not isinstance(given, dict) or not given:
         raise InputError("request.invalid", "the body must hold an object `input`")
@@ -244,7 +244,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
         endpoint=endpoint,
         model=STILLS_MODEL if asked.kind == "image" else MODEL,
         idempotency_key=idempotency_key(request),
-        digest=Body(tuple(given.items())).digest("runpod", endpoint, asked.kind),
+        digest=await context.call(Body(tuple(given.items())).digest, "runpod", endpoint, asked.kind),
         webhook=webhook,
         timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
         ttl_s=_seconds(policy.get("ttl"), 10_000),

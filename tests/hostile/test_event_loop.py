@@ -1,0 +1,56 @@
+"""Large bodies are parsed and hashed beside the event loop: health checks are answered meanwhile."""
+
+import base64
+import concurrent.futures
+import json
+import time
+
+import pytest
+import requests
+
+from tests.serve.conftest import served
+
+LONGEST_S = 4.0
+"""Between a health check and its answer, on a machine that does other things as well; parsed on the loop it took ten."""
+
+MANY = b'{"input": {"x": [' + b"1," * (15 * 2**20) + b"1]}}"
+DEEP = b'{"input": ' + b'{"a":' * 90_000 + b"1" + b"}" * 90_000 + b"}"
+OBJECTS = json.dumps({"input": {"multiview_manifest": {"views": [{"a": "b" * 300}] * 45_000}}}).encode()
+PICTURES = json.dumps(
+    {
+        "input": {
+            "images": [{"data": base64.b64encode(bytes(5 * 2**20)).decode(), "azimuth_deg": 45 * k} for k in range(8)]
+        }
+    }
+).encode()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("loop"), worker="none") as found:
+        yield found
+
+
+@pytest.mark.parametrize("body", [MANY, DEEP, OBJECTS, PICTURES], ids=["values", "nested", "objects", "pictures"])
+def test_neighbours_are_answered_while_json_is_parsed(server, body):
+    path = "/v2/gap/run"
+    json_type = {"content-type": "application/json"}
+    with concurrent.futures.ThreadPoolExecutor(2) as beside:
+        posts = [
+            beside.submit(requests.post, server.url + path, data=body, headers=json_type, timeout=60) for _ in "ab"
+        ]
+        longest = 0.0
+        while not all(one.done() for one in posts):
+            begun = time.monotonic()
+            assert requests.get(server.url + "/healthz", timeout=30).status_code == 200
+            longest = max(longest, time.monotonic() - begun)
+            time.sleep(0.01)
+    assert {one.result().status_code for one in posts} == {400}, [one.result().text[:200] for one in posts]
+    print(f"longest {longest:.2f} s")
+    assert longest < LONGEST_S
+
+
+def test_json_that_is_too_large_is_refused_by_its_size(server):
+    kind = {"content-type": "application/json"}
+    answer = requests.post(f"{server.url}/v1/videos", data=b'{"prompt": "' + b"x" * (65 * 2**20) + b'"}', headers=kind)
+    assert answer.status_code == 413 and str(64 * 2**20) in answer.text

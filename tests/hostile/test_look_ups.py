@@ -1,0 +1,87 @@
+"""Names of hosts that take long to look up, or that only exist inside."""
+
+import concurrent.futures
+import socket
+import time
+
+import pytest
+import requests
+
+from gapray.errors import InputError
+from gapray.serve import urls
+from gapray.serve.settings import UrlRules
+from tests.serve.conftest import served
+
+NEIGHBOUR_S = 3.0
+"""A POST of photos beside thirty names that hang; alone it takes a tenth of a second, and each name hangs for ten."""
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    """Names under `.slow` are found after ten seconds; others as ever."""
+    look_up = socket.getaddrinfo
+
+    def slow(host, *rest, **named):
+        if str(host).endswith(".slow"):
+            time.sleep(10)
+        return look_up("127.0.0.1" if str(host).endswith(".slow") else host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+
+
+def test_a_look_up_has_a_deadline(hanging, monkeypatch):
+    monkeypatch.setattr(urls, "LOOK_UP_S", 0.3)
+    begun = time.monotonic()
+    with pytest.raises(InputError) as error:
+        urls.check_url("http://a.slow/x.jpg", UrlRules())
+    assert error.value.code == "url.refused" and time.monotonic() - begun < 2
+
+
+def test_the_hosts_of_one_request_share_a_deadline(hanging, monkeypatch):
+    monkeypatch.setattr(urls, "LOOK_UP_S", 0.2)
+    begun = time.monotonic()
+    with pytest.raises(InputError):
+        urls.check_urls([f"http://{number}.slow/" for number in range(50)], UrlRules(timeout_s=1))
+    assert time.monotonic() - begun < 3
+
+
+def test_a_host_is_looked_up_once_a_request():
+    asked = []
+
+    def resolver(host, port):
+        asked.append(host)
+        return ["93.184.216.34"]
+
+    urls.check_urls([f"https://shop.example/{number}.jpg" for number in range(72)], UrlRules(), resolver)
+    assert asked == ["shop.example"]
+
+
+def test_which_names_exist_inside_is_not_told():
+    def told(addresses):
+        with pytest.raises(InputError) as error:
+            urls.check_url("http://payroll.internal/", UrlRules(), lambda host, port: addresses)
+        return error.value.code, error.value.message
+
+    def missing(host, port):
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    with pytest.raises(InputError) as error:
+        urls.check_url("http://payroll.internal/", UrlRules(), missing)
+    assert told(["10.1.2.3"]) == told([]) == (error.value.code, error.value.message)
+
+
+def test_names_that_hang_hold_up_nobody_else(hanging, tmp_path, photos):
+    views = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
+    with served(tmp_path, worker="none") as server, concurrent.futures.ThreadPoolExecutor(30) as many:
+
+        def post(data):
+            return requests.post(f"{server.url}/v1/videos", files=views, data=data, timeout=60)
+
+        assert post({}).status_code == 200
+        waiting = [many.submit(post, {"webhook": f"https://{number}.slow/done"}) for number in range(30)]
+        time.sleep(1)
+        for _ in range(3):
+            begun = time.monotonic()
+            assert post({}).status_code == 200
+            assert time.monotonic() - begun < NEIGHBOUR_S
+        assert {one.result().status_code for one in waiting} == {400}
