@@ -105,6 +105,25 @@ def revoke_key(
         typer.echo(f"{key_id} is revoked")
 
 
+@keys_app.command("webhook-secret")
+def webhook_secret(
+    key_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="See `gapray keys list`.")] = None,
+    jobs: JobsOption = None,
+) -> None:
+    """Show what signs the webhooks of a key's jobs; without ID, of jobs that came without a key.
+
+    GAPRAY_WEBHOOK_SECRET, or the file beside the database, must be the server's.
+    """
+    with guarded():
+        from gapray.serve.keys import ANYBODY, known
+        from gapray.serve.settings import ServeSettings
+        from gapray.serve.webhooks import secret_of
+
+        settings = ServeSettings(jobs_url=jobs).resolved()
+        owner = known(_engine(jobs), key_id).id if key_id else ANYBODY.id
+        typer.echo(secret_of(owner, str(settings.webhook_secret)))
+
+
 def _engine(jobs: str | None):  # type: ignore[no-untyped-def]  # noqa: ANN202  (SQLAlchemy is not imported for --help)
     from gapray.serve.settings import ServeSettings
     from gapray.serve.tables import connect

@@ -24,6 +24,7 @@ from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error
 from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
+from gapray.serve.http.places import BESIDE
 from gapray.serve.jobs import Job, Kind, Making
 from gapray.serve.settings import Replicas, ServeSettings, refuse_secrets, serve_settings
 from gapray.serve.store import JobStore
@@ -312,7 +313,9 @@ def application(resolved: ServeSettings) -> serve.Application:
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": 0.1},
     )
-    ingress = _deployed(serve.ingress()(Ingress), "ingress", **_options(settings.ingress))
+    # The application itself refuses what is more than `ongoing`; health checks always come through to it.
+    options = _options(settings.ingress) | {"max_ongoing_requests": settings.ingress.ongoing + BESIDE}
+    ingress = _deployed(serve.ingress()(Ingress), "ingress", **options)
     return ingress.bind(settings, dispatcher.bind(settings, *workers))
 
 

@@ -81,6 +81,19 @@ def listed(engine: Engine) -> list[ApiKey]:
         return [_key(row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.created_at))]
 
 
+def known(engine: Engine, key_id: str) -> ApiKey:
+    """A key by its id, revoked or not.
+
+    Raises:
+        ConfigError: `auth.unknown_key`.
+    """
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
+    if row is None:
+        raise ConfigError("auth.unknown_key", f"there is no key {key_id[:80]!r}")
+    return _key(row)
+
+
 def any_made(engine: Engine) -> bool:
     """Whether there is or ever was a key: revoked ones keep their row."""
     with engine.connect() as connection:

@@ -29,6 +29,13 @@ class Limits(_Settings):
     """What one request may ask for. Photos also pass `decode.*` of the profile."""
 
     body_bytes: int = Field(96 * 2**20, gt=0, description="Largest accepted body [bytes].")
+    body_s: float = Field(30, gt=0, description="A body is there after so long…")
+    body_bytes_s: int = Field(16 * 1024, gt=0, description="…and one second more for each so many of its bytes.")
+    at_once_per_key: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of one key that an ingress answers at once; null = a quarter of its `ongoing`.",
+    )
     images: int = Field(72, ge=1, description="Photos of one product.")
     photo_bytes: int = Field(
         192 * 2**20,
@@ -57,7 +64,9 @@ class Limits(_Settings):
     queued_per_key: int | None = Field(
         None, ge=1, description="Of these, jobs of one key; null = a quarter of `queued`."
     )
-    wait_s: float = Field(300, gt=0, description="Longest synchronous wait for a job [s].")
+    wait_s: float = Field(
+        300, gt=0, description="Longest synchronous wait for a job, and longest stream of its events [s]."
+    )
     image_wait_s: float = Field(
         90, ge=0, description="Image requests that do not say are answered with a job after so long [s]."
     )

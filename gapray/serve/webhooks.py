@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import logging
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from standardwebhooks import Webhook
 from gapray.errors import GaprayError, InputError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Job
+from gapray.serve.keys import ANYBODY
 from gapray.serve.settings import ServeSettings
 from gapray.serve.shapes import openai_event, runpod_status
 from gapray.serve.store import JobStore, Notice
@@ -40,7 +43,8 @@ def _tried(notice: Notice, job: Job, artifacts: Artifacts, settings: ServeSettin
         return "no try came to its end"  # each took the process with it
     try:
         body = body_of(job, artifacts)
-        status = post_json(notice.url, body, signed(notice.id, body, str(settings.webhook_secret)), settings.urls)
+        secret = secret_of(notice.owner, str(settings.webhook_secret))
+        status = post_json(notice.url, body, signed(notice.id, body, secret), settings.urls)
     except GaprayError as error:
         return error.message
     except Exception as error:
@@ -52,6 +56,19 @@ def body_of(job: Job, artifacts: Artifacts) -> bytes:
     """What is posted: an event, or for RunPod's clients what `status` answers."""
     told = runpod_status(job, artifacts) if job.api == "runpod" else openai_event(job)
     return json.dumps(told).encode()
+
+
+def secret_of(owner: str, master: str) -> str:
+    """What signs the webhooks of one key: no tenant can sign for another.
+
+    Args:
+        owner: Id of the key; of jobs that came without one, `ANYBODY`'s, whose secret is the server's own.
+        master: The server's ``whsec_…``.
+    """
+    if owner == ANYBODY.id:
+        return master
+    derived = hmac.digest(base64.b64decode(master.removeprefix("whsec_")), f"webhooks of {owner}".encode(), "sha256")
+    return "whsec_" + base64.b64encode(derived).decode()
 
 
 def signed(notice_id: str, body: bytes, secret: str) -> dict[str, str]:

@@ -224,6 +224,22 @@ def test_deleting_removes_everything(guarded_server, form):
     assert not guarded_server.context.artifacts.names(f"results/{job}/1")
 
 
+@pytest.mark.parametrize("kind", ["package", "score"])
+def test_packages_and_scores_are_deleted_as_videos_are(guarded_server, form, kind):
+    files = [*form, ("video", ("turn.mp4", b"no video", "video/mp4"))] if kind == "score" else form
+    job = post(guarded_server, files, path=f"/v1/{kind}s").json()["id"]
+    place = f"{guarded_server.url}/v1/{kind}s/{job}"
+    other = "score" if kind == "package" else "package"
+    assert requests.delete(place, headers=guarded_server.headers("reader"), timeout=5).status_code == 403
+    assert requests.delete(place, headers=guarded_server.headers("other"), timeout=5).status_code == 404
+    wrong = f"{guarded_server.url}/v1/{other}s/{job}"
+    assert requests.delete(wrong, headers=guarded_server.headers(), timeout=5).status_code == 404
+    told = requests.delete(place, headers=guarded_server.headers(), timeout=5).json()
+    assert told == {"id": job, "deleted": True, "object": f"{kind}.deleted"}
+    assert get(guarded_server, f"/v1/{kind}s/{job}").status_code == 404
+    assert not guarded_server.context.artifacts.names(f"uploads/{job.removeprefix(f'{kind}_')}")
+
+
 def test_lists_and_models(guarded_server, form):
     ids = [post(guarded_server, form, "other").json()["id"] for _ in range(3)]
     page = get(guarded_server, "/v1/videos", "other", params={"limit": 2}).json()

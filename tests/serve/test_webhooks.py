@@ -1,10 +1,16 @@
 """Webhooks end, whatever is wrong with them: delivered, or given up after so many tries."""
 
 import pytest
+from standardwebhooks import Webhook
+from standardwebhooks.webhooks import WebhookVerificationError
+from typer.testing import CliRunner
 
+from gapray.cli.main import app
 from gapray.serve import webhooks
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.keys import ANYBODY, create
+from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
 from gapray.serve.webhooks import deliver
 from tests.serve.conftest import receiving, settings_in
@@ -85,3 +91,45 @@ def test_a_try_that_takes_its_process_along_is_not_repeated_for_ever(owed, setti
     [notice] = store.due_notices()
     deliver(notice, store, artifacts, settings)
     assert store.due_notices() == [] and listener.heard == []
+
+
+@pytest.mark.parametrize("owner", ["key", "anybody"])
+def test_each_key_s_webhooks_are_signed_with_its_own_secret(tmp_path, monkeypatch, owner):
+    """What `gapray keys webhook-secret` shows verifies the key's webhooks, and no other key's."""
+    monkeypatch.setenv("GAPRAY_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("GAPRAY_JOBS_URL", raising=False)
+    monkeypatch.delenv("GAPRAY_WEBHOOK_SECRET", raising=False)
+    settings = ServeSettings(urls={"private": ["127.0.0.0/8"]}).resolved()
+    store = JobStore(str(settings.jobs_url))
+    mine, other = (create(store.engine, name)[0].id for name in ("mine", "other"))
+    heard = []
+    with receiving(lambda headers, body: heard.append((dict(headers.items()), body))) as receiver:
+        new = NewJob(
+            owner=mine if owner == "key" else ANYBODY.id,
+            api="openai",
+            kind="video",
+            making=Making(),
+            input=JobInput(),
+            webhook=f"http://127.0.0.1:{receiver.server_port}/done",
+        )
+        store.cancel(store.submit(new, max_queued=9, keep_s=60).id, None)
+        [notice] = store.due_notices()
+        deliver(notice, store, Artifacts.at(str(settings.artifacts)), settings)
+    [(headers, body)] = heard
+
+    def verified(*words):
+        shown = CliRunner().invoke(app, ["keys", "webhook-secret", *words], catch_exceptions=False)
+        assert shown.exit_code == 0, shown.output
+        try:
+            Webhook(shown.stdout.strip()).verify(body, headers)
+        except WebhookVerificationError:
+            return False
+        return True
+
+    assert [verified(mine), verified(other), verified()] == [owner == "key", False, owner == "anybody"]
+
+
+def test_a_key_that_is_not_there_has_no_webhook_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPRAY_STATE", str(tmp_path))
+    told = CliRunner().invoke(app, ["keys", "webhook-secret", "none"])
+    assert told.exit_code == 2 and "auth.unknown_key" in told.stderr

@@ -17,11 +17,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gapray.errors import GaprayError, InputError
+from gapray.errors import GaprayError
 from gapray.serve.http import images, native, openai, runpod
+from gapray.serve.http.arriving import bounded, refuse_long
 from gapray.serve.http.browsers import Browsers
 from gapray.serve.http.context import Context
-from gapray.serve.http.failures import answer, on_any_error, on_gapray_error, on_http_error, on_validation_error
+from gapray.serve.http.failures import on_any_error, on_gapray_error, on_http_error, on_validation_error
+from gapray.serve.http.places import Places
+from gapray.serve.settings import Limits
 
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -37,7 +40,6 @@ _PAGE_HEADERS = {
 }
 
 
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _EXPOSED = (
     "allow",
@@ -68,6 +70,8 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
         redoc_url=None,
     )
     app.state.context = context
+    ongoing = context.settings.ingress.ongoing
+    app.state.places = places = Places(ongoing, context.settings.limits.at_once_per_key or max(1, ongoing // 4))
     app.state.metrics = native.Metrics()
     app.state.streamed = OrderedDict()
     for module in (openai, images, runpod, native):
@@ -85,7 +89,8 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
     )
     app.add_middleware(
         _Front,
-        limit=context.settings.limits.body_bytes,
+        limits=context.settings.limits,
+        places=places,
         metrics=app.state.metrics,
         named_elsewhere=named_elsewhere,
     )
@@ -121,22 +126,21 @@ def _static(data: bytes, kind: str) -> Any:
     return page
 
 
-class _TooLargeError(Exception):
-    """The body went over the limit while it was read."""
-
-
 class _AnsweredError(Exception):
     """Ends what makes the body of an answer to HEAD, once its headers are sent."""
 
 
 class _Front:
-    """Outermost: caps the body as it arrives, names the request, counts it, and answers HEAD as GET without a body.
+    """Outermost: gives the request a place and a name, bounds its body, counts it, and answers HEAD as GET without a body.
 
     Errors that nothing else caught end here.
     """
 
-    def __init__(self, app: ASGIApp, *, limit: int, metrics: native.Metrics, named_elsewhere: bool) -> None:
-        self._app, self._limit, self._metrics, self._named_elsewhere = app, limit, metrics, named_elsewhere
+    def __init__(
+        self, app: ASGIApp, *, limits: Limits, places: Places, metrics: native.Metrics, named_elsewhere: bool
+    ) -> None:
+        self._app, self._limits, self._places = app, limits, places
+        self._metrics, self._named_elsewhere = metrics, named_elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -148,15 +152,7 @@ class _Front:
         request = Request(scope)
         said = request.headers.get("x-request-id", "")
         request_id = said if _REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
-        began, status, seen, started = time.monotonic(), 500, 0, False
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise _TooLargeError
-            return message
+        began, status, started = time.monotonic(), 500, False
 
         async def named(message: Message) -> None:
             nonlocal status, started
@@ -171,17 +167,12 @@ class _Front:
                 return
             await send(message)
 
-        too_large = InputError("request.too_large", f"the body is larger than {self._limit} bytes")
-        length = request.headers.get("content-length", "")
         try:
-            if _LENGTH.fullmatch(length) and int(length) > self._limit:
-                await answer(request, 413, too_large.code, too_large.message)(scope, receive, named)
-            else:
-                await self._app(scope, counted, named)
+            with self._places.taken(scope):
+                refuse_long(request.headers.get("content-length", ""), self._limits)
+                await self._app(scope, bounded(receive, self._limits), named)
         except _AnsweredError:
             pass
-        except _TooLargeError:
-            await answer(request, 413, too_large.code, too_large.message)(scope, receive, named)
         except Exception as error:
             failed = await on_any_error(request, error)
             if not started:

@@ -22,6 +22,7 @@ async def caller(request: Request, scope: Scope) -> ApiKey:
         ServeError: `auth.missing`, `auth.invalid`, `auth.forbidden` or `rate.exceeded`.
     """
     request.state.key = key = await _caller(request, scope)
+    request.app.state.places.hold(request.scope, key.id)
     return key
 
 

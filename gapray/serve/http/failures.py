@@ -31,6 +31,7 @@ STATUS: dict[str, int] = {
     "job.no_such_file": 404,
     "job.expired": 404,
     "model.unknown": 404,
+    "request.too_slow": 408,
     "request.too_large": 413,
     "request.unsupported_media": 415,
     "request.idempotency_mismatch": 422,
@@ -42,6 +43,7 @@ STATUS: dict[str, int] = {
     "artifacts.failed": 503,
     "jobs.unavailable": 503,
     "serve.unavailable": 503,
+    "serve.busy": 503,
     "internal.error": 500,
 }
 """Every other error of a client's is 400: 409 would be sent again by OpenAI's clients."""
@@ -87,7 +89,7 @@ async def on_gapray_error(request: Request, error: Exception) -> JSONResponse:
     """One of ours."""
     assert isinstance(error, GaprayError)
     status = status_of(error)
-    if status >= 500:
+    if status >= 500 and error.code != "serve.busy":  # which a flood would fill the log with
         log.error("%s: %s", error.code, error.message)
     message = error.message if status != 500 else "the server failed"
     return answer(request, status, error.code, message)

@@ -10,11 +10,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.responses import JSONResponse, Response
 
 from gapray.errors import InputError
-from gapray.serve.http.auth import caller, context_of
+from gapray.serve.deletion import forget
+from gapray.serve.http.auth import caller, context_of, owner_of
 from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body
 from gapray.serve.http.openai import BODY, MODEL, idempotency_key, one_job, ranged
 from gapray.serve.jobs import Job, Kind
-from gapray.serve.shapes import native_job, readable
+from gapray.serve.shapes import job_id, native_job, readable
 from gapray.serve.uploads import sent_by
 
 router = APIRouter()
@@ -128,10 +129,30 @@ async def get_package_content(request: Request, package_id: str) -> Response:
     return ranged(request, await context_of(request).file(job, "package.zip"), "package.zip")
 
 
+@router.delete("/v1/packages/{package_id}", tags=["packages"])
+async def delete_package(request: Request, package_id: str) -> dict[str, Any]:
+    """Cancel a package if it is not done, and remove everything of it."""
+    return await _deleted(request, package_id, "package")
+
+
 @router.get("/v1/scores/{score_id}", tags=["scores"])
 async def get_score(request: Request, score_id: str) -> dict[str, Any]:
     """A score's state; when it is done, LPIPS by angle."""
     return readable(native_job, of_kind(await one_job(request, score_id), "score"))
+
+
+@router.delete("/v1/scores/{score_id}", tags=["scores"])
+async def delete_score(request: Request, score_id: str) -> dict[str, Any]:
+    """Cancel a score if it is not done, and remove everything of it."""
+    return await _deleted(request, score_id, "score")
+
+
+async def _deleted(request: Request, shown: str, kind: Kind) -> dict[str, Any]:
+    key = await caller(request, "write")
+    context = context_of(request)
+    job = of_kind(await context.call(context.store.get, job_id(shown), owner_of(key)), kind)
+    await context.call(forget, context.store, context.artifacts, job.id)
+    return {"id": f"{kind}_{job.id}", "deleted": True, "object": f"{kind}.deleted"}
 
 
 @router.get("/healthz", tags=["service"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -193,7 +194,10 @@ async def get_view(request: Request, video_id: str, view: str, picture: Literal[
 
 @router.get("/videos/{video_id}/events", response_class=StreamingResponse)
 async def get_events(request: Request, video_id: str) -> StreamingResponse:
-    """Server-sent events: `progress` whenever something changed, `done` at the end."""
+    """Server-sent events: `progress` whenever something changed, `done` at the end.
+
+    A stream ends after `limits.wait_s`; the next one begins with how the job is then.
+    """
     job = await one_job(request, video_id)
     return StreamingResponse(
         _events(context_of(request), job, key_of(request)),
@@ -203,8 +207,8 @@ async def get_events(request: Request, video_id: str) -> StreamingResponse:
 
 
 async def _events(context: Context, job: Job, key: ApiKey) -> AsyncIterator[str]:
-    last = ""
-    while True:
+    last, end = "", time.monotonic() + context.settings.limits.wait_s
+    while time.monotonic() < end:
         views = await context.call(views_of, context, job)
         data = json.dumps({"video": readable(openai_video, job), "views": views})
         if data != last:

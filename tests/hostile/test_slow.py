@@ -1,0 +1,143 @@
+"""Bodies that drip, streams that never end and callers who only wait: each key has its own share of the places."""
+
+import concurrent.futures
+import contextlib
+import json
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from tests.serve.conftest import served
+
+SHARE = 3
+QUICK = {
+    "open": False,
+    "limits": {"body_s": 1, "body_bytes_s": 16384, "at_once_per_key": SHARE, "wait_s": 2},
+    "ingress": {"ongoing": 8, "cpus": 0.25},
+}
+
+
+@pytest.fixture
+def server(tmp_path):
+    with served(tmp_path, worker="none", **QUICK) as found:
+        yield found
+
+
+def dripping(server, who="writer", path="/v1/videos", kind="application/json", length=2**20):
+    """A connection whose body has begun."""
+    where = urlsplit(server.url)
+    line = socket.create_connection((where.hostname, where.port), timeout=20)
+    lines = [f"POST {path} HTTP/1.1", f"Host: {where.netloc}", f"Content-Type: {kind}", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in server.headers(who).items()]
+    part = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' if "multipart" in kind else b"{"
+    line.sendall("\r\n".join([*lines, "", ""]).encode() + part)
+    return line
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_a_body_that_drips_is_cut_off(server, kind):
+    begun = time.monotonic()
+    with dripping(server, kind=kind) as line:
+        line.settimeout(0.1)
+        said = b""
+        while not said and time.monotonic() - begun < 15:
+            with contextlib.suppress(TimeoutError):
+                said = line.recv(4096)
+            with contextlib.suppress(OSError):
+                line.sendall(b" ")
+    assert said.startswith(b"HTTP/1.1 408") and b"request.too_slow" in said
+    assert time.monotonic() - begun < 10
+
+
+def test_a_slow_line_is_no_attack(server, photos):
+    """Two seconds for what may take more than ten."""
+    form = [("input_reference[]", (name, data + bytes(25_000), "image/png")) for name, data in photos.items()]
+    whole = requests.Request("POST", server.url + "/v1/videos", files=form, headers=server.headers("writer")).prepare()
+    step = len(whole.body) // 20
+
+    def slowly():
+        for start in range(0, len(whole.body), step):
+            time.sleep(0.1)
+            yield whole.body[start : start + step]
+
+    headers = {name: value for name, value in whole.headers.items() if name != "Content-Length"}
+    assert requests.post(server.url + "/v1/videos", data=slowly(), headers=headers, timeout=30).status_code == 200
+
+
+def test_one_key_has_its_share_of_places_and_no_more(server, photos):
+    lines = [dripping(server) for _ in range(3 * SHARE)]
+    time.sleep(0.5)
+    try:
+        assert requests.get(server.url + "/healthz", timeout=2).status_code == 200
+        refused = requests.get(server.url + "/v1/videos", headers=server.headers("writer"), timeout=2)
+        assert refused.status_code == 429 and refused.json()["error"]["code"] == "rate.exceeded"
+        assert int(refused.headers["retry-after"]) > 0
+        form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
+        neighbour = requests.post(server.url + "/v1/videos", files=form, headers=server.headers("other"), timeout=10)
+        assert neighbour.status_code == 200
+    finally:
+        for line in lines:
+            line.close()
+    end = time.monotonic() + 10
+    while requests.get(server.url + "/v1/videos", headers=server.headers("writer"), timeout=5).status_code != 200:
+        assert time.monotonic() < end, "a place was not given back"
+        time.sleep(0.1)
+
+
+def test_health_is_told_when_all_places_are_taken(server):
+    lines = [dripping(server, who) for who in ("writer", "other", "admin") for _ in range(SHARE)]
+    time.sleep(0.5)
+    try:
+        told = requests.get(server.url + "/v1/videos", headers=server.headers("reader"), timeout=2)
+        assert told.status_code == 503 and told.json()["error"]["code"] == "serve.busy"
+        for path in ("/healthz", "/readyz"):
+            assert requests.get(server.url + path, timeout=2).status_code == 200
+    finally:
+        for line in lines:
+            line.close()
+
+
+def test_places_are_given_back_however_a_request_ends(server):
+    for _ in range(4 * SHARE):
+        for path, wanted in (("/v1/videos/video_" + "0" * 32, 404), ("/v1/models/none", 404), ("/nothing", 404)):
+            assert requests.get(server.url + path, headers=server.headers("writer"), timeout=5).status_code == wanted
+        assert requests.post(server.url + "/v1/videos", headers=server.headers("writer"), data=b"x").status_code == 415
+        assert requests.get(server.url + "/v1/videos", timeout=5).status_code == 401
+    assert requests.get(server.url + "/v1/videos", headers=server.headers("writer"), timeout=5).status_code == 200
+
+
+def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(server, photos):
+    form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
+    video = requests.post(server.url + "/v1/videos", files=form, headers=server.headers("writer"), timeout=20).json()
+    for _ in range(2):
+        begun = time.monotonic()
+        with requests.get(
+            f"{server.url}/v1/videos/{video['id']}/events", headers=server.headers("writer"), stream=True, timeout=20
+        ) as stream:
+            text = b"".join(stream.iter_content(None)).decode()
+        assert 1 < time.monotonic() - begun < 15
+        [data] = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+        assert json.loads(data)["video"]["status"] == "queued"
+
+
+def test_streams_count_as_requests(server, photos):
+    form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
+    video = requests.post(server.url + "/v1/videos", files=form, headers=server.headers("writer"), timeout=20).json()
+    place = f"{server.url}/v1/videos/{video['id']}/events"
+    gate = threading.Barrier(4 * SHARE)
+
+    def watch(_):
+        gate.wait()
+        with requests.get(place, headers=server.headers("writer"), stream=True, timeout=20) as stream:
+            next(stream.iter_content(None), None)
+            status = stream.status_code
+            time.sleep(0.5)
+        return status
+
+    with concurrent.futures.ThreadPoolExecutor(4 * SHARE) as many:
+        found = list(many.map(watch, range(4 * SHARE)))
+    assert found.count(200) <= 2 * SHARE and found.count(429) >= 2 * SHARE, found
