@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,7 @@ def create_key(
         key, secret = create(
             _engine(jobs), name, scopes=scope or ("read", "write"), per_minute=per_minute, concurrent=concurrent
         )
+        _note(jobs, key.id, key.name, f"made, with the scopes {', '.join(key.scopes)}")
         print_json(key.as_dict() | {"secret": secret}) if as_json else typer.echo(secret)
 
 
@@ -102,6 +104,7 @@ def revoke_key(
         from gapray.serve.keys import revoke
 
         revoke(_engine(jobs), key_id)
+        _note(jobs, key_id, None, "revoked")
         typer.echo(f"{key_id} is revoked")
 
 
@@ -122,6 +125,20 @@ def webhook_secret(
         settings = ServeSettings(jobs_url=jobs).resolved()
         owner = known(_engine(jobs), key_id).id if key_id else ANYBODY.id
         typer.echo(secret_of(owner, str(settings.webhook_secret)))
+
+
+def _note(jobs: str | None, key_id: str, name: str | None, did: str) -> None:
+    """A line of the audit log."""
+    import getpass
+
+    from gapray.serve.audit import audit_log
+    from gapray.serve.settings import ServeSettings
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's made-up user has no name
+        user = str(os.getuid())
+    audit_log(ServeSettings(jobs_url=jobs).resolved().audit)(key=key_id, name=name, did=f"the key was {did}", by=user)
 
 
 def _engine(jobs: str | None):  # type: ignore[no-untyped-def]  # noqa: ANN202  (SQLAlchemy is not imported for --help)

@@ -18,6 +18,7 @@ from gapray.errors import ConfigError, writing
 
 JOBS_URL = "GAPRAY_JOBS_URL"
 ARTIFACTS = "GAPRAY_ARTIFACTS"
+AUDIT = "GAPRAY_AUDIT"
 WEBHOOK_SECRET = "GAPRAY_WEBHOOK_SECRET"  # noqa: S105  (the variable's name, not its value)
 
 
@@ -129,6 +130,10 @@ class ServeSettings(_Settings):
     webhook_secret: str | None = Field(
         None, description="`whsec_…`, signs webhooks; default GAPRAY_WEBHOOK_SECRET, or one made in the state folder."
     )
+    audit: str | None = Field(
+        None,
+        description="File of the audit log; default GAPRAY_AUDIT, or audit.jsonl in the state folder where that is used.",
+    )
     engine: Literal["pipeline", "null"] = Field(
         "pipeline", description="`null` answers every job with one grey turn: to measure the service alone."
     )
@@ -219,9 +224,11 @@ class ServeSettings(_Settings):
             "artifacts": self.artifacts or os.environ.get(ARTIFACTS),
             "webhook_secret": self.webhook_secret or os.environ.get(WEBHOOK_SECRET),
         }
+        audit = self.audit or os.environ.get(AUDIT)
         if all(filled.values()):
-            return self.model_copy(update=filled)
+            return self.model_copy(update=filled | {"audit": audit})
         state = _state()
+        filled["audit"] = audit or str(state / "audit.jsonl")
         filled["jobs_url"] = filled["jobs_url"] or f"sqlite:///{state / 'jobs.db'}"
         filled["artifacts"] = filled["artifacts"] or str(state / "artifacts")
         filled["webhook_secret"] = filled["webhook_secret"] or _secret(state)

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gapray.errors import GaprayError
+from gapray.serve.audit import Note
 from gapray.serve.http import images, native, openai, runpod
 from gapray.serve.http.arriving import bounded, refuse_long
 from gapray.serve.http.browsers import Browsers
@@ -40,6 +41,8 @@ _PAGE_HEADERS = {
 }
 
 
+_PATH = 200
+"""Characters of a path in the audit log."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _EXPOSED = (
     "allow",
@@ -91,6 +94,7 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
         _Front,
         limits=context.settings.limits,
         places=places,
+        note=context.note,
         metrics=app.state.metrics,
         named_elsewhere=named_elsewhere,
     )
@@ -137,9 +141,16 @@ class _Front:
     """
 
     def __init__(
-        self, app: ASGIApp, *, limits: Limits, places: Places, metrics: native.Metrics, named_elsewhere: bool
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        places: Places,
+        note: Note,
+        metrics: native.Metrics,
+        named_elsewhere: bool,
     ) -> None:
-        self._app, self._limits, self._places = app, limits, places
+        self._app, self._limits, self._places, self._note = app, limits, places, note
         self._metrics, self._named_elsewhere = metrics, named_elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -181,3 +192,12 @@ class _Front:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.monotonic() - began)
+            if scope["method"] != "GET" and (key := scope["state"].get("key")) is not None:
+                self._note(
+                    key=key.id,
+                    name=key.name,
+                    did=f"{scope['method']} {scope['path'][:_PATH]}",
+                    job=scope["state"].get("job"),
+                    status=status,
+                    request=request_id,
+                )

@@ -19,6 +19,7 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
 from gapray.errors import GaprayError, InputError, ServeError
 from gapray.serve.artifacts import Artifacts
+from gapray.serve.audit import Note, audit_log
 from gapray.serve.jobs import Api, Job, JobInput, Kind, Making, NewJob
 from gapray.serve.keys import ANYBODY, ApiKey, KeyRing
 from gapray.serve.making import check_making
@@ -44,6 +45,8 @@ class Context:
     keys: KeyRing
     ready: Callable[[], str | None] = lambda: None
     """What is not ready yet, if anything."""
+    note: Note = audit_log(None)
+    """Writes a line of the audit log."""
     rates: MovingWindowRateLimiter = field(default_factory=lambda: MovingWindowRateLimiter(MemoryStorage()))
     """Per process: with several ingress replicas a key may do so many times more."""
 
@@ -52,7 +55,8 @@ class Context:
         """Connect to everything that the settings name."""
         store = JobStore(str(settings.jobs_url))
         artifacts = Artifacts.at(str(settings.artifacts))
-        return cls(settings, settings.loaded_profile(), store, artifacts, KeyRing(store.engine), ready)
+        keys, note = KeyRing(store.engine), audit_log(settings.audit)
+        return cls(settings, settings.loaded_profile(), store, artifacts, keys, ready, note)
 
     async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """Something that blocks, off the event loop."""

@@ -170,6 +170,7 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
         digest=await context.call(body.digest, "openai", "image"),
         webhook=body.text("webhook", "webhook_url"),
     )
+    request.state.job = job.id
     job = await context.waited(job, preferred_wait(request, wait, context.settings.limits.image_wait_s), key)
     if job.final and job.status != "completed":
         raise failure(job)

@@ -99,6 +99,7 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         digest=await context.call(body.digest, "native", kind),
         webhook=body.text("webhook", "webhook_url"),
     )
+    request.state.job = job.id
     job = await context.waited(job, preferred_wait(request, wait, 0.0), key)
     place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
     known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))

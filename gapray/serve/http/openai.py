@@ -111,6 +111,7 @@ async def create_video(request: Request) -> JSONResponse:
         digest=await context.call(body.digest, "openai", "video"),
         webhook=body.text("webhook", "webhook_url"),
     )
+    request.state.job = job.id
     shown = openai_video(job)
     ignored = ignored_in(body, ("prompt", "model", "webhook", "webhook_url", "extra_body", "user"))
     if ignored:

@@ -237,7 +237,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
     asked = await asyncio.to_thread(asked_of, given)
     if asked.kind == "image":
         refuse_without_stylist(context)
-    return await context.accept(
+    job = await context.accept(
         key,
         api="runpod",
         **asked.as_arguments(),
@@ -249,6 +249,8 @@ async def _accepted(request: Request, endpoint: str) -> Job:
         timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
         ttl_s=_seconds(policy.get("ttl"), 10_000),
     )
+    request.state.job = job.id
+    return job
 
 
 @dataclass(frozen=True)
