@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from gapray.capture.kinds import described
-from gapray.errors import REMEDIES, InputError
+from gapray.errors import InputError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Job, Making
 from gapray.serve.making import USUAL_SIDE, preset_for
+from gapray.serve.remedies import remedy_of
 
 log = logging.getLogger("gapray.serve")
 _OPENAI_STATUS = {
@@ -79,7 +80,7 @@ def openai_video(job: Job) -> dict[str, Any]:
     }
     if job.error_code:
         shown["error"] = {"code": job.error_code, "message": job.error_message}
-        shown["gap"]["remedy"] = REMEDIES.get(job.error_code)
+        shown["gap"]["remedy"] = remedy_of(job.error_code)
     return shown
 
 
@@ -171,7 +172,7 @@ def _gap(job: Job, *names: str) -> dict[str, Any]:
 def _error(job: Job) -> dict[str, Any] | None:
     if not job.error_code:
         return None
-    return {"code": job.error_code, "message": job.error_message, "remedy": REMEDIES.get(job.error_code)}
+    return {"code": job.error_code, "message": job.error_message, "remedy": remedy_of(job.error_code)}
 
 
 def runpod_id(job: Job) -> str:

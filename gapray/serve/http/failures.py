@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from gapray.errors import REMEDIES, ConfigError, GaprayError, InputError
+from gapray.errors import ConfigError, GaprayError, InputError
+from gapray.serve.remedies import remedy_of
 from gapray.serve.text import shown
 from gapray.serve.work import ours
 
@@ -71,7 +72,7 @@ def answer(
     request: Request, status: int, code: str, message: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> JSONResponse:
     """An error in the shape of the API that was called."""
-    remedy, message = REMEDIES.get(code), shown(message)
+    remedy, message = remedy_of(code), shown(message)
     body: dict[str, Any]
     if request.url.path.startswith("/v2/") or request.url.path == "/graphql":
         # RunPod's asynchronous client reads `id` and `status` without looking at the HTTP status.

@@ -1,0 +1,30 @@
+"""What to do about an error, for those who call over HTTP: they have fields, and no flags."""
+
+from __future__ import annotations
+
+from gapray.errors import REMEDIES
+
+_FIELDS = {
+    "capture.no_photos": "Send the photos of one product: JPEG, PNG, WebP, HEIC, TIFF or BMP.",
+    "capture.ambiguous_layout": "Send the photos of one product.",
+    "capture.ambiguous_azimuths": "Name the photos by degrees (mug_000 … mug_315), or send `azimuths`, or `names=order`.",
+    "capture.duplicate_azimuth": "Send one photo an angle, and one product a request.",
+    "capture.missing_views": "Take the missing photos, or send `allow_missing=true` to use the others as they are.",
+    "capture.invalid_name": "Send file names in UTF-8.",
+    "orbit.empty_hull": "Look at the masks (`/v1/videos/ID/views`): they must show one product, at the azimuths that are named.",
+    "video.unsupported": "Change the number of frames, the size or the format.",
+    "video.unknown_preset": "See /openapi.json for the formats.",
+    "score.no_video": "Send a video: mp4, webm, gif or webp.",
+    "score.not_as_drawn": "Make the video again, and score it as it is made.",
+    "image.too_many_bytes": "Send a smaller file.",
+    "image.too_many_pixels": "Send a smaller photo.",
+    "mask.too_small": "Move closer, or use a plainer backdrop.",
+    "mask.too_large": "Step back so that the backdrop is seen all round.",
+    "scene.unknown": "See `GET /v1/scenes` for the names.",
+    "score.no_truth": "Send photos at angles that the video was not made from, or at least four views.",
+}
+
+
+def remedy_of(code: str | None) -> str | None:
+    """The remedy of an error code; None for a code that has none."""
+    return None if code is None else _FIELDS.get(code, REMEDIES.get(code))
