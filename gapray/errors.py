@@ -90,7 +90,7 @@ REMEDIES: dict[str, str] = {
     "model.write_failed": "Set GAPRAY_CACHE to a folder that can be written to, with room for the weights; default ~/.cache/gapray.",
     "resource.insufficient": "Use a larger cluster or a profile that asks for less; where nodes come by themselves say how many may: --set run.max_cpus=256 --set run.max_gpus=8.",
     "cluster.unreachable": "Check --address or RAY_ADDRESS (HOST:6379 or ray://HOST:10001; a dashboard's http address is for `gapray submit`), the port-forward, and the token (RAY_AUTH_MODE=token); without either a run uses this machine.",
-    "cluster.not_started": "Free space in /dev/shm and in Ray's folder (/tmp; RAY_TMPDIR names another), check its permissions, see `gapray doctor`.",
+    "cluster.not_started": "Free space in /dev/shm and in Ray's folder (/tmp; RAY_TMPDIR names another), check its permissions, see `gapray doctor`; on a machine that is busy, run again later.",
     "cluster.refused": "Check the token (RAY_AUTH_MODE=token, `ray get-auth-token`), and that client and cluster run the same Ray.",
     "cluster.failed": "Give the same command again: what was committed is kept and skipped. If it ends so twice, see docs/operations.md.",
     "cluster.disk_full": "Free space on the node's disk in Ray's folder (/tmp; RAY_TMPDIR names another), then give the same command again.",
