@@ -1,6 +1,6 @@
 # The two commands: `make demo` and `make test`. Both need only Python >= 3.11, make and a package index.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos lint format lock clean
+.PHONY: help demo test test-chaos test-night lint format lock clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -16,6 +16,7 @@ help:
 	@echo "make demo        package two sample products, draw, score and report their turntables"
 	@echo "make test        unit and integration tests"
 	@echo "make test-chaos  kills, several nodes, two runs at once, and whole servers and clusters"
+	@echo "make test-night  what takes longest, and more kills: when there is time"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make lock        compile the lock files anew"
 
@@ -53,11 +54,14 @@ demo: $(CLASSIC)
 TWO := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(CLASSIC)
-	$(TWO) -m "not chaos and not long and not gpu"
+	$(TWO) -m "not chaos and not long and not gpu and not night"
 
 test-chaos: $(CLASSIC)
-	$(TWO) -m "long and not chaos and not gpu" --durations=10
-	$(BIN)/python -m pytest -m "chaos and not gpu" --durations=25
+	$(TWO) -m "long and not chaos and not gpu and not night" --durations=10
+	$(BIN)/python -m pytest -m "chaos and not gpu and not night" --durations=25
+
+test-night: $(CLASSIC)
+	GAPRAY_CHAOS_KILLS=10 $(BIN)/python -m pytest -m "night and not gpu" --durations=25
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -58,6 +58,7 @@ def verdicts(catalog):
     return {(row["product_id"], row["backend"]): row for row in rows}
 
 
+@pytest.mark.night
 def test_each_verdict_is_under_its_own_video(samples, classic_weights, tmp_path, monkeypatch):
     mirror = tmp_path / "mirror"
     mirror.mkdir()

@@ -109,6 +109,7 @@ ray.get([work.remote() for _ in range(int(sys.argv[4]))])
 """
 
 
+@pytest.mark.night
 @pytest.mark.parametrize("version", ["v2"])
 def test_each_group_grows_for_its_own_backlog_and_shrinks_to_nothing(request, version):
     """Plain Ray: proves the fake cloud."""

@@ -167,7 +167,7 @@ def test_the_driver_is_killed(chaos):
     assert chaos.finish(chaos.start("driver"))["finished"] == PRODUCTS
 
 
-@pytest.mark.parametrize("kind", ["worker", "actor"])
+@pytest.mark.parametrize("kind", ["worker", pytest.param("actor", marks=pytest.mark.night)])
 def test_workers_and_actors_are_killed(chaos, kind):
     reference = chaos.reference()
     kills, runs, died_in_rename = 0, 0, False
@@ -220,6 +220,7 @@ def test_a_writer_that_sleeps_through_the_next_run(chaos):
     assert chaos.content("asleep") == chaos.reference()
 
 
+@pytest.mark.night
 def test_render_actors_and_the_driver_are_killed(chaos):
     """Videos: every product once, the frames of an undisturbed run."""
     source = chaos.folder / "undisturbed"

@@ -283,6 +283,7 @@ def test_the_real_clients_against_a_server_as_a_user_starts_it(whole, samples):
         openai.OpenAI(base_url=whole.url + "/v1", api_key="gap_wrong", max_retries=0).videos.list()
 
 
+@pytest.mark.night
 def test_the_rest_of_the_clients(whole, samples, tmp_path):
     import io
     import zipfile

@@ -134,6 +134,7 @@ def test_it_loads_nothing_from_elsewhere(page, real_server):
     assert asked and all(url.startswith(real_server.url) for url in asked)
 
 
+@pytest.mark.night
 @pytest.mark.long
 def test_the_sample_at_full_size(page, tmp_path, classic_weights, lpips_alex):
     """What a newcomer sees; its picture is the README's."""
