@@ -22,6 +22,7 @@ from gapray.batch.record import recorded
 from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
 from gapray.batch.resources import LIGHT_CPU, GpuShare, RenderPlan, plan_render, threads_kept
 from gapray.batch.runs import RenderSummary, absolute, new_run_id, published
+from gapray.catalog.media import whole
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
@@ -101,11 +102,13 @@ def pending_videos(
 ) -> tuple[pa.Table, int]:
     """Videos that the catalogue lacks, each with what is needed to find its package; and how many it has.
 
+    Of a local catalogue a video whose file was removed is lacking too.
+
     Raises:
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
     current = wanted_products(catalog, products, limit)
-    there = pc.unique(catalog.table("videos", columns=["key"])["key"])
+    there = whole(catalog.folder, catalog.table("videos", columns=["key", "files"]))
     wanted = [
         pa.table(
             {

@@ -41,6 +41,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
 STILLS_IN_SEVERAL_FRAMES = frozenset({"MPO", "HEIF", "AVIF"})
 """Phones put a preview or a depth map beside the photo; the first frame is the photo."""
 
+UNSCALED = 4095
+"""Largest value of a 16-bit photo that tells of 12 bits which were not scaled: even a dark photo has something brighter than a sixteenth."""
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _SRGB = ImageCms.createProfile("sRGB")
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
@@ -185,7 +187,17 @@ def _shrunk(image: Image.Image, longer_side: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    grey = np.asarray(image).astype(np.float32) / 257.0
+    """Grey of 16 bits in 8.
+
+    Raises:
+        InputError: `image.unsupported` for values that were not scaled to 16 bits: a photo would come out black.
+    """
+    values = np.asarray(image)
+    if (most := int(values.max(initial=0))) and most <= UNSCALED:
+        raise InputError(
+            "image.unsupported", f"the largest of its 16-bit values is {most}, as in data of 12 bits or less"
+        )
+    grey = values.astype(np.float32) / 257.0
     return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
 
 

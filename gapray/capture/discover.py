@@ -32,8 +32,8 @@ from gapray.errors import GaprayError, InputError
 TABLE_NAMES = ("capture.csv", "capture.json", "views.json")
 """Compared without regard to case."""
 COLUMNS = {"file": ("filename",), "azimuth": ("azimuth_deg", "azimuth_degrees")}
-CATALOG_TABLES = ("products", "rejects")
-"""A folder with Parquet files in a folder of this name is a catalogue."""
+CATALOG_FOLDERS = {"products": ".parquet", "rejects": ".parquet", "manifests": ".parquet", "runs": ".json"}
+"""A folder with such files in a folder of this name is a catalogue: a run that was killed early leaves the last two alone."""
 REPORT_FILES = frozenset({"data.js", "report.js"})
 """A folder with these is a report."""
 LISTED_AHEAD = 256
@@ -105,7 +105,8 @@ def scan(
 
     Raises:
         InputError: When the source itself cannot be listed (`capture.not_found`, `capture.unreadable`,
-            `capture.invalid_archive`, `capture.archive_too_large`, `capture.no_photos`, `capture.ambiguous_layout`).
+            `capture.invalid_archive`, `capture.archive_too_large`, `capture.no_photos`, `capture.ambiguous_layout`), or is
+            where results go (`capture.source_is_output`).
     """
     beside = [] if beside is None else beside
     if printable(uri) != uri:
@@ -113,6 +114,8 @@ def scan(
     source = _Source(
         uri, listing_of(uri, options.archive), frozenset(place for path in options.apart for place in _places(path))
     )
+    if place_of(uri) in source.apart:
+        raise InputError("capture.source_is_output", f"{uri} is both where photos are and where results go")
     root, folder, passed = _root(source)
     if options.layout == "auto" and folder.photos:
         _refuse_both(source, root, folder.children)
@@ -161,6 +164,10 @@ class _Source:
         files, children = self.listing.look(path)
         here = place_of(_joined(self.uri.rstrip("/"), path)) if self.apart else ""
         inside = {name for name in [*children, *(entry.name for entry in files)] if f"{here}/{name}" in self.apart}
+        for name in inside.intersection(children):
+            if self._holds_a_product(_joined(path, name)):
+                place = _joined(self.uri.rstrip("/"), _joined(path, name))
+                raise InputError("capture.source_is_output", f"{place} holds photos, and is where results go")
         seen = [entry for entry in files if is_visible(entry.name) and entry.name not in inside]
         photos = [entry for entry in seen if _is_photo(entry)]
         chosen = {entry.name for entry in photos}
@@ -172,6 +179,15 @@ class _Source:
             [name for name in children if is_visible(name) and name not in inside],
             list(map(printable, aside)),
         )
+
+    def _holds_a_product(self, path: str) -> bool:
+        """Whether photos lie in a folder that results would go to, and nothing tells of results yet."""
+        try:
+            held, folders = self.listing.look(path)
+        except InputError:
+            return False  # a link out of the source, or what cannot be listed
+        results = CATALOG_FOLDERS.keys() & set(folders) or {entry.name for entry in held} >= REPORT_FILES
+        return any(map(_is_photo, held)) and not results
 
 
 def _places(path: str) -> tuple[str, str]:
@@ -222,10 +238,10 @@ def _is_output(source: _Source, path: str, folder: _Folder) -> bool:
     names = {entry.name for entry in folder.others}
     if "multiview_manifest.json" in names or names >= REPORT_FILES:
         return True
-    for table in CATALOG_TABLES:
-        if table in folder.children:
+    for name, suffix in CATALOG_FOLDERS.items():
+        if name in folder.children:
             try:
-                if any(entry.name.endswith(".parquet") for entry in source.look(_joined(path, table)).others):
+                if any(entry.name.endswith(suffix) for entry in source.look(_joined(path, name)).others):
                     return True
             except InputError:
                 continue  # nothing can be said of what lies there

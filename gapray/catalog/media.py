@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError, writing
@@ -31,6 +32,26 @@ def media_folder(table: str, product_id: str, key: str) -> str:
 def media_name(path: str) -> str:
     """The name of a row's file inside its own folder: ``frames/000.png`` of ``files/videos/mug/0123…/frames/000.png``."""
     return path.removeprefix(f"{FILES}/").split("/", 3)[3]
+
+
+def whole(folder: Folder, rows: pa.Table) -> pa.Array:
+    """Keys of the rows whose files are all there: somebody may have removed one by hand.
+
+    Args:
+        folder: The catalogue. Of one in a bucket nothing is looked at: that would take a request a file.
+        rows: Of `videos` (with ``key`` and ``files``) or `stills` (with ``key`` and ``file``).
+
+    Returns:
+        Strings, each once.
+    """
+    keys, column = pc.unique(rows["key"]), "files" if "files" in rows.column_names else "file"
+    if not folder.is_local:
+        return keys
+    lacking = set()
+    for key, paths in zip(rows["key"].to_pylist(), rows[column].to_pylist(), strict=True):
+        if any(map(folder.lacks, [paths] if isinstance(paths, str) else paths)):
+            lacking.add(key)
+    return keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(sorted(lacking), pa.string()))))
 
 
 def with_new_paths(table: str, rows: pa.Table) -> pa.Table:

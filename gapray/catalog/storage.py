@@ -119,13 +119,19 @@ class Folder:
         """One file, by its path relative to the folder.
 
         Raises:
-            CatalogError: `catalog.unreadable`.
+            CatalogError: `catalog.file_missing` or `catalog.unreadable`.
         """
         try:
             data: bytes = self.filesystem.cat_file(f"{self.path}/{path}")
+        except FileNotFoundError as error:
+            raise CatalogError("catalog.file_missing", f"{self.path}/{path} is not there") from error
         except OSError as error:
             raise CatalogError("catalog.unreadable", f"{self.path}/{path}: {error}") from error
         return data
+
+    def lacks(self, path: str) -> bool:
+        """Whether a file, by its path relative to the folder, is gone. Of a bucket it is not asked: that takes a request a file."""
+        return self.is_local and not os.path.exists(f"{self.path}/{path}")
 
     def prune(self, inner: str) -> None:
         """Remove the empty folders below one folder; buckets have none."""

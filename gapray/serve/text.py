@@ -16,14 +16,25 @@ NESTING = 16
 """Lists and objects within each other that a client may send."""
 
 
-def strict_json(data: bytes) -> Any:
-    """The value of a JSON text (RFC 8259), which has no NaN and no infinities.
+def strict_json(data: bytes | str) -> Any:
+    """The value of a JSON text (RFC 8259), which has no NaN and no infinities, and no member of an object twice.
+
+    Of two members with one name Python's parser keeps the last, and what the other one said would be lost.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is no JSON, or a member comes twice.
         RecursionError: It is nested as deep as Python's parser goes.
     """
-    return json.loads(data, parse_constant=_refused)
+    return json.loads(data, parse_constant=_refused, object_pairs_hook=_members)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the member {twice[:60]!r} comes twice")
+    return found
 
 
 def _refused(name: str) -> Any:

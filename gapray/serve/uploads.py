@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import tempfile
 import zipfile
@@ -40,7 +39,7 @@ from gapray.errors import InputError
 from gapray.gap.manifest import manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.settings import Limits
-from gapray.serve.text import refuse_nested, refuse_unusable
+from gapray.serve.text import refuse_nested, refuse_unusable, strict_json
 
 PHOTO_FIELDS = frozenset({"input_reference", "image_reference", "views", "view", "images", "image", "photos", "photo"})
 """Form fields and JSON members that hold photos, with or without brackets behind."""
@@ -121,7 +120,7 @@ def _photos(value: Any) -> list[Sent]:
         text = value.strip()
         if text[:1] in ("[", "{", '"'):
             try:
-                inner = json.loads(text)
+                inner = strict_json(text)
             except (ValueError, RecursionError) as error:
                 raise InputError("request.invalid", f"a photo field holds broken JSON: {error}") from error
             refuse_nested("a photo field", inner)

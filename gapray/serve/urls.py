@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import json
 import queue
 import socket
 import threading
@@ -24,7 +23,7 @@ import urllib3
 
 from gapray.errors import InputError
 from gapray.serve.settings import UrlRules
-from gapray.serve.text import refuse_many_values
+from gapray.serve.text import refuse_many_values, strict_json
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LENGTH = 8000
@@ -212,9 +211,9 @@ def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_
     except InputError as error:
         raise InputError("url.failed", error.message) from error
     try:
-        return json.loads(data)
+        return strict_json(data)
     except (ValueError, RecursionError) as error:
-        raise InputError("url.failed", "the URL holds no JSON") from error
+        raise InputError("url.failed", f"the URL holds no JSON: {str(error)[:200]}") from error
 
 
 @contextmanager

@@ -137,3 +137,15 @@ def test_grey_maps_keep_their_values():
     assert np.array_equal(decode_grey(saved(Image.fromarray(values), "PNG")), values)
     bytes_ = (values >> 8).astype(np.uint8)
     assert np.array_equal(decode_grey(saved(Image.fromarray(bytes_), "PNG")), bytes_)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+@pytest.mark.parametrize("size", [(120, 80), (3000, 2000)])
+def test_values_of_12_bits_in_16_are_refused(kind, size):
+    """Divided as 16 bits they would be a black picture."""
+    ramp = np.linspace(0, 4095, size[0], dtype=np.uint16)[None].repeat(size[1], 0)
+    with pytest.raises(InputError) as error:
+        decode_photo(saved(Image.fromarray(ramp), kind))
+    assert error.value.code == "image.unsupported" and "4095" in error.value.message
+    assert decode_photo(saved(Image.fromarray(ramp * 16), kind)).max() == 255
+    assert decode_photo(saved(Image.fromarray(ramp * 0), kind)).max() == 0, "a lens cap is a picture"

@@ -219,3 +219,33 @@ def test_of_a_dense_capture_even_steps_are_given(tmp_path):
     assert [photo.azimuth_deg for photo in found.photos] == [45.0 * step for step in range(8)]
     [whole] = discover(str(tmp_path), DiscoverOptions(layout="products"))
     assert len(whole.photos) == 24
+
+
+def test_a_source_that_is_the_catalogue_is_refused(tmp_path):
+    folder = write_products(tmp_path / "shoot", 2)
+    for out in (folder, folder / "sku-0001", f"{folder}/../shoot"):
+        with pytest.raises(InputError) as error:
+            codes(folder, options=DiscoverOptions(apart=(str(out),)))
+        assert error.value.code == "capture.source_is_output"
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    with pytest.raises(InputError, match="where results go"):
+        codes(folder, options=DiscoverOptions(apart=(str(link),)))
+
+
+def test_pictures_beside_a_catalogue_in_the_source_are_none_of_its_products(tmp_path):
+    folder = write_products(tmp_path / "shoot", 1)
+    (folder / "catalog" / "runs").mkdir(parents=True)
+    shutil.copy(folder / "sku-0000" / "sku-0000_000.png", folder / "catalog" / "sheet.png")
+    found = list(scan(str(folder), DiscoverOptions(apart=(str(folder / "catalog"),))))
+    assert [one.product_id for one in found] == ["sku-0000"]
+
+
+def test_what_a_run_that_was_killed_early_left_is_no_product(tmp_path):
+    folder = write_products(tmp_path / "shoot", 1)
+    (folder / "catalog" / "runs").mkdir(parents=True)
+    (folder / "catalog" / "manifests").mkdir()
+    (folder / "catalog" / "runs" / "20261126T195902-157dc841.json").write_text("{}")
+    beside: list[str] = []
+    assert [one.product_id for one in scan(str(folder), beside=beside)] == ["sku-0000"]
+    assert beside == ["catalog/"]

@@ -46,6 +46,14 @@ AZIMUTH_FIELDS = frozenset(
 )
 STILL = {"n": "count", "output_compression": "quality"}
 """Names of the Images API -> ours."""
+ONCE = (
+    MAKING
+    | frozenset(StillWish.model_fields)
+    | frozenset(STILL)
+    | (AZIMUTH_FIELDS - {"azimuths", "azimuths_deg"})
+    | {"size", "model", "webhook", "webhook_url", "package"}
+)
+"""Fields that have one value."""
 _DEPTH = 20
 _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
@@ -100,15 +108,36 @@ async def read_body(request: Request, limits: Limits) -> Body:
     Raises:
         InputError: `request.invalid`, `request.unsupported_media` or `request.too_large`.
     """
+    _refuse_encoded(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         body = await _form(request, limits)
         for name, value in body.fields:
             refuse_unusable(name, value)
-        return body
+        return _once(body)
     if kind in ("application/json", "text/json") or kind.endswith("+json"):
-        return Body(tuple(_members(await read_json(request, limits))))
+        return _once(Body(tuple(_members(await read_json(request, limits)))))
     raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
+
+
+def _refuse_encoded(request: Request) -> None:
+    """Refuse a compressed body: a small one could hold any number of bytes."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise InputError("request.unsupported_media", f"the body is encoded as {encoding[:40]!r}; send it as it is")
+
+
+def _once(body: Body) -> Body:
+    """The body, when no field that has one value comes with two.
+
+    Raises:
+        InputError: `request.invalid`, naming the field.
+    """
+    said: dict[str, Any] = {}
+    for name, value in body.fields:
+        if name in ONCE and value not in (None, "") and said.setdefault(name, value) != value:
+            raise InputError("request.invalid", f"{name[:60]} comes twice, with different values")
+    return body
 
 
 async def _form(request: Request, limits: Limits) -> Body:
@@ -199,6 +228,7 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     Raises:
         InputError: `request.invalid`, or `request.too_large`.
     """
+    _refuse_encoded(request)
     data = await request.body()
     if len(data) > limits.json_bytes:
         raise InputError("request.too_large", f"the JSON has {len(data)} bytes; at most {limits.json_bytes} are taken")
