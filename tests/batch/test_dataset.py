@@ -152,13 +152,13 @@ def in_pauses(table, *, folder):
     """Row 5 when the actor that met row 4 was started again, row 9 when that of row 8 was: both die with nothing to do."""
     [row] = table["id"].to_pylist()
     born = 1 + (row > 4) + (row > 8)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while row > 4 and len(list(folder.glob("born-*"))) < born and time.monotonic() < end:
         time.sleep(0.1)
     return table
 
 
-def through(manifest, stage, settings, capacity=FIXED, no_progress_s=60.0):
+def through(manifest, stage, settings, capacity=FIXED, no_progress_s=240.0):
     """What comes out of a pool of one actor; its rows come one by one, with pauses in which it has nothing to do."""
     rows = read_manifest(*manifest, RunSettings(no_progress_s=no_progress_s), capacity)
     rows = rows.repartition(target_num_rows_per_block=1)
