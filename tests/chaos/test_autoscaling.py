@@ -190,6 +190,7 @@ def slow(tmp_path_factory):
     return program
 
 
+@pytest.mark.night
 def test_the_batch_pipeline_grows_with_its_backlog(cloud, shoot, slow, tmp_path):
     """From no node at all to the whole CPU group; a run without networks starts no GPU node, though those have CPUs too."""
     cloud.wait_for(lambda now: now == NONE, 60)
