@@ -72,7 +72,7 @@ def test_the_whole_run_as_a_job_and_again(head, source, tmp_path):
     assert len(content(tmp_path / "c")) == PRODUCTS
 
 
-@pytest.mark.parametrize("variable", [None, "GAPRAY_CACHE"])
+@pytest.mark.parametrize("variable", [pytest.param(None, marks=pytest.mark.night), "GAPRAY_CACHE"])
 def test_submitted_work_is_done(head, source, tmp_path, variable):
     """The caller's GAPRAY_… go with the job; the job's own driver passes some of them on to its workers once more."""
     without = {name: value for name, value in head.environment.items() if name != "GAPRAY_CACHE"}
