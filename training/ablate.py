@@ -58,7 +58,7 @@ class Still(Search):
     """Photos are read at the hull's front."""
 
     def forward(self, frames: Frames, photos: Photos, hull: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """As `Search.forward`; nothing is corrected."""
+        """What `Search.forward` returns, with the hull's front for each surface and no shifts."""
         surfaces, shifts, memory = super().forward(frames, photos, hull)
         return [surface * 0 + hull for surface in surfaces], shifts * 0, memory
 
@@ -140,18 +140,20 @@ def main(arguments: list[str] | None = None) -> None:
     base = Recipe(chosen.size, voxels=chosen.voxels, lattice=chosen.voxels, renderer=place.device)
     run = Run(chosen.out, minutes=chosen.minutes, steps=chosen.steps, batch=chosen.batch, warm_up=100)
     variants = IDEAS[chosen.ideas]
-    recipes = {name: replace(base, **dict(one.recipe)) for name, one in variants.items()}  # type: ignore[arg-type]
+    recipes = {name: replace(base, **dict(variant.recipe)) for name, variant in variants.items()}  # type: ignore[arg-type]
     workers = chosen.workers // len(set(recipes.values()))  # a recipe; with none, all is made in this process
     held = Store(chosen.held_out, base, place.device)
     for example in every(held_out(chosen.held_out, base), chosen.workers):
         held.add(example)
     executor = ProcessPoolExecutor(2, get_context("spawn")) if chosen.sets else None
-    subjects = [executor.submit(prepared, one) for one in load_sets(chosen.sets)] if executor else []
-    pools = {recipe: Pool(jobs, workers) for recipe, jobs in streams(recipes.values()).items()}
+    subjects = [executor.submit(prepared, subject) for subject in load_sets(chosen.sets)] if executor else []
+    at_work = contextlib.ExitStack()
+    pools = {recipe: at_work.enter_context(Pool(jobs, workers)) for recipe, jobs in streams(recipes.values()).items()}
     # Variants that learn from the same products share their store.
-    shared = {(recipes[name], one.products): Store(one.products, base, place.device) for name, one in variants.items()}
-    stores = {name: shared[recipes[name], one.products] for name, one in variants.items()}
-    learners = {name: Learner(run, place, one.network) for name, one in variants.items()}
+    kinds = {(recipes[name], variant.products) for name, variant in variants.items()}
+    shared = {kind: Store(kind[1], base, place.device) for kind in kinds}
+    stores = {name: shared[recipes[name], variant.products] for name, variant in variants.items()}
+    learners = {name: Learner(run, place, variant.network) for name, variant in variants.items()}
 
     def take(patience: float) -> None:
         for recipe, pool in pools.items():
@@ -161,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
                         store.add(example)
 
     while min(len(store) for store in stores.values()) < min(
-        chosen.first, *(one.products for one in variants.values())
+        chosen.first, *(variant.products for variant in variants.values())
     ):
         take(5.0)
     print(f"[{time.monotonic() - begun:6.1f} s] { {name: len(store) for name, store in stores.items()} }", flush=True)
@@ -178,9 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
                 f"[{time.monotonic() - begun:6.1f} s] step {step} { {name: s.added for name, s in stores.items()} } {text}",
                 flush=True,
             )
-    for pool in pools.values():
-        pool.__exit__(None, None, None)
-    _report(chosen.out, learners, held, stores, [one.result() for one in subjects], place.device)
+    at_work.close()
+    _report(chosen.out, learners, held, stores, [subject.result() for subject in subjects], place.device)
     if executor:
         executor.shutdown(wait=False, cancel_futures=True)
 

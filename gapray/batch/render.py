@@ -22,7 +22,7 @@ from gapray.batch.record import recorded
 from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
 from gapray.batch.resources import LIGHT_CPU, GpuShare, RenderPlan, plan_render, threads_kept
 from gapray.batch.runs import RenderSummary, absolute, new_run_id, published
-from gapray.catalog.media import whole
+from gapray.catalog.media import WITH_FILES, whole
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
@@ -108,7 +108,6 @@ def pending_videos(
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
     current = wanted_products(catalog, products, limit)
-    there = whole(catalog.folder, catalog.table("videos", columns=["key", "files"]))
     wanted = [
         pa.table(
             {
@@ -122,6 +121,8 @@ def pending_videos(
         for seed in range(seeds)
     ]
     videos = pa.concat_tables(wanted)
+    made = catalog.table("videos", columns=["key", WITH_FILES["videos"]])
+    there = whole(catalog.folder, "videos", made.filter(pc.is_in(made["key"], value_set=videos["key"])))
     lacking = videos.filter(pc.invert(pc.is_in(videos["key"], value_set=there)))
     return with_parts(lacking, catalog).select(PENDING.names).cast(PENDING), videos.num_rows - lacking.num_rows
 

@@ -18,7 +18,7 @@ from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
 from gapray.batch.rows import Row
 from gapray.batch.runs import StillsSummary, absolute, new_run_id, published
 from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
-from gapray.catalog.media import whole
+from gapray.catalog.media import WITH_FILES, whole
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_stills
 from gapray.catalog.storage import Folder
@@ -115,8 +115,8 @@ def pending_stills(
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
     current = wanted_products(catalog, products, limit)
-    stills = catalog.table("stills", columns=["key", "file"])
-    there = set(whole(catalog.folder, stills).to_pylist())
+    made = catalog.table("stills", columns=["key", WITH_FILES["stills"]])
+    there = set(whole(catalog.folder, "stills", made).to_pylist())
     rows: list[Row] = []
     kept: set[str] = set()
     for product in current.to_pylist():

@@ -181,13 +181,12 @@ class _Source:
         )
 
     def _holds_a_product(self, path: str) -> bool:
-        """Whether photos lie in a folder that results would go to, and nothing tells of results yet."""
+        """Whether photos lie in a folder that results would go to, and it is no catalogue or report yet."""
         try:
-            held, folders = self.listing.look(path)
+            found = self.look(path)
         except InputError:
             return False  # a link out of the source, or what cannot be listed
-        results = CATALOG_FOLDERS.keys() & set(folders) or {entry.name for entry in held} >= REPORT_FILES
-        return any(map(_is_photo, held)) and not results
+        return bool(found.photos) and not _is_output(self, path, found)
 
 
 def _places(path: str) -> tuple[str, str]:

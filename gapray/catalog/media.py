@@ -7,6 +7,7 @@ compaction moves their files (`moved_out`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -34,22 +35,23 @@ def media_name(path: str) -> str:
     return path.removeprefix(f"{FILES}/").split("/", 3)[3]
 
 
-def whole(folder: Folder, rows: pa.Table) -> pa.Array:
-    """Keys of the rows whose files are all there: somebody may have removed one by hand.
+def whole(folder: Folder, table: str, rows: pa.Table) -> pa.Array:
+    """Keys of the rows whose files are all there: somebody may have removed a file by hand.
 
     Args:
-        folder: The catalogue. Of one in a bucket nothing is looked at: that would take a request a file.
-        rows: Of `videos` (with ``key`` and ``files``) or `stills` (with ``key`` and ``file``).
+        folder: The catalogue. In a bucket nothing is looked at: that would take a request a file.
+        table: `videos` or `stills`.
+        rows: With the columns ``key`` and `WITH_FILES` of the table.
 
     Returns:
         Strings, each once.
     """
-    keys, column = pc.unique(rows["key"]), "files" if "files" in rows.column_names else "file"
+    keys = pc.unique(rows["key"])
     if not folder.is_local:
         return keys
     lacking = set()
-    for key, paths in zip(rows["key"].to_pylist(), rows[column].to_pylist(), strict=True):
-        if any(map(folder.lacks, [paths] if isinstance(paths, str) else paths)):
+    for key, paths in zip(rows["key"].to_pylist(), rows[WITH_FILES[table]].to_pylist(), strict=True):
+        if not all(os.path.exists(f"{folder.path}/{path}") for path in ([paths] if isinstance(paths, str) else paths)):
             lacking.add(key)
     return keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(sorted(lacking), pa.string()))))
 

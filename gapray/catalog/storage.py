@@ -129,10 +129,6 @@ class Folder:
             raise CatalogError("catalog.unreadable", f"{self.path}/{path}: {error}") from error
         return data
 
-    def lacks(self, path: str) -> bool:
-        """Whether a file, by its path relative to the folder, is gone. Of a bucket it is not asked: that takes a request a file."""
-        return self.is_local and not os.path.exists(f"{self.path}/{path}")
-
     def prune(self, inner: str) -> None:
         """Remove the empty folders below one folder; buckets have none."""
         if not self.is_local:

@@ -110,7 +110,9 @@ def revoke_key(
 
 @keys_app.command("webhook-secret")
 def webhook_secret(
-    key_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="See `gapray keys list`.")] = None,
+    key_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Id of the key, as `gapray keys list` shows it.")
+    ] = None,
     jobs: JobsOption = None,
 ) -> None:
     """Show what signs the webhooks of a key's jobs; without ID, of jobs that came without a key.
@@ -119,12 +121,10 @@ def webhook_secret(
     """
     with guarded():
         from gapray.serve.keys import ANYBODY, known
-        from gapray.serve.settings import ServeSettings
         from gapray.serve.webhooks import secret_of
 
-        settings = ServeSettings(jobs_url=jobs).resolved()
         owner = known(_engine(jobs), key_id).id if key_id else ANYBODY.id
-        typer.echo(secret_of(owner, str(settings.webhook_secret)))
+        typer.echo(secret_of(owner, str(_settings(jobs).webhook_secret)))
 
 
 def _note(jobs: str | None, key_id: str, name: str | None, did: str) -> None:
@@ -132,17 +132,21 @@ def _note(jobs: str | None, key_id: str, name: str | None, did: str) -> None:
     import getpass
 
     from gapray.serve.audit import audit_log
-    from gapray.serve.settings import ServeSettings
 
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's made-up user has no name
         user = str(os.getuid())
-    audit_log(ServeSettings(jobs_url=jobs).resolved().audit)(key=key_id, name=name, did=f"the key was {did}", by=user)
+    audit_log(_settings(jobs).audit)(key=key_id, name=name, did=f"the key was {did}", by=user)
 
 
 def _engine(jobs: str | None):  # type: ignore[no-untyped-def]  # noqa: ANN202  (SQLAlchemy is not imported for --help)
-    from gapray.serve.settings import ServeSettings
     from gapray.serve.tables import connect
 
-    return connect(str(ServeSettings(jobs_url=jobs).resolved().jobs_url))
+    return connect(str(_settings(jobs).jobs_url))
+
+
+def _settings(jobs: str | None):  # type: ignore[no-untyped-def]  # noqa: ANN202  (nor are the settings)
+    from gapray.serve.settings import ServeSettings
+
+    return ServeSettings(jobs_url=jobs).resolved()

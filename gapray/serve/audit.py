@@ -47,7 +47,7 @@ class _Handler(WatchedFileHandler):
         log.exception("the audit log cannot be written: %s", record.getMessage())
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As `logging.Handler.handle`; a file that cannot be opened is told too."""
+        """Write a line; a file that cannot be opened is told in the server's log."""
         try:
             return bool(super().handle(record))
         except OSError:

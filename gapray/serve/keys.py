@@ -87,9 +87,7 @@ def known(engine: Engine, key_id: str) -> ApiKey:
     Raises:
         ConfigError: `auth.unknown_key`.
     """
-    with engine.connect() as connection:
-        row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
-    if row is None:
+    if (row := _row(engine, key_id)) is None:
         raise ConfigError("auth.unknown_key", f"there is no key {key_id[:80]!r}")
     return _key(row)
 
@@ -173,13 +171,17 @@ class KeyRing:
         cached = self._known.get(key_id)
         if cached and cached[0] > now:
             return cached[1], cached[2]
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
+        row = _row(self._engine, key_id)
         if len(self._known) > 1000:
             self._known.clear()  # guesses must not fill the memory
         found = (_key(row), str(row.sha256)) if row else (None, "0" * 64)
         self._known[key_id] = (now + _CACHE_S, *found)
         return found
+
+
+def _row(engine: Engine, key_id: str) -> sa.Row[Any] | None:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
 
 
 def _id_of(secret: str) -> str:

@@ -170,6 +170,11 @@ class ServeSettings(_Settings):
                 raise ValueError(f"{origin!r} is no origin; write it as https://shop.example or http://localhost:3000")
         return origins
 
+    @property
+    def requests_per_key(self) -> int:
+        """Requests of one key that an ingress answers at once."""
+        return self.limits.at_once_per_key or max(1, self.ingress.ongoing // 4)
+
     def without_secrets(self) -> ServeSettings:
         """The same in the form that Ray may be told of: its API, its logs and its store show what replicas are made with.
 

@@ -285,7 +285,6 @@ class JobStore:
             if connection.execute(_count().where(sa.or_(jobs.c.status == "queued", lost))).scalar_one() == 0:
                 return []
         with writing(self.engine) as connection:
-            lost = self._lost(connection, now, lease_s)
             _finish(
                 connection,
                 [late],
@@ -336,7 +335,7 @@ class JobStore:
         leases = {}
         for row in connection.execute(query):
             known = self._leases.get(row.id)
-            same = known is not None and (known.attempt, known.until) == (row.attempt, row.lease_until)
+            same = known and (known.attempt, known.until) == (row.attempt, row.lease_until)
             leases[row.id] = known if known and same else _Lease(row.attempt, row.lease_until, seen)
             if seen - leases[row.id].since > lease_s:
                 unchanged.append(sa.and_(jobs.c.id == row.id, jobs.c.lease_until == row.lease_until))
@@ -604,7 +603,7 @@ def _count() -> sa.Select[Any]:
 
 def _shared_out(due: Sequence[Notice], most: int, at_work: Sequence[Notice]) -> list[Notice]:
     """The first of the notices that may be delivered beside those at work: no host and no owner has all places."""
-    hosts, owners = Counter(one.host for one in at_work), Counter(one.owner for one in at_work)
+    hosts, owners = Counter(notice.host for notice in at_work), Counter(notice.owner for notice in at_work)
     chosen: list[Notice] = []
     for notice in due:
         if len(at_work) + len(chosen) >= most:

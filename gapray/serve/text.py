@@ -41,21 +41,22 @@ def _refused(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def refuse_many_values(what: str, data: bytes, most: int) -> None:
+def refuse_many_values(what: str, data: bytes, most: int, code: str = "request.invalid") -> None:
     """Refuse a JSON text of many values, each of which takes up to 100 bytes of memory for three of the text.
 
     Args:
         what: Holds them, for the message.
         data: The text, not yet parsed.
         most: Values that it may hold.
+        code: Of the error.
 
     Raises:
-        InputError: `request.invalid`.
+        InputError: With that code.
     """
     # Each value but the first stands behind one of these; those within texts count too.
     values = 1 + sum(map(data.count, (b",", b"[", b"{")))
     if values > most:
-        raise InputError("request.invalid", f"{what} holds {values} values; at most {most} are read")
+        raise InputError(code, f"{what} holds {values} values; at most {most} are read")
 
 
 def refuse_nested(what: str, value: Any) -> None:

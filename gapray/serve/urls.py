@@ -206,10 +206,7 @@ def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_
         InputError: As `fetch`; `url.failed` also when it is no JSON, or holds more values.
     """
     data = fetch(url, rules, resolver)
-    try:
-        refuse_many_values("the URL's JSON", data, most_values)
-    except InputError as error:
-        raise InputError("url.failed", error.message) from error
+    refuse_many_values("the URL's JSON", data, most_values, "url.failed")
     try:
         return strict_json(data)
     except (ValueError, RecursionError) as error:

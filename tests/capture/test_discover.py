@@ -236,6 +236,7 @@ def test_a_source_that_is_the_catalogue_is_refused(tmp_path):
 def test_pictures_beside_a_catalogue_in_the_source_are_none_of_its_products(tmp_path):
     folder = write_products(tmp_path / "shoot", 1)
     (folder / "catalog" / "runs").mkdir(parents=True)
+    (folder / "catalog" / "runs" / "20261126T195902-157dc841.json").write_text("{}")
     shutil.copy(folder / "sku-0000" / "sku-0000_000.png", folder / "catalog" / "sheet.png")
     found = list(scan(str(folder), DiscoverOptions(apart=(str(folder / "catalog"),))))
     assert [one.product_id for one in found] == ["sku-0000"]

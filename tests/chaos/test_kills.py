@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 PRODUCTS = 12
 KILLS = int(os.environ.get("GAPRAY_CHAOS_KILLS", "2"))
-"""Of each kind; ten for a night."""
+"""How often a test kills; ten times for `make test-night`."""
 RENDERED = 4
 SEED = int(os.environ.get("GAPRAY_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 

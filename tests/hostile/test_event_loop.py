@@ -40,12 +40,12 @@ def test_neighbours_are_answered_while_json_is_parsed(server, body):
             beside.submit(requests.post, server.url + path, data=body, headers=json_type, timeout=60) for _ in "ab"
         ]
         longest = 0.0
-        while not all(one.done() for one in posts):
+        while not all(answer.done() for answer in posts):
             begun = time.monotonic()
             assert requests.get(server.url + "/healthz", timeout=30).status_code == 200
             longest = max(longest, time.monotonic() - begun)
             time.sleep(0.01)
-    assert {one.result().status_code for one in posts} == {400}, [one.result().text[:200] for one in posts]
+    assert {answer.result().status_code for answer in posts} == {400}, [answer.result().text[:200] for answer in posts]
     print(f"longest {longest:.2f} s")
     assert longest < LONGEST_S
 

@@ -84,4 +84,4 @@ def test_names_that_hang_hold_up_nobody_else(hanging, tmp_path, photos):
             begun = time.monotonic()
             assert post({}).status_code == 200
             assert time.monotonic() - begun < NEIGHBOUR_S
-        assert {one.result().status_code for one in waiting} == {400}
+        assert {answer.result().status_code for answer in waiting} == {400}

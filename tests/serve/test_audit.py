@@ -37,7 +37,7 @@ def test_changes_are_noted_with_key_and_job_and_without_content(server, form, li
     while len(lines()) < 4 and time.monotonic() < end:  # a line follows its answer
         time.sleep(0.02)
     found = lines()
-    assert [(one["name"], one["did"], one["status"]) for one in found] == [
+    assert [(line["name"], line["did"], line["status"]) for line in found] == [
         ("writer", "POST /v1/videos", 200),
         ("other", f"DELETE /v1/videos/{made}", 404),
         ("writer", f"DELETE /v1/videos/{made}", 200),
@@ -63,7 +63,7 @@ def test_keys_made_and_revoked_are_noted(tmp_path, monkeypatch, lines):
     key = json.loads(made.stdout)
     CliRunner().invoke(app, ["keys", "revoke", key["id"]], catch_exceptions=False)
     found = lines()
-    assert [one["key"] for one in found] == [key["id"]] * 2 and all(one["by"] for one in found)
+    assert [line["key"] for line in found] == [key["id"]] * 2 and all(line["by"] for line in found)
     assert "made" in found[0]["did"] and "revoked" in found[1]["did"]
     assert key["secret"] not in json.dumps(found)
 

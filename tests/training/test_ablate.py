@@ -18,8 +18,8 @@ TINY = Recipe(size=64, skins=1, targets=2, voxels=32, lattice=32)
 @pytest.fixture(scope="module")
 def batch():
     store = Store(1, TINY, "cpu")
-    for one in examples(0, TINY):
-        store.add(one)
+    for example in examples(0, TINY):
+        store.add(example)
     return store.at(torch.tensor([0, 1]))
 
 
@@ -38,9 +38,9 @@ def test_each_recipe_has_the_same_seeds():
     assert jobs == {recipe: [(0, recipe), (1, recipe), (2, recipe)] for recipe in (TINY, other)}
 
 
-@pytest.mark.parametrize("name", [name for name, one in IDEAS["data"].items() if one.recipe])
+@pytest.mark.parametrize("name", [name for name, variant in IDEAS["data"].items() if variant.recipe])
 def test_products_of_the_same_seed_lack_what_the_recipe_says(name):
-    [whole], [other] = (examples(0, one) for one in (TINY, replace(TINY, **dict(IDEAS["data"][name].recipe))))
+    [whole], [other] = (examples(0, recipe) for recipe in (TINY, replace(TINY, **dict(IDEAS["data"][name].recipe))))
     assert (whole.photos != other.photos).any()
     assert whole.facts["elevation_deg"] == other.facts["elevation_deg"] and whole.kind == other.kind
 
@@ -52,7 +52,7 @@ def test_without_the_morph_it_is_never_shown(batch):
 
 
 def test_without_moving_photos_are_read_at_the_hull(batch):
-    still, moved = (trained(one)(batch.frames, batch.photos) for one in (without_moving(), Synthesis()))
+    still, moved = (trained(network)(batch.frames, batch.photos) for network in (without_moving(), Synthesis()))
     hull = Synthesis()(batch.frames, batch.photos)
     assert torch.allclose(still.where, hull.where, atol=1e-6)
     assert not torch.allclose(moved.where, hull.where, atol=1e-3)

@@ -73,8 +73,7 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
         redoc_url=None,
     )
     app.state.context = context
-    ongoing = context.settings.ingress.ongoing
-    app.state.places = places = Places(ongoing, context.settings.limits.at_once_per_key or max(1, ongoing // 4))
+    app.state.places = places = Places(context.settings.ingress.ongoing, context.settings.requests_per_key)
     app.state.metrics = native.Metrics()
     app.state.streamed = OrderedDict()
     for module in (openai, images, runpod, native):

@@ -122,7 +122,7 @@ class Context:
             ServeError: `queue.full`, `queue.key_full`, `rate.exceeded` or `artifacts.failed`.
         """
         check_making(making, self.settings.limits)
-        if urls := [url for url in [*(one.url for one in sent), webhook, manifest_url] if url]:
+        if urls := [url for url in [*(photo.url for photo in sent), webhook, manifest_url] if url]:
             # In threads of their own: names that are not found must not hold up requests that have none.
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(_ABROAD, check_urls, urls, self.settings.urls)

@@ -13,12 +13,11 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import JSONResponse, Response
 
 from gapray.errors import GaprayError, InputError, ModelError, ServeError
-from gapray.serve.deletion import forget
 from gapray.serve.http.auth import caller, context_of, owner_of
 from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body, still_of
 from gapray.serve.http.context import Context
 from gapray.serve.http.native import Wait, of_kind, preferred_wait
-from gapray.serve.http.openai import PHOTOS_SCHEMA, STILLS_MODEL, check_model, idempotency_key, one_job, ranged
+from gapray.serve.http.openai import PHOTOS_SCHEMA, STILLS_MODEL, check_model, deleted, idempotency_key, one_job, ranged
 from gapray.serve.jobs import Job, StillWish
 from gapray.serve.keys import ApiKey
 from gapray.serve.shapes import job_id, openai_images
@@ -111,11 +110,7 @@ async def get_image(request: Request, image_id: str, index: Annotated[int, Path(
 @router.delete("/images/{image_id}")
 async def delete_images(request: Request, image_id: str) -> dict[str, Any]:
     """Cancel a request if it is not done, and remove everything of it."""
-    key = await caller(request, "write")
-    context = context_of(request)
-    job = of_kind(await context.call(context.store.get, job_id(image_id), owner_of(key)), "image")
-    await context.call(forget, context.store, context.artifacts, job.id)
-    return {"id": f"image_{job.id}", "deleted": True, "object": "image.deleted"}
+    return await deleted(request, of_kind(await one_job(request, image_id, "write"), "image"), "image")
 
 
 @router.get("/scenes")

@@ -10,12 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.responses import JSONResponse, Response
 
 from gapray.errors import InputError
-from gapray.serve.deletion import forget
-from gapray.serve.http.auth import caller, context_of, owner_of
+from gapray.serve.http.auth import caller, context_of
 from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body
-from gapray.serve.http.openai import BODY, MODEL, idempotency_key, one_job, ranged
+from gapray.serve.http.openai import BODY, MODEL, deleted, idempotency_key, one_job, ranged
 from gapray.serve.jobs import Job, Kind
-from gapray.serve.shapes import job_id, native_job, readable
+from gapray.serve.shapes import native_job, readable
 from gapray.serve.uploads import sent_by
 
 router = APIRouter()
@@ -133,7 +132,7 @@ async def get_package_content(request: Request, package_id: str) -> Response:
 @router.delete("/v1/packages/{package_id}", tags=["packages"])
 async def delete_package(request: Request, package_id: str) -> dict[str, Any]:
     """Cancel a package if it is not done, and remove everything of it."""
-    return await _deleted(request, package_id, "package")
+    return await deleted(request, of_kind(await one_job(request, package_id, "write"), "package"), "package")
 
 
 @router.get("/v1/scores/{score_id}", tags=["scores"])
@@ -145,15 +144,7 @@ async def get_score(request: Request, score_id: str) -> dict[str, Any]:
 @router.delete("/v1/scores/{score_id}", tags=["scores"])
 async def delete_score(request: Request, score_id: str) -> dict[str, Any]:
     """Cancel a score if it is not done, and remove everything of it."""
-    return await _deleted(request, score_id, "score")
-
-
-async def _deleted(request: Request, shown: str, kind: Kind) -> dict[str, Any]:
-    key = await caller(request, "write")
-    context = context_of(request)
-    job = of_kind(await context.call(context.store.get, job_id(shown), owner_of(key)), kind)
-    await context.call(forget, context.store, context.artifacts, job.id)
-    return {"id": f"{kind}_{job.id}", "deleted": True, "object": f"{kind}.deleted"}
+    return await deleted(request, of_kind(await one_job(request, score_id, "write"), "score"), "score")
 
 
 @router.get("/healthz", tags=["service"])

@@ -19,7 +19,7 @@ from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import azimuths_of, ignored_in, making_of, options_of, read_body
 from gapray.serve.http.context import Context
 from gapray.serve.jobs import Job
-from gapray.serve.keys import ApiKey
+from gapray.serve.keys import ApiKey, Scope
 from gapray.serve.shapes import job_id, openai_video, readable
 from gapray.serve.text import refuse_unusable
 from gapray.serve.uploads import sent_by
@@ -158,11 +158,7 @@ async def get_video(request: Request, video_id: str) -> JSONResponse:
 @router.delete("/videos/{video_id}")
 async def delete_video(request: Request, video_id: str) -> dict[str, Any]:
     """Cancel a video if it is not done, and remove everything of it."""
-    key = await caller(request, "write")
-    context = context_of(request)
-    job = await context.call(context.store.get, job_id(video_id), owner_of(key))
-    await context.call(forget, context.store, context.artifacts, job.id)
-    return {"id": f"video_{job.id}", "deleted": True, "object": "video.deleted"}
+    return await deleted(request, await one_job(request, video_id, "write"), "video")
 
 
 @router.get("/videos/{video_id}/content", response_class=Response)
@@ -300,12 +296,19 @@ def check_model(context: Context, name: str, family: str | None = None) -> None:
         raise ModelError("model.unknown", f"there is no model {name[:80]!r} here; models: {', '.join(names)}")
 
 
-async def one_job(request: Request, shown: str) -> Job:
-    """The job that a path names, if the caller may see it."""
-    key = await caller(request, "read")
+async def one_job(request: Request, shown: str, scope: Scope = "read") -> Job:
+    """The job that a path names, if the caller may see it and the key has the scope."""
+    key = await caller(request, scope)
     context = context_of(request)
     job: Job = await context.call(context.store.get, job_id(shown), owner_of(key))
     return job
+
+
+async def deleted(request: Request, job: Job, name: str) -> dict[str, Any]:
+    """Remove a job and all its files; the answer calls it `name`, as OpenAI's API does."""
+    context = context_of(request)
+    await context.call(forget, context.store, context.artifacts, job.id)
+    return {"id": f"{name}_{job.id}", "deleted": True, "object": f"{name}.deleted"}
 
 
 def idempotency_key(request: Request) -> str | None:
