@@ -38,20 +38,29 @@ NEVER = -1e4
 """Logit of a candidate that is not shown."""
 
 
-class WithoutMorph(Synthesis):
-    """The view morph is seen, but is no candidate."""
+class WithoutOne(Synthesis):
+    """One of the candidates is seen, but never shown."""
+
+    hidden: int
+    """Its place among them."""
 
     def _decided(self, frames: Frames, photos: Photos) -> tuple[Plan, Taken]:
         plan, taken = super()._decided(frames, photos)
-        logits = torch.cat(
-            [
-                plan.logits[:, :NEAREST],
-                torch.full_like(plan.logits[:, NEAREST : NEAREST + 1], NEVER),
-                plan.logits[:, NEAREST + 1 :],
-            ],
-            1,
-        )
+        shown = torch.arange(plan.logits.shape[1], device=plan.logits.device) != self.hidden
+        logits = plan.logits.masked_fill(~shown[:, None, None], NEVER)
         return replace(plan, logits=logits), taken
+
+
+class WithoutMorph(WithoutOne):
+    """The view morph is never shown."""
+
+    hidden = NEAREST
+
+
+class WithoutFlow(WithoutOne):
+    """The photos moved by optical flow are never shown."""
+
+    hidden = NEAREST + 1
 
 
 class Still(Search):
@@ -103,6 +112,7 @@ IDEAS = {
     "network": {
         "all": Variant(),
         "no morph among the candidates": Variant(WithoutMorph),
+        "no flow among the candidates": Variant(WithoutFlow),
         "photos read at the hull": Variant(without_moving),
         "moved without a search": Variant(without_searching),
     },

@@ -30,7 +30,6 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.metrics import psnr, silhouette_iou
 from gapray.fidelity.shown import Shown
 from gapray.geometry.frame import Placement, mask_box, to_frame
-from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import build_scene
 from gapray.orbit.synthesis.draw import load_network
 from gapray.orbit.synthesis.inputs import Frames, Photos, frames_of, photos_of
@@ -73,7 +72,7 @@ def prepared(subject: Subject) -> Prepared:
     )
     with torch.no_grad():
         azimuths = [photo.azimuth_deg for photo in subject.hidden]
-        frames = frames_of(scene, azimuths, [render(scene, azimuth, flow=True) for azimuth in azimuths])
+        frames = frames_of(scene, azimuths)
     return Prepared(subject, _arrays(frames), _arrays(photos_of(scene)))
 
 

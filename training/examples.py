@@ -17,7 +17,6 @@ from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
 from gapray.geometry.carve import NOTHING
 from gapray.geometry.frame import Placement, lay_out, mask_box, to_frame
-from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.scene import Scene, extended
 from gapray.orbit.synthesis.inputs import frames_of
@@ -69,7 +68,7 @@ class Example:
     fronts: NDArray[np.float16]
     """[V, S, S]: the hull's front in each photo."""
     frames: NDArray[np.uint8]
-    """[T, 6, S, S]: the morph, its visibility, the hull's alpha, the truth's alpha."""
+    """[T, 10, S, S]: the morph, its visibility, the flow, its alpha, the hull's alpha, the truth's alpha."""
     nearness: NDArray[np.float16]
     """[T, 2, S, S]: the hull's front and the truth's, `NOTHING` beside them."""
     truth: NDArray[np.uint8]
@@ -234,11 +233,10 @@ def _packed(
     calibration: Calibration,
 ) -> Example:
     with torch.no_grad():
-        morphs = [render(scene, azimuth, flow=True) for azimuth in between]
-        frames = frames_of(scene, between, morphs)
+        frames = frames_of(scene, between)
     size, repeat = scene.size, np.arange(MOST_VIEWS) % len(scene.azimuths_deg)
     truth, alpha, depth = _truth(shots, count, place, camera, scene)
-    planes = torch.cat([frames.morph, frames.visibility, frames.alpha], 1)
+    planes = torch.cat([frames.morph, frames.visibility, frames.flow, frames.flow_alpha, frames.alpha], 1)
     return Example(
         photos=_bytes(torch.cat([scene.colour, scene.alpha[:, None]], 1))[repeat],
         fronts=scene.nearness.cpu().numpy().astype(np.float16)[repeat],

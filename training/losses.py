@@ -82,9 +82,10 @@ def losses(drawn: Drawn, batch: Batch, background: Tensor, perceptual: nn.Module
     image = drawn.colour * drawn.alpha + background * (1 - drawn.alpha)
     truth = batch.truth + background * (1 - batch.alpha)
     morph = frames.morph * frames.alpha + background * (1 - frames.alpha)
+    flow = frames.flow * frames.flow_alpha + background * (1 - frames.flow_alpha)
     distance = perceptual(image, truth)
     with torch.no_grad():
-        simple = perceptual(morph, truth)
+        simple = torch.minimum(perceptual(morph, truth), perceptual(flow, truth))
     halves = [functional.avg_pool2d(one, 2) for one in (image, truth)]
     rim = functional.max_pool2d(batch.alpha, 9, 1, 4) + functional.max_pool2d(-batch.alpha, 9, 1, 4)
     seen = drawn.seen[:, :, None] * (batch.alpha > 0.99)[:, None]

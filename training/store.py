@@ -45,7 +45,7 @@ class Store:
         self._arrays = {
             "photos": room(MOST_VIEWS, 4, size, size, kind=torch.uint8),
             "fronts": room(MOST_VIEWS, size, size, kind=torch.float16),
-            "frames": room(targets, 6, size, size, kind=torch.uint8),
+            "frames": room(targets, 10, size, size, kind=torch.uint8),
             "nearness": room(targets, 2, size, size, kind=torch.float16),
             "truth": room(targets, 3, size, size, kind=torch.uint8),
             "views": room(targets, NEAREST, kind=torch.int64),
@@ -81,7 +81,9 @@ class Store:
         frames = Frames(
             morph=planes[:, :3],
             visibility=planes[:, 3:4],
-            alpha=planes[:, 4:5],
+            flow=planes[:, 4:7],
+            flow_alpha=planes[:, 7:8],
+            alpha=planes[:, 8:9],
             nearness=nearness[:, :1],
             views=views,
             angles_deg=arrays["angles_deg"][product, target],
@@ -90,7 +92,7 @@ class Store:
         )
         photos = Photos(shown[:, :, :3], shown[:, :, 3:], arrays["fronts"][product[:, None], views].float())
         truth = arrays["truth"][product, target].float() / 255
-        return Batch(frames, photos, truth, planes[:, 5:6], nearness[:, 1:])
+        return Batch(frames, photos, truth, planes[:, 9:], nearness[:, 1:])
 
 
 def varied(batch: Batch, generator: torch.Generator) -> Batch:
@@ -98,7 +100,7 @@ def varied(batch: Batch, generator: torch.Generator) -> Batch:
     device = batch.truth.device
     order = torch.randperm(3, generator=generator).to(device)
     frames, photos = batch.frames, batch.photos
-    frames = replace(frames, morph=frames.morph[:, order])
+    frames = replace(frames, morph=frames.morph[:, order], flow=frames.flow[:, order])
     photos = replace(photos, colour=photos.colour[:, :, order])
     batch = replace(batch, frames=frames, photos=photos, truth=batch.truth[:, order])
     return mirrored(batch) if bool(torch.rand((), generator=generator) < 0.5) else batch
@@ -108,7 +110,8 @@ def mirrored(batch: Batch) -> Batch:
     """Left and right exchanged, in pictures and in geometry."""
     frames, photos = batch.frames, batch.photos
     sides = torch.tensor([-1.0, 1.0, 1.0], device=batch.truth.device)
-    flipped = {name: getattr(frames, name).flip(-1) for name in ("morph", "visibility", "alpha", "nearness")}
+    pictures = ("morph", "visibility", "flow", "flow_alpha", "alpha", "nearness")
+    flipped = {name: getattr(frames, name).flip(-1) for name in pictures}
     frames = replace(
         frames,
         **flipped,

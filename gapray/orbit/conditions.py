@@ -14,10 +14,11 @@ from gapray.config import OrbitSettings
 from gapray.errors import InputError
 from gapray.gap.package import UNNAMED, GapPackage
 from gapray.geometry.carve import NOTHING
-from gapray.orbit.engines import between, photo_frame
+from gapray.orbit.engines import between
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.scene import OrbitFrame
 from gapray.orbit.weights import even_orbit, key_views, view_weights
+from gapray.orbit.without_shape import photo_frame
 
 FARTHEST = 0.15
 """Depth of the product's farthest point; 0 is kept for what is not product."""

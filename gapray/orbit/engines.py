@@ -10,21 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import turned
-from gapray.geometry.carve import NOTHING, carve
+from gapray.geometry.carve import carve
 from gapray.geometry.rounding import rounded
-from gapray.orbit.interpolation import motion_between
 from gapray.orbit.likeness import unlikeness
 from gapray.orbit.morph import render
 from gapray.orbit.scene import OrbitFrame, Scene, seen_from_views, silhouettes_of
 from gapray.orbit.synthesis.draw import SIDE, draw, shipped_network
-from gapray.orbit.weights import neighbours
+from gapray.orbit.without_shape import by_flow, by_nearest
 
 Engine = Literal["synthesis", "morph", "flow", "nearest"]
 TRIAL_SIZE, TRIAL_VOXELS = SIDE, 96
@@ -32,30 +28,7 @@ TRIAL_SIZE, TRIAL_VOXELS = SIDE, 96
 TRIALS = 4
 """So many of them, evenly spread."""
 LEAST_VIEWS = 4
-LEAST_ALPHA = 1e-3
-"""Smallest alpha of a pixel that has a depth."""
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-
-
-def by_flow(scene: Scene, azimuth_deg: float) -> OrbitFrame:
-    """The two nearest photos moved along the optical flow between them; depth moves with them."""
-    low, high, share = _around(scene, azimuth_deg)
-    if low == high or share in (0.0, 1.0):
-        return photo_frame(scene, low if share < 1 else high)
-    # Flow is found on white, where product and background differ most often.
-    motion = motion_between(_on_white(scene, low), _on_white(scene, high), share)
-    layers = [_layers(scene, view) for view in (low, high)]
-    moved = torch.from_numpy(motion.applied(*layers)).permute(2, 0, 1).to(scene.alpha.device)
-    alpha = moved[3].clamp(0, 1)
-    some = alpha.clamp(min=LEAST_ALPHA)
-    nearness = torch.where(alpha > LEAST_ALPHA, moved[4] / some, NOTHING)
-    return OrbitFrame((moved[:3] / some).clamp(0, 1), alpha, nearness, (alpha > 0.5).float())
-
-
-def by_nearest(scene: Scene, azimuth_deg: float) -> OrbitFrame:
-    """The photo nearest in angle."""
-    low, high, share = _around(scene, azimuth_deg)
-    return photo_frame(scene, low if share <= 0.5 else high)
 
 
 def between(scene: Scene, azimuths_deg: Sequence[float], engine: Engine, *, flow: bool = True) -> list[OrbitFrame]:
@@ -78,32 +51,6 @@ def between(scene: Scene, azimuths_deg: Sequence[float], engine: Engine, *, flow
             return [by_flow(scene, azimuth) for azimuth in azimuths_deg]
         case "nearest":
             return [by_nearest(scene, azimuth) for azimuth in azimuths_deg]
-
-
-def photo_frame(scene: Scene, view: int) -> OrbitFrame:
-    """A captured view as a frame."""
-    alpha = scene.alpha[view]
-    nearness = torch.where(alpha > 0, scene.nearness[view], NOTHING)
-    return OrbitFrame(scene.photos[view], alpha, nearness, (alpha > 0).float())
-
-
-def _around(scene: Scene, azimuth_deg: float) -> tuple[int, int, float]:
-    return neighbours({view: turned(own, azimuth_deg) for view, own in enumerate(scene.azimuths_deg)})
-
-
-def _on_white(scene: Scene, view: int) -> NDArray[np.uint8]:
-    """A photo on white, uint8 [S, S, 3]."""
-    alpha = scene.alpha[view]
-    image = (scene.photos[view] * alpha + 1 - alpha).permute(1, 2, 0)
-    return np.asarray((image * 255).round().byte().cpu().numpy())
-
-
-def _layers(scene: Scene, view: int) -> NDArray[np.float32]:
-    """Colour, 1 and nearness, each times alpha: float32 [S, S, 5]."""
-    alpha = scene.alpha[view]
-    near = torch.where(scene.nearness[view] > NOTHING / 2, scene.nearness[view], 0.0)
-    layers = torch.cat([scene.photos[view] * alpha, alpha[None], (near * alpha)[None]])
-    return np.ascontiguousarray(layers.permute(1, 2, 0).cpu().numpy(), np.float32)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from gapray.orbit.synthesis.inputs import NEAREST, Frames, Photos
 from gapray.orbit.synthesis.network import Synthesis
-from training.ablate import IDEAS, WithoutMorph, streams, without_moving, without_searching
+from training.ablate import IDEAS, WithoutFlow, WithoutMorph, streams, without_moving, without_searching
 from training.examples import Recipe, examples
 from training.store import Store
 
@@ -45,10 +45,11 @@ def test_products_of_the_same_seed_lack_what_the_recipe_says(name):
     assert whole.facts["elevation_deg"] == other.facts["elevation_deg"] and whole.kind == other.kind
 
 
-def test_without_the_morph_it_is_never_shown(batch):
-    drawn = trained(WithoutMorph())(batch.frames, batch.photos)
-    assert float(drawn.weights[:, NEAREST].detach().max()) == 0
-    assert float(trained(Synthesis())(batch.frames, batch.photos).weights[:, NEAREST].detach().max()) > 0
+@pytest.mark.parametrize(("network", "place"), [(WithoutMorph, NEAREST), (WithoutFlow, NEAREST + 1)])
+def test_a_candidate_that_is_left_out_is_never_shown(batch, network, place):
+    drawn = trained(network())(batch.frames, batch.photos)
+    assert float(drawn.weights[:, place].detach().max()) == 0
+    assert float(trained(Synthesis())(batch.frames, batch.photos).weights[:, place].detach().max()) > 0
 
 
 def test_without_moving_photos_are_read_at_the_hull(batch):

@@ -13,7 +13,6 @@ from torch import Tensor
 from gapray.geometry.carve import NOTHING
 from gapray.models.cards import card_named
 from gapray.models.store import locate
-from gapray.orbit.morph import render
 from gapray.orbit.scene import OrbitFrame, Scene
 from gapray.orbit.synthesis.inputs import NEAREST, frames_of, photos_of
 from gapray.orbit.synthesis.network import Synthesis, drawn_at
@@ -85,8 +84,7 @@ def draw(
     found: list[OrbitFrame] = []
     for begin in range(0, len(azimuths_deg), at_once):
         part = azimuths_deg[begin : begin + at_once]
-        morphs = [render(scene, azimuth, without=without, flow=flow) for azimuth in part]
-        frames = frames_of(scene, part, morphs, without=without)
+        frames = frames_of(scene, part, without=without, morph_by_flow=flow)
         chosen = photos.chosen(frames.views)
         if scene.size == SIDE:
             drawn = network(frames, chosen)
@@ -94,7 +92,7 @@ def draw(
             drawn = drawn_at(frames, chosen, network.plan(frames.resized(SIDE), seen.chosen(frames.views)))
         alpha = drawn.alpha[:, 0]
         nearness = torch.where(alpha > 0.5 / 255, drawn.nearness[:, 0], NOTHING)
-        saw = torch.cat([drawn.seen, frames.visibility], 1)
-        visibility = (saw * drawn.weights[:, : NEAREST + 1]).sum(1).clamp(0, 1)
+        saw = torch.cat([drawn.seen, frames.visibility, frames.flow_alpha], 1)
+        visibility = (saw * drawn.weights[:, : NEAREST + 2]).sum(1).clamp(0, 1)
         found += map(OrbitFrame, drawn.colour, alpha, nearness, visibility)
     return found

@@ -1,4 +1,4 @@
-"""What the network is given: the hull's front and the view morph at each frame, and the nearest photos as they are."""
+"""What the network is given: the hull's front, the view morph and optical flow at each frame, and the nearest photos as they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch.nn import functional
 
 from gapray.capture.azimuths import turned
 from gapray.geometry.carve import NOTHING
-from gapray.orbit.scene import OrbitFrame, Scene
+from gapray.orbit.morph import render
+from gapray.orbit.scene import Scene
+from gapray.orbit.without_shape import by_flow
 
 NEAREST = 4
 """Photos that a frame is drawn from."""
@@ -48,6 +50,10 @@ class Frames:
     """[B, 3, S, S]: the flow-aligned view morph, 0 … 1."""
     visibility: Tensor
     """[B, 1, S, S], 0 … 1: how surely one of the two nearest photos saw the hull's front there."""
+    flow: Tensor
+    """[B, 3, S, S]: the two nearest photos moved along the optical flow between them, 0 … 1."""
+    flow_alpha: Tensor
+    """[B, 1, S, S]: their masks, moved along it, 0 … 1."""
     alpha: Tensor
     """[B, 1, S, S]: the hull's outline, 0 … 1."""
     nearness: Tensor
@@ -67,6 +73,8 @@ class Frames:
             self,
             morph=_resized(self.morph, size),
             visibility=_resized(self.visibility, size),
+            flow=_resized(self.flow, size),
+            flow_alpha=_resized(self.flow_alpha, size),
             alpha=_resized(self.alpha, size),
             nearness=_resized_front(self.nearness, size),
         )
@@ -78,16 +86,18 @@ def photos_of(scene: Scene) -> Photos:
 
 
 def frames_of(
-    scene: Scene, azimuths_deg: Sequence[float], morphs: Sequence[OrbitFrame], *, without: int | None = None
+    scene: Scene, azimuths_deg: Sequence[float], *, without: int | None = None, morph_by_flow: bool = True
 ) -> Frames:
     """Frames of a scene.
 
     Args:
         scene: From `gapray.orbit.reconstruct.build_scene`.
         azimuths_deg: Of the frames.
-        morphs: One a frame, from `gapray.orbit.morph.render`.
-        without: A view that must not be used, as for `render`.
+        without: A view that must not be used.
+        morph_by_flow: Whether the view morph aligns its photos by optical flow.
     """
+    morphs = [render(scene, azimuth, without=without, flow=morph_by_flow) for azimuth in azimuths_deg]
+    flows = [by_flow(scene, azimuth, without=without) for azimuth in azimuths_deg]
     camera = scene.camera
     chosen = [nearest_views(scene.azimuths_deg, azimuth, without=without) for azimuth in azimuths_deg]
     axes = np.stack([camera.axes(azimuth) for azimuth in scene.azimuths_deg])
@@ -102,6 +112,8 @@ def frames_of(
     return Frames(
         morph=torch.stack([frame.colour for frame in morphs]),
         visibility=torch.stack([frame.visibility for frame in morphs])[:, None],
+        flow=torch.stack([frame.colour for frame in flows]),
+        flow_alpha=torch.stack([frame.alpha for frame in flows])[:, None],
         alpha=torch.stack([frame.alpha for frame in morphs])[:, None],
         nearness=torch.stack([frame.nearness for frame in morphs])[:, None],
         views=torch.tensor(chosen, device=like.device),

@@ -4,7 +4,8 @@
    corrects the surface and, for what a wrong camera leaves, a small shift a photo (as Lipson et al. 2021, "RAFT-Stereo",
    around the current estimate, not over all depths).
 2. *Read*: the photos themselves are read there, bicubically and once, so that print stays as sharp as it is in the photo.
-3. *Choose*: a U-Net weighs the photos so read, the view morph and a filled-in colour, and corrects shade and outline.
+3. *Choose*: a U-Net weighs the photos so read, the view morph, the photos moved by optical flow and a filled-in colour, and
+   corrects shade and outline.
 
 What is decided is a `Plan`, which holds at any size: the photos may then be read at a larger one.
 """
@@ -36,7 +37,9 @@ WIDTHS = (64, 96, 128, 160)
 SHARPNESS = 3.0
 """Logits are multiplied by this, so that one candidate wins and print is not averaged."""
 MORPH_BIAS = 0.7
-"""Before training the morph is shown: its logit begins so much higher."""
+"""Before training the morph is shown: its logit begins so much higher, those of flow and of the filled-in colour so much lower."""
+FOLLOW_BIAS = -3.0
+"""…and the outline is the hull's: logit of how far it is the flow's."""
 SHADE = 0.25
 """Largest correction of shade."""
 SEEN_WITHIN = 0.05
@@ -58,7 +61,7 @@ class Drawn:
     where: Tensor
     """[B, K, S, S, 2]: where each photo was read."""
     weights: Tensor
-    """[B, K + 2, S, S]: of the photos, the morph and the filled-in colour; they sum to 1."""
+    """[B, K + 3, S, S]: of the photos, the morph, the flow and the filled-in colour; they sum to 1."""
     moved: Tensor
     """[B, K, 3, S, S]: the photos as read."""
     seen: Tensor
@@ -76,9 +79,11 @@ class Plan:
     shift: Tensor
     """[B, K, s, s, 2]: added to where each photo is read [half frames]."""
     logits: Tensor
-    """[B, K + 2, s, s]: of the photos, the morph and the filled-in colour."""
+    """[B, K + 3, s, s]: of the photos, the morph, the flow and the filled-in colour."""
     outline: Tensor
     """[B, 1, s, s]: how far the outline moves, as a change of alpha's logit."""
+    follow: Tensor
+    """[B, 1, s, s], 0 … 1: how far the outline is that of the moved masks, rather than the hull's."""
     shade: Tensor
     """[B, 3, s, s]: added to the colour."""
     surfaces: tuple[Tensor, ...]
@@ -91,6 +96,7 @@ class Plan:
             shift=_places(_enlarged(_planes(self.shift), size)),
             logits=_enlarged(self.logits, size),
             outline=_enlarged(self.outline, size),
+            follow=_enlarged(self.follow, size),
             shade=_enlarged(self.shade, size),
             surfaces=self.surfaces,
         )
@@ -249,13 +255,11 @@ class Synthesis(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.search = Search()
-        self.choose = UNet(4 * (6 * NEAREST + 8) + HIDDEN + 1 + 3 * NEAREST, WIDTHS)
-        self.head = nn.Conv2d(WIDTHS[0], 4 * (NEAREST + 3) + 3, 3, padding=1)
+        self.choose = UNet(4 * (6 * NEAREST + 12) + HIDDEN + 1 + 3 * NEAREST, WIDTHS)
+        self.head = nn.Conv2d(WIDTHS[0], 4 * (NEAREST + 5) + 3, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        bias = torch.zeros(4 * (NEAREST + 3) + 3)
-        bias[4 * NEAREST : 4 * (NEAREST + 1)] = MORPH_BIAS
-        bias[4 * (NEAREST + 1) : 4 * (NEAREST + 2)] = -MORPH_BIAS
-        self.head.bias = nn.Parameter(bias)
+        each = torch.tensor([0.0] * NEAREST + [MORPH_BIAS, -MORPH_BIAS, -MORPH_BIAS, 0.0, FOLLOW_BIAS])
+        self.head.bias = nn.Parameter(torch.cat([each.repeat_interleave(4), torch.zeros(3)]))
 
     def forward(self, frames: Frames, photos: Photos) -> Drawn:
         """Draw.
@@ -289,6 +293,8 @@ class Synthesis(nn.Module):
                 taken.fill,
                 frames.visibility,
                 frames.alpha,
+                frames.flow,
+                frames.flow_alpha,
             ],
             1,
         )
@@ -301,8 +307,9 @@ class Synthesis(nn.Module):
         plan = Plan(
             offset=offset,
             shift=shift,
-            logits=full[:, : NEAREST + 2],
-            outline=full[:, NEAREST + 2 :],
+            logits=full[:, : NEAREST + 3],
+            outline=full[:, NEAREST + 3 : NEAREST + 4],
+            follow=full[:, NEAREST + 4 :].sigmoid(),
             shade=_enlarged(out[:, -3:].tanh(), size) * SHADE,
             surfaces=tuple(surfaces),
         )
@@ -336,10 +343,10 @@ def read_at(frames: Frames, photos: Photos, hull: Tensor, offset: Tensor, shift:
 def composed(frames: Frames, taken: Taken, plan: Plan) -> Drawn:
     """Frames from what was read; all three of one size."""
     weights = (plan.logits * SHARPNESS).softmax(1)
-    candidates = torch.cat([taken.colour, frames.morph[:, None], taken.fill[:, None]], 1)
+    candidates = torch.cat([taken.colour, torch.stack([frames.morph, frames.flow, taken.fill], 1)], 1)
     return Drawn(
         colour=((candidates * weights[:, :, None]).sum(1) + plan.shade).clamp(0, 1),
-        alpha=_outline(frames.alpha, plan.outline),
+        alpha=_outline(frames, plan),
         nearness=taken.surface,
         where=taken.where,
         weights=weights,
@@ -373,8 +380,10 @@ def _mean(moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return (moved * weight[:, :, None]).sum(1) / total.clamp(min=1e-6), total.clamp(max=1)
 
 
-def _outline(alpha: Tensor, change: Tensor) -> Tensor:
-    """The hull's outline, moved: by any distance inwards, by a few pixels outwards."""
-    reach = max(1, round(BAND_PX * alpha.shape[-1] / 256))
-    band = functional.max_pool2d((alpha > 0).float(), 2 * reach + 1, 1, reach)
-    return torch.sigmoid(torch.logit(alpha.clamp(2e-3, 1 - 2e-3)) + 10 * change) * band
+def _outline(frames: Frames, plan: Plan) -> Tensor:
+    """The hull's outline or that of the moved masks, moved: by any distance inwards, by a few pixels outwards."""
+    hull, flow = (torch.logit(alpha.clamp(2e-3, 1 - 2e-3)) for alpha in (frames.alpha, frames.flow_alpha))
+    reach = max(1, round(BAND_PX * frames.alpha.shape[-1] / 256))
+    either = torch.maximum(frames.alpha, frames.flow_alpha)
+    band = functional.max_pool2d((either > 0).float(), 2 * reach + 1, 1, reach)
+    return torch.sigmoid(torch.lerp(hull, flow, plan.follow) + 10 * plan.outline) * band

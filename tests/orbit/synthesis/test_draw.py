@@ -15,6 +15,7 @@ from gapray.orbit.reconstruct import build_scene
 from gapray.orbit.synthesis.draw import CARD, WEIGHTS, draw, load_network, save_network, shipped_network
 from gapray.orbit.synthesis.inputs import NEAREST, frames_of, photos_of
 from gapray.orbit.synthesis.network import SHARPNESS, Synthesis
+from gapray.orbit.without_shape import by_flow
 from tests.geometry import scenes
 
 MOST_BYTES = 12e6
@@ -52,12 +53,24 @@ def test_an_untrained_network_s_outline_is_the_hull_s(scene, network):
 
 
 def test_an_untrained_network_prefers_the_morph(scene, network):
-    morphs = [render(scene, 22.5, flow=True)]
-    frames = frames_of(scene, [22.5], morphs)
+    frames = frames_of(scene, [22.5])
     with torch.no_grad():
         weights = network(frames, photos_of(scene).chosen(frames.views)).weights
     assert torch.allclose(weights.sum(1), torch.ones(1, 64, 64), atol=1e-5)
     assert (weights.argmax(1) == NEAREST).all() and SHARPNESS > 1
+
+
+def test_colour_and_outline_can_be_the_flow_s(scene):
+    """What the last layer's biases ask for is shown: the photos moved by optical flow, within their own outline."""
+    network = Synthesis().eval()
+    with torch.no_grad():
+        network.head.bias[4 * (NEAREST + 1) : 4 * (NEAREST + 2)] = 9.0
+        network.head.bias[4 * (NEAREST + 4) : 4 * (NEAREST + 5)] = 9.0
+    [frame] = draw(network, scene, [22.5])
+    flow = by_flow(scene, 22.5)
+    inside = flow.alpha > 0.9
+    assert torch.allclose(frame.alpha, flow.alpha, atol=5e-3)
+    assert torch.allclose(frame.colour[:, inside], flow.colour[:, inside], atol=5e-3)
 
 
 def test_the_same_frame_alone_or_among_others_is_the_same(scene, network):
@@ -87,7 +100,7 @@ def test_every_weight_is_learned(scene, network):
     learner = Synthesis()
     torch.nn.init.normal_(learner.head.weight, std=0.01)
     torch.nn.init.normal_(learner.search.step.weight, std=0.01)
-    frames = frames_of(scene, [22.5], [render(scene, 22.5, flow=True)])
+    frames = frames_of(scene, [22.5])
     drawn = learner(frames, photos_of(scene).chosen(frames.views))
     (drawn.colour.sum() + drawn.alpha.sum() + sum(one.sum() for one in drawn.surfaces)).backward()
     still = [name for name, value in learner.named_parameters() if value.grad is None or not value.grad.abs().sum()]

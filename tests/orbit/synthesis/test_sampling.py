@@ -14,14 +14,16 @@ def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int =
     turns = np.stack([camera.axes(one) @ camera.axes(azimuth).T for one in photos])
     plane = torch.zeros(1, 1, size, size)
     return Frames(
-        plane.expand(1, 3, -1, -1),
-        plane,
-        plane,
-        plane,
-        torch.arange(len(photos))[None],
-        torch.zeros(1, len(photos)),
-        torch.tensor(turns, dtype=torch.float32)[None],
-        torch.tensor([[camera.inverse_distance, camera.axis_x, camera.axis_y]]),
+        morph=plane.expand(1, 3, -1, -1),
+        visibility=plane,
+        flow=plane.expand(1, 3, -1, -1),
+        flow_alpha=plane,
+        alpha=plane,
+        nearness=plane,
+        views=torch.arange(len(photos))[None],
+        angles_deg=torch.zeros(1, len(photos)),
+        turns=torch.tensor(turns, dtype=torch.float32)[None],
+        camera=torch.tensor([[camera.inverse_distance, camera.axis_x, camera.axis_y]]),
     )
 
 
