@@ -22,9 +22,12 @@ class Motion:
     in_second: NDArray[np.float32]
 
     def applied(self, first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Two float32 [S, S] or [S, S, C] images moved to the time in between, then cross-faded."""
+        """Two float32 [S, S] or [S, S, C] images moved to the time in between, then cross-faded.
+
+        Beyond an image's edge its nearest pixel goes on.
+        """
         moved = [
-            cv2.remap(image, at, None, cv2.INTER_LINEAR)
+            cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             for image, at in ((first, self.in_first), (second, self.in_second))
         ]
         return np.asarray(moved[0] * (1 - self.share) + moved[1] * self.share, np.float32)

@@ -55,3 +55,19 @@ def test_a_view_left_out_is_not_used(scene, view):
 def test_nearest_is_the_nearer_photo(scene):
     assert torch.equal(by_nearest(scene, 100.0).colour, scene.photos[2])
     assert torch.equal(by_nearest(scene, 350.0).colour, scene.photos[0])
+
+
+def test_flow_that_points_beyond_the_edge_still_finds_a_colour():
+    """Photos that move as a whole, up to the frame's edge."""
+    noise = 0.3 + 0.4 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    photo = torch.nn.functional.interpolate(noise[..., ::8, ::8], 64, mode="bicubic").clamp(0, 1)
+    photos = torch.cat([photo, photo.roll((6, 9), (2, 3))])
+    alpha, near = torch.ones(2, 64, 64), torch.zeros(2, 64, 64)
+    masks, _, painted = scenes.shoot(scenes.letter, OrbitCamera(18, 0.2, 0.0, 0.0), size=64)
+    whole, _ = build_scene(list(painted), list(masks), scenes.EIGHT, SETTINGS)
+    found = dataclasses.replace(
+        whole, azimuths_deg=(0.0, 45.0), photos=photos, colour=photos, alpha=alpha, nearness=near
+    )
+    drawn = by_flow(found, 20.0)
+    assert torch.isfinite(drawn.colour).all() and float(drawn.alpha.min()) > 0.99
+    assert float(drawn.colour.amin()) > 0.1  # no black from beyond the edge
