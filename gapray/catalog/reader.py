@@ -350,6 +350,10 @@ class Catalog:
         import duckdb
 
         try:
+            query.encode()
+        except UnicodeEncodeError as error:
+            raise CatalogError("catalog.invalid_query", f"the query is not UTF-8: {error.reason}") from error
+        try:
             statements = len(duckdb.extract_statements(query))
             if statements != 1:
                 raise CatalogError("catalog.invalid_query", f"{statements} statements; give one")

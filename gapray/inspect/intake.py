@@ -45,7 +45,7 @@ def take_in(
 
     Returns:
         `src` itself where nothing is raw; else the path of a manifest of all products. A raw capture that cannot be used is
-        a reject in it.
+        a reject in it, and so is a product of which there are several raw captures, or photos too.
 
     Raises:
         ConfigError: `config.invalid` for raw captures with a catalogue in a bucket.
@@ -66,11 +66,20 @@ def take_in(
     folder = Path(catalog).absolute() / "captures"
     with writing(FileError, "file.write_failed", folder):
         folder.mkdir(parents=True, exist_ok=True)  # before a film is read for minutes
-    rejects = [reject for name, path in raw.items() if (reject := _converted(name, path, folder, on_raw)) is not None]
     beside: list[str] = []
-    apart = replace(options, apart=(*options.apart, *map(str, raw.values())))
-    photos = [] if root in raw.values() else _photographed(src, apart, set(raw), beside)
-    usable = set(raw) - {reject.product_id for reject in rejects}
+    everything = [path for paths in raw.values() for path in paths]
+    apart = replace(options, apart=(*options.apart, *map(str, everything)))
+    photos = [] if root in everything else _photographed(src, apart, beside)
+    beside += [name for item in photos if _is_empty(item) and item.product_id in raw for name in item.ignored]
+    photos = [item for item in photos if not (_is_empty(item) and item.product_id in raw)]
+    several = {item.product_id for item in photos} & set(raw) | {name for name, paths in raw.items() if len(paths) > 1}
+    rejects = [Reject.of(name, str(root), _same_id(name, raw[name], photos)) for name in sorted(several)]
+    photos = [item for item in photos if item.product_id not in several]
+    alone = {name: paths[0] for name, paths in raw.items() if name not in several}
+    rejects += [
+        reject for name, path in alone.items() if (reject := _converted(name, path, folder, on_raw)) is not None
+    ]
+    usable = set(alone) - {reject.product_id for reject in rejects}
     made = scan(str(folder), DiscoverOptions(layout="products")) if usable else iter(())
     wanted = (replace(item, ignored=()) for item in made if item.product_id in usable)
     manifest = folder / "manifest.parquet"
@@ -79,16 +88,20 @@ def take_in(
     return str(manifest)
 
 
-def _raw(src: Path) -> dict[str, Path]:
-    """Product -> raw capture, in order."""
+def _raw(src: Path) -> dict[str, list[Path]]:
+    """Product -> raw captures, in order."""
     if is_video_name(src.name) or is_export(str(src)):
-        return {src.stem if src.is_file() else src.name: src}
+        return {src.stem if src.is_file() else src.name: [src]}
     if src.is_file():
         return {}
     entries = sorted(entry for entry in src.iterdir() if is_visible(entry.name))
     if any(map(is_photo_file, entries)):
         return {}  # a product's own folder: a video beside its photos is no other product
-    return dict(found for entry in entries if (found := _raw_in(entry)) is not None)
+    raw: dict[str, list[Path]] = {}
+    for entry in entries:
+        if (found := _raw_in(entry)) is not None:
+            raw.setdefault(found[0], []).append(found[1])
+    return raw
 
 
 def _raw_in(entry: Path) -> tuple[str, Path] | None:
@@ -130,12 +143,20 @@ def _converted(name: str, raw: Path, folder: Path, on_raw: Callable[[str], None]
     return None
 
 
-def _photographed(src: str, options: DiscoverOptions, names: set[str], beside: list[str]) -> list[CaptureSet | Reject]:
+def _photographed(src: str, options: DiscoverOptions, beside: list[str]) -> list[CaptureSet | Reject]:
     try:
-        found = list(scan(src, options, beside=beside))
-        beside += [name for item in found if item.product_id in names for name in item.ignored]
-        return [item for item in found if item.product_id not in names]
+        return list(scan(src, options, beside=beside))
     except InputError as error:
         if error.code != "capture.no_photos":
             raise
         return []
+
+
+def _is_empty(item: CaptureSet | Reject) -> bool:
+    """Whether a folder holds no photos of a product."""
+    return isinstance(item, Reject) and item.code == "capture.no_photos"
+
+
+def _same_id(name: str, raw: list[Path], photos: list[CaptureSet | Reject]) -> InputError:
+    folders = [f"the photos in {item.uri}" for item in photos if item.product_id == name]
+    return InputError("capture.same_id", f"{name} is the name of {', '.join([*folders, *map(str, raw)])}")

@@ -20,7 +20,7 @@ from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
 from gapray.capture.kinds import photos_below
 from gapray.capture.names import view_name
-from gapray.capture.storage import read_bytes
+from gapray.capture.storage import printable, read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import GaprayError, InputError
 from gapray.inspect.folder import new_folder, write_table
@@ -36,6 +36,8 @@ class Roll:
     """The photos between two slates."""
 
     product_id: str
+    text: str
+    """What the slate says."""
     slate: str
     """Name of the slate photo."""
     photos: list[Path] = field(default_factory=list)
@@ -75,7 +77,8 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
     Photos come in the order in which they were taken; where one does not say when, in the order of the numbers in their names.
 
     Returns:
-        One roll a slate, and the photos before the first slate. A product whose slate comes twice is one roll.
+        One roll a slate, in the order of the card, and the photos before the first slate. A slate that is photographed several
+        times in a row begins one roll.
 
     Raises:
         InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
@@ -91,28 +94,24 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
         files.sort(key=lambda one: (times[one] or datetime.min, _counted(one.name)))
     else:
         files.sort(key=lambda one: (_counted(str(one.parent)), _counted(one.name)))
-    found: dict[str, Roll] = {}
+    found: list[Roll] = []
     before: list[Path] = []
-    current: Roll | None = None
     for file in files:
         text = _text_of(file, settings)
-        if text is not None:
-            product = product_of(text)
-            current = found.setdefault(product, Roll(product, file.name))
-        elif current is None:
-            before.append(file)
-        else:
-            current.photos.append(file)
+        if text is None:
+            (found[-1].photos if found else before).append(file)
+        elif not (found and found[-1].text == text and not found[-1].photos):
+            found.append(Roll(product_of(text), text, file.name))
     if not found:
         raise InputError("slate.none", f"none of {len(files)} photos in {card} shows a QR code or barcode")
-    return list(found.values()), before
+    return found, before
 
 
 def product_of(text: str) -> str:
-    """The product's id in a slate's text: the text itself, or the last part of an address."""
+    """The product's id in a slate's text: the text itself, or the last part of an address; empty where nothing of it can be one."""
     last = text.rstrip("/").rpartition("/")[2] if "://" in text else text
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")[:128]
-    return name if PRODUCT_ID.fullmatch(name) else "unnamed"
+    return name if PRODUCT_ID.fullmatch(name) else ""
 
 
 def split(
@@ -137,7 +136,8 @@ def split(
         on_before: Called with the names of the photos before the first slate, which belong to no product.
 
     Returns:
-        A folder or a reject for each product, in the order of the card.
+        A folder or a reject for each product, in the order of the card. Slates that give the same product, by the same text
+        or by others, are one reject: whether their photos are one turn, two turns or two products is not known.
 
     Raises:
         InputError: As `rolls`.
@@ -146,13 +146,39 @@ def split(
     done: list[Path | Reject] = []
     found, before = rolls(card, settings)
     on_before([photo.name for photo in before])
-    for roll in found:
-        on_product(roll.product_id, len(roll.photos))
+    for same in _by_product(found):
+        roll = same[0]
+        on_product(roll.product_id or printable(roll.text), sum(len(one.photos) for one in same))
         try:
+            _check_slates(same)
             done.append(_written(roll, Path(out) / roll.product_id, azimuths, template))
         except GaprayError as error:
-            done.append(Reject.of(roll.product_id, str(card), error))
+            done.append(Reject.of(roll.product_id or printable(roll.text), str(card), error))
     return done
+
+
+def _by_product(found: Sequence[Roll]) -> list[list[Roll]]:
+    """Rolls of one product together. Folders that differ in case alone are one on many systems."""
+    groups: dict[str, list[Roll]] = {}
+    for roll in found:
+        groups.setdefault(roll.product_id.casefold() or roll.text, []).append(roll)
+    return list(groups.values())
+
+
+def _check_slates(same: Sequence[Roll]) -> None:
+    """Refuse slates that are no product's, or not one product's.
+
+    Raises:
+        InputError: `slate.no_id`, `slate.same_id` or `slate.again`.
+    """
+    texts = {roll.text for roll in same}
+    told = "; ".join(f"{roll.slate} {roll.text!r}: {len(roll.photos)} photos" for roll in same)
+    if not same[0].product_id:
+        raise InputError("slate.no_id", f"nothing of the slate's text can be a product's id: {told}")
+    if len(texts) > 1:
+        raise InputError("slate.same_id", f"slates with other texts give the id {same[0].product_id}: {told}")
+    if len(same) > 1:
+        raise InputError("slate.again", f"the slate comes {len(same)} times: {told}")
 
 
 def _written(roll: Roll, target: Path, options: AzimuthOptions, template: str) -> Path:

@@ -30,7 +30,12 @@ def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
         rows = rows_of(next(texts(path.read_bytes())), COLUMNS)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError("report.no_approval", f"{path}: {error}") from error
-    return {row["product_id"]: (row["video_key"], row["decision"].lower()) for row in rows}
+    decisions: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        said = row["video_key"], row["decision"].lower()
+        if decisions.setdefault(row["product_id"], said) != said:
+            raise InputError("report.no_approval", f"{path}: rows about {row['product_id']} contradict one another")
+    return decisions
 
 
 def publish(catalog: Catalog, to: str, approved: Path | None, preset: str | None = None) -> tuple[list[str], list[str]]:
@@ -60,6 +65,8 @@ def publish(catalog: Catalog, to: str, approved: Path | None, preset: str | None
     best = {row["product_id"]: row for row in catalog.best_videos().to_pylist()}
     wanted = _of_preset(catalog.best_exports(), preset) if preset else best
     current = catalog.videos().to_pylist() if decisions is not None else []
+    gone = [name for name, (_, decision) in (decisions or {}).items() if decision == "approved" and name not in best]
+    skipped += [f"{name}: approved, but the catalogue has no current video of this product" for name in gone]
     for identifier in best:
         if decisions is None:
             video, reason = wanted.get(identifier), f"no video of preset {preset}"

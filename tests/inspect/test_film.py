@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -171,3 +172,18 @@ def test_photos_drawn_by_hand_do_not_fool_it():
         assert error.code.startswith("turn.")
     else:
         assert turn.span_deg == pytest.approx(436, abs=20)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [(0, 180, -20), (0, 370, 100), (0, 25, 0, 400)],
+    ids=["half a turn and back", "a turn and back", "rocked first"],
+)
+def test_a_product_that_turns_back_is_refused(tmp_path, mug, path):
+    """Its other side was never filmed, or the angles would be taken for one even turn."""
+    legs = [np.linspace(start, end, max(2, abs(end - start) // 3), endpoint=False) for start, end in pairwise(path)]
+    angles = np.concatenate(legs)
+    write_video(tmp_path / "back.mp4", (seen(mug, angle) for angle in angles), np.arange(len(angles)) / 24, fps=24)
+    with pytest.raises(InputError) as error:
+        read_film(tmp_path / "back.mp4")
+    assert error.value.code == "turn.turns_back"

@@ -97,3 +97,25 @@ def test_a_folder_that_cannot_be_listed_ends_nothing():
             found = products(take_in(str(root / "shoot"), str(root / "other")))
         closed.chmod(0o755)
     assert found == expected | {"closed": "capture.unreadable"}
+
+
+def test_a_name_that_two_captures_share_is_no_product(tmp_path):
+    """Neither is taken: which one was meant is not known, and the other would vanish."""
+    shoot = tmp_path / "shoot"
+    write_product(shoot / "box")
+    write_product(shoot / "cup")
+    for name in ("box.mp4", "lamp.mp4", "lamp.mov"):
+        (shoot / name).write_bytes(b"never read")
+    manifest = take_in(str(shoot), str(tmp_path / "catalog"))
+    assert products(manifest) == {"box": "capture.same_id", "cup": None, "lamp": "capture.same_id"}
+    said = {row["product_id"]: row["error_message"] for row in pq.read_table(manifest).to_pylist()}
+    assert "box.mp4" in said["box"] and str(shoot / "box") in said["box"]
+    assert "lamp.mp4" in said["lamp"] and "lamp.mov" in said["lamp"]
+
+
+def test_an_empty_folder_beside_a_film_is_named_only(tmp_path, video):
+    shoot = tmp_path / "shoot"
+    (shoot / "mug").mkdir(parents=True)
+    (shoot / "mug" / "notes.txt").write_text("matt glaze")
+    shutil.copy(video, shoot / "mug.mp4")
+    assert products(take_in(str(shoot), str(tmp_path / "catalog"))) == {"mug": None}

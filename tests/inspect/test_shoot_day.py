@@ -78,7 +78,7 @@ def test_a_slate_names_its_product():
     assert product_of("SKU-17") == "SKU-17"
     assert product_of("https://shop.example/p/red-mug/") == "red-mug"
     assert product_of("red mug, large") == "red-mug-large"
-    assert product_of("///") == "unnamed"
+    assert product_of("///") == product_of("Чашка") == ""
 
 
 def test_a_card_becomes_products(tmp_path):
@@ -100,6 +100,33 @@ def test_a_card_becomes_products(tmp_path):
     with (tmp_path / "shoot" / "mug" / "capture.csv").open() as file:
         assert [row["original"] for row in csv.DictReader(file)] == [f"IMG_{index}.jpg" for index in range(3, 11)]
     assert (tmp_path / "shoot" / "mug" / "mug_045.jpg").read_bytes() == (card / "IMG_4.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("mug", "mug", "slate.again"),
+        ("https://shop.example/mug/label", "https://shop.example/bottle/label", "slate.same_id"),
+        ("SKU 12/3", "SKU-12-3", "slate.same_id"),
+        ("Mug", "mug", "slate.same_id"),
+        ("Чашка", "Чашка", "slate.no_id"),
+    ],
+)
+def test_slates_that_are_not_one_product_s_merge_nothing(tmp_path, first, second, code):
+    shots = [qr(first), *photos(4), qr("lamp"), *photos(4), qr(second), *photos(4)]
+    for index, shot in enumerate(shots):
+        save(tmp_path / "card" / f"IMG_{index:02d}.jpg", shot)
+    refused, lamp = split(tmp_path / "card", tmp_path / "shoot")
+    assert isinstance(refused, Reject) and refused.code == code
+    assert "IMG_00.jpg" in refused.message and "IMG_10.jpg" in refused.message
+    assert lamp == tmp_path / "shoot" / "lamp" and [one.name for one in (tmp_path / "shoot").iterdir()] == ["lamp"]
+
+
+def test_a_slate_photographed_twice_in_a_row_is_one(tmp_path):
+    for index, shot in enumerate([qr("mug"), qr("mug", angle=-5.0), *photos(4)]):
+        save(tmp_path / "card" / f"IMG_{index:02d}.jpg", shot)
+    [folder] = split(tmp_path / "card", tmp_path / "shoot")
+    assert folder == tmp_path / "shoot" / "mug"
 
 
 def test_the_clock_of_the_camera_comes_before_names(tmp_path):

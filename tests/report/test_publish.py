@@ -8,7 +8,7 @@ from gapray.catalog.compact import compact
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import open_catalog
 from gapray.catalog.storage import Folder
-from gapray.errors import ConfigError
+from gapray.errors import ConfigError, InputError
 from gapray.report.approval import publish
 from tests.report.test_site import add
 
@@ -82,3 +82,31 @@ def test_of_an_approved_video_the_export_of_its_frames_is_published(catalog, tmp
     assert publish(catalog, str(tmp_path / "none"), approval(tmp_path, "gone"))[1] == [
         "mug: the approved video is not current any more"
     ]
+
+
+def decisions(tmp_path, *rows):
+    with (tmp_path / "approved.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("product_id", "video_key", "decision"), *rows])
+    return tmp_path / "approved.csv"
+
+
+def test_an_approval_of_what_is_not_there_is_told(catalog, tmp_path):
+    [web] = [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
+    chosen = decisions(
+        tmp_path,
+        ("mug", web, "approved"),
+        ("Mug", web, "approved"),
+        ("lamp", "k", "approved"),
+        ("box", "k", "rejected"),
+    )
+    copied, skipped = publish(catalog, str(tmp_path / "shop"), chosen)
+    assert copied == ["mug"]
+    assert [text.partition(":")[0] for text in skipped] == ["Mug", "lamp"]
+
+
+def test_rows_that_contradict_one_another_publish_nothing(catalog, tmp_path):
+    [web] = [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
+    chosen = decisions(tmp_path, ("mug", web, "rejected"), ("mug", web, "approved"))
+    with pytest.raises(InputError, match="mug") as error:
+        publish(catalog, str(tmp_path / "shop"), chosen)
+    assert error.value.code == "report.no_approval" and not (tmp_path / "shop").exists()
