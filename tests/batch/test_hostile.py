@@ -101,11 +101,11 @@ PHOTOS = {
         "image.truncated",
     ),
     "float-tiff": (encoded("TIFF", "F"), "image.unsupported"),
-    "all-backdrop": (png(np.full((96, 96, 3), 235, np.uint8)), ACCEPTED),  # the null mask finds its ellipse anywhere
+    "all-backdrop": (png(np.full((96, 96, 3), 235, np.uint8)), "image.blank"),
     "cmyk": (encoded("JPEG", "CMYK"), ACCEPTED),
     "16-bit": (png(np.arange(96 * 96, dtype=np.uint16).reshape(96, 96) * 7), ACCEPTED),
     "palette": (encoded("PNG", "P"), ACCEPTED),
-    "bilevel": (encoded("PNG", "1"), ACCEPTED),
+    "bilevel": (encoded("PNG", "1"), "image.few_colours"),
     "alpha": (encoded("PNG", "RGBA"), ACCEPTED),
     "grey-alpha": (encoded("PNG", "LA"), ACCEPTED),
     "lab-tiff": (encoded("TIFF", "LAB"), ACCEPTED),
