@@ -224,7 +224,8 @@ def test_an_empty_picture_has_no_product(tmp_path, classic_weights):
     folder = tmp_path / "bare"
     folder.mkdir()
     for azimuth in range(0, 360, 45):
-        cv2.imwrite(str(folder / f"bare_{azimuth:03d}.png"), np.full((128, 128, 3), 200 + azimuth // 45, np.uint8))
+        ramp = np.linspace(190, 230, 128)[:, None, None] + azimuth / 45  # a studio's gradient: no plain colour
+        cv2.imwrite(str(folder / f"bare_{azimuth:03d}.png"), np.broadcast_to(ramp, (128, 128, 3)).astype(np.uint8))
     settings = load_profile("classic", environment={}).packaging
     with pytest.raises(InputError) as error:
         build_package(discover(str(folder))[0], PackagingModels.load(settings, device="cpu"), settings)
