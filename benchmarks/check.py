@@ -2,6 +2,7 @@
 
     python benchmarks/check.py angles SPINS [--seed 7] [--part 0/1] [--to cases.jsonl] [--only NAME …]
     python benchmarks/check.py quality SPINS
+    python benchmarks/check.py odd SPINS SCANS …           false alarms and finds of `gapray.inspect.odd`
     python benchmarks/check.py table cases.jsonl …        the table of one or several runs of `angles`
 
 `angles`: eight photos of each set (nearest to 45 degrees) as they are, from several starts; then with two exchanged, with one
@@ -27,6 +28,7 @@ from gapray.config import DecodeSettings, load_profile
 from gapray.errors import InputError
 from gapray.inspect.check import Judged, judge
 from gapray.inspect.duplicates import difference, look
+from gapray.inspect.odd import odd
 from gapray.inspect.quality import qualities
 from gapray.models.load import load_mask
 from gapray.packaging.silhouette import silhouette
@@ -343,9 +345,37 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
     )
 
 
+def strange(folders: Sequence[Path], only: Sequence[str]) -> None:
+    """Each photo of eight turned, and one of another set put in its place; and the eight as they are."""
+    network = load_mask(PROFILE.packaging, threads=1)
+    sets = {
+        folder.name: [photos[index] for index in photos.eight()]
+        for root in folders
+        for folder in sorted(root.iterdir())
+        if (folder / "views.json").exists() and (not only or folder.name in only)
+        for photos in [Photos(folder, network)]
+    }
+    names = [str(index) for index in range(8)]
+    tally: dict[str, list[bool]] = {}
+    for name, views in sets.items():
+        told = odd(names, *zip(*views, strict=True))
+        tally.setdefault("false alarms a set", []).append(bool(told))
+        for index in range(8):
+            for turns in (1, 2, 3):
+                turned_view = tuple(np.ascontiguousarray(np.rot90(image, turns)) for image in views[index])
+                told = odd(names, *zip(*[*views[:index], turned_view, *views[index + 1 :]], strict=True))
+                found = any(one.code == "photo.turned" and one.files == (str(index),) for one in told)
+                tally.setdefault(f"turned by {90 * turns}", []).append(found)
+        for other in [one for one in sets if one != name][::4]:
+            told = odd(names, *zip(*[*views[:3], sets[other][3], *views[4:]], strict=True))
+            tally.setdefault("another product", []).append(any(one.files == ("3",) for one in told))
+    for kind, hits in tally.items():
+        print(f"{kind}: {interval(hits)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("angles", "quality", "table"))
+    parser.add_argument("what", choices=("angles", "quality", "odd", "table"))
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--part", default="0/1")
@@ -361,6 +391,8 @@ def main() -> None:
             table([given.to])
     elif given.what == "quality":
         quality(given.paths[0], given.seed, given.raw, given.only, given.kinds)
+    elif given.what == "odd":
+        strange(given.paths, given.only)
     else:
         table(given.paths)
 

@@ -87,10 +87,21 @@ class PackageSummary(RunSummary):
     views: int = 0
     ignored: dict[str, int] = field(default_factory=dict)
     """What lies in the source and is not used, by kind: `gapray.capture.kinds.counted`."""
+    gone: int = 0
+    """Products that were packaged from this source and lie in it no more."""
+    gone_products: list[str] = field(default_factory=list)
+    """The first of them."""
 
     def remarks(self) -> list[str]:
-        """What lies in the source and is not used, in a line."""
-        return [described(self.ignored)] if self.ignored else []
+        """What lies in the source and is not used, and what lies there no more, a line each."""
+        lines = [described(self.ignored)] if self.ignored else []
+        if self.gone:
+            more = ", …" if self.gone > len(self.gone_products) else ""
+            lines.append(
+                f"no longer in the source: {self.gone} ({', '.join(self.gone_products)}{more}); the catalogue keeps what was "
+                "packaged"
+            )
+        return lines
 
     @property
     def done(self) -> int:

@@ -58,8 +58,8 @@ class AzimuthOptions:
     front: int = 0
     """Index of the front photo in the order of the names' numbers (0-based)."""
     names: Literal["auto", "degrees", "index", "order"] = "auto"
-    """What the number at the end of a name is; `order` reads no names and takes photos as they come, which only a request's do in
-    an order that means something."""
+    """What the number at the end of a name is; `order` reads no angles from names and takes even steps in the photos' order: that in
+    which a request sends them, and of a folder's or a zip's that of their names (`by_name`)."""
     closing_frame: Literal["auto", "drop", "keep"] = "auto"
     """Whether the last photo of a numbered turn shows the front again."""
     allow_missing: bool = False
@@ -125,6 +125,16 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
     if meaning == "index" and options.names == "auto":
         _refuse_odd_count(len(chosen))
     return Reading(_whole_turn(chosen, options), "degrees" if meaning == "degrees" else "frames")
+
+
+def by_name(names: Sequence[str]) -> list[str]:
+    """Names in the order in which people read them: numbers anywhere in them count as numbers, capitals as small letters."""
+
+    def parts(name: str) -> list[tuple[int, str]]:
+        split = re.split(r"([0-9]+)", unquote(name))
+        return [(int(part), "") if place % 2 else (0, part.casefold()) for place, part in enumerate(split)]
+
+    return sorted(names, key=lambda name: (parts(name), name))
 
 
 def in_order(keys: Sequence[str], options: AzimuthOptions = AzimuthOptions()) -> Reading:

@@ -1,18 +1,20 @@
 """Safe decode: untrusted bytes -> upright 8-bit sRGB pixels, with every limit checked before a pixel is decoded.
 
-Only Pillow's own decoders and libheif see unchecked bytes. OpenCV never does: it allocates before it looks (a 24 kB PNG
-makes it take 588 MB).
+Only Pillow's own decoders, libheif and simplejpeg's libjpeg-turbo, once Pillow has found a JPEG's size, see unchecked bytes.
+OpenCV never does: it allocates before it looks (a 24 kB PNG makes it take 588 MB).
 """
 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
 
 import numpy as np
 import pillow_heif
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
@@ -43,13 +45,22 @@ STILLS_IN_SEVERAL_FRAMES = frozenset({"MPO", "HEIF", "AVIF"})
 
 UNSCALED = 4095
 """Largest value of a 16-bit photo that tells of 12 bits which were not scaled: even a dark photo has something brighter than a sixteenth."""
+FEW_COLOURS = 8
+"""Pictures of at most so many colours are line art: of sample photos at 1 to 3 bits masks are wrong, from 4 bits on they are right."""
+BLANK_LEVELS, BLANK_TAILS = 12, 0.001
+"""A picture is blank when all but this share at either end of each channel's levels lies within so many of 255: noise alone."""
+STRAY_BYTES = 2
+"""Some cameras leave a byte or two, or a padding of equal bytes, before the end of a JPEG; more is left where data was damaged."""
+_STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _SRGB = ImageCms.createProfile("sRGB")
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 """What Pillow's plug-ins raise on damaged files, read in their source; `EOFError` and decompression bombs are apart."""
 
 
-def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8]:
+def decode_photo(
+    data: bytes, settings: DecodeSettings = DecodeSettings(), *, of_product: bool = False
+) -> NDArray[np.uint8]:
     """Decode one photo.
 
     The orientation that the file says is applied once (`gapray.capture.orientation`); an embedded profile, code points of other
@@ -59,6 +70,7 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
     Args:
         data: The file's bytes, of any format in `FORMATS`, whatever its name says.
         settings: Limits, and the longer side at most of what is returned.
+        of_product: Refuse pictures that show no product as a photo does: transparent, blank or line art.
 
     Returns:
         uint8 [H, W, 3], max(H, W) <= `settings.reference_side`.
@@ -74,18 +86,28 @@ def decode_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
         _check_header(image, settings)
         if image.format == "PNG":
             _check_sums(data)
+        if image.format in ("JPEG", "MPO"):
+            _check_entropy(data, "CMYK" if image.mode == "CMYK" else "GRAY")
         profile = _profile(image, settings)
         points = code_points_of(image, data)
         encoding = encoding_of(image) if profile is None and points is None else None
+        colours: int | None = None
         if points is not None and is_hdr(points.transfer):
             turn = left_to_turn(image, data)
             image = _from_hdr(image, data, points, settings)
         else:
             image.draft(None, (settings.reference_side, settings.reference_side))
             _load(image)
+            if of_product:
+                _refuse_transparent(image)
+                colours = _few_colours(image)
             turn = left_to_turn(image, data)
             image = _shrunk(image, settings.reference_side)
             image = _to_srgb(image, profile, points, encoding)
+    if of_product:
+        _refuse_blank(image)
+        if colours is not None:
+            raise InputError("image.few_colours", f"the picture has {colours} colours, as line art and scans of 1 bit")
     if turn is not None:
         image = image.transpose(turn)
     return np.asarray(image)
@@ -162,6 +184,53 @@ def _check_sums(data: bytes) -> None:
         raise InputError("image.truncated", f"a chunk is damaged: {error}") from error
 
 
+def _check_entropy(data: bytes, colours: str) -> None:
+    """Refuse a JPEG whose coded data were damaged, which Pillow decodes to wrong pixels without a word.
+
+    libjpeg-turbo warns of it where it loses the thread. Damage after which it finds it again by chance is not seen.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, colorspace=colours, min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        if _tells_of_damage(str(error), data):
+            raise InputError("image.truncated", f"its data are damaged: {error}") from error
+
+
+def _tells_of_damage(warning: str, data: bytes) -> bool:
+    if not warning.startswith("Corrupt JPEG data"):
+        return False  # whatever else is wrong Pillow judges by itself
+    if "extraneous" not in warning:
+        return True
+    stray = _STRAY.search(warning)
+    if stray is None or int(stray[1]) <= STRAY_BYTES:
+        return False
+    ends = (found.start() for found in re.finditer(rb"\xff\xd9", data))
+    return not any(len(set(data[max(0, end - int(stray[1])) : end])) == 1 for end in ends)
+
+
+def _refuse_transparent(image: Image.Image) -> None:
+    if not image.has_transparency_data:
+        return
+    _, most = image.convert("RGBA").getchannel("A").getextrema()
+    if not isinstance(most, tuple) and most == 0:
+        raise InputError("image.transparent", "every pixel is transparent: there is nothing to be seen")
+
+
+def _few_colours(image: Image.Image) -> int | None:
+    """How many colours a picture has, if they are at most `FEW_COLOURS`; before it is shrunk, which mixes them."""
+    image = _eight_bits(image) if image.mode in _SIXTEEN_BITS else image
+    colours = None if image.mode == "F" else image.getcolors(FEW_COLOURS)
+    return None if colours is None else len(colours)
+
+
+def _refuse_blank(rgb: Image.Image) -> None:
+    counts = np.asarray(rgb.histogram(), np.int64).reshape(3, 256).cumsum(1)
+    tail = BLANK_TAILS * counts[0, -1]
+    ranges = [int(np.searchsorted(of, of[-1] - tail) - np.searchsorted(of, tail, side="right")) for of in counts]
+    if max(ranges) <= BLANK_LEVELS:
+        raise InputError("image.blank", f"the picture is one plain colour: its levels differ by {max(ranges)} of 255")
+
+
 def _profile(image: Image.Image, settings: DecodeSettings) -> ImageCms.ImageCmsProfile | None:
     data = image.info.get("icc_profile")
     if not data:
@@ -179,7 +248,7 @@ def _shrunk(image: Image.Image, longer_side: int) -> Image.Image:
     if scale >= 1:
         return image
     if image.mode in ("P", "1"):
-        image = image.convert("RGBA")
+        image = image.convert("RGBA" if image.mode == "P" else "L")
     if image.mode in _SIXTEEN_BITS:
         image = _eight_bits(image)  # Pillow picks pixels instead of averaging them at 16 bits
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -236,10 +305,12 @@ def _to_srgb(
         image = _eight_bits(image)
     if image.mode == "F":
         raise InputError("image.unsupported", "floating-point pixels have no agreed range")
-    if image.mode in ("P", "1", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.mode in ("P", "PA") or "transparency" in image.info:
+        image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "La", "RGBa") else None
-    if image.mode in ("LA", "La", "RGBa"):
+    if image.mode in ("1", "LA", "La"):
+        image = image.convert("LA").convert("L") if image.mode == "La" else image.convert("L")
+    if image.mode == "RGBa":
         image = image.convert("RGBA")
     if profile is not None:
         image = _convert_profile(image, profile)
@@ -268,10 +339,13 @@ def _over_white(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
 
 
 def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    space = {"RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "L": "GRAY"}.get(image.mode)
-    if space is None or profile.profile.xcolor_space.strip() != space:
-        return image  # a profile of another colour space than the pixels: nothing it could be applied to
-    source = image.convert("RGB") if image.mode == "RGBA" else image
+    if image.mode == "LAB":
+        return image  # means the same colours in every profile
+    space = profile.profile.xcolor_space.strip()
+    as_rgb = image.mode in ("RGBA", "YCbCr") or (image.mode == "L" and space == "RGB")
+    source = image.convert("RGB") if as_rgb else image
+    if {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}.get(source.mode) != space:
+        raise InputError("image.bad_profile", f"the colour profile is of {space} colours, the pixels are {source.mode}")
     try:
         converted = ImageCms.profileToProfile(source, profile, _SRGB, outputMode="RGB")
     except ImageCms.PyCMSError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from gapray.capture.azimuths import AzimuthOptions, Reading, orient, read_names, refuse_gaps, turned
+from gapray.capture.azimuths import AzimuthOptions, Reading, by_name, orient, read_names, refuse_gaps, turned
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
 from gapray.capture.storage import (
@@ -292,7 +292,7 @@ def _capture_set(
         tables = {entry.name.lower(): entry for entry in reversed(folder.others)}
         table = next((tables[name] for name in TABLE_NAMES if name in tables), None)
         if table is None:
-            reading = read_names(list(photos), options.azimuths)
+            reading = read_names(by_name(list(photos)), options.azimuths)
         else:
             unused.discard(table.name)
             reading = Reading(orient(read_table(table, set(photos)), options.azimuths), "table")

@@ -200,6 +200,15 @@ class Catalog:
         """One still a product and scene: the one that passes the gate with the highest score."""
         return self.table("best_stills", product_id=product_id)
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Table -> current rows and superseded ones, of tables that have any."""
+        held = {name: self.dataset(name).count_rows() for name in TABLES if self.folder.parts(name)}
+        with self._connection() as connection:
+            current = {
+                name: connection.sql(f'SELECT count(*) FROM "{name}"').fetchall()[0][0] for name in held if held[name]
+            }
+        return {name: (number, held[name] - number) for name, number in current.items()}
+
     def package(self, product_id: str) -> GapPackage:
         """One product's current package.
 

@@ -120,7 +120,8 @@ def check(
         Literal["ccw", "cw"], typer.Option(help="The way the camera walked, seen from above.")
     ] = "ccw",
     names: Annotated[
-        Literal["auto", "degrees", "index"], typer.Option(help="What the number at the end of a name is.")
+        Literal["auto", "degrees", "index", "order"],
+        typer.Option(help="What the number at the end of a name is; `order`: even steps in the order of the names."),
     ] = "auto",
     profile: ProfileOption = "classic",
     set_: SetOption = None,

@@ -63,7 +63,8 @@ Source = Annotated[
 DirectionOption = Annotated[Literal["ccw", "cw"], typer.Option(help="The way the camera walked, seen from above.")]
 FrontOption = Annotated[int, typer.Option(help="Index of the front photo, 0-based, in the order of the names.")]
 NamesOption = Annotated[
-    Literal["auto", "degrees", "index"], typer.Option(help="What the number at the end of a name is.")
+    Literal["auto", "degrees", "index", "order"],
+    typer.Option(help="What the number at the end of a name is; `order`: even steps in the order of the names."),
 ]
 ClosingOption = Annotated[
     Literal["auto", "drop", "keep"], typer.Option(help="Whether the last numbered photo repeats the front.")
@@ -530,15 +531,20 @@ def import_gap(
     ],
     out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
 ) -> None:
-    """Bring a GAP folder into a catalogue."""
+    """Bring a GAP folder into a catalogue. It takes the place of the product's package, and says so."""
     with guarded():
         from gapray.catalog.import_package import import_package
         from gapray.catalog.storage import Folder
         from gapray.gap import folder as gap_folder
 
         read = gap_folder.read(folder)
-        import_package(Folder.at(out), read, uri=str(folder.absolute()))
-        typer.echo(f"{read.product_id}: {len(read.views)} views")
+        told = {
+            "new": "",
+            "same": ", which the catalogue has already: nothing was imported",
+            "replaced": ", in place of the package that the catalogue had of this product",
+        }
+        outcome = import_package(Folder.at(out), read, uri=str(folder.absolute()))
+        typer.echo(f"{read.product_id}: {len(read.views)} views{told[outcome]}")
 
 
 @app.command()
@@ -672,11 +678,13 @@ def catalog_sheet(
     with guarded():
         from gapray.catalog.reader import open_catalog
         from gapray.report.contact_sheet import contact_sheet
+        from gapray.report.frame_strip import PRODUCTS
         from gapray.report.pictures import save_picture
 
         opened = open_catalog(catalog)
-        chosen = product or opened.table("products", columns=["product_id"])["product_id"].to_pylist()[:4]
-        save_picture(contact_sheet([opened.package(name) for name in chosen]), to)
+        held = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
+        save_picture(contact_sheet([opened.package(name) for name in product or held[:PRODUCTS]]), to)
+        _say_left_out(len(held) if not product else 0, PRODUCTS)
         typer.echo(to)
 
 
@@ -689,8 +697,16 @@ def catalog_strip(
     """Draw eight frames of each product's video side by side: captured angles and angles in between."""
     with guarded():
         from gapray.catalog.reader import open_catalog
-        from gapray.report.frame_strip import frame_strip
+        from gapray.report.frame_strip import PRODUCTS, frame_strip
         from gapray.report.pictures import save_picture
 
-        save_picture(frame_strip(open_catalog(catalog), product), to)
+        opened = open_catalog(catalog)
+        save_picture(frame_strip(opened, product or None), to)
+        _say_left_out(opened.best_videos().num_rows if not product else 0, PRODUCTS)
         typer.echo(to)
+
+
+def _say_left_out(there: int, drawn: int) -> None:
+    """On the terminal, beside the path that scripts read: a picture of the first few products is not one of all."""
+    if there > drawn:
+        typer.echo(f"the first {drawn} of {there} products; --product draws others", err=True)

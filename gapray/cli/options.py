@@ -15,7 +15,7 @@ def discover_options(
     *,
     direction: Literal["ccw", "cw"],
     front: int,
-    names: Literal["auto", "degrees", "index"],
+    names: Literal["auto", "degrees", "index", "order"],
     closing_frame: Literal["auto", "drop", "keep"],
     layout: Literal["auto", "product", "products"],
     allow_missing: bool,
@@ -32,7 +32,7 @@ def truth_options(
     *,
     direction: Literal["ccw", "cw"],
     front: int,
-    names: Literal["auto", "degrees", "index"],
+    names: Literal["auto", "degrees", "index", "order"],
     layout: Literal["auto", "product", "products"],
 ) -> DiscoverOptions:
     """The same of photos that are only compared with: any angles will do."""

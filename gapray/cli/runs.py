@@ -59,18 +59,24 @@ def status(
 ) -> None:
     """Show what runs on CATALOG now, how far it is and when it will be done, and what the catalogue holds."""
     with guarded(as_json):
+        from gapray.catalog.reader import Catalog
         from gapray.catalog.runs import found_folder, runs
 
         folder = found_folder(catalog)
         while True:
-            living = [record for record in runs(folder, limit=20) if record["state"] == "running"]
-            rows = _rows_held(catalog)
+            records = runs(folder, limit=20)
+            living = [record for record in records if record["state"] == "running"]
+            packaged = next((record for record in records if record["kind"] == "package"), {})
+            remarks = packaged.get("remarks", []) if packaged not in living else []
+            counts = Catalog(folder).counts()
             if as_json:
-                print_json({"rows": rows, "running": living})
+                rows = {name: number for name, (number, _) in counts.items() if number}
+                superseded = {name: number for name, (_, number) in counts.items() if number}
+                print_json({"rows": rows, "superseded": superseded, "remarks": remarks, "running": living})
             else:
                 if watch and sys.stdout.isatty():
                     typer.echo("\033[2J\033[H", nl=False)  # clear, cursor home
-                typer.echo(", ".join(f"{count} {name}" for name, count in rows.items()) or "an empty catalogue")
+                typer.echo("\n".join([_held(counts), *(f"last packaging: {line}" for line in remarks)]))
                 for record in living:
                     typer.echo("\n".join(["", *told(record)]))
                 if not living:
@@ -97,6 +103,7 @@ def told(record: Mapping[str, Any], now: datetime | None = None) -> list[str]:
         again = f", {stage['retried']} products again" if stage["retried"] else ""
         lines.append(f"  {name:18s} {stage['products']:8d} products  {each:8.3f} s each{gpu}{again}")
     lines += [f"  rejected {code}: {count}" for code, count in sorted(record["rejects_by_code"].items())]
+    lines += [f"  {line}" for line in record.get("remarks", ())]
     cluster = ", ".join(f"{value:g} {name}" for name, value in record["cluster"].items())
     held = record["held"]
     cost = "" if record["cost"] is None else f", cost {record['cost']:.2f}"
@@ -143,12 +150,9 @@ def _row(record: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _rows_held(catalog: str) -> dict[str, int]:
-    """Rows of each table, superseded ones included: what the parts' own footers say."""
-    from gapray.catalog.reader import Catalog
-    from gapray.catalog.schemas import TABLES
-    from gapray.catalog.storage import Folder
-
-    opened = Catalog(Folder.at(catalog))
-    counts = {name: opened.dataset(name).count_rows() for name in TABLES if opened.folder.parts(name)}
-    return {name: count for name, count in counts.items() if count}
+def _held(counts: Mapping[str, tuple[int, int]]) -> str:
+    """Current rows of each table in a line, and how many others lie there."""
+    current = ", ".join(f"{number} {name}" for name, (number, _) in counts.items() if number)
+    superseded = sum(number for _, number in counts.values())
+    more = f" (and {superseded} superseded rows, which `gapray catalog compact` removes)" if superseded else ""
+    return f"{current or 'nothing current'}{more}" if counts else "an empty catalogue"

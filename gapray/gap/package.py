@@ -71,6 +71,8 @@ class GapPackage:
     """Role -> model and revision: `mask`, `depth`, `canny`, `identity`; roles that nobody named may be missing."""
     azimuths_by: AzimuthsBy | None = None
     """How the photos' azimuths were known; None where nobody said."""
+    remarks: tuple[str, ...] = ()
+    """What there is to say of how the photos came, for whoever asked for the package; kept in no catalogue or folder."""
 
     def view(self, azimuth_deg: float) -> GapView:
         """The view at exactly `azimuth_deg`.

@@ -23,6 +23,7 @@ from gapray.inspect.arrangement import Arrangement, arrange, laid_along
 from gapray.inspect.duplicates import duplicates
 from gapray.inspect.findings import Finding
 from gapray.inspect.folder import new_folder, write_table
+from gapray.inspect.odd import odd
 from gapray.inspect.quality import Quality, qualities
 from gapray.inspect.sheet_cameras import FULL_SIDE, LEAST_MARKERS, cameras
 from gapray.models.load import load_mask
@@ -194,12 +195,14 @@ def judge(
     findings = [item for name, quality in zip(names, found, strict=True) for item in _weak(name, quality, limits)]
     doubled = duplicates(photos, masks)
     findings += [Finding("azimuth.duplicate", (names[a], names[b]), "the two files show one photo") for a, b in doubled]
+    strange = odd(names, photos, masks)
+    findings += strange
     # The outline of a product that is cut would tell lies about all others' angles; but where nearly all are cropped that closely,
     # they are all that there is.
-    odd = {name for name, one in zip(names, found, strict=True) if one.cut > MUCH_CUT}
-    odd = odd if len(odd) <= MOST_ODD * len(names) else set()
-    odd |= {names[b] for _, b in doubled}
-    kept = [index for index, name in enumerate(names) if measured is not None or name not in odd]
+    untrusted = {name for name, one in zip(names, found, strict=True) if one.cut > MUCH_CUT}
+    untrusted = untrusted if len(untrusted) <= MOST_ODD * len(names) else set()
+    untrusted |= {names[b] for _, b in doubled} | {name for item in strange for name in item.files}
+    kept = [index for index, name in enumerate(names) if measured is not None or name not in untrusted]
     said = [azimuths_deg[index] for index in kept]
     arrangement = measured
     if measured is None and len(kept) >= MIN_VIEWS:
@@ -264,7 +267,7 @@ def _read(one: CaptureSet, profile: Profile) -> tuple[dict[str, NDArray[np.uint8
     small = profile.packaging.decode.model_copy(update={"reference_side": WORK_SIDE})
     for photo in one.photos:
         try:
-            photos[photo.name] = decode_photo(read_bytes(photo.uri, small.max_bytes), small)
+            photos[photo.name] = decode_photo(read_bytes(photo.uri, small.max_bytes), small, of_product=True)
         except InputError as error:
             findings.append(Finding("photo.unreadable", (photo.name,), error.message))
     return photos, findings

@@ -13,6 +13,8 @@ INSTRUCTIONS: dict[str, str] = {
     "azimuth.misfit": "Look at it: another product, a mirrored photo, or a mask that lost a part. Take it again.",
     "azimuth.missing": "Take a photo from there.",
     "azimuth.unobservable": "Lay the printed sheet (`gapray capture sheet`) under the product, or trust the turntable.",
+    "photo.turned": "Turn the picture upright, or take it again with the camera held as for the others.",
+    "photo.other_product": "Look at it: if it is another product, take it out; if it is this product, take it again in the same light.",
     "photo.unreadable": "Take it again, or save it as JPEG.",
     "photo.blurred": "Take it again: tap to focus on the product, hold still, more light.",
     "photo.overexposed": "Take it again with less light or a lower exposure.",
@@ -50,6 +52,12 @@ class Finding:
     def instruction(self) -> str:
         """What to do."""
         return INSTRUCTIONS[self.code]
+
+    @property
+    def sentence(self) -> str:
+        """What was seen of which photos, and what to do, for people."""
+        files = f"{', '.join(self.files)}: " if self.files else ""
+        return f"{files}{self.message}. {self.instruction}"
 
     @property
     def serious(self) -> bool:

@@ -60,7 +60,7 @@ def decode_view(photo: Photo, settings: DecodeSettings) -> DecodedView:
     """
     data = read_bytes(photo.uri, settings.max_bytes)
     try:
-        pixels = decode_photo(data, settings)
+        pixels = decode_photo(data, settings, of_product=True)
     except InputError as error:
         raise InputError(error.code, f"{photo.name}: {error.message}") from error
     reference = encode_jpeg(pixels, settings.reference_quality)

@@ -15,6 +15,7 @@ from gapray.video.external import letterboxed
 SIDE = 200
 SHOWN = 8
 PRODUCTS = 4
+"""Products that are drawn where none are named."""
 LABEL = 16
 
 
@@ -23,16 +24,21 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
 
     Args:
         catalog: With videos, of any preset.
-        products: Default: the first four.
+        products: Default: the first `PRODUCTS` that have a video.
 
     Raises:
-        CatalogError: `catalog.product_not_found` when no video is there.
+        CatalogError: `catalog.product_not_found` when no video is there, or none of a product that is named.
         InputError: `video.unreadable`.
     """
     videos = catalog.best_videos().to_pylist()
-    chosen = [row for row in videos if products is None or row["product_id"] in products][:PRODUCTS]
+    if products is None:
+        chosen = videos[:PRODUCTS]
+    else:
+        chosen = [row for row in videos if row["product_id"] in products]
+        if missing := sorted(set(products) - {row["product_id"] for row in chosen}):
+            raise CatalogError("catalog.product_not_found", f"no video of {', '.join(missing)} in this catalogue")
     if not chosen:
-        raise CatalogError("catalog.product_not_found", "no video of these products in this catalogue")
+        raise CatalogError("catalog.product_not_found", "no video in this catalogue")
     rows = []
     for row in chosen:
         frames = frames_of(catalog, row)

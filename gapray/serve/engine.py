@@ -22,6 +22,7 @@ from PIL import Image
 
 from gapray.capture.azimuths import AzimuthOptions, AzimuthsBy
 from gapray.capture.capture_set import CaptureSet
+from gapray.capture.kinds import described
 from gapray.config import Profile
 from gapray.errors import GaprayError, as_gapray_error
 from gapray.fidelity.comparison import Comparison, Drawn, compare, judged, judged_together
@@ -108,7 +109,7 @@ class Packager:
                 zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
                 return gap_folder.read(Path(folder))
         with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
-            capture = self._opened(job, Path(folder))
+            capture, ignored = self._opened(job, Path(folder))
             package = build_package(
                 capture,
                 self._models,
@@ -118,18 +119,19 @@ class Packager:
         for view in package.views:
             depth = (view.depth >> 8).astype(np.uint8)
             self._artifacts.put(preview_name(job, view.azimuth_deg, "depth"), _thumbnail(depth))
-        return package
+        return replace(package, remarks=(described(ignored),)) if ignored else package
 
-    def _opened(self, job: Job, folder: Path) -> CaptureSet:
-        data, by = self._capture(job)
+    def _opened(self, job: Job, folder: Path) -> tuple[CaptureSet, dict[str, int]]:
+        """A job's photos, and what lay beside them where they were fetched."""
+        data, by, ignored = self._capture(job)
         # The table in the zip is ours; it says where the photos stand, not how that was known.
-        return replace(opened(data, folder, job.making.product_id), azimuths_by=by)
+        return replace(opened(data, folder, job.making.product_id), azimuths_by=by), ignored
 
-    def _capture(self, job: Job) -> tuple[bytes, AzimuthsBy | None]:
-        """The zip of a job's photos, and how their azimuths were known."""
+    def _capture(self, job: Job) -> tuple[bytes, AzimuthsBy | None, dict[str, int]]:
+        """The zip of a job's photos, how their azimuths were known, and what lay beside photos that are fetched now."""
         given = job.input
         if given.capture is not None:
-            return self._artifacts.get(given.capture), given.azimuths_by
+            return self._artifacts.get(given.capture), given.azimuths_by, {}
         rules = self._settings.urls
         if given.manifest_url is not None:
             sent = sent_in_manifest(
@@ -146,7 +148,7 @@ class Packager:
             fetch=lambda url, left: fetch(url, rules, left=left),
         )
         assert found.capture is not None
-        return found.capture, given.azimuths_by or found.azimuths_by
+        return found.capture, given.azimuths_by or found.azimuths_by, found.ignored
 
     def _preview(self, job: Job, azimuth: float, photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         cut = np.where(mask[..., None] >= 128, photo, 255).astype(np.uint8)
@@ -165,6 +167,7 @@ class Packager:
         return {
             "files": self._stored(job, {"package.zip": sink.getvalue()}),
             "azimuths_by": package.azimuths_by,
+            "warnings": list(package.remarks),
             "package": {
                 "product_id": package.product_id,
                 "key": package.key,
@@ -215,7 +218,7 @@ class Packager:
                 "licence": turn.licence,
             },
             "calibration": turn.calibration,
-            "warnings": list(turn.warnings),
+            "warnings": [*turn.warnings, *package.remarks],
         }
 
     def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
@@ -249,7 +252,7 @@ class Packager:
         """
         size = self._profile.fidelity.size
         with tempfile.TemporaryDirectory(prefix="gapray-") as place:
-            capture = self._opened(job, Path(place))
+            capture, _ = self._opened(job, Path(place))
             package = build_package(capture, self._models, self._profile.packaging)
             path = Path(place) / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))

@@ -94,7 +94,7 @@ class Stylist:
             "azimuth_deg": view.azimuth_deg,
             "backend": self._backend.name,
             "licence": self._backend.licence,
-            "warnings": warnings,
+            "warnings": [*warnings, *package.remarks],
         }
 
     def _shown(self, job: Job, package: GapPackage, settings: StillSettings) -> tuple[GapView, list[str]]:

@@ -101,11 +101,11 @@ PHOTOS = {
         "image.truncated",
     ),
     "float-tiff": (encoded("TIFF", "F"), "image.unsupported"),
-    "all-backdrop": (png(np.full((96, 96, 3), 235, np.uint8)), ACCEPTED),  # the null mask finds its ellipse anywhere
+    "all-backdrop": (png(np.full((96, 96, 3), 235, np.uint8)), "image.blank"),
     "cmyk": (encoded("JPEG", "CMYK"), ACCEPTED),
     "16-bit": (png(np.arange(96 * 96, dtype=np.uint16).reshape(96, 96) * 7), ACCEPTED),
     "palette": (encoded("PNG", "P"), ACCEPTED),
-    "bilevel": (encoded("PNG", "1"), ACCEPTED),
+    "bilevel": (encoded("PNG", "1"), "image.few_colours"),
     "alpha": (encoded("PNG", "RGBA"), ACCEPTED),
     "grey-alpha": (encoded("PNG", "LA"), ACCEPTED),
     "lab-tiff": (encoded("TIFF", "LAB"), ACCEPTED),
@@ -224,7 +224,8 @@ def test_an_empty_picture_has_no_product(tmp_path, classic_weights):
     folder = tmp_path / "bare"
     folder.mkdir()
     for azimuth in range(0, 360, 45):
-        cv2.imwrite(str(folder / f"bare_{azimuth:03d}.png"), np.full((128, 128, 3), 200 + azimuth // 45, np.uint8))
+        ramp = np.linspace(190, 230, 128)[:, None, None] + azimuth / 45  # a studio's gradient: no plain colour
+        cv2.imwrite(str(folder / f"bare_{azimuth:03d}.png"), np.broadcast_to(ramp, (128, 128, 3)).astype(np.uint8))
     settings = load_profile("classic", environment={}).packaging
     with pytest.raises(InputError) as error:
         build_package(discover(str(folder))[0], PackagingModels.load(settings, device="cpu"), settings)

@@ -1,30 +1,29 @@
 """`gapray.package` on a real Ray, with real models."""
 
+import json
 import os
 import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import gapray
 from gapray.capture.discover import discover
+from gapray.cli.main import app
 from gapray.config import load_profile
 from gapray.errors import CatalogError
 from gapray.packaging.build import PackagingModels, build_package
 from tests.make import write_product, write_products
 
+NULL = [word for role in ("mask", "depth", "identity") for word in ("--set", f"{role}.model=null-model")]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture
 def null():
-    overrides = [
-        "mask.model=null-model",
-        "depth.model=null-model",
-        "identity.model=null-model",
-        "run.products_per_part=2",
-    ]
-    return load_profile("classic", overrides=overrides, environment={})
+    overrides = [value for value in NULL if value != "--set"]
+    return load_profile("classic", overrides=[*overrides, "run.products_per_part=2"], environment={})
 
 
 @pytest.mark.long
@@ -109,3 +108,19 @@ def test_a_catalogue_that_cannot_be_written_to_ends_the_run_with_its_code(tmp_pa
     with pytest.raises(CatalogError) as error:
         gapray.package(tmp_path / "shoot", out=tmp_path / "catalog", profile=null)
     assert error.value.code == "catalog.write_failed"
+
+
+def test_a_product_that_is_gone_from_the_source_is_told_of(tmp_path, null):
+    write_products(tmp_path / "shoot", 2)
+    out = str(tmp_path / "c")
+    assert gapray.package(tmp_path / "shoot", out=out, profile=null).gone == 0
+    shutil.rmtree(tmp_path / "shoot" / "sku-0001")
+    done = CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", out, *NULL])
+    line = "no longer in the source: 1 (sku-0001); the catalogue keeps what was packaged"
+    assert done.exit_code == 0 and line in done.output
+    assert f"last packaging: {line}" in CliRunner().invoke(app, ["status", out]).output
+    told = json.loads(
+        CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", out, *NULL, "--json"]).stdout
+    )
+    assert (told["gone"], told["gone_products"], told["finished"]) == (1, ["sku-0001"], 1)
+    assert json.loads(CliRunner().invoke(app, ["status", out, "--json"]).stdout)["rows"]["products"] == 2

@@ -1,3 +1,4 @@
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
@@ -208,3 +209,19 @@ def test_an_unforeseen_error_keeps_a_code():
     fail(one, ZeroDivisionError("oops"))
     assert one["error_code"] == "internal.error"
     assert "ZeroDivisionError: oops" in one["error_message"]
+
+
+def test_products_that_are_gone_from_their_source_are_named(tmp_path):
+    write_products(tmp_path / "shoot", 3)
+    write_product(tmp_path / "other" / "elsewhere")
+    folder = Folder.at(str(tmp_path / "catalog"))
+    for source in ("shoot", "other"):
+        for capture in scan(str(tmp_path / source)):
+            finish(folder, capture)
+    shutil.rmtree(tmp_path / "shoot" / "sku-0001")
+    (tmp_path / "shoot" / "sku-0002" / "sku-0002_045.png").unlink()  # refused, but there
+    manifest, root = tmp_path / "m.parquet", str(tmp_path / "shoot")
+    write_manifest(scan(root), str(manifest))
+    for below, gone in ((root, ("sku-0001",)), (f"{root}/", ("sku-0001",)), (None, ()), (str(tmp_path / "sho"), ())):
+        pending = write_pending(manifest, Catalog(folder), "settings", "source", tmp_path / "p.parquet", root=below)
+        assert (pending.gone, pending.products) == (gone, 2), below

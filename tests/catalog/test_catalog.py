@@ -18,7 +18,8 @@ from gapray.catalog.rows import RunFacts, product_row, reject_row, view_row
 from gapray.catalog.schemas import TABLES
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError
-from gapray.gap.images import encode_jpeg, encode_png
+from gapray.gap import folder as gap_folder
+from gapray.gap.images import decode_grey8, encode_jpeg, encode_png
 from tests.make import package
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -160,6 +161,34 @@ def test_import(tmp_path):
     read = open_catalog(str(tmp_path)).package("old")
     assert len(read.views) == 8
     assert read.models["mask"] == "m@1"
+
+
+def test_current_and_superseded_rows_are_counted_apart(folder):
+    assert Catalog(folder).counts() == {}
+    commit(folder, joined(rows_of("a", key="k1", views=4), rows_of("b", key="k1", views=4)))
+    assert Catalog(folder).counts() == {"products": (2, 0), "views": (8, 0)}
+    commit(folder, rows_of("a", key="k2", at=5, views=8))
+    assert Catalog(folder).counts() == {"products": (2, 1), "views": (12, 4)}
+    compact(folder)
+    assert Catalog(folder).counts() == {"products": (2, 0), "views": (12, 0)}
+
+
+def test_a_package_that_comes_back_is_recognised(tmp_path):
+    """What `gapray export` wrote, brought into its own catalogue, changes nothing; touched by hand, it is another package."""
+    where = Folder.at(str(tmp_path / "c"))
+    commit(where, joined(rows_of("mug", key="k1", views=8)))
+    gap_folder.write(Catalog(where).package("mug"), tmp_path / "gap")
+    assert import_package(where, gap_folder.read(tmp_path / "gap"), uri="gap") == "same"
+    assert Catalog(where).products()["uri"].to_pylist() == ["memory://x"]
+    assert import_package(Folder.at(str(tmp_path / "new")), gap_folder.read(tmp_path / "gap"), uri="gap") == "new"
+    assert import_package(Folder.at(str(tmp_path / "new")), gap_folder.read(tmp_path / "gap"), uri="gap") == "same"
+    mask = tmp_path / "gap" / "view_045" / "geometry" / "mask_000.png"
+    retouched = decode_grey8(mask.read_bytes())
+    retouched[:9] = 255
+    mask.write_bytes(encode_png(retouched))
+    assert import_package(where, gap_folder.read(tmp_path / "gap"), uri="gap") == "replaced"
+    assert Catalog(where).package("mug").key != "k1", "what was made of the first is not taken for made of this"
+    assert (Catalog(where).package("mug").views[1].mask[:9] == 255).all()
 
 
 def test_nothing_there(tmp_path):

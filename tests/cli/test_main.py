@@ -69,6 +69,36 @@ def test_export_and_import_go_round(catalog, tmp_path):
     assert json.loads(alone.read_text())["views"]["315"]["depth_b64"]
 
 
+def test_an_import_says_what_it_takes_the_place_of(catalog, tmp_path):
+    gap = str(tmp_path / "gap")
+    assert run(app, ["export", catalog, "a", "--to", gap]).exit_code == 0
+    told = run(app, ["import-gap", gap, "--out", catalog]).output
+    assert told == "a: 8 views, which the catalogue has already: nothing was imported\n"
+    commit(Folder.at(catalog), rows_of("a", key="k2", at=60, views=4))
+    told = run(app, ["import-gap", gap, "--out", catalog]).output
+    assert told == "a: 8 views, in place of the package that the catalogue had of this product\n"
+
+
+def test_status_counts_current_rows(catalog):
+    commit(Folder.at(catalog), rows_of("a", key="k2", at=60, views=8))
+    shown = run(app, ["status", catalog]).output
+    assert "2 products, 16 views (and 9 superseded rows, which `gapray catalog compact` removes)" in shown.replace(
+        "16 views, 2 products", "2 products, 16 views"
+    )
+    told = json.loads(run(app, ["status", catalog, "--json"]).output)
+    assert told["rows"] == {"products": 2, "views": 16} and told["superseded"] == {"products": 1, "views": 8}
+    run(app, ["catalog", "compact", catalog])
+    assert "superseded" not in run(app, ["status", catalog]).output
+
+
+def test_pictures_of_the_first_products_say_that_they_are_not_of_all(catalog, tmp_path):
+    to = ["--to", str(tmp_path / "sheet.png")]
+    assert run(app, ["catalog", "sheet", catalog, *to]).stderr == ""
+    commit(Folder.at(catalog), joined(*(rows_of(name, views=4) for name in "cdef")))
+    assert "the first 4 of 6 products" in run(app, ["catalog", "sheet", catalog, *to]).stderr
+    assert run(app, ["catalog", "sheet", catalog, *to, "--product", "f"]).stderr == ""
+
+
 def test_the_prototype_s_folder_is_drawn_from(tmp_path):
     root, out = prototype.write_package(tmp_path / "gap"), str(tmp_path / "c")
     assert run(app, ["import-gap", str(root), "--out", out]).output == "supplement_mv: 8 views\n"

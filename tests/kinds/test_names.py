@@ -14,14 +14,17 @@ from urllib.parse import quote
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from gapray.capture.azimuths import AzimuthOptions, read_names
+from gapray.capture.azimuths import AzimuthOptions, by_name, read_names
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.discover import DiscoverOptions, discover, scan
 from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, completed, manifest_row
+from gapray.cli.main import app
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.serve.settings import Limits
@@ -313,3 +316,30 @@ def test_a_manifest_of_an_earlier_release_is_read():
     row = {"product_id": "mug", "uri": "u", "source": "s", "photos": [], "error_code": None, "error_message": None}
     table = completed(pa.Table.from_pylist([row], schema=old))
     assert table.schema == MANIFEST and capture_set(table.to_pylist()[0]).azimuths_by is None
+
+
+SERIES = ["IMG_9.png", "IMG_10.png", "img_101.png", "IMG_1021.png", "b.png", "c 2.png", "c 10.png", "é.png"]
+"""Names of which no angle can be read, in the order in which people read them."""
+
+
+@given(st.permutations(SERIES))
+def test_photos_of_a_folder_go_by_the_order_of_their_names(listed):
+    assert by_name(listed) == ["b.png", "c 2.png", "c 10.png", *SERIES[:4], "é.png"]
+
+
+def test_the_command_line_takes_photos_by_the_order_of_their_names(tmp_path):
+    folder = tmp_path / "shoot" / "mug"
+    folder.mkdir(parents=True)
+    for step, name in enumerate(by_name(SERIES)):
+        (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([step]))
+    to = tmp_path / "m.parquet"
+    refused = CliRunner().invoke(app, ["manifest", str(tmp_path / "shoot"), "--to", str(to)])
+    assert "capture.ambiguous_azimuths" in str(pq.read_table(to)["error_code"].to_pylist()), refused.output
+    to.unlink()
+    done = CliRunner().invoke(app, ["manifest", str(tmp_path / "shoot"), "--to", str(to), "--names", "order"])
+    assert done.exit_code == 0, done.output
+    [row] = pq.read_table(to).to_pylist()
+    assert row["azimuths_by"] == "order"
+    assert {photo["name"]: photo["azimuth_deg"] for photo in row["photos"]} == {
+        name: 45.0 * step for step, name in enumerate(by_name(SERIES))
+    }

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from gapray.catalog.reader import open_catalog
 from gapray.catalog.storage import Folder
+from gapray.cli.main import app
 from gapray.errors import CatalogError
 from gapray.report.frame_strip import SHOWN, SIDE, frame_strip
 from gapray.video.presets import presets
@@ -29,3 +31,18 @@ def test_a_catalogue_without_videos(tmp_path):
     with pytest.raises(CatalogError) as error:
         frame_strip(open_catalog(folder.path), ["beta"])
     assert error.value.code == "catalog.product_not_found"
+
+
+def test_named_products_are_all_drawn_or_named(tmp_path):
+    folder = Folder.at(str(tmp_path / "catalog"))
+    names = ["alpha", "beta", "gamma", "delta", "epsilon"]
+    for name in names:
+        add(folder, name, lpips=0.1, gate="pass")
+    catalog, where = open_catalog(folder.path), ["catalog", "strip", folder.path, "--to", str(tmp_path / "strip.png")]
+    assert frame_strip(catalog, names).height == 5 * frame_strip(catalog, names[:1]).height
+    assert frame_strip(catalog).height == 4 * frame_strip(catalog, names[:1]).height
+    with pytest.raises(CatalogError, match="no video of zeta") as error:
+        frame_strip(catalog, ["alpha", "zeta"])
+    assert error.value.code == "catalog.product_not_found"
+    assert "the first 4 of 5 products" in CliRunner().invoke(app, where).stderr
+    assert CliRunner().invoke(app, [*where, "--product", "beta"]).stderr == ""

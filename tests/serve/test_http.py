@@ -113,7 +113,7 @@ def test_a_product_that_cannot_be_made_fails_with_its_code(real_server):
     blank = cv2.imencode(".png", np.full((96, 96, 3), 255, np.uint8))[1].tobytes()
     same = [("input_reference[]", (f"m_{a:03d}.png", blank, "image/png")) for a in range(0, 360, 45)]
     found = done(real_server, f"/v1/videos/{post(real_server, same).json()['id']}")
-    assert (found["status"], found["error"]["code"]) == ("failed", "capture.duplicate_azimuth")
+    assert (found["status"], found["error"]["code"]) == ("failed", "image.blank")
     assert found["gap"]["remedy"]
     answer = get(real_server, f"/v1/videos/{found['id']}/content")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "job.failed")
