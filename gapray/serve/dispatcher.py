@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from gapray.serve.artifacts import Artifacts
@@ -127,7 +128,12 @@ class Dispatcher:
             known = failure_of(error)
             if known.code == "internal.error":
                 log.exception("job %s attempt %d failed", job.id, job.attempt)
-            await self._until_said(self._store.fail, job.id, job.attempt, known.code, told(known))
+            failed = job.id, job.attempt, known.code, told(known)
+            if known.code == "job.out_of_memory":  # which another job of the same worker may have taken
+                fail = partial(self._store.fail_at_last, attempts=self._settings.jobs.attempts)
+                await self._until_said(fail, *failed)
+            else:
+                await self._until_said(self._store.fail, *failed)
         finally:
             # A later attempt of the same job may have begun meanwhile.
             if job.id in self._running and self._running[job.id][0].attempt == job.attempt:

@@ -214,7 +214,7 @@ class JobStore:
             _refuse_full(connection, found.owner, max_queued, max_of_owner)
             changed = connection.execute(
                 jobs.update()
-                .where(jobs.c.id == job_id, jobs.c.status == "failed")
+                .where(jobs.c.id == job_id, jobs.c.status == "failed", _SEEN)
                 .values(
                     status="queued",
                     stage="",
@@ -393,6 +393,15 @@ class JobStore:
                     error_message=shown(message),
                 )
             )
+
+    def fail_at_last(self, job_id: str, attempt: int, code: str, message: str, *, attempts: int) -> bool:
+        """Give a job back for another attempt, and publish the failure of the last of `attempts`. False as for `complete`."""
+        left = jobs.c.attempt - jobs.c.tried_before < attempts
+        with writing(self.engine) as connection:
+            again = jobs.update().where(*_attempt(job_id, attempt), left).values(lease_until=0.0)
+            if connection.execute(again).rowcount:
+                return True
+        return self.fail(job_id, attempt, code, message)
 
     def release(self, job_id: str, attempt: int) -> bool:
         """Give a job back at once, for another worker: this one is going. The attempt counts."""
