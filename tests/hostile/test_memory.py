@@ -85,7 +85,9 @@ def test_a_job_without_memory_is_tried_again_and_fails_at_last_with_its_code(tmp
 
     greedy, neighbour = (
         context.store.submit(
-            NewJob(owner=owner, api="native", kind="package", making=Making(), input=JobInput()), max_queued=9, keep_s=60
+            NewJob(owner=owner, api="native", kind="package", making=Making(), input=JobInput()),
+            max_queued=9,
+            keep_s=60,
         )
         for owner in ("greedy", "neighbour")
     )
