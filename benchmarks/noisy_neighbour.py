@@ -186,7 +186,7 @@ class Server:
             files = [one for one in folder.rglob("*") if one.is_file() and one.relative_to(folder).parts[0] != "owner"]
             files = [one for one in files if one.relative_to(folder).parts[1] not in self._kept]
             files += [
-                one for work in (self._folder / "tmp").glob("gapray-*") for one in work.rglob("*") if one.is_file()
+                one for work in (self._folder / "tmp").glob("gapray-work-*") for one in work.rglob("*") if one.is_file()
             ]
             if not files or time.monotonic() > end:
                 break
@@ -344,13 +344,13 @@ def nothing(hostile: Hostile) -> None:
 
 def endless_headers(hostile: Hostile) -> None:
     head = ["GET /healthz HTTP/1.1", "Host: 127.0.0.1", ""]
-    hostile.repeat(40, lambda: hostile.drip(head, lambda: b"a: b\r\n", 0.5))
+    hostile.repeat(40, lambda: hostile.drip(head, lambda: b"a: b\r\n", 0.5), 1.0)
 
 
 def slow_bodies(hostile: Hostile) -> None:
     head = ["POST /v1/videos HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: 1000000"]
     head += [f"Authorization: {hostile.headers['authorization']}", "", "{"]
-    hostile.repeat(60, lambda: hostile.drip(head, lambda: b" ", 0.5))
+    hostile.repeat(60, lambda: hostile.drip(head, lambda: b" ", 0.5), 1.0)
 
 
 def event_streams(hostile: Hostile) -> None:

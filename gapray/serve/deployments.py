@@ -28,6 +28,7 @@ from gapray.serve.dispatcher import Dispatcher, WorkerLostError
 from gapray.serve.http.places import BESIDE
 from gapray.serve.jobs import Job, Kind, Making
 from gapray.serve.memory import cap_memory
+from gapray.serve.scratch import clear_scratch
 from gapray.serve.settings import Replicas, ServeSettings, refuse_secrets, serve_settings
 from gapray.serve.store import JobStore
 from gapray.serve.tables import is_sqlite
@@ -64,6 +65,7 @@ class PackagerReplica:
         from gapray.serve.engine import Packager
 
         settings = settings.with_places()
+        clear_scratch()  # of the replica that this one may replace
         self._worker = Packager(settings, holds=JobStore(str(settings.jobs_url)).holds)
         self._worker.warm_up()
         keep_to_memory(settings.packager)
@@ -261,6 +263,7 @@ class Ingress:
 
         self._app = serve.get_replica_context().app_name
         self._seen = 0.0, "the workers are starting"
+        clear_scratch()
         self._context = Context.of(settings.with_places(), self._missing)
         keep_to_memory(settings.ingress)
 

@@ -107,7 +107,8 @@ class Dispatcher:
 
     async def _one(self, job: Job) -> None:
         async def report(stage: str, percent: int) -> None:
-            await asyncio.to_thread(self._store.progress, job.id, job.attempt, stage, percent)
+            with suppress(*AWAY):  # how far a job is may stay unsaid; what becomes of it may not
+                await asyncio.to_thread(self._store.progress, job.id, job.attempt, stage, percent)
 
         try:
             async with asyncio.timeout(job.timeout_s or self._settings.jobs.timeout_s):

@@ -1,29 +1,39 @@
 """Gone is gone: deletions in the middle of everything, on storages that are slow and fail, and on a disk that is full."""
 
+import asyncio
+import contextlib
 import logging
+import os
 import random
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 import requests
+from sqlalchemy.exc import OperationalError
 
 from gapray.serve import deletion, dispatcher
 from gapray.serve.http.app import build_app
 from gapray.serve.http.context import Context
 from gapray.serve.local import LocalWorkers
+from gapray.serve.scratch import clear_scratch
 from gapray.serve.work import make
 from gapray.video.encode import encode_mp4
 from tests.hostile import troubled
+from tests.kinds.test_places import mounted
 from tests.make import photo
 from tests.serve.conftest import listening, running, settings_in
-from tests.serve.test_deletion import until
+from tests.serve.test_deletion import accepted, until
 
 KEPT_OF = 16
 """One of so many jobs is not deleted."""
@@ -207,3 +217,99 @@ def test_jobs_deleted_at_random_moments_of_every_stage(
         for name, told in (job.result or {}).get("files", {}).items():
             assert len(context.artifacts.get(f"{job.folder}/{name}")) == told["bytes"]
     until(lambda: not list(scratch.glob("gapray-*")), 120)
+
+
+@pytest.fixture
+def small_disk():
+    """A disk of 24 MB that holds the jobs' database and the files, as one machine's state folder does."""
+    with mounted("size=24m") as found:
+        yield found
+
+
+def fill(disk, left):
+    """Fill a disk but for so many bytes; returns the file that does."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    os.truncate(filler, filler.stat().st_size - left)
+    return filler
+
+
+def test_on_a_full_disk_jobs_can_be_deleted_and_give_their_room_back(small_disk):
+    context = Context.of(settings_in(small_disk))
+    store, artifacts = context.store, context.artifacts
+    jobs = [accepted(store, artifacts) for _ in range(3)]
+    for job in jobs:
+        artifacts.put(f"results/{job.id}/1/turntable.mp4", bytes(200_000))
+    fill(small_disk, 0)
+    with pytest.raises(OperationalError, match="full"):
+        store.mark_deleted(jobs[0].id)
+    for job in jobs:
+        assert deletion.forget(store, artifacts, job.id)
+    assert not listed(context) and not store.known([job.id for job in jobs])
+    assert shutil.disk_usage(small_disk).free > 400_000
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_results_keeps_no_orphans(small_disk, photos, quick):
+    """A job that ends in the middle has a code, a request that finds no room has one too, and all of it can be deleted."""
+    settings = settings_in(small_disk, jobs={"poll_s": 0.02, "lease_s": 20, "orphan_s": 1.0})
+    context = Context.of(settings)
+    form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
+    workers = LocalWorkers(settings, device="cpu", holds=context.store.holds)
+    full = threading.Event()
+
+    async def do(job, report):
+        await asyncio.to_thread(full.wait, 60)
+        return await make(job, workers, report)
+
+    with listening(build_app(context)) as url, running(context, do):
+
+        def post():
+            return requests.post(f"{url}/v1/videos", files=form, data={"score": "false"}, timeout=60)
+
+        video = post().json()["id"]
+        job_id = video.removeprefix("video_")
+        until(lambda: context.store.get(job_id, None).status == "running")
+        filler = fill(small_disk, 40_000)  # room for some of the small pictures that the work begins with
+        full.set()
+        until(lambda: shutil.disk_usage(small_disk).free < 4096)
+        refused = post()
+        assert refused.status_code == 503, refused.text
+        filler.unlink()  # until then the database cannot say what became of the job
+        until(lambda: context.store.get(job_id, None).final)
+        job = context.store.get(job_id, None)
+        assert (job.status, job.error_code) == ("failed", "artifacts.failed"), job.error_message
+        until(lambda: listed(context) <= {job_id}, 60)
+        assert requests.delete(f"{url}/v1/videos/{video}", timeout=30).json()["deleted"]
+        until(lambda: not listed(context), 60)
+        assert not list(small_disk.rglob("*.tmp"))
+
+
+WORKER = """
+import signal, time
+from gapray.serve.scratch import scratch
+with scratch() as folder:
+    (folder / "capture.zip").write_bytes(b"photos")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_worker_had_in_hand_is_removed_and_what_a_living_one_has_is_not(scratch):
+    def begun():
+        environment = os.environ | {"TMPDIR": str(scratch)}
+        worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True, env=environment)
+        return worker, Path(worker.stdout.readline().strip())
+
+    (killed, left), (living, kept) = begun(), begun()
+    try:
+        killed.kill()
+        killed.wait(20)
+        assert (left / "capture.zip").exists()
+        assert clear_scratch() == [left]
+        assert not left.exists() and (kept / "capture.zip").exists()
+    finally:
+        living.kill()
+        living.wait(20)
+    assert clear_scratch() == [kept] and not list(scratch.iterdir())

@@ -112,8 +112,8 @@ def test_a_worker_of_a_real_server_outlives_a_job_that_its_budgets_let_in(tmp_pa
     keys = {name: {"authorization": f"Bearer {server.key(name)}"} for name in ("greedy", "neighbour")}
     server.start()
     try:
-        until(lambda: server.pids("PackagerReplica"))
-        [worker] = server.pids("PackagerReplica")
+        until(lambda: server.pids(":packager"))
+        [worker] = server.pids(":packager")
 
         def package(who, views):
             form = [("input_reference[]", (name, data, "image/png")) for name, data in views.items()]
@@ -124,6 +124,6 @@ def test_a_worker_of_a_real_server_outlives_a_job_that_its_budgets_let_in(tmp_pa
         greedy = package("greedy", dict.fromkeys(photos, large))
         assert (greedy["status"], greedy["error"]["code"]) == ("failed", "job.out_of_memory"), greedy
         assert package("neighbour", photos)["status"] == "completed"
-        assert server.pids("PackagerReplica") == [worker]
+        assert server.pids(":packager") == [worker]
     finally:
         server.stop()
