@@ -359,7 +359,7 @@ def event_streams(hostile: Hostile) -> None:
     def watch() -> None:
         hostile.requests += 1
         place = hostile.url + hostile._places[0] + "/events"
-        with requests.get(place, headers=hostile.headers, stream=True, timeout=30) as stream:
+        with requests.get(place, headers=hostile.headers, stream=True, timeout=5) as stream:
             hostile.answers[str(stream.status_code)] += 1
             for _ in stream.iter_lines():
                 if hostile.stop.is_set():

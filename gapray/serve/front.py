@@ -62,6 +62,7 @@ defaults
     timeout http-keep-alive {idle_s}s
     timeout client {idle_s}s
     timeout server {answer_s}s
+    option abortonclose
 {errors}
 frontend clients
     bind {bind}
