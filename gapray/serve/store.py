@@ -214,7 +214,7 @@ class JobStore:
             _refuse_full(connection, found.owner, max_queued, max_of_owner)
             changed = connection.execute(
                 jobs.update()
-                .where(jobs.c.id == job_id, jobs.c.status == "failed", _SEEN)
+                .where(jobs.c.id == job_id, jobs.c.status == "failed")
                 .values(
                     status="queued",
                     stage="",
