@@ -326,7 +326,7 @@ class Hostile:
         """End the attack, and delete what it made."""
         self.stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(90)
         for place in self._places:
             for _ in range(20):
                 with suppress(requests.RequestException):

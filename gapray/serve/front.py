@@ -32,7 +32,7 @@ IDLE_S = 30
 ANSWER_S = 3600
 """Between two bytes of an answer; what is waited for longer has limits of its own."""
 CONNECTIONS, OF_ONE_ADDRESS = 1024, 256
-OF_ONE_KEY = 1000
+OF_ONE_KEY = 400
 """Requests of one key in ten seconds. More are answered late, after a second, and cost the server nothing: on two cores it answers some
 2,000 in that time, the ones that it refuses included."""
 START_S = 10.0

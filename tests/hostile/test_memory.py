@@ -103,8 +103,8 @@ def test_a_job_without_memory_is_tried_again_and_fails_at_last_with_its_code(tmp
 @pytest.mark.timeout(600)
 def test_a_worker_of_a_real_server_outlives_a_job_that_its_budgets_let_in(tmp_path, photos):
     settings = {
-        "overrides": [*TINY],
-        "packager": {"ongoing": 2, "memory_bytes": CAP_MIB * 2**20},
+        "overrides": [*TINY, "decode.max_pixels=200000000"],  # a budget that was set too high
+        "packager": {"ongoing": 2, "memory_bytes": 300 * 2**20},
         "stylist": None,
         "jobs": {"attempts": 2},
     }
@@ -120,10 +120,11 @@ def test_a_worker_of_a_real_server_outlives_a_job_that_its_budgets_let_in(tmp_pa
             asked = requests.post(f"{server.url}/v1/packages?wait=200", files=form, headers=keys[who], timeout=220)
             return asked.json()
 
-        large = picture(7700)
+        large = picture(13_000)  # 484 MiB once it is decoded
         greedy = package("greedy", dict.fromkeys(photos, large))
         assert (greedy["status"], greedy["error"]["code"]) == ("failed", "job.out_of_memory"), greedy
-        assert package("neighbour", photos)["status"] == "completed"
+        done = package("neighbour", photos)
+        assert done["status"] == "completed", done
         assert server.pids(":packager") == [worker]
     finally:
         server.stop()
