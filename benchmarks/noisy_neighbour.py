@@ -440,8 +440,8 @@ def dripping_receiver(hostile: Hostile) -> None:
     hostile.repeat(1, accept)
     hook = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     for _ in range(30):
-        hostile.post("/v1/videos", files=hostile.server._form, data={"webhook": hook, "frames": "8"})
-    hostile.post("/v2/any/purge-queue")
+        hostile.post("/v1/packages", files=hostile.server._form, data={"webhook": hook})
+        hostile.post(f"/v2/any/cancel/{hostile._places[-1].rpartition('_')[2]}")
 
 
 def surrogates(hostile: Hostile) -> None:

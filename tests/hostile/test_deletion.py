@@ -313,3 +313,20 @@ def test_what_a_killed_worker_had_in_hand_is_removed_and_what_a_living_one_has_i
         living.kill()
         living.wait(20)
     assert clear_scratch() == [kept] and not list(scratch.iterdir())
+
+
+def test_a_job_outlives_a_disk_on_which_nobody_can_note_how_far_it_is(small_disk):
+    context = Context.of(settings_in(small_disk))
+
+    async def do(job, report):
+        filler = fill(small_disk, 0)
+        with pytest.raises(OperationalError, match="full"):
+            context.store.progress(job.id, job.attempt, "render", 40)
+        await report("render", 50)
+        filler.unlink()
+        return {"files": {}}
+
+    with running(context, do):
+        job = accepted(context.store, context.artifacts)
+        until(lambda: context.store.get(job.id, None).final)
+    assert context.store.get(job.id, None).status == "completed"
