@@ -155,6 +155,7 @@ REMEDIES: dict[str, str] = {
     "job.expired": "Results are kept for jobs.keep_s; submit the job again.",
     "job.unreadable": "Submit it again: its row was damaged, or written by another gapray. The server's log says how.",
     "job.timed_out": "Ask for fewer frames or a smaller size, or raise jobs.timeout_s.",
+    "job.out_of_memory": "Send smaller photos, or ask for fewer frames or a smaller size; or raise memory_bytes of the server's worker that its log names.",
     "job.attempts_exhausted": "See the server's log for what killed its workers, then retry the job.",
     "jobs.store_unusable": "Set GAPRAY_JOBS_URL to sqlite:///path or postgresql://…; SQLite serves one machine only.",
     "jobs.newer_schema": "Use the gapray release that changed the database, or a newer one; to go back, restore the database from a backup.",
@@ -233,6 +234,16 @@ class InternalError(GaprayError):
     """An error that gapray did not foresee, wrapped so that it keeps a code (`internal.error`)."""
 
 
+_NO_ROOM = {errno.ENOMEM, errno.EAGAIN}
+"""EAGAIN: there was no room for another thread's stack (pthread_create(3))."""
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Insufficient memory",
+    "bad_alloc",
+    "bad allocation",
+    "Failed to allocate memory",
+    "can't start new thread",
+)
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """What only a write can end with."""
 _NO_PLACE = {
@@ -269,12 +280,28 @@ def writing(kind: type[GaprayError], code: str, place: object) -> Iterator[None]
         raise kind(code, f"{place}: {error}") from error
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an allocation on the host failed, here or in what `error` was raised from.
+
+    torch, OpenCV and ONNX Runtime raise errors of their own kinds, which only their words tell.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+            return True
+        if not isinstance(error, GaprayError) and any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
 def as_gapray_error(error: Exception) -> GaprayError:
     """`error` itself when it is one of ours; of a file system that refuses, a `FileError`; else an `InternalError`."""
     if isinstance(error, GaprayError):
         return error
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
         return ModelError("model.out_of_memory", str(error).split(".", maxsplit=1)[0])
+    if is_out_of_memory(error):
+        return ServeError("job.out_of_memory", "the work takes more memory than a worker may have")
     if isinstance(error, OSError) and error.errno in _NO_WRITING:
         return FileError("file.write_failed", str(error))
     if isinstance(error, OSError) and error.errno in _NO_PLACE:

@@ -11,9 +11,12 @@ import logging
 import re
 import time
 
+from sqlalchemy.exc import OperationalError
+
 from gapray.errors import ServeError
 from gapray.serve.artifacts import RESULTS, UPLOADS, Artifacts
 from gapray.serve.store import JobStore
+from gapray.serve.tables import is_full
 
 log = logging.getLogger("gapray.serve")
 _AGAIN_S = 60.0
@@ -25,19 +28,32 @@ def forget(store: JobStore, artifacts: Artifacts, job_id: str) -> bool:
 
     For clients and workers it is gone when this returns, whatever the storage does.
 
+    On a full disk the files go first, because the mark finds no room before.
+
     Returns:
         Whether all files are gone; if not, `JobStore.doomed` names the job again after a minute.
     """
-    store.mark_deleted(job_id)
     try:
-        for folder in (UPLOADS, RESULTS):
-            artifacts.remove(f"{folder}/{job_id}")
+        store.mark_deleted(job_id)
+    except OperationalError as error:
+        if not is_full(error):
+            raise
+        # Where database and files share a disk, there is room for the mark once the files are gone.
+        _remove_files(artifacts, job_id)
+        store.mark_deleted(job_id)
+    try:
+        _remove_files(artifacts, job_id)
     except ServeError as error:
         log.warning("job %s is deleted, its files are not yet: %s", job_id, error)
         store.postpone(job_id, _AGAIN_S)
         return False
     store.erase(job_id)
     return True
+
+
+def _remove_files(artifacts: Artifacts, job_id: str) -> None:
+    for folder in (UPLOADS, RESULTS):
+        artifacts.remove(f"{folder}/{job_id}")
 
 
 class Sweeper:

@@ -15,17 +15,20 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._common.utils import get_system_memory
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, TaskCancelledError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error
+from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error, is_out_of_memory
 from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
 from gapray.serve.http.places import BESIDE
 from gapray.serve.jobs import Job, Kind, Making
+from gapray.serve.memory import cap_memory
+from gapray.serve.scratch import clear_scratch
 from gapray.serve.settings import Replicas, ServeSettings, refuse_secrets, serve_settings
 from gapray.serve.store import JobStore
 from gapray.serve.tables import is_sqlite
@@ -42,9 +45,12 @@ def coded(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         try:
             return method(*args)
-        except GaprayError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                log.warning("%s would take more than its memory_bytes: %s", method.__qualname__, error)
+                raise as_gapray_error(MemoryError()) from None
+            if isinstance(error, GaprayError):
+                raise
             log.exception("%s failed", method.__qualname__)
             raise as_gapray_error(error) from None
 
@@ -59,8 +65,10 @@ class PackagerReplica:
         from gapray.serve.engine import Packager
 
         settings = settings.with_places()
+        clear_scratch()  # of the replica that this one may replace
         self._worker = Packager(settings, holds=JobStore(str(settings.jobs_url)).holds)
         self._worker.warm_up()
+        keep_to_memory(settings.packager)
 
     @coded
     def package(self, job: Job) -> Any:
@@ -98,6 +106,7 @@ class GeneratorReplica:
 
         self._worker = Generator(settings)
         self._worker.warm_up()
+        keep_to_memory(settings.generator)
 
     @coded
     def draw(self, making: Making, package: Any) -> Any:
@@ -114,6 +123,7 @@ class ScorerReplica:
 
         self._worker = Scorer(settings)
         self._worker.warm_up()
+        keep_to_memory(settings.scorer)
 
     @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)  # type: ignore[untyped-decorator]
     async def judge(self, comparisons: list[Any]) -> list[Any]:
@@ -136,6 +146,7 @@ class StylistReplica:
         settings = settings.with_places()
         self._worker = Stylist(settings, holds=JobStore(str(settings.jobs_url)).holds)
         self._worker.warm_up()
+        keep_to_memory(settings.stylist or Replicas())
 
     @coded
     def style(self, job: Job, package: Any) -> Any:
@@ -252,7 +263,9 @@ class Ingress:
 
         self._app = serve.get_replica_context().app_name
         self._seen = 0.0, "the workers are starting"
+        clear_scratch()
         self._context = Context.of(settings.with_places(), self._missing)
+        keep_to_memory(settings.ingress)
 
     def _missing(self) -> str | None:
         """What keeps jobs from being worked on, asked of Serve's controller once in a while."""
@@ -371,6 +384,17 @@ def keep_to_share() -> None:
         import torch
 
         torch.cuda.set_per_process_memory_fraction(share)
+
+
+def keep_to_memory(wanted: Replicas) -> None:
+    """Let this replica's work take no more than its share of the node's memory.
+
+    Not beside a GPU: CUDA maps host memory of its own as it goes, and no figure of what it needs is known.
+    """
+    if wanted.gpus:
+        return
+    cap = cap_memory(wanted.memory_bytes or get_system_memory() // 4)
+    log.info("private memory is capped at %s bytes", cap)
 
 
 def _is_loss(cause: BaseException | None) -> bool:

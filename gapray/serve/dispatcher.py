@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from gapray.serve.artifacts import Artifacts
@@ -106,7 +107,8 @@ class Dispatcher:
 
     async def _one(self, job: Job) -> None:
         async def report(stage: str, percent: int) -> None:
-            await asyncio.to_thread(self._store.progress, job.id, job.attempt, stage, percent)
+            with suppress(*AWAY):  # how far a job is may stay unsaid; what becomes of it may not
+                await asyncio.to_thread(self._store.progress, job.id, job.attempt, stage, percent)
 
         try:
             async with asyncio.timeout(job.timeout_s or self._settings.jobs.timeout_s):
@@ -127,7 +129,12 @@ class Dispatcher:
             known = failure_of(error)
             if known.code == "internal.error":
                 log.exception("job %s attempt %d failed", job.id, job.attempt)
-            await self._until_said(self._store.fail, job.id, job.attempt, known.code, told(known))
+            failed = job.id, job.attempt, known.code, told(known)
+            if known.code == "job.out_of_memory":  # which another job of the same worker may have taken
+                fail = partial(self._store.fail_at_last, attempts=self._settings.jobs.attempts)
+                await self._until_said(fail, *failed)
+            else:
+                await self._until_said(self._store.fail, *failed)
         finally:
             # A later attempt of the same job may have begun meanwhile.
             if job.id in self._running and self._running[job.id][0].attempt == job.attempt:

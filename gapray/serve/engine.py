@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +40,7 @@ from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
 from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
+from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import strangers
 from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
@@ -105,11 +105,11 @@ class Packager:
                 that is there no more.
         """
         if job.input.package is not None:
-            with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
+            with scratch() as folder:
                 zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
-                return gap_folder.read(Path(folder))
-        with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
-            capture, ignored = self._opened(job, Path(folder))
+                return gap_folder.read(folder)
+        with scratch() as folder:
+            capture, ignored = self._opened(job, folder)
             package = build_package(
                 capture,
                 self._models,
@@ -157,11 +157,11 @@ class Packager:
 
     def store_package(self, job: Job, package: GapPackage) -> dict[str, Any]:
         """The package as a zip of a GAP folder; returns the job's result."""
-        with tempfile.TemporaryDirectory(prefix="gapray-") as place:
-            gap_folder.write(package, Path(place))
+        with scratch() as place:
+            gap_folder.write(package, place)
             sink = io.BytesIO()
             with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-                for path in sorted(Path(place).rglob("*")):
+                for path in sorted(place.rglob("*")):
                     if path.is_file():
                         archive.write(path, path.relative_to(place))
         return {
@@ -251,10 +251,10 @@ class Packager:
             InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `capture.*`, `image.*`.
         """
         size = self._profile.fidelity.size
-        with tempfile.TemporaryDirectory(prefix="gapray-") as place:
-            capture, _ = self._opened(job, Path(place))
+        with scratch() as place:
+            capture, _ = self._opened(job, place)
             package = build_package(capture, self._models, self._profile.packaging)
-            path = Path(place) / "video"
+            path = place / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.
             clip = made_of_frames(

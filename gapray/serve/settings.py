@@ -112,6 +112,11 @@ class Replicas(_Settings):
     cpus: float = Field(0.5, ge=0, description="Logical CPUs of a replica.")
     gpus: float = Field(0, ge=0, description="Share of a GPU of a replica; its process keeps to it.")
     threads: int = Field(2, ge=1, description="CPU threads of a replica.")
+    memory_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="What the work of a replica without a GPU may take beyond what it holds once it is loaded; null = a quarter of its node's memory [bytes].",
+    )
 
 
 class ServeSettings(_Settings):

@@ -394,6 +394,15 @@ class JobStore:
                 )
             )
 
+    def fail_at_last(self, job_id: str, attempt: int, code: str, message: str, *, attempts: int) -> bool:
+        """Give a job back for another attempt, and publish the failure of the last of `attempts`. False as for `complete`."""
+        left = jobs.c.attempt - jobs.c.tried_before < attempts
+        with writing(self.engine) as connection:
+            again = jobs.update().where(*_attempt(job_id, attempt), left).values(lease_until=0.0)
+            if connection.execute(again).rowcount:
+                return True
+        return self.fail(job_id, attempt, code, message)
+
     def release(self, job_id: str, attempt: int) -> bool:
         """Give a job back at once, for another worker: this one is going. The attempt counts."""
         with writing(self.engine) as connection:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import OperationalError
 
 from gapray.errors import ConfigError
 from gapray.serve.migrations import bring_up_to_date
@@ -20,6 +22,9 @@ UNREADABLE = "unreadable"
 
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 """Raised while a database does not answer. Any other error comes back however often a statement is tried."""
+
+_DISK_FULL = "53100"
+"""PostgreSQL's code (its documentation, appendix A)."""
 
 metadata = sa.MetaData()
 """What the newest step of `gapray.serve.migrations` leaves; a change here needs a step there."""
@@ -147,6 +152,12 @@ _JSON: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False)
 def is_sqlite(url: str) -> bool:
     """Whether `url` names a file that only one machine can share."""
     return url.startswith("sqlite")
+
+
+def is_full(error: OperationalError) -> bool:
+    """Whether a statement failed because the database's disk is full."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", None) == _DISK_FULL
 
 
 def _sqlite_connected(connection: Any, _record: Any) -> None:

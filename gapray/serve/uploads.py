@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +37,7 @@ from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.gap.manifest import manifest_views
 from gapray.serve.jobs import PhotoSource
+from gapray.serve.scratch import scratch
 from gapray.serve.settings import Limits
 from gapray.serve.text import refuse_nested, refuse_unusable, strict_json
 
@@ -394,8 +394,8 @@ def _unzipped(data: bytes, options: AzimuthOptions, limits: Limits, decode: Deco
         raise InputError(
             "request.invalid", "photos in a zip come in no order: name them, or put a capture.csv beside them"
         )
-    with tempfile.TemporaryDirectory(prefix="gapray-") as folder:
-        path = Path(folder) / "upload.zip"
+    with scratch() as folder:
+        path = folder / "upload.zip"
         path.write_bytes(data)
         beside: list[str] = []
         limited = DiscoverOptions(options, archive=ArchiveLimits(entries=limits.entries))

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from gapray.serve.front import binary_of_haproxy, free_port, front
 from tests.serve.conftest import served
 
 SHARE = 3
@@ -122,6 +123,40 @@ def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(server, photos):
         assert 1 < time.monotonic() - begun < 15
         [data] = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
         assert json.loads(data)["video"]["status"] == "queued"
+
+
+@pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
+def test_streams_that_their_client_left_give_their_places_back(tmp_path, photos):
+    """Behind HAProxy too, which by itself goes on with the answer: a page that is loaded anew would lock itself out."""
+    settings = QUICK | {"limits": QUICK["limits"] | {"wait_s": 120}}
+    form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
+    with served(tmp_path, worker="none", **settings) as server:
+        port = free_port()
+        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+            url, headers = f"http://127.0.0.1:{port}", server.headers("writer")
+            video = requests.post(url + "/v1/videos", files=form, headers=headers, timeout=20).json()["id"]
+            lines = []
+            for _ in range(SHARE):
+                lines.append(socket.create_connection(("127.0.0.1", port), timeout=20))
+                said = [
+                    f"GET /v1/videos/{video}/events HTTP/1.1",
+                    f"Host: 127.0.0.1:{port}",
+                    f"Authorization: {headers['authorization']}",
+                ]
+                lines[-1].sendall("\r\n".join([*said, "", ""]).encode())
+            end = time.monotonic() + 30
+
+            def status():
+                assert time.monotonic() < end
+                time.sleep(0.1)
+                return requests.get(url + "/v1/videos", headers=headers, timeout=20).status_code
+
+            while status() != 429:
+                pass
+            for line in lines:
+                line.close()
+            while status() != 200:
+                pass
 
 
 def test_streams_count_as_requests(server, photos):

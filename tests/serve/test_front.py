@@ -122,3 +122,22 @@ def test_an_address_that_cannot_be_bound_is_named():
     with pytest.raises(ConfigError) as error, front("203.0.113.7", free_port(), free_port()):
         pass
     assert error.value.code == "serve.cannot_bind" and "203.0.113.7" in error.value.message
+
+
+def test_a_key_that_floods_is_held_up_before_the_server_and_its_neighbour_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 20)
+    with served(tmp_path, worker="none", open=False) as server:
+        port = free_port()
+        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+            url = f"http://127.0.0.1:{port}/v1/videos"
+
+            def ask(who):
+                begun = time.monotonic()
+                return requests.get(url, headers=server.headers(who), timeout=20), time.monotonic() - begun
+
+            answers = [ask("writer") for _ in range(24)]
+            statuses = [answer.status_code for answer, _ in answers]
+            assert statuses == sorted(statuses) and statuses.count(200) in range(18, 23), statuses
+            late, seconds = answers[-1]
+            assert late.status_code == 429 and late.json()["error"]["code"] == "rate.exceeded" and seconds > 0.9
+            assert ask("other")[0].status_code == 200 and ask("reader")[0].status_code == 200

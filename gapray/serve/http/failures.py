@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from gapray.errors import ConfigError, GaprayError, InputError
+from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error, is_out_of_memory
 from gapray.serve.remedies import remedy_of
 from gapray.serve.text import shown
 from gapray.serve.work import ours
@@ -126,7 +126,7 @@ def methods_of(request: Request) -> list[str]:
 
 async def on_any_error(request: Request, error: Exception) -> JSONResponse:
     """A defect, or a database that is away."""
-    known = ours(error)
+    known = as_gapray_error(MemoryError()) if is_out_of_memory(error) else ours(error)
     if known is not None:
         return await on_gapray_error(request, known)
     log.exception("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -27,7 +27,8 @@ from gapray.serve.uploads import sent_by
 router = APIRouter(prefix="/v1", tags=["videos"])
 MODEL = "gap-turntable"
 STILLS_MODEL = "gap-stills"
-EVENT_STEP_S = 0.25
+EVENT_STEP_S, EVENT_PAUSE_S = 0.25, 1.0
+"""Between two looks at a job that is watched, right after something changed and when nothing does any more."""
 _VARIANTS = {"thumbnail": "poster.jpg", "spritesheet": "sprite.jpg"}
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _PICTURES = ("photo", "mask", "depth")
@@ -205,15 +206,17 @@ async def get_events(request: Request, video_id: str) -> StreamingResponse:
 
 async def _events(context: Context, job: Job, key: ApiKey) -> AsyncIterator[str]:
     last, end = "", time.monotonic() + context.settings.limits.wait_s
+    pause = EVENT_STEP_S
     while time.monotonic() < end:
         views = await context.call(views_of, context, job)
         data = json.dumps({"video": readable(openai_video, job), "views": views})
+        pause = min(EVENT_PAUSE_S, 2 * pause) if data == last else EVENT_STEP_S
         if data != last:
             last = data
             yield f"event: {'done' if job.final else 'progress'}\ndata: {data}\n\n"
         if job.final:
             return
-        await asyncio.sleep(EVENT_STEP_S)
+        await asyncio.sleep(pause)
         try:
             job = await context.call(context.watched, job.id, key)
         except InputError:
