@@ -53,6 +53,9 @@ STRAY_BYTES = 2
 """Some cameras leave a byte or two, or a padding of equal bytes, before the end of a JPEG; more is left where data was damaged."""
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF 6.0, section 8 and 19
+_WHITE = 65535
+"""Largest value of 16 bits."""
 _SRGB = ImageCms.createProfile("sRGB")
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 """What Pillow's plug-ins raise on damaged files, read in their source; `EOFError` and decompression bombs are apart."""
@@ -86,6 +89,8 @@ def decode_photo(
         _check_header(image, settings)
         if image.format == "PNG":
             _check_sums(data)
+        if image.format == "TIFF":
+            _check_samples(image)
         if image.format in ("JPEG", "MPO"):
             _check_entropy(data, "CMYK" if image.mode == "CMYK" else "GRAY")
         profile = _profile(image, settings)
@@ -184,6 +189,16 @@ def _check_sums(data: bytes) -> None:
         raise InputError("image.truncated", f"a chunk is damaged: {error}") from error
 
 
+def _check_samples(image: Image.Image) -> None:
+    """Refuse TIFF whose samples Pillow reads as others: planes of 16 bits as 8, signed or 32-bit grey as 16 bits without sign."""
+    tags = dict(getattr(image, "tag_v2", {}))
+    bits, kind = (max(np.atleast_1d(tags.get(tag, 1))) for tag in (_BITS, _SAMPLE_FORMAT))
+    if bits > 8 and tags.get(_PLANAR, 1) != 1:
+        raise InputError("image.unsupported", f"colours of {bits} bits that are stored one after the other, in planes")
+    if kind == 2 or (kind == 1 and bits > 16):
+        raise InputError("image.unsupported", f"{'signed' if kind == 2 else 'whole'} numbers of {bits} bits")
+
+
 def _check_entropy(data: bytes, colours: str) -> None:
     """Refuse a JPEG whose coded data were damaged, which Pillow decodes to wrong pixels without a word.
 
@@ -256,7 +271,7 @@ def _shrunk(image: Image.Image, longer_side: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits in 8.
+    """Grey of 16 bits in 8, grey and alpha where a level is said to be transparent.
 
     Raises:
         InputError: `image.unsupported` for values that were not scaled to 16 bits: a photo would come out black.
@@ -266,8 +281,16 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         raise InputError(
             "image.unsupported", f"the largest of its 16-bit values is {most}, as in data of 12 bits or less"
         )
-    grey = values.astype(np.float32) / 257.0
-    return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
+    levels = _WHITE - values.astype(np.float32) if _white_is_zero(image) else values.astype(np.float32)
+    grey = Image.fromarray(np.clip(levels / 257.0 + 0.5, 0, 255).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF counts from white; Pillow heeds it at 8 bits alone."""
+    return dict(getattr(image, "tag_v2", {})).get(_PHOTOMETRIC) == 0
 
 
 def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: DecodeSettings) -> Image.Image:
@@ -368,8 +391,8 @@ def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDA
     """
     image = _loaded(data, settings)
     if image.mode.startswith("I"):
-        wide: NDArray[np.uint16] = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
-        return wide
+        wide: NDArray[np.uint16] = np.clip(np.asarray(image), 0, _WHITE).astype(np.uint16)
+        return _WHITE - wide if _white_is_zero(image) else wide
     if image.mode in ("P", "1"):
         image = image.convert("L")
     if image.mode == "F" or image.mode not in ("L", "LA", "RGB", "RGBA"):
@@ -400,6 +423,8 @@ def _loaded(data: bytes, settings: DecodeSettings) -> Image.Image:
     _check_bytes(data, settings)
     image = _open(data)
     _check_header(image, settings)
+    if image.format == "TIFF":
+        _check_samples(image)
     _load(image)
     turn = left_to_turn(image, data)
     return image if turn is None else image.transpose(turn)

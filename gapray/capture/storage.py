@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -232,6 +232,9 @@ class _ZipListing:
             raise InputError("capture.invalid_archive", f"{uri}: {error}") from error
         if any(member.flag_bits & 0x1 for member in members):
             raise InputError("capture.invalid_archive", f"{uri} is encrypted")
+        names = [member.filename for member in members if not member.is_dir()]
+        if twice := sorted({name for name, count in Counter(names).items() if count > 1}):
+            raise InputError("capture.invalid_archive", f"{uri} holds {printable(twice[0])} more than once")
         outer = local_path(uri) if is_local(uri) else uri
         self._files: defaultdict[str, list[Entry]] = defaultdict(list)
         self._folders: defaultdict[str, set[str]] = defaultdict(set)

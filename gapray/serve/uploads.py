@@ -135,8 +135,13 @@ def _photos(value: Any) -> list[Sent]:
 
 
 def _mapping(value: Mapping[str, Any]) -> list[Sent]:
-    inner = next((value[name] for name in (*_URL_MEMBERS, *_DATA_MEMBERS) if name in value), None)
-    if inner is not None:
+    given = {name: value[name] for name in (*_URL_MEMBERS, *_DATA_MEMBERS) if value.get(name) not in (None, "")}
+    if given:
+        inner, *others = given.values()
+        if any(other != inner for other in others):
+            raise InputError(
+                "request.invalid", f"a photo comes as {' and as '.join(given)}, which differ: send one of them"
+            )
         if isinstance(inner, dict):
             inner = inner.get("url")
         if not isinstance(inner, str):
@@ -146,12 +151,18 @@ def _mapping(value: Mapping[str, Any]) -> list[Sent]:
         name = next((value[member] for member in _NAME_MEMBERS if isinstance(value.get(member), str)), photo.name)
         return [replace(photo, name=name, azimuth_deg=_degrees(azimuth))]
     if value and not any(name in value for name in (*_AZIMUTH_MEMBERS, *_NAME_MEMBERS)):
-        return [
-            replace(photo, azimuth_deg=_degrees(_DEGREE_SIGN.sub("", key)))
-            for key, item in value.items()
-            for photo in _photos(item)
-        ]
+        return [_at(photo, key) for key, item in value.items() for photo in _photos(item)]
     raise InputError("request.invalid", f"a photo needs one of {', '.join((*_URL_MEMBERS, *_DATA_MEMBERS))}")
+
+
+def _at(photo: Sent, key: str) -> Sent:
+    """A photo at the degrees that its key says."""
+    azimuth, own = _degrees(_DEGREE_SIGN.sub("", key)), photo.azimuth_deg
+    if own is not None and azimuth is not None and abs(turned(azimuth, own)) > _SAME_DEG:
+        raise InputError(
+            "request.invalid", f"the photo at {key!r} says that it is at {own:g} degrees: send one of both"
+        )
+    return replace(photo, azimuth_deg=azimuth)
 
 
 def _text(text: str) -> Sent:
@@ -262,7 +273,7 @@ class Arrived:
     azimuths_by: AzimuthsBy | None
     """What a client says of azimuths, in a field or with each photo, is a table. None: one photo alone, which has no order."""
     ignored: dict[str, int] = field(default_factory=dict)
-    """What a zip holds beside its photos, by kind: `gapray.capture.kinds.counted`."""
+    """What came beside the photos that are used, by kind: `gapray.capture.kinds.counted`."""
 
 
 def arrived(
@@ -308,13 +319,16 @@ def arrived(
     reading = _read(sent, azimuths, options, turn=turn)
     placed = [(photo, reading.azimuths[str(at)]) for at, photo in enumerate(sent) if str(at) in reading.azimuths]
     angles = tuple(angle for _, angle in placed)
+    unused = (photo.name or "photo" for at, photo in enumerate(sent) if str(at) not in reading.azimuths)
+    ignored = counted(unused)  # a photo that shows the front again
     by = None if len(sent) == 1 and reading.by == "order" else reading.by
     if any(one.url for one in sent):
         if any(one.data for one in sent):
             raise InputError("request.invalid", "send photos or their URLs, not both")
         sources = tuple(PhotoSource(url=str(photo.url), azimuth_deg=angle) for photo, angle in placed)
-        return Arrived(None, sources, angles, by)
-    return Arrived(_zipped((photo.data or b"" for photo, _ in placed), angles, limits, decode), (), angles, by)
+        return Arrived(None, sources, angles, by, ignored)
+    capture = _zipped((photo.data or b"" for photo, _ in placed), angles, limits, decode)
+    return Arrived(capture, (), angles, by, ignored)
 
 
 def _fetched(sent: Sequence[Sent], fetch: Callable[[str, int], bytes], most: int) -> list[Sent]:

@@ -201,7 +201,7 @@ def test_nothing_there(tmp_path):
 def test_bad_sql_is_an_error_with_a_code(tmp_path):
     commit(Folder.at(str(tmp_path)), rows_of("a"))
     with pytest.raises(CatalogError) as error:
-        open_catalog(str(tmp_path)).sql("SELECT nothing FROM nowhere")
+        Catalog(Folder.at(str(tmp_path))).sql("SELECT nothing FROM nowhere")
     assert error.value.code == "catalog.invalid_query"
 
 
@@ -420,3 +420,10 @@ def test_rejects_of_before_they_had_an_item_are_read(folder):
     assert [(row["stage"], row["item"]) for row in catalog.rejects().to_pylist()] == [("render", None)]
     commit(folder, {"videos": [video_row("a", at=2)]})
     assert catalog.rejects().num_rows == 0
+
+
+def test_a_query_that_is_not_utf8_is_refused_by_a_code(tmp_path):
+    """What a script in Latin-1 passes reaches Python as halves of surrogate pairs."""
+    with pytest.raises(CatalogError) as error:
+        Catalog(Folder.at(str(tmp_path))).sql("SELECT 'caf\udce9' AS x")
+    assert error.value.code == "catalog.invalid_query"

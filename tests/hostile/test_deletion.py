@@ -190,7 +190,14 @@ def clip():
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("place", "jobs"), [("folder and SQLite", 200), ("bucket and PostgreSQL", 80)])
+@pytest.mark.parametrize(
+    ("place", "jobs"),
+    [
+        ("folder and SQLite", 50),
+        ("bucket and PostgreSQL", 30),
+        pytest.param("folder and SQLite", 200, marks=pytest.mark.night),
+    ],
+)
 def test_jobs_deleted_at_random_moments_of_every_stage(
     tmp_path, photos, clip, place, jobs, quick, scratch, monkeypatch, request
 ):

@@ -68,6 +68,8 @@ def test_a_video_from_photos(real_server, form):
     assert (part.status_code, part.content) == (206, b"ftyp")
     assert part.headers["content-range"] == f"bytes 4-7/{len(whole.content)}"
     assert get(real_server, place, headers={"Range": "bytes=-4"}).content == whole.content[-4:]
+    resumed = get(real_server, place, headers={"Range": "bytes=4-7", "If-Range": '"of an older file"'})
+    assert (resumed.status_code, resumed.content) == (200, whole.content)
     assert get(real_server, place, headers={"Range": f"bytes={10**9}-"}).status_code == 416
     assert get(real_server, place, params={"variant": "thumbnail"}).content[:2] == b"\xff\xd8"
     sheet = get(real_server, place, params={"variant": "spritesheet"}).content

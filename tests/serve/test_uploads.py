@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import warnings
 import zipfile
 from urllib.parse import quote
 
@@ -34,6 +35,16 @@ def zipped(files):
     with zipfile.ZipFile(sink, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
+    return sink.getvalue()
+
+
+def twice(archive, photos):
+    """A zip to which a second member of the first one's name is added, with another picture."""
+    sink = io.BytesIO(archive)
+    name, *_, last = photos
+    with zipfile.ZipFile(sink, "a") as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        opened.writestr(name, photos[last])
     return sink.getvalue()
 
 
@@ -98,6 +109,29 @@ def test_angles_of_photos_and_of_the_field_must_agree(photos):
 def test_keys_are_degrees(photos, key):
     sent = sent_by([("views", {key.format(a): b64(d) for a, d in zip(EIGHT, photos.values(), strict=True)})])
     assert [photo.azimuth_deg for photo in sent] == EIGHT
+
+
+def test_what_a_view_says_twice_must_agree(photos):
+    first, second, *_ = photos.values()
+    views = {
+        f"{azimuth:03.0f}": {"reference_b64": b64(data)} for azimuth, data in zip(EIGHT, photos.values(), strict=True)
+    }
+    assert [
+        photo.azimuth_deg for photo in sent_by([("views", views | {"045": {**views["045"], "azimuth_deg": 405}})])
+    ] == EIGHT
+    with pytest.raises(InputError, match="'045' says that it is at 315 degrees"):
+        sent_by([("views", views | {"045": {**views["045"], "azimuth_deg": 315}})])
+    with pytest.raises(InputError, match="b64 and as image_b64, which differ"):
+        sent_by([("views", views | {"045": {"image_b64": b64(first), "b64": b64(second)}})])
+    assert sent_by([("photo", {"image_b64": b64(first), "b64": b64(first), "url": ""})])[0].data == first
+
+
+def test_a_photo_that_shows_the_front_again_is_told_of(photos):
+    closing = {f"mug_{azimuth:03.0f}.jpg": data for azimuth, data in zip(EIGHT, photos.values(), strict=True)}
+    closing["mug_360.jpg"] = next(iter(photos.values()))
+    found = come(sent_by([("input_reference", item) for item in closing.items()]))
+    assert list(found.azimuths_deg) == EIGHT and found.ignored == {".jpg": 1}
+    assert come([Sent(data=zipped(closing))]).ignored == {".jpg": 1}
 
 
 def test_keys_that_are_no_degrees_are_named(photos):
@@ -288,6 +322,7 @@ def test_bad_zips_are_refused(photos):
         "cut off": (good[: len(good) // 2], "capture.invalid_archive"),
         "climbs out": (zipped({f"../{name}": data for name, data in photos.items()}), "capture.unsafe_path"),
         "two products": (zipped({f"{p}/{n}": d for p in "ab" for n, d in photos.items()}), "capture.ambiguous_layout"),
+        "one name twice": (twice(good, photos), "capture.invalid_archive"),
         "no photo": (zipped({"a.txt": b"x"}), "capture.no_photos"),
         "no table": (zipped(photos | {"capture.csv": b"file,azimuth\na\rb\n"}), "capture.invalid_table"),
     }
