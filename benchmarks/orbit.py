@@ -205,7 +205,8 @@ def main() -> None:
             best = min(results[name][0] for name in ("nearest", "cross-fade", "flow"))
             worse = results["gapray"][0] - best
             print(
-                f"{one.name}: scene {seconds[one.name]:.0f} CPU s, elevation {calibration.elevation_deg:.1f}, {calibration.engine}"
+                f"{one.name}: scene {seconds[one.name]:.0f} CPU s, elevation {calibration.elevation_deg:.1f}, {calibration.engine} "
+                f"({', '.join(f'{engine} {error:.4f}' for engine, error in calibration.engine_errors.items())})"
                 f"{f', WORSE than the best baseline by {worse:.3f}' if worse > WORSE else ''}",
                 flush=True,
             )
