@@ -66,7 +66,7 @@ def status(
         while True:
             records = runs(folder, limit=20)
             living = [record for record in records if record["state"] == "running"]
-            packaged = next((record for record in records if record["kind"] == "package"), {})
+            packaged = next((record for record in records if record.get("kind") == "package"), {})
             remarks = packaged.get("remarks", []) if packaged not in living else []
             counts = Catalog(folder).counts()
             if as_json:

@@ -10,6 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import pytest
 from typer.testing import CliRunner
 
@@ -100,7 +101,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def given():
-    """What commands read: a catalogue with videos, a shoot, a GAP folder; where every user may read it."""
+    """What commands read: a catalogue with videos, a shoot, GAP folders; where every user may read it."""
     with open_folder() as folder:
         catalog = Folder.at(str(folder / "catalog"))
         add(catalog, "mug", lpips=0.05, gate="pass")
@@ -110,6 +111,10 @@ def given():
         )
         write_product(folder / "shoot" / "cup")
         assert run(app, ["export", str(folder / "catalog"), "mug", "--to", str(folder / "gap")]).exit_code == 0
+        # The catalogue has what it exported; touched by hand, it is another package.
+        shutil.copytree(folder / "gap", folder / "retouched")
+        for photo in (folder / "retouched" / "view_045" / "canonical").glob("reference*.png"):
+            cv2.imwrite(str(photo), 255 - cv2.imread(str(photo), cv2.IMREAD_UNCHANGED))
         yield folder
 
 
@@ -179,7 +184,7 @@ CHANGES = {
     "stills": ["stills", "{to}", "--profile", "sd15"],
     "score": ["score", "{to}"],
     "compact": ["catalog", "compact", "{to}"],
-    "import-gap": ["import-gap", "{given}/gap", "--out", "{to}"],
+    "import-gap": ["import-gap", "{given}/retouched", "--out", "{to}"],
     "package": ["package", "{given}/shoot", "--out", "{to}", *SETTINGS],
 }
 """Commands that write into a catalogue that is there."""

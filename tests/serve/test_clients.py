@@ -234,7 +234,7 @@ def test_a_failed_job_tells_runpod_s_clients_why(real_server):
     given = {"input": {"views": [blank] * 8}}
     told = requests.post(f"{real_server.url}/v2/e/runsync?wait=60000", json=given, timeout=70).json()
     assert told["status"] == "FAILED" and told["error"] == told["output"]["message"]
-    assert told["output"]["status"] == "error" and told["output"]["code"] == "capture.duplicate_azimuth"
+    assert told["output"]["status"] == "error" and told["output"]["code"] == "image.blank"
 
 
 def test_the_handler_for_those_who_stay_on_runpod(photos, monkeypatch, tmp_path):

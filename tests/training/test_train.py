@@ -40,12 +40,13 @@ def store(made):
 def test_an_example_holds_photos_and_truth_that_belong_together(made):
     assert len(made) == TINY.skins
     for one in made:
-        assert one.photos.shape == (MOST_VIEWS, 4, 64, 64) and one.frames.shape == (2, 6, 64, 64)
-        hull, truth = one.frames[:, 4] >= 128, one.frames[:, 5] >= 128
+        assert one.photos.shape == (MOST_VIEWS, 4, 64, 64) and one.frames.shape == (2, 10, 64, 64)
+        hull, flow, truth = one.frames[:, 8] >= 128, one.frames[:, 7] >= 128, one.frames[:, 9] >= 128
         assert ((hull & truth).sum((1, 2)) / (hull | truth).sum((1, 2))).min() > 0.8
+        assert ((flow & truth).sum((1, 2)) / (flow | truth).sum((1, 2))).min() > 0.6
         shown = one.nearness[:, 1] > NOTHING / 2
         assert np.abs(one.nearness[:, 1] - one.nearness[:, 0])[shown & (one.nearness[:, 0] > NOTHING / 2)].mean() < 0.15
-        assert (one.truth.astype(int) <= one.frames[:, 5:].astype(int) + 8).all()
+        assert (one.truth.astype(int) <= one.frames[:, 9:].astype(int) + 8).all()
 
 
 def test_skins_share_a_shape_but_not_a_look(made):
@@ -111,7 +112,7 @@ def test_a_few_steps_on_one_product_lower_the_loss(store):
     network, batch = Synthesis(), store.at(torch.tensor([0, 1]))
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
     background, found = torch.ones(2, 3, 1, 1), []
-    for _ in range(14):
+    for _ in range(24):
         parts = losses(network(batch.frames, batch.photos), batch, background, Plain())
         optimiser.zero_grad()
         weighed(parts).backward()
