@@ -211,7 +211,7 @@ def test_whatever_dies_every_accepted_job_is_published_once(tmp_path, photos, li
         server.kill_all()
         print(f"  killed the cluster; {len(listener.heard)} of {len(ids)} were told of")
         server.start()
-        until(lambda: set(states(server, ids).values()) == {"completed"}, f"not all come: {states(server, ids)}")
+        until(lambda: set(states(server, ids).values()) == {"completed"}, "not all jobs are completed", 600)
         until(lambda: set(listener.heard) == set(ids), "not all webhooks come", 60)
         for video, told in listener.heard.items():
             assert {kind for _, kind in told} == {"video.completed"}
