@@ -195,7 +195,7 @@ def test_what_a_stage_raises_keeps_its_code(ray_cluster, manifest, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("idle", [False, True], ids=["at work", "idle"])
+@pytest.mark.parametrize("idle", [pytest.param(False, marks=pytest.mark.night), True], ids=["at work", "idle"])
 def test_an_actor_that_cannot_be_started_again_ends_the_run_with_its_reason(ray_cluster, manifest, tmp_path, idle):
     """Ray Data kept an idle one in its pool, without work and without a successor, until its patience was at its end."""
     settings = {"folder": tmp_path, "idle": idle, "starts": 1}
