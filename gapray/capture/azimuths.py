@@ -129,12 +129,13 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
 
 def by_name(names: Sequence[str]) -> list[str]:
     """Names in the order in which people read them: numbers anywhere in them count as numbers, capitals as small letters."""
+    return sorted(names, key=lambda name: (natural_parts(unquote(name)), name))
 
-    def parts(name: str) -> list[tuple[int, str]]:
-        split = re.split(r"([0-9]+)", unquote(name))
-        return [(int(part), "") if place % 2 else (0, part.casefold()) for place, part in enumerate(split)]
 
-    return sorted(names, key=lambda name: (parts(name), name))
+def natural_parts(name: str) -> list[tuple[int, str]]:
+    """What sorts IMG_2 before IMG_10, and capitals beside small letters."""
+    split = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if place % 2 else (0, part.casefold()) for place, part in enumerate(split)]
 
 
 def in_order(keys: Sequence[str], options: AzimuthOptions = AzimuthOptions()) -> Reading:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapray.capture.azimuths import AzimuthOptions, read_names
+from gapray.capture.azimuths import AzimuthOptions, natural_parts, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
@@ -91,9 +91,9 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
         raise InputError("capture.no_photos", f"no photo lies in {card}")
     times = {one: taken_at(read_bytes(str(one), settings.max_bytes)) for one in files}
     if all(times.values()):
-        files.sort(key=lambda one: (times[one] or datetime.min, _counted(one.name)))
+        files.sort(key=lambda one: (times[one] or datetime.min, natural_parts(one.name)))
     else:
-        files.sort(key=lambda one: (_counted(str(one.parent)), _counted(one.name)))
+        files.sort(key=lambda one: (natural_parts(str(one.parent)), natural_parts(one.name)))
     found: list[Roll] = []
     before: list[Path] = []
     for file in files:
@@ -148,12 +148,13 @@ def split(
     on_before([photo.name for photo in before])
     for same in _by_product(found):
         roll = same[0]
-        on_product(roll.product_id or printable(roll.text), sum(len(one.photos) for one in same))
+        name = roll.product_id or printable(roll.text)
+        on_product(name, sum(len(again.photos) for again in same))
         try:
             _check_slates(same)
             done.append(_written(roll, Path(out) / roll.product_id, azimuths, template))
         except GaprayError as error:
-            done.append(Reject.of(roll.product_id or printable(roll.text), str(card), error))
+            done.append(Reject.of(name, str(card), error))
     return done
 
 
@@ -206,8 +207,3 @@ def _text_of(file: Path, settings: DecodeSettings) -> str | None:
         return slate_text(decode_photo(read_bytes(str(file), settings.max_bytes), full))
     except InputError:
         return None  # what cannot be read is a photo of its product, and is reported there
-
-
-def _counted(name: str) -> Sequence[tuple[int, str]]:
-    """Sorts IMG_2 before IMG_10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -108,8 +108,8 @@ def find_turn(frames: Sequence[_Grey], times: _Floats) -> Turn:
         times: [F], seconds, growing.
 
     Raises:
-        InputError: `turn.no_motion` when nothing turns; `turn.turns_back` when it changes its direction; `turn.incomplete` when less than `FULL_TURN_DEG` is shown or the
-            product never looks again as it did; `turn.unobservable` when it looks the same from everywhere.
+        InputError: `turn.no_motion` when nothing turns; `turn.turns_back` when it changes its direction; `turn.incomplete` when
+            less than `FULL_TURN_DEG` is shown or the product never looks again as it did; `turn.unobservable` when it looks the same from everywhere.
     """
     nodes = _nodes(frames)
     pairs = list(pairwise(nodes))

@@ -333,9 +333,8 @@ def ranged(request: Request, data: bytes, name: str) -> Response:
     headers = {"accept-ranges": "bytes", "content-disposition": f'inline; filename="{name}"'}
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if "if-range" in request.headers:
-        match = (
-            None  # names a version of the file by a tag or date, none of which was ever sent: the whole is due (13.1.5)
-        )
+        # It names a version of the file by a tag or date, none of which was ever sent: the whole is due (13.1.5).
+        match = None
     if match is None or match.groups() == ("", ""):
         return Response(data, media_type=content_type(name), headers=headers)
     first, last = match.groups()

@@ -22,11 +22,9 @@ MOST_BYTES = 12e6
 SETTINGS = OrbitSettings(size=64, voxels=32, framing="photo", engine="synthesis", refine_camera=False)
 
 
-@pytest.fixture(scope="module")
-def scene():
-    masks, _, photos = scenes.shoot(scenes.letter, OrbitCamera(18, 0.2, 0.0, 0.0), size=64)
-    found, _ = build_scene(list(photos), list(masks), scenes.EIGHT, SETTINGS)
-    return found
+@pytest.fixture
+def scene(letter_scene):
+    return letter_scene
 
 
 @pytest.fixture(scope="module")
