@@ -20,12 +20,14 @@ from gapray.geometry.frame import Placement, lay_out, mask_box, to_frame
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.scene import Scene, extended
 from gapray.orbit.synthesis.inputs import frames_of
-from training.phone import Session, cropped, cut_out, own_crop, photographed
+from training.phone import Session, cropped, cut_out, outlined, own_crop, photographed
 from training.products import product
 from training.render import SUPER, Shots, Studio, shoot
 
 VIEWS = (8, 8, 8, 8, 8, 6, 10, 12)
 """Photos a product; drawn from these."""
+HOLE_SHARE = 0.2
+"""Of the products with eight photos or more, so many lack one of them: as where fidelity is measured by photos left out."""
 MOST_VIEWS = 12
 PHOTO_SHARE = (1.1, 1.6)
 """Side of the photos, in sides of the frame."""
@@ -109,6 +111,11 @@ def examples(seed: int, recipe: Recipe) -> list[Example]:
         session = Session.studio()
     count, first = int(rng.choice(VIEWS)), float(rng.uniform(0, 360))
     told = [(first + 360 * view / count) % 360 for view in range(count)]
+    widths = [360 / count] * count
+    if count >= 8 and rng.random() < HOLE_SHARE:
+        del told[-1], widths[-1]
+        widths[-1] *= 2
+        count -= 1
     at = [azimuth + float(rng.uniform(-session.azimuth, session.azimuth)) for azimuth in told]
     settings = OrbitSettings(
         size=recipe.size,
@@ -123,35 +130,36 @@ def examples(seed: int, recipe: Recipe) -> list[Example]:
         paint = np.random.default_rng([seed, skin])
         studio = Studio.random(paint)
         gaps = paint.permutation(np.resize(np.arange(count), recipe.targets))
-        between = [told[gap] + 360 / count * float(paint.choice([1 / 3, 1 / 2, 2 / 3, paint.random()])) for gap in gaps]
+        between = [told[gap] + widths[gap] * float(paint.choice([1 / 3, 1 / 2, 2 / 3, paint.random()])) for gap in gaps]
         thing = product(np.random.default_rng(shape), paint, print_px=print_px, labels=recipe.labels)
         azimuths = [*at, *between]
         shots = shoot(
             thing, camera, azimuths, studio, side, device=recipe.renderer, lattice=recipe.lattice, rays=recipe.rays
         )
-        photos = _photos(paint, shots, count, session, studio)
+        backdrop = _backdrop(paint, side, studio)
+        photos = _photos(paint, shots, count, session, backdrop)
         if scene is None:
             if not _usable(shots):
                 return []
-            true = _bytes(shots.alpha[:count])
-            masks = [cut_out(rng, one, session.mask) for one in true]
-            places = [own_crop(mask, rng) for mask in masks] if session.own_crops else None
+            cut = masks = [cut_out(rng, alpha, session) for alpha in _bytes(shots.alpha[:count])]
+            places = [own_crop(mask, rng) for mask in cut] if session.own_crops else None
             if places:
                 grey = int(255 * np.mean(studio.backdrop))
                 photos = [cropped(one, to, outside=grey) for one, to in zip(photos, places, strict=True)]
-                masks = [cropped(one, to, outside=0) for one, to in zip(masks, places, strict=True)]
+                masks = [cropped(one, to, outside=0) for one, to in zip(cut, places, strict=True)]
             try:
                 scene, calibration = build_scene(photos, masks, told, settings, device=recipe.device)
             except ValueError:
                 return []
             if np.mean(calibration.reprojection_iou) < LEAST_IOU:
                 return []
-            place = _frame_of(scene, calibration, masks, true, places, settings)
+            place = _frame_of(scene, calibration, cut, places, settings)
         elif session.own_crops or calibration is None or calibration.shifted or place is None:
             break
         else:
             scene = _repainted(scene, photos, place)
-        made.append(_packed(f"{seed}.{skin}", scene, between, shots, count, place, camera, thing.kind, calibration))
+        truth = _as_cut(shots, count, session, backdrop)
+        made.append(_packed(f"{seed}.{skin}", scene, between, truth, place, camera, thing.kind, calibration))
     return made
 
 
@@ -181,24 +189,35 @@ def _bytes(alpha: torch.Tensor) -> NDArray[np.uint8]:
     return np.asarray((alpha * 255).round().byte().cpu().numpy())
 
 
-def _photos(
-    rng: np.random.Generator, shots: Shots, count: int, session: Session, studio: Studio
-) -> list[NDArray[np.uint8]]:
-    """The first `count` shots as a phone takes them."""
-    side = shots.alpha.shape[-1]
+def _backdrop(rng: np.random.Generator, side: int, studio: Studio) -> NDArray[np.float32]:
+    """Float32 [P, P, 3], 0 … 1: darker towards the edges, and perhaps towards the top."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     fall = 1 - rng.uniform(0, 0.35) * (x**2 + y**2) - rng.uniform(-0.15, 0.15) * y
-    backdrop = np.clip(fall[..., None] * np.array(studio.backdrop), 0, 1).astype(np.float32)
+    return np.clip(fall[..., None] * np.array(studio.backdrop), 0, 1).astype(np.float32)
+
+
+def _photos(
+    rng: np.random.Generator, shots: Shots, count: int, session: Session, backdrop: NDArray[np.float32]
+) -> list[NDArray[np.uint8]]:
+    """The first `count` shots as a phone takes them."""
     colour = shots.colour[:count].permute(0, 2, 3, 1).cpu().numpy()
     alpha = shots.alpha[:count].cpu().numpy()[..., None]
     return [photographed(rng, one + backdrop * (1 - cover), session) for one, cover in zip(colour, alpha, strict=True)]
 
 
+def _as_cut(shots: Shots, count: int, session: Session, backdrop: NDArray[np.float32]) -> Shots:
+    """The shots after the first `count`, cut out as the photos are: with the rim that their masks have in common."""
+    there = torch.from_numpy(backdrop).permute(2, 0, 1).to(shots.colour)
+    cut = [outlined(alpha, session) for alpha in _bytes(shots.alpha[count:])]
+    alpha = torch.from_numpy(np.stack(cut)).to(shots.alpha) / 255
+    colour = (shots.colour[count:] + there * (1 - shots.alpha[count:, None])) * alpha[:, None]
+    return replace(shots, colour=colour, alpha=alpha, nearness=shots.nearness[count:])
+
+
 def _frame_of(
     scene: Scene,
     calibration: Calibration,
-    masks: list[NDArray[np.uint8]],
-    true: NDArray[np.uint8],
+    cut: list[NDArray[np.uint8]],
     places: list[Placement] | None,
     settings: OrbitSettings,
 ) -> Placement:
@@ -208,9 +227,9 @@ def _frame_of(
     own, the boxes of the masks before and after say how far, and the mean over the views is the frame.
     """
     if places is None and not calibration.shifted:
-        return lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin).placements[0]
+        return lay_out([mask >= 128 for mask in cut], framing=settings.framing, margin=settings.margin).placements[0]
     found = []
-    for before, after in zip(true, scene.alpha.cpu().numpy(), strict=True):
+    for before, after in zip(cut, scene.alpha.cpu().numpy(), strict=True):
         left, right, upper, lower = mask_box(before >= 128)
         left2, right2, upper2, lower2 = mask_box(after >= 0.5)
         scale = math.sqrt((right - left) * (lower - upper) / ((right2 - left2) * (lower2 - upper2)))
@@ -226,7 +245,6 @@ def _packed(
     scene: Scene,
     between: list[float],
     shots: Shots,
-    count: int,
     place: Placement,
     camera: OrbitCamera,
     kind: str,
@@ -235,7 +253,7 @@ def _packed(
     with torch.no_grad():
         frames = frames_of(scene, between)
     size, repeat = scene.size, np.arange(MOST_VIEWS) % len(scene.azimuths_deg)
-    truth, alpha, depth = _truth(shots, count, place, camera, scene)
+    truth, alpha, depth = _truth(shots, place, camera, scene)
     planes = torch.cat([frames.morph, frames.visibility, frames.flow, frames.flow_alpha, frames.alpha], 1)
     return Example(
         photos=_bytes(torch.cat([scene.colour, scene.alpha[:, None]], 1))[repeat],
@@ -264,21 +282,21 @@ def _packed(
 
 
 def _truth(
-    shots: Shots, count: int, place: Placement, camera: OrbitCamera, scene: Scene
+    shots: Shots, place: Placement, camera: OrbitCamera, scene: Scene
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
     """The frames in between in the scene's frame: colour times alpha [T, 3, S, S], alpha [T, S, S], nearness [T, S, S].
 
     Nearness counts from the scene's own origin in the scene's own unit of length, as far as the true camera tells.
     """
     side, size = shots.alpha.shape[-1], scene.size
-    colour = (shots.colour[count:].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+    colour = (shots.colour.permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
     laid = np.stack([to_frame(one, place, size) for one in colour]).transpose(0, 3, 1, 2)
-    alpha = np.stack([to_frame(one, place, size) for one in _bytes(shots.alpha[count:])])
+    alpha = np.stack([to_frame(one, place, size) for one in _bytes(shots.alpha)])
     unit = place.half / (side / 2)
     origin_v = (place.y / side * 2 - 1) + unit * scene.camera.axis_y
     height = (camera.axis_y - origin_v) / math.cos(math.radians(camera.elevation_deg))
     shift = height * math.sin(math.radians(camera.elevation_deg))
-    near = shots.nearness[count:].cpu().numpy()
+    near = shots.nearness.cpu().numpy()
     shown = near > NOTHING / 2
     depth = _nearest_pixels(np.where(shown, (near - shift) / unit, NOTHING).astype(np.float32), place, size)
     return laid, alpha, depth

@@ -31,19 +31,24 @@ class Session:
     """Each photo is off by up to this [degrees]."""
     mask: float
     """How wrong outlines are, 0 … 1; 0 = exact."""
+    rim: float
+    """Deviation of the Gaussian by which the cutting network softens every outline of this product [pixels of 256]…"""
+    level: float
+    """…and the level at which it then cuts, 0 … 1: below 0.5 a rim of the backdrop stays."""
     own_crops: bool
     """Each photo was cropped to its product."""
 
     @staticmethod
     def studio() -> Session:
         """No faults: exact masks and angles, no grain, hardly any compression."""
-        return Session(0.0, 0.0, 0.0, 0.0, (95, 96), 0.0, 0.0, own_crops=False)
+        return Session(0.0, 0.0, 0.0, 0.0, (95, 96), 0.0, 0.0, 0.0, 0.5, own_crops=False)
 
     @staticmethod
     def random(rng: np.random.Generator) -> Session:
         """From rendered turntables to hurried phone photos."""
         careful = rng.random()
         bad = 0.0 if careful < 0.2 else rng.uniform(0.1, 1.0)
+        mask = 0.0 if rng.random() < 0.25 else bad
         return Session(
             exposure=0.12 * bad * rng.random(),
             balance=0.04 * bad * rng.random(),
@@ -51,7 +56,9 @@ class Session:
             blur=0.9 * bad * rng.random(),
             quality=(int(95 - 30 * bad), 96),
             azimuth=0.0 if rng.random() < 0.35 else 2.0 * bad,
-            mask=0.0 if rng.random() < 0.25 else bad,
+            mask=mask,
+            rim=rng.uniform(0.3, 0.4 + 2.2 * mask),
+            level=float(np.clip(0.5 + rng.normal(0, 0.15 * mask), 0.2, 0.8)),
             own_crops=bool(rng.random() < 0.1),
         )
 
@@ -79,28 +86,24 @@ def photographed(rng: np.random.Generator, colour: NDArray[np.float32], session:
     return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1].copy()
 
 
-def cut_out(rng: np.random.Generator, alpha: Pixels, wrong: float) -> Pixels:
-    """A mask as a network makes it: softened corners, lost thin parts, closed holes, a rim too much or too little.
+def cut_out(rng: np.random.Generator, alpha: Pixels, session: Session) -> Pixels:
+    """A mask as a network makes it of one photo: `outlined`, and now and then lost thin parts, closed holes, a shadow.
 
     Args:
         rng: Of this photo.
         alpha: uint8 [P, P], the truth, not empty.
-        wrong: `Session.mask`.
+        session: Of the product.
 
     Returns:
         uint8 [P, P]; the truth when less than 60 % of it would be left.
     """
+    wrong = session.mask
     if wrong == 0:
         return alpha
-    size = alpha.shape[0]
-    unit = size / 256
-    mask = alpha.astype(np.float32) / 255
-    deviation = unit * rng.uniform(0.3, 0.4 + 2.2 * wrong)
-    level = float(np.clip(0.5 + rng.normal(0, 0.1 * wrong), 0.2, 0.8))
-    soft = cv2.GaussianBlur(mask, (0, 0), deviation)
-    # As steep as the blur was wide, and steep enough that nothing is nothing and product is product.
-    slope = max(2.5 * deviation / unit, 0.5 / min(level, 1 - level))
-    mask = np.clip((soft - level) * slope + 0.5, 0, 1)
+    unit = alpha.shape[0] / 256
+    # Networks treat all photos of a product nearly alike.
+    rim = session.rim * float(np.exp(rng.normal(0, 0.15)))
+    mask = _softened(alpha, rim, float(np.clip(session.level + rng.normal(0, 0.04 * wrong), 0.2, 0.8)))
     if rng.random() < 0.15 * wrong:  # holes are closed
         side = 2 * int(rng.uniform(2, 9) * unit) + 1
         mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
@@ -114,6 +117,34 @@ def cut_out(rng: np.random.Generator, alpha: Pixels, wrong: float) -> Pixels:
             radii = (int(rng.uniform(2, 12) * unit), int(rng.uniform(2, 6) * unit))
             centre = (int(columns[at]), int(rows[at]))
             cv2.ellipse(mask, centre, radii, 0, 0, 360, float(rng.random() < 0.5), -1)
+    return _unless_lost(mask, alpha)
+
+
+def outlined(alpha: Pixels, session: Session) -> Pixels:
+    """The outline that the product's masks have in common: softened corners, a rim too much or too little.
+
+    Frames in between should have it too, or a turn's outline changes from photo to frame and back.
+
+    Args:
+        alpha: uint8 [P, P], the truth, not empty.
+        session: Of the product.
+
+    Returns:
+        uint8 [P, P]; the truth when less than 60 % of it would be left.
+    """
+    if session.mask == 0:
+        return alpha
+    return _unless_lost(_softened(alpha, session.rim, session.level), alpha)
+
+
+def _softened(alpha: Pixels, rim: float, level: float) -> NDArray[np.float32]:
+    """Float32 [P, P], 0 … 1; as steep as the blur was wide, and steep enough that nothing is nothing and product is product."""
+    soft = cv2.GaussianBlur(alpha.astype(np.float32) / 255, (0, 0), rim * alpha.shape[0] / 256)
+    slope = max(2.5 * rim, 0.5 / min(level, 1 - level))
+    return np.asarray(np.clip((soft - level) * slope + 0.5, 0, 1), np.float32)
+
+
+def _unless_lost(mask: NDArray[np.float32], alpha: Pixels) -> Pixels:
     found = (mask * 255).round().astype(np.uint8)
     true, kept = int((alpha >= 128).sum()), int(((alpha >= 128) & (found >= 128)).sum())
     return found if kept > 0.6 * true else alpha

@@ -4,8 +4,8 @@
    corrects the surface and, for what a wrong camera leaves, a small shift a photo (as Lipson et al. 2021, "RAFT-Stereo",
    around the current estimate, not over all depths).
 2. *Read*: the photos themselves are read there, bicubically and once, so that print stays as sharp as it is in the photo.
-3. *Choose*: a U-Net weighs the photos so read, the view morph, the photos moved by optical flow and a filled-in colour, and
-   corrects shade and outline.
+3. *Choose*: a U-Net at half resolution weighs the photos so read, the view morph, the photos moved by optical flow and a
+   filled-in colour, and corrects shade and outline; two convolutions at full resolution refine both.
 
 What is decided is a `Plan`, which holds at any size: the photos may then be read at a larger one.
 """
@@ -44,6 +44,8 @@ SHADE = 0.25
 """Largest correction of shade."""
 SEEN_WITHIN = 0.05
 """A photo sees a surface point when its own hull's front is no farther from it [half frames]."""
+FINE = 16
+"""Channels of the last correction, at the frame's own resolution."""
 BAND_PX = 6
 """The outline may move outwards by so many pixels of a frame of 256."""
 
@@ -255,11 +257,19 @@ class Synthesis(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.search = Search()
-        self.choose = UNet(4 * (6 * NEAREST + 12) + HIDDEN + 1 + 3 * NEAREST, WIDTHS)
-        self.head = nn.Conv2d(WIDTHS[0], 4 * (NEAREST + 5) + 3, 3, padding=1)
+        given, decided = 6 * NEAREST + 12, NEAREST + 5
+        self.choose = UNet(4 * given + HIDDEN + 1 + 3 * NEAREST, WIDTHS)
+        self.head = nn.Conv2d(WIDTHS[0], 4 * decided + 3, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         each = torch.tensor([0.0] * NEAREST + [MORPH_BIAS, -MORPH_BIAS, -MORPH_BIAS, 0.0, FOLLOW_BIAS])
         self.head.bias = nn.Parameter(torch.cat([each.repeat_interleave(4), torch.zeros(3)]))
+        # The head decides on four pixels at once, which alone gives outlines steps of two pixels.
+        self.refine = nn.Sequential(
+            nn.Conv2d(decided + given, FINE, 3, padding=1), nn.SiLU(), nn.Conv2d(FINE, decided, 3, padding=1)
+        )
+        last = self.refine[-1]
+        nn.init.zeros_(torch.as_tensor(last.weight))
+        nn.init.zeros_(torch.as_tensor(last.bias))
 
     def forward(self, frames: Frames, photos: Photos) -> Drawn:
         """Draw.
@@ -304,6 +314,7 @@ class Synthesis(nn.Module):
         x = torch.cat([functional.pixel_unshuffle(inputs, 2), _enlarged(near, size // 2), angles], 1)
         out = self.head(self.choose(x)).float()
         full = functional.pixel_shuffle(out[:, :-3], 2)
+        full = full + self.refine(torch.cat([full, inputs], 1)).float()
         plan = Plan(
             offset=offset,
             shift=shift,
