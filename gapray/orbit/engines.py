@@ -1,7 +1,8 @@
 """What draws the frames between the photos: the network, the view morph, optical flow, or the nearest photo.
 
-The network and the morph need the product's shape. Where the photos do not give it (glossy fruit that looks alike from everywhere), what knows
-no shape at all can be better, so each engine is asked to draw photos that it was not given.
+The network needs the product's shape. Where the photos do not give it (glossy fruit that looks alike from everywhere), what knows no
+shape at all can be better, so the network, flow and the nearest photo are asked to draw photos that they were not given. The view morph
+is one of the network's candidates, and drawn only where the settings name it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ TRIALS = 4
 """So many of them, evenly spread."""
 LEAST_VIEWS = 4
 ENGINES: tuple[Engine, ...] = get_args(Engine)
+TRIED: tuple[Engine, ...] = ("synthesis", "flow", "nearest")
+"""Those that a product's photos decide between."""
 
 
 def between(scene: Scene, azimuths_deg: Sequence[float], engine: Engine, *, flow: bool = True) -> list[OrbitFrame]:
@@ -75,10 +78,10 @@ def chosen_engine(scene: Scene, *, rounding: bool) -> Choice:
     views = [trial * count // TRIALS for trial in range(TRIALS)]
     small = _shrunk(scene, TRIAL_SIZE)
     truth = small.photos * small.alpha[:, None] + 1 - small.alpha[:, None]
-    drawn: dict[Engine, list[Tensor]] = {engine: [] for engine in ENGINES}
+    drawn: dict[Engine, list[Tensor]] = {engine: [] for engine in TRIED}
     for view in views:
         rest = _without_view(small, view, rounding)
-        for engine in ENGINES:
+        for engine in TRIED:
             [frame] = between(rest, [scene.azimuths_deg[view]], engine)
             drawn[engine].append(frame.colour * frame.alpha + 1 - frame.alpha)
     errors = {engine: float(unlikeness(torch.stack(frames), truth[views]).mean()) for engine, frames in drawn.items()}
