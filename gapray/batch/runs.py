@@ -59,6 +59,10 @@ class RunSummary:
         """Lines for people, beside the counts."""
         return []
 
+    def warning_lines(self) -> list[str]:
+        """What looks wrong with the first products that it was about, for people."""
+        return []
+
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
@@ -91,6 +95,26 @@ class PackageSummary(RunSummary):
     """Products that were packaged from this source and lie in it no more."""
     gone_products: list[str] = field(default_factory=list)
     """The first of them."""
+    warned: int = 0
+    """Products packaged by this run whose photos look wrong, or came from elsewhere than those before."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """What is said of the first of them: product_id, code and message. The `products` table has all."""
+
+    def add(self, receipts: pa.Table) -> None:
+        """Count what one part held, and what looks wrong in it."""
+        super().add(receipts)
+        for row in receipts.to_pylist():
+            if row["warnings"]:
+                self.warned += 1
+                if self.warned <= REJECTS_SHOWN:
+                    self.warnings += [{"product_id": row["product_id"], **warning} for warning in row["warnings"]]
+
+    def warning_lines(self) -> list[str]:
+        """A line a warning."""
+        lines = [f"warning {one['product_id']}: {one['message']} [{one['code']}]" for one in self.warnings]
+        if self.warned > REJECTS_SHOWN:
+            lines.append(f"… and {self.warned - REJECTS_SHOWN} more: SELECT product_id, warnings FROM products")
+        return lines
 
     def remarks(self) -> list[str]:
         """What lies in the source and is not used, and what lies there no more, a line each."""
@@ -145,7 +169,7 @@ class RenderSummary(RunSummary):
                 if len(self.warnings) < REJECTS_SHOWN:
                     self.warnings.append(f"{row['product_id']}: {'; '.join(row['warnings'])}")
 
-    def remarks(self) -> list[str]:
+    def warning_lines(self) -> list[str]:
         """What looks wrong with the photos."""
         lines = [f"warning {line}" for line in self.warnings]
         if self.warned > len(self.warnings):

@@ -202,13 +202,16 @@ def _write_product(
         except GaprayError as error:
             problems.append({"stage": "report", "message": error.message, "code": error.code})
     own = facts.own
+    # A video repeats what was known of its package when it was drawn.
+    seen = [warning.message for warning in package.warnings or ()]
+    warnings = list(dict.fromkeys([*(facts.video["warnings"] if facts.video else ()), *seen]))
     data = {"photos": _sprite_facts(f"{identifier}.photos.jpg", angles, 4), "turn": turn}
     page = templates.get_template("product.html").render(
         id=identifier,
         status=facts.status,
         video_key=facts.video["key"] if facts.video else "",
         reasons=own["reasons"] if own else [],
-        warnings=facts.video["warnings"] if facts.video else [],
+        warnings=warnings,
         azimuths=AZIMUTHS[package.azimuths_by],
         guessed=package.azimuths_by == "order",
         turn={"frames": facts.video["azimuths_deg"]} if turn and facts.video else None,
@@ -230,7 +233,7 @@ def _write_product(
         "lpips": own["lpips"] if own else None,
         "worst": own["worst_lpips"] if own else None,
         "iou": own["iou"] if own else None,
-        "reason": "; ".join(own["reasons"] if own else [one["message"] for one in problems[:1]]),
+        "reason": "; ".join((own["reasons"] if own else [one["message"] for one in problems[:1]]) or warnings[:1]),
         "thumb": f"products/{identifier}.thumb.jpg",
         "page": f"products/{identifier}.html",
         "azimuths_by": package.azimuths_by,

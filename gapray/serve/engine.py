@@ -33,6 +33,7 @@ from gapray.fidelity.score import FrameScore, Verdict
 from gapray.fidelity.shown import Shown, cut_out, shown
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
+from gapray.inspect.doubts import looked_over
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package, model_names
@@ -107,7 +108,7 @@ class Packager:
         if job.input.package is not None:
             with scratch() as folder:
                 zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
-                return gap_folder.read(folder)
+                return looked_over(gap_folder.read(folder))
         with scratch() as folder:
             capture, ignored = self._opened(job, folder)
             package = build_package(
@@ -119,7 +120,7 @@ class Packager:
         for view in package.views:
             depth = (view.depth >> 8).astype(np.uint8)
             self._artifacts.put(preview_name(job, view.azimuth_deg, "depth"), _thumbnail(depth))
-        return replace(package, remarks=(described(ignored),)) if ignored else package
+        return replace(looked_over(package), remarks=(described(ignored),) if ignored else ())
 
     def _opened(self, job: Job, folder: Path) -> tuple[CaptureSet, dict[str, int]]:
         """A job's photos, and what lay beside them where they were fetched."""
@@ -167,7 +168,7 @@ class Packager:
         return {
             "files": self._stored(job, {"package.zip": sink.getvalue()}),
             "azimuths_by": package.azimuths_by,
-            "warnings": list(package.remarks),
+            "warnings": list(package.told),
             "package": {
                 "product_id": package.product_id,
                 "key": package.key,
@@ -218,7 +219,7 @@ class Packager:
                 "licence": turn.licence,
             },
             "calibration": turn.calibration,
-            "warnings": [*turn.warnings, *package.remarks],
+            "warnings": [*turn.warnings, *package.told],
         }
 
     def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
@@ -494,6 +495,6 @@ def _provenance(job: Job, package: GapPackage, turn: Turn, profile: Profile) -> 
             "azimuths_deg": list(turn.azimuths_deg),
             "key_frames": list(turn.key_frames),
             "calibration": turn.calibration,
-            "warnings": list(turn.warnings),
+            "warnings": [*turn.warnings, *(warning.message for warning in package.warnings or ())],
         },
     )
