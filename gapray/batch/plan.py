@@ -100,7 +100,9 @@ def _refused(rows: pa.Table, twice: dict[str, str]) -> pa.Table:
     if not twice:
         return rows
     names = rows["product_id"].to_pylist()
-    messages = pa.array([f"{name} is the name of {twice[name]}" if name in twice else None for name in names], pa.string())
+    messages = pa.array(
+        [f"{name} is the name of {twice[name]}" if name in twice else None for name in names], pa.string()
+    )
     wrong = pc.and_(pc.is_valid(messages), pc.is_null(rows["error_code"]))
     codes = pc.if_else(wrong, "capture.same_id", rows["error_code"])
     told = pc.if_else(wrong, messages, rows["error_message"])

@@ -244,7 +244,10 @@ def test_rows_of_one_id_that_differ_are_refused(tmp_path):
         assert [row["product_id"] for row in wrong] == refused
         for row in wrong:
             assert row["error_code"] == "capture.same_id"
-            assert str(tmp_path / "a" / "mug") in row["error_message"] and str(tmp_path / "b" / "mug") in row["error_message"]
+            assert (
+                str(tmp_path / "a" / "mug") in row["error_message"]
+                and str(tmp_path / "b" / "mug") in row["error_message"]
+            )
 
 
 def test_what_another_command_made_of_a_source_is_not_gone(tmp_path):
