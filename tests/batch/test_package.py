@@ -126,6 +126,17 @@ def test_a_product_that_is_gone_from_the_source_is_told_of(tmp_path, null):
     )
     assert (told["gone"], told["gone_products"], told["finished"]) == (1, ["sku-0001"], 1)
     assert json.loads(CliRunner().invoke(app, ["status", out, "--json"]).stdout)["rows"]["products"] == 2
+    report = write_report(gapray.open_catalog(out), tmp_path / "site").parent
+    told = f"No longer in {tmp_path / 'shoot'}"
+    assert f"{told}: 1 of the products here." in (report / "index.html").read_text()
+    pages = {name: (report / "products" / f"{name}.html").read_text() for name in ("sku-0000", "sku-0001")}
+    assert told in pages["sku-0001"] and told not in pages["sku-0000"]
+    rows = json.loads((report / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
+    assert [told in row["reason"] for row in rows] == [False, True]
+    write_product(tmp_path / "elsewhere" / "sku-0001", seed=1)
+    gapray.package(tmp_path / "elsewhere", out=out, profile=null)
+    report = write_report(gapray.open_catalog(out), tmp_path / "site").parent
+    assert told not in (report / "index.html").read_text() + (report / "products" / "sku-0001.html").read_text()
 
 
 def packaged(words):
