@@ -168,7 +168,8 @@ class Catalog:
         """What looks wrong with the photos of current products: product_id, code and message, sorted by product."""
         columns = "product_id, unnest(warnings, max_depth := 2)"
         with self._connection() as connection:
-            rows = connection.sql(f"SELECT {columns} FROM products ORDER BY product_id").to_arrow_table().to_pylist()
+            found = connection.sql(f"SELECT {columns} FROM products ORDER BY product_id").to_arrow_table()
+        rows: list[dict[str, str]] = found.to_pylist()
         return rows
 
     def views(self, product_id: str | None = None) -> pa.Table:
