@@ -149,7 +149,7 @@ class Job:
 
     @property
     def azimuths_by(self) -> AzimuthsBy | None:
-        """How the azimuths of its photos were known; None while they lie in a manifest or package that nobody opened yet."""
+        """How the azimuths of its photos were known; None while they lie in a manifest, zip or package that nobody opened yet."""
         return self.input.azimuths_by or (self.result or {}).get("azimuths_by")
 
     @property
