@@ -30,6 +30,7 @@ REMEDIES: dict[str, str] = {
     "capture.invalid_manifest": "Write the manifest by `gapray manifest`, or see docs/architecture.md for its columns.",
     "capture.out_not_empty": "Name a new folder; nothing is ever overwritten.",
     "capture.write_failed": "Free space on the disk, check its permissions, then run again.",
+    "product.source_changed": "If it is another product, give it an id of its own (the name of its folder) or another catalogue (--out), and package both again.",
     "image.unreadable": "Check that the file can be read from here, then run again.",
     "image.empty": "The upload or the copy was cut off: take the file from the camera again.",
     "image.truncated": "The upload or the copy was cut off or damaged: take the file from the camera again.",

@@ -17,7 +17,7 @@ from gapray.batch.dataset import lasting, read_manifest
 from gapray.batch.plan import Verify, write_pending
 from gapray.batch.record import recorded
 from gapray.batch.resources import LIGHT_CPU, MASK_THREADS, StagePlan, plan_stages
-from gapray.batch.runs import REJECTS_SHOWN, PackageSummary, absolute, new_run_id, published
+from gapray.batch.runs import GONE_KEPT, PackageSummary, absolute, new_run_id, published
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.manifest import ignored_of, write_manifest
@@ -75,7 +75,7 @@ def package(
             root = None if str(src).endswith(".parquet") else absolute(str(src))
             pending = write_pending(listed, Catalog(folder), settings_hash, verify, manifest, root=root)
         summary = PackageSummary(run_id, target, products=pending.products, finished=pending.finished)
-        summary.gone, summary.gone_products = len(pending.gone), list(pending.gone[:REJECTS_SHOWN])
+        summary.gone, summary.gone_products = len(pending.gone), list(pending.gone[:GONE_KEPT])
         summary.ignored = ignored_of(str(listed))
         with recorded(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress

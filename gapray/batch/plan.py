@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,8 @@ Verify = Literal["source", "content"]
 
 
 ROWS_AT_ONCE = 8192
+KNOWN = {"known_key": "key", "depth_scale": "depth_scale", "depth_shift": "depth_shift", "known_warnings": "warnings"}
+"""Column of `PLANNED` -> column of `products`, of a package by this run's settings."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def write_pending(
         InputError: `capture.invalid_manifest`.
     """
     check_manifest(pq.read_schema(manifest))
-    columns = ["product_id", "uri", "settings", "source", "key", "depth_scale", "depth_shift"]
+    twice = _twice(manifest)
+    columns = ["product_id", "uri", "settings", "source", "key", "depth_scale", "depth_shift", "warnings"]
     current = catalog.table("products", columns=columns).combine_chunks()
     below = np.zeros(len(current), bool)
     if root is not None and len(current):
@@ -59,14 +63,49 @@ def write_pending(
     products = finished = 0
     with pq.ParquetFile(manifest) as file, pq.ParquetWriter(target, PLANNED) as writer:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=MANIFEST.names):
-            rows = completed(pa.Table.from_batches([batch]))
+            rows = _refused(completed(pa.Table.from_batches([batch])), twice)
             if below.any():
                 below &= ~pc.is_in(current["product_id"], value_set=rows["product_id"]).to_numpy()
             held = known.take(pc.index_in(rows["product_id"], value_set=known["product_id"]))
             same = pc.and_(pc.equal(rows["source"], held["source"]), pc.is_null(rows["error_code"]))
             skip = pc.fill_null(same, False) if verify == "source" else pa.array([False] * len(rows))
             products, finished = products + len(rows), finished + int(pc.sum(skip).as_py() or 0)
-            for field, column in (("known_key", "key"), ("depth_scale", "depth_scale"), ("depth_shift", "depth_shift")):
+            for field, column in KNOWN.items():
                 rows = rows.append_column(field, held[column])
+            former = current.take(pc.index_in(rows["product_id"], value_set=current["product_id"]))
+            elsewhere = pc.not_equal(rows["uri"], former["uri"])  # null, as the result, where there is no former one
+            for column in ("uri", "key", "settings"):
+                rows = rows.append_column(f"former_{column}", pc.if_else(elsewhere, former[column], None))
             writer.write_table(rows.filter(pc.invert(skip)).cast(PLANNED))
-    return Pending(products, finished, tuple(sorted(current["product_id"].filter(pa.array(below)).to_pylist())))
+    gone = current.select(["product_id", "uri"]).filter(pa.array(below)).to_pylist()
+    # What a run left out that lies there all the same, such as a film beside folders of photos, is not gone.
+    names = sorted(row["product_id"] for row in gone if not os.path.exists(row["uri"]))
+    return Pending(products, finished, tuple(names))
+
+
+def _twice(manifest: Path) -> dict[str, str]:
+    """Product of which a manifest has rows that differ -> where they lie. The last one written would hide the others."""
+    rows = pq.read_table(manifest, columns=["product_id", "uri", "source", "error_code"])
+    rows = rows.filter(pc.is_null(rows["error_code"]))
+    counted = rows.group_by("product_id").aggregate([([], "count_all")])
+    again = counted.filter(pc.greater(counted["count_all"], 1))["product_id"]
+    sources: dict[str, set[tuple[str, str]]] = {}
+    for row in rows.filter(pc.is_in(rows["product_id"], value_set=again)).to_pylist():
+        sources.setdefault(row["product_id"], set()).add((row["uri"], row["source"]))
+    return {name: ", ".join(uri for uri, _ in sorted(found)) for name, found in sources.items() if len(found) > 1}
+
+
+def _refused(rows: pa.Table, twice: dict[str, str]) -> pa.Table:
+    """Rows of `MANIFEST`, those of products in `twice` with an error."""
+    if not twice:
+        return rows
+    names = rows["product_id"].to_pylist()
+    messages = pa.array(
+        [f"{name} is the name of {twice[name]}" if name in twice else None for name in names], pa.string()
+    )
+    wrong = pc.and_(pc.is_valid(messages), pc.is_null(rows["error_code"]))
+    codes = pc.if_else(wrong, "capture.same_id", rows["error_code"])
+    told = pc.if_else(wrong, messages, rows["error_message"])
+    for name, column in (("error_code", codes), ("error_message", told)):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows

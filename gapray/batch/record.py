@@ -151,6 +151,8 @@ class Recorder(Generic[SummaryT]):
             "pieces": {"unit": summary.unit, "count": summary.pieces},
             "rejects_by_code": dict(summary.rejects_by_code),
             "remarks": summary.remarks(),
+            "warnings": summary.warning_lines(),
+            "gone": summary.gone_names(),
             "seconds": summary.seconds,
             "stages": {name: totals.as_dict() for name, totals in self._stages.items()},
             "spans_by_node": dict(self._nodes),

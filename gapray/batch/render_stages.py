@@ -21,6 +21,7 @@ from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile
 from gapray.errors import CatalogError, as_gapray_error
+from gapray.inspect.doubts import looked_over
 from gapray.models.cards import card_named
 from gapray.models.load import require
 from gapray.orbit.conditions import OrbitConditions, build_conditions
@@ -155,7 +156,7 @@ class Draw:
             "elevation_deg": conditions.calibration.elevation_deg,
             "direction": conditions.calibration.direction,
             "reprojection_iou": list(conditions.calibration.reprojection_iou),
-            "warnings": list(conditions.warnings),
+            "warnings": [*conditions.warnings, *looked_over(package).told],
             "seconds": time.monotonic() - started,
             "run_id": self._facts.run_id,
             "created_at": utc_now(),

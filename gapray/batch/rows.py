@@ -40,15 +40,23 @@ VIEW = pa.struct(
 )
 """One view in flight. Pixels are dropped as soon as they are used; what stays is compressed."""
 
+WARNINGS = PRODUCTS.field("warnings").type
 PLANNED = pa.schema(
     [
         *MANIFEST,
         pa.field("known_key", pa.string()),
         pa.field("depth_scale", pa.float64()),
         pa.field("depth_shift", pa.float64()),
+        pa.field("known_warnings", WARNINGS),
+        pa.field("former_uri", pa.string()),
+        pa.field("former_key", pa.string()),
+        pa.field("former_settings", pa.string()),
     ]
 )
-"""What the pipeline reads: manifest rows that are not finished, with what the catalogue holds of each."""
+"""What the pipeline reads: manifest rows that are not finished, with what the catalogue holds of each.
+
+`known_…` and depth's range are of a package by the same settings. `former_…` are of a package from elsewhere, whatever its
+settings; once the photos are read, only where it was made of others than these."""
 
 IN_FLIGHT = pa.schema(
     [
@@ -75,6 +83,7 @@ RECEIPT = pa.schema(
         pa.field("views", pa.int32()),
         pa.field("code", pa.string()),
         pa.field("message", pa.string()),
+        pa.field("warnings", WARNINGS),
     ]
 )
 """What the driver hears of a product once it is in the catalogue; `outcome` is packaged, unchanged or rejected."""

@@ -23,6 +23,9 @@ MANIFEST_ROWS = 8192
 REJECTS_SHOWN = 20
 """Rejects that a summary lists; the catalogue's `rejects` table has all."""
 
+GONE_KEPT = 1000
+"""Products missed in a source that a run's record names; of more it has the number."""
+
 
 @dataclass
 class RunSummary:
@@ -59,6 +62,14 @@ class RunSummary:
         """Lines for people, beside the counts."""
         return []
 
+    def warning_lines(self) -> list[str]:
+        """What looks wrong with the first products that it was about, for people."""
+        return []
+
+    def gone_names(self) -> list[str]:
+        """Products that it missed in the source, for the record."""
+        return []
+
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
@@ -90,18 +101,39 @@ class PackageSummary(RunSummary):
     gone: int = 0
     """Products that were packaged from this source and lie in it no more."""
     gone_products: list[str] = field(default_factory=list)
-    """The first of them."""
+    """The first `GONE_KEPT` of them."""
+    warned: int = 0
+    """Products packaged by this run whose photos look wrong, or came from elsewhere than those before."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """What is said of the first of them: product_id, code and message. The `products` table has all."""
+
+    def add(self, receipts: pa.Table) -> None:
+        """Count what one part held, and what looks wrong in it."""
+        super().add(receipts)
+        for row in receipts.to_pylist():
+            if row["warnings"]:
+                self.warned += 1
+                if self.warned <= REJECTS_SHOWN:
+                    self.warnings += [{"product_id": row["product_id"], **warning} for warning in row["warnings"]]
+
+    def warning_lines(self) -> list[str]:
+        """A line a warning."""
+        lines = [f"warning {one['product_id']}: {one['message']} [{one['code']}]" for one in self.warnings]
+        if self.warned > REJECTS_SHOWN:
+            lines.append(f"… and {self.warned - REJECTS_SHOWN} more: SELECT product_id, warnings FROM products")
+        return lines
 
     def remarks(self) -> list[str]:
         """What lies in the source and is not used, and what lies there no more, a line each."""
         lines = [described(self.ignored)] if self.ignored else []
         if self.gone:
-            more = ", …" if self.gone > len(self.gone_products) else ""
-            lines.append(
-                f"no longer in the source: {self.gone} ({', '.join(self.gone_products)}{more}); the catalogue keeps what was "
-                "packaged"
-            )
+            names = ", ".join(self.gone_products[:REJECTS_SHOWN]) + ", …" * (self.gone > REJECTS_SHOWN)
+            lines.append(f"no longer in the source: {self.gone} ({names}); the catalogue keeps what was packaged")
         return lines
+
+    def gone_names(self) -> list[str]:
+        """See `RunSummary.gone_names`."""
+        return self.gone_products
 
     @property
     def done(self) -> int:
@@ -145,7 +177,7 @@ class RenderSummary(RunSummary):
                 if len(self.warnings) < REJECTS_SHOWN:
                     self.warnings.append(f"{row['product_id']}: {'; '.join(row['warnings'])}")
 
-    def remarks(self) -> list[str]:
+    def warning_lines(self) -> list[str]:
         """What looks wrong with the photos."""
         lines = [f"warning {line}" for line in self.warnings]
         if self.warned > len(self.warnings):

@@ -21,7 +21,7 @@ from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
 from gapray.batch.runs import ScoreSummary, absolute, new_run_id, published
 from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
-from gapray.batch.truth import read_truth
+from gapray.batch.truth import Truth, read_truth
 from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
@@ -77,7 +77,7 @@ def score(
         facts.run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged
     )
     if truth is not None:
-        summary.truth_unused = given.unused(opened.table("videos", columns=["product_id"])["product_id"].to_pylist())
+        summary.truth_unused = _unused(opened, given, chosen.fidelity.angle_tolerance_deg)
     with (
         tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
         recorded(
@@ -105,6 +105,18 @@ def score(
                     for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
                         recorder.add(receipts)
     return summary
+
+
+def _unused(opened: Catalog, given: Truth, tolerance_deg: float) -> list[str]:
+    """What of the truth no score of this catalogue is made with, a line each."""
+    videos, packages = (
+        opened.table(name, columns=["product_id", "azimuths_deg"]).to_pylist() for name in ("videos", "products")
+    )
+    frames: dict[str, list[float]] = {}
+    for row in videos:
+        frames.setdefault(row["product_id"], []).extend(row["azimuths_deg"])
+    own = {row["product_id"]: row["azimuths_deg"] for row in packages}
+    return [*given.unused(frames), *given.unmatched(own, frames, tolerance_deg)]
 
 
 def score_facts(catalog: str, profile: Profile) -> ScoreFacts:

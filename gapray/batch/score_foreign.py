@@ -12,10 +12,11 @@ import numpy as np
 
 from gapray.batch.score import score_facts
 from gapray.batch.score_stages import ScoreFacts, stamped
-from gapray.batch.truth import read_truth
+from gapray.batch.truth import NAMES_SHOWN, Truth, read_truth
 from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
+from gapray.capture.kinds import described
 from gapray.capture.storage import read_bytes
 from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
@@ -83,7 +84,8 @@ def score_foreign(
     network = load_mask(profile.packaging, threads=2)
     laid = _Laid(network, facts)
     photos = laid.package(package)
-    hidden = [] if truth is None else read_truth(str(truth), options).of(product_id)
+    given = read_truth(str(truth) if truth is not None else None, options)
+    hidden = [] if truth is None else given.of(product_id)
     images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
     truths = _merged(photos, laid.pictures(images, [one["azimuth_deg"] for one in hidden]))
     side = profile.packaging.decode.reference_side
@@ -115,7 +117,8 @@ def score_foreign(
         source="foreign file",
         aligned=True,
     )
-    return _committed(opened, facts, row, protocol, results, truths, package)
+    found = _committed(opened, facts, row, protocol, results, truths, package)
+    return replace(found, notes=[*found.notes, *_unused(given, product_id, len(photos) + len(hidden) - len(truths))])
 
 
 class _Laid:
@@ -148,6 +151,17 @@ def _merged(photos: Sequence[Shown], hidden: Sequence[Shown]) -> list[Shown]:
         if all(abs(turned(one.azimuth_deg, has.azimuth_deg)) > KEY_TOLERANCE_DEG for has in photos)
     ]
     return sorted([*photos, *extra], key=lambda one: one.azimuth_deg)
+
+
+def _unused(given: Truth, product_id: str, known: int) -> list[str]:
+    """What of the truth this score is not made with: files that are no photos, other products, `known` photos of known angles."""
+    others = sorted((given.photos.keys() | given.rejects.keys()) - {product_id})
+    lines = [f"truth, {described(given.ignored)}"] if given.ignored else []
+    if others:
+        lines.append(f"truth of other products: {', '.join(others[:NAMES_SHOWN])}{', …' * (len(others) > NAMES_SHOWN)}")
+    if known:
+        lines.append(f"truth photos not compared: {known} at angles that the package shows")
+    return lines
 
 
 def _our_frames(opened: Catalog, product_id: str) -> list[Any] | None:

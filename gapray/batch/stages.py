@@ -32,7 +32,10 @@ from gapray.catalog.rows import RunFacts, product_row, reject_row, utc_now, view
 from gapray.catalog.schemas import PRODUCTS, REJECTS, VIEWS
 from gapray.catalog.storage import Folder
 from gapray.config import PackagingSettings
+from gapray.errors import REMEDIES
 from gapray.gap.images import decode_grey8, encode_png
+from gapray.gap.package import GapView, PackageWarning
+from gapray.inspect.doubts import doubts
 from gapray.models.depth import MaskedSet
 from gapray.models.load import load_canny, load_depth, load_identity, load_mask, require
 from gapray.packaging.silhouette import silhouette
@@ -65,7 +68,12 @@ def _decode_row(row: Row, settings: PackagingSettings, settings_hash: str) -> No
     capture = capture_set(row)
     decoded = [decode_view(photo, settings.decode) for photo in capture.photos]
     refuse_repeats(capture, [view.sha256 for view in decoded])
-    row["key"] = content_key([(view.photo.azimuth_deg, view.sha256) for view in decoded], settings_hash)
+    content = [(view.photo.azimuth_deg, view.sha256) for view in decoded]
+    row["key"] = content_key(content, settings_hash)
+    if row["former_uri"] is not None:
+        # What another run made of these very photos, or what was exported and came back, is no other product.
+        same = {row["key"], content_key(content, row["former_settings"])}
+        row["former_uri"] = None if row["former_key"] in same else row["former_uri"]
     if not is_live(row):
         return
     row["views"] = [
@@ -179,7 +187,16 @@ class Encode:
                 source=row["source"], uri=row["uri"], code=row["error_code"], message=row["error_message"], **shared
             )
             return {"product_id": row["product_id"], "product": None, "views": [], "reject": reject}
-        views = [self._view(view, row, shared) for view in row["views"]] if is_live(row) else []
+        views: list[Row] = []
+        warnings = None if row["known_warnings"] is None else [PackageWarning(**one) for one in row["known_warnings"]]
+        if is_live(row):
+            finished = [self._view(view, row) for view in row["views"]]
+            seen = doubts(*zip(*((view.name, view.reference, view.mask) for view in finished), strict=True))
+            warnings = [*_replaced(row), *seen]
+            views = [
+                view_row(view, carried["reference"], carried["mask"], key=row["key"], **shared)
+                for view, carried in zip(finished, row["views"], strict=True)
+            ]
         product = product_row(
             key=row["key"],
             source=row["source"],
@@ -188,13 +205,14 @@ class Encode:
             depth_scale=row["depth_scale"],
             depth_shift=row["depth_shift"],
             azimuths_by=row["azimuths_by"],
+            warnings=warnings,
             **shared,
         )
         return {"product_id": row["product_id"], "product": product, "views": views, "reject": None}
 
-    def _view(self, view: Row, row: Row, shared: dict[str, Any]) -> Row:
+    def _view(self, view: Row, row: Row) -> GapView:
         mask = decode_grey8(view["mask"])
-        finished = finish_view(
+        return finish_view(
             name=view["name"],
             azimuth_deg=view["azimuth_deg"],
             uri=view["uri"],
@@ -205,7 +223,15 @@ class Encode:
             features=np.asarray(view["features"], np.float32),
             canny=self._canny,
         )
-        return view_row(finished, view["reference"], view["mask"], key=row["key"], **shared)
+
+
+def _replaced(row: Row) -> tuple[PackageWarning, ...]:
+    """What to say of a package that takes the place of one of other photos from elsewhere."""
+    if row["former_uri"] is None:
+        return ()
+    code = "product.source_changed"
+    seen = f"{row['uri']} takes the place of {row['former_uri']}, whose photos are others, under the same id"
+    return (PackageWarning(code, f"{seen}. {REMEDIES[code]}"),)
 
 
 @ended("package")
@@ -228,6 +254,7 @@ def write(table: pa.Table, *, catalog: str, after: datetime | None, part_bytes: 
     outcome = pc.if_else(refused, "rejected", pc.if_else(pc.greater(views, 0), "packaged", "unchanged"))
     columns = {"product_id": finished["product_id"], "outcome": outcome, "views": views}
     columns |= {name: pc.struct_field(finished["reject"], name) for name in ("code", "message")}
+    columns["warnings"] = pc.struct_field(finished["product"], "warnings")
     return pa.table(columns, schema=RECEIPT)
 
 

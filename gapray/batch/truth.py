@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gapray.capture.azimuths import turned
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.kinds import counted, described
 from gapray.errors import InputError
+from gapray.orbit.weights import KEY_TOLERANCE_DEG
 
 NAMES_SHOWN = 10
 """Products that a line names."""
@@ -52,6 +55,38 @@ class Truth:
         if strange := self.photos.keys() - set(products):
             lines.append(f"truth of products without a video: {_named(strange)}")
         return [*lines, *([f"truth, {described(self.ignored)}"] if self.ignored else [])]
+
+    def unmatched(
+        self, given: Mapping[str, Sequence[float]], frames: Mapping[str, Sequence[float]], tolerance_deg: float
+    ) -> list[str]:
+        """Lines that say how many of these photos are compared with no frame, and why.
+
+        Args:
+            given: Product -> azimuths of its package's own photos [degrees].
+            frames: Product -> azimuths of the frames of all its videos [degrees].
+            tolerance_deg: A photo is compared with a frame at most so far from its angle.
+        """
+        known: dict[str, int] = {}
+        far: dict[str, int] = {}
+        for name, photos in self.photos.items():
+            for photo in photos if name in given and name in frames else ():
+                if _nearest(photo["azimuth_deg"], given[name]) <= KEY_TOLERANCE_DEG:
+                    known[name] = known.get(name, 0) + 1
+                elif _nearest(photo["azimuth_deg"], frames[name]) > tolerance_deg:
+                    far[name] = far.get(name, 0) + 1
+        reasons = (
+            (known, "at angles that the packages show"),
+            (far, f"farther than {tolerance_deg:g} degrees from every frame"),
+        )
+        return [
+            f"truth photos not compared: {sum(found.values())} {why} ({_named(found)})"
+            for found, why in reasons
+            if found
+        ]
+
+
+def _nearest(azimuth_deg: float, others_deg: Sequence[float]) -> float:
+    return min((abs(turned(azimuth_deg, other)) for other in others_deg), default=math.inf)
 
 
 def read_truth(source: str | None, options: DiscoverOptions) -> Truth:

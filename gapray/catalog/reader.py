@@ -21,7 +21,7 @@ from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError, GaprayError
 from gapray.gap.images import decode_grey8, decode_grey16, decode_rgb
-from gapray.gap.package import GapPackage, GapView, Quality
+from gapray.gap.package import GapPackage, GapView, PackageWarning, Quality
 
 if TYPE_CHECKING:
     import duckdb
@@ -110,7 +110,7 @@ _HOMES = pa.schema(
     ]
 )
 """Where views lie; `part` is a place in the list of files, because their names are long and a million rows have one each."""
-PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift"] + [
+PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift", "warnings"] + [
     f"{role}_model" for role in ("mask", "depth", "canny", "identity")
 ]
 """Columns of `products` that `package_of_rows` needs."""
@@ -163,6 +163,14 @@ class Catalog:
     def products(self) -> pa.Table:
         """Current rows of `products`."""
         return self.table("products")
+
+    def warnings(self) -> list[dict[str, str]]:
+        """What looks wrong with the photos of current products: product_id, code and message, sorted by product."""
+        columns = "product_id, unnest(warnings, max_depth := 2)"
+        with self._connection() as connection:
+            found = connection.sql(f"SELECT {columns} FROM products ORDER BY product_id").to_arrow_table()
+        rows: list[dict[str, str]] = found.to_pylist()
+        return rows
 
     def views(self, product_id: str | None = None) -> pa.Table:
         """Current rows of `views`; images and all, so name a product where the catalogue is large."""
@@ -595,6 +603,9 @@ def package_of_rows(product: Mapping[str, Any], rows: Sequence[Mapping[str, Any]
         product["depth_shift"],
         models,
         product.get("azimuths_by"),
+        warnings=None
+        if product.get("warnings") is None
+        else tuple(PackageWarning(**warning) for warning in product["warnings"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from gapray.capture.azimuths import AzimuthsBy
 from gapray.config import canonical_hash
 from gapray.gap.images import encode_png
-from gapray.gap.package import GapView, view_facts
+from gapray.gap.package import GapView, PackageWarning, view_facts
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def product_row(
     facts: RunFacts,
     now: datetime,
     azimuths_by: AzimuthsBy | None = None,
+    warnings: Sequence[PackageWarning] | None = None,
 ) -> dict[str, Any]:
     """One row of `products`."""
     return {
@@ -81,6 +82,7 @@ def product_row(
         "depth_scale": depth_scale,
         "depth_shift": depth_shift,
         "azimuths_by": azimuths_by,
+        "warnings": None if warnings is None else [vars(warning) for warning in warnings],
         **facts.model_columns(),
         "run_id": facts.run_id,
         "created_at": now,

@@ -21,6 +21,7 @@ from gapray.errors import CatalogError
 
 FOLDER = "runs"
 SUFFIX = ".json"
+RECORDS_READ = 100
 HEARTBEAT_S = 10.0
 """A living run rewrites its record at least this often."""
 LOST_AFTER_S = 6 * HEARTBEAT_S
@@ -75,6 +76,31 @@ def _read(folder: Folder, path: str, now: datetime) -> dict[str, Any]:
     if record["state"] == "running" and silent > LOST_AFTER_S:
         record["state"] = "lost"
     return record
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Products that the newest packaging of a source missed there; the catalogue keeps what was packaged of them."""
+
+    source: str
+    count: int
+    products: tuple[str, ...]
+    """The first of them."""
+    since: datetime
+    """When that run began: what was packaged later, from wherever, is not gone."""
+
+
+def gone(folder: Folder) -> list[Gone]:
+    """What is gone from each source, newest packaging first, by the `RECORDS_READ` newest records."""
+    newest: dict[str, dict[str, Any]] = {}
+    for record in runs(folder, limit=RECORDS_READ):
+        if record.get("kind") == "package":
+            newest.setdefault(record["source"], record)
+    return [
+        Gone(source, record["counts"]["gone"], tuple(record["gone"]), datetime.fromisoformat(record["started_at"]))
+        for source, record in newest.items()
+        if record.get("gone")
+    ]
 
 
 @dataclass(frozen=True)

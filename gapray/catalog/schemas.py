@@ -114,6 +114,12 @@ PRODUCTS = _schema(
             True,
             "degrees or frames in the photos' names, a table, or their order; null where nobody said.",
         ),
+        (
+            "warnings",
+            pa.list_(pa.struct([("code", pa.string()), ("message", pa.string())])),
+            True,
+            "What looks wrong with the photos or where they came from; null where nobody has looked.",
+        ),
     ],
 )
 """One light row a product, written after its views: the commit marker."""

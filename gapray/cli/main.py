@@ -388,18 +388,19 @@ def publish(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the best video of each approved product to URI."""
+    """Copy the best video of each approved product to URI; what was published of one that is rejected is removed."""
     with guarded(as_json):
         from gapray.catalog.reader import open_catalog
         from gapray.report.approval import publish as run
 
-        copied, skipped = run(open_catalog(catalog), to, approved, preset)
+        done = run(open_catalog(catalog), to, approved, preset)
         if as_json:
-            print_json({"published": copied, "skipped": skipped})
+            print_json({"published": done.copied, "skipped": done.skipped, "withdrawn": done.withdrawn})
             return
-        for line in skipped:
+        for line in done.skipped:
             typer.echo(f"  skipped {line}")
-        typer.echo(f"{len(copied)} published to {to}, {len(skipped)} skipped")
+        withdrawn = f", {len(done.withdrawn)} of them withdrawn" if done.withdrawn else ""
+        typer.echo(f"{len(done.copied)} published to {to}, {len(done.skipped)} skipped{withdrawn}")
 
 
 @app.command()

@@ -14,6 +14,9 @@ import typer
 
 from gapray.errors import GaprayError, InternalError, as_gapray_error
 
+ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+"""What would end a cell or a row in tab-separated text, as PostgreSQL's COPY and `mysql --batch` write it."""
+
 
 @contextmanager
 def guarded(as_json: bool = False) -> Iterator[None]:
@@ -71,10 +74,10 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table for people: ruled on a terminal, tab-separated elsewhere."""
+    """A table for people: ruled on a terminal, tab-separated elsewhere, a row a line (`ESCAPED`)."""
     if not sys.stdout.isatty():
         for row in [list(columns), *rows]:
-            typer.echo("\t".join(_plain(cell) if cell is not None else "" for cell in row))
+            typer.echo("\t".join(_plain(cell).translate(ESCAPED) if cell is not None else "" for cell in row))
         return
     from rich.console import Console
     from rich.table import Table

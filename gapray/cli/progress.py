@@ -33,7 +33,7 @@ def report_of(summary: RunSummary) -> str:
     lines += [f"  rejected {one['product_id']}: {one['message']} [{one['code']}]" for one in summary.rejects]
     if summary.rejected > len(summary.rejects):
         lines.append(f"  … and {summary.rejected - len(summary.rejects)} more: `gapray catalog show {summary.catalog}`")
-    lines += [f"  {line}" for line in summary.remarks()]
+    lines += [f"  {line}" for line in [*summary.warning_lines(), *summary.remarks()]]
     return "\n".join([*lines, f"catalogue: {summary.catalog}"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from gapray.cli.output import guarded, print_json, print_table
 
 runs_app = typer.Typer(no_args_is_help=True, help="Records of a catalogue's runs.")
 
+WARNINGS_SHOWN = 20
 CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")]
 
@@ -68,15 +69,17 @@ def status(
             living = [record for record in records if record["state"] == "running"]
             packaged = next((record for record in records if record.get("kind") == "package"), {})
             remarks = packaged.get("remarks", []) if packaged not in living else []
-            counts = Catalog(folder).counts()
+            counts, warnings = Catalog(folder).counts(), Catalog(folder).warnings()
             if as_json:
                 rows = {name: number for name, (number, _) in counts.items() if number}
                 superseded = {name: number for name, (_, number) in counts.items() if number}
-                print_json({"rows": rows, "superseded": superseded, "remarks": remarks, "running": living})
+                told_now = {"remarks": remarks, "warnings": warnings, "running": living}
+                print_json({"rows": rows, "superseded": superseded, **told_now})
             else:
                 if watch and sys.stdout.isatty():
                     typer.echo("\033[2J\033[H", nl=False)  # clear, cursor home
-                typer.echo("\n".join([_held(counts), *(f"last packaging: {line}" for line in remarks)]))
+                lines = [*(f"last packaging: {line}" for line in remarks), *_warnings(warnings)]
+                typer.echo("\n".join([_held(counts), *lines]))
                 for record in living:
                     typer.echo("\n".join(["", *told(record)]))
                 if not living:
@@ -103,7 +106,7 @@ def told(record: Mapping[str, Any], now: datetime | None = None) -> list[str]:
         again = f", {stage['retried']} products again" if stage["retried"] else ""
         lines.append(f"  {name:18s} {stage['products']:8d} products  {each:8.3f} s each{gpu}{again}")
     lines += [f"  rejected {code}: {count}" for code, count in sorted(record["rejects_by_code"].items())]
-    lines += [f"  {line}" for line in record.get("remarks", ())]
+    lines += [f"  {line}" for line in (*record.get("warnings", ()), *record.get("remarks", ()))]
     cluster = ", ".join(f"{value:g} {name}" for name, value in record["cluster"].items())
     held = record["held"]
     cost = "" if record["cost"] is None else f", cost {record['cost']:.2f}"
@@ -148,6 +151,14 @@ def _row(record: Mapping[str, Any]) -> list[Any]:
         f"{record['seconds']:.0f}",
         None if record["cost"] is None else f"{record['cost']:.2f}",
     ]
+
+
+def _warnings(warnings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The first of them, a line each."""
+    lines = [f"warning {one['product_id']}: {one['message']} [{one['code']}]" for one in warnings[:WARNINGS_SHOWN]]
+    if len(warnings) > WARNINGS_SHOWN:
+        lines.append(f"… and {len(warnings) - WARNINGS_SHOWN} more: SELECT product_id, warnings FROM products")
+    return lines
 
 
 def _held(counts: Mapping[str, tuple[int, int]]) -> str:

@@ -42,7 +42,7 @@ from gapray.errors import InputError
 from gapray.gap.identity import IDENTITY_SIZE
 from gapray.gap.images import encode_png
 from gapray.gap.manifest import LONGEST_PATH, VIEW, degrees_of, manifest_views
-from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, Quality, view_facts
+from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, PackageWarning, Quality, view_facts
 
 MANIFEST_NAME = "multiview_manifest.json"
 LAYOUT_VERSION = "1.0"
@@ -50,6 +50,7 @@ INLINE = ("reference", "depth", "mask")
 """Files whose bytes an inline manifest holds, each as ``<role>_b64``: the names that the prototype's handler reads."""
 _MAX_FILE_BYTES = 64 * 2**20
 _MAX_MANIFEST_BYTES = 512 * 2**20
+_MOST_WARNINGS = 1000
 _LIMITS = DecodeSettings(min_side=16, reference_side=4096, max_pixels=4096 * 4096)
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 
@@ -109,6 +110,7 @@ def write(package: GapPackage, to: Path, *, inline: bool = False) -> Path:
             "depth_shift": package.depth_shift,
             "models": dict(package.models),
             "azimuths_by": package.azimuths_by,
+            "warnings": None if package.warnings is None else [vars(warning) for warning in package.warnings],
         }
         path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -192,6 +194,7 @@ def read(folder: Path) -> GapPackage:
             depth_shift=_finite(manifest.get("depth_shift", 0.0)),
             models={str(role): str(name) for role, name in models.items()},
             azimuths_by=_known_by(manifest.get("azimuths_by"), by),
+            warnings=_warnings(manifest.get("warnings")),
         )
     except (OSError, ValueError, AttributeError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise InputError("gap.invalid_folder", f"{folder}: {error}") from error
@@ -258,6 +261,15 @@ class _Place:
 def _known_by(said: Any, found: AzimuthsBy) -> AzimuthsBy:
     """What a manifest says of its azimuths, or what its views show."""
     return next((by for by in get_args(AzimuthsBy) if by == said), found)
+
+
+def _warnings(said: Any) -> tuple[PackageWarning, ...] | None:
+    """What a manifest says of the photos; None where it says nothing, or anything else than gapray writes."""
+    if not isinstance(said, list) or len(said) > _MOST_WARNINGS:
+        return None
+    found = [(one.get("code"), one.get("message")) for one in said if isinstance(one, dict)]
+    texts = [(code, message) for code, message in found if isinstance(code, str) and isinstance(message, str)]
+    return tuple(PackageWarning(code, message) for code, message in texts) if len(texts) == len(said) else None
 
 
 def _inside(root: Path, place: Path) -> Path:

@@ -56,6 +56,15 @@ class GapView:
 
 
 @dataclass(frozen=True)
+class PackageWarning:
+    """Something about a product's photos that a person should look at."""
+
+    code: str
+    message: str
+    """What was seen, and what to do about it."""
+
+
+@dataclass(frozen=True)
 class GapPackage:
     """One product, packaged."""
 
@@ -73,6 +82,13 @@ class GapPackage:
     """How the photos' azimuths were known; None where nobody said."""
     remarks: tuple[str, ...] = ()
     """What there is to say of how the photos came, for whoever asked for the package; kept in no catalogue or folder."""
+    warnings: tuple[PackageWarning, ...] | None = None
+    """What looks wrong with the photos; None where nobody has looked yet."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """All that there is to say of its photos, a sentence each."""
+        return (*(warning.message for warning in self.warnings or ()), *self.remarks)
 
     def view(self, azimuth_deg: float) -> GapView:
         """The view at exactly `azimuth_deg`.

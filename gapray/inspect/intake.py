@@ -81,7 +81,8 @@ def take_in(
     ]
     usable = set(alone) - {reject.product_id for reject in rejects}
     made = scan(str(folder), DiscoverOptions(layout="products")) if usable else iter(())
-    wanted = (replace(item, ignored=()) for item in made if item.product_id in usable)
+    # Named by what it was made of: the folder below the catalogue is the same whichever capture has this name.
+    wanted = (replace(item, uri=str(alone[item.product_id]), ignored=()) for item in made if item.product_id in usable)
     manifest = folder / "manifest.parquet"
     with whole_file(manifest) as partial:
         write_manifest(sorted(chain(photos, wanted, rejects), key=lambda item: item.product_id), str(partial), beside)

@@ -14,9 +14,6 @@ from gapray.config import OrbitSettings
 from gapray.errors import InputError
 from gapray.gap.package import UNNAMED, GapPackage
 from gapray.geometry.carve import NOTHING
-from gapray.inspect.duplicates import duplicates
-from gapray.inspect.findings import Finding
-from gapray.inspect.odd import odd
 from gapray.orbit.engines import between
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.scene import OrbitFrame
@@ -52,7 +49,7 @@ class OrbitConditions:
     """sRGB."""
     calibration: Calibration
     warnings: tuple[str, ...]
-    """For people: what looks wrong with the photos."""
+    """For people: which photos the orbit does not explain; what the photos show by themselves is in `GapPackage.warnings`."""
 
     @property
     def key_frames(self) -> tuple[int, ...]:
@@ -116,22 +113,8 @@ def build_conditions(
         references=_bytes(references.permute(0, 2, 3, 1)),
         background=settings.background_rgb,
         calibration=calibration,
-        warnings=(*calibration.warnings([view.name for view in package.views]), *_doubts(package)),
+        warnings=tuple(calibration.warnings([view.name for view in package.views])),
     )
-
-
-def _doubts(package: GapPackage) -> list[str]:
-    """Sentences about photos that show the same picture, stand differently or show another product."""
-    names = [view.name for view in package.views]
-    photos, masks = [view.reference for view in package.views], [view.mask for view in package.views]
-    first_of: dict[int, int] = {}
-    for first, second in duplicates(photos, masks):
-        first_of.setdefault(second, first)
-    copies = [
-        Finding("azimuth.duplicate", (names[first], names[second]), "both files show one picture")
-        for second, first in first_of.items()
-    ]
-    return [finding.sentence for finding in (*copies, *odd(names, photos, masks))]
 
 
 def _on(colour: Tensor, alpha: Tensor, background: Tensor) -> Tensor:

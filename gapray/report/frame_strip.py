@@ -43,13 +43,26 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
     for row in chosen:
         frames = frames_of(catalog, row)
         count = row["frames"]
-        # Even steps round the turn, every second one moved on by a frame: captured angles and angles in between.
-        picked = [(index * count // SHOWN + index % 2) % count for index in range(SHOWN)]
         cells = []
-        for index in picked:
+        for index in picked(count):
             cell = Image.fromarray(letterboxed(frames[index], SIDE, SIDE + LABEL, (255,) * 3))
             kind = "photo" if index in row["key_frames"] else "in between"
             ImageDraw.Draw(cell).text((6, SIDE), f"{row['azimuths_deg'][index]:g} deg, {kind}", fill=(90, 90, 90))
             cells.append(np.asarray(cell))
+        cells += [np.full_like(cells[0], 255)] * (SHOWN - len(cells))
         rows.append(np.concatenate(cells, axis=1))
     return Image.fromarray(np.concatenate(rows))
+
+
+def picked(count: int) -> list[int]:
+    """Which of a turn's frames are shown: each at most once, `SHOWN` of them or all where there are fewer.
+
+    Even steps round the turn. Where the steps are long enough every second one is moved on by a frame, because captured angles
+    alone would say nothing of those in between.
+
+    Args:
+        count: Frames of the turn.
+    """
+    shown = min(SHOWN, count)
+    moved = int(count >= 2 * SHOWN)
+    return [index * count // shown + moved * (index % 2) for index in range(shown)]

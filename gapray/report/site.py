@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_photo
 from gapray.catalog.reader import Catalog, package_of_rows
+from gapray.catalog.runs import Gone, gone
 from gapray.config import DecodeSettings
 from gapray.errors import CatalogError, GaprayError
 from gapray.fidelity.score import OURS
@@ -83,6 +84,13 @@ def write_report(
         for table in ("verdicts", "rejects", "scores", "best_stills")
     }
     best = {row["product_id"]: row for row in catalog.best_videos().to_pylist()}
+    lost = gone(catalog.folder)
+    source_of = {name: one for one in reversed(lost) for name in one.products}
+    missing = {
+        row["product_id"]: f"No longer in {source_of[row['product_id']].source}; this is what was packaged before."
+        for row in rows
+        if row["product_id"] in source_of and row["created_at"] < source_of[row["product_id"]].since
+    }
     try:
         (folder / "products").mkdir(parents=True, exist_ok=True)
         for name in ASSETS:
@@ -97,6 +105,7 @@ def write_report(
                 known["scores"].get(identifier, []),
                 known["rejects"].get(identifier, []),
                 known["best_stills"].get(identifier, []),
+                missing.get(identifier, ""),
             )
             return _write_product(catalog, package, facts, folder, templates)
 
@@ -116,6 +125,7 @@ def write_report(
         page = templates.get_template("index.html").render(
             title=title,
             counts=_counts(listed),
+            gone=_gone_lines(lost, missing),
             table_header=HEADER,
             table=[row.cells() for row in fidelity_table(catalog)],
         )
@@ -136,6 +146,8 @@ class ProductFacts:
     rejects: list[dict[str, Any]]
     stills: list[dict[str, Any]]
     """The best of each scene."""
+    gone: str
+    """That its photos are where they were no more; empty where they are there."""
 
     @property
     def shown_verdicts(self) -> list[dict[str, Any]]:
@@ -202,13 +214,18 @@ def _write_product(
         except GaprayError as error:
             problems.append({"stage": "report", "message": error.message, "code": error.code})
     own = facts.own
+    # A video repeats what was known of its package when it was drawn.
+    seen = [warning.message for warning in package.warnings or ()]
+    warnings = list(dict.fromkeys([*(facts.video["warnings"] if facts.video else ()), *seen]))
+    reasons = (own["reasons"] if own else [one["message"] for one in problems[:1]]) or warnings[:1]
     data = {"photos": _sprite_facts(f"{identifier}.photos.jpg", angles, 4), "turn": turn}
     page = templates.get_template("product.html").render(
         id=identifier,
         status=facts.status,
         video_key=facts.video["key"] if facts.video else "",
         reasons=own["reasons"] if own else [],
-        warnings=facts.video["warnings"] if facts.video else [],
+        gone=facts.gone,
+        warnings=warnings,
         azimuths=AZIMUTHS[package.azimuths_by],
         guessed=package.azimuths_by == "order",
         turn={"frames": facts.video["azimuths_deg"]} if turn and facts.video else None,
@@ -230,7 +247,7 @@ def _write_product(
         "lpips": own["lpips"] if own else None,
         "worst": own["worst_lpips"] if own else None,
         "iou": own["iou"] if own else None,
-        "reason": "; ".join(own["reasons"] if own else [one["message"] for one in problems[:1]]),
+        "reason": "; ".join([*reasons, *([facts.gone] if facts.gone else [])]),
         "thumb": f"products/{identifier}.thumb.jpg",
         "page": f"products/{identifier}.html",
         "azimuths_by": package.azimuths_by,
@@ -297,6 +314,12 @@ def _counts(listed: list[dict[str, Any]]) -> str:
     names = ("pass", "fail", "not scored", "rejected")
     counted = {name: sum(row["status"] == name for row in listed) for name in names}
     return f"{len(listed)} products: " + ", ".join(f"{count} {name}" for name, count in counted.items())
+
+
+def _gone_lines(lost: Sequence[Gone], missing: Mapping[str, str]) -> list[str]:
+    """How many products of each source are still gone from it."""
+    counts = {one.source: one.count - sum(name not in missing for name in one.products) for one in lost}
+    return [f"No longer in {source}: {count} of the products here." for source, count in counts.items() if count]
 
 
 def _by_product(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -33,6 +33,7 @@ from gapray.fidelity.score import FrameScore, Verdict
 from gapray.fidelity.shown import Shown, cut_out, shown
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
+from gapray.inspect.doubts import looked_over
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package, model_names
@@ -43,7 +44,7 @@ from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profil
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import strangers
-from gapray.serve.uploads import Sent, arrived, opened, sent_in_manifest
+from gapray.serve.uploads import arrived, at_url, opened, sent_in_manifest
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import made_of_frames
 from gapray.video.encode import export
@@ -71,6 +72,21 @@ class Turn:
     licence: str
     models: tuple[str, ...]
     """``name@revision`` of the weights that drew it."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A client's video and photos in one form."""
+
+    clip: list[Shown]
+    """The video's frames."""
+    photos: list[Shown]
+    """By azimuth."""
+    others: list[list[Shown]]
+    """Photos of other products."""
+    warnings: tuple[str, ...]
+    """What is wrong with the photos, and what came beside them and was not used."""
+    azimuths_by: AzimuthsBy | None
 
 
 class Packager:
@@ -107,7 +123,7 @@ class Packager:
         if job.input.package is not None:
             with scratch() as folder:
                 zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
-                return gap_folder.read(folder)
+                return looked_over(gap_folder.read(folder))
         with scratch() as folder:
             capture, ignored = self._opened(job, folder)
             package = build_package(
@@ -119,7 +135,7 @@ class Packager:
         for view in package.views:
             depth = (view.depth >> 8).astype(np.uint8)
             self._artifacts.put(preview_name(job, view.azimuth_deg, "depth"), _thumbnail(depth))
-        return replace(package, remarks=(described(ignored),)) if ignored else package
+        return replace(looked_over(package), remarks=(described(ignored),) if ignored else ())
 
     def _opened(self, job: Job, folder: Path) -> tuple[CaptureSet, dict[str, int]]:
         """A job's photos, and what lay beside them where they were fetched."""
@@ -138,14 +154,15 @@ class Packager:
                 fetch_json(given.manifest_url, rules, most_values=self._settings.limits.json_values)
             )
         else:
-            sent = [Sent(url=one.url, azimuth_deg=one.azimuth_deg) for one in given.photos]
+            sent = [at_url(one) for one in given.photos]
         found = arrived(
             sent,
             azimuths=None,
-            options=AzimuthOptions(allow_missing=given.manifest_url is None),
+            options=given.reading or AzimuthOptions(allow_missing=given.manifest_url is None),
             limits=self._settings.limits,
             decode=self._profile.packaging.decode,
             fetch=lambda url, left: fetch(url, rules, left=left),
+            turn=job.kind != "image",
         )
         assert found.capture is not None
         return found.capture, given.azimuths_by or found.azimuths_by, found.ignored
@@ -167,7 +184,7 @@ class Packager:
         return {
             "files": self._stored(job, {"package.zip": sink.getvalue()}),
             "azimuths_by": package.azimuths_by,
-            "warnings": list(package.remarks),
+            "warnings": list(package.told),
             "package": {
                 "product_id": package.product_id,
                 "key": package.key,
@@ -218,7 +235,7 @@ class Packager:
                 "licence": turn.licence,
             },
             "calibration": turn.calibration,
-            "warnings": [*turn.warnings, *package.remarks],
+            "warnings": [*turn.warnings, *package.told],
         }
 
     def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
@@ -241,19 +258,17 @@ class Packager:
             shifted=bool(turn.calibration["shifted"]),
         )
 
-    def laid(self, job: Job) -> tuple[list[Shown], list[Shown], list[list[Shown]]]:
+    def laid(self, job: Job) -> Laid:
         """A client's video and photos in one form, for a score of a foreign video.
-
-        Returns:
-            Frames, photos by azimuth, and the same of other products.
 
         Raises:
             InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `capture.*`, `image.*`.
         """
         size = self._profile.fidelity.size
         with scratch() as place:
-            capture, _ = self._opened(job, place)
-            package = build_package(capture, self._models, self._profile.packaging)
+            capture, ignored = self._opened(job, place)
+            package = looked_over(build_package(capture, self._models, self._profile.packaging))
+            told = (*package.told, *([described(ignored)] if ignored else []))
             path = place / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.
@@ -271,7 +286,7 @@ class Packager:
             within=[view.mask for view in package.views],
         )
         photos = [shown(cut, size, framing="boxes") for cut in cut_views]
-        return clip, photos, self._strangers
+        return Laid(clip, photos, self._strangers, told, package.azimuths_by)
 
     @cached_property
     def _strangers(self) -> list[list[Shown]]:
@@ -494,6 +509,6 @@ def _provenance(job: Job, package: GapPackage, turn: Turn, profile: Profile) -> 
             "azimuths_deg": list(turn.azimuths_deg),
             "key_frames": list(turn.key_frames),
             "calibration": turn.calibration,
-            "warnings": list(turn.warnings),
+            "warnings": [*turn.warnings, *(warning.message for warning in package.warnings or ())],
         },
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gapray.capture.azimuths import AzimuthsBy
+from gapray.capture.azimuths import AzimuthOptions, AzimuthsBy
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 FINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
@@ -86,6 +86,9 @@ class JobInput(BaseModel):
         None, description="How the photos' azimuths were known; None until they are."
     )
     ignored: dict[str, int] = Field({}, description="What a zip held beside its photos: kind -> number.")
+    reading: AzimuthOptions | None = Field(
+        None, description="How names are read once it is fetched what lies at the only URL; None = azimuths are known."
+    )
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Job:
 
     @property
     def azimuths_by(self) -> AzimuthsBy | None:
-        """How the azimuths of its photos were known; None while they lie in a manifest or package that nobody opened yet."""
+        """How the azimuths of its photos were known; None while they lie in a manifest, zip or package that nobody opened yet."""
         return self.input.azimuths_by or (self.result or {}).get("azimuths_by")
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gapray.fidelity.comparison import Comparison
 from gapray.fidelity.shown import Shown
 from gapray.gap.package import GapPackage
-from gapray.serve.engine import Generator, Packager, Scorer, Turn
+from gapray.serve.engine import Generator, Laid, Packager, Scorer, Turn
 from gapray.serve.jobs import Job, Making
 from gapray.serve.settings import ServeSettings
 
@@ -76,11 +76,9 @@ class LocalWorkers:
         found: Comparison = await self._in_turn("packager", self._packager.compare, job, package, turn)
         return found
 
-    async def laid(self, job: Job) -> tuple[list[Shown], list[Shown], list[list[Shown]]]:
+    async def laid(self, job: Job) -> Laid:
         """See `Workers`."""
-        found: tuple[list[Shown], list[Shown], list[list[Shown]]] = await self._in_turn(
-            "packager", self._packager.laid, job
-        )
+        found: Laid = await self._in_turn("packager", self._packager.laid, job)
         return found
 
     async def style(self, job: Job, package: GapPackage) -> dict[str, Any]:

@@ -78,7 +78,12 @@ async def _made(given: dict[str, Any]) -> dict[str, Any]:
             decode=settings.loaded_profile().packaging.decode,
             turn=making.still is None,
         )
-        where = JobInput(photos=found.photos, azimuths_by=found.azimuths_by, ignored=found.ignored)
+        where = JobInput(
+            photos=found.photos,
+            azimuths_by=found.azimuths_by,
+            ignored=found.ignored,
+            reading=found.reading,
+        )
         if found.capture is not None:
             where = where.model_copy(update={"capture": f"uploads/{job_id}/capture.zip"})
             artifacts.put(f"uploads/{job_id}/capture.zip", found.capture)

@@ -13,7 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,7 +31,7 @@ from gapray.capture.azimuths import (
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
 from gapray.capture.discover import DiscoverOptions, discover
-from gapray.capture.kinds import counted
+from gapray.capture.kinds import PHOTO_ENDINGS, counted
 from gapray.capture.storage import ArchiveLimits, read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -274,6 +274,8 @@ class Arrived:
     """What a client says of azimuths, in a field or with each photo, is a table. None: one photo alone, which has no order."""
     ignored: dict[str, int] = field(default_factory=dict)
     """What came beside the photos that are used, by kind: `gapray.capture.kinds.counted`."""
+    reading: AzimuthOptions | None = None
+    """How names are to be read once it is fetched what lies at the only URL; None where azimuths are known."""
 
 
 def arrived(
@@ -305,6 +307,8 @@ def arrived(
         raise InputError("request.no_photos", "the request holds no photo")
     if len(sent) > limits.images:
         raise InputError("request.too_many_images", f"{len(sent)} photos; at most {limits.images} are taken")
+    if fetch is None and azimuths is None and _may_be_zip(sent, turn=turn):
+        return Arrived(None, (PhotoSource(url=str(sent[0].url)),), (), None, reading=options)
     if fetch is not None:
         sent = _fetched(sent, fetch, limits.photo_bytes)
     for number, photo in enumerate(sent, 1):
@@ -315,6 +319,9 @@ def arrived(
     if any((one.data or b"").startswith(_ZIP_MAGIC) for one in sent):
         if len(sent) > 1:
             raise InputError("request.invalid", "send one zip, or photos, not both")
+        if azimuths is not None:
+            told = "photos in a zip come in no order: name them by their angles, or put a capture.csv beside them"
+            raise InputError("request.invalid", f"`azimuths` says nothing of a zip; {told}")
         return _unzipped(sent[0].data or b"", options, limits, decode)
     reading = _read(sent, azimuths, options, turn=turn)
     placed = [(photo, reading.azimuths[str(at)]) for at, photo in enumerate(sent) if str(at) in reading.azimuths]
@@ -329,6 +336,18 @@ def arrived(
         return Arrived(None, sources, angles, by, ignored)
     capture = _zipped((photo.data or b"" for photo, _ in placed), angles, limits, decode)
     return Arrived(capture, (), angles, by, ignored)
+
+
+def _may_be_zip(sent: Sequence[Sent], *, turn: bool) -> bool:
+    """Whether one URL came that nothing is known of: for a turn one photo is too few, so that it leads to a zip or is refused."""
+    if len(sent) != 1 or sent[0].url is None or sent[0].azimuth_deg is not None:
+        return False
+    return not turn or PurePosixPath(sent[0].name.lower()).suffix not in PHOTO_ENDINGS
+
+
+def at_url(source: PhotoSource) -> Sent:
+    """A photo, or a zip of photos, that is fetched now."""
+    return replace(_text(source.url), azimuth_deg=source.azimuth_deg)
 
 
 def _fetched(sent: Sequence[Sent], fetch: Callable[[str, int], bytes], most: int) -> list[Sent]:

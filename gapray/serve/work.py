@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the dispatcher moves these about without loading what makes
     from gapray.fidelity.comparison import Comparison
     from gapray.fidelity.shown import Shown
     from gapray.gap.package import GapPackage
-    from gapray.serve.engine import Turn
+    from gapray.serve.engine import Laid, Turn
 
 Report = Callable[[str, int], Awaitable[None]]
 """Stage, percent."""
@@ -44,7 +44,7 @@ class Workers(Protocol):
         """See `Packager.compare`."""
         ...
 
-    async def laid(self, job: Job) -> tuple[list[Shown], list[Shown], list[list[Shown]]]:
+    async def laid(self, job: Job) -> Laid:
         """See `Packager.laid`."""
         ...
 
@@ -73,12 +73,13 @@ async def make(job: Job, workers: Workers, report: Report) -> dict[str, Any]:
     clock = _Clock()
     if job.kind == "score":
         await report("package", 5)
-        clip, photos, others = await workers.laid(job)
+        laid = await workers.laid(job)
         clock.lap("package")
         await report("score", 60)
-        scores = await workers.judge_foreign(clip, photos, others)
+        scores = await workers.judge_foreign(laid.clip, laid.photos, laid.others)
         clock.lap("score")
-        return {"files": {}, "scores": scores, "seconds": clock.laps}
+        told = {"warnings": list(laid.warnings), "azimuths_by": laid.azimuths_by}
+        return {"files": {}, "scores": scores, "seconds": clock.laps, **told}
     await report("package", 5)
     package = await workers.package(job)
     clock.lap("package")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from gapray.cli.main import app
 from gapray.config import load_profile
 from gapray.errors import CatalogError
 from gapray.packaging.build import PackagingModels, build_package
+from gapray.report.site import write_report
 from tests.make import write_product, write_products
 
 NULL = [word for role in ("mask", "depth", "identity") for word in ("--set", f"{role}.model=null-model")]
@@ -124,3 +126,66 @@ def test_a_product_that_is_gone_from_the_source_is_told_of(tmp_path, null):
     )
     assert (told["gone"], told["gone_products"], told["finished"]) == (1, ["sku-0001"], 1)
     assert json.loads(CliRunner().invoke(app, ["status", out, "--json"]).stdout)["rows"]["products"] == 2
+    report = write_report(gapray.open_catalog(out), tmp_path / "site").parent
+    told = f"No longer in {tmp_path / 'shoot'}"
+    assert f"{told}: 1 of the products here." in (report / "index.html").read_text()
+    pages = {name: (report / "products" / f"{name}.html").read_text() for name in ("sku-0000", "sku-0001")}
+    assert told in pages["sku-0001"] and told not in pages["sku-0000"]
+    rows = json.loads((report / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
+    assert [told in row["reason"] for row in rows] == [False, True]
+    write_product(tmp_path / "elsewhere" / "sku-0001", seed=1)
+    gapray.package(tmp_path / "elsewhere", out=out, profile=null)
+    report = write_report(gapray.open_catalog(out), tmp_path / "site").parent
+    assert told not in (report / "index.html").read_text() + (report / "products" / "sku-0001.html").read_text()
+
+
+def packaged(words):
+    """`gapray package … --json`, as the object that it prints."""
+    done = CliRunner().invoke(app, ["package", *map(str, words), *NULL, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_another_product_of_the_same_id_is_told_of(tmp_path):
+    out, size = tmp_path / "c", ["--set", "depth.work_side=98"]
+    for source, seed in (("first", 1), ("second", 2)):
+        write_product(tmp_path / source / "mug", seed=seed)
+    shutil.copytree(tmp_path / "first", tmp_path / "moved", copy_function=shutil.copyfile)
+    shutil.copytree(tmp_path / "first", tmp_path / "again", copy_function=shutil.copyfile)
+    told = [packaged([tmp_path / "first", "--out", out])]
+    told += [packaged([tmp_path / "moved", "--out", out]), packaged([tmp_path / "again", "--out", out, *size])]
+    assert [(one["packaged"], one["unchanged"]) for one in told] == [(1, 0), (0, 1), (1, 0)]
+    assert [one["warnings"] for one in told] == [[], [], []], "the photos are the same wherever they lie"
+    replaced = packaged([tmp_path / "second", "--out", out])
+    [warning] = replaced["warnings"]
+    assert (warning["product_id"], warning["code"], replaced["warned"]) == ("mug", "product.source_changed", 1)
+    assert str(tmp_path / "second" / "mug") in warning["message"] and "--out" in warning["message"]
+    assert str(tmp_path / "again" / "mug") in warning["message"]
+    [row] = gapray.open_catalog(str(out)).products().to_pylist()
+    assert row["warnings"] == [{name: warning[name] for name in ("code", "message")}]
+    line = f"warning mug: {warning['message']} [product.source_changed]"
+    for words in (["status", str(out)], ["runs", "show", str(out)]):
+        assert CliRunner().invoke(app, words).output.count(line) == 1, words
+    write_product(tmp_path / "second" / "mug", seed=3)
+    assert packaged([tmp_path / "second", "--out", out])["warnings"] == [], "taken again, in its own place"
+    assert json.loads(CliRunner().invoke(app, ["status", str(out), "--json"]).stdout)["warnings"] == []
+
+
+def test_photos_that_look_wrong_are_told_of_when_they_are_packaged(tmp_path):
+    out, mug = tmp_path / "c", write_product(tmp_path / "shoot" / "mug")
+    write_product(tmp_path / "shoot" / "pan", seed=4)
+    cv2.imwrite(str(mug / "mug_090.png"), cv2.imread(str(mug / "mug_045.png")) ^ 1)
+    done = CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", str(out), *NULL])
+    assert done.exit_code == 0
+    line = "warning mug: mug_045.png, mug_090.png: both files show one picture"
+    assert line in done.output and "[azimuth.duplicate]" in done.output and "warning pan" not in done.output
+    assert line in CliRunner().invoke(app, ["status", str(out)]).output
+    catalog = gapray.open_catalog(str(out))
+    assert [one["product_id"] for one in catalog.warnings()] == ["mug"]
+    assert [warning.code for warning in catalog.package("mug").warnings] == ["azimuth.duplicate"]
+    assert catalog.package("pan").warnings == (), "looked at, and nothing found"
+    os.utime(mug / "mug_000.png", ns=(5, 5))
+    assert packaged([tmp_path / "shoot", "--out", out])["unchanged"] == 1
+    assert [one["product_id"] for one in catalog.warnings()] == ["mug"], "a touched file takes no warning away"
+    [page] = [write_report(catalog, tmp_path / "site").parent / "products" / "mug.html"]
+    assert "both files show one picture" in page.read_text()

@@ -3,6 +3,7 @@ from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -225,3 +226,44 @@ def test_products_that_are_gone_from_their_source_are_named(tmp_path):
     for below, gone in ((root, ("sku-0001",)), (f"{root}/", ("sku-0001",)), (None, ()), (str(tmp_path / "sho"), ())):
         pending = write_pending(manifest, Catalog(folder), "settings", "source", tmp_path / "p.parquet", root=below)
         assert (pending.gone, pending.products) == (gone, 2), below
+
+
+def test_rows_of_one_id_that_differ_are_refused(tmp_path):
+    """Two sources' manifests in one table: the product that is written last would hide the other."""
+    for source, seed in (("a", 1), ("b", 2)):
+        write_product(tmp_path / source / "mug", seed=seed)
+        write_manifest(scan(str(tmp_path / source)), str(tmp_path / f"{source}.parquet"))
+    write_product(tmp_path / "a" / "pan")
+    write_manifest(scan(str(tmp_path / "a")), str(tmp_path / "a.parquet"))
+    some, others = (pq.read_table(tmp_path / f"{source}.parquet") for source in "ab")
+    target, catalog = tmp_path / "pending.parquet", Catalog(Folder.at(str(tmp_path / "catalog")))
+    for tables, refused in (([some, others], ["mug", "mug"]), ([some, some], [])):
+        pq.write_table(pa.concat_tables(tables), tmp_path / "m.parquet")
+        write_pending(tmp_path / "m.parquet", catalog, "settings", "source", target)
+        wrong = [row for row in pq.read_table(target).to_pylist() if row["error_code"]]
+        assert [row["product_id"] for row in wrong] == refused
+        for row in wrong:
+            assert row["error_code"] == "capture.same_id"
+            assert (
+                str(tmp_path / "a" / "mug") in row["error_message"]
+                and str(tmp_path / "b" / "mug") in row["error_message"]
+            )
+
+
+def test_what_another_command_made_of_a_source_is_not_gone(tmp_path):
+    """`gapray run` makes products of films too; `gapray package` of the same folder leaves them out."""
+    write_products(tmp_path / "shoot", 1)
+    folder, [capture] = Folder.at(str(tmp_path / "catalog")), discover(str(tmp_path / "shoot"))
+    (tmp_path / "shoot" / "toy.mp4").write_bytes(b"a film")
+    for name in ("toy", "lost"):
+        finish(folder, replace(capture, product_id=name, uri=str(tmp_path / "shoot" / f"{name}.mp4")))
+    write_manifest(scan(str(tmp_path / "shoot")), str(tmp_path / "m.parquet"))
+    found = write_pending(
+        tmp_path / "m.parquet",
+        Catalog(folder),
+        "settings",
+        "source",
+        tmp_path / "p.parquet",
+        root=str(tmp_path / "shoot"),
+    )
+    assert found.gone == ("lost",)

@@ -171,6 +171,7 @@ def test_a_foreign_video_is_laid_along_the_photos(catalog, profile, samples, tmp
     # Frame f of the film, which runs backwards, is the photo at 15 degrees x (23 - f).
     assert all(abs(turned(one["azimuth_deg"], 15.0 * (23 - one["frame"]))) <= 15 for one in laid) and len(laid) == 24
     assert any("against the azimuths" in note for note in found.notes)
+    assert "truth of other products: supplement" in found.notes
     row = next(row for row in open_catalog(catalog).verdicts("mug").to_pylist() if row["label"] == "Runway Gen-3")
     assert row["foreign_video"] and json.loads(row["protocol"])["aligned"]
     table = {row.label: row for row in fidelity_table(open_catalog(catalog))}

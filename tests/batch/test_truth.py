@@ -32,6 +32,17 @@ def test_what_is_not_used_is_said(source):
     assert len(found.unused(["mug", "cup"])) == 2
 
 
+def test_photos_that_no_frame_is_compared_with_are_counted(source):
+    found = read_truth(str(source), OPTIONS)
+    frames = {"mug": [0.0, 44.0, 90.0, 180.0], "cup": [45.0 * step for step in range(8)]}
+    lines = found.unmatched({"mug": [0.2, 180.0], "cup": [359.9]}, frames, 2.0)
+    assert lines == [
+        "truth photos not compared: 3 at angles that the packages show (cup, mug)",
+        "truth photos not compared: 4 farther than 2 degrees from every frame (mug)",
+    ]
+    assert found.unmatched({}, frames, 2.0) == found.unmatched({"mug": [0.0]}, {}, 2.0) == []
+
+
 def test_many_products_are_named_in_part(tmp_path):
     for at in range(12):
         write_product(tmp_path / f"p{at:02d}")

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -46,6 +47,19 @@ def test_show_and_sql(catalog):
     assert [row["product_id"] for row in data["products"]] == ["a", "b"]
     found = run(app, ["catalog", "sql", catalog, "SELECT count(*) AS n FROM views", "--json"])
     assert json.loads(found.output) == [{"n": 16}]
+
+
+@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\r\nb", r"C:\new\table", "plain", "\\\t\n", "\t", "ü\u2028ü"])
+def test_no_value_shifts_a_column_or_begins_a_row(catalog, text):
+    quoted = text.replace("'", "''")
+    done = run(app, ["catalog", "sql", catalog, f"SELECT 1 AS a, '{quoted}' AS b, NULL AS c, 'end' AS d FROM products"])
+    lines = done.stdout_bytes.decode().removesuffix("\n").split("\n")
+    assert lines[0] == "a\tb\tc\td" and len(lines) == 3
+    for line in lines[1:]:
+        first, value, empty, last = line.split("\t")
+        assert (first, empty, last) == ("1", "", "end")
+        kept = re.sub(r"\\(.)", lambda found: {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}[found[1]], value)
+        assert kept == text, "and it can be read back"
 
 
 def test_compact_and_sheet(catalog, tmp_path):

@@ -67,6 +67,15 @@ def test_one_raw_capture_is_a_source_too(tmp_path, video, samples):
     assert products(take_in(str(tmp_path / "toy"), str(tmp_path / "other"))) == {"toy": None}
 
 
+def test_a_product_is_named_by_what_it_was_made_of(tmp_path, video):
+    """Below the catalogue two films of one name lie in one place: a package of the second must not pass for one of the first."""
+    for folder in ("monday", "tuesday"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(video, tmp_path / folder / "turn.mp4")
+        manifest = take_in(str(tmp_path / folder), str(tmp_path / "catalog"))
+        assert pq.read_table(manifest)["uri"].to_pylist() == [str(tmp_path / folder / "turn.mp4")]
+
+
 def test_a_video_beside_the_photos_of_a_product_is_no_product(tmp_path, video):
     folder = write_product(tmp_path / "box")
     shutil.copy(video, folder / "making_of.mp4")

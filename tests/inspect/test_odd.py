@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from gapray.config import OrbitSettings
 from gapray.gap.package import GapPackage
+from gapray.inspect.doubts import looked_over
 from gapray.inspect.odd import odd
-from gapray.orbit.conditions import build_conditions
 from tests import make
 
 ANGLES = range(0, 360, 45)
@@ -81,13 +80,11 @@ def packaged(views):
     )  # fmt: skip
 
 
-def test_whoever_draws_a_turn_is_told():
-    """What `gapray render` prints and a request's answer says: a line a photo, with what to do."""
-    settings = OrbitSettings(size=64, voxels=32, frames=8, engine="morph", refine_camera=False)
+def test_a_package_is_looked_over():
+    """What `gapray package` and `render` print and a request's answer says: a line a photo, with what to do."""
 
     def warnings(views):
-        told = build_conditions(packaged(views), settings).warnings
-        return [line for line in told if line.startswith("mug_") and "fits the other views badly" not in line]
+        return list(looked_over(packaged(views)).told)
 
     assert warnings(set_of()) == []
     [line] = warnings(set_of(_3=turned(drawn(135), 2)))
@@ -100,3 +97,11 @@ def test_whoever_draws_a_turn_is_told():
     ]
     copies = warnings(same)
     assert len(copies) == 7 and all("both files show one picture" in line for line in copies)
+    assert {one.code for one in looked_over(packaged(same)).warnings} == {"azimuth.duplicate"}
+
+
+def test_a_package_is_looked_over_once():
+    seen = looked_over(packaged(set_of(_3=turned(drawn(135), 2))))
+    assert looked_over(seen) is seen
+    empty = packaged([(photo, mask * (step > 0)) for step, (photo, mask) in enumerate(set_of())])
+    assert looked_over(empty) is empty, "what draws it says that the mask is empty"

@@ -8,7 +8,7 @@ from gapray.catalog.reader import open_catalog
 from gapray.catalog.storage import Folder
 from gapray.cli.main import app
 from gapray.errors import CatalogError
-from gapray.report.frame_strip import SHOWN, SIDE, frame_strip
+from gapray.report.frame_strip import SHOWN, SIDE, frame_strip, picked
 from gapray.video.presets import presets
 from tests.report.test_site import add
 
@@ -23,6 +23,24 @@ def test_each_label_stands_under_its_own_frame(tmp_path, preset):
     seen = [float(strip[SIDE // 2, SIDE * index + SIDE // 2].mean()) for index in range(SHOWN)]
     found = [int(np.abs(shades - shade).argmin()) for shade in seen]
     assert found == [3 * index + index % 2 for index in range(SHOWN)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7, 8, 9, 12, 15, 16, 24, 36, 120, 360])
+def test_no_frame_is_shown_twice(count):
+    found = picked(count)
+    assert found == sorted(set(found)) and len(found) == min(SHOWN, count) and max(found) < count
+    if count <= SHOWN:
+        assert found == list(range(count))
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_turn_of_few_frames_is_shown_as_it_is(tmp_path, count):
+    folder = Folder.at(str(tmp_path / "catalog"))
+    add(folder, "alpha", lpips=0.1, gate="pass", frames=count)
+    strip = np.asarray(frame_strip(open_catalog(folder.path)))
+    shades = [*np.linspace(40, 220, count), *[255] * (SHOWN - count)]
+    seen = [float(strip[SIDE // 2, SIDE * index + SIDE // 2].mean()) for index in range(SHOWN)]
+    assert np.allclose(seen, shades, atol=4)
 
 
 def test_a_catalogue_without_videos(tmp_path):

@@ -1,14 +1,17 @@
 """Exports of the same frames lie side by side; publishing takes the preset asked for."""
 
 import csv
+import json
 
 import pytest
+from typer.testing import CliRunner
 
 from gapray.catalog.compact import compact
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import open_catalog
 from gapray.catalog.storage import Folder
-from gapray.errors import ConfigError, InputError
+from gapray.cli.main import app
+from gapray.errors import CatalogError, ConfigError, InputError
 from gapray.report.approval import publish
 from tests.report.test_site import add
 
@@ -34,7 +37,9 @@ def scored(catalog, lpips):
 
 
 def files_in(place):
-    return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+    """But for the record of them."""
+    found = (path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.endswith("/published.json"))
 
 
 def approval(tmp_path, key):
@@ -53,15 +58,15 @@ def test_one_more_export_takes_no_place(catalog, tmp_path, lpips):
         scored(catalog, lpips)
     compact(catalog.folder)
     assert sorted(catalog.videos()["preset"].to_pylist()) == ["gif", "web"]
-    assert publish(catalog, str(tmp_path / "shop"), None) == (["mug"], [])
+    assert publish(catalog, str(tmp_path / "shop"), None) == (["mug"], [], [])
     assert files_in(tmp_path / "shop") == WEB
 
 
 def test_the_preset_that_is_asked_for_is_published(catalog, tmp_path):
-    assert publish(catalog, str(tmp_path / "shop"), None, "gif") == ([], ["mug: gate: not scored"])
-    assert publish(catalog, str(tmp_path / "shop"), None, "spin") == ([], ["mug: no video of preset spin"])
+    assert publish(catalog, str(tmp_path / "shop"), None, "gif") == ([], ["mug: gate: not scored"], [])
+    assert publish(catalog, str(tmp_path / "shop"), None, "spin") == ([], ["mug: no video of preset spin"], [])
     scored(catalog, 0.2)
-    assert publish(catalog, str(tmp_path / "shop"), None, "gif") == (["mug"], [])
+    assert publish(catalog, str(tmp_path / "shop"), None, "gif") == (["mug"], [], [])
     assert files_in(tmp_path / "shop") == GIF
     with pytest.raises(ConfigError) as caught:
         publish(catalog, str(tmp_path / "shop"), None, "betamax")
@@ -72,8 +77,10 @@ def test_of_an_approved_video_the_export_of_its_frames_is_published(catalog, tmp
     approved = approval(tmp_path, "mug-0")
     add(catalog.folder, "mug", lpips=0.01, gate="pass", seed=1)
     assert catalog.best_videos()["key"].to_pylist() == ["mug-1"]
-    assert publish(catalog, str(tmp_path / "shop"), approved) == (["mug"], []), "what was approved, not what is better"
-    assert publish(catalog, str(tmp_path / "gifs"), approved, "gif") == (["mug"], [])
+    assert publish(catalog, str(tmp_path / "shop"), approved) == (["mug"], [], []), (
+        "what was approved, not what is better"
+    )
+    assert publish(catalog, str(tmp_path / "gifs"), approved, "gif") == (["mug"], [], [])
     assert files_in(tmp_path / "gifs") == GIF
     other = approval(tmp_path, "mug-1")
     assert publish(catalog, str(tmp_path / "none"), other, "gif")[1] == [
@@ -99,7 +106,7 @@ def test_an_approval_of_what_is_not_there_is_told(catalog, tmp_path):
         ("lamp", "k", "approved"),
         ("box", "k", "rejected"),
     )
-    copied, skipped = publish(catalog, str(tmp_path / "shop"), chosen)
+    copied, skipped, _ = publish(catalog, str(tmp_path / "shop"), chosen)
     assert copied == ["mug"]
     assert [text.partition(":")[0] for text in skipped] == ["Mug", "lamp"]
 
@@ -110,3 +117,75 @@ def test_rows_that_contradict_one_another_publish_nothing(catalog, tmp_path):
     with pytest.raises(InputError, match="mug") as error:
         publish(catalog, str(tmp_path / "shop"), chosen)
     assert error.value.code == "report.no_approval" and not (tmp_path / "shop").exists()
+
+
+def test_what_is_rejected_is_taken_out_of_the_shop(catalog, tmp_path):
+    shop, [web] = tmp_path / "shop", [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
+    add(catalog.folder, "pan", lpips=0.05, gate="pass")
+    approved = decisions(tmp_path, ("mug", web, "approved"), ("pan", "pan-0", "approved"))
+    assert publish(catalog, str(shop), approved).copied == ["mug", "pan"]
+    publish(catalog, str(shop), approved, "gif")
+    (shop / "mug" / "notes.txt").write_text("somebody else's")
+    done = publish(catalog, str(shop), decisions(tmp_path, ("mug", web, "rejected")))
+    assert (done.copied, done.withdrawn) == ([], ["mug"])
+    rejected, undecided = done.skipped
+    assert rejected == f"mug: rejected; what was published of it was removed from {shop}/mug"
+    assert undecided == f"pan: undecided; what was published of it before still lies in {shop}/pan"
+    pan = [name.replace("mug", "pan") for name in WEB]
+    assert files_in(shop) == ["mug/notes.txt", *pan], "nobody decided about the pan"
+    assert publish(catalog, str(shop), decisions(tmp_path, ("mug", web, "rejected"))).withdrawn == []
+    (shop / "mug" / "notes.txt").unlink()
+    publish(catalog, str(shop), decisions(tmp_path, ("mug", web, "approved")))
+    publish(catalog, str(shop), decisions(tmp_path, ("mug", web, "rejected"), ("pan", "pan-0", "rejected")))
+    assert list(shop.iterdir()) == []
+
+
+def test_what_fails_its_gate_now_is_taken_out_of_the_shop(catalog, tmp_path):
+    shop = tmp_path / "shop"
+    publish(catalog, str(shop), None)
+    scored(catalog, 0.05)
+    assert publish(catalog, str(shop), None, "gif").copied == ["mug"]
+    assert files_in(shop) == sorted({*WEB, *GIF}), "presets of the same frames lie side by side"
+    add(catalog.folder, "mug", lpips=0.4, gate="fail", preset="gif")
+    assert publish(catalog, str(shop), None, "gif").withdrawn == ["mug"]
+    assert files_in(shop) == WEB, "the video in the other preset passes"
+    add(catalog.folder, "mug", lpips=0.4, gate="fail")
+    done = CliRunner().invoke(app, ["publish", catalog.folder.path, "--to", str(shop)])
+    assert (
+        "mug: gate: fail; what was published of it was removed" in done.output and "1 of them withdrawn" in done.output
+    )
+    assert not (shop / "mug").exists()
+
+
+def test_earlier_frames_do_not_stay_beside_new_ones(catalog, tmp_path):
+    shop = tmp_path / "shop"
+    scored(catalog, 0.05)
+    for preset in ("web", "gif"):
+        publish(catalog, str(shop), None, preset)
+    add(catalog.folder, "mug", lpips=0.01, gate="pass", seed=1)
+    assert publish(catalog, str(shop), None).copied == ["mug"]
+    assert files_in(shop) == WEB, "the GIF showed the other seed"
+
+
+def test_other_catalogues_products_and_unknown_files_are_left_alone(catalog, tmp_path):
+    shop, other = tmp_path / "shop", Folder.at(str(tmp_path / "other"))
+    add(other, "lamp", lpips=0.05, gate="pass")
+    publish(open_catalog(other.path), str(shop), None)
+    (shop / "mug").mkdir()
+    (shop / "mug" / "turntable.mp4").write_bytes(b"an earlier release wrote no record")
+    [web] = [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
+    done = publish(catalog, str(shop), decisions(tmp_path, ("mug", web, "rejected")))
+    assert done.withdrawn == [] and [line for line in done.skipped if "nothing says who put them there" in line]
+    assert len(done.skipped) == 1 and "mug/turntable.mp4" in files_in(shop) and "lamp/turntable.mp4" in files_in(shop)
+
+
+@pytest.mark.parametrize("name", ["../lamp/turntable.mp4", "/etc/hostname", "a/../../b", "", "..", "a\\b"])
+def test_a_record_leads_nowhere_else(catalog, tmp_path, name):
+    shop, [web] = tmp_path / "shop", [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
+    publish(catalog, str(shop), None)
+    (shop / "mug" / "published.json").write_text(
+        json.dumps({"exports": [{"preset": "web", "frames": "f", "files": [name]}]})
+    )
+    with pytest.raises(CatalogError) as caught:
+        publish(catalog, str(shop), decisions(tmp_path, ("mug", web, "rejected")))
+    assert caught.value.code == "catalog.unreadable" and files_in(shop) == WEB

@@ -37,21 +37,21 @@ def row(schema, **values):
     return blank | {"run_id": "r", "created_at": NOW} | values
 
 
-def add(folder, name, *, lpips, gate, seed=0, preset="web"):
-    """A product with a video of 24 frames and its verdict."""
+def add(folder, name, *, lpips, gate, seed=0, preset="web", frames=24):
+    """A product with a video and its verdict."""
     package = dataclasses.replace(make.package(name), key=name.ljust(64, "0"))
     import_package(folder, package, uri="memory://")
-    shades = np.linspace(40, 220, 24).astype(np.uint8)
-    frames = np.broadcast_to(shades[:, None, None, None], (24, 64, 64, 3)).copy()
+    shades = np.linspace(40, 220, frames).astype(np.uint8)
+    drawn = np.broadcast_to(shades[:, None, None, None], (frames, 64, 64, 3)).copy()
     files = export(
-        frames, preset_named(preset), Provenance(name, "compositeCapture", {"backend": "morph", "settings": {}})
+        drawn, preset_named(preset), Provenance(name, "compositeCapture", {"backend": "morph", "settings": {}})
     )
     key = f"{name}-{seed}" + ("" if preset == "web" else f"-{preset}")
     place = media_folder("videos", name, key)
     put_files(folder, place, files, name)
     video = row(
         VIDEOS, product_id=name, key=key, product_key=package.key, backend="morph", seed=seed, preset=preset, profile="classic",
-        frames=24, size=64, azimuths_deg=[15.0 * step for step in range(24)], key_frames=list(range(0, 24, 3)), bytes=1,
+        frames=frames, size=64, azimuths_deg=[360 * step / frames for step in range(frames)], key_frames=list(range(0, frames, 3)), bytes=1,
         files=[f"{place}/{file}" for file in files], source_type="compositeCapture", licence="Apache-2.0",
         elevation_deg=10.0, direction=1, seconds=1.0,
     )  # fmt: skip
@@ -182,7 +182,7 @@ def test_overview_sorts_filters_and_downloads_decisions(catalog, page, tmp_path)
         "alpha": ("alpha-0", "approved"),
         "beta": ("beta-0", "rejected"),
     }
-    copied, skipped = publish(catalog, str(tmp_path / "shop"), tmp_path / "decisions.csv")
+    copied, skipped, _ = publish(catalog, str(tmp_path / "shop"), tmp_path / "decisions.csv")
     assert copied == ["alpha"] and skipped == ["beta: rejected", "gamma: undecided"]
     assert (tmp_path / "shop" / "alpha" / "turntable.mp4").stat().st_size > 0
 
@@ -242,7 +242,7 @@ def test_a_thousand_products_stay_usable(page, tmp_path, catalog):
 
 
 def test_publishing_without_a_file_takes_what_passed(catalog, tmp_path):
-    copied, skipped = publish(catalog, str(tmp_path / "shop"), None)
+    copied, skipped, _ = publish(catalog, str(tmp_path / "shop"), None)
     assert copied == ["alpha", "gamma"] and skipped == ["beta: gate: fail"]
 
 

@@ -6,9 +6,12 @@ import threading
 import time
 import zipfile
 
+import cv2
+import numpy as np
 import pytest
 import requests
 
+from gapray.video.encode import encode_mp4
 from tests.serve.conftest import served
 
 SOURCES = {
@@ -35,7 +38,8 @@ def archives(photos):
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(content[int(self.path.strip("/").removesuffix(".zip"))])
+            name = self.path.strip("/").removesuffix(".zip")
+            self.wfile.write(content[int(name)] if name.isdigit() else next(iter(photos.values())))
 
         def log_message(self, *_):
             pass
@@ -68,3 +72,73 @@ def test_what_lies_beside_the_photos_is_told(server, archives, source):
         answer = requests.get(f"{server.url}/v1/images/{answer['id']}", timeout=20).json()
     assert answer["status"] == "completed", answer
     assert [one for one in answer["gap"]["warnings"] if one.startswith("ignored")] == told
+
+
+def finished(server, kind, answer):
+    assert "id" in answer, answer
+    deadline = time.monotonic() + 120
+    while answer["status"] not in ("completed", "failed") and time.monotonic() < deadline:
+        time.sleep(0.1)
+        answer = requests.get(f"{server.url}/v1/{kind}/{answer['id']}", timeout=20).json()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def clip(photos):
+    turn = [cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for photo in photos.values()]
+    return encode_mp4(np.stack(turn), fps=8)
+
+
+@pytest.mark.parametrize("kind", ["videos", "packages", "scores"])
+def test_one_zip_is_taken_for_every_kind(server, archives, clip, lpips_alex, kind):
+    sent = {"views": f"{archives}/1.zip", "direction": "cw", "score": "false"}
+    files = {"video": ("turn.mp4", clip)} if kind == "scores" else {"x": ("", b"")}
+    first = requests.post(f"{server.url}/v1/{kind}?wait=0", data=sent, files=files, timeout=20).json()
+    answer = finished(server, kind, first)
+    assert answer["status"] == "completed", answer
+    told = answer.get("gap", answer)
+    assert told["azimuths_by"] == "degrees" and "ignored: 3 (1 .md, 1 .txt, 1 system)" in told["warnings"]
+    if kind == "packages":
+        hashes = {view["azimuth_deg"]: view["sha256"] for view in answer["package"]["views"]}
+        plain = finished(
+            server,
+            kind,
+            requests.post(f"{server.url}/v1/{kind}?wait=0", data=sent | {"direction": "ccw"}, timeout=20).json(),
+        )
+        mirrored = {-view["azimuth_deg"] % 360: view["sha256"] for view in plain["package"]["views"]}
+        assert hashes == mirrored and len(hashes) == 8, "what the request says of names holds for names in the zip"
+
+
+def test_a_url_that_leads_to_one_photo_makes_no_turn(server, archives):
+    """A name that says photo is refused at once; behind any other a zip may lie, and the job says that none did."""
+    refused = requests.post(f"{server.url}/v1/videos", data={"views": f"{archives}/mug_000.jpg"}, timeout=20)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "capture.missing_views")
+    answer = requests.post(f"{server.url}/v1/videos", data={"views": f"{archives}/photo"}, timeout=20).json()
+    answer = finished(server, "videos", answer)
+    assert (answer["status"], answer["error"]["code"]) == ("failed", "capture.missing_views"), answer
+
+
+def test_azimuths_say_nothing_of_a_zip(server, archives, photos):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, data in photos.items():
+            archive.writestr(name, data)
+    sent = {"files": {"views": ("mug.zip", sink.getvalue())}, "data": {"azimuths": "0,45,90,135,180,225,270,315"}}
+    answer = requests.post(f"{server.url}/v1/packages", **sent, timeout=20)
+    assert answer.status_code == 400 and "`azimuths` says nothing of a zip" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["packages", "scores"])
+def test_what_has_no_effect_is_named(server, photos, clip, kind):
+    """Neither draws a video: a client that asks for frames or a seed has mistaken it."""
+    files = [("views", (name, data)) for name, data in photos.items()]
+    files += [("video", ("turn.mp4", clip))] * (kind == "scores")
+    asked = {"num_frames": "36", "seed": "3", "size": "64x64", "product_id": "mug", "colour": "red"}
+    answer = requests.post(f"{server.url}/v1/{kind}?wait=0", files=files, data=asked, timeout=20).json()
+    assert answer["ignored"] == ["colour", "frames", "seed", "size"]
+
+
+def test_two_videos_are_not_one(server, photos, clip):
+    files = [*(("views", (name, data)) for name, data in photos.items()), ("video", ("a.mp4", clip))]
+    answer = requests.post(f"{server.url}/v1/scores", files=[*files, ("video", ("b.mp4", clip + b"0"))], timeout=20)
+    assert answer.status_code == 400 and "2 videos came" in answer.json()["error"]["message"]

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.errors import HeaderParseError
@@ -367,8 +367,14 @@ def _choice(body: Body, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def ignored_in(body: Body, known: Sequence[str]) -> list[str]:
-    """Fields that nothing here reads: said in the answer, so that a misspelt one is noticed."""
+def ignored_in(body: Body, known: Sequence[str], *, making: Set[str] = MAKING | {"size"}) -> list[str]:
+    """Fields that nothing here reads: said in the answer, so that one that is misspelt or has no effect is noticed.
+
+    Args:
+        body: What came.
+        known: Fields that are read beside photos, azimuths and `making`.
+        making: Fields of `Making` that have an effect on what is asked for.
+    """
     names = {name.partition("[")[0] for name, _ in body.fields}
-    read = MAKING | PHOTO_FIELDS | AZIMUTH_FIELDS | set(known) | {"size"}
+    read = making | PHOTO_FIELDS | AZIMUTH_FIELDS | set(known)
     return sorted(name[:60] for name in names - read)[:_DEPTH]

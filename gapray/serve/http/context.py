@@ -187,7 +187,12 @@ class Context:
                 decode=self.profile.packaging.decode,
                 turn=new.kind != "image",
             )
-            given = JobInput(photos=found.photos, azimuths_by=found.azimuths_by, ignored=found.ignored)
+            given = JobInput(
+                photos=found.photos,
+                azimuths_by=found.azimuths_by,
+                ignored=found.ignored,
+                reading=found.reading,
+            )
             if found.capture is not None:
                 name = f"uploads/{new.id}/capture.zip"
                 self.artifacts.put(name, found.capture)

@@ -80,6 +80,9 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
     body = await read_body(request, context.settings.limits)
     files = {}
     if kind == "score":
+        videos = [value for name, value in body.fields if name == "video" and value not in (None, "")]
+        if any(one != videos[0] for one in videos):
+            raise InputError("request.invalid", f"{len(videos)} videos came; send one a request")
         video = body.last("video")
         if not isinstance(video, tuple) or not video[1]:
             raise InputError("request.invalid", "the field `video` must hold a file")
@@ -102,7 +105,8 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
     job = await context.waited(job, preferred_wait(request, wait, 0.0), key)
     place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
     known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))
-    ignored = ignored_in(body, known)
+    # Neither draws anything: of what a client can say of a video the product's name alone has an effect.
+    ignored = ignored_in(body, known, making={"product_id"})
     shown = native_job(job) | ({"ignored": ignored} if ignored else {})
     return JSONResponse(shown, 200 if job.final else 202, place)
 
