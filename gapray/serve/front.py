@@ -35,11 +35,17 @@ CONNECTIONS, OF_ONE_ADDRESS = 1024, 256
 OF_ONE_KEY = 600
 """Requests of one key in ten seconds; more are answered after a second, without the server. Fifty jobs may be asked after once a second, which is
 a quarter of the 225 status requests/s that two cores answered (docs/serving.md)."""
+OF_STRANGERS = 600
+"""Requests in ten seconds of one address whose callers show no key, or one that the server does not know. Many people may share an address:
+a page takes a dozen of them. Health checks are counted apart, so that neither takes the other's share."""
+KEY_BYTES_S = 16 * 2**20
+"""Bytes of bodies that one key sends in a second: what comes faster waits on the client's side. A third of what a server on two cores reads."""
 START_S = 10.0
 _SAID = {
     429: (
         "rate.exceeded",
-        f"more than {OF_ONE_ADDRESS} connections of one address, or than {OF_ONE_KEY} requests of one key in 10 s",
+        f"more than {OF_ONE_ADDRESS} connections of one address, than {OF_ONE_KEY} requests of one key in 10 s, "
+        f"than {OF_STRANGERS} of one address without a valid key, or more at once than a key may have",
     ),
     502: ("serve.unavailable", "the server behind the proxy gave no answer"),
     503: ("serve.unavailable", "the server is not ready"),
@@ -72,32 +78,47 @@ defaults
     option abortonclose
 {errors}
 backend keys
-    stick-table type string len 40 size 100k expire 10s store http_req_rate(10s)
+    stick-table type string len 40 size 100k expire 10s store conn_cur,http_req_rate(10s),http_req_cnt,gpc0,bytes_in_rate(1s)
 frontend clients
     bind {bind}
-    stick-table type ipv6 size 100k expire 1m store conn_cur
+    stick-table type ipv6 size 100k expire 1m store conn_cur,gpc0_rate(10s),gpc1_rate(10s)
+    filter bwlim-in bodies limit {key_bytes} key var(txn.key) table keys
     tcp-request connection track-sc0 src
     tcp-request connection reject if {{ sc0_conn_cur gt {twice} }}
     http-request deny deny_status 429 if {{ sc0_conn_cur gt {of_one} }}
-    http-request set-var(txn.key) req.hdr(authorization),sha1,hex if {{ req.hdr(authorization) -m found }}
-    http-request track-sc1 var(txn.key) table keys if {{ var(txn.key) -m found }}
-    http-request tarpit deny_status 429 if {{ sc_http_req_rate(1,keys) gt {of_key} }}
+    acl check path /healthz /readyz
+    acl keyed var(txn.key) -m found
+    acl strangers sc0_gpc0_rate gt {of_strangers}
+    http-request set-var(txn.key) req.hdr(authorization),sha1,hex if {{ req.hdr(authorization) -m found }} !check
+    http-request sc-inc-gpc1(0) if check
+    http-request sc-inc-gpc0(0) if !keyed !check
+    http-request tarpit deny_status 429 if check {{ sc0_gpc1_rate gt {of_strangers} }}
+    http-request tarpit deny_status 429 if !keyed !check strangers
+    http-request track-sc1 var(txn.key) table keys if keyed
+    http-request tarpit deny_status 429 if keyed {{ sc_http_req_rate(1,keys) gt {of_key} }}
+    http-request tarpit deny_status 429 if keyed {{ sc_conn_cur(1,keys) gt {at_once} }}
+    # A key that was not seen just now, or that the server did not know, counts as none.
+    http-request tarpit deny_status 429 if keyed strangers {{ sc_http_req_cnt(1,keys) le 1 }}
+    http-request tarpit deny_status 429 if keyed strangers {{ sc_get_gpc0(1,keys) gt 0 }}
+    http-request set-bandwidth-limit bodies if keyed
+    http-response sc-inc-gpc0(0) if keyed {{ status 401 }}
+    http-response sc-inc-gpc0(1) if keyed {{ status 401 }}
     default_backend serve
 backend serve
     server serve 127.0.0.1:{port}
 """
 
 
-def _written(folder: Path, host: str, port: int, inner: int) -> Path:
+def _written(folder: Path, host: str, port: int, inner: int, at_once: int) -> Path:
     """HAProxy's configuration, with its answers beside it."""
     for status, (code, message) in _SAID.items():
         (folder / f"{status}.http").write_bytes(_answer(status, code, message))
     path = folder / "haproxy.cfg"
-    path.write_text(_config(folder, host, port, inner))
+    path.write_text(_config(folder, host, port, inner, at_once))
     return path
 
 
-def _config(folder: Path, host: str, port: int, inner: int) -> str:
+def _config(folder: Path, host: str, port: int, inner: int, at_once: int) -> str:
     return _CONFIG.format(
         connections=CONNECTIONS,
         head=HEAD_BYTES,
@@ -110,6 +131,9 @@ def _config(folder: Path, host: str, port: int, inner: int) -> str:
         twice=2 * OF_ONE_ADDRESS,
         of_one=OF_ONE_ADDRESS,
         of_key=OF_ONE_KEY,
+        of_strangers=OF_STRANGERS,
+        key_bytes=KEY_BYTES_S,
+        at_once=at_once,
         port=inner,
     )
 
@@ -169,14 +193,20 @@ class Front:
 
 
 @contextmanager
-def front(host: str, port: int, inner: int) -> Iterator[Front]:
+def front(host: str, port: int, inner: int, *, at_once: int = OF_ONE_ADDRESS) -> Iterator[Front]:
     """Let HAProxy listen on an address for what Serve's proxy serves on a port of the loopback.
+
+    Args:
+        host: Address for clients.
+        port: Port for clients.
+        inner: Port of Serve's proxy on the loopback.
+        at_once: Requests that one key has at once; more are answered without the server.
 
     Raises:
         ConfigError: `serve.cannot_bind`.
     """
     with tempfile.TemporaryDirectory(prefix="gapray-front-") as folder:
-        config = _written(Path(folder), host, port, inner)
+        config = _written(Path(folder), host, port, inner, at_once)
         everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared with, not bound)
         found = Front(binary_of_haproxy() or "haproxy", config, (everywhere.get(host, host), port))
         try:

@@ -7,6 +7,7 @@ azimuth at their end, by the same function as those of files in folders.
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import re
 import zipfile
@@ -39,7 +40,7 @@ from gapray.gap.manifest import manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import Limits
-from gapray.serve.text import refuse_nested, refuse_unusable, strict_json
+from gapray.serve.text import VALUES, refuse_long, refuse_many_values, refuse_nested, refuse_unusable, strict_json
 
 PHOTO_FIELDS = frozenset({"input_reference", "image_reference", "views", "view", "images", "image", "photos", "photo"})
 """Form fields and JSON members that hold photos, with or without brackets behind."""
@@ -54,6 +55,8 @@ _PATH_LIKE = re.compile(r"^[\w./\\ :~-]{1,1024}\.[A-Za-z0-9]{2,5}$")
 _ZIP_MAGIC, _EMPTY_ZIP_MAGIC = b"PK\x03\x04", b"PK\x05\x06"
 _PATH_START = re.compile(r"^(?:[/\\]|\.{1,2}[/\\]|~[/\\]|[A-Za-z]:[/\\])")
 _JPEG_START = "/9j/"
+_STEP = 2**20
+"""Characters of base64 decoded at once: whole groups of four."""
 """How every JPEG begins in base64: the one photo that begins as a path does."""
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
 _FIELDS_TOLD = 12
@@ -96,6 +99,8 @@ def sent_by(values: Iterable[tuple[str, Any]], *, needed: bool = True) -> list[S
     """
     came = list(values)
     found = [photo for field, value in came if field.partition("[")[0] in PHOTO_FIELDS for photo in _photos(value)]
+    for photo in found:
+        refuse_long("a photo", [photo.name, photo.url])
     if needed and not found:
         raise InputError("request.no_photos", f"the request holds no photo; {_told(came)}")
     return found
@@ -120,6 +125,7 @@ def _photos(value: Any) -> list[Sent]:
         text = value.strip()
         if text[:1] in ("[", "{", '"'):
             try:
+                refuse_many_values("a photo field", text.encode(errors="replace"), VALUES)
                 inner = strict_json(text)
             except (ValueError, RecursionError) as error:
                 raise InputError("request.invalid", f"a photo field holds broken JSON: {error}") from error
@@ -203,6 +209,8 @@ def decoded(text: str) -> bytes:
     Raises:
         InputError: `request.invalid`, which says what is wrong.
     """
+    if (found := _base64(text)) is not None:
+        return found
     if "%" in text:
         text = unquote(text)
     text = re.sub(r"[^\S ]+", "", text).strip()
@@ -216,6 +224,19 @@ def decoded(text: str) -> bytes:
             "request.invalid", f"not base64: of {len(plain)} characters the last stands for less than a byte"
         )
     return base64.b64decode(plain + "=" * (-len(plain) % 4))
+
+
+def _base64(text: str) -> bytes | None:
+    """Base64 of the plainest form, as most clients write it; None for any other. In steps, between which other threads run."""
+    if not text.isascii() or 0 <= text.find("=") < len(text) - 2:
+        return None
+    found = bytearray()
+    try:
+        for start in range(0, len(text), _STEP):
+            found += binascii.a2b_base64(text[start : start + _STEP], strict_mode=True)
+    except binascii.Error:
+        return None
+    return bytes(found)
 
 
 def _broken_into_lines(parts: Sequence[str]) -> bool:

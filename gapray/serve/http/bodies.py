@@ -7,13 +7,15 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import collapse_rfc2231_value
+from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -26,7 +28,7 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
-from gapray.serve.text import refuse_many_values, refuse_nested, refuse_unusable, strict_json, usable
+from gapray.serve.text import LONGEST, refuse_long, refuse_nested, refuse_unusable, strict_json, usable, values_in
 from gapray.serve.uploads import PHOTO_FIELDS, decoded
 
 NAMES = {
@@ -59,6 +61,7 @@ _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
 _FILE_FIELDS = PHOTO_FIELDS | {"video"}
+_READING = ThreadPoolExecutor(1, "bodies")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,18 @@ class Body:
 
 def _hashable(value: Any) -> tuple[Any, ...]:
     """A field's value as JSON: of a file its name, which may say the photo's angle, and the hash of its bytes."""
-    return ("file", value[0], hashlib.sha256(value[1]).hexdigest()) if isinstance(value, tuple) else ("value", value)
+    if isinstance(value, tuple):
+        return ("file", value[0], hashlib.sha256(value[1]).hexdigest())
+    return ("value", _shortened(value))
+
+
+def _shortened(value: Any) -> Any:
+    """JSON data with hashes for pictures in it: hashing lets other threads run, and writing JSON does not."""
+    if isinstance(value, str) and len(value) > LONGEST:
+        return hashlib.sha256(value.encode()).hexdigest()
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return {name: _shortened(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 async def read_body(request: Request, limits: Limits) -> Body:
@@ -114,10 +128,23 @@ async def read_body(request: Request, limits: Limits) -> Body:
         body = await _form(request, limits)
         for name, value in body.fields:
             refuse_unusable(name, value)
-        return _once(body)
-    if kind in ("application/json", "text/json") or kind.endswith("+json"):
-        return _once(Body(tuple(_members(await read_json(request, limits)))))
-    raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
+    elif kind in ("application/json", "text/json") or kind.endswith("+json"):
+        body = Body(tuple(_members(await read_json(request, limits))))
+    else:
+        raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
+    refuse_long_texts(body.fields, beside=_FILE_FIELDS | {"extra_body"})  # whose members are fields too
+    return _once(body)
+
+
+def refuse_long_texts(fields: Iterable[tuple[str, Any]], *, beside: Collection[str]) -> None:
+    """Refuse texts longer than any field takes, but in fields that may hold pictures.
+
+    Raises:
+        InputError: `request.invalid`, naming the field.
+    """
+    for name, value in fields:
+        if name.partition("[")[0] not in beside:
+            refuse_long(name, value)
 
 
 def _refuse_encoded(request: Request) -> None:
@@ -225,18 +252,32 @@ def plain_words(name: str) -> str:
 async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     """A JSON object. It is parsed and checked off the event loop, because either takes as long as the client likes.
 
+    What is too long, or holds too many values, is refused as soon as so much of it is here.
+
     Raises:
         InputError: `request.invalid`, or `request.too_large`.
     """
     _refuse_encoded(request)
-    data = await request.body()
-    if len(data) > limits.json_bytes:
-        raise InputError("request.too_large", f"the JSON has {len(data)} bytes; at most {limits.json_bytes} are taken")
-    return await asyncio.to_thread(_object_of, data, limits.json_values)
+    data, values = bytearray(), 1
+    async for part in request.stream():
+        data += part
+        values += values_in(part)
+        if len(data) > limits.json_bytes:
+            raise InputError("request.too_large", f"the JSON is larger than {limits.json_bytes} bytes")
+        if values > limits.json_values:
+            raise InputError("request.invalid", f"the body holds more than {limits.json_values} values")
+    return await one_by_one(_object_of, data)
 
 
-def _object_of(data: bytes, most_values: int) -> dict[str, Any]:
-    refuse_many_values("the body", data, most_values)
+async def one_by_one(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Something that reads all of a body, off the event loop and one at a time.
+
+    C code over a large text lets no other thread run for up to 0.2 s: several at once would hold the event loop up one after the other.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_READING, partial(function, *args, **named))
+
+
+def _object_of(data: bytearray) -> dict[str, Any]:
     try:
         value = strict_json(data or b"{}")
     except (ValueError, RecursionError) as error:
