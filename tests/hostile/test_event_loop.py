@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import json
+import socket
 import time
 
 import pytest
@@ -23,6 +24,8 @@ PICTURES = json.dumps(
         }
     }
 ).encode()
+DOUBLED = json.dumps({"input": {f"k{at}": 0 for at in range(90_000)}}).encode().replace(b'"k89999"', b'"k89998"')
+"""The last of 90,000 names is the one that comes twice: to count each of them takes minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,9 @@ def server(tmp_path_factory):
         yield found
 
 
-@pytest.mark.parametrize("body", [MANY, DEEP, OBJECTS, PICTURES], ids=["values", "nested", "objects", "pictures"])
+@pytest.mark.parametrize(
+    "body", [MANY, DEEP, OBJECTS, PICTURES, DOUBLED], ids=["values", "nested", "objects", "pictures", "doubled"]
+)
 def test_neighbours_are_answered_while_json_is_parsed(server, body):
     path = "/v2/gap/run"
     json_type = {"content-type": "application/json"}
@@ -54,3 +59,15 @@ def test_json_that_is_too_large_is_refused_by_its_size(server):
     kind = {"content-type": "application/json"}
     answer = requests.post(f"{server.url}/v1/videos", data=b'{"prompt": "' + b"x" * (65 * 2**20) + b'"}', headers=kind)
     assert answer.status_code == 413 and str(64 * 2**20) in answer.text
+
+
+@pytest.mark.parametrize(
+    ("part", "status"), [(b"1," * 150_000, 400), (b"x" * (65 * 2**20), 413)], ids=["values", "bytes"]
+)
+def test_json_beyond_the_limits_is_refused_before_all_of_it_is_here(server, part, status):
+    """The rest of the body never comes: whoever waits for it answers 408 at last."""
+    head = "POST /v1/videos HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 90000000\r\n\r\n"
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=20) as line:
+        line.sendall(head.encode() + b'{"views": [' + part)
+        assert line.recv(65536).startswith(b"HTTP/1.1 %d " % status)
