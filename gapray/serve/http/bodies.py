@@ -61,7 +61,7 @@ _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
 _FILE_FIELDS = PHOTO_FIELDS | {"video"}
-_READING = ThreadPoolExecutor(1, "bodies")
+_READING = ThreadPoolExecutor(4, "bodies")
 
 
 @dataclass(frozen=True)
@@ -266,15 +266,18 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
             raise InputError("request.too_large", f"the JSON is larger than {limits.json_bytes} bytes")
         if values > limits.json_values:
             raise InputError("request.invalid", f"the body holds more than {limits.json_values} values")
-    return await one_by_one(_object_of, data)
+    found: dict[str, Any] = await in_turn(request, _object_of, data)
+    return found
 
 
-async def one_by_one(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    """Something that reads all of a body, off the event loop and one at a time.
+async def in_turn(request: Request, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Something that reads all of a body, off the event loop, and one at a time of each key.
 
-    C code over a large text lets no other thread run for up to 0.2 s: several at once would hold the event loop up one after the other.
+    C code over a large text lets no other thread run for up to 0.2 s: several at once would hold the event loop up one after the
+    other, and one key's bodies would take all the threads.
     """
-    return await asyncio.get_running_loop().run_in_executor(_READING, partial(function, *args, **named))
+    async with request.app.state.places.turn(request.scope):
+        return await asyncio.get_running_loop().run_in_executor(_READING, partial(function, *args, **named))
 
 
 def _object_of(data: bytearray) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from gapray.serve.http.bodies import (
     NAMES,
     Body,
     azimuths_of,
+    in_turn,
     making_of,
-    one_by_one,
     options_of,
     read_json,
     refuse_long_texts,
@@ -247,7 +247,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
         raise InputError("request.invalid", "webhook must be a URL")
     refuse_long("webhook", webhook)
     refuse_long_texts(given.items(), beside=_PICTURES)
-    asked = await one_by_one(asked_of, given)
+    asked = await in_turn(request, asked_of, given)
     if asked.kind == "image":
         refuse_without_stylist(context)
     job = await context.accept(
@@ -257,7 +257,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
         endpoint=endpoint,
         model=STILLS_MODEL if asked.kind == "image" else MODEL,
         idempotency_key=idempotency_key(request),
-        digest=await one_by_one(Body(tuple(given.items())).digest, "runpod", endpoint, asked.kind),
+        digest=await in_turn(request, Body(tuple(given.items())).digest, "runpod", endpoint, asked.kind),
         webhook=webhook,
         timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
         ttl_s=_seconds(policy.get("ttl"), 10_000),
