@@ -173,6 +173,8 @@ def test_callers_without_a_key_are_held_up_by_their_address_and_those_with_one_a
         late = ask(path="/")
         assert late.status_code == 429 and late.headers["retry-after"]
         assert late.json()["error"]["code"] == "rate.exceeded" and late.json()["error"]["type"] == "rate_limit_error"
+        told = ask(path="/v2/gap/status/x").json()  # as RunPod's clients read it
+        assert (told["id"], told["status"], told["code"]) == (None, "FAILED", "rate.exceeded")
         assert [ask(server.headers("writer")).status_code for _ in range(3)] == [200] * 3
         # An unknown key is no better than none, however often it changes; a good one that is new is let in when it comes again.
         assert {ask(f"Bearer gap_{at}").status_code for at in range(4)} == {429}
@@ -189,6 +191,21 @@ def test_unknown_keys_count_as_callers_without_one(keyed, monkeypatch):
         asked = [{"authorization": f"Bearer gap_{at}"} for at in range(24)]
         statuses = [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for headers in asked]
         assert statuses == sorted(statuses) and statuses.count(401) in range(18, 23), statuses
+
+
+def test_a_key_that_goes_on_sending_what_is_refused_is_held_up_before_the_server(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.OF_REFUSED", 10)
+    with keyed() as (url, server):
+
+        def post(who):
+            return requests.post(
+                f"{url}/v1/videos", json={"views": []}, headers=server.headers(who), timeout=20
+            ).status_code
+
+        statuses = [post("writer") for _ in range(14)]
+        assert statuses == sorted(statuses) and statuses.count(400) in range(9, 13), statuses
+        assert requests.get(f"{url}/v1/videos", headers=server.headers("writer"), timeout=20).status_code == 200
+        assert post("other") == 400
 
 
 def test_health_checks_are_answered_to_a_key_that_floods(keyed, monkeypatch):
