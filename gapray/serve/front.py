@@ -80,6 +80,8 @@ defaults
     timeout server {answer_s}s
     timeout tarpit 1s
     option abortonclose
+    # Of HTTP/2, which is told from its first bytes, one connection is a hundred.
+    option disable-h2-upgrade
 {errors}
 backend keys
     stick-table type string len 40 size 100k expire 10s store conn_cur,http_req_rate(10s),http_req_cnt,gpc0,gpc1_rate(10s),bytes_in_rate(1s)
@@ -93,7 +95,9 @@ frontend clients
     acl check path /healthz /readyz
     acl keyed var(txn.key) -m found
     acl strangers sc0_gpc0_rate gt {of_strangers}
-    http-request set-var(txn.key) req.hdr(authorization),sha1,hex if {{ req.hdr(authorization) -m found }} !check
+    http-request deny deny_status 400 if {{ req.fhdr_cnt(authorization) gt 1 }}
+    # The key alone: however the header is written, it is one key, which the server reads out of it.
+    http-request set-var(txn.key) 'req.fhdr(authorization),regsub("^.*(gap_[A-Za-z0-9_-]*).*$","\\\\1"),sha1,hex' if {{ req.fhdr(authorization) -m found }} !check
     http-request sc-inc-gpc1(0) if check
     http-request sc-inc-gpc0(0) if !keyed !check
     http-request track-sc1 var(txn.key) table keys if keyed

@@ -71,3 +71,23 @@ def test_json_beyond_the_limits_is_refused_before_all_of_it_is_here(server, part
     with socket.create_connection(address, timeout=20) as line:
         line.sendall(head.encode() + b'{"views": [' + part)
         assert line.recv(65536).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+def test_neighbours_are_answered_while_percent_signs_are_read(server, kind):
+    """A look at each of millions is long; on the loop, or in one call, nobody is answered meanwhile."""
+    coded = b"%41" * (7 * 2**20)
+    body = b'{"views": ["' + coded + b'"]}' if "json" in kind else b"views=" + coded
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        post = beside.submit(
+            requests.post, f"{server.url}/v1/videos", data=body, headers={"content-type": kind}, timeout=60
+        )
+        longest = 0.0
+        while not post.done():
+            begun = time.monotonic()
+            assert requests.get(server.url + "/healthz", timeout=30).status_code == 200
+            longest = max(longest, time.monotonic() - begun)
+            time.sleep(0.01)
+    assert post.result().status_code == 400, post.result().text[:200]
+    print(f"longest {longest:.2f} s")
+    assert longest < LONGEST_S

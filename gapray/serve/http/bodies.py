@@ -18,10 +18,11 @@ from email.utils import collapse_rfc2231_value
 from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from gapray.capture.azimuths import AzimuthOptions
@@ -61,6 +62,8 @@ _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
 _FILE_FIELDS = PHOTO_FIELDS | {"video"}
+_STEP = 2**18
+"""Bytes that are decoded at once."""
 _READING = ThreadPoolExecutor(4, "bodies")
 
 
@@ -125,7 +128,7 @@ async def read_body(request: Request, limits: Limits) -> Body:
     _refuse_encoded(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        body = await _form(request, limits)
+        body = await (_form if kind.startswith("multipart/") else _urlencoded)(request, limits)
         for name, value in body.fields:
             refuse_unusable(name, value)
     elif kind in ("application/json", "text/json") or kind.endswith("+json"):
@@ -172,10 +175,7 @@ async def _form(request: Request, limits: Limits) -> Body:
     least: dict[str, Any] = {"max_fields": limits.fields, "max_part_size": limits.body_bytes}
     try:
         async with aclosing(request.stream()) as stream:
-            if request.headers["content-type"].lower().startswith("multipart/"):
-                form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **least).parse()
-            else:
-                form = await FormParser(request.headers, stream, **least).parse()
+            form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **least).parse()
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 found.append((name, (usable(plain_words(value.filename or "")), await _content(value))))
@@ -189,6 +189,35 @@ async def _form(request: Request, limits: Limits) -> Body:
     except (ValueError, KeyError, AssertionError, UnicodeError) as error:
         raise InputError("request.invalid", f"the form cannot be read: {type(error).__name__}") from error
     return Body(tuple(_named(found)))
+
+
+async def _urlencoded(request: Request, limits: Limits) -> Body:
+    """Fields of a page's simplest form (URL standard, section 5.1), decoded off the event loop."""
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > limits.json_bytes:
+            raise InputError("request.too_large", f"the form is larger than {limits.json_bytes} bytes")
+    found = await in_turn(request, _pairs, data, limits.fields)
+    return Body(tuple(_named(found)))
+
+
+def _pairs(data: bytearray, most: int) -> list[tuple[str, str]]:
+    if data.count(b"&") >= most:
+        raise InputError("request.invalid", f"Too many fields. Maximum number of fields is {most}.")
+    named = (part.partition(b"=") for part in data.split(b"&") if part)
+    return [(_unquoted(name), _unquoted(value)) for name, _, value in named]
+
+
+def _unquoted(text: bytearray) -> str:
+    """Text without percent-encoding, decoded in steps between which other threads run."""
+    found, start = bytearray(), 0
+    while start < len(text):
+        end = start + _STEP
+        end += max(0, text.rfind(b"%", end - 2, end) + 3 - end)  # behind what a percent sign begins
+        found += unquote_to_bytes(bytes(text[start:end].replace(b"+", b" ")))
+        start = end
+    return found.decode(errors="replace")
 
 
 async def _content(file: UploadFile) -> bytes:
