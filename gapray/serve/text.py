@@ -23,7 +23,7 @@ _SLICE = 2**20
 """Characters that are looked at in one call of C code, during which no other thread of the process runs."""
 
 
-def strict_json(data: bytes | str) -> Any:
+def strict_json(data: bytes | bytearray | str) -> Any:
     """The value of a JSON text (RFC 8259), which has no NaN and no infinities, and no member of an object twice.
 
     Of two members with one name Python's parser keeps the last, and what the other one said would be lost.
