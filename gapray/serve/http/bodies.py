@@ -193,11 +193,7 @@ async def _form(request: Request, limits: Limits) -> Body:
 
 async def _urlencoded(request: Request, limits: Limits) -> Body:
     """Fields of a page's simplest form (URL standard, section 5.1), decoded off the event loop."""
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > limits.json_bytes:
-            raise InputError("request.too_large", f"the form is larger than {limits.json_bytes} bytes")
+    data = await _kept(request, "form", limits.json_bytes)
     found = await in_turn(request, _pairs, data, limits.fields)
     return Body(tuple(_named(found)))
 
@@ -281,22 +277,35 @@ def plain_words(name: str) -> str:
 async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     """A JSON object. It is parsed and checked off the event loop, because either takes as long as the client likes.
 
-    What is too long, or holds too many values, is refused as soon as so much of it is here.
-
     Raises:
         InputError: `request.invalid`, or `request.too_large`.
     """
     _refuse_encoded(request)
-    data, values = bytearray(), 1
-    async for part in request.stream():
-        data += part
-        values += values_in(part)
-        if len(data) > limits.json_bytes:
-            raise InputError("request.too_large", f"the JSON is larger than {limits.json_bytes} bytes")
-        if values > limits.json_values:
-            raise InputError("request.invalid", f"the body holds more than {limits.json_values} values")
+    data = await _kept(request, "JSON", limits.json_bytes, limits.json_values)
     found: dict[str, Any] = await in_turn(request, _object_of, data)
     return found
+
+
+async def _kept(request: Request, what: str, most_bytes: int, most_values: int | None = None) -> bytearray:
+    """A body within these limits. The rest of one beyond them is read and thrown away: most clients read no answer before they have sent all.
+
+    Raises:
+        InputError: `request.invalid`, or `request.too_large`.
+    """
+    data, values, wrong = bytearray(), 1, None
+    async for part in request.stream():
+        if wrong is None:
+            data += part
+            values += values_in(part)
+            if len(data) > most_bytes:
+                wrong = InputError("request.too_large", f"the {what} is larger than {most_bytes} bytes")
+            elif most_values is not None and values > most_values:
+                wrong = InputError("request.invalid", f"the body holds more than {most_values} values")
+        else:
+            data.clear()
+    if wrong is not None:
+        raise wrong
+    return data
 
 
 async def in_turn(request: Request, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
