@@ -294,14 +294,15 @@ async def _kept(request: Request, what: str, most_bytes: int, most_values: int |
     """
     data, values, wrong = bytearray(), 1, None
     async for part in request.stream():
-        if wrong is None:
-            data += part
-            values += values_in(part)
-            if len(data) > most_bytes:
-                wrong = InputError("request.too_large", f"the {what} is larger than {most_bytes} bytes")
-            elif most_values is not None and values > most_values:
-                wrong = InputError("request.invalid", f"the body holds more than {most_values} values")
-        else:
+        if wrong is not None:
+            continue
+        data += part
+        values += values_in(part)
+        if len(data) > most_bytes:
+            wrong = InputError("request.too_large", f"the {what} is larger than {most_bytes} bytes")
+        elif most_values is not None and values > most_values:
+            wrong = InputError("request.invalid", f"the body holds more than {most_values} values")
+        if wrong is not None:
             data.clear()
     if wrong is not None:
         raise wrong
