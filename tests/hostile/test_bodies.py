@@ -2,10 +2,14 @@
 
 import random
 from collections import Counter
+from urllib.parse import urlencode
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gapray.serve.http import bodies
 from tests.serve.conftest import idle_server  # noqa: F401
 from tests.serve.test_values import FIELDS
 
@@ -116,3 +120,13 @@ def test_no_body_is_an_error_of_ours(idle_server, photos, count):  # noqa: F811
     assert statuses[400] > count // 4
     for path in ("/v1/videos?limit=100", "/healthz"):
         assert requests.get(idle_server.url + path, timeout=20).status_code == 200
+
+
+@given(
+    pairs=st.lists(st.tuples(st.text(min_size=1), st.text()), max_size=20),
+    step=st.sampled_from([4, 5, 2**18]),
+)
+def test_a_form_of_a_page_is_read_whatever_its_texts_are(pairs, step):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies, "_STEP", step)
+        assert bodies._pairs(bytearray(urlencode(pairs).encode()), 20) == pairs

@@ -8,6 +8,7 @@ import time
 import pytest
 import requests
 
+from gapray.serve.front import binary_of_haproxy, free_port, front
 from tests.serve.conftest import served
 
 LONGEST_S = 4.0
@@ -23,6 +24,8 @@ PICTURES = json.dumps(
         }
     }
 ).encode()
+DOUBLED = json.dumps({"input": {f"k{at}": 0 for at in range(90_000)}}).encode().replace(b'"k89999"', b'"k89998"')
+"""The last of 90,000 names is the one that comes twice: to count each of them takes minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,9 @@ def server(tmp_path_factory):
         yield found
 
 
-@pytest.mark.parametrize("body", [MANY, DEEP, OBJECTS, PICTURES], ids=["values", "nested", "objects", "pictures"])
+@pytest.mark.parametrize(
+    "body", [MANY, DEEP, OBJECTS, PICTURES, DOUBLED], ids=["values", "nested", "objects", "pictures", "doubled"]
+)
 def test_neighbours_are_answered_while_json_is_parsed(server, body):
     path = "/v2/gap/run"
     json_type = {"content-type": "application/json"}
@@ -54,3 +59,38 @@ def test_json_that_is_too_large_is_refused_by_its_size(server):
     kind = {"content-type": "application/json"}
     answer = requests.post(f"{server.url}/v1/videos", data=b'{"prompt": "' + b"x" * (65 * 2**20) + b'"}', headers=kind)
     assert answer.status_code == 413 and str(64 * 2**20) in answer.text
+
+
+@pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [(b'{"views": [' + b'"eA==",' * 6_000_000 + b"1]}", 400), (b'{"prompt": "' + b"x" * (65 * 2**20) + b'"}', 413)],
+    ids=["values", "bytes"],
+)
+def test_a_client_that_sends_all_before_it_reads_is_told_what_is_wrong(server, data, status):
+    """If the rest of its body were left unread, its connection would be reset."""
+    port = free_port()
+    with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+        kind = {"content-type": "application/json"}
+        answer = requests.post(f"http://127.0.0.1:{port}/v1/videos", data=data, headers=kind, timeout=60)
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+def test_neighbours_are_answered_while_percent_signs_are_read(server, kind):
+    """A look at each of millions is long; on the loop, or in one call, nobody is answered meanwhile."""
+    coded = b"%41" * (7 * 2**20)
+    body = b'{"views": ["' + coded + b'"]}' if "json" in kind else b"views=" + coded
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        post = beside.submit(
+            requests.post, f"{server.url}/v1/videos", data=body, headers={"content-type": kind}, timeout=60
+        )
+        longest = 0.0
+        while not post.done():
+            begun = time.monotonic()
+            assert requests.get(server.url + "/healthz", timeout=30).status_code == 200
+            longest = max(longest, time.monotonic() - begun)
+            time.sleep(0.01)
+    assert post.result().status_code == 400, post.result().text[:200]
+    print(f"longest {longest:.2f} s")
+    assert longest < LONGEST_S

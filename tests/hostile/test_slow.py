@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import select
 import socket
 import threading
 import time
@@ -67,6 +68,39 @@ def test_a_slow_line_is_no_attack(server, photos):
 
     headers = {name: value for name, value in whole.headers.items() if name != "Content-Length"}
     assert requests.post(server.url + "/v1/videos", data=slowly(), headers=headers, timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_one_key_has_its_share_of_bytes_on_their_way_and_no_more(tmp_path, kind):
+    """Bodies that all but end would fill the memory: four of the largest are taken at once, and other keys have their own."""
+    limits = {"body_bytes": 2**20, "body_s": 60}
+    with served(tmp_path, worker="none", open=False, limits=limits) as server:
+        lines = [dripping(server, kind=kind) for _ in range(6)]
+        try:
+            for line in lines:
+                line.sendall(b" " * (2**20 - 1000))
+            concluded = []
+            end = time.monotonic() + 20
+            while len(concluded) < 2 and time.monotonic() < end:
+                concluded = select.select(lines, [], [], 0.1)[0]
+            told = [line.recv(4096) for line in concluded]
+            assert len(told) == 2 and all(said.startswith(b"HTTP/1.1 429") for said in told), told
+            body = {"prompt": "x", "views": [" " * (2**20 - 1000)]}
+            neighbour = requests.post(server.url + "/v1/videos", json=body, headers=server.headers("other"), timeout=10)
+            assert neighbour.status_code == 400
+            for line in lines:
+                line.close()
+            end = time.monotonic() + 10
+            while (
+                requests.post(
+                    server.url + "/v1/videos", json=body, headers=server.headers("writer"), timeout=10
+                ).status_code
+                != 400
+            ):
+                assert time.monotonic() < end, "bytes were not given back"
+        finally:
+            for line in lines:
+                line.close()
 
 
 def test_one_key_has_its_share_of_places_and_no_more(server, photos):

@@ -16,7 +16,7 @@ from gapray.errors import ConfigError, InputError
 from gapray.serve.jobs import JobInput, Making, NewJob
 from gapray.serve.keys import KeyRing, create
 from gapray.serve.tables import UNREADABLE, connect, jobs, loaded, writing
-from gapray.serve.text import refuse_unusable, shown, usable
+from gapray.serve.text import LONGEST, refuse_unusable, shown, usable
 from tests.serve.conftest import running, served
 
 BAD = {
@@ -72,6 +72,41 @@ def refused(answers):
         told = answer.json()
         code = told["error"]["code"] if isinstance(told.get("error"), dict) else told.get("code", "")
         assert 400 <= answer.status_code < 500 and (code or "errors" in told), answer.text
+
+
+def test_no_text_is_kept_that_is_longer_than_any_field_takes(server, photos):
+    """A prompt of megabytes would be stored, and come back with every list of jobs."""
+    before = server.context.store.counts()
+    good, long = views(photos), "a" * (LONGEST + 1)
+    for field in TEXT_FIELDS:
+        refused(post_json(server, "/v1/videos", {"views": good, field: long}))
+        refused(post_json(server, "/v1/videos", {"views": good, "extra_body": {field: long}}))
+        refused(post_json(server, "/v2/e/run", {"input": {"images": good, field: long}}))
+        form = [("input_reference[]", (name, data)) for name, data in photos.items()] + [(field, (None, long))]
+        for path in ("/v1/videos", "/v1/packages", "/v1/images/edits"):
+            refused([requests.post(server.url + path, files=form, timeout=20)])
+    for name in ("name", "file_name"):
+        named = [{"b64": data, name: long} for data in good]
+        refused(post_json(server, "/v1/videos", {"views": named}))
+        refused(post_json(server, "/v2/e/run", {"input": {"images": named}}))
+    refused(post_json(server, "/v1/videos", {"views": [f"http://127.0.0.1/{long}"]}))
+    refused(post_json(server, "/v2/e/run", {"input": {"images": good}, "webhook": f"http://127.0.0.1/{long}"}))
+    assert server.context.store.counts() == before
+
+
+@pytest.mark.parametrize("text", ["[" + "1," * 150_000 + "1]", "[" + '"eA==",' * 150_000 + '"eA=="]'])
+def test_json_within_a_field_has_no_more_values_than_a_body(server, text):
+    """A comma that is written as an escape is not counted with the body's."""
+    escaped = '{"views": ' + json.dumps(text).replace(",", "\\u002c") + "}"
+    kind = {"content-type": "application/json"}
+    answers = [requests.post(f"{server.url}/v1/videos", data=escaped, headers=kind, timeout=20)]
+    answers.append(requests.post(f"{server.url}/v1/packages", data={"views": text}, timeout=20))
+    manifest = base64.b64encode(b'{"views": ' + text.encode() + b"}").decode()
+    answers.append(
+        requests.post(f"{server.url}/v2/e/run", json={"input": {"manifest_b64": manifest}}, headers=kind, timeout=20)
+    )
+    refused(answers)
+    assert all("more than 100000 values" in answer.text for answer in answers), [answer.text for answer in answers]
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)

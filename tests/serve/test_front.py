@@ -2,6 +2,9 @@
 
 import socket
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -141,3 +144,142 @@ def test_a_key_that_floods_is_held_up_before_the_server_and_its_neighbour_is_not
             late, seconds = answers[-1]
             assert late.status_code == 429 and late.json()["error"]["code"] == "rate.exceeded" and seconds > 0.9
             assert ask("other")[0].status_code == 200 and ask("reader")[0].status_code == 200
+
+
+@pytest.fixture
+def keyed(tmp_path):
+    """`with keyed(**named_of_front)`: URL of a server that wants keys behind HAProxy, and the server."""
+
+    @contextmanager
+    def run(**named):
+        with served(tmp_path, worker="none", open=False) as server:
+            port = free_port()
+            with front("127.0.0.1", port, int(server.url.rpartition(":")[2]), **named):
+                yield f"http://127.0.0.1:{port}", server
+
+    return run
+
+
+def test_callers_without_a_key_are_held_up_by_their_address_and_those_with_one_are_not(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.OF_STRANGERS", 20)
+    with keyed() as (url, server):
+
+        def ask(key=None, path="/v1/videos"):
+            headers = {"authorization": key} if isinstance(key, str) else key
+            return requests.get(url + path, headers=headers, timeout=20)
+
+        def flood():
+            with ThreadPoolExecutor(24) as beside:
+                return Counter(beside.map(lambda _: ask().status_code, range(24)))
+
+        assert ask(server.headers("writer")).status_code == 200  # a key that the front has seen
+        found = flood()
+        assert found[401] in range(18, 23) and found[401] + found[429] == 24, found
+        late = ask(path="/")
+        assert late.status_code == 429 and late.headers["retry-after"]
+        assert late.json()["error"]["code"] == "rate.exceeded" and late.json()["error"]["type"] == "rate_limit_error"
+        told = ask(path="/v2/gap/status/x").json()  # as RunPod's clients read it
+        assert (told["id"], told["status"], told["code"]) == (None, "FAILED", "rate.exceeded")
+        assert [ask(server.headers("writer")).status_code for _ in range(3)] == [200] * 3
+        flood()
+        # An unknown key is no better than none, however often it changes; a good one that is new is let in when it comes again.
+        assert {ask(f"Bearer gap_{at}").status_code for at in range(2)} == {429}
+        assert [ask("Bearer gap_0").status_code for _ in range(2)] == [401, 429]
+        flood()
+        assert [ask(server.headers("other")).status_code for _ in range(2)] == [429, 200]
+        # Health checks are counted apart.
+        assert [ask(path="/healthz").status_code for _ in range(10)] == [200] * 10
+        assert 429 in [ask(path="/healthz").status_code for _ in range(15)]
+
+
+def test_unknown_keys_count_as_callers_without_one(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.OF_STRANGERS", 20)
+    with keyed() as (url, _):
+        asked = [{"authorization": f"Bearer gap_{at}"} for at in range(24)]
+        statuses = [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for headers in asked]
+        assert statuses == sorted(statuses) and statuses.count(401) in range(18, 23), statuses
+
+
+def test_a_key_that_goes_on_sending_what_is_refused_is_held_up_before_the_server(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.OF_REFUSED", 10)
+    with keyed() as (url, server):
+
+        def post(who):
+            return requests.post(
+                f"{url}/v1/videos", json={"views": []}, headers=server.headers(who), timeout=20
+            ).status_code
+
+        statuses = [post("writer") for _ in range(14)]
+        assert statuses == sorted(statuses) and statuses.count(400) in range(9, 13), statuses
+        assert requests.get(f"{url}/v1/videos", headers=server.headers("writer"), timeout=20).status_code == 200
+        assert post("other") == 400
+
+
+def test_a_key_is_one_key_however_its_header_is_written(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 20)
+    with keyed() as (url, server):
+        secret = server.headers("writer")["authorization"].removeprefix("Bearer ")
+        written = [
+            f"{scheme}{' ' * blanks}{secret}" for scheme in ("Bearer", "bearer", "BEARER") for blanks in range(1, 9)
+        ]
+        written += [f"Bearer \t{secret}", f"Bearer \xa0{secret}", f"Bearer  {secret}\x85", secret]
+        statuses = [
+            requests.get(f"{url}/v1/videos", headers={"authorization": value.encode("latin-1")}, timeout=20).status_code
+            for value in written
+        ]
+        assert 200 in statuses[:20] and set(statuses[22:]) == {429}, statuses
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        head = f"GET /v1/videos HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\nauthorization: Bearer gap_other\r\n\r\n"
+        assert talk(address, head.encode()).startswith(b"HTTP/1.1 400 ")
+
+
+def test_http_2_is_not_spoken(fronted):
+    """One connection of it holds a hundred requests."""
+    _, address, _ = fronted
+    assert talk(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])).startswith(
+        b"HTTP/1.1 400 "
+    )
+
+
+def test_health_checks_are_answered_to_a_key_that_floods(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 5)
+    with keyed() as (url, server):
+        headers = server.headers("writer")
+        assert 429 in [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for _ in range(8)]
+        assert requests.get(f"{url}/healthz", headers=headers, timeout=20).status_code == 200
+
+
+def test_one_key_has_so_many_requests_at_once(keyed):
+    head = (
+        "POST /v1/videos HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\nauthorization: "
+    )
+    with keyed(at_once=3) as (url, server):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        lines = [socket.create_connection(address, timeout=20) for _ in range(3)]
+        for line in lines:
+            line.sendall(f"{head}{server.headers('writer')['authorization']}\r\n\r\n{{".encode())
+        time.sleep(0.5)
+        refused = requests.get(f"{url}/v1/videos", headers=server.headers("writer"), timeout=20)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate.exceeded")
+        assert requests.get(f"{url}/v1/videos", headers=server.headers("other"), timeout=20).status_code == 200
+        for line in lines:
+            line.close()
+        end = time.monotonic() + 10
+        while requests.get(f"{url}/v1/videos", headers=server.headers("writer"), timeout=20).status_code != 200:
+            assert time.monotonic() < end
+
+
+def test_the_bodies_of_one_key_come_no_faster_than_its_share(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.KEY_BYTES_S", 2**20)
+    with keyed() as (url, server):
+
+        def send(who):
+            begun = time.monotonic()
+            data = b'{"prompt": "' + b"x" * (4 * 2**20) + b'"}'
+            kind = server.headers(who) | {"content-type": "application/json"}
+            assert requests.post(f"{url}/v1/videos", data=data, headers=kind, timeout=60).status_code == 400
+            return time.monotonic() - begun
+
+        with ThreadPoolExecutor(2) as beside:
+            took = list(beside.map(send, ["writer", "writer"]))
+        assert max(took) > 5, took  # 8 MiB at 1 MiB/s, less what lies in buffers on the way

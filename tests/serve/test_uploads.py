@@ -181,12 +181,15 @@ AROUND = {
     data=st.binary(min_size=120, max_size=600),
     writing=st.sampled_from(sorted(WRITINGS)),
     around=st.sampled_from(sorted(AROUND)),
+    step=st.sampled_from([4, 160, 2**20]),
 )
 @settings(max_examples=400)
-def test_base64_however_it_is_written(data, writing, around):
+def test_base64_however_it_is_written(data, writing, around, step):
     """Behind a JPEG's first bytes, so that the text begins as a path does, and before its last, which are no blank."""
     data = b"\xff\xd8\xff\xe0" + data + b"\xff\xd9"
-    [found] = sent_by([("views", AROUND[around](WRITINGS[writing](b64(data))))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gapray.serve.uploads._STEP", step)
+        [found] = sent_by([("views", AROUND[around](WRITINGS[writing](b64(data))))])
     assert found.data == data
 
 

@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections import OrderedDict
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -41,6 +42,8 @@ _PAGE_HEADERS = {
 }
 
 
+BODIES_OF_ONE_KEY = 4
+"""Largest bodies that one key may have on their way at once, in bytes; smaller ones are more."""
 _PATH = 200
 """Characters of a path in the audit log."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -73,7 +76,10 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
         redoc_url=None,
     )
     app.state.context = context
-    app.state.places = places = Places(context.settings.ingress.ongoing, context.settings.requests_per_key)
+    limits = context.settings.limits
+    app.state.places = places = Places(
+        context.settings.ingress.ongoing, context.settings.requests_per_key, BODIES_OF_ONE_KEY * limits.body_bytes
+    )
     app.state.metrics = native.Metrics()
     app.state.streamed = OrderedDict()
     for module in (openai, images, runpod, native):
@@ -91,7 +97,7 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
     )
     app.add_middleware(
         _Front,
-        limits=context.settings.limits,
+        limits=limits,
         places=places,
         note=context.note,
         metrics=app.state.metrics,
@@ -178,9 +184,10 @@ class _Front:
             await send(message)
 
         try:
+            arrived = partial(self._places.arrived, scope)
             with self._places.taken(scope):
                 refuse_long(request.headers.get("content-length", ""), self._limits)
-                await self._app(scope, bounded(receive, self._limits), named)
+                await self._app(scope, bounded(receive, self._limits, arrived), named)
         except _AnsweredError:
             pass
         except Exception as error:

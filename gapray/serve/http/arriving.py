@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 
 from starlette.types import Message, Receive
 
@@ -24,11 +25,17 @@ def refuse_long(said: str, limits: Limits) -> None:
         raise _too_large(limits)
 
 
-def bounded(receive: Receive, limits: Limits) -> Receive:
+def bounded(receive: Receive, limits: Limits, arrived: Callable[[int], None] = lambda _: None) -> Receive:
     """`receive`, which refuses what is too large or comes too slowly.
+
+    Args:
+        receive: The next message of the request.
+        limits: Of the body.
+        arrived: Told how many bytes of the body came.
 
     Raises:
         InputError: `request.too_large` or `request.too_slow`, when the body is read.
+        ServeError: What `arrived` raises.
     """
     began, seen, whole = time.monotonic(), 0, False
 
@@ -44,6 +51,7 @@ def bounded(receive: Receive, limits: Limits) -> Receive:
             raise InputError("request.too_slow", slow) from None
         whole = not message.get("more_body", False)
         seen += len(message.get("body", b""))
+        arrived(len(message.get("body", b"")))
         if seen > limits.body_bytes:
             raise _too_large(limits)
         return message

@@ -7,26 +7,29 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import collapse_rfc2231_value
+from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
-from gapray.serve.text import refuse_many_values, refuse_nested, refuse_unusable, strict_json, usable
+from gapray.serve.text import LONGEST, refuse_long, refuse_nested, refuse_unusable, strict_json, usable, values_in
 from gapray.serve.uploads import PHOTO_FIELDS, decoded
 
 NAMES = {
@@ -59,6 +62,9 @@ _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
 _FILE_FIELDS = PHOTO_FIELDS | {"video"}
+_STEP = 2**18
+"""Bytes that are decoded at once."""
+_READING = ThreadPoolExecutor(4, "bodies")
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,18 @@ class Body:
 
 def _hashable(value: Any) -> tuple[Any, ...]:
     """A field's value as JSON: of a file its name, which may say the photo's angle, and the hash of its bytes."""
-    return ("file", value[0], hashlib.sha256(value[1]).hexdigest()) if isinstance(value, tuple) else ("value", value)
+    if isinstance(value, tuple):
+        return ("file", value[0], hashlib.sha256(value[1]).hexdigest())
+    return ("value", _shortened(value))
+
+
+def _shortened(value: Any) -> Any:
+    """JSON data with hashes for pictures in it: hashing lets other threads run, and writing JSON does not."""
+    if isinstance(value, str) and len(value) > LONGEST:
+        return hashlib.sha256(value.encode()).hexdigest()
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return {name: _shortened(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 async def read_body(request: Request, limits: Limits) -> Body:
@@ -111,13 +128,26 @@ async def read_body(request: Request, limits: Limits) -> Body:
     _refuse_encoded(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        body = await _form(request, limits)
+        body = await (_form if kind.startswith("multipart/") else _urlencoded)(request, limits)
         for name, value in body.fields:
             refuse_unusable(name, value)
-        return _once(body)
-    if kind in ("application/json", "text/json") or kind.endswith("+json"):
-        return _once(Body(tuple(_members(await read_json(request, limits)))))
-    raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
+    elif kind in ("application/json", "text/json") or kind.endswith("+json"):
+        body = Body(tuple(_members(await read_json(request, limits))))
+    else:
+        raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
+    refuse_long_texts(body.fields, beside=_FILE_FIELDS | {"extra_body"})  # whose members are fields too
+    return _once(body)
+
+
+def refuse_long_texts(fields: Iterable[tuple[str, Any]], *, beside: Collection[str]) -> None:
+    """Refuse texts longer than any field takes, but in fields that may hold pictures.
+
+    Raises:
+        InputError: `request.invalid`, naming the field.
+    """
+    for name, value in fields:
+        if name.partition("[")[0] not in beside:
+            refuse_long(name, value)
 
 
 def _refuse_encoded(request: Request) -> None:
@@ -145,10 +175,7 @@ async def _form(request: Request, limits: Limits) -> Body:
     least: dict[str, Any] = {"max_fields": limits.fields, "max_part_size": limits.body_bytes}
     try:
         async with aclosing(request.stream()) as stream:
-            if request.headers["content-type"].lower().startswith("multipart/"):
-                form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **least).parse()
-            else:
-                form = await FormParser(request.headers, stream, **least).parse()
+            form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **least).parse()
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 found.append((name, (usable(plain_words(value.filename or "")), await _content(value))))
@@ -162,6 +189,31 @@ async def _form(request: Request, limits: Limits) -> Body:
     except (ValueError, KeyError, AssertionError, UnicodeError) as error:
         raise InputError("request.invalid", f"the form cannot be read: {type(error).__name__}") from error
     return Body(tuple(_named(found)))
+
+
+async def _urlencoded(request: Request, limits: Limits) -> Body:
+    """Fields of a page's simplest form (URL standard, section 5.1), decoded off the event loop."""
+    data = await _kept(request, "form", limits.json_bytes)
+    found = await in_turn(request, _pairs, data, limits.fields)
+    return Body(tuple(_named(found)))
+
+
+def _pairs(data: bytearray, most: int) -> list[tuple[str, str]]:
+    if data.count(b"&") >= most:
+        raise InputError("request.invalid", f"Too many fields. Maximum number of fields is {most}.")
+    named = (part.partition(b"=") for part in data.split(b"&") if part)
+    return [(_unquoted(name), _unquoted(value)) for name, _, value in named]
+
+
+def _unquoted(text: bytearray) -> str:
+    """Text without percent-encoding, decoded in steps between which other threads run."""
+    found, start = bytearray(), 0
+    while start < len(text):
+        end = start + _STEP
+        end += max(0, text.rfind(b"%", end - 2, end) + 3 - end)  # behind what a percent sign begins
+        found += unquote_to_bytes(bytes(text[start:end].replace(b"+", b" ")))
+        start = end
+    return found.decode(errors="replace")
 
 
 async def _content(file: UploadFile) -> bytes:
@@ -229,14 +281,45 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
         InputError: `request.invalid`, or `request.too_large`.
     """
     _refuse_encoded(request)
-    data = await request.body()
-    if len(data) > limits.json_bytes:
-        raise InputError("request.too_large", f"the JSON has {len(data)} bytes; at most {limits.json_bytes} are taken")
-    return await asyncio.to_thread(_object_of, data, limits.json_values)
+    data = await _kept(request, "JSON", limits.json_bytes, limits.json_values)
+    found: dict[str, Any] = await in_turn(request, _object_of, data)
+    return found
 
 
-def _object_of(data: bytes, most_values: int) -> dict[str, Any]:
-    refuse_many_values("the body", data, most_values)
+async def _kept(request: Request, what: str, most_bytes: int, most_values: int | None = None) -> bytearray:
+    """A body within these limits. The rest of one beyond them is read and thrown away: most clients read no answer before they have sent all.
+
+    Raises:
+        InputError: `request.invalid`, or `request.too_large`.
+    """
+    data, values, wrong = bytearray(), 1, None
+    async for part in request.stream():
+        if wrong is not None:
+            continue
+        data += part
+        values += values_in(part)
+        if len(data) > most_bytes:
+            wrong = InputError("request.too_large", f"the {what} is larger than {most_bytes} bytes")
+        elif most_values is not None and values > most_values:
+            wrong = InputError("request.invalid", f"the body holds more than {most_values} values")
+        if wrong is not None:
+            data.clear()
+    if wrong is not None:
+        raise wrong
+    return data
+
+
+async def in_turn(request: Request, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Something that reads all of a body, off the event loop, and one at a time of each key.
+
+    C code over a large text lets no other thread run for up to 0.2 s: several at once would hold the event loop up one after the
+    other, and one key's bodies would take all the threads.
+    """
+    async with request.app.state.places.turn(request.scope):
+        return await asyncio.get_running_loop().run_in_executor(_READING, partial(function, *args, **named))
+
+
+def _object_of(data: bytearray) -> dict[str, Any]:
     try:
         value = strict_json(data or b"{}")
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,16 @@ from starlette.responses import JSONResponse, Response
 
 from gapray.errors import GaprayError, InputError, ModelError, ServeError
 from gapray.serve.http.auth import caller, context_of, owner_of
-from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body, still_of
+from gapray.serve.http.bodies import (
+    Body,
+    azimuths_of,
+    ignored_in,
+    in_turn,
+    making_of,
+    options_of,
+    read_body,
+    still_of,
+)
 from gapray.serve.http.context import Context
 from gapray.serve.http.native import Wait, of_kind, preferred_wait
 from gapray.serve.http.openai import PHOTOS_SCHEMA, STILLS_MODEL, check_model, deleted, idempotency_key, one_job, ranged
@@ -155,14 +164,14 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
         api="openai",
         kind="image",
         making=making.model_copy(update={"still": still_of(body)}),
-        sent=await context.call(sent_by, body.fields, needed=package is None),
+        sent=await in_turn(request, sent_by, body.fields, needed=package is None),
         azimuths=azimuths_of(body),
         options=replace(options_of(body), allow_missing=True),
         package=package,
         model=model,
         endpoint=form,
         idempotency_key=idempotency_key(request),
-        digest=await context.call(body.digest, "openai", "image"),
+        digest=await in_turn(request, body.digest, "openai", "image"),
         webhook=body.text("webhook", "webhook_url"),
     )
     request.state.job = job.id

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of
-from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, making_of, options_of, read_body
+from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, in_turn, making_of, options_of, read_body
 from gapray.serve.http.openai import BODY, MODEL, deleted, idempotency_key, one_job, ranged
 from gapray.serve.jobs import Job, Kind
 from gapray.serve.shapes import native_job, readable
@@ -92,13 +92,13 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         api="native",
         kind=kind,
         making=making_of(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product"),
-        sent=await context.call(sent_by, body.fields),
+        sent=await in_turn(request, sent_by, body.fields),
         azimuths=azimuths_of(body),
         options=options_of(body),
         files=files,
         model=MODEL,
         idempotency_key=idempotency_key(request),
-        digest=await context.call(body.digest, "native", kind),
+        digest=await in_turn(request, body.digest, "native", kind),
         webhook=body.text("webhook", "webhook_url"),
     )
     request.state.job = job.id

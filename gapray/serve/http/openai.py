@@ -16,7 +16,7 @@ from gapray.errors import InputError, ModelError, ServeError
 from gapray.serve.artifacts import content_type
 from gapray.serve.deletion import forget
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
-from gapray.serve.http.bodies import azimuths_of, ignored_in, making_of, options_of, read_body
+from gapray.serve.http.bodies import azimuths_of, ignored_in, in_turn, making_of, options_of, read_body
 from gapray.serve.http.context import Context
 from gapray.serve.jobs import Job
 from gapray.serve.keys import ApiKey, Scope
@@ -104,12 +104,12 @@ async def create_video(request: Request) -> JSONResponse:
         api="openai",
         kind="video",
         making=making_of(body, product_id="product"),
-        sent=await context.call(sent_by, body.fields),
+        sent=await in_turn(request, sent_by, body.fields),
         azimuths=azimuths_of(body),
         options=options_of(body),
         model=model,
         idempotency_key=idempotency_key(request),
-        digest=await context.call(body.digest, "openai", "video"),
+        digest=await in_turn(request, body.digest, "openai", "video"),
         webhook=body.text("webhook", "webhook_url"),
     )
     request.state.job = job.id

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -15,13 +13,24 @@ from starlette.responses import JSONResponse
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
-from gapray.serve.http.bodies import NAMES, Body, azimuths_of, making_of, options_of, read_json, still_of
+from gapray.serve.http.bodies import (
+    NAMES,
+    Body,
+    azimuths_of,
+    in_turn,
+    making_of,
+    options_of,
+    read_json,
+    refuse_long_texts,
+    still_of,
+)
 from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
 from gapray.serve.jobs import Job, Making
 from gapray.serve.shapes import job_id, readable, runpod_accepted, runpod_id, runpod_state, runpod_status
-from gapray.serve.uploads import Sent, decoded, sent_by, sent_in_manifest
+from gapray.serve.text import VALUES, refuse_long, refuse_many_values, strict_json
+from gapray.serve.uploads import PHOTO_FIELDS, Sent, decoded, sent_by, sent_in_manifest
 
 router = APIRouter(tags=["runpod"])
 ENDPOINT = "gap-animatediff-video-sd15"
@@ -29,6 +38,8 @@ ENDPOINT = "gap-animatediff-video-sd15"
 Endpoint = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 IMAGE_FIELDS = ("reference_image", "depth_image", "normal_image")
 """Fields of the prototype's image endpoint; any of them makes a job one for a picture."""
+_PICTURES = PHOTO_FIELDS | set(IMAGE_FIELDS) | {"manifest", "manifest_b64"}
+"""Fields of `input` that may hold pictures."""
 PROTOTYPE = {"fps": 8, "format": "gif"}
 """What the prototype made when a request did not say."""
 RUNSYNC_WAIT_MS = 90_000
@@ -234,7 +245,9 @@ async def _accepted(request: Request, endpoint: str) -> Job:
     webhook = body.get("webhook")
     if webhook is not None and not isinstance(webhook, str):
         raise InputError("request.invalid", "webhook must be a URL")
-    asked = await asyncio.to_thread(asked_of, given)
+    refuse_long("webhook", webhook)
+    refuse_long_texts(given.items(), beside=_PICTURES)
+    asked = await in_turn(request, asked_of, given)
     if asked.kind == "image":
         refuse_without_stylist(context)
     job = await context.accept(
@@ -244,7 +257,7 @@ async def _accepted(request: Request, endpoint: str) -> Job:
         endpoint=endpoint,
         model=STILLS_MODEL if asked.kind == "image" else MODEL,
         idempotency_key=idempotency_key(request),
-        digest=await context.call(Body(tuple(given.items())).digest, "runpod", endpoint, asked.kind),
+        digest=await in_turn(request, Body(tuple(given.items())).digest, "runpod", endpoint, asked.kind),
         webhook=webhook,
         timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
         ttl_s=_seconds(policy.get("ttl"), 10_000),
@@ -321,7 +334,9 @@ def photos_of(given: dict[str, Any]) -> tuple[list[Sent], str | None, str]:
         return sent_by(given.items()), None, "product"
     if isinstance(manifest, str):
         try:
-            manifest = json.loads(decoded(manifest))
+            text = decoded(manifest)
+            refuse_many_values("manifest_b64", text, VALUES)
+            manifest = strict_json(text)
         except (ValueError, RecursionError) as error:
             raise InputError("request.invalid", "manifest_b64 holds no JSON") from error
     name = manifest.get("asset_name") if isinstance(manifest, dict) else None
