@@ -211,7 +211,7 @@ class OrbitSettings(_Settings, role=Role.RESULT):
     )
     engine: Literal["auto", "synthesis", "morph", "flow", "nearest"] = Field(
         "auto",
-        description="Draws the frames in between; `auto` lets each engine draw photos that are left out and takes the best.",
+        description="Draws the frames in between; `auto` lets all but the morph draw photos that are left out and takes the best.",
     )
 
     @property

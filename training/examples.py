@@ -193,7 +193,7 @@ def _backdrop(rng: np.random.Generator, side: int, studio: Studio) -> NDArray[np
     """Float32 [P, P, 3], 0 … 1: darker towards the edges, and perhaps towards the top."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     fall = 1 - rng.uniform(0, 0.35) * (x**2 + y**2) - rng.uniform(-0.15, 0.15) * y
-    return np.clip(fall[..., None] * np.array(studio.backdrop), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(fall[..., None] * np.array(studio.backdrop), 0, 1), np.float32)
 
 
 def _photos(
