@@ -405,6 +405,10 @@ class CheckSettings(_Settings, role=Role.GATE):
 class RunSettings(_Settings, role=Role.WORK):
     """How the work is spread; no result depends on it."""
 
+    executor: Literal["ray_data", "local"] = Field(
+        "ray_data",
+        description="`local` runs stage after stage in one process without Ray: for small jobs, which start seconds sooner.",
+    )
     products_per_part: int = Field(16, ge=1, description="Products in one part file: the unit of commit and of loss.")
     products_per_block: int = Field(4, ge=1, description="Products in one task's input.")
     network_batch: int = Field(32, ge=1, description="Views in one forward pass of a network.")

@@ -17,6 +17,8 @@ REMEDIES: dict[str, str] = {
     "capture.no_photos": "Put the photos of one product in this folder: JPEG, PNG, WebP, HEIC, TIFF or BMP.",
     "capture.ambiguous_layout": "Pass --layout product (this folder is one product) or --layout products.",
     "capture.ambiguous_azimuths": "Rename the photos by degrees (_000 … _315), or add a capture.csv with file and azimuth.",
+    "data.missing_column": "Rename or add columns before the processor, for example by Dataset.rename_columns.",
+    "data.reserved_column": "Rename or drop that column before the processor, for example by Dataset.rename_columns.",
     "capture.same_id": "Give each product a name of its own: rename the video, the export or the folder of photos.",
     "capture.duplicate_azimuth": "Keep one photo an angle; put each product in a folder of its own.",
     "capture.missing_views": "Take the missing photos, or pass --allow-missing to use the others as they are.",

@@ -6,20 +6,23 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from gapray.batch.render import pending_videos
-from gapray.batch.render_stages import Draw, VideoFacts, load, save, write_videos
-from gapray.batch.resources import MASK_THREADS, RENDER_THREADS, GpuShare, plan_render, plan_stages, threads_kept
+from gapray.batch.local import resources, run_here
+from gapray.batch.package import package_pipeline
+from gapray.batch.pipeline import Pipeline, Stage
+from gapray.batch.render import pending_videos, render_pipeline
+from gapray.batch.render_stages import VideoFacts
 from gapray.batch.rows import PLANNED
 from gapray.batch.runs import new_run_id
-from gapray.batch.score import pending_scores, score_facts
-from gapray.batch.score_stages import Compare, Judge, LeaveOut, gather, write_scores
-from gapray.batch.stages import Describe, Encode, Mask, decode, write
+from gapray.batch.score import pending_scores, score_facts, score_pipeline
+from gapray.batch.trace import Work
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.runs import StageCost
@@ -54,13 +57,15 @@ def calibrate(rows: Iterator[Row], profile: Profile, *, products: int = 2, prese
     chosen = list(islice((row for row in rows if row["error_code"] is None), products + 1))
     if not chosen:
         raise InputError("capture.no_photos", "the source has no product that could be timed")
-    with threads_kept(), tempfile.TemporaryDirectory(prefix="gapray-plan-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="gapray-plan-") as scratch:
         clock = _Clock()
-        stages = _stages(Path(scratch) / "catalog", profile, preset)
-        for index, row in enumerate(chosen):
-            clock.counting = index > 0 or len(chosen) == 1
-            for run_one in stages:
-                run_one(row, clock)
+        for pipeline, pending in _runs(str(Path(scratch) / "catalog"), profile, preset):
+            single = replace(pipeline, rows_per_block=1, rows_per_part=1)
+            rows, gb = map(pending, chosen), profile.run.device_gb
+            with closing(run_here(single, rows, device_gb=gb, observed=clock.observed)) as parts:
+                for index in range(len(chosen)):
+                    clock.counting = index > 0 or len(chosen) == 1
+                    next(parts)
         return clock.costs(max(1, len(chosen) - 1))
 
 
@@ -73,21 +78,29 @@ class _Clock:
         self._cpu: defaultdict[str, float] = defaultdict(float)
         self._gpus: dict[str, float] = {}
 
-    def time(self, stage: str, work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Table:
-        wall, cpu = time.monotonic(), time.process_time()
-        result = work(table)
-        if self.counting:
-            self._wall[stage] += time.monotonic() - wall
-            self._cpu[stage] += time.process_time() - cpu
-            share = getattr(work, "gpu", None)
-            self._gpus[stage] = share.num_gpus if share else 0.0
-        if "error_code" in result.column_names:
-            for code, message in zip(
-                *(result[name].to_pylist() for name in ("error_code", "error_message")), strict=True
-            ):
-                if code:
-                    raise InputError(code, f"while timing {stage}: {message}")
-        return result
+    def observed(self, stage: Stage, work: Work) -> Work:
+        """The work of a stage, timed.
+
+        Raises:
+            InputError: From the work: with the code of the first row that it could not do.
+        """
+
+        def timed(table: pa.Table) -> pa.Table:
+            wall, cpu = time.monotonic(), time.process_time()
+            result = work(table)
+            if self.counting:
+                self._wall[stage.name] += time.monotonic() - wall
+                self._cpu[stage.name] += time.process_time() - cpu
+                self._gpus[stage.name] = stage.gpu.num_gpus if stage.gpu else 0.0
+            if "error_code" in result.column_names:
+                for code, message in zip(
+                    *(result[name].to_pylist() for name in ("error_code", "error_message")), strict=True
+                ):
+                    if code:
+                        raise InputError(code, f"while timing {stage.name}: {message}")
+            return result
+
+        return timed
 
     def costs(self, products: int) -> dict[str, StageCost]:
         return {
@@ -96,70 +109,26 @@ class _Clock:
         }
 
 
-def _stages(catalog: Path, profile: Profile, preset: str) -> list[Callable[[Row, _Clock], None]]:
-    """Package, render and score one product each, networks loaded once."""
-    target, folder = str(catalog), Folder.at(str(catalog))
+def _runs(catalog: str, profile: Profile, preset: str) -> list[tuple[Pipeline, Callable[[Row], pa.Table]]]:
+    """Package, render and score: each pipeline, and what is pending in it of one product."""
+    folder, here = Folder.at(catalog), resources()
     hashes = revisions(profile.packaging)
-    facts = RunFacts(
-        new_run_id(), profile.packaging.digest(hashes), profile.name, model_names(profile.packaging, hashes)
-    )
-    gpu = _gpu(profile)
-    resources = {"CPU": 2.0} | ({"GPU": 1.0} if gpu else {})
-    share = plan_stages(profile, resources).describe_gpu
-    mask = Mask(settings=profile.packaging, facts=facts, threads=MASK_THREADS, gpu=None)
-    describe = Describe(settings=profile.packaging, facts=facts, batch=profile.run.network_batch, gpu=share)
-    encode = Encode(settings=profile.packaging, facts=facts)
-    videos = VideoFacts(new_run_id(), target, profile, preset, video_revisions(profile.video, profile.orbit))
-    drawing = plan_render(profile, videos.vram_gb, resources)
-    draw = Draw(facts=videos, gpu=drawing.gpu, threads=RENDER_THREADS)
-    scoring = score_facts(target, profile)
-    leave_out = LeaveOut(facts=scoring, gpu=drawing.gpu, threads=RENDER_THREADS)
-    compare = Compare(facts=scoring, threads=MASK_THREADS)
-    judge = Judge(facts=scoring, gpu=gpu, threads=MASK_THREADS)
-    if gpu:
-        # Each stage has kept this process to its own share; here all of them are one process.
-        GpuShare(profile.run.device_gb, profile.run.device_gb).cap_this_process()
+    settings = profile.packaging.digest(hashes)
+    facts = RunFacts(new_run_id(), settings, profile.name, model_names(profile.packaging, hashes))
+    videos = VideoFacts(new_run_id(), catalog, profile, preset, video_revisions(profile.video, profile.orbit))
+    scores = score_facts(catalog, profile)
 
-    def package_one(row: Row, clock: _Clock) -> None:
-        planned = {"known_key": None, "depth_scale": None, "depth_shift": None}
-        table = pa.Table.from_pylist([{**row, **planned}], schema=PLANNED)
-        steps: list[tuple[str, Callable[[pa.Table], pa.Table]]] = [
-            ("decode", lambda one: decode(one, settings=profile.packaging, settings_hash=facts.settings)),
-            ("mask", mask),
-            ("describe", describe),
-            ("encode", encode),
-            ("write", lambda one: write(one, catalog=target, after=None)),
-        ]
-        for name, step in steps:
-            table = clock.time(f"package.{name}", step, table)
+    def planned(row: Row) -> pa.Table:
+        return pa.Table.from_pylist([{"known_key": None, "depth_scale": None, "depth_shift": None, **row}], PLANNED)
 
-    def render_one(row: Row, clock: _Clock) -> None:
-        table, _ = pending_videos(Catalog(folder), videos, seeds=1, products=[str(row["product_id"])], limit=None)
-        steps: list[tuple[str, Callable[[pa.Table], pa.Table]]] = [
-            ("load", lambda one: load(one, catalog=target)),
-            ("draw", draw),
-            ("save", lambda one: save(one, facts=videos)),
-            ("write", lambda one: write_videos(one, catalog=target, after=None)),
-        ]
-        for name, step in steps:
-            table = clock.time(f"render.{name}", step, table)
+    def unrendered(row: Row) -> pa.Table:
+        return pending_videos(Catalog(folder), videos, seeds=1, products=[str(row["product_id"])], limit=None)[0]
 
-    def score_one(row: Row, clock: _Clock) -> None:
-        table, _ = pending_scores(Catalog(folder), scoring, {})
-        steps: list[tuple[str, Callable[[pa.Table], pa.Table]]] = [
-            ("gather", lambda one: gather(one, facts=scoring)),
-            ("leave_out", leave_out),
-            ("compare", compare),
-            ("judge", judge),
-            ("write", lambda one: write_scores(one, catalog=target, after=None)),
-        ]
-        for name, step in steps:
-            table = clock.time(f"score.{name}", step, table)
+    def unscored(row: Row) -> pa.Table:
+        return pending_scores(Catalog(folder), scores, {}, [str(row["product_id"])])[0]
 
-    return [package_one, render_one, score_one]
-
-
-def _gpu(profile: Profile) -> GpuShare | None:
-    import torch
-
-    return GpuShare(4.0, profile.run.device_gb) if torch.cuda.is_available() else None
+    return [
+        (package_pipeline(here, profile=profile, facts=facts, catalog=catalog), planned),
+        (render_pipeline(here, facts=videos), unrendered),
+        (score_pipeline(here, facts=scores, vram_gb=videos.vram_gb, draws=True), unscored),
+    ]

@@ -12,7 +12,8 @@ import ray
 import ray.data
 from ray.autoscaler.sdk import request_resources
 
-from gapray.batch.resources import Plan, check_resources
+from gapray.batch.pipeline import Pipeline
+from gapray.batch.resources import check_resources
 from gapray.batch.trace import log
 from gapray.config import RunSettings
 from gapray.errors import ResourceError
@@ -58,22 +59,22 @@ def capacity(run: RunSettings) -> Capacity:
 
 
 @contextmanager
-def room_for(plan: Plan, capacity: Capacity, wait_s: float) -> Iterator[None]:
-    """Make sure that a plan can run, and on an autoscaling cluster wait for the nodes that its first workers need.
+def room_for(pipeline: Pipeline, capacity: Capacity, wait_s: float) -> Iterator[None]:
+    """Make sure that a pipeline can run, and on an autoscaling cluster wait for the nodes that its first workers need.
 
     Args:
-        plan: Made for `capacity.most`.
+        pipeline: Declared for `capacity.most`.
         capacity: Of the cluster.
         wait_s: Longest wait for nodes.
 
     Raises:
         ResourceError: `resource.insufficient`: it never fits, or no node came in time.
     """
-    check_resources(plan, capacity.most)
+    check_resources(pipeline.needs(), capacity.most)
     if not capacity.elastic:
         yield
         return
-    least = plan.least().needs()
+    least = pipeline.smallest().needs()
     # Asked for as small pieces, so that any mixture of nodes will do; Ray Data asks for more as work queues up.
     request_resources(bundles=_bundles(least))
     try:

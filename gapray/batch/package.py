@@ -1,23 +1,21 @@
-"""`gapray package`: photos in, catalogue out, by Ray Data."""
+"""`gapray package`: photos in, catalogue out."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import ray
-import ray.data
-
-from gapray.batch.capacity import Capacity, capacity, room_for
-from gapray.batch.dataset import lasting, read_manifest
+from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.plan import Verify, write_pending
 from gapray.batch.record import recorded
-from gapray.batch.resources import LIGHT_CPU, MASK_THREADS, StagePlan, plan_stages
-from gapray.batch.runs import GONE_KEPT, PackageSummary, absolute, new_run_id, published
+from gapray.batch.resources import MASK_THREADS, plan_stages
+from gapray.batch.rows import FINISHED, IN_FLIGHT, PLANNED, RECEIPT
+from gapray.batch.run import carry_out
+from gapray.batch.runs import GONE_KEPT, PackageSummary, absolute, new_run_id
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.manifest import ignored_of, write_manifest
@@ -28,7 +26,6 @@ from gapray.config import Profile, load_profile
 from gapray.errors import FileError, writing
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
-from gapray.ray_session import connected
 
 
 def package(
@@ -80,17 +77,8 @@ def package(
         with recorded(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress
         ) as recorder:
-            if pending.products > pending.finished:
-                with (
-                    connected(address),
-                    recorder.on_cluster(),
-                    published(manifest, folder, run_id) as uri,
-                ):
-                    cluster = capacity(chosen.run)
-                    stages = plan_stages(chosen, cluster.most)
-                    with room_for(stages, cluster, chosen.run.wait_for_nodes_s):
-                        for receipts in _receipts(uri, folder, chosen, stages, cluster, facts, target, after):
-                            recorder.add(receipts)
+            declared = partial(package_pipeline, profile=chosen, facts=facts, catalog=target, after=after)
+            carry_out(recorder, manifest, folder, chosen.run, declared, address=address)
     return summary
 
 
@@ -103,66 +91,64 @@ def _listed(src: str, options: DiscoverOptions, manifest: Path) -> Path:
     return manifest
 
 
-def _receipts(
-    manifest: str,
-    folder: Folder,
-    profile: Profile,
-    plan: StagePlan,
-    cluster: Capacity,
-    facts: RunFacts,
-    catalog: str,
-    after: datetime | None,
-) -> Iterator[pa.Table]:
-    """The pipeline: one table of receipts for each part that has been committed."""
-    settings, run = profile.packaging, profile.run
-    arrow = {"batch_format": "pyarrow", "batch_size": run.products_per_block}
-    products = read_manifest(manifest, folder, run, cluster)
-    # A block is what a kill costs and what a worker holds: the manifest's rows are spread, never its file.
-    products = products.repartition(target_num_rows_per_block=run.products_per_block)
-    # Fetch and decode: short CPU tasks, no model. At most half the cores, because masks are the longer work.
-    products = products.map_batches(
-        decode,
-        fn_kwargs={"settings": settings, "settings_hash": facts.settings},
-        compute=ray.data.TaskPoolStrategy(plan.decode_workers),
-        num_cpus=LIGHT_CPU,
-        **arrow,
+def package_pipeline(
+    cluster: Mapping[str, float], *, profile: Profile, facts: RunFacts, catalog: str, after: datetime | None = None
+) -> Pipeline:
+    """Photos of planned rows -> packages in a catalogue.
+
+    Args:
+        cluster: Ray resources by name, which it fills.
+        profile: Models, and numbers of workers where the user set them.
+        facts: Of the run.
+        catalog: Folder or URI.
+        after: Of the newest part that the catalogue has.
+    """
+    settings, run, workers = profile.packaging, profile.run, plan_stages(profile, cluster)
+    shared = {"settings": settings, "facts": facts}
+    describe = {**shared, "batch": run.network_batch, "gpu": workers.describe_gpu}
+    return Pipeline(
+        (
+            # Fetch and decode: short tasks, no model. At most half the cores, because masks are the longer work.
+            Stage(
+                "package.decode",
+                decode,
+                PLANNED,
+                IN_FLIGHT,
+                {"settings": settings, "settings_hash": facts.settings},
+                workers.decode_workers,
+            ),
+            # Masks: ONNX, all cores between the actors, since this is where a CPU run spends its time.
+            Stage(
+                "package.mask",
+                Mask,
+                IN_FLIGHT,
+                IN_FLIGHT,
+                {**shared, "threads": MASK_THREADS, "gpu": None},
+                workers.mask_workers,
+                workers.mask_cpus,
+            ),
+            # Depth and identity: both networks in one actor, two calls at once so that one unpacks while the other computes.
+            Stage(
+                "package.describe",
+                Describe,
+                IN_FLIGHT,
+                IN_FLIGHT,
+                describe,
+                workers.describe_workers,
+                gpu=workers.describe_gpu,
+                calls=2,
+            ),
+            # Edges and encoding: long-lived actors, because importing controlnet-aux takes seconds.
+            Stage("package.encode", Encode, IN_FLIGHT, FINISHED, shared, workers.encode_workers),
+        ),
+        # A batch is a part. It answers with receipts, so that the driver sees products end as they do.
+        Stage(
+            "package.write",
+            write,
+            FINISHED,
+            RECEIPT,
+            {"catalog": catalog, "after": after, "part_bytes": run.part_bytes},
+        ),
+        rows_per_block=run.products_per_block,
+        rows_per_part=run.products_per_part,
     )
-    # Masks: ONNX, all cores between the actors, since this is where a CPU run spends its time.
-    products = products.map_batches(
-        lasting(Mask),
-        fn_constructor_kwargs={"settings": settings, "facts": facts, "threads": MASK_THREADS, "gpu": None},
-        compute=cluster.pool(plan.mask_workers),
-        num_cpus=plan.mask_cpus,
-        **arrow,
-    )
-    # Depth and identity: both networks in one actor, two calls at once so that one unpacks while the other computes.
-    products = products.map_batches(
-        lasting(Describe),
-        fn_constructor_kwargs={
-            "settings": settings,
-            "facts": facts,
-            "batch": run.network_batch,
-            "gpu": plan.describe_gpu,
-        },
-        compute=cluster.pool(plan.describe_workers, calls=2),
-        num_cpus=LIGHT_CPU,
-        **({"num_gpus": plan.describe_gpu.num_gpus} if plan.describe_gpu else {}),
-        **arrow,
-    )
-    # Edges and encoding: long-lived actors, because importing controlnet-aux takes seconds.
-    finished = products.map_batches(
-        lasting(Encode),
-        fn_constructor_kwargs={"settings": settings, "facts": facts},
-        compute=cluster.pool(plan.encode_workers),
-        num_cpus=LIGHT_CPU,
-        **arrow,
-    )
-    # The sink: a batch is a part. It answers with receipts, so that the driver sees products end as they do.
-    receipts = finished.map_batches(
-        write,
-        fn_kwargs={"catalog": catalog, "after": after, "part_bytes": run.part_bytes},
-        batch_size=run.products_per_part,
-        batch_format="pyarrow",
-        num_cpus=LIGHT_CPU,
-    )
-    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -65,6 +65,11 @@ class Recorder(Generic[SummaryT]):
         count("gapray_products_total", summary.finished, kind=summary.kind, state="finished")
         self.tell()
 
+    @property
+    def run_id(self) -> str:
+        """Of the run."""
+        return self._summary.run_id
+
     def add(self, receipts: pa.Table) -> None:
         """One part was committed."""
         summary, kind = self._summary, self._summary.kind

@@ -1,34 +1,40 @@
-"""`gapray render`: packages in, videos out, by Ray Data."""
+"""`gapray render`: packages in, videos out."""
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import ray
-import ray.data
 
-from gapray.batch.capacity import Capacity, capacity, room_for
-from gapray.batch.dataset import lasting, read_manifest
+from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.record import recorded
-from gapray.batch.render_stages import PENDING, Draw, VideoFacts, load, save, write_videos
-from gapray.batch.resources import LIGHT_CPU, GpuShare, RenderPlan, plan_render, threads_kept
-from gapray.batch.runs import RenderSummary, absolute, new_run_id, published
+from gapray.batch.render_stages import (
+    DRAWN,
+    LOADED,
+    PENDING,
+    SAVED,
+    VIDEO_RECEIPT,
+    Draw,
+    VideoFacts,
+    load,
+    save,
+    write_videos,
+)
+from gapray.batch.resources import GpuShare, plan_render, threads_kept
+from gapray.batch.run import carry_out
+from gapray.batch.runs import RenderSummary, absolute, new_run_id
 from gapray.catalog.media import WITH_FILES, whole
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
-from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
-from gapray.errors import CatalogError, FileError, writing
+from gapray.errors import CatalogError
 from gapray.models.load import best_device
-from gapray.ray_session import connected
 from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
 
@@ -74,26 +80,11 @@ def render(
     after = opened.newest("videos", "rejects")
     todo, finished = pending_videos(opened, facts, seeds=seeds, products=products, limit=limit)
     summary = RenderSummary(run_id, target, products=finished + todo.num_rows, finished=finished)
-    with (
-        tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
-        recorded(
-            summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
-        ) as recorder,
-    ):
-        if todo.num_rows:
-            manifest = Path(scratch) / "videos.parquet"
-            with writing(FileError, "file.write_failed", manifest):
-                pq.write_table(todo, manifest)
-            with (
-                connected(address),
-                recorder.on_cluster(),
-                published(manifest, opened.folder, run_id) as uri,
-            ):
-                cluster = capacity(chosen.run)
-                plan = plan_render(chosen, facts.vram_gb, cluster.most)
-                with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
-                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
-                        recorder.add(receipts)
+    with recorded(
+        summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
+    ) as recorder:
+        declared = partial(render_pipeline, facts=facts, after=after)
+        carry_out(recorder, todo, opened.folder, chosen.run, declared, address=address)
     return summary
 
 
@@ -213,44 +204,30 @@ def estimate(
     return Estimate(todo.num_rows, len(measured), each, hours, cost)
 
 
-def _receipts(
-    manifest: str, folder: Folder, facts: VideoFacts, plan: RenderPlan, cluster: Capacity, after: datetime | None
-) -> Iterator[pa.Table]:
-    """The pipeline: one table of receipts for each part that has been committed."""
-    one = {"batch_format": "pyarrow", "batch_size": 1}
-    videos = read_manifest(manifest, folder, facts.profile.run, cluster)
-    # One video is a block: what a kill costs is what one actor was drawing.
-    videos = videos.repartition(target_num_rows_per_block=1)
-    # Views from their part of the catalogue, still compressed: short tasks.
-    videos = videos.map_batches(
-        load,
-        fn_kwargs={"catalog": facts.catalog},
-        compute=ray.data.TaskPoolStrategy(plan.render_workers),
-        num_cpus=LIGHT_CPU,
-        **one,
+def render_pipeline(cluster: Mapping[str, float], *, facts: VideoFacts, after: datetime | None = None) -> Pipeline:
+    """Pending videos -> files and rows in a catalogue.
+
+    Args:
+        cluster: Ray resources by name, which it fills.
+        facts: Of the run.
+        after: Of the newest part that the catalogue has.
+
+    Raises:
+        ResourceError: `resource.insufficient`: a generator that needs a GPU, and none is there.
+    """
+    workers = plan_render(facts.profile, facts.vram_gb, cluster)
+    count = workers.render_workers
+    draw = {"facts": facts, "gpu": workers.gpu, "threads": workers.threads}
+    return Pipeline(
+        (
+            # Views from their part of the catalogue, still compressed: short tasks.
+            Stage("render.load", load, PENDING, LOADED, {"catalog": facts.catalog}, count),
+            # Conditions and frames: the model is loaded once an actor, which has a whole GPU where there are any.
+            Stage("render.draw", Draw, LOADED, DRAWN, draw, count, workers.cpus, workers.gpu),
+            # H.264, JPEG and the upload: on the CPU, while the next product is drawn.
+            Stage("render.save", save, DRAWN, SAVED, {"facts": facts}, count),
+        ),
+        Stage("render.write", write_videos, SAVED, VIDEO_RECEIPT, {"catalog": facts.catalog, "after": after}),
+        rows_per_block=1,  # what a kill costs is what one actor was drawing
+        rows_per_part=facts.profile.run.videos_per_part,
     )
-    # Conditions and frames: the model is loaded once an actor, which has a whole GPU where there are any.
-    videos = videos.map_batches(
-        lasting(Draw),
-        fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": plan.threads},
-        compute=cluster.pool(plan.render_workers),
-        num_cpus=plan.cpus,
-        **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
-        **one,
-    )
-    # H.264, JPEG and the upload: on the CPU, while the next product is drawn.
-    videos = videos.map_batches(
-        save,
-        fn_kwargs={"facts": facts},
-        compute=ray.data.TaskPoolStrategy(plan.render_workers),
-        num_cpus=LIGHT_CPU,
-        **one,
-    )
-    receipts = videos.map_batches(
-        write_videos,
-        fn_kwargs={"catalog": facts.catalog, "after": after},
-        batch_size=facts.profile.run.videos_per_part,
-        batch_format="pyarrow",
-        num_cpus=LIGHT_CPU,
-    )
-    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")

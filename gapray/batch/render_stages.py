@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
-from gapray.batch.trace import ended, model_load, traced
 from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, package_of_rows
@@ -44,7 +43,14 @@ PENDING = pa.schema(
 """A video to draw; `part` is the file that holds its product's views, `product` the row that goes with them."""
 
 _ERROR = [("error_code", pa.string()), ("error_message", pa.string())]
-LOADED = pa.schema([*PENDING, *_ERROR, ("views", pa.list_(pa.struct(list(VIEWS))))])
+
+
+def with_views(pending: pa.Schema) -> pa.Schema:
+    """Columns of pending rows once their product's views are loaded, or an error in their place."""
+    return pa.schema([*pending, *_ERROR, ("views", pa.list_(pa.struct(list(VIEWS))))])
+
+
+LOADED = with_views(PENDING)
 DRAWN = pa.schema(
     [*PENDING, *_ERROR, ("frames", pa.large_binary()), ("video", pa.struct(list(VIDEOS))), ("provenance", pa.string())]
 )
@@ -91,9 +97,13 @@ class VideoFacts:
         return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
 
 
-@traced("render.load")
 def load(table: pa.Table, *, catalog: str) -> pa.Table:
-    """Pending videos -> the same with their product's catalogue rows."""
+    """Pending videos or stills -> the same with their product's views.
+
+    Args:
+        table: With product_id, product_key and part.
+        catalog: Folder or URI.
+    """
     opened = Catalog(Folder.at(catalog))
     rows = table.to_pylist()
     for row in rows:
@@ -101,21 +111,20 @@ def load(table: pa.Table, *, catalog: str) -> pa.Table:
         try:
             row["views"] = opened.views_of(row["product_id"], row["product_key"], row["part"])
         except Exception as error:
-            _fail(row, error)
-    return pa.Table.from_pylist(rows, schema=LOADED)
+            known = as_gapray_error(error)
+            row.update(error_code=known.code, error_message=known.message)
+    return pa.Table.from_pylist(rows, schema=with_views(table.schema))
 
 
 class Draw:
     """Conditions and frames. One backend an actor, loaded once."""
 
     def __init__(self, *, facts: VideoFacts, gpu: GpuShare | None, threads: int) -> None:
-        self._facts, self.gpu = facts, gpu
+        self._facts = facts
         self._device = settle(gpu, threads)
-        with model_load("render.draw"):
-            require(*facts.models)
-            self._backend = load_backend(facts.profile.video, device=self._device)
+        require(*facts.models)
+        self._backend = load_backend(facts.profile.video, device=self._device)
 
-    @traced("render.draw")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = table.to_pylist()
@@ -165,7 +174,6 @@ class Draw:
         row.update(frames=np.ascontiguousarray(frames).tobytes(), video=video, provenance=sidecar)
 
 
-@traced("render.save")
 def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
     """Frames -> files in the catalogue, and the row that will make them count.
 
@@ -182,13 +190,11 @@ def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
                 _save(row, folder, facts, dry)
             except Exception as error:
                 _fail(row, error)
-        reject = _reject(row, facts) if row["error_code"] else None
+        reject = video_reject(row, facts) if row["error_code"] else None
         saved.append({"product_id": row["product_id"], "video": None if reject else row["video"], "reject": reject})
     return pa.Table.from_pylist(saved, schema=SAVED)
 
 
-@ended("render")
-@traced("render.write")
 def write_videos(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of finished videos and say what became of each."""
     rows = table.to_pylist()
@@ -207,14 +213,19 @@ def _receipt(row: Row) -> Row:
     return {"product_id": row["product_id"], "outcome": "rendered", **told}
 
 
-def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
-    started = time.monotonic()
+def exported(row: Row, facts: VideoFacts) -> dict[str, bytes]:
+    """The files of a row of `DRAWN` in the run's preset, by name."""
     video = row["video"]
     side = video["size"]
     frames = np.frombuffer(row["frames"], np.uint8).reshape(video["frames"], side, side, 3)
-    background = facts.profile.orbit.background_rgb
     provenance = Provenance.from_sidecar(row["provenance"])
-    files = export(frames, preset_named(facts.preset), provenance, background=background)
+    return export(frames, preset_named(facts.preset), provenance, background=facts.profile.orbit.background_rgb)
+
+
+def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
+    started = time.monotonic()
+    video = row["video"]
+    files = exported(row, facts)
     place = media_folder("videos", row["product_id"], row["key"])
     if not dry:
         put_files(folder, place, files, row["product_id"])
@@ -272,7 +283,8 @@ def _provenance(video: Row, conditions: OrbitConditions, row: Row, facts: VideoF
     )
 
 
-def _reject(row: Row, facts: VideoFacts) -> Row:
+def video_reject(row: Row, facts: VideoFacts) -> Row:
+    """What a video that cannot be drawn leaves behind."""
     shared = RunFacts(facts.run_id, row["key"], facts.profile.name, {})
     return reject_row(
         product_id=row["product_id"],

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from dataclasses import dataclass
 
 from gapray.config import Profile
 from gapray.errors import ResourceError
@@ -46,16 +45,6 @@ def threads_kept() -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
-
-
-class Plan(Protocol):
-    """Workers and shares of the stages of one pipeline."""
-
-    def needs(self) -> dict[str, float]:
-        """Ray resources that must be free at once for every stage to move."""
-
-    def least(self) -> Self:
-        """The same stages with one worker each."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ def settle(gpu: GpuShare | None, threads: int | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class PackageWorkers:
     """Workers and shares of each stage."""
 
     decode_workers: int
@@ -115,19 +104,8 @@ class StagePlan:
     """Logical CPUs of a mask actor."""
     describe_gpu: GpuShare | None
 
-    def least(self) -> Self:
-        """See `Plan`."""
-        return replace(self, decode_workers=1, mask_workers=1, describe_workers=1, encode_workers=1)
 
-    def needs(self) -> dict[str, float]:
-        """See `Plan`."""
-        light = 2 + self.describe_workers + self.encode_workers  # one decode and one write task at least
-        cpus = READ_CPU + self.mask_cpus * self.mask_workers + LIGHT_CPU * light
-        gpus = self.describe_workers * self.describe_gpu.num_gpus if self.describe_gpu else 0.0
-        return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-
-
-def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> StagePlan:
+def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> PackageWorkers:
     """Spread a profile's stages over a cluster.
 
     Args:
@@ -149,7 +127,7 @@ def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> StagePlan:
     # Beside a GPU the masks and PNGs are the work; on CPUs alone the mask network is.
     encode = run.encode_workers or max(1, cores // (2 if gpu else 4))
     others = READ_CPU + LIGHT_CPU * (2 + describe + encode)
-    return StagePlan(
+    return PackageWorkers(
         decode_workers=run.decode_workers or max(1, cores // 2),
         mask_workers=mask,
         describe_workers=describe,
@@ -168,7 +146,7 @@ def _each(cores: int, others: float, workers: int, least: float, threads: int) -
 
 
 @dataclass(frozen=True)
-class RenderPlan:
+class RenderWorkers:
     """Workers and shares of a render run."""
 
     render_workers: int
@@ -178,19 +156,10 @@ class RenderPlan:
     """Logical CPUs of a worker."""
     gpu: GpuShare | None
 
-    def least(self) -> Self:
-        """See `Plan`."""
-        return replace(self, render_workers=1)
-
-    def needs(self) -> dict[str, float]:
-        """See `Plan`."""
-        cpus = READ_CPU + self.cpus * self.render_workers + 3 * LIGHT_CPU  # one load, one save, one write task
-        return {"CPU": cpus} | ({"GPU": self.render_workers * self.gpu.num_gpus} if self.gpu else {})
-
 
 def plan_render(
     profile: Profile, vram_gb: float | None, cluster: Mapping[str, float], *, backend: str | None = None
-) -> RenderPlan:
+) -> RenderWorkers:
     """Spread rendering over a cluster: one worker a GPU, or one for two cores.
 
     Args:
@@ -214,37 +183,24 @@ def plan_render(
             profile.run.device_gb if vram_gb is not None else profile.run.device_gb / 4, profile.run.device_gb
         )
         per_gpu = 1 if vram_gb is not None else 4
-        return RenderPlan(profile.run.render_workers or per_gpu * gpus, RENDER_THREADS, LIGHT_CPU, share)
+        return RenderWorkers(profile.run.render_workers or per_gpu * gpus, RENDER_THREADS, LIGHT_CPU, share)
     workers = profile.run.render_workers or max(1, cores // RENDER_THREADS)
     cpus = _each(cores, READ_CPU + 3 * LIGHT_CPU, workers, RENDER_CPU, RENDER_THREADS)
-    return RenderPlan(workers, RENDER_THREADS, cpus, None)
+    return RenderWorkers(workers, RENDER_THREADS, cpus, None)
 
 
 @dataclass(frozen=True)
-class ScorePlan:
+class ScoreWorkers:
     """Workers and shares of a scoring run."""
 
     compare_workers: int
     judge_workers: int
     gpu: GpuShare | None
-    draw: RenderPlan | None
+    draw: RenderWorkers | None
     """How left-out views are drawn; None when every video has hidden photos."""
 
-    def least(self) -> Self:
-        """See `Plan`."""
-        return replace(self, compare_workers=1, judge_workers=1, draw=self.draw and self.draw.least())
 
-    def needs(self) -> dict[str, float]:
-        """See `Plan`."""
-        cpus = READ_CPU + MASK_CPU * self.compare_workers + LIGHT_CPU * (2 + self.judge_workers)
-        gpus = self.judge_workers * self.gpu.num_gpus if self.gpu else 0.0
-        if self.draw:
-            cpus += self.draw.cpus * self.draw.render_workers
-            gpus += self.draw.render_workers * self.draw.gpu.num_gpus if self.draw.gpu else 0.0
-        return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-
-
-def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, float], *, draws: bool) -> ScorePlan:
+def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, float], *, draws: bool) -> ScoreWorkers:
     """Spread scoring over a cluster.
 
     Args:
@@ -264,19 +220,23 @@ def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, fl
         gpu = GpuShare(max(1.0, full.gpu.gb - SCORE_GB), full.gpu.device_gb) if full.gpu else None
         others = READ_CPU + MASK_CPU * compare + LIGHT_CPU * (2 + judge)
         cpus = LIGHT_CPU if gpu else _each(cores, others, full.render_workers, LIGHT_CPU, full.threads)
-        draw = RenderPlan(full.render_workers, full.threads, cpus, gpu)
-    return ScorePlan(compare, judge, share, draw)
+        draw = RenderWorkers(full.render_workers, full.threads, cpus, gpu)
+    return ScoreWorkers(compare, judge, share, draw)
 
 
-def check_resources(plan: Plan, cluster: Mapping[str, float]) -> None:
+def check_resources(needs: Mapping[str, float], cluster: Mapping[str, float]) -> None:
     """Prove that all stages fit at once, instead of waiting for ever.
+
+    Args:
+        needs: Ray resources by name: `gapray.batch.pipeline.Pipeline.needs`.
+        cluster: Those that there are.
 
     Raises:
         ResourceError: `resource.insufficient`, naming what is missing.
     """
     short = [
         f"{amount:g} {name} needed, {cluster.get(name, 0):g} there"
-        for name, amount in plan.needs().items()
+        for name, amount in needs.items()
         if amount > cluster.get(name, 0) + 1e-9
     ]
     if short:

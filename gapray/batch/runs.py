@@ -1,25 +1,17 @@
-"""What all runs share: a summary that grows, a manifest that every node can read."""
+"""What runs tell of themselves: summaries that grow."""
 
 from __future__ import annotations
 
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from gapray.batch.trace import begun, with_trace
 from gapray.capture.kinds import described
-from gapray.catalog.storage import Folder
-from gapray.errors import CatalogError, FileError, writing
 
-MANIFEST_ROWS = 8192
 REJECTS_SHOWN = 20
 """Rejects that a summary lists; the catalogue's `rejects` table has all."""
 
@@ -272,28 +264,6 @@ class StillsSummary(RunSummary):
 def new_run_id() -> str:
     """Sortable by time, unique."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
-
-
-@contextmanager
-def published(manifest: Path, folder: Folder, run_id: str) -> Iterator[str]:
-    """A manifest where every node can read it, beside the catalogue's tables, each row with the beginning of its trace."""
-    name = f"{run_id}.parquet"
-    traced = manifest.with_name(f"traced-{name}")
-    with (
-        writing(FileError, "file.write_failed", traced),
-        pq.ParquetFile(manifest) as file,
-        pq.ParquetWriter(traced, with_trace(file.schema_arrow)) as writer,
-    ):
-        for batch in file.iter_batches(batch_size=MANIFEST_ROWS):
-            writer.write_table(begun(pa.Table.from_batches([batch]), run_id))
-    with writing(CatalogError, "catalog.write_failed", f"{folder.path}/manifests"):
-        folder.put("manifests", name, pa.memory_map(str(traced)).read_buffer())
-    uri = f"{folder.path}/manifests/{name}"
-    try:
-        yield uri
-    finally:
-        with suppress(OSError):  # no word about a left-over may hide what ended the run
-            folder.remove(uri)
 
 
 def absolute(uri: str) -> str:

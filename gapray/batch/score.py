@@ -1,38 +1,44 @@
-"""`gapray score`: videos in, scores and verdicts out, by Ray Data."""
+"""`gapray score`: videos in, scores and verdicts out."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import ray
-import ray.data
 
-from gapray.batch.capacity import Capacity, capacity, room_for
-from gapray.batch.dataset import lasting, read_manifest
+from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
-from gapray.batch.resources import LIGHT_CPU, MASK_CPU, MASK_THREADS, ScorePlan, plan_score
-from gapray.batch.runs import ScoreSummary, absolute, new_run_id, published
-from gapray.batch.score_stages import PENDING_SCORE, TRUTH, Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
+from gapray.batch.resources import MASK_CPU, MASK_THREADS, plan_score
+from gapray.batch.run import carry_out
+from gapray.batch.runs import ScoreSummary, absolute, new_run_id
+from gapray.batch.score_stages import (
+    MATERIAL,
+    PENDING_SCORE,
+    SCORE_RECEIPT,
+    SCORED,
+    TRUTH,
+    Compare,
+    Judge,
+    LeaveOut,
+    ScoreFacts,
+    gather,
+    write_scores,
+)
 from gapray.batch.truth import Truth, read_truth
 from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
-from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
-from gapray.errors import FileError, writing
 from gapray.fidelity.trunks import load_trunk
 from gapray.models.cards import cards
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
-from gapray.ray_session import connected
 
 
 def score(
@@ -78,32 +84,17 @@ def score(
     )
     if truth is not None:
         summary.truth_unused = _unused(opened, given, chosen.fidelity.angle_tolerance_deg)
-    with (
-        tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
-        recorded(
-            summary,
-            opened.folder,
-            profile=chosen,
-            models=facts.models,
-            source=str(truth or target),
-            on_progress=on_progress,
-        ) as recorder,
-    ):
-        if todo.num_rows:
-            manifest = Path(scratch) / "scores.parquet"
-            with writing(FileError, "file.write_failed", manifest):
-                pq.write_table(todo, manifest)
-            drawing = todo.filter(pc.equal(pc.list_value_length(todo["truths"]), 0))
-            with (
-                connected(address),
-                recorder.on_cluster(),
-                published(manifest, opened.folder, facts.run_id) as uri,
-            ):
-                cluster = capacity(chosen.run)
-                plan = plan_score(chosen, _vram_gb(drawing), cluster.most, draws=drawing.num_rows > 0)
-                with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
-                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
-                        recorder.add(receipts)
+    with recorded(
+        summary,
+        opened.folder,
+        profile=chosen,
+        models=facts.models,
+        source=str(truth or target),
+        on_progress=on_progress,
+    ) as recorder:
+        drawn = todo.filter(pc.equal(pc.list_value_length(todo["truths"]), 0))
+        declared = partial(score_pipeline, facts=facts, vram_gb=_vram_gb(drawn), draws=drawn.num_rows > 0, after=after)
+        carry_out(recorder, todo, opened.folder, chosen.run, declared, address=address)
     return summary
 
 
@@ -170,53 +161,58 @@ def _vram_gb(videos: pa.Table) -> float | None:
     return max((sum(known.get(name, 0.0) for name in names) for names in sets if names), default=None)
 
 
-def _receipts(
-    manifest: str, folder: Folder, facts: ScoreFacts, plan: ScorePlan, cluster: Capacity, after: datetime | None
-) -> Iterator[pa.Table]:
-    """The pipeline: one table of receipts for each part that has been committed."""
-    one = {"batch_format": "pyarrow", "batch_size": 1}
-    videos = read_manifest(manifest, folder, facts.profile.run, cluster)
-    videos = videos.repartition(target_num_rows_per_block=1)
-    # H.264 and JPEG decoding: short CPU tasks, no model.
-    videos = videos.map_batches(
-        gather,
-        fn_kwargs={"facts": facts},
-        compute=ray.data.TaskPoolStrategy(max(1, plan.compare_workers)),
-        num_cpus=LIGHT_CPU,
-        **one,
-    )
-    if plan.draw:
-        # The generator again, for views that are left out: only where no hidden photo is at hand.
-        videos = videos.map_batches(
-            lasting(LeaveOut),
-            fn_constructor_kwargs={"facts": facts, "gpu": plan.draw.gpu, "threads": plan.draw.threads},
-            compute=cluster.pool(plan.draw.render_workers),
-            num_cpus=plan.draw.cpus,
-            **({"num_gpus": plan.draw.gpu.num_gpus} if plan.draw.gpu else {}),
-            **one,
+def score_pipeline(
+    cluster: Mapping[str, float],
+    *,
+    facts: ScoreFacts,
+    vram_gb: float | None,
+    draws: bool,
+    after: datetime | None = None,
+) -> Pipeline:
+    """Pending scores -> scores and verdicts in a catalogue.
+
+    Args:
+        cluster: Ray resources by name, which it fills.
+        facts: Of the run.
+        vram_gb: What the hungriest of the videos' generators asks for; None = no network at all.
+        draws: Whether views have to be left out and drawn anew: only where no hidden photo is at hand.
+        after: Of the newest part that the catalogue has.
+    """
+    workers = plan_score(facts.profile, vram_gb, cluster, draws=draws)
+    # H.264 and JPEG decoding: short tasks, no model.
+    stages = [Stage("score.gather", gather, PENDING_SCORE, MATERIAL, {"facts": facts}, workers.compare_workers)]
+    if workers.draw:
+        leave_out = {"facts": facts, "gpu": workers.draw.gpu, "threads": workers.draw.threads}
+        stages.append(
+            Stage(
+                "score.leave_out",
+                LeaveOut,
+                MATERIAL,
+                MATERIAL,
+                leave_out,
+                workers.draw.render_workers,
+                workers.draw.cpus,
+                workers.draw.gpu,
+            )
         )
-    # Silhouettes of truth and frames by the packages' own network.
-    videos = videos.map_batches(
-        lasting(Compare),
-        fn_constructor_kwargs={"facts": facts, "threads": MASK_THREADS},
-        compute=cluster.pool(plan.compare_workers),
-        num_cpus=MASK_CPU,
-        **one,
+    judge = {"facts": facts, "gpu": workers.gpu, "threads": MASK_THREADS}
+    stages += [
+        # Silhouettes of truth and frames by the packages' own network.
+        Stage(
+            "score.compare",
+            Compare,
+            MATERIAL,
+            MATERIAL,
+            {"facts": facts, "threads": MASK_THREADS},
+            workers.compare_workers,
+            MASK_CPU,
+        ),
+        # LPIPS: all pairs of a video in batches of 64, on a share of a GPU.
+        Stage("score.judge", Judge, MATERIAL, SCORED, judge, workers.judge_workers, gpu=workers.gpu),
+    ]
+    return Pipeline(
+        tuple(stages),
+        Stage("score.write", write_scores, SCORED, SCORE_RECEIPT, {"catalog": facts.catalog, "after": after}),
+        rows_per_block=1,
+        rows_per_part=facts.profile.run.videos_per_part,
     )
-    # LPIPS: all pairs of a video in batches of 64, on a share of a GPU.
-    scored = videos.map_batches(
-        lasting(Judge),
-        fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": MASK_THREADS},
-        compute=cluster.pool(plan.judge_workers),
-        num_cpus=LIGHT_CPU,
-        **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
-        **one,
-    )
-    receipts = scored.map_batches(
-        write_scores,
-        fn_kwargs={"catalog": facts.catalog, "after": after},
-        batch_size=facts.profile.run.videos_per_part,
-        batch_format="pyarrow",
-        num_cpus=LIGHT_CPU,
-    )
-    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -16,7 +16,7 @@ from gapray.batch.metrics import observe
 from gapray.batch.render_stages import PACKAGE
 from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
-from gapray.batch.trace import ended, model_load, traced
+from gapray.batch.trace import model_load
 from gapray.capture.decode import decode_photo
 from gapray.capture.storage import read_bytes
 from gapray.catalog.media import media_name
@@ -143,7 +143,6 @@ class Material:
     shifted: bool
 
 
-@traced("score.gather")
 def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
     """Pending scores -> decoded videos, packages and truth photos: CPU work, no model."""
     opened = Catalog(Folder.at(facts.catalog))
@@ -180,12 +179,11 @@ class LeaveOut:
     """
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
-        self._facts, self.gpu = facts, gpu
+        self._facts = facts
         self._device = settle(gpu, threads)
         self._settings: VideoSettings | None = None
         self._backend: VideoBackend | None = None
 
-    @traced("score.leave_out")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         return _each(table, self._drawn)
@@ -241,11 +239,9 @@ class Compare:
 
     def __init__(self, *, facts: ScoreFacts, threads: int) -> None:
         self._facts = facts
-        with model_load("score.compare"):
-            require(facts.mask)
-            self._network = load_mask(facts.profile.packaging, threads=threads)
+        require(facts.mask)
+        self._network = load_mask(facts.profile.packaging, threads=threads)
 
-    @traced("score.compare")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         return _each(table, self._compared)
@@ -272,13 +268,11 @@ class Judge:
     """LPIPS and all else, on a share of a GPU where there is one."""
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
-        self._facts, self.gpu = facts, gpu
+        self._facts = facts
         device = settle(gpu, threads)
-        with model_load("score.judge"):
-            self._metric = Lpips(facts.profile.fidelity.net, device=device)
-            self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
+        self._metric = Lpips(facts.profile.fidelity.net, device=device)
+        self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
 
-    @traced("score.judge")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = []
@@ -329,8 +323,6 @@ def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_
     }
 
 
-@ended("score")
-@traced("score.write")
 def write_scores(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of scored videos and say what became of each."""
     rows = table.to_pylist()

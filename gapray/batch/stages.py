@@ -25,7 +25,6 @@ from gapray.batch.rows import (
     pixels_of,
     work_of,
 )
-from gapray.batch.trace import ended, model_load, traced
 from gapray.capture.manifest import capture_set
 from gapray.catalog.parts import PART_BYTES, commit
 from gapray.catalog.rows import RunFacts, product_row, reject_row, utc_now, view_row
@@ -50,7 +49,6 @@ from gapray.packaging.steps import (
 )
 
 
-@traced("package.decode")
 def decode(table: pa.Table, *, settings: PackagingSettings, settings_hash: str) -> pa.Table:
     """Planned rows -> rows with decoded views and a key. Needs no model: a CPU task."""
     rows = table.to_pylist()
@@ -96,12 +94,9 @@ class Mask:
 
     def __init__(self, *, settings: PackagingSettings, facts: RunFacts, threads: int, gpu: GpuShare | None) -> None:
         self._settings = settings
-        self.gpu = gpu
-        with model_load("package.mask"):
-            require(facts.models["mask"])
-            self._model = load_mask(settings, threads=threads, device="cuda" if gpu else "cpu")
+        require(facts.models["mask"])
+        self._model = load_mask(settings, threads=threads, device="cuda" if gpu else "cpu")
 
-    @traced("package.mask")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = table.to_pylist()
@@ -133,13 +128,10 @@ class Describe:
 
     def __init__(self, *, settings: PackagingSettings, facts: RunFacts, batch: int, gpu: GpuShare | None) -> None:
         device = settle(gpu)
-        self.gpu = gpu
-        with model_load("package.describe"):
-            require(facts.models["depth"], facts.models["identity"])
-            self._depth = load_depth(settings, device=device, batch=batch)
-            self._identity = load_identity(settings, device=device, batch=batch)
+        require(facts.models["depth"], facts.models["identity"])
+        self._depth = load_depth(settings, device=device, batch=batch)
+        self._identity = load_identity(settings, device=device, batch=batch)
 
-    @traced("package.describe")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         rows = table.to_pylist()
@@ -163,11 +155,9 @@ class Encode:
     """Turns products into catalogue rows: edges, 16-bit depth, identity, PNG."""
 
     def __init__(self, *, settings: PackagingSettings, facts: RunFacts) -> None:
-        with model_load("package.encode"):
-            self._canny = load_canny(settings)
+        self._canny = load_canny(settings)
         self._facts = facts
 
-    @traced("package.encode")
     def __call__(self, table: pa.Table) -> pa.Table:
         """See the class."""
         finished = []
@@ -234,8 +224,6 @@ def _replaced(row: Row) -> tuple[PackageWarning, ...]:
     return (PackageWarning(code, f"{seen}. {REMEDIES[code]}"),)
 
 
-@ended("package")
-@traced("package.write")
 def write(table: pa.Table, *, catalog: str, after: datetime | None, part_bytes: int = PART_BYTES) -> pa.Table:
     """Commit one part of finished products and say what became of each; Arrow only, because images are heavy."""
     finished = table.combine_chunks()

@@ -1,31 +1,38 @@
-"""`gapray stills`: packages and scenes in, pictures out, by Ray Data."""
+"""`gapray stills`: packages and scenes in, pictures out."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from gapray.batch.capacity import Capacity, capacity, room_for
-from gapray.batch.dataset import lasting, read_manifest
+from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
-from gapray.batch.resources import LIGHT_CPU, RenderPlan, plan_render
+from gapray.batch.render_stages import load
+from gapray.batch.resources import plan_render
 from gapray.batch.rows import Row
-from gapray.batch.runs import StillsSummary, absolute, new_run_id, published
-from gapray.batch.stills_stages import PENDING, DrawStills, StillFacts, write_stills
+from gapray.batch.run import carry_out
+from gapray.batch.runs import StillsSummary, absolute, new_run_id
+from gapray.batch.stills_stages import (
+    DRAWN,
+    LOADED,
+    PENDING,
+    RECEIPT,
+    SAVED,
+    DrawStills,
+    StillFacts,
+    save_stills,
+    write_stills,
+)
 from gapray.catalog.media import WITH_FILES, whole
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_stills
-from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
-from gapray.errors import FileError, writing
 from gapray.fidelity.same_product import judge_digest
-from gapray.ray_session import connected
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
 
@@ -73,26 +80,11 @@ def stills(
     rejudged = rejudge_stills(opened, chosen.stills.min_same, there, run_id)
     after = opened.newest("stills", "rejects")
     summary = StillsSummary(run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged)
-    with (
-        tempfile.TemporaryDirectory(prefix="gapray-") as scratch,
-        recorded(
-            summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
-        ) as recorder,
-    ):
-        if todo.num_rows:
-            manifest = Path(scratch) / "stills.parquet"
-            with writing(FileError, "file.write_failed", manifest):
-                pq.write_table(todo, manifest)
-            with (
-                connected(address),
-                recorder.on_cluster(),
-                published(manifest, opened.folder, run_id) as uri,
-            ):
-                cluster = capacity(chosen.run)
-                plan = plan_render(chosen, facts.vram_gb, cluster.most, backend=chosen.stills.backend)
-                with room_for(plan, cluster, chosen.run.wait_for_nodes_s):
-                    for receipts in _receipts(uri, opened.folder, facts, plan, cluster, after):
-                        recorder.add(receipts)
+    with recorded(
+        summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
+    ) as recorder:
+        declared = partial(stills_pipeline, facts=facts, after=after)
+        carry_out(recorder, todo, opened.folder, chosen.run, declared, address=address)
     return summary
 
 
@@ -144,26 +136,30 @@ def pending_stills(
     return with_parts(table, catalog).select(PENDING.names).cast(PENDING), finished, kept
 
 
-def _receipts(
-    manifest: str, folder: Folder, facts: StillFacts, plan: RenderPlan, cluster: Capacity, after: datetime | None
-) -> Iterator[pa.Table]:
-    """The pipeline: one table of receipts for each part that has been committed."""
-    pictures = read_manifest(manifest, folder, facts.profile.run, cluster)
-    pictures = pictures.repartition(target_num_rows_per_block=1)
-    pictures = pictures.map_batches(
-        lasting(DrawStills),
-        fn_constructor_kwargs={"facts": facts, "gpu": plan.gpu, "threads": plan.threads},
-        compute=cluster.pool(plan.render_workers),
-        num_cpus=plan.cpus,
-        batch_format="pyarrow",
-        batch_size=1,
-        **({"num_gpus": plan.gpu.num_gpus} if plan.gpu else {}),
+def stills_pipeline(cluster: Mapping[str, float], *, facts: StillFacts, after: datetime | None = None) -> Pipeline:
+    """Pending pictures -> files and rows in a catalogue.
+
+    Args:
+        cluster: Ray resources by name, which it fills.
+        facts: Of the run.
+        after: Of the newest part that the catalogue has.
+
+    Raises:
+        ResourceError: `resource.insufficient`: a generator that needs a GPU, and none is there.
+    """
+    workers = plan_render(facts.profile, facts.vram_gb, cluster, backend=facts.profile.stills.backend)
+    count = workers.render_workers
+    draw = {"facts": facts, "gpu": workers.gpu, "threads": workers.threads}
+    return Pipeline(
+        (
+            # Views from their part of the catalogue, still compressed: short tasks.
+            Stage("stills.load", load, PENDING, LOADED, {"catalog": facts.catalog}, count),
+            # Generator and judge: loaded once an actor, which has a whole GPU where there are any.
+            Stage("stills.draw", DrawStills, LOADED, DRAWN, draw, count, workers.cpus, workers.gpu),
+            # JPEG and the upload: on the CPU, while the next scene is drawn.
+            Stage("stills.save", save_stills, DRAWN, SAVED, {"facts": facts}, count),
+        ),
+        Stage("stills.write", write_stills, SAVED, RECEIPT, {"catalog": facts.catalog, "after": after}),
+        rows_per_block=1,  # what a kill costs is what one actor was drawing
+        rows_per_part=facts.profile.run.videos_per_part,
     )
-    receipts = pictures.map_batches(
-        write_stills,
-        fn_kwargs={"catalog": facts.catalog, "after": after},
-        batch_size=facts.profile.run.videos_per_part,
-        batch_format="pyarrow",
-        num_cpus=LIGHT_CPU,
-    )
-    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")

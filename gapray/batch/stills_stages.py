@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from gapray.batch.render_stages import PACKAGE, put_files
+from gapray.batch.render_stages import PACKAGE, put_files, with_views
 from gapray.batch.resources import GpuShare, settle
 from gapray.batch.rows import Row
-from gapray.batch.trace import ended, model_load, traced
 from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
-from gapray.catalog.reader import Catalog, package_of_rows
+from gapray.catalog.reader import package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
@@ -45,7 +45,22 @@ PENDING = pa.schema(
     ]
 )
 """Pictures of one product in one scene; `scene` is its JSON, so that workers need no file of the driver's."""
+LOADED = with_views(PENDING)
+PICTURE = pa.struct(
+    [
+        ("pixels", pa.large_binary()),  # uint8 [height, width, 3]
+        ("row", pa.struct(list(STILLS))),  # of the catalogue, but for the file
+    ]
+)
 DRAWN = pa.schema(
+    [
+        *((name, PENDING.field(name).type) for name in ("product_id", "product_key", "scene", "seeds", "keys")),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+        ("pictures", pa.list_(PICTURE)),
+    ]
+)
+SAVED = pa.schema(
     [
         ("product_id", pa.string()),
         ("stills", pa.list_(pa.struct(list(STILLS)))),
@@ -94,50 +109,47 @@ class StillFacts:
 
 
 class DrawStills:
-    """Draws, judges and saves. One backend and one judge an actor, loaded once."""
+    """Draws and judges. One backend and one judge an actor, loaded once."""
 
     def __init__(
         self, *, facts: StillFacts, gpu: GpuShare | None, threads: int, backend: StillBackend | None = None
     ) -> None:
-        self._facts, self.gpu = facts, gpu
+        self._facts = facts
         device = settle(gpu, threads)
         profile = facts.profile
-        with model_load("stills.draw"):
-            if backend is None:
-                require(*facts.models)
-            self._backend = backend or load_still_backend(profile.stills, device=device)
-            self._judge = load_judge(profile.packaging, device=device, threads=threads)
-        self._folder = Folder.at(facts.catalog)
+        if backend is None:
+            require(*facts.models)
+        self._backend = backend or load_still_backend(profile.stills, device=device)
+        self._judge = load_judge(profile.packaging, device=device, threads=threads)
 
-    @traced("stills.draw")
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
-        done: list[Row] = []
-        for row in table.to_pylist():
-            stills: list[Row] = []
-            rejects: list[Row] = []
-            try:
-                stills = self._drawn(row)
-            except Exception as error:
-                rejects = _rejects(row, error, self._facts)
-            done.append({"product_id": row["product_id"], "stills": stills, "rejects": rejects})
-        return pa.Table.from_pylist(done, schema=DRAWN)
+        """Rows of `LOADED` -> rows of `DRAWN`."""
+        rows = table.to_pylist()
+        for row in rows:
+            row["pictures"] = []
+            if row["error_code"] is None:
+                try:
+                    row["pictures"] = self._drawn(row)
+                except Exception as error:
+                    _fail(row, error)
+        return pa.Table.from_pylist([{name: row[name] for name in DRAWN.names} for row in rows], schema=DRAWN)
 
     def _drawn(self, row: Row) -> list[Row]:
         started = time.monotonic()
-        rows = Catalog(self._folder).views_of(row["product_id"], row["product_key"], row["part"])
-        package = package_of_rows(row["product"], rows)
+        package = package_of_rows(row["product"], row["views"])
         scene = Scene.model_validate_json(row["scene"])
         settings = self._facts.profile.stills
         view = best_view(package, settings.azimuth_deg)
         stills = self._backend.generate(package, view, scene, settings, seeds=row["seeds"])
-        judged = self._judge.of_pictures(package, [(one.image, one.placed) for one in stills], view.azimuth_deg)
-        found = [
-            self._row(row, scene, still, seed, key, likeness, view.azimuth_deg)
+        judged = self._judge.of_pictures(package, [(still.image, still.placed) for still in stills], view.azimuth_deg)
+        seconds = (time.monotonic() - started) / len(stills)
+        return [
+            {
+                "pixels": np.ascontiguousarray(still.image).tobytes(),
+                "row": self._row(row, scene, still, seed, key, likeness, view.azimuth_deg) | {"seconds": seconds},
+            }
             for still, seed, key, likeness in zip(stills, row["seeds"], row["keys"], judged, strict=True)
         ]
-        each = (time.monotonic() - started) / len(found)
-        return [one | {"seconds": each} for one in found]
 
     def _row(
         self, row: Row, scene: Scene, still: Still, seed: int, key: str, likeness: Likeness, azimuth_deg: float
@@ -145,7 +157,7 @@ class DrawStills:
         settings = self._facts.profile.stills
         numbers = {name: value for name, value in likeness.as_dict().items() if name != "azimuth_deg"}
         reasons = failings(likeness.reasons, likeness.same_percentile, settings.min_same)
-        told = {
+        return {
             "product_id": row["product_id"],
             "key": key,
             "product_key": row["product_key"],
@@ -156,6 +168,8 @@ class DrawStills:
             "azimuth_deg": azimuth_deg,
             "width": still.image.shape[1],
             "height": still.image.shape[0],
+            "file": "",
+            "bytes": 0,
             "pasted": still.pasted,
             "source_type": source_type(self._backend, still),
             "licence": self._backend.licence,
@@ -164,18 +178,42 @@ class DrawStills:
             **numbers,
             "gate": "fail" if reasons else "pass",
             "reasons": reasons,
-            "seconds": 0.0,
             "run_id": self._facts.run_id,
             "created_at": utc_now(),
         }
-        place, name = media_folder("stills", row["product_id"], key), f"{scene.name}-{seed}.jpg"
-        data = encoded_still(still.image, name, QUALITY, _provenance(told))
-        put_files(self._folder, place, {name: data}, row["product_id"])
-        return told | {"file": f"{place}/{name}", "bytes": len(data)}
 
 
-@ended("stills")
-@traced("stills.write")
+def save_stills(table: pa.Table, *, facts: StillFacts) -> pa.Table:
+    """Pictures -> files in the catalogue, and the rows that will make them count."""
+    folder = Folder.at(facts.catalog)
+    saved: list[Row] = []
+    for row in table.to_pylist():
+        stills: list[Row] = []
+        if row["error_code"] is None:
+            try:
+                stills = [_saved(picture, folder) for picture in row["pictures"]]
+            except Exception as error:
+                _fail(row, error)
+        rejects = _rejects(row, facts) if row["error_code"] else []
+        saved.append({"product_id": row["product_id"], "stills": [] if rejects else stills, "rejects": rejects})
+    return pa.Table.from_pylist(saved, schema=SAVED)
+
+
+def _saved(picture: Row, folder: Folder) -> Row:
+    still: Row = picture["row"]
+    image = np.frombuffer(picture["pixels"], np.uint8).reshape(still["height"], still["width"], 3)
+    place = media_folder("stills", still["product_id"], still["key"])
+    name = f"{still['scene']}-{still['seed']}.jpg"
+    data = encoded_still(image, name, QUALITY, _provenance(still))
+    put_files(folder, place, {name: data}, still["product_id"])
+    return still | {"file": f"{place}/{name}", "bytes": len(data)}
+
+
+def _fail(row: Row, error: Exception) -> None:
+    known = as_gapray_error(error)
+    row.update(error_code=known.code, error_message=known.message, pictures=[])
+
+
 def write_stills(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
     """Commit one part of finished pictures and say what became of each product in each scene."""
     rows = table.to_pylist()
@@ -204,17 +242,17 @@ def _provenance(told: Mapping[str, Any]) -> Provenance:
     return Provenance(told["product_id"], told["source_type"], facts)
 
 
-def _rejects(row: Row, error: Exception, facts: StillFacts) -> list[Row]:
+def _rejects(row: Row, facts: StillFacts) -> list[Row]:
     """One a picture: each is current until that very picture is there."""
-    known, now = as_gapray_error(error), utc_now()
+    now = utc_now()
     scene = Scene.model_validate_json(row["scene"])
     return [
         reject_row(
             product_id=row["product_id"],
             source=row["product_key"],
             uri=f"{facts.catalog}#{row['product_id']}",
-            code=known.code,
-            message=known.message,
+            code=row["error_code"],
+            message=row["error_message"],
             facts=RunFacts(facts.run_id, key, facts.profile.name, {}),
             now=now,
             stage="stills",

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache, wraps
-from typing import Any, Literal, ParamSpec
+from functools import cache
+from typing import Any, Literal
 
 import pyarrow as pa
 import ray
@@ -38,7 +38,8 @@ SPAN = pa.struct(
 )
 TRACE = pa.struct([("run_id", pa.string()), ("spans", pa.list_(SPAN))])
 COLUMN = "trace"
-Params = ParamSpec("Params")
+Work = Callable[[pa.Table], pa.Table]
+"""What a stage does with a table: it answers with one row for each row of its input, in their order."""
 
 
 @dataclass
@@ -67,34 +68,26 @@ def begun(manifest: pa.Table, run_id: str) -> pa.Table:
     return manifest.append_column(pa.field(COLUMN, TRACE), traces)
 
 
-def traced(stage: str) -> Callable[[Callable[Params, pa.Table]], Callable[Params, pa.Table]]:
-    """Let a stage, a function or a method of table to table, take its time and pass the traces on.
-
-    The stage must answer with one row for each of its input's, in their order. A table without traces stays without.
+def traced(work: Work, stage: str, gpus: float = 0.0) -> Work:
+    """A stage's work that takes its time down and passes the traces on.
 
     Args:
+        work: Answers with one row for each of its input's, in their order, and does not see the traces. A table without traces
+            stays without.
         stage: ``kind.name``, as in `METRICS`.
+        gpus: Share of a GPU that it holds.
     """
 
-    def decorate(work: Callable[Params, pa.Table]) -> Callable[Params, pa.Table]:
-        @wraps(work)
-        def wrapped(*args: Params.args, **kwargs: Params.kwargs) -> pa.Table:
-            owner, table = (args[0], args[1]) if len(args) > 1 else (None, args[0])
-            assert isinstance(table, pa.Table)
-            if COLUMN not in table.column_names:
-                return work(*args, **kwargs)
-            traces = table[COLUMN].to_pylist()
-            bare = table.drop_columns(COLUMN)
-            inner: Any = (owner, bare) if len(args) > 1 else (bare,)
-            started = time.monotonic()
-            result = work(*inner, **kwargs)
-            share = getattr(owner, "gpu", None)
-            _extend(traces, stage, time.monotonic() - started, share.num_gpus if share else 0.0, table)
-            return result.append_column(pa.field(COLUMN, TRACE), pa.array(traces, TRACE))
+    def wrapped(table: pa.Table) -> pa.Table:
+        if COLUMN not in table.column_names:
+            return work(table)
+        traces = table[COLUMN].to_pylist()
+        started = time.monotonic()
+        result = work(table.drop_columns(COLUMN))
+        _extend(traces, stage, time.monotonic() - started, gpus, table)
+        return result.append_column(pa.field(COLUMN, TRACE), pa.array(traces, TRACE))
 
-        return wrapped
-
-    return decorate
+    return wrapped
 
 
 def _extend(traces: list[dict[str, Any]], stage: str, seconds: float, gpus: float, table: pa.Table) -> None:
@@ -128,21 +121,17 @@ def log(level: Level, message: str, **fields: Any) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - Ray keeps what workers print
 
 
-def ended(kind: str) -> Callable[[Callable[Params, pa.Table]], Callable[Params, pa.Table]]:
-    """Let the last stage, which answers with receipts, log what became of each product."""
+def ends_logged(work: Work, kind: str) -> Work:
+    """The last stage's work, which answers with receipts, logging what became of each product."""
 
-    def decorate(work: Callable[Params, pa.Table]) -> Callable[Params, pa.Table]:
-        @wraps(work)
-        def wrapped(*args: Params.args, **kwargs: Params.kwargs) -> pa.Table:
-            receipts = work(*args, **kwargs)
-            if COLUMN in receipts.column_names:
-                for receipt in receipts.to_pylist():
-                    _log_end(receipt, kind)
-            return receipts
+    def wrapped(table: pa.Table) -> pa.Table:
+        receipts = work(table)
+        if COLUMN in receipts.column_names:
+            for receipt in receipts.to_pylist():
+                _log_end(receipt, kind)
+        return receipts
 
-        return wrapped
-
-    return decorate
+    return wrapped
 
 
 def _log_end(receipt: Mapping[str, Any], kind: str) -> None:

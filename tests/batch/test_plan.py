@@ -10,10 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gapray.batch.package import package_pipeline
 from gapray.batch.plan import write_pending
+from gapray.batch.render import render_pipeline
 from gapray.batch.render_stages import Draw, VideoFacts
-from gapray.batch.resources import GpuShare, RenderPlan, check_resources, plan_render, plan_score, plan_stages
+from gapray.batch.resources import GpuShare, RenderWorkers, check_resources, plan_render, plan_score, plan_stages
 from gapray.batch.rows import PLANNED, fail, on_live_rows
+from gapray.batch.score import score_pipeline
 from gapray.batch.score_stages import Judge, LeaveOut, ScoreFacts
 from gapray.batch.stages import Describe
 from gapray.batch.stills_stages import DrawStills, StillFacts
@@ -21,7 +24,7 @@ from gapray.capture.discover import discover, scan
 from gapray.capture.manifest import write_manifest
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
-from gapray.catalog.rows import product_row, utc_now
+from gapray.catalog.rows import RunFacts, product_row, utc_now
 from gapray.catalog.storage import Folder
 from gapray.config import load_profile
 from gapray.errors import InputError, ResourceError
@@ -83,12 +86,26 @@ def test_a_touched_photo_makes_a_product_pending_with_its_known_key(tmp_path):
     assert rows == {"sku-0000": "k"}
 
 
+def packaging(profile, cluster):
+    facts = RunFacts("run", "settings", profile.name, {})
+    return package_pipeline(cluster, profile=profile, facts=facts, catalog="catalog")
+
+
+def rendering(profile, cluster):
+    return render_pipeline(cluster, facts=VideoFacts("run", "catalog", profile, "web", {}))
+
+
+def scoring(profile, cluster, *, draws):
+    facts = ScoreFacts("run", "catalog", profile, "mask", "identity", "trunk")
+    return score_pipeline(cluster, facts=facts, vram_gb=None, draws=draws)
+
+
 def test_stages_fit_two_cores_and_not_one():
     profile = load_profile("classic", environment={})
     for cores in (2, 4, 16, 64):
-        check_resources(plan_stages(profile, {"CPU": cores}), {"CPU": cores})
+        check_resources(packaging(profile, {"CPU": cores}).needs(), {"CPU": cores})
     with pytest.raises(ResourceError, match="CPU needed") as error:
-        check_resources(plan_stages(profile, {"CPU": 1}), {"CPU": 1})
+        check_resources(packaging(profile, {"CPU": 1}).needs(), {"CPU": 1})
     assert error.value.code == "resource.insufficient"
 
 
@@ -97,11 +114,11 @@ def test_networks_ask_for_a_share_of_a_gpu():
     plan = plan_stages(profile, {"CPU": 16, "GPU": 1})
     assert plan.describe_gpu == GpuShare(16.0, 80.0, beside=2)
     assert plan.describe_workers == 2
-    assert plan.needs()["GPU"] == pytest.approx(1)
+    assert packaging(profile, {"CPU": 16, "GPU": 1}).needs()["GPU"] == pytest.approx(1)
     assert plan_stages(profile, {"CPU": 16}).describe_gpu is None
     two = load_profile("sd15", overrides=["run.describe_workers=6"], environment={})
     with pytest.raises(ResourceError, match="GPU needed"):
-        check_resources(plan_stages(two, {"CPU": 64, "GPU": 1}), {"CPU": 64, "GPU": 1})
+        check_resources(packaging(two, {"CPU": 64, "GPU": 1}).needs(), {"CPU": 64, "GPU": 1})
 
 
 @given(cores=st.integers(2, 4096), gpus=st.integers(0, 64), draws=st.booleans())
@@ -109,31 +126,28 @@ def test_default_plans_fit_any_cluster_and_fill_it(cores, gpus, draws):
     """What is left free would bring no node of an autoscaling cluster, and overload the first ones."""
     gpus = min(gpus, cores // 4)
     profile, cluster = load_profile("classic", environment={}), {"CPU": float(cores), "GPU": float(gpus)}
-    plans = [
-        plan_stages(profile, cluster),
-        plan_render(profile, None, cluster),
-        plan_score(profile, None, cluster, draws=draws),
-    ]
-    for one in plans:
-        check_resources(one, cluster)
-        check_resources(one.least(), {"CPU": 4.0, "GPU": min(2.0, gpus)})
-    assert plans[0].needs()["CPU"] > 0.85 * cores
-    assert plans[0].mask_cpus <= 2
+    pipelines = [packaging(profile, cluster), rendering(profile, cluster), scoring(profile, cluster, draws=draws)]
+    for pipeline in pipelines:
+        check_resources(pipeline.needs(), cluster)
+        check_resources(pipeline.smallest().needs(), {"CPU": 4.0, "GPU": min(2.0, gpus)})
+    assert pipelines[0].needs()["CPU"] > 0.85 * cores
+    assert plan_stages(profile, cluster).mask_cpus <= 2
 
 
 def test_describe_workers_of_two_gpus_cannot_share_one():
-    plan = plan_stages(load_profile("sd15", environment={}), {"CPU": 32, "GPU": 2})
-    assert plan.describe_workers == 4 and plan.needs()["GPU"] == pytest.approx(2)
+    profile, cluster = load_profile("sd15", environment={}), {"CPU": 32, "GPU": 2}
+    plan = plan_stages(profile, cluster)
+    assert plan.describe_workers == 4 and packaging(profile, cluster).needs()["GPU"] == pytest.approx(2)
     assert plan.describe_gpu.num_gpus * 3 > 1 and plan.describe_gpu.gb == 16
 
 
 def test_rendering_takes_whole_gpus_for_a_generator_and_cores_for_the_morph():
     morph = load_profile("classic", environment={})
-    assert plan_render(morph, None, {"CPU": 2}) == RenderPlan(1, 2, 0.625, None)
-    assert plan_render(morph, None, {"CPU": 8}) == RenderPlan(4, 2, 1.625, None)
-    check_resources(plan_render(morph, None, {"CPU": 2}), {"CPU": 2})
+    assert plan_render(morph, None, {"CPU": 2}) == RenderWorkers(1, 2, 0.625, None)
+    assert plan_render(morph, None, {"CPU": 8}) == RenderWorkers(4, 2, 1.625, None)
+    check_resources(rendering(morph, {"CPU": 2}).needs(), {"CPU": 2})
     shared = plan_render(morph, None, {"CPU": 16, "GPU": 2})
-    assert shared.render_workers == 8 and shared.needs()["GPU"] == pytest.approx(2)
+    assert shared.render_workers == 8 and rendering(morph, {"CPU": 16, "GPU": 2}).needs()["GPU"] == pytest.approx(2)
     whole = plan_render(load_profile("sd15", environment={}), 30.0, {"CPU": 16, "GPU": 2})
     assert whole.render_workers == 2 and whole.gpu.num_gpus == 1
     with pytest.raises(ResourceError, match="needs a GPU"):
@@ -146,7 +160,7 @@ def test_scores_of_a_generators_videos_are_planned_with_and_without_a_gpu():
     assert plan_score(profile, 30.0, {"CPU": 16}, draws=True).draw.gpu is None
     assert plan_score(profile, 30.0, {"CPU": 16, "GPU": 1}, draws=True).draw.gpu.num_gpus == pytest.approx(0.95)
     trial = load_profile("sd15", overrides=["run.generators_on_cpu=true"], environment={})
-    assert plan_render(trial, 30.0, {"CPU": 2}) == RenderPlan(1, 2, 0.625, None)
+    assert plan_render(trial, 30.0, {"CPU": 2}) == RenderWorkers(1, 2, 0.625, None)
 
 
 @pytest.fixture

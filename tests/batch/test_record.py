@@ -11,9 +11,10 @@ import pytest
 
 import gapray
 from gapray.batch.metrics import METRICS
+from gapray.batch.pipeline import Stage
 from gapray.batch.record import recorded, revision
 from gapray.batch.runs import PackageSummary
-from gapray.batch.trace import COLUMN, TRACE, begun, traced
+from gapray.batch.trace import COLUMN, TRACE, begun
 from gapray.catalog.runs import run_named, runs
 from gapray.catalog.storage import Folder
 from gapray.config import load_profile
@@ -24,19 +25,23 @@ from tests.make import write_product, write_products
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "run.products_per_part=2"]
 
 
+TAKEN = pa.schema([("product_id", pa.string())])
+GIVEN = pa.schema([("product_id", pa.string()), ("value", pa.int64())])
+
+
 def test_a_stage_takes_its_time_and_passes_traces_on():
-    @traced("package.decode")
     def work(table, *, factor):
         assert COLUMN not in table.column_names
         time.sleep(0.02)
         return pa.table({"product_id": table["product_id"], "value": [factor] * table.num_rows})
 
+    first, second = (Stage("package.decode", work, TAKEN, GIVEN, {"factor": factor}).worker() for factor in (2, 3))
     table = begun(pa.table({"product_id": ["a", "b"]}), "run-1")
-    [first, second] = work(work(table, factor=2), factor=3)[COLUMN].to_pylist()
-    assert first["run_id"] == "run-1" and [span["stage"] for span in first["spans"]] == ["package.decode"] * 2
-    assert 0.01 <= first["spans"][0]["seconds"] < 0.2 and first["spans"] == second["spans"]
-    assert first["spans"][0]["attempt"] == 0 and first["spans"][0]["gpu_seconds"] == 0.0
-    assert work(pa.table({"product_id": ["a"]}), factor=1).column_names == ["product_id", "value"]
+    [a, b] = second(first(table))[COLUMN].to_pylist()
+    assert a["run_id"] == "run-1" and [span["stage"] for span in a["spans"]] == ["package.decode"] * 2
+    assert 0.01 <= a["spans"][0]["seconds"] < 0.2 and a["spans"] == b["spans"]
+    assert a["spans"][0]["attempt"] == 0 and a["spans"][0]["gpu_seconds"] == 0.0
+    assert first(pa.table({"product_id": ["a"]})).column_names == ["product_id", "value"]
     assert begun(pa.table({"product_id": pa.array([], pa.string())}), "r").schema.field(COLUMN).type == TRACE
 
 

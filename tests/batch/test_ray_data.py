@@ -19,7 +19,9 @@ import torch
 
 import gapray
 from gapray.batch.capacity import Capacity
-from gapray.batch.dataset import lasting, read_manifest
+from gapray.batch.pipeline import Stage
+from gapray.batch.ray_data import read_manifest
+from gapray.batch.ray_data import through as through_stage
 from gapray.batch.render import estimate
 from gapray.catalog.import_package import import_package
 from gapray.catalog.storage import Folder
@@ -32,6 +34,7 @@ from tests.make import write_products
 
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "run.products_per_part=2"]
 ROWS = 12
+IDS = pa.schema([("id", pa.int64())])
 FIXED, GROWING = Capacity({"CPU": 2.0}), Capacity({"CPU": 2.0}, {"CPU": 3.0})
 
 
@@ -158,20 +161,18 @@ def in_pauses(table, *, folder):
     return table
 
 
-def through(manifest, stage, settings, capacity=FIXED, no_progress_s=240.0):
+def through(manifest, work, settings, capacity=FIXED, no_progress_s=240.0, *, lasts=True):
     """What comes out of a pool of one actor; its rows come one by one, with pauses in which it has nothing to do."""
     rows = read_manifest(*manifest, RunSettings(no_progress_s=no_progress_s), capacity)
     rows = rows.repartition(target_num_rows_per_block=1)
-    shape = {"batch_format": "pyarrow", "batch_size": 1}
     if settings["idle"]:
-        rows = rows.map_batches(
-            in_pauses,
-            fn_kwargs={"folder": settings["folder"]},
-            compute=ray.data.TaskPoolStrategy(1),
-            num_cpus=0.25,
-            **shape,
-        )
-    rows = rows.map_batches(stage, fn_constructor_kwargs=settings, compute=capacity.pool(1), num_cpus=0.125, **shape)
+        pauses = Stage("package.decode", in_pauses, IDS, IDS, {"folder": settings["folder"]}, 1, 0.25)
+        rows = through_stage(rows, pauses, 1, capacity)
+    if lasts:
+        rows = through_stage(rows, Stage("package.mask", work, IDS, IDS, settings, 1), 1, capacity)
+    else:
+        shape = {"batch_format": "pyarrow", "batch_size": 1, "num_cpus": 0.125}
+        rows = rows.map_batches(work, fn_constructor_kwargs=settings, compute=capacity.pool(1), **shape)
     batches = rows.iter_batches(batch_size=None, batch_format="pyarrow")
     return sorted(value for batch in batches for value in batch["id"].to_pylist())
 
@@ -181,7 +182,7 @@ def through(manifest, stage, settings, capacity=FIXED, no_progress_s=240.0):
 @pytest.mark.parametrize("capacity", [FIXED, GROWING], ids=["fixed", "growing"])
 def test_a_pool_whose_actor_dies_twice_recovers(ray_cluster, manifest, tmp_path, idle, capacity):
     settings = {"folder": tmp_path, "idle": idle, "starts": 9}
-    assert through(manifest, lasting(Dies), settings, capacity) == list(range(ROWS))
+    assert through(manifest, Dies, settings, capacity) == list(range(ROWS))
     assert len(list(tmp_path.glob("born-*"))) >= 3 and len(list(tmp_path.glob("died-*"))) == 2
 
 
@@ -200,7 +201,7 @@ def test_an_actor_that_cannot_be_started_again_ends_the_run_with_its_reason(ray_
     """Ray Data kept an idle one in its pool, without work and without a successor, until its patience was at its end."""
     settings = {"folder": tmp_path, "idle": idle, "starts": 1}
     with pytest.raises(ModelError, match="a second time"), ours_raised():
-        through(manifest, lasting(Dies), settings)
+        through(manifest, Dies, settings)
 
 
 @pytest.mark.long
@@ -211,12 +212,12 @@ def test_an_actor_that_starts_at_the_second_try_goes_on(ray_cluster, manifest, t
             if len(list(folder.glob("born-*"))) == 2:
                 raise ModelError("model.out_of_memory", "the dead process still holds the GPU's memory")
 
-    assert through(manifest, lasting(Late), {"folder": tmp_path, "idle": True, "starts": 9}) == list(range(ROWS))
+    assert through(manifest, Late, {"folder": tmp_path, "idle": True, "starts": 9}) == list(range(ROWS))
 
 
 @pytest.mark.long
 def test_a_run_that_stands_still_ends_with_a_code(ray_cluster, manifest, tmp_path):
     """Told by a stage that Ray Data itself would let stand still: its actor is not one of ours."""
     with pytest.raises(ResourceError) as caught, ours_raised():
-        through(manifest, Dies, {"folder": tmp_path, "idle": True, "starts": 1}, no_progress_s=8.0)
+        through(manifest, Dies, {"folder": tmp_path, "idle": True, "starts": 1}, no_progress_s=8.0, lasts=False)
     assert caught.value.code == "cluster.stalled" and "run.no_progress_s" in caught.value.remedy
