@@ -16,6 +16,7 @@ Nothing is read from or written to a catalogue.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,6 +30,7 @@ from gapray.batch.pipeline import Stage
 from gapray.batch.ray_data import through
 from gapray.batch.render import render_pipeline
 from gapray.batch.render_stages import DRAWN, LOADED, PACKAGE, VideoFacts, exported, video_reject
+from gapray.batch.resources import LIGHT_CPU
 from gapray.batch.rows import FINISHED, PLANNED, Row
 from gapray.batch.runs import new_run_id
 from gapray.capture.azimuths import refuse_gaps
@@ -124,12 +126,14 @@ def turntable_processor(profile: str | Profile = "classic", *, preset: str = "we
 def _processor(run: RunSettings, declared: Callable[[Mapping[str, float]], Sequence[Stage]], batch: int) -> Processor:
     def processed(dataset: ray.data.Dataset) -> ray.data.Dataset:
         cluster = capacity(run)
-        stages = declared(cluster.most)
+        # A run of ours fills a cluster; here other stages, the caller's and another processor's, need their share at the same time.
+        stages = [replace(stage, cpus=LIGHT_CPU) for stage in declared(cluster.most)]
         names = {"takes": stages[0].takes.names, "gives": stages[-1].gives.names}
-        dataset = dataset.map_batches(_set_aside, fn_kwargs=names, batch_format="pyarrow", batch_size=batch)
+        shape: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": batch, "num_cpus": LIGHT_CPU}
+        dataset = dataset.map_batches(_set_aside, fn_kwargs=names, **shape)
         for stage in stages:
             dataset = through(dataset, stage, batch, cluster)
-        return dataset.map_batches(_put_back, batch_format="pyarrow", batch_size=batch)
+        return dataset.map_batches(_put_back, **shape)
 
     return processed
 
