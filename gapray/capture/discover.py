@@ -296,8 +296,7 @@ def _capture_set(
         else:
             unused.discard(table.name)
             reading = Reading(orient(read_table(table, set(photos)), options.azimuths), "table")
-            if not options.azimuths.allow_missing:
-                refuse_gaps(reading.azimuths)
+            refuse_gaps(reading.azimuths, allow_missing=options.azimuths.allow_missing)
         unused.update(set(photos) - set(reading.azimuths))
     except GaprayError as error:
         tables_beside = sorted(

@@ -88,6 +88,18 @@ def test_bad_tables(tmp_path, text, code):
     assert codes(folder) == {"p": code}
 
 
+def test_a_table_puts_no_two_photos_at_one_angle_whatever_may_be_missing(tmp_path):
+    folder = write_product(tmp_path / "p")
+    loose = DiscoverOptions(AzimuthOptions(allow_missing=True))
+    for angle in ("0", "-45", "360"):
+        rows = [f"p_{azimuth:03d}.png,{azimuth}" for azimuth in range(45, 360, 45)]
+        (folder / "capture.csv").write_text("\n".join(["file,azimuth", *rows, f"p_000.png,{angle}"]))
+        expected = {"p": "capture.duplicate_azimuth"} if angle == "-45" else {}
+        assert codes(folder, options=loose) == expected
+    (folder / "capture.csv").write_text("file,azimuth\n" + "".join(f"p_{at:03d}.png,0\n" for at in range(0, 360, 45)))
+    assert codes(folder, options=loose) == {"p": "capture.duplicate_azimuth"}
+
+
 def test_one_bad_product_leaves_the_others(tmp_path):
     write_products(tmp_path, 2)
     write_product(tmp_path / "bad", azimuths=[0, 45, 90])
