@@ -352,7 +352,7 @@ def refuse_gaps(azimuths: dict[str, float], *, allow_missing: bool = False) -> N
         InputError: `capture.duplicate_azimuth` for two photos of one angle; `capture.missing_views` for fewer than `MIN_VIEWS`
             views, or a gap of more than `GAP_SLACK` times the set's median gap (and of the usual 45 degrees).
     """
-    values = sorted(azimuths.values())
+    values = sorted(azimuth % 360.0 for azimuth in azimuths.values())
     gaps = [(after - before) % 360.0 for before, after in zip(values, [*values[1:], *values[:1]], strict=True)]
     shared = [at for at, gap in zip(values, gaps, strict=True) if gap < 1e-6]
     if shared and len(values) > 1:
