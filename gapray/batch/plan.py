@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gapray.batch.rows import PLANNED
-from gapray.capture.manifest import MANIFEST, check_manifest, completed
+from gapray.capture.manifest import MANIFEST, check_manifest, completed, of_manifest
 from gapray.catalog.reader import Catalog
 
 Verify = Literal["source", "content"]
@@ -85,14 +86,25 @@ def write_pending(
 
 def _twice(manifest: Path) -> dict[str, str]:
     """Product of which a manifest has rows that differ -> where they lie. The last one written would hide the others."""
-    rows = pq.read_table(manifest, columns=["product_id", "uri", "source", "error_code"])
+    rows = of_manifest(pq.read_table(manifest, columns=["product_id", "error_code"]))
     rows = rows.filter(pc.is_null(rows["error_code"]))
     counted = rows.group_by("product_id").aggregate([([], "count_all")])
     again = counted.filter(pc.greater(counted["count_all"], 1))["product_id"]
-    sources: dict[str, set[tuple[str, str]]] = {}
-    for row in rows.filter(pc.is_in(rows["product_id"], value_set=again)).to_pylist():
-        sources.setdefault(row["product_id"], set()).add((row["uri"], row["source"]))
-    return {name: ", ".join(uri for uri, _ in sorted(found)) for name, found in sources.items() if len(found) > 1}
+    if not len(again):
+        return {}
+    found: dict[str, dict[str, str]] = {}  # product -> what a row says of it -> where it lies
+    with pq.ParquetFile(manifest) as file:
+        names = ["product_id", "uri", "source", "photos", "error_code"]
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
+            rows = of_manifest(pa.Table.from_batches([batch]))
+            chosen = pc.and_(pc.is_in(rows["product_id"], value_set=again), pc.is_null(rows["error_code"]))
+            for row in rows.filter(chosen).to_pylist():
+                found.setdefault(row["product_id"], {})[json.dumps(row)] = row["uri"]
+    return {name: _told(sorted(rows.values())) for name, rows in found.items() if len(rows) > 1}
+
+
+def _told(uris: list[str]) -> str:
+    return ", ".join(uris) if len(set(uris)) > 1 else f"{uris[0]}, {len(uris)} times with other photos or angles"
 
 
 def _refused(rows: pa.Table, twice: dict[str, str]) -> pa.Table:

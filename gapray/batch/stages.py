@@ -25,6 +25,7 @@ from gapray.batch.rows import (
     pixels_of,
     work_of,
 )
+from gapray.capture.azimuths import refuse_gaps
 from gapray.capture.manifest import capture_set
 from gapray.catalog.parts import PART_BYTES, commit
 from gapray.catalog.rows import RunFacts, product_row, reject_row, utc_now, view_row
@@ -64,6 +65,7 @@ def decode(table: pa.Table, *, settings: PackagingSettings, settings_hash: str) 
 
 def _decode_row(row: Row, settings: PackagingSettings, settings_hash: str) -> None:
     capture = capture_set(row)
+    refuse_gaps({str(at): photo.azimuth_deg for at, photo in enumerate(capture.photos)}, allow_missing=True)
     decoded = [decode_view(photo, settings.decode) for photo in capture.photos]
     refuse_repeats(capture, [view.sha256 for view in decoded])
     content = [(view.photo.azimuth_deg, view.sha256) for view in decoded]

@@ -6,8 +6,9 @@ Folders, zips and requests read names by the same functions, so that photos mean
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, overload
 from urllib.parse import unquote
@@ -38,8 +39,8 @@ _TRAILING = re.compile(
 )
 """The number at the end of a name, as in ``mug_045``, ``mug-8``, ``mug 8``, ``mug (8)``, ``mug_22.5deg``. A hyphen before it parts
 words, unless it follows another separator: ``mug_-45`` is minus 45 degrees."""
-_BEHIND_A_NUMBER = re.compile(r"\d\s*(?:[-_ ]\s*\(?\d+\)?|\(\d+\))\s*$")
-"""A number behind another one, as a copy's name ends: ``mug_045 (1)``, ``mug_045-1``."""
+_NUMBER = re.compile(r"(?P<number>-?\d+(?:[.,]\d+)?)(?:[\s_]*(?:deg(?:rees?)?|°|º)(?![^\W\d_]))?", re.IGNORECASE)
+"""A number anywhere in a name, with its unit and a hyphen before it, be it a sign or not."""
 _SEPARATORS = re.compile(r"[\s_\-(\[{（【]+$")
 _LONGEST = 1024
 """Characters of a name that are looked at, from its end: a client may call a photo anything."""
@@ -107,6 +108,7 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
     if options.names == "order":
         return in_order(names, options)
     columns = _columns(names)
+    _refuse_mixed(names, columns[0])
     meant = _degrees_before_a_count(columns, options)
     if meant is not None:
         return Reading(_whole_turn(meant, options), "degrees")
@@ -158,15 +160,26 @@ def numbered(names: Sequence[str]) -> bool:
     Names that differ in other things too, such as random ones that happen to hold digits, say nothing, nor does one name for all.
     """
     different = {stem.casefold() for stem in plain_stems(names)}
-    return len({re.sub(r"\d+", "0", stem) for stem in different}) < len(different)
+    forms = Counter(form for form in map(_form, different) if "#" in form)
+    return any(count > 1 for count in forms.values())
+
+
+def in_folders(names: Sequence[str]) -> bool:
+    """Whether names come with their folders, and some photos share a folder in which others do not lie: each may be a product."""
+    return _differs([folder for folder, _ in _places(names)])
 
 
 def plain_stems(names: Sequence[str]) -> list[str]:
     """File names without their folders, their endings and the percent-encoding of RFC 3986.
 
     The names of one product are decoded together or not at all: where one of them would become control characters or no UTF-8,
-    a percent sign is only a percent sign (``50%045.jpg``).
+    a percent sign is only a percent sign (``50%045.jpg``). A typographic minus is a hyphen.
     """
+    return [stem for _, stem in _places(names)]
+
+
+def _places(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Folder and stem of each name, decoded as `plain_stems` says."""
     plain = [name[-_LONGEST:] for name in names]
     for _ in range(3):  # a name that was encoded already is encoded once more by the next client
         try:
@@ -176,7 +189,8 @@ def plain_stems(names: Sequence[str]) -> list[str]:
         if once == plain or any(map(_CONTROL.search, once)):
             break
         plain = once
-    return [_without_ending(re.split(r"[/\\]", name)[-1].strip()) for name in plain]
+    parts = [name.replace("\\", "/").replace("−", "-").rpartition("/") for name in plain]
+    return [(folder, _without_ending(name.strip())) for folder, _, name in parts]
 
 
 def _without_ending(name: str) -> str:
@@ -186,10 +200,60 @@ def _without_ending(name: str) -> str:
     return stem
 
 
+def _form(stem: str) -> str:
+    """What a name says beside its numbers, each of which is a ``#``; case, units and punctuation do not matter."""
+    text = unicodedata.normalize("NFC", stem).casefold().replace("#", "")
+    return re.sub(r"[^\w#]|_", "", _NUMBER.sub("#", text))
+
+
+def _numbers(stem: str) -> list[float]:
+    return [float(match["number"].replace(",", ".")) for match in _NUMBER.finditer(stem)]
+
+
+def _differs(marks: Sequence[Hashable]) -> bool:
+    """Whether some of the photos share a mark that others lack. Marks of which each is another say nothing."""
+    return 1 < len(set(marks)) < len(marks)
+
+
+def _refuse_mixed(names: Sequence[str], last: _Column) -> None:
+    """Refuse names that differ in more than the angle: of two products, of a copy, of an edited version, of a detail.
+
+    The number at the end of such a name need not be an angle (``mug_090_v2``, ``mug_detail_1``), and half of the photos may show
+    another product (``SKU-100-1``, ``SKU-101-5``). Names that differ in their words throughout (``front_000``, ``back_180``) pass.
+
+    Args:
+        names: At least one.
+        last: The last number of each.
+
+    Raises:
+        InputError: `capture.ambiguous_azimuths`, or `capture.duplicate_azimuth` where such names end in the same number.
+    """
+    places = _places(names)
+    forms = [_form(stem) for _, stem in places]
+    marks: list[Sequence[Hashable]] = [[folder for folder, _ in places], forms]
+    if len(set(forms)) == 1:
+        marks += zip(*(_numbers(stem)[:-1] for _, stem in places), strict=True)
+    mixed = next((each for each in marks if _differs(each)), None)
+    if mixed is None:
+        known = set(forms)  # mug_000 and mug_090_v2 alone: words that only one of two has
+        mixed = [any(form[:end] in known for end in range(1, len(form))) for form in forms]
+    most = Counter(mixed).most_common(1)[0][0]
+    odd = [name for name, mark in zip(names, mixed, strict=True) if mark != most]
+    if not odd:
+        return
+    _refuse_duplicates(_ordered(last))
+    usual = next(name for name, mark in zip(names, mixed, strict=True) if mark == most)
+    told = ", ".join(map(repr, odd[:6])) + (f" and {len(odd) - 6} more" if len(odd) > 6 else "")
+    raise InputError(
+        "capture.ambiguous_azimuths",
+        f"{told}: named otherwise than the other {len(names) - len(odd)} ({usual!r}). Do all show one product, and is the last "
+        f"number of each its angle?{REWRITE}",
+    )
+
+
 def _whole_turn(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str, float]:
     turned_to = orient(azimuths, options)
-    if not options.allow_missing:
-        refuse_gaps(turned_to)
+    refuse_gaps(turned_to, allow_missing=options.allow_missing)
     return turned_to
 
 
@@ -206,13 +270,6 @@ def _columns(names: Sequence[str]) -> list[_Column]:
         InputError: `capture.ambiguous_azimuths`.
     """
     stems = dict(zip(names, plain_stems(names), strict=True))
-    copies = [name for name, stem in stems.items() if _BEHIND_A_NUMBER.search(stem)]
-    if 0 < len(copies) < len(names):
-        other = next(name for name in names if name not in copies)
-        raise InputError(
-            "capture.ambiguous_azimuths",
-            f"{copies[0]!r} ends in two numbers and {other!r} does not: is the last one a copy's, or the angle?",
-        )
     found = {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
     for name in names:
         if name not in found:
@@ -284,20 +341,26 @@ def orient(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str, flo
     return {name: round(sign * (azimuth - zero) % 360.0, 6) % 360.0 for name, azimuth in azimuths.items()}
 
 
-def refuse_gaps(azimuths: dict[str, float]) -> None:
-    """Refuse a set in which a view seems to be missing.
+def refuse_gaps(azimuths: dict[str, float], *, allow_missing: bool = False) -> None:
+    """Refuse a set in which two photos share an angle, or a view seems to be missing.
+
+    Args:
+        azimuths: Name -> degrees.
+        allow_missing: Accept a set in which views are missing. Two photos of one angle are never accepted.
 
     Raises:
-        InputError: `capture.missing_views` for fewer than `MIN_VIEWS` views, or a gap of more than `GAP_SLACK` times
-            the set's median gap (and of the usual 45 degrees); `capture.duplicate_azimuth` for two photos of one angle.
+        InputError: `capture.duplicate_azimuth` for two photos of one angle; `capture.missing_views` for fewer than `MIN_VIEWS`
+            views, or a gap of more than `GAP_SLACK` times the set's median gap (and of the usual 45 degrees).
     """
-    values = sorted(azimuths.values())
+    values = sorted(azimuth % 360.0 for azimuth in azimuths.values())
+    gaps = [(after - before) % 360.0 for before, after in zip(values, [*values[1:], *values[:1]], strict=True)]
+    shared = [at for at, gap in zip(values, gaps, strict=True) if gap < 1e-6]
+    if shared and len(values) > 1:
+        raise InputError("capture.duplicate_azimuth", f"more than one photo at {shared[0]:g} degrees")
+    if allow_missing:
+        return
     if len(values) < MIN_VIEWS:
         raise InputError("capture.missing_views", f"{len(values)} photos; at least {MIN_VIEWS} angles are needed")
-    gaps = [(after - before) % 360.0 for before, after in zip(values, [*values[1:], values[0]], strict=True)]
-    if min(gaps) < 1e-6:
-        twice = values[gaps.index(min(gaps))]
-        raise InputError("capture.duplicate_azimuth", f"more than one photo at {twice:g} degrees")
     usual = max(NORMAL_GAP_DEG, sorted(gaps)[len(gaps) // 2])
     wide = [(before, gap) for before, gap in zip(values, gaps, strict=True) if gap > GAP_SLACK * usual]
     if wide:

@@ -26,12 +26,22 @@ from gapray.capture.storage import (
     read_bytes,
     read_head,
 )
-from gapray.capture.tables import matched, number, rows_of, texts
+from gapray.capture.tables import matched, number, plain_title, rows_of, texts
 from gapray.errors import GaprayError, InputError
 
 TABLE_NAMES = ("capture.csv", "capture.json", "views.json")
 """Compared without regard to case."""
 COLUMNS = {"file": ("filename",), "azimuth": ("azimuth_deg", "azimuth_degrees")}
+DIRECTIONS = {
+    **dict.fromkeys(("cw", "clockwise", "right"), "cw"),
+    **dict.fromkeys(("ccw", "acw", "counterclockwise", "anticlockwise", "left"), "ccw"),
+}
+"""What a table may call a direction, as `plain_title` gives it -> that of `AzimuthOptions`."""
+DIRECTION_TITLES = frozenset({"direction", "turndirection", "rotationdirection", "spindirection"})
+PRODUCT_TITLES = frozenset(
+    {"product", "productid", "productname", "sku", "gtin", "ean", "upc", "asin", "article", "articlenumber", "variant"}
+)
+"""Titles of columns that would change what a table says, as `plain_title` gives them."""
 CATALOG_FOLDERS = {"products": ".parquet", "rejects": ".parquet", "manifests": ".parquet", "runs": ".json"}
 """A folder with such files in a folder of this name is a catalogue: a run that was killed early leaves the last two alone."""
 REPORT_FILES = frozenset({"data.js", "report.js"})
@@ -295,9 +305,10 @@ def _capture_set(
             reading = read_names(by_name(list(photos)), options.azimuths)
         else:
             unused.discard(table.name)
-            reading = Reading(orient(read_table(table, set(photos)), options.azimuths), "table")
-            if not options.azimuths.allow_missing:
-                refuse_gaps(reading.azimuths)
+            reading = Reading(
+                orient(read_table(table, set(photos), options.azimuths.direction), options.azimuths), "table"
+            )
+            refuse_gaps(reading.azimuths, allow_missing=options.azimuths.allow_missing)
         unused.update(set(photos) - set(reading.azimuths))
     except GaprayError as error:
         tables_beside = sorted(
@@ -329,12 +340,18 @@ def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[
     return [item for index, item in enumerate(ordered) if index in chosen]
 
 
-def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:
+def read_table(entry: Entry, photos: set[str], direction: Literal["ccw", "cw"] = "ccw") -> dict[str, float]:
     """File -> azimuth from `capture.csv` (columns file, azimuth) or `capture.json` / `views.json`.
 
     JSON is a list of objects, such a list under ``frames`` or ``views``, or a plain mapping of file to azimuth. The
     azimuth's field may be ``azimuth`` or ``azimuth_deg``; degrees of any size are taken modulo 360. Dialects of CSV,
-    encodings and spellings of names: `gapray.capture.tables`.
+    encodings and spellings of names: `gapray.capture.tables`. A table that names another direction than is meant, or more than one
+    product, is refused; other columns are not looked at.
+
+    Args:
+        entry: The table.
+        photos: Names of the photos beside it.
+        direction: In which its azimuths are meant to grow.
 
     Returns:
         Names as they are in `photos`, by azimuth in [0, 360) degrees.
@@ -352,23 +369,26 @@ def read_table(entry: Entry, photos: set[str]) -> dict[str, float]:
     first: InputError | None = None
     for text in texts(data):
         try:
-            return _azimuths(entry.name, text, photos)
+            return _azimuths(entry.name, text, photos, direction)
         except InputError as error:
             first = first or error
     assert first is not None  # there is always a text
     raise first
 
 
-def _azimuths(table: str, text: str, photos: set[str]) -> dict[str, float]:
+def _azimuths(table: str, text: str, photos: set[str], direction: str) -> dict[str, float]:
     try:
         if table.lower().endswith(".csv"):
-            rows = rows_of(text, COLUMNS, most_cells=MAX_TABLE_CELLS)
+            rows = rows_of(text, COLUMNS, also=DIRECTION_TITLES | PRODUCT_TITLES, most_cells=MAX_TABLE_CELLS)
         else:
             rows = _json_rows(json.loads(text))
+        _refuse_contradictions(rows, direction)
         azimuths: dict[str, float] = {}
         for row in rows:
             name = str(row["file"]).strip()
             azimuth = number(row["azimuth"] if "azimuth_deg" not in row else row["azimuth_deg"])
+            if row.get("azimuth") not in (None, "") and number(row["azimuth"]) != azimuth:
+                raise ValueError(f"{name} has two azimuths")
             if not abs(azimuth) < 1e6:
                 raise ValueError(f"azimuth {azimuth} of {name}")
             if "/" in name or "\\" in name or name.startswith(".."):
@@ -384,12 +404,32 @@ def _azimuths(table: str, text: str, photos: set[str]) -> dict[str, float]:
     return dict(sorted(azimuths.items(), key=lambda item: item[1]))
 
 
+def _refuse_contradictions(rows: list[dict[str, str]], direction: str) -> None:
+    """Refuse a table by what its other columns say.
+
+    Raises:
+        ValueError: When they name another direction, or more than one product.
+    """
+    for title in sorted({key for row in rows for key in row}):
+        told = sorted({str(row[title]) for row in rows if row.get(title) not in (None, "")})
+        if plain_title(title) in DIRECTION_TITLES:
+            other = [word for word in told if DIRECTIONS.get(plain_title(word)) != direction]
+            if other:
+                raise ValueError(
+                    f"the column {title} says {other[0]!r}, and the azimuths are read as {direction}: pass --direction cw "
+                    "(in a request: direction=cw) if they grow clockwise, and take the column out if it means something else"
+                )
+        elif plain_title(title) in PRODUCT_TITLES and len(told) > 1:
+            raise ValueError(f"the column {title} names more than one product: {', '.join(told[:5])}")
+
+
 def _json_rows(data: object) -> list[dict[str, str]]:
     if isinstance(data, dict):
         inner = data.get("frames", data.get("views"))
+        of_all = {str(key): value for key, value in data.items() if isinstance(value, str)}
         if inner is None:
             return [{"file": name, "azimuth": azimuth} for name, azimuth in data.items()]
-        data = inner
+        data = [{**of_all, **row} for row in inner]
     if not isinstance(data, list):
         raise ValueError("neither a list nor a mapping")
     return [{str(key).strip().lower(): value for key, value in row.items()} for row in data]

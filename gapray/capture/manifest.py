@@ -38,6 +38,8 @@ MANIFEST = pa.schema(
 """One row a product. A product that was refused while its photos were listed is a row with an error and no photos."""
 LATER = frozenset({"azimuths_by"})
 """Columns that manifests of earlier releases lack; they are null there."""
+OFTEN_NULL = frozenset({"error_code", "error_message", *LATER})
+"""Columns in which all values may be null, which pandas and Polars then write without another type."""
 LISTED = pa.schema([*MANIFEST, pa.field("ignored", pa.list_(pa.string()))])
 """What is written: beside what a run reads, names of what lies in the product's folder and is not used."""
 IGNORED = b"gapray.ignored"
@@ -117,6 +119,9 @@ def ignored_of(manifest: str) -> dict[str, int]:
 def check_manifest(schema: pa.Schema) -> None:
     """Refuse a Parquet file that is no manifest.
 
+    Types that hold the same values are as good: pandas and Polars write `large_string`, `string_view`, dictionaries of strings
+    and `large_list`.
+
     Raises:
         InputError: `capture.invalid_manifest` when a column is missing or of another type.
     """
@@ -126,18 +131,55 @@ def check_manifest(schema: pa.Schema) -> None:
             if field.name in LATER:
                 continue
             raise InputError("capture.invalid_manifest", f"the manifest has no column {field.name!r}")
-        if schema.field(index).type != field.type:
+        if not _reads_as(schema.field(index).type, field.type, field.name in OFTEN_NULL):
             raise InputError(
                 "capture.invalid_manifest", f"column {field.name!r} is {schema.field(index).type}, not {field.type}"
             )
 
 
 def completed(rows: pa.Table) -> pa.Table:
-    """Rows of a manifest that passed `check_manifest`, with all columns of `MANIFEST` in their order."""
+    """Rows of a manifest that passed `check_manifest`, with all columns of `MANIFEST` in their order.
+
+    Raises:
+        InputError: `capture.invalid_manifest` when a number does not fit.
+    """
     for field in MANIFEST:
         if field.name in LATER and field.name not in rows.column_names:
             rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-    return rows.select(MANIFEST.names).cast(MANIFEST)
+    return of_manifest(rows.select(MANIFEST.names))
+
+
+def of_manifest(rows: pa.Table) -> pa.Table:
+    """Columns of a manifest that passed `check_manifest`, in the types of `MANIFEST`.
+
+    Raises:
+        InputError: `capture.invalid_manifest` when a number does not fit.
+    """
+    try:
+        return rows.cast(pa.schema([MANIFEST.field(name) for name in rows.column_names]))
+    except pa.ArrowInvalid as error:
+        raise InputError("capture.invalid_manifest", str(error)) from error
+
+
+def _reads_as(found: pa.DataType, wanted: pa.DataType, may_be_null: bool = False) -> bool:
+    """Whether values of one type are also values of another, whatever their layout in memory."""
+    kinds = pa.types
+    if kinds.is_dictionary(found):
+        found = found.value_type
+    if kinds.is_string(wanted):
+        strings = kinds.is_string(found) or kinds.is_large_string(found) or kinds.is_string_view(found)
+        return strings or (may_be_null and kinds.is_null(found))
+    if kinds.is_list(wanted):
+        lists = kinds.is_list(found) or kinds.is_large_list(found) or kinds.is_fixed_size_list(found)
+        return lists and _reads_as(found.value_type, wanted.value_type)
+    if kinds.is_struct(wanted):
+        return (
+            kinds.is_struct(found)
+            and [field.name for field in found] == [field.name for field in wanted]
+            and all(_reads_as(mine.type, field.type) for mine, field in zip(found, wanted, strict=True))
+        )
+    number = kinds.is_integer(found) or (kinds.is_floating(wanted) and kinds.is_floating(found))
+    return bool(number)
 
 
 def _batched(items: Iterable[CaptureSet | Reject], size: int) -> Iterator[list[CaptureSet | Reject]]:

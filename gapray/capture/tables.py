@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from gapray.errors import InputError
 
@@ -35,16 +35,19 @@ def texts(data: bytes) -> Iterator[str]:
                 yield data.decode(encoding, "replace")
 
 
-def rows_of(text: str, columns: Mapping[str, Sequence[str]], *, most_cells: int | None = None) -> list[dict[str, str]]:
+def rows_of(
+    text: str, columns: Mapping[str, Sequence[str]], *, also: Collection[str] = (), most_cells: int | None = None
+) -> list[dict[str, str]]:
     """The rows of a CSV.
 
     Args:
         text: With any of `DELIMITERS`, line ends of any kind, empty rows and cells, a line ``sep=;`` and rows above the header.
         columns: Column -> what it may be called; case, spaces and what stands in brackets do not matter.
+        also: Further columns that a table may have, as `plain_title` gives their titles.
         most_cells: Cells at most, empty ones included; None = as many as there are.
 
     Returns:
-        One mapping a row, of `columns` only, with cells stripped of spaces. Rows without any content are left out.
+        One mapping a row, of `columns` and `also` only, with cells stripped of spaces; those of `also` may be empty. Rows without any content are left out.
 
     Raises:
         ValueError: When a column is missing, or a row has cells beyond the header's or lacks some of `columns`.
@@ -56,7 +59,7 @@ def rows_of(text: str, columns: Mapping[str, Sequence[str]], *, most_cells: int 
     delimiters: tuple[str, ...] = DELIMITERS
     if lines and (marker := re.fullmatch(r'"?sep=(.)"?', lines[0].strip(), re.IGNORECASE)):
         lines, delimiters = lines[1:], (str(marker[1]),)
-    wanted = {name: {_plain(name), *map(_plain, others)} for name, others in columns.items()}
+    wanted = {name: {plain_title(name), *map(plain_title, others)} for name, others in columns.items()}
     seen: list[str] = []
     for delimiter in delimiters:
         columns_at_most = 1 + max(line.count(delimiter) for line in lines)
@@ -66,12 +69,13 @@ def rows_of(text: str, columns: Mapping[str, Sequence[str]], *, most_cells: int 
         _refuse_more_cells(len(lines) + text.count(delimiter), most_cells)
         table = [[cell.strip(" \t\xa0\ufeff") for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
         for index, header in enumerate(table[:HEADER_ROWS]):
-            plain = [_plain(cell) for cell in header]
+            plain = [plain_title(cell) for cell in header]
             found = {name: [at for at, cell in enumerate(plain) if cell in names] for name, names in wanted.items()}
             if all(found.values()):
                 if twice := [name for name, places in found.items() if len(places) > 1]:
                     raise ValueError(f"the column {twice[0]} stands twice")
-                return list(_rows(table, index, {name: places[0] for name, places in found.items()}))
+                more = {title: at for at, title in enumerate(plain) if title in also}
+                return list(_rows(table, index, {name: places[0] for name, places in found.items()}, more))
         first = next((row for row in table if any(row)), [])
         seen = max(seen, [cell for cell in first if cell], key=len)
     raise ValueError(f"the columns {' and '.join(columns)} are wanted; the table has {', '.join(seen[:8]) or 'none'}")
@@ -117,7 +121,9 @@ def _refuse_more_cells(cells: int, most: int | None) -> None:
         raise InputError("capture.table_too_large", f"the table has {cells} cells; at most {most} are read")
 
 
-def _rows(table: list[list[str]], header: int, places: Mapping[str, int]) -> Iterator[dict[str, str]]:
+def _rows(
+    table: list[list[str]], header: int, places: Mapping[str, int], more: Mapping[str, int]
+) -> Iterator[dict[str, str]]:
     titled = {at for at, cell in enumerate(table[header]) if cell}
     for index, row in enumerate(table[header + 1 :], header + 2):
         if not any(row):
@@ -128,10 +134,10 @@ def _rows(table: list[list[str]], header: int, places: Mapping[str, int]) -> Ite
         lacking = [name for name, at in places.items() if at >= len(row) or not row[at]]
         if lacking:
             raise ValueError(f"row {index} has no {lacking[0]}")
-        yield {name: row[at] for name, at in places.items()}
+        yield {name: row[at] if at < len(row) else "" for name, at in {**more, **places}.items()}
 
 
-def _plain(title: str) -> str:
+def plain_title(title: str) -> str:
     """``Azimuth [deg]`` and ``azimuth`` are one title, and so are ``Product ID`` and ``product_id``."""
     return re.sub(r"\(.*?\)|\[.*?\]|[\s_\-.\"'\ufeff°]", "", unicodedata.normalize("NFC", title)).casefold()
 

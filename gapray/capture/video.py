@@ -1,4 +1,4 @@
-"""Videos -> frames, upright, in sRGB, with their times."""
+"""Videos -> frames, upright, with square pixels, in sRGB, with their times."""
 
 from __future__ import annotations
 
@@ -82,6 +82,9 @@ def frames_of(
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """Decode a video frame by frame; no more than one is held.
 
+    Where the file says that its pixels are not square (its sample aspect ratio), the shorter side of a pixel is stretched to the
+    longer, as far as `MAX_SIDE` and `MAX_PIXELS` allow.
+
     Matrix, range, primaries and transfer are the file's own; where it says nothing, BT.601 with sRGB's primaries, as FFmpeg
     writes it. HDR becomes standard range (`gapray.capture.colours`); its white is that of ITU-R BT.2408, but for files that FFmpeg
     wrote and in which nothing is brighter than the white of standard range.
@@ -100,6 +103,7 @@ def frames_of(
         InputError: `video.unreadable` or `video.too_many_pixels`; `video.unknown_colours` for linear or log footage.
     """
     with _opened(path) as (container, stream):
+        shape = _pixel_shape(stream)
         last, spacing = -1.0, 1 / float(stream.average_rate or 30)
         converted: bool | None = None
         for index, frame in enumerate(container.decode(stream)):
@@ -111,7 +115,7 @@ def frames_of(
                 raise InputError("video.unknown_colours", f"{path} has {tags} (ITU-T H.273): linear or log footage")
             if only is not None and index not in only:
                 continue
-            size = _size(frame, side, pixels)
+            size = _size(frame, shape, side, pixels)
             if grey:
                 picture = _converted(frame, "gray", size)
             elif needs_conversion(frame.color_primaries, frame.color_trc):
@@ -131,7 +135,10 @@ def _is_converted(path: str | Path, transfer: int) -> bool:
         if not _may_be_converted(container.metadata):
             return False
         stream.codec_context.skip_frame = "NONKEY"
-        pictures = (_converted(frame, "rgb48le", _size(frame, WHITE_SIDE, None)) for frame in container.decode(stream))
+        shape = _pixel_shape(stream)
+        pictures = (
+            _converted(frame, "rgb48le", _size(frame, shape, WHITE_SIDE, None)) for frame in container.decode(stream)
+        )
         return not any(exceeds_sdr_white(picture, transfer) for picture in pictures)
 
 
@@ -182,19 +189,32 @@ def _check_size(path: str | Path, width: int, height: int, format: Any) -> None:
         raise InputError("video.too_many_pixels", message)
 
 
-def _size(frame: Any, side: int | None, pixels: int | None) -> tuple[int, int]:
-    """Width and height at which a frame is wanted."""
-    share = min(1.0, side / max(frame.width, frame.height)) if side else 1.0
-    if pixels is not None:
-        share = min(share, (pixels / (frame.width * frame.height)) ** 0.5)
-    return max(1, round(frame.width * share)), max(1, round(frame.height * share))
+def _pixel_shape(stream: Any) -> float:
+    """Width of a pixel over its height; 1 where the file says nothing."""
+    return float(stream.sample_aspect_ratio or 1)
+
+
+def _size(frame: Any, shape: float, side: int | None, pixels: int | None) -> tuple[int, int]:
+    """Width and height at which a frame is wanted, with square pixels.
+
+    Args:
+        frame: Of PyAV.
+        shape: Width of a stored pixel over its height.
+        side: At most so many pixels on the longer side.
+        pixels: At most so many pixels.
+    """
+    width, height = frame.width * max(shape, 1.0), frame.height / min(shape, 1.0)
+    share = min(1.0, min(side or MAX_SIDE, MAX_SIDE) / max(width, height))
+    share = min(share, (min(pixels or MAX_PIXELS, MAX_PIXELS) / (width * height)) ** 0.5)
+    return max(1, round(width * share)), max(1, round(height * share))
 
 
 def _converted(frame: Any, format: str, size: tuple[int, int]) -> NDArray[Any]:
-    """Matrix and range by the frame's tags, area averages where it shrinks."""
+    """Matrix and range by the frame's tags; area averages where it shrinks, cubic where a side grows."""
     from av.video.reformatter import ColorRange, Interpolation
 
     exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-    way = Interpolation.AREA if size != (frame.width, frame.height) else Interpolation.BICUBIC
+    shrinks = size != (frame.width, frame.height) and size[0] <= frame.width and size[1] <= frame.height
+    way = Interpolation.AREA if shrinks else Interpolation.BICUBIC
     picture = frame.reformat(*size, format=format, interpolation=way | exact, dst_color_range=ColorRange.JPEG)
     return np.asarray(picture.to_ndarray())

@@ -20,6 +20,7 @@ from gapray.capture.azimuths import (
     AzimuthOptions,
     AzimuthsBy,
     Reading,
+    in_folders,
     in_order,
     numbered,
     orient,
@@ -65,7 +66,7 @@ _DEGREE_SIGN = re.compile(r"\s*(?:°|º|deg(?:rees?)?)$", re.IGNORECASE)
 _SAME_DEG = 1e-6
 _LINE_WIDTHS = (60, 64, 72, 76)
 """Lengths of lines into which usual writers break base64 [characters]."""
-_NAME_LENGTH = 200
+_NAME_LENGTH = 1024
 """Characters of a client's file name that are read, from its end."""
 _SETTLED_BY = (
     "In a request: names=degrees, names=index or names=order (the photos come in their order), closing_frame=drop or keep, "
@@ -412,8 +413,7 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
         if len(given) < len(sent):
             raise InputError("request.invalid", f"{len(given)} of {len(sent)} photos come with an azimuth")
         placed = orient(given, options)
-        if not options.allow_missing:
-            refuse_gaps(placed)
+        refuse_gaps(placed, allow_missing=options.allow_missing)
         return Reading(placed, "table")
     names = [photo.name[-_NAME_LENGTH:] for photo in sent]
     if options.names == "order":
@@ -421,7 +421,7 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
     try:
         read = read_names(names, options)
     except InputError as error:
-        if turn and numbered(names):
+        if turn and (numbered(names) or in_folders(names)):
             raise InputError(error.code, f"{error.message} {_SETTLED_BY}") from error
         if error.code == "capture.missing_views":
             raise

@@ -3,6 +3,8 @@ from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pandas
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +23,7 @@ from gapray.batch.score_stages import Judge, LeaveOut, ScoreFacts
 from gapray.batch.stages import Describe
 from gapray.batch.stills_stages import DrawStills, StillFacts
 from gapray.capture.discover import discover, scan
-from gapray.capture.manifest import write_manifest
+from gapray.capture.manifest import LISTED, MANIFEST, manifest_row, write_manifest
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, product_row, utc_now
@@ -84,6 +86,72 @@ def test_a_touched_photo_makes_a_product_pending_with_its_known_key(tmp_path):
     pending, rows = plan(tmp_path, Catalog(folder))
     assert pending.finished == 0
     assert rows == {"sku-0000": "k"}
+
+
+def refused_of(tmp_path, table):
+    manifest, target = tmp_path / "m.parquet", tmp_path / "pending.parquet"
+    pq.write_table(table, manifest)
+    write_pending(manifest, Catalog(Folder.at(str(tmp_path / "none"))), "settings", "source", target)
+    return pq.read_table(target).to_pylist()
+
+
+@pytest.mark.parametrize("change", ["azimuth_deg", "uri", "left out"])
+def test_a_product_twice_with_other_photos_or_angles_is_refused(tmp_path, change):
+    write_products(tmp_path / "shoot", 2)
+    rows = [manifest_row(one) for one in scan(str(tmp_path / "shoot"))]
+    other = {**rows[0], "photos": [dict(photo) for photo in rows[0]["photos"]]}
+    if change == "azimuth_deg":
+        other["photos"] = [{**photo, "azimuth_deg": -photo["azimuth_deg"] % 360} for photo in other["photos"]]
+    elif change == "uri":
+        other["photos"][3]["uri"] = rows[1]["photos"][3]["uri"]
+    else:
+        del other["photos"][3]
+    found = refused_of(tmp_path, pa.Table.from_pylist([*rows, other], schema=MANIFEST))
+    assert [row["error_code"] for row in found] == ["capture.same_id", None, "capture.same_id"]
+    assert "2 times with other photos or angles" in found[0]["error_message"]
+    again = refused_of(tmp_path, pa.Table.from_pylist([*rows, rows[0]], schema=MANIFEST))
+    assert [row["error_code"] for row in again] == [None] * 3
+
+
+def by_pandas(path):
+    pandas.read_parquet(path).to_parquet(path)
+
+
+def by_pandas_with_categories(path):
+    frame = pandas.read_parquet(path)
+    frame.astype(dict.fromkeys(("product_id", "azimuths_by", "source"), "category")).to_parquet(path)
+
+
+def by_polars(path):
+    polars.read_parquet(path).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [by_pandas, by_pandas_with_categories, by_polars],
+    ids=lambda one: one.__name__,
+)
+def test_a_manifest_that_another_library_wrote_again(tmp_path, rewrite):
+    write_products(tmp_path / "shoot", 2)
+    manifest = tmp_path / "m.parquet"
+    write_manifest(scan(str(tmp_path / "shoot")), str(manifest))
+    rows = pq.read_table(manifest).drop_columns("ignored").to_pylist()
+    rewrite(manifest)
+    assert pq.read_schema(manifest).remove_metadata() != LISTED.remove_metadata()
+    for table in (pq.read_table(manifest), pa.concat_tables([pq.read_table(manifest).slice(0, 1)] * 2)):
+        found = refused_of(tmp_path, table)
+        assert {row["product_id"] for row in found} <= {"sku-0000", "sku-0001"}
+        assert [{name: row[name] for name in MANIFEST.names} for row in found] == (
+            rows if len({row["product_id"] for row in found}) == 2 else [rows[0]] * 2
+        )
+
+
+def test_a_manifest_of_other_types_is_refused(tmp_path):
+    for name, kind in (("product_id", pa.int64()), ("uri", pa.null()), ("photos", pa.list_(pa.string()))):
+        schema = MANIFEST.set(MANIFEST.get_field_index(name), pa.field(name, kind))
+        with pytest.raises(InputError, match=f"column {name!r} is") as error:
+            refused_of(tmp_path, schema.empty_table())
+        assert error.value.code == "capture.invalid_manifest"
 
 
 def packaging(profile, cluster):

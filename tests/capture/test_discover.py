@@ -88,6 +88,64 @@ def test_bad_tables(tmp_path, text, code):
     assert codes(folder) == {"p": code}
 
 
+CONTRADICTIONS = {
+    "direction": ("file,azimuth,Direction\n", "cw"),
+    "direction in words": ("file,azimuth,rotation direction\n", "Clockwise"),
+    "direction unknown": ("file,azimuth,direction\n", "im Uhrzeigersinn"),
+    "products": ("file,azimuth,SKU\n", "AB"),
+    "product ids": ("file,azimuth,product_id\n", "AB"),
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_a_column_that_would_change_what_a_table_says_is_not_passed_over(tmp_path, what, kind):
+    folder = write_product(tmp_path / "p")
+    header, told = CONTRADICTIONS[what]
+    title = header.strip().split(",")[2]
+    rows = [(f"p_{at:03d}.png", at, told if told != "AB" else "AABB"[at // 90]) for at in range(0, 360, 45)]
+    if kind == "csv":
+        (folder / "capture.csv").write_text(header + "".join(f"{file},{at},{cell}\n" for file, at, cell in rows))
+    else:
+        frames = [{"file": file, "azimuth": at, title: cell} for file, at, cell in rows]
+        (folder / "capture.json").write_text(json.dumps(frames))
+    [reject] = scan(str(folder))
+    assert isinstance(reject, Reject) and reject.code == "capture.invalid_table"
+    assert title.lower().replace(" ", "").replace("_", "") in reject.message.lower().replace("_", "").replace(" ", "")
+    if told in ("cw", "Clockwise"):
+        [taken] = scan(str(folder), DiscoverOptions(AzimuthOptions(direction="cw")))
+        assert {photo.name: photo.azimuth_deg for photo in taken.photos}["p_045.png"] == 315
+
+
+def test_a_direction_of_a_whole_json_table_is_not_passed_over(tmp_path):
+    folder = write_product(tmp_path / "p")
+    frames = [{"file": f"p_{at:03d}.png", "azimuth": at} for at in range(0, 360, 45)]
+    for direction, expected in (("cw", {"p": "capture.invalid_table"}), ("counter-clockwise", {})):
+        (folder / "capture.json").write_text(json.dumps({"direction": direction, "sku": "p", "frames": frames}))
+        assert codes(folder) == expected
+    (folder / "capture.json").write_text(json.dumps([{**frame, "azimuth_deg": 90} for frame in frames]))
+    assert codes(folder) == {"p": "capture.invalid_table"}
+
+
+def test_other_columns_of_a_table_are_fine(tmp_path):
+    folder = write_product(tmp_path / "p")
+    rows = [f"{at // 45},p_{at:03d}.png,{at},mug,ccw,{at},\n" for at in range(0, 360, 45)]
+    (folder / "capture.csv").write_text("#,file,azimuth,sku,direction,elevation,note\n" + "".join(rows))
+    assert codes(folder) == {}
+
+
+def test_a_table_puts_no_two_photos_at_one_angle_whatever_may_be_missing(tmp_path):
+    folder = write_product(tmp_path / "p")
+    loose = DiscoverOptions(AzimuthOptions(allow_missing=True))
+    for angle in ("0", "-45", "360"):
+        rows = [f"p_{azimuth:03d}.png,{azimuth}" for azimuth in range(45, 360, 45)]
+        (folder / "capture.csv").write_text("\n".join(["file,azimuth", *rows, f"p_000.png,{angle}"]))
+        expected = {"p": "capture.duplicate_azimuth"} if angle == "-45" else {}
+        assert codes(folder, options=loose) == expected
+    (folder / "capture.csv").write_text("file,azimuth\n" + "".join(f"p_{at:03d}.png,0\n" for at in range(0, 360, 45)))
+    assert codes(folder, options=loose) == {"p": "capture.duplicate_azimuth"}
+
+
 def test_one_bad_product_leaves_the_others(tmp_path):
     write_products(tmp_path, 2)
     write_product(tmp_path / "bad", azimuths=[0, 45, 90])

@@ -169,6 +169,37 @@ def test_a_shrunk_frame_is_averaged_and_luma_is_full(ffmpeg, tmp_path):
     assert next(frames_of(white, grey=True))[1].min() == 255
 
 
+@pytest.mark.parametrize("stored", [(180, 240), (320, 240), (240, 180), (162, 240)], ids=str)
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "avi"])
+def test_pixels_that_are_not_square_become_square(ffmpeg, tmp_path, stored, ending):
+    """A disc that was stored squeezed, as television and camcorders do, comes out round."""
+    y, x = np.mgrid[:240, :240]
+    disc = np.repeat(np.where((x - 120) ** 2 + (y - 100) ** 2 < 60**2, 30, 220).astype(np.uint8)[..., None], 3, -1)
+    squeezed = f"scale={stored[0]}:{stored[1]}:flags=area,setsar={stored[1]}/{stored[0]},format=yuv420p"
+    path = write(ffmpeg, tmp_path / f"a.{ending}", squeezed, disc)
+    if ending == "mov":
+        ffmpeg("ffmpeg", "-v", "error", "-i", path, "-c", "copy", "-metadata:s:v", "rotate=90", tmp_path / "turned.mov")
+        path, disc = tmp_path / "turned.mov", np.rot90(disc)
+    for grey, side in ((False, None), (True, None), (False, 120)):
+        frame = next(frames_of(path, grey=grey, side=side))[1]
+        if side is None:
+            assert max(frame.shape[:2]) == max(240, *stored) and frame.shape[0] == pytest.approx(frame.shape[1], abs=1)
+        else:
+            assert frame.shape[:2] == (side, side)
+        rows, columns = np.nonzero(frame.reshape(*frame.shape[:2], -1)[..., 0] < 125)
+        assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=2)
+        assert np.ptp(rows) == pytest.approx(frame.shape[0] / 2, abs=4)
+        at = np.argwhere(disc[..., 0] < 125).mean(0) / 240 * frame.shape[0]
+        assert (rows.mean(), columns.mean()) == pytest.approx(at, abs=1.5)
+
+
+def test_stretched_pixels_keep_to_the_limits(ffmpeg, tmp_path):
+    wide = np.full((64, 2048, 3), 128, np.uint8)
+    path = write(ffmpeg, tmp_path / "a.mp4", "setsar=8/1,format=yuv420p", wide)
+    assert next(frames_of(path))[1].shape == (16, 4096, 3)
+    assert next(frames_of(path, pixels=4096))[1].size <= 3 * 4352
+
+
 def test_a_file_that_is_no_video(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     for call in (count_frames, lambda path: list(frames_of(path))):

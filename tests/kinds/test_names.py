@@ -232,6 +232,112 @@ def test_what_a_folder_refuses_a_request_refuses(what, separator, tmp_path):
         assert in_request(names, AzimuthOptions(allow_missing=True), turn=False)[1] == "order"
 
 
+EIGHT = [f"mug_{45 * step:03d}.jpg" for step in range(8)]
+TAILS = (
+    *(
+        " - Copy (2)",
+        " copy 2",
+        "_v2",
+        "_edit_2",
+        "-HDR-1",
+        " crop 100",
+        "_scale50",
+        " (conflict 7)",
+        "-DESKTOP-01",
+        " (1)",
+        "-1",
+    ),
+    *(" - Kopie (2)", " のコピー 2", "_retouch2", "(2)"),
+)
+STRAYS = ("mug_detail_1", "mug_top1", "box_22", "cup_020", "mug_back_200", "size 10", "mug_135_top_20")
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_a_number_behind_other_words_is_no_angle(tail):
+    """The photo beside its copy, and in place of it in a turn so dense that no gap shows."""
+    odd = f"mug_090{tail}.jpg"
+    dense = [f"mug_{15 * step:03d}.jpg" for step in range(24)]
+    for names in ([*EIGHT, odd], [odd if name == "mug_090.jpg" else name for name in dense], ["mug_000.jpg", odd]):
+        with pytest.raises(InputError) as error:
+            read_names(names, AzimuthOptions(allow_missing=True))
+        assert error.value.code == "capture.ambiguous_azimuths" and f"{odd!r}" in error.value.message
+        assert "mug_045.jpg'," not in error.value.message
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_a_photo_of_something_else_is_no_view(stray):
+    for names in ([*EIGHT, f"{stray}.jpg"], [f"{stray}.jpg", *EIGHT]):
+        with pytest.raises(InputError, match=stray) as error:
+            read_names(names)
+        assert error.value.code == "capture.ambiguous_azimuths"
+
+
+TWO_PRODUCTS = {
+    "a number in it": ([f"SKU{1 + step // 4}_{45 * step:03d}.jpg" for step in range(8)], "'SKU2_180.jpg'"),
+    "a number of its own": ([f"SKU-{100 + step // 4}-{step + 1}.jpg" for step in range(8)], "'SKU-101-5.jpg'"),
+    "a word": ([f"{'red' if step < 4 else 'blue'}_{45 * step:03d}.jpg" for step in range(8)], "'blue_180.jpg'"),
+    "one word of several": (
+        [f"SKU1_{'red' if step < 4 else 'blue'}_{45 * step:03d}.jpg" for step in range(8)],
+        "'SKU1_blue_180.jpg'",
+    ),
+    "one photo": ([f"SKU-{100 + step // 7}-{45 * step:03d}.jpg" for step in range(8)], "'SKU-101-315.jpg'"),
+    "a folder": ([f"{'mug' if step < 4 else 'cup'}/{45 * step:03d}.jpg" for step in range(8)], "'cup/180.jpg'"),
+    "a folder of Windows": ([f"C:\\{step // 4}\\{45 * step:03d}.jpg" for step in range(8)], "180.jpg"),
+}
+
+
+@pytest.mark.parametrize("what", TWO_PRODUCTS)
+def test_two_products_are_not_taken_for_one(what):
+    names, odd = TWO_PRODUCTS[what]
+    for read in (read_names, in_request):
+        with pytest.raises(InputError) as error:
+            read(names)
+        assert error.value.code == "capture.ambiguous_azimuths" and odd in error.value.message, error.value.message
+
+
+def test_folders_of_photos_without_numbers_are_not_taken_for_one_product():
+    with pytest.raises(InputError, match="names=order") as error:
+        in_request([f"{'mug' if letter < 'e' else 'cup'}/{letter}.jpg" for letter in "abcdefgh"])
+    assert error.value.code == "capture.ambiguous_azimuths"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"mug/{45 * step:03d}.jpg" for step in range(8)],
+        ["Mug-000.jpg", "mug_090.JPG", "mug (180).png", "mug 270°.jpg"],
+        ["front_000.jpg", "right_090.jpg", "back_180.jpg", "left_270.jpg"],
+        ["Gru\u0308n_000.jpg", "Gr\u00fcn_090.jpg", "gr\u00fcn_180.jpg", "GRÜN_270.jpg"],
+        ["mug_0.jpg", "mug_90deg.jpg", "mug_180.0.jpg", "mug_270,0 degrees.jpg"],
+    ],
+    ids=["one folder", "punctuation", "a word each", "composed and decomposed", "units"],
+)
+def test_names_that_differ_in_nothing_that_matters(names):
+    read_everywhere(names, {name: 360.0 * step / len(names) for step, name in enumerate(names)}, "degrees")
+
+
+@pytest.mark.parametrize("minus", ["-", "−"])
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_angles_to_both_sides(minus, plus):
+    names = {f"mug_{plus}{angle}.jpg": angle for angle in range(0, 181, 45)}
+    names |= {f"mug_{minus}{angle}.jpg": 360 - angle for angle in range(45, 180, 45)}
+    read_everywhere(list(names), names, "degrees")
+
+
+def test_two_photos_at_one_angle_are_refused_whatever_may_be_missing():
+    loose = AzimuthOptions(allow_missing=True)
+    for read in (read_names, in_request):
+        with pytest.raises(InputError, match="315") as error:
+            read([*EIGHT, "mug_-45.jpg"], loose)
+        assert error.value.code == "capture.duplicate_azimuth"
+    for said in ([0.0] * 8, [0.0, 45.0, 360.0], [0.0, 0.0]):
+        sent = [Sent(name="", data=data, azimuth_deg=at) for at, data in zip(said, COLOURS, strict=False)]
+        with pytest.raises(InputError) as error:
+            arrived(sent, azimuths=None, options=loose, limits=Limits(), decode=DecodeSettings())
+        assert error.value.code == "capture.duplicate_azimuth"
+    assert read_names(["mug_045.jpg"], replace(loose, names="degrees")).azimuths == {"mug_045.jpg": 45}
+
+
 def test_a_request_can_settle_what_names_leave_open():
     camera = [f"IMG_{number}.jpg" for number in range(1211, 1203, -1)]
     by_index, by = in_request(camera, AzimuthOptions(names="index"))
