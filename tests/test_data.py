@@ -12,6 +12,7 @@ from tests.make import write_product
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model"]
 SMALL = ["orbit.size=64", "orbit.voxels=32", "orbit.frames=4", "orbit.refine_camera=false", "orbit.engine=morph"]
 EIGHT = range(0, 360, 45)
+pytestmark = pytest.mark.timeout(500)
 
 
 @pytest.fixture(scope="module")

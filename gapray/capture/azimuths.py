@@ -232,7 +232,9 @@ def _refuse_mixed(names: Sequence[str], last: _Column) -> None:
     forms = [_form(stem) for _, stem in places]
     marks: list[Sequence[Hashable]] = [[folder for folder, _ in places], forms]
     if len(set(forms)) == 1:
-        marks += zip(*(_numbers(stem)[:-1] for _, stem in places), strict=True)
+        earlier = zip(*(_numbers(stem)[:-1] for _, stem in places), strict=True)
+        # A clock in the names stands still now and then, but has many values; products in one folder are few.
+        marks += [numbers for numbers in earlier if len(set(numbers)) <= max(2, len(names) // 4)]
     mixed = next((each for each in marks if _differs(each)), None)
     if mixed is None:
         known = set(forms)  # mug_000 and mug_090_v2 alone: words that only one of two has

@@ -449,3 +449,11 @@ def test_the_command_line_takes_photos_by_the_order_of_their_names(tmp_path):
     assert {photo["name"]: photo["azimuth_deg"] for photo in row["photos"]} == {
         name: 45.0 * step for step, name in enumerate(by_name(SERIES))
     }
+
+
+def test_a_clock_that_stands_still_between_photos_says_nothing_of_products():
+    """A motor takes two photos a second: date, time, angle."""
+    names = [f"20261127_10{1100 + shot // 2:04d}_{15 * shot:03d}.jpg" for shot in range(24)]
+    assert read_names(names).azimuths == {name: 15.0 * shot for shot, name in enumerate(names)}
+    names = [f"20261127_10{1100 + shot // 2:04d}_{45 * shot:03d}.jpg" for shot in range(8)]
+    assert read_names(names).azimuths == {name: 45.0 * shot for shot, name in enumerate(names)}
