@@ -164,10 +164,10 @@ class Catalog:
         """Current rows of `products`."""
         return self.table("products")
 
-    def warnings(self) -> list[dict[str, str]]:
-        """What looks wrong with the photos of current products: product_id, code and message, sorted by product."""
+    def warnings(self, product_id: str | None = None) -> list[dict[str, str]]:
+        """What looks wrong with the photos of current products, or of one: product_id, code and message, sorted by product."""
         columns = "product_id, unnest(warnings, max_depth := 2)"
-        with self._connection() as connection:
+        with self._connection(product_id) as connection:
             found = connection.sql(f"SELECT {columns} FROM products ORDER BY product_id").to_arrow_table()
         rows: list[dict[str, str]] = found.to_pylist()
         return rows
