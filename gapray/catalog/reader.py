@@ -116,6 +116,11 @@ PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift", "
 """Columns of `products` that `package_of_rows` needs."""
 
 
+_READS = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI", "COPY", "EXPORT"})
+"""DuckDB's types of statements that answer with rows or write them to files; `MULTI` is PIVOT. Others would change tables of the
+connection alone, which ends with the query."""
+
+
 def open_catalog(uri: str) -> Catalog:
     """Open a catalogue for reading.
 
@@ -371,9 +376,11 @@ class Catalog:
         except UnicodeEncodeError as error:
             raise CatalogError("catalog.invalid_query", f"the query is not UTF-8: {error.reason}") from error
         try:
-            statements = len(duckdb.extract_statements(query))
-            if statements != 1:
-                raise CatalogError("catalog.invalid_query", f"{statements} statements; give one")
+            statements = duckdb.extract_statements(query)
+            if len(statements) != 1:
+                raise CatalogError("catalog.invalid_query", f"{len(statements)} statements; give one")
+            if (word := statements[0].type.name) not in _READS:
+                raise CatalogError("catalog.invalid_query", f"{word} changes nothing here: a catalogue is only read")
             with self._connection() as connection:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})
