@@ -450,3 +450,22 @@ def test_a_query_that_is_not_utf8_is_refused_by_a_code(tmp_path):
     with pytest.raises(CatalogError) as error:
         Catalog(Folder.at(str(tmp_path))).sql("SELECT 'caf\udce9' AS x")
     assert error.value.code == "catalog.invalid_query"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DROP VIEW views",
+        "CREATE TABLE a AS SELECT 1",
+        "DELETE FROM all_views",
+        "SET threads = 1",
+        "ATTACH 'x.db'",
+        "BEGIN",
+    ],
+)
+def test_a_statement_that_would_change_nothing_is_refused(tmp_path, query):
+    commit(Folder.at(str(tmp_path)), rows_of("mug"))
+    with pytest.raises(CatalogError) as error:
+        Catalog(Folder.at(str(tmp_path))).sql(query)
+    assert error.value.code == "catalog.invalid_query" and "only read" in error.value.message
+    assert Catalog(Folder.at(str(tmp_path))).sql("EXPLAIN SELECT * FROM views").num_rows
