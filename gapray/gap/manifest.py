@@ -83,7 +83,7 @@ def agreed(said: Mapping[str, float]) -> float | None:
     (first, meant), *others = said.items() or [("", None)]
     for name, degrees in others:
         if meant is not None and abs(turned(degrees, meant)) > ROUNDED_DEG + 1e-6:
-            raise ValueError(f"{first} says {meant:g} degrees and {name} says {degrees:g}")
+            raise ValueError(f"{first} says {meant:g} degrees and {name} says {degrees:g} degrees")
     return meant
 
 

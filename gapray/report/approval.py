@@ -25,7 +25,7 @@ from gapray.video.provenance import Provenance
 RECORD = "published.json"
 """Beside a product's published files: which they are, and of which frames."""
 DECISIONS = ("approved", "rejected", "undecided")
-"""Words of the column `decision`; an empty cell is undecided."""
+"""Words of the column `decision`."""
 COLUMNS: dict[str, tuple[str, ...]] = {"product_id": (), "video_key": (), "decision": ()}
 
 
@@ -41,7 +41,7 @@ def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
         raise InputError("report.no_approval", f"{path}: {error}") from error
     decisions: dict[str, tuple[str, str]] = {}
     for row in rows:
-        said = row["video_key"], row["decision"].strip().lower() or "undecided"
+        said = row["video_key"], row["decision"].strip().lower()
         if said[1] not in DECISIONS:
             words = f"{row['decision'][:40]!r} is no decision; write one of {', '.join(DECISIONS)}"
             raise InputError("report.no_approval", f"{path}: {row['product_id']}: {words}")

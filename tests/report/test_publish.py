@@ -199,8 +199,3 @@ def test_a_decision_that_is_none_is_named(catalog, tmp_path, word):
         publish(catalog, str(tmp_path / "shop"), chosen)
     assert error.value.code == "report.no_approval" and repr(word) in error.value.message
     assert "rejected" in error.value.message and not (tmp_path / "shop").exists()
-
-
-def test_an_empty_decision_is_undecided(catalog, tmp_path):
-    chosen = decisions(tmp_path, ("mug", "mug-0", " "))
-    assert publish(catalog, str(tmp_path / "shop"), chosen) == ([], ["mug: undecided"], [])
