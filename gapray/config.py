@@ -494,7 +494,7 @@ def load_profile(
 
     Args:
         name: One of `profile_names()`.
-        config_file: YAML with any of the profile's fields.
+        config_file: YAML with any of the profile's fields; those of `packaging` may stand outside of it, as in `overrides`.
         overrides: ``mask.model=u2net`` items (the prefix ``packaging.`` may be left out); they win over all else.
         environment: Stands in for `os.environ`.
 
@@ -506,7 +506,7 @@ def load_profile(
     text = (resources.files("gapray") / "profiles" / f"{name}.yaml").read_text()
     data: dict[str, Any] = {"name": name} | (yaml.safe_load(text) or {})
     if config_file is not None:
-        data = _merge(data, _read_yaml(Path(config_file)))
+        data = _merge(data, _grouped(_read_yaml(Path(config_file)), str(config_file)))
     for key, value in sorted((os.environ if environment is None else environment).items()):
         if key.startswith(ENV_PREFIX):
             _assign(data, key.removeprefix(ENV_PREFIX).lower().split("__"), value, key)
@@ -565,6 +565,22 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _grouped(said: dict[str, Any], path: str) -> dict[str, Any]:
+    """A config file's settings, with those of `packaging` that stand outside of it put into it.
+
+    Raises:
+        ConfigError: `config.invalid` for a group that stands in both places.
+    """
+    short = {name: value for name, value in said.items() if name in PackagingSettings.model_fields}
+    long = said.get("packaging") or {}
+    if not short or not isinstance(long, dict):
+        return said
+    if twice := sorted(short.keys() & long.keys()):
+        raise ConfigError("config.invalid", f"{path}: {twice[0]} stands in `packaging` and outside of it")
+    rest = {name: value for name, value in said.items() if name not in short}
+    return rest | {"packaging": {**long, **short}}
 
 
 def _assign(data: dict[str, Any], path: list[str], value: str, said: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from gapray.batch.score_stages import ScoreFacts
 from gapray.batch.stills_stages import StillFacts
 from gapray.config import Profile, Result, Role, VideoSettings, Work, _Settings, load_profile
+from gapray.errors import ConfigError
 from gapray.stills.scene import Scene
 
 PROFILE = load_profile("sd15", overrides=["stills.backend=sdxl"], environment={})
@@ -148,3 +149,19 @@ def test_no_group_of_settings_is_left_out():
                 yield from reached(field.annotation)
 
     assert groups == set(reached(Profile))
+
+
+def test_a_config_file_names_settings_as_overrides_do(tmp_path):
+    """Both `mask.model` and `packaging.mask.model`, which are one setting."""
+    path = tmp_path / "c.yaml"
+    for text in ("mask:\n  model: u2net\n", "packaging:\n  mask:\n    model: u2net\n"):
+        path.write_text(text + "orbit:\n  frames: 12\n")
+        found = load_profile(config_file=path)
+        assert (found.packaging.mask.model, found.orbit.frames) == ("u2net", 12)
+        assert found == load_profile(overrides=["mask.model=u2net", "orbit.frames=12"])
+    path.write_text("mask:\n  model: u2net\npackaging:\n  depth:\n    elevation_deg: 20\n")
+    found = load_profile(config_file=path).packaging
+    assert (found.mask.model, found.depth.elevation_deg) == ("u2net", 20)
+    path.write_text("mask:\n  model: u2net\npackaging:\n  mask:\n    model: u2netp\n")
+    with pytest.raises(ConfigError, match="mask stands in `packaging` and outside"):
+        load_profile(config_file=path)

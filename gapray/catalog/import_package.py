@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import refuse_gaps
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, product_row, utc_now, view_row
@@ -24,7 +25,7 @@ Outcome = Literal["new", "same", "replaced"]
 """What became of an import: the catalogue had no such product, had this very package, or had another one of the same product."""
 
 
-def import_package(folder: Folder, package: GapPackage, *, uri: str) -> Outcome:
+def import_package(folder: Folder, package: GapPackage, *, uri: str, allow_missing: bool = False) -> Outcome:
     """Commit one package, unless it is the product's current one.
 
     Args:
@@ -32,7 +33,13 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str) -> Outcome:
         package: From `gapray.gap.folder.read`. Without a key, or with that of a package that it is not any more, one is made
             of its pixels.
         uri: Where it came from.
+        allow_missing: Take a package in which a view seems to be missing.
+
+    Raises:
+        InputError: `capture.missing_views`, by the rule that photos are packaged by.
     """
+    if not allow_missing:
+        refuse_gaps({view.name: view.azimuth_deg for view in package.views})
     held = _current(Catalog(folder), package.product_id)
     if held is not None and _alike(held, package):
         return "same"
@@ -54,7 +61,7 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str) -> Outcome:
         depth_scale=package.depth_scale,
         depth_shift=package.depth_shift,
         azimuths_by=package.azimuths_by,
-        warnings=looked_over(package).warnings,
+        warnings=looked_over(package, again=True).warnings,
         **shared,  # type: ignore[arg-type]
     )
     after = Catalog(folder).newest("products", "rejects")

@@ -116,6 +116,11 @@ PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift", "
 """Columns of `products` that `package_of_rows` needs."""
 
 
+_READS = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI", "COPY", "EXPORT"})
+"""DuckDB's types of statements that answer with rows or write them to files; `MULTI` is PIVOT. Others would change tables of the
+connection alone, which ends with the query."""
+
+
 def open_catalog(uri: str) -> Catalog:
     """Open a catalogue for reading.
 
@@ -164,10 +169,10 @@ class Catalog:
         """Current rows of `products`."""
         return self.table("products")
 
-    def warnings(self) -> list[dict[str, str]]:
-        """What looks wrong with the photos of current products: product_id, code and message, sorted by product."""
+    def warnings(self, product_id: str | None = None) -> list[dict[str, str]]:
+        """What looks wrong with the photos of current products, or of one: product_id, code and message, sorted by product."""
         columns = "product_id, unnest(warnings, max_depth := 2)"
-        with self._connection() as connection:
+        with self._connection(product_id) as connection:
             found = connection.sql(f"SELECT {columns} FROM products ORDER BY product_id").to_arrow_table()
         rows: list[dict[str, str]] = found.to_pylist()
         return rows
@@ -371,9 +376,11 @@ class Catalog:
         except UnicodeEncodeError as error:
             raise CatalogError("catalog.invalid_query", f"the query is not UTF-8: {error.reason}") from error
         try:
-            statements = len(duckdb.extract_statements(query))
-            if statements != 1:
-                raise CatalogError("catalog.invalid_query", f"{statements} statements; give one")
+            statements = duckdb.extract_statements(query)
+            if len(statements) != 1:
+                raise CatalogError("catalog.invalid_query", f"{len(statements)} statements; give one")
+            if (word := statements[0].type.name) not in _READS:
+                raise CatalogError("catalog.invalid_query", f"{word} changes nothing here: a catalogue is only read")
             with self._connection() as connection:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})

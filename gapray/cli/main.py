@@ -531,11 +531,14 @@ def import_gap(
         Path, typer.Argument(metavar="DIR", help="A GAP folder, ours or the prototype's, or a manifest.")
     ],
     out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
+    allow_missing: MissingOption = False,
 ) -> None:
     """Bring a GAP folder into a catalogue. It takes the place of the product's package, and says so."""
     with guarded():
         from gapray.catalog.import_package import import_package
+        from gapray.catalog.reader import Catalog
         from gapray.catalog.storage import Folder
+        from gapray.cli.runs import warning_lines
         from gapray.gap import folder as gap_folder
 
         read = gap_folder.read(folder)
@@ -544,8 +547,11 @@ def import_gap(
             "same": ", which the catalogue has already: nothing was imported",
             "replaced": ", in place of the package that the catalogue had of this product",
         }
-        outcome = import_package(Folder.at(out), read, uri=str(folder.absolute()))
+        catalog = Folder.at(out)
+        outcome = import_package(catalog, read, uri=str(folder.absolute()), allow_missing=allow_missing)
         typer.echo(f"{read.product_id}: {len(read.views)} views{told[outcome]}")
+        for line in warning_lines(Catalog(catalog).warnings(read.product_id)):
+            typer.echo(line)
 
 
 @app.command()

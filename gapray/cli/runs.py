@@ -78,7 +78,7 @@ def status(
             else:
                 if watch and sys.stdout.isatty():
                     typer.echo("\033[2J\033[H", nl=False)  # clear, cursor home
-                lines = [*(f"last packaging: {line}" for line in remarks), *_warnings(warnings)]
+                lines = [*(f"last packaging: {line}" for line in remarks), *warning_lines(warnings)]
                 typer.echo("\n".join([_held(counts), *lines]))
                 for record in living:
                     typer.echo("\n".join(["", *told(record)]))
@@ -153,7 +153,7 @@ def _row(record: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _warnings(warnings: Sequence[Mapping[str, str]]) -> list[str]:
+def warning_lines(warnings: Sequence[Mapping[str, str]]) -> list[str]:
     """The first of them, a line each."""
     lines = [f"warning {one['product_id']}: {one['message']} [{one['code']}]" for one in warnings[:WARNINGS_SHOWN]]
     if len(warnings) > WARNINGS_SHOWN:

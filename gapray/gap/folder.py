@@ -20,11 +20,13 @@ whole degrees only: azimuths between them go into manifest and `metadata.json`; 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,12 +39,12 @@ from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_alpha, decode_grey, decode_photo
 from gapray.capture.discover import PRODUCT_ID
 from gapray.capture.storage import read_bytes
-from gapray.config import DecodeSettings
+from gapray.config import DecodeSettings, MaskSettings
 from gapray.errors import InputError
 from gapray.gap.identity import IDENTITY_SIZE
 from gapray.gap.images import encode_png
-from gapray.gap.manifest import LONGEST_PATH, VIEW, degrees_of, manifest_views
-from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, PackageWarning, Quality, view_facts
+from gapray.gap.manifest import LONGEST_PATH, VIEW, agreed, degrees_of, manifest_views
+from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, PackageWarning, Quality, mask_share, view_facts
 
 MANIFEST_NAME = "multiview_manifest.json"
 LAYOUT_VERSION = "1.0"
@@ -52,6 +54,11 @@ _MAX_FILE_BYTES = 64 * 2**20
 _MAX_MANIFEST_BYTES = 512 * 2**20
 _MOST_WARNINGS = 1000
 _LIMITS = DecodeSettings(min_side=16, reference_side=4096, max_pixels=4096 * 4096)
+_MASKS = MaskSettings()
+_BORDER = 0.9
+"""A mask that is white along more of the picture's border than this, and black further in, is an inverted one [share]."""
+_SAME_LEVELS = 16.0
+"""A reference and its cut-out are two pictures when the product's pixels differ by more than this on average [grey levels]."""
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 
 _USUAL = {
@@ -73,25 +80,29 @@ def write(package: GapPackage, to: Path, *, inline: bool = False) -> Path:
 
     Args:
         package: What to write.
-        to: A folder, made when missing; files of the same names in it are replaced. With `inline` also a path that ends
-            with ``.json``: then that file alone is written, without paths in it.
+        to: A folder, made when missing; an earlier export of the same product in it is replaced, all its views. With `inline`
+            also a path that ends with ``.json``: then that file alone is written, without paths in it.
         inline: The manifest holds in each view the bytes of `INLINE` in base64, so that it is whole without the files.
 
     Returns:
         The manifest's path.
 
     Raises:
-        InputError: `gap.invalid_folder` when two views round to one degree, `gap.write_failed`.
+        InputError: `gap.invalid_folder` when two views round to one degree, `gap.other_product` where something else lies than an
+            earlier export of this product, `gap.write_failed`. Nothing has been written after the first two.
     """
     alone = inline and to.suffix.lower() == ".json"
     path = to if alone else to / MANIFEST_NAME
+    angles = [f"{round(view.azimuth_deg) % 360:03d}" for view in package.views]
+    for angle in angles:
+        if angles.count(angle) > 1:
+            raise InputError("gap.invalid_folder", f"two views round to {angle} degrees; the layout holds one")
     views: dict[str, dict[str, Any]] = {}
     try:
+        before = _refuse_another(path, package.product_id, alone=alone)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for view in package.views:
-            angle = f"{round(view.azimuth_deg) % 360:03d}"
-            if angle in views:
-                raise InputError("gap.invalid_folder", f"two views round to {angle} degrees; the layout holds one")
+        path.unlink(missing_ok=True)  # what is broken off is no package
+        for angle, view in zip(angles, package.views, strict=True):
             views[angle] = {"azimuth_deg": view.azimuth_deg}
             files = _files_of(view, package.product_id)
             if not alone:
@@ -113,9 +124,47 @@ def write(package: GapPackage, to: Path, *, inline: bool = False) -> Path:
             "warnings": None if package.warnings is None else [vars(warning) for warning in package.warnings],
         }
         path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for place in before:
+            if place.name.removeprefix("view_") not in angles:
+                _remove(place)
     except OSError as error:
         raise InputError("gap.write_failed", f"{to}: {error}") from error
     return path
+
+
+def _refuse_another(manifest: Path, product_id: str, *, alone: bool) -> list[Path]:
+    """Folders of the views that lie beside a manifest's path, all of this product.
+
+    Raises:
+        InputError: `gap.other_product`.
+    """
+    folder = manifest.parent
+    places = [] if alone or not folder.is_dir() else sorted(one for one in folder.iterdir() if _is_view(one))
+    written = [*([(manifest, "asset_name")] if manifest.exists() else [])]
+    written += [(place / "metadata.json", "object_name") for place in places if not written]
+    for path, member in written:
+        try:
+            name = _product_id(json.loads(_bytes(path, _MAX_MANIFEST_BYTES).decode("utf-8-sig")).get(member))
+        except (ValueError, AttributeError, RecursionError, InputError, FileNotFoundError):
+            name = ""
+        if name != product_id:
+            told = f"an export of {name}" if name else "no export of gapray's"
+            raise InputError("gap.other_product", f"{path} is {told}, and {product_id} would be mixed with it")
+    return places
+
+
+def _is_view(place: Path) -> bool:
+    return VIEW.fullmatch(place.name) is not None and place.is_dir() and not place.is_symlink()
+
+
+def _remove(view: Path) -> None:
+    """Remove an earlier export's files of one view; what else lies in the folder stays, and the folder with it."""
+    for pattern in _USUAL.values():
+        for path in view.glob(pattern):
+            path.unlink()
+    for place in (view / "canonical", view / "geometry", view):
+        with suppress(OSError):  # not there, or something else lies in it
+            place.rmdir()
 
 
 def _files_of(view: GapView, product_id: str) -> dict[str, tuple[str, bytes]]:
@@ -133,6 +182,7 @@ def _files_of(view: GapView, product_id: str) -> dict[str, tuple[str, bytes]]:
         "azimuth_deg": view.azimuth_deg,
         "uri": view.uri,
         "sha256": view.sha256,
+        "reference_sha256": _pixels_hash(view.reference),
     }
     return {
         "reference": ("canonical/reference.png", encode_png(view.reference)),
@@ -144,6 +194,11 @@ def _files_of(view: GapView, product_id: str) -> dict[str, tuple[str, bytes]]:
         "depth16": ("geometry/depth16_000.png", encode_png(view.depth)),
         "canny": ("geometry/canny_000.png", encode_png(view.canny)),
     }
+
+
+def _pixels_hash(reference: NDArray[np.uint8]) -> str:
+    """sha256 of a picture's pixels, RGB row by row: the same however the file is compressed without loss."""
+    return hashlib.sha256(np.ascontiguousarray(reference).tobytes()).hexdigest()
 
 
 def _depth8(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -167,34 +222,38 @@ def read(folder: Path) -> GapPackage:
     names paths relative to the folder that it ran in, on whatever machine: each is looked for below the manifest, then the
     parts at its end are. 8-bit depth maps, which the prototype scaled view by view, are spread over 16 bits inside the mask;
     nothing says which scale they share, so they have no model (`GapPackage.models`). Where a view has no mask, the
-    transparency of `reference_no_bg` is taken.
+    transparency of `reference_no_bg` is taken. Masks of zeros and ones are read as those of 0 and 255. A reference that is not
+    the one that was exported, or not that of its cut-out, comes with the warning `gap.reference_changed`.
 
     Args:
         folder: Or the path of a manifest.
 
     Raises:
-        InputError: `gap.invalid_folder` when a file is missing, lies outside the folder or holds something else;
-            `image.*` when a picture cannot be decoded.
+        InputError: `gap.invalid_folder` when a file is missing, lies outside the folder or holds something else, or when what is
+            said of a view's azimuth contradicts itself; `mask.too_small`, `mask.too_large` or `mask.inverted`; `image.*` when a
+            picture cannot be decoded.
     """
     try:
         root = (folder.parent if folder.is_file() else folder).resolve()
         manifest, places, by = _places(root, folder.name if folder.is_file() else MANIFEST_NAME)
         read_views = [_read_view(place) for place in places]
-        views = sorted((view for view, _ in read_views), key=lambda view: view.azimuth_deg)
+        views = sorted((one.view for one in read_views), key=lambda view: view.azimuth_deg)
         for view, after in pairwise(views):
             if after.azimuth_deg - view.azimuth_deg < 1e-6:
                 raise ValueError(f"two views stand at {view.azimuth_deg:g} degrees")
         models = manifest.get("models") or {}
         key = str(manifest.get("key", ""))
         return GapPackage(
-            product_id=_product_id(manifest.get("asset_name"), *(name for _, name in read_views), _named(root)),
+            product_id=_product_id(manifest.get("asset_name"), *(one.product for one in read_views), _named(root)),
             key=key if re.fullmatch(r"[0-9A-Za-z]{1,128}", key) else "",
             views=tuple(views),
             depth_scale=_finite(manifest.get("depth_scale", 1.0)),
             depth_shift=_finite(manifest.get("depth_shift", 0.0)),
             models={str(role): str(name) for role, name in models.items()},
             azimuths_by=_known_by(manifest.get("azimuths_by"), by),
-            warnings=_warnings(manifest.get("warnings")),
+            # What a manifest says of pictures that have been exchanged since is not true of these.
+            warnings=_changed([one.view.name for one in read_views if one.changed])
+            or _warnings(manifest.get("warnings")),
         )
     except (OSError, ValueError, AttributeError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise InputError("gap.invalid_folder", f"{folder}: {error}") from error
@@ -211,6 +270,8 @@ class _Place:
     azimuth_deg: float
     only: bool
     """The package has no other view."""
+    said: bool = True
+    """Something says the azimuth; else it is a guess."""
 
     def file(self, role: str) -> Path | None:
         """The file of one role; None when there is none.
@@ -287,32 +348,43 @@ def _places(root: Path, manifest_name: str) -> tuple[dict[str, Any], list[_Place
         _inside(root, path)
         manifest = json.loads(_bytes(path, _MAX_MANIFEST_BYTES).decode("utf-8-sig"))
         found, by = manifest_views(manifest)
-        return manifest, [_Place(root, members, azimuth, only=len(found) == 1) for azimuth, members in found], by
+        only, said = len(found) == 1, by != "order"
+        return manifest, [_Place(root, members, azimuth, only, said) for azimuth, members in found], by
     folders = sorted(one.name for one in root.iterdir() if VIEW.fullmatch(one.name) and one.is_dir())
     if folders:
         return {}, [_Place(root, {"folder": name}, degrees_of(name), only=False) for name in folders], "degrees"
     if not (root / "canonical").is_dir():
         raise ValueError(f"there is no {MANIFEST_NAME}, no folder view_<degrees> and no folder canonical")
     named = VIEW.fullmatch(root.name) is not None
-    place = _Place(root, {"folder": "."}, degrees_of(root.name) if named else 0.0, only=True)
+    place = _Place(root, {"folder": "."}, degrees_of(root.name) if named else 0.0, only=True, said=named)
     return {}, [place], "degrees" if named else "order"
 
 
-def _read_view(place: _Place) -> tuple[GapView, str]:
-    """One view, and what its metadata call the product."""
+@dataclass(frozen=True)
+class _Read:
+    """One view as it was read."""
+
+    view: GapView
+    product: str
+    """What its metadata call the product."""
+    changed: bool
+    """Its reference is not the picture that mask, depth and identity were made of."""
+
+
+def _read_view(place: _Place) -> _Read:
     metadata = _metadata(place)
     reference = decode_photo(_data(place, "reference"), _LIMITS)
     size = reference.shape[:2]
-    mask = _mask(place, wanted=metadata.get("has_mask") is not False)
+    mask = _same_size(_mask(place, wanted=metadata.get("has_mask") is not False), size)
+    _refuse_no_silhouette(mask, f"view {place.azimuth_deg:g}")
     canny = place.file("canny")
-    exact = metadata.get("azimuth_deg")
     view = GapView(
         name=str(metadata.get("name") or f"view_{place.azimuth_deg:03g}"),
-        azimuth_deg=place.azimuth_deg if exact is None else degrees_of(exact),
+        azimuth_deg=_azimuth(place, metadata.get("azimuth_deg")),
         uri=str(metadata.get("uri") or metadata.get("source") or ""),
         sha256=str(metadata.get("sha256", "")),
         reference=reference,
-        mask=_same_size(mask, size),
+        mask=mask,
         depth=_depth(place, mask, size),
         canny=_same_size(_grey8(_bytes(canny)), size) if canny else np.zeros(size, np.uint8),
         identity=_identity(place),
@@ -320,7 +392,48 @@ def _read_view(place: _Place) -> tuple[GapView, str]:
             *(_finite(metadata.get(name, 0.0)) for name in ("sharpness", "clipped_dark", "clipped_bright"))
         ),
     )
-    return view, str(metadata.get("object_name") or "")
+    changed = _is_changed(place, reference, metadata.get("reference_sha256"))
+    return _Read(view, str(metadata.get("object_name") or ""), changed)
+
+
+def _azimuth(place: _Place, exact: Any) -> float:
+    """A view's azimuth: what `metadata.json` says, who alone of the prototype's files may hold parts of a degree.
+
+    Raises:
+        ValueError: The manifest or the folder's name says another one.
+    """
+    if exact is None:
+        return place.azimuth_deg
+    said = {"metadata.json": degrees_of(exact)}
+    if place.said:
+        said["its manifest or folder"] = place.azimuth_deg
+    try:
+        return agreed(said) or 0.0
+    except ValueError as error:
+        raise ValueError(f"the azimuth of view {place.azimuth_deg:g}: {error}") from None
+
+
+def _is_changed(place: _Place, reference: NDArray[np.uint8], told: Any) -> bool:
+    """Whether a view's reference is another picture than at its export, or than that of its cut-out where nothing says."""
+    if told:
+        return str(told) != _pixels_hash(reference)
+    path = place.file("reference_no_bg")
+    if path is None:
+        return False
+    try:
+        data = _bytes(path)
+        cut_out, opaque = decode_photo(data, _LIMITS), decode_alpha(data, _LIMITS) >= 250
+    except InputError:
+        return False  # a cut-out is not needed
+    if cut_out.shape != reference.shape or not opaque.any():
+        return False
+    apart = np.abs(cut_out[opaque].astype(np.float32) - reference[opaque])
+    return float(apart.mean()) > _SAME_LEVELS
+
+
+def _changed(names: Sequence[str]) -> tuple[PackageWarning, ...]:
+    told = "the reference is not the picture that mask, depth and identity were made of. Package the photo again."
+    return tuple(PackageWarning("gap.reference_changed", f"{name}: {told}") for name in names)
 
 
 def _metadata(place: _Place) -> Mapping[str, Any]:
@@ -342,7 +455,30 @@ def _mask(place: _Place, *, wanted: bool) -> NDArray[np.uint8]:
         if wanted:
             raise
         path = None
-    return _grey8(_bytes(path)) if path else decode_alpha(_data(place, "reference_no_bg"), _LIMITS)
+    if path is None:
+        return decode_alpha(_data(place, "reference_no_bg"), _LIMITS)
+    image = decode_grey(_bytes(path), _LIMITS)
+    return (image * 255).astype(np.uint8) if image.max() <= 1 else _of_8_bits(image)
+
+
+def _refuse_no_silhouette(mask: NDArray[np.uint8], where: str) -> None:
+    """Refuse a mask that shows no product, by the shares that packaging asks of its own masks.
+
+    Raises:
+        InputError: `mask.too_small`, `mask.too_large` or `mask.inverted`.
+    """
+    share = mask_share(mask)
+    told = f"the mask of {where} covers {share:.2%} of the picture"
+    if share < _MASKS.min_share:
+        low = f": its brightest pixel is {mask.max()}, and 128 and above is product" if 0 < mask.max() < 128 else ""
+        raise InputError("mask.too_small", told + low)
+    inside = mask >= 128
+    border = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
+    if border.mean() > _BORDER and 1 - share >= _MASKS.min_share:
+        message = f"the mask of {where} is white all along the picture's border and black further in"
+        raise InputError("mask.inverted", message)
+    if share > _MASKS.max_share:
+        raise InputError("mask.too_large", told)
 
 
 def _depth(place: _Place, mask: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint16]:
@@ -425,7 +561,10 @@ def _finite(value: Any) -> float:
 
 
 def _grey8(data: bytes) -> NDArray[np.uint8]:
-    image = decode_grey(data, _LIMITS)
+    return _of_8_bits(decode_grey(data, _LIMITS))
+
+
+def _of_8_bits(image: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
     return image.astype(np.uint8) if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
 
 

@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gapray.capture.azimuths import AzimuthsBy
+from gapray.capture.azimuths import AzimuthsBy, turned
 
 VIEW = re.compile(r"view[_-]?(\d+(?:\.\d+)?)", re.IGNORECASE)
 """Name of a view's folder, with its degrees."""
-_ANGLES = ("azimuth_deg", "azimuth", "angle")
+ANGLES = ("azimuth_deg", "azimuth", "angle")
+"""Members in which a view, or a photo of a request, says its azimuth."""
+ROUNDED_DEG = 0.5
+"""Statements this close agree: the prototype's keys and folders are whole degrees [degrees]."""
 _MOST_DEGREES = 1e6
 LONGEST_PATH = 4096
 """Characters; longer texts are no paths."""
@@ -31,7 +34,7 @@ def manifest_views(manifest: Any) -> tuple[list[tuple[float, Mapping[str, Any]]]
         ``{"folder": text}``.
 
     Raises:
-        ValueError: There is no view, or one has no angle.
+        ValueError: There is no view, one has no angle, or what is said of one contradicts itself.
     """
     views = manifest.get("views") if isinstance(manifest, Mapping) else None
     if not isinstance(views, (Mapping, list)) or not views:
@@ -68,6 +71,22 @@ def degrees_of(value: Any) -> float:
     return degrees % 360.0
 
 
+def agreed(said: Mapping[str, float]) -> float | None:
+    """The azimuth that several statements on one photo mean, in degrees: the first one; None where nothing is said.
+
+    Args:
+        said: What says so, for people -> degrees.
+
+    Raises:
+        ValueError: Two of them lie further apart than rounding to whole degrees explains; names both.
+    """
+    (first, meant), *others = said.items() or [("", None)]
+    for name, degrees in others:
+        if meant is not None and abs(turned(degrees, meant)) > ROUNDED_DEG + 1e-6:
+            raise ValueError(f"{first} says {meant:g} degrees and {name} says {degrees:g} degrees")
+    return meant
+
+
 def _members(view: Any) -> Mapping[str, Any]:
     if isinstance(view, Mapping):
         return view
@@ -75,12 +94,20 @@ def _members(view: Any) -> Mapping[str, Any]:
 
 
 def _angle(members: Mapping[str, Any], label: object) -> float | None:
-    """What a view says of itself, else its key, else a folder in its paths; None where nothing does."""
-    for name in _ANGLES:
-        if members.get(name) is not None:
-            return degrees_of(members[name])
+    """What a view says of itself and its key says of it, else a folder in its paths; None where nothing does.
+
+    Raises:
+        ValueError: They contradict each other, or are no angles.
+    """
+    said = {name: degrees_of(members[name]) for name in ANGLES if members.get(name) is not None}
     if label is not None:
-        return degrees_of(label)
+        try:
+            said[f"the key {str(label)[:40]!r}"] = degrees_of(label)
+        except ValueError:
+            if not said:  # a key that is a word, such as "front", says nothing
+                raise
+    if (azimuth := agreed(said)) is not None:
+        return azimuth
     texts = [value for value in members.values() if isinstance(value, str) and len(value) <= LONGEST_PATH]
     parts = [part for text in texts for part in re.split(r"[/\\]+", text)]
     return next((degrees_of(part) for part in parts if VIEW.fullmatch(part)), None)

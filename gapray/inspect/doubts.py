@@ -37,10 +37,17 @@ def doubts(
     return tuple(PackageWarning(found.code, found.sentence) for found in (*copies, *odd(names, photos, masks)))
 
 
-def looked_over(package: GapPackage) -> GapPackage:
-    """The package with its `warnings`; as it is where somebody has looked, or where a mask is empty, which nothing is made of."""
-    if package.warnings is not None or not all((view.mask >= 128).any() for view in package.views):
+def looked_over(package: GapPackage, *, again: bool = False) -> GapPackage:
+    """The package with its `warnings`; as it is where somebody has looked, or where a mask is empty, which nothing is made of.
+
+    Args:
+        package: What to look at.
+        again: Look even where somebody has looked: a package that was out of gapray's hands may hold other pictures since.
+    """
+    held = package.warnings or ()
+    looked = package.warnings is not None and not again
+    if looked or not all((view.mask >= 128).any() for view in package.views):
         return package
     names = [view.name for view in package.views]
     photos, masks = [view.reference for view in package.views], [view.mask for view in package.views]
-    return replace(package, warnings=doubts(names, photos, masks))
+    return replace(package, warnings=tuple(dict.fromkeys((*held, *doubts(names, photos, masks)))))

@@ -24,6 +24,8 @@ from gapray.video.provenance import Provenance
 
 RECORD = "published.json"
 """Beside a product's published files: which they are, and of which frames."""
+DECISIONS = ("approved", "rejected", "undecided")
+"""Words of the column `decision`."""
 COLUMNS: dict[str, tuple[str, ...]] = {"product_id": (), "video_key": (), "decision": ()}
 
 
@@ -39,7 +41,10 @@ def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
         raise InputError("report.no_approval", f"{path}: {error}") from error
     decisions: dict[str, tuple[str, str]] = {}
     for row in rows:
-        said = row["video_key"], row["decision"].lower()
+        said = row["video_key"], row["decision"].strip().lower()
+        if said[1] not in DECISIONS:
+            words = f"{row['decision'][:40]!r} is no decision; write one of {', '.join(DECISIONS)}"
+            raise InputError("report.no_approval", f"{path}: {row['product_id']}: {words}")
         if decisions.setdefault(row["product_id"], said) != said:
             raise InputError("report.no_approval", f"{path}: rows about {row['product_id']} contradict one another")
     return decisions

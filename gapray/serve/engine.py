@@ -40,7 +40,7 @@ from gapray.packaging.build import PackagingModels, build_package, model_names
 from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
-from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for
+from gapray.serve.making import SPRITE_COLUMNS, length_of, preset_for, preview_name, profile_for
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import strangers
@@ -224,7 +224,7 @@ class Packager:
                 "name": video.name,
                 "frames": len(turn.frames),
                 "fps": video.fps,
-                "seconds": max(len(turn.frames) / video.fps, video.min_s),
+                "seconds": length_of(job.making, len(turn.frames))[0],
                 "width": width,
                 "height": height,
                 "azimuths_deg": list(turn.azimuths_deg),

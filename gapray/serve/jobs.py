@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from gapray.capture.azimuths import AzimuthOptions, AzimuthsBy
 
@@ -18,10 +18,22 @@ Api = Literal["openai", "runpod", "native"]
 STAGES = ("fetch", "package", "render", "encode", "score")
 
 
-class StillWish(BaseModel):
-    """What a client asked for of stills alone. None = the profile decides."""
+class _Wishes(BaseModel):
+    """What a client asked for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic reads `true` as the number 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation not in (bool, bool | None):
+            raise ValueError("a truth value is no number")
+        return value
+
+
+class StillWish(_Wishes):
+    """What a client asked for of stills alone. None = the profile decides."""
 
     scene: str | None = Field(None, max_length=64, description="One of the scenes that ship with gapray.")
     count: int = Field(1, ge=1, le=10, description="Pictures, with seeds one after the other.")
@@ -36,10 +48,8 @@ _MOST = 10**6
 """Of whole numbers, above every limit of a server: what no arithmetic here fails at."""
 
 
-class Making(BaseModel):
+class Making(_Wishes):
     """What a client asked for, whatever API it came by. None = the profile decides."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     product_id: str = Field("product", description="Name of the product.")
     prompt: str | None = Field(None, description="For generators that read one.")

@@ -149,6 +149,25 @@ def preset_for(making: Making, frames: int) -> Preset:
     )
 
 
+def length_of(making: Making, frames: int) -> tuple[float, int]:
+    """Seconds that the video lasts, and how many turns it shows in them: an mp4 is repeated to the length that is asked for."""
+    output = preset_for(making, frames).files[0]
+    turns = max(1, math.ceil(output.min_s * output.fps / frames)) if output.kind == "mp4" else 1
+    return turns * frames / output.fps, turns
+
+
+def told_of_length(making: Making, frames: int) -> list[str]:
+    """What there is to say where the number of frames, their rate and the length that were asked for do not go together."""
+    if making.seconds is None:
+        return []
+    fps = preset_for(making, frames).files[0].fps
+    lasts, turns = length_of(making, frames)
+    told = f"{frames} frames at {fps:.4g} a second last {frames / fps:.4g} s, and {making.seconds:g} s were asked for: "
+    if turns > 1:
+        return [f"{told}the turn is shown {turns} times, {lasts:.4g} s in all"]
+    return [f"{told}the video lasts {lasts:.4g} s"] if abs(lasts - making.seconds) > 0.5 / fps else []
+
+
 def preview_name(job: Job, azimuth_deg: float, what: str) -> str:
     """Artifact of one view's picture."""
     return f"{job.folder}/views/{azimuth_deg:07.3f}_{what}.jpg"

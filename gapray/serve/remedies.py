@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gapray.errors import REMEDIES
 
 _FIELDS = {
@@ -28,3 +30,12 @@ _FIELDS = {
 def remedy_of(code: str | None) -> str | None:
     """The remedy of an error code; None for a code that has none."""
     return None if code is None else _FIELDS.get(code, REMEDIES.get(code))
+
+
+_PASS = re.compile(r"\bPass (?=--(?:names|closing-frame|front|direction)\b)")
+_FLAG = re.compile(r"--(names|closing-frame|front|direction) (-?\w+)")
+
+
+def in_fields(message: str) -> str:
+    """A message that names flags of the command line in the words of a request: ``--names index`` -> ``names=index``."""
+    return _FLAG.sub(lambda flag: f"{flag[1].replace('-', '_')}={flag[2]}", _PASS.sub("Send ", message))

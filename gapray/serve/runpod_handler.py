@@ -36,7 +36,8 @@ async def handler(event: dict[str, Any]) -> dict[str, Any]:
         event: ``{"input": {…}}`` as RunPod hands it on.
 
     Returns:
-        ``{"status": "ok", "mode", "format", "video_b64", "scores", "azimuths_by", "warnings"}``, of a picture
+        ``{"status": "ok", "mode", "format", "video_b64", "scores", "azimuths_by", "warnings"}``, with the fields
+        that nothing reads as "ignored" where there are any, of a picture
         ``{"status": "ok", "image", "seed", "width", "height", …}``, or ``{"status": "error", "message", "code"}``.
     """
     try:
@@ -68,7 +69,7 @@ async def _made(given: dict[str, Any]) -> dict[str, Any]:
     making = asked.making
     check_making(making, settings.limits)
     job_id = uuid.uuid4().hex
-    where = JobInput(manifest_url=asked.manifest_url)
+    where = JobInput(manifest_url=asked.manifest_url, reading=asked.options if asked.manifest_url else None)
     if asked.manifest_url is None:
         found = arrived(
             asked.sent,
@@ -93,7 +94,8 @@ async def _made(given: dict[str, Any]) -> dict[str, Any]:
     job = local_job(job_id, making, where)
     try:
         job = replace(job, status="completed", result=await make(job, workers, _silent))
-        return runpod_output(job, artifacts)
+        output = runpod_output(job, artifacts)
+        return output | {"ignored": list(asked.ignored)} if asked.ignored else output
     finally:
         artifacts.remove(f"uploads/{job_id}")
         artifacts.remove(f"results/{job_id}")

@@ -13,7 +13,7 @@ from gapray.capture.kinds import described
 from gapray.errors import InputError
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.jobs import Job, Making
-from gapray.serve.making import USUAL_SIDE, preset_for
+from gapray.serve.making import USUAL_SIDE, length_of, preset_for, told_of_length
 from gapray.serve.remedies import remedy_of
 
 log = logging.getLogger("gapray.serve")
@@ -61,7 +61,7 @@ def openai_video(job: Job) -> dict[str, Any]:
     frames = job.making.frames or DEFAULT_FRAMES
     asked = preset_for(job.making, frames).files[0]
     width, height = (video["width"], video["height"]) if video else asked.size or (USUAL_SIDE, USUAL_SIDE)
-    seconds = video["seconds"] if video else max(frames / asked.fps, asked.min_s)
+    seconds = video["seconds"] if video else length_of(job.making, frames)[0]
     shown: dict[str, Any] = {
         "id": f"video_{job.id}",
         "object": "video",
@@ -159,6 +159,9 @@ def azimuths_of(job: Job) -> dict[str, Any]:
     told = [ORDER_WARNING] if by == "order" else []
     if job.input.ignored:
         told.append(described(job.input.ignored))
+    if job.kind == "video":
+        drawn = (job.result or {}).get("video", {}).get("frames")
+        told += told_of_length(job.making, drawn or job.making.frames or DEFAULT_FRAMES)
     return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *told]}
 
 

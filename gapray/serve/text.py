@@ -70,6 +70,19 @@ def values_in(part: bytes) -> int:
     return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 
+def number_of(value: Any) -> float:
+    """A number that a client sent, as such or as text; Python counts `True` as 1, which no client means.
+
+    Raises:
+        TypeError: It is no number and no text.
+        ValueError: It is another text.
+        OverflowError: It is beyond floating point.
+    """
+    if isinstance(value, bool):
+        raise TypeError("a truth value is no number")
+    return float(value)
+
+
 def refuse_nested(what: str, value: Any) -> None:
     """Refuse JSON data with lists and objects within each other, more than `NESTING` levels deep.
 

@@ -26,7 +26,6 @@ from gapray.capture.azimuths import (
     orient,
     read_names,
     refuse_gaps,
-    turned,
 )
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
@@ -35,17 +34,24 @@ from gapray.capture.kinds import PHOTO_ENDINGS, counted
 from gapray.capture.storage import ArchiveLimits, read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
-from gapray.gap.manifest import manifest_views
+from gapray.gap.manifest import ANGLES, agreed, manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import Limits
-from gapray.serve.text import VALUES, refuse_long, refuse_many_values, refuse_nested, refuse_unusable, strict_json
+from gapray.serve.text import (
+    VALUES,
+    number_of,
+    refuse_long,
+    refuse_many_values,
+    refuse_nested,
+    refuse_unusable,
+    strict_json,
+)
 
 PHOTO_FIELDS = frozenset({"input_reference", "image_reference", "views", "view", "images", "image", "photos", "photo"})
 """Form fields and JSON members that hold photos, with or without brackets behind."""
 _URL_MEMBERS = ("image_url", "url", "reference_url", "image")
 _DATA_MEMBERS = ("b64_json", "b64", "image_b64", "reference_b64", "data")
-_AZIMUTH_MEMBERS = ("azimuth_deg", "azimuth", "angle")
 _NAME_MEMBERS = ("name", "file_name", "filename", "file")
 _REFERENCES = ("reference", "reference_no_bg", "image", "photo", "rgb")
 """Members of a manifest's view that can hold its photo, best first; each also with `_b64` and `_url` behind."""
@@ -63,7 +69,6 @@ _PERCENT = {"%2B": "+", "%2F": "/", "%3D": "=", "%0D": "", "%0A": "", "%20": " "
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
 _FIELDS_TOLD = 12
 _DEGREE_SIGN = re.compile(r"\s*(?:°|º|deg(?:rees?)?)$", re.IGNORECASE)
-_SAME_DEG = 1e-6
 _LINE_WIDTHS = (60, 64, 72, 76)
 """Lengths of lines into which usual writers break base64 [characters]."""
 _NAME_LENGTH = 1024
@@ -154,23 +159,31 @@ def _mapping(value: Mapping[str, Any]) -> list[Sent]:
             inner = inner.get("url")
         if not isinstance(inner, str):
             raise InputError("request.invalid", "a photo's URL or data is no text")
-        azimuth = next((value[name] for name in _AZIMUTH_MEMBERS if value.get(name) is not None), None)
+        azimuth = _agreed({name: _degrees(value[name]) for name in ANGLES if value.get(name) is not None})
         photo = _text(inner)
         name = next((value[member] for member in _NAME_MEMBERS if isinstance(value.get(member), str)), photo.name)
-        return [replace(photo, name=name, azimuth_deg=_degrees(azimuth))]
-    if value and not any(name in value for name in (*_AZIMUTH_MEMBERS, *_NAME_MEMBERS)):
+        return [replace(photo, name=name, azimuth_deg=azimuth)]
+    if value and not any(name in value for name in (*ANGLES, *_NAME_MEMBERS)):
         return [_at(photo, key) for key, item in value.items() for photo in _photos(item)]
     raise InputError("request.invalid", f"a photo needs one of {', '.join((*_URL_MEMBERS, *_DATA_MEMBERS))}")
 
 
 def _at(photo: Sent, key: str) -> Sent:
     """A photo at the degrees that its key says."""
-    azimuth, own = _degrees(_DEGREE_SIGN.sub("", key)), photo.azimuth_deg
-    if own is not None and azimuth is not None and abs(turned(azimuth, own)) > _SAME_DEG:
-        raise InputError(
-            "request.invalid", f"the photo at {key!r} says that it is at {own:g} degrees: send one of both"
-        )
-    return replace(photo, azimuth_deg=azimuth)
+    said = {"the photo": photo.azimuth_deg, f"its key {key[:40]!r}": _degrees(_DEGREE_SIGN.sub("", key))}
+    return replace(photo, azimuth_deg=_agreed(said))
+
+
+def _agreed(said: Mapping[str, float | None]) -> float | None:
+    """What all that is said of a photo's azimuth means [degrees].
+
+    Raises:
+        InputError: `request.invalid` for statements that contradict each other.
+    """
+    try:
+        return agreed({name: degrees for name, degrees in said.items() if degrees is not None})
+    except ValueError as error:
+        raise InputError("request.invalid", f"of one photo {error}: send one of both") from None
 
 
 def _text(text: str) -> Sent:
@@ -259,7 +272,7 @@ def _degrees(value: Any) -> float | None:
     if value is None:
         return None
     try:
-        degrees = float(value)
+        degrees = number_of(value)
     except (TypeError, ValueError, OverflowError) as error:
         told = repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"
         raise InputError("request.invalid", f"{told} is no angle") from error
@@ -290,6 +303,24 @@ def sent_in_manifest(manifest: Any) -> list[Sent]:
             raise InputError("request.no_photos", f"view {azimuth:g} has no reference photo")
         found.append(replace(_text(value.strip()), azimuth_deg=None if by == "order" else azimuth))
     return found
+
+
+def refuse_two_sources(given: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuse a request whose photos come in several ways, of which all but one would be dropped.
+
+    Args:
+        given: Fields and values.
+        names: Fields of which each is a source of its own; those in `PHOTO_FIELDS` are one together.
+
+    Raises:
+        InputError: `request.invalid`.
+    """
+    came = [name for name in names if given.get(name) not in (None, "", [], {})]
+    came += [
+        name for name in given if name.partition("[")[0] in PHOTO_FIELDS and given[name] not in (None, "", [], {})
+    ][:1]
+    if len(came) > 1:
+        raise InputError("request.invalid", f"photos come in {' and in '.join(came)}: send them in one of these")
 
 
 @dataclass(frozen=True)
@@ -400,14 +431,11 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
         Azimuths by the photos' index, as text.
     """
     keys = [str(index) for index in range(len(sent))]
-    said = [photo.azimuth_deg for photo in sent] if azimuths is None else list(azimuths)
+    said: list[float | None] = [photo.azimuth_deg for photo in sent] if azimuths is None else list(azimuths)
     if len(said) != len(sent):
         raise InputError("request.invalid", f"{len(said)} azimuths for {len(sent)} photos")
     for number, (photo, azimuth) in enumerate(zip(sent, said, strict=True), 1):
-        own = photo.azimuth_deg
-        if own is not None and azimuth is not None and abs(turned(azimuth, own)) > _SAME_DEG:
-            told = f"photo {number} comes with {own:g} degrees, and `azimuths` says {azimuth:g}: send one of both"
-            raise InputError("request.invalid", told)
+        _agreed({"`azimuths`": azimuth, f"photo {number}": photo.azimuth_deg})
     given = {key: azimuth for key, azimuth in zip(keys, said, strict=True) if azimuth is not None}
     if given:
         if len(given) < len(sent):
@@ -422,7 +450,7 @@ def _read(sent: Sequence[Sent], azimuths: Sequence[float] | None, options: Azimu
         read = read_names(names, options)
     except InputError as error:
         if turn and (numbered(names) or in_folders(names)):
-            raise InputError(error.code, f"{error.message} {_SETTLED_BY}") from error
+            raise InputError(error.code, f"{error.message.rstrip('.')}. {_SETTLED_BY}") from error
         if error.code == "capture.missing_views":
             raise
         return in_order(keys, options)

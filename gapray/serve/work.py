@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gapray.errors import GaprayError, as_gapray_error
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import Job, Making
+from gapray.serve.remedies import in_fields
 
 if TYPE_CHECKING:  # the dispatcher moves these about without loading what makes them
     from gapray.fidelity.comparison import Comparison
@@ -188,7 +189,7 @@ class _Clock:
 
 def told(error: GaprayError) -> str:
     """A message for clients: of a defect only that it is one."""
-    return "the server failed at this" if error.code == "internal.error" else error.message
+    return "the server failed at this" if error.code == "internal.error" else in_fields(error.message)
 
 
 def failure_of(error: BaseException) -> GaprayError:

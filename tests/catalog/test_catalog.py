@@ -1,5 +1,6 @@
 """The catalogue's contract, through its public functions."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -17,9 +18,10 @@ from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rows import RunFacts, product_row, reject_row, view_row
 from gapray.catalog.schemas import TABLES
 from gapray.catalog.storage import Folder
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, InputError
 from gapray.gap import folder as gap_folder
 from gapray.gap.images import decode_grey8, encode_jpeg, encode_png
+from gapray.gap.package import PackageWarning
 from tests.make import package
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -189,6 +191,27 @@ def test_a_package_that_comes_back_is_recognised(tmp_path):
     assert import_package(where, gap_folder.read(tmp_path / "gap"), uri="gap") == "replaced"
     assert Catalog(where).package("mug").key != "k1", "what was made of the first is not taken for made of this"
     assert (Catalog(where).package("mug").views[1].mask[:9] == 255).all()
+
+
+def test_a_package_with_a_hole_is_refused_as_photos_are(tmp_path):
+    where = Folder.at(str(tmp_path))
+    holed = replace(package("mug"), views=package("mug").views[:2] + package("mug").views[3:])
+    with pytest.raises(InputError) as error:
+        import_package(where, holed, uri="gap")
+    assert error.value.code == "capture.missing_views" and "between 45 and 135" in error.value.message
+    assert Catalog(where).counts() == {}
+    assert import_package(where, holed, uri="gap", allow_missing=True) == "new"
+
+
+def test_an_import_looks_at_the_pictures_though_somebody_has(tmp_path):
+    """A manifest's empty list of warnings is of the pictures that were exported, and tells of no others."""
+    where = Folder.at(str(tmp_path))
+    views = list(package("mug").views)
+    views[3] = replace(views[3], reference=views[1].reference, mask=views[1].mask)
+    said = PackageWarning("gap.reference_changed", "view_135: …")
+    import_package(where, replace(package("mug"), views=tuple(views), warnings=(said,)), uri="gap")
+    assert [one["code"] for one in Catalog(where).warnings("mug")] == ["gap.reference_changed", "azimuth.duplicate"]
+    assert Catalog(where).warnings("cup") == []
 
 
 def test_nothing_there(tmp_path):
@@ -427,3 +450,22 @@ def test_a_query_that_is_not_utf8_is_refused_by_a_code(tmp_path):
     with pytest.raises(CatalogError) as error:
         Catalog(Folder.at(str(tmp_path))).sql("SELECT 'caf\udce9' AS x")
     assert error.value.code == "catalog.invalid_query"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DROP VIEW views",
+        "CREATE TABLE a AS SELECT 1",
+        "DELETE FROM all_views",
+        "SET threads = 1",
+        "ATTACH 'x.db'",
+        "BEGIN",
+    ],
+)
+def test_a_statement_that_would_change_nothing_is_refused(tmp_path, query):
+    commit(Folder.at(str(tmp_path)), rows_of("mug"))
+    with pytest.raises(CatalogError) as error:
+        Catalog(Folder.at(str(tmp_path))).sql(query)
+    assert error.value.code == "catalog.invalid_query" and "only read" in error.value.message
+    assert Catalog(Folder.at(str(tmp_path))).sql("EXPLAIN SELECT * FROM views").num_rows

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import shutil
 
 import cv2
@@ -65,7 +66,7 @@ def test_reads_other_names_and_formats_where_a_manifest_says_so(tmp_path):
         (root / "geometry").mkdir()
         cv2.imwrite(str(root / "canonical" / "reference.png"), np.full((64, 64, 3), 90, np.uint8))
         cv2.imwrite(str(root / "geometry" / f"depth_{angle}.png"), np.full((64, 64), 128, np.uint8))
-        cv2.imwrite(str(root / "geometry" / f"mask_{angle}.png"), np.full((64, 64), 255, np.uint8))
+        cv2.imwrite(str(root / "geometry" / f"mask_{angle}.png"), np.pad(np.full((32, 32), 255, np.uint8), 16))
         (root / "identity_embedding.json").write_text(json.dumps([0.5] * 517))
         (root / "metadata.json").write_text("{}")
         views[angle] = {
@@ -421,3 +422,171 @@ def test_refused(tmp_path, change):
     with pytest.raises(InputError) as error:
         folder.read(tmp_path / "gap")
     assert error.value.code in {"gap.invalid_folder", "image.unreadable"}
+
+
+def mask_path(root, angle=90):
+    return root / f"view_{angle:03d}" / "geometry" / "mask_000.png"
+
+
+@pytest.mark.parametrize("most", [1, 255, 65535])
+@pytest.mark.parametrize("angles", [ANGLES, (90,)])
+def test_masks_of_any_two_levels_are_read_alike(tmp_path, most, angles):
+    """Label images hold 0 and 1, in 8 or 16 bits."""
+    root = prototype.write_package(tmp_path / "gap")
+    for angle in angles:
+        inside = prototype.inside_of(angle) > 0
+        cv2.imwrite(str(mask_path(root, angle)), (inside * most).astype(np.uint16 if most > 255 else np.uint8))
+    is_the_prototype_s(folder.read(root))
+    cv2.imwrite(str(mask_path(root)), (prototype.inside_of(90) > 0).astype(np.uint16))
+    is_the_prototype_s(folder.read(root))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (np.zeros_like, "mask.too_small"),
+        (lambda mask: (mask > 0).astype(np.uint8) * 100, "mask.too_small"),
+        (lambda mask: np.full_like(mask, 255), "mask.too_large"),
+        (lambda mask: np.ones_like(mask), "mask.too_large"),
+        (lambda mask: 255 - mask, "mask.inverted"),
+        (lambda mask: 1 - mask // 255, "mask.inverted"),
+    ],
+    ids=["empty", "too dark", "full", "full of ones", "inverted", "inverted ones"],
+)
+@pytest.mark.parametrize("cut_out", [True, False])
+def test_masks_that_show_no_product_are_refused(tmp_path, change, code, cut_out):
+    root = prototype.write_package(tmp_path / "gap")
+    path = mask_path(root)
+    mask = change(prototype.inside_of(90))
+    if cut_out:
+        if mask.max() == 1:
+            return
+        path.unlink()
+        path = root / "view_090" / "canonical" / "reference_no_bg.png"
+        (root / folder.MANIFEST_NAME).unlink()
+        mask = np.dstack([cv2.imread(str(path)), mask])
+    cv2.imwrite(str(path), mask)
+    with pytest.raises(InputError) as error:
+        folder.read(root)
+    assert error.value.code == code and "view 90" in error.value.message
+
+
+def test_a_product_that_touches_the_border_is_no_inverted_mask(tmp_path):
+    root = prototype.write_package(tmp_path / "gap")
+    mask = prototype.inside_of(90)
+    mask[20:], mask[:, :9] = 255, 255
+    cv2.imwrite(str(mask_path(root)), mask)
+    assert np.array_equal(folder.read(root).views[2].mask, mask)
+
+
+CONTRADICTIONS = {
+    "member and key": ({"azimuth_deg": 315}, None),
+    "two members": ({"azimuth_deg": 45, "angle": 90}, None),
+    "metadata and key": ({}, 90.0),
+    "metadata and member": ({"azimuth": 45}, "view_090"),
+}
+
+
+@pytest.mark.parametrize(("members", "exact"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_what_contradicts_itself_of_an_azimuth_is_refused(tmp_path, members, exact):
+    root = prototype.write_package(tmp_path / "gap", (0, 45))
+    views = prototype.views_of((0, 45))
+    views["045"] |= members
+    (root / folder.MANIFEST_NAME).write_text(json.dumps({"views": views}))
+    if exact is not None:
+        path = root / "view_045" / "metadata.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"azimuth_deg": exact}))
+    with pytest.raises(InputError) as error:
+        folder.read(root)
+    assert error.value.code == "gap.invalid_folder"
+    other = "315" if members == {"azimuth_deg": 315} else "90"
+    assert {"45", other} <= set(re.findall(r"says (\d+)", error.value.message))
+
+
+def test_a_folder_s_name_and_its_metadata_must_agree(tmp_path):
+    root = prototype.write_package(tmp_path / "gap", (0, 45))
+    (root / folder.MANIFEST_NAME).unlink()
+    path = root / "view_045" / "metadata.json"
+    for exact, right in ((45.4, True), (44.5, True), (46, False)):
+        path.write_text(json.dumps({"azimuth_deg": exact}))
+        if right:
+            assert folder.read(root).views[1].azimuth_deg == exact
+            continue
+        with pytest.raises(InputError, match="46"):
+            folder.read(root)
+    # A folder that names no degrees contradicts nothing.
+    [view] = folder.read((root / "view_045").rename(tmp_path / "alone")).views
+    assert view.azimuth_deg == 46
+
+
+def test_an_exchanged_reference_is_told(tmp_path):
+    original = dataclasses.replace(package(), warnings=())
+    folder.write(original, tmp_path / "gap")
+    assert folder.read(tmp_path / "gap").warnings == ()
+    path = tmp_path / "gap" / "view_090" / "canonical" / "reference.png"
+    Image.fromarray(original.views[2].reference).save(path, compress_level=0)
+    assert folder.read(tmp_path / "gap").warnings == (), "the same pixels"
+    Image.fromarray(original.views[2].reference[:, ::-1]).save(path)
+    [warning] = folder.read(tmp_path / "gap").warnings
+    assert warning.code == "gap.reference_changed" and original.views[2].name in warning.message
+
+
+def test_an_exchanged_reference_of_the_prototype_s_is_told_by_its_cut_out(tmp_path):
+    root = prototype.write_package(tmp_path / "gap")
+    assert folder.read(root).warnings is None
+    shutil.copy(root / "view_225" / "canonical" / "reference.png", root / "view_090" / "canonical" / "reference.png")
+    [warning] = folder.read(root).warnings
+    assert warning.code == "gap.reference_changed" and "view_090" in warning.message
+
+
+def everything_in(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_an_export_replaces_an_earlier_one_of_the_same_product_whole(tmp_path):
+    folder.write(package(views=16), tmp_path / "gap")
+    folder.write(package(views=8), tmp_path / "new")
+    (tmp_path / "gap" / "readme.txt").write_text("mine")
+    (tmp_path / "gap" / "view_022" / "mine.txt").write_text("mine")
+    folder.write(package(views=8), tmp_path / "gap")
+    assert everything_in(tmp_path / "gap") == everything_in(tmp_path / "new") | {
+        "readme.txt": b"mine",
+        "view_022/mine.txt": b"mine",
+    }
+
+
+@pytest.mark.parametrize("what", ["other product", "without its manifest", "manifest alone", "other JSON", "views"])
+def test_an_export_is_not_mixed_with_anything_else(tmp_path, what):
+    to = tmp_path / "gap"
+    if what == "views":
+        (to / "view_045").mkdir(parents=True)
+        (to / "view_045" / "metadata.json").write_text("[]")
+    elif what == "other JSON":
+        to.mkdir()
+        (to / folder.MANIFEST_NAME).write_text("{}")
+    else:
+        folder.write(package("cup"), to, inline=what == "manifest alone")
+        if what == "without its manifest":
+            (to / folder.MANIFEST_NAME).unlink()
+    before = everything_in(to)
+    with pytest.raises(InputError) as error:
+        folder.write(package("mug"), to)
+    assert error.value.code == "gap.other_product" and everything_in(to) == before
+    if what == "other product":
+        assert "cup" in error.value.message
+
+
+def test_a_file_of_another_product_is_not_overwritten(tmp_path):
+    path = folder.write(package("cup"), tmp_path / "gap.json", inline=True)
+    folder.write(package("cup", views=4), path, inline=True)
+    with pytest.raises(InputError) as error:
+        folder.write(package("mug"), path, inline=True)
+    assert error.value.code == "gap.other_product" and json.loads(path.read_text())["asset_name"] == "cup"
+
+
+def test_a_refused_export_leaves_nothing(tmp_path):
+    views = package().views
+    close = dataclasses.replace(views[1], azimuth_deg=0.4)
+    with pytest.raises(InputError) as error:
+        folder.write(dataclasses.replace(package(), views=(views[0], views[2], close)), tmp_path / "gap")
+    assert error.value.code == "gap.invalid_folder" and not (tmp_path / "gap").exists()

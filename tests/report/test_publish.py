@@ -189,3 +189,13 @@ def test_a_record_leads_nowhere_else(catalog, tmp_path, name):
     with pytest.raises(CatalogError) as caught:
         publish(catalog, str(shop), decisions(tmp_path, ("mug", web, "rejected")))
     assert caught.value.code == "catalog.unreadable" and files_in(shop) == WEB
+
+
+@pytest.mark.parametrize("word", ["reject", "no", "aproved", "approved?"])
+def test_a_decision_that_is_none_is_named(catalog, tmp_path, word):
+    """Taken for undecided, a video that was turned down would stay published."""
+    chosen = decisions(tmp_path, ("mug", "mug-0", word))
+    with pytest.raises(InputError) as error:
+        publish(catalog, str(tmp_path / "shop"), chosen)
+    assert error.value.code == "report.no_approval" and repr(word) in error.value.message
+    assert "rejected" in error.value.message and not (tmp_path / "shop").exists()

@@ -100,7 +100,7 @@ def test_what_a_zip_holds_beside_its_photos_is_counted(photos):
 def test_angles_of_photos_and_of_the_field_must_agree(photos):
     sent = [("views", [{"azimuth_deg": a, "b64": b64(d)} for a, d in zip(EIGHT, photos.values(), strict=True)])]
     assert list(come(sent_by(sent), azimuths=EIGHT).azimuths_deg) == EIGHT
-    with pytest.raises(InputError, match="photo 2 comes with 45 degrees, and `azimuths` says 315") as error:
+    with pytest.raises(InputError, match="`azimuths` says 315 degrees and photo 2 says 45 degrees") as error:
         come(sent_by(sent), azimuths=[0.0, *EIGHT[:0:-1]])
     assert error.value.code == "request.invalid"
 
@@ -119,7 +119,7 @@ def test_what_a_view_says_twice_must_agree(photos):
     assert [
         photo.azimuth_deg for photo in sent_by([("views", views | {"045": {**views["045"], "azimuth_deg": 405}})])
     ] == EIGHT
-    with pytest.raises(InputError, match="'045' says that it is at 315 degrees"):
+    with pytest.raises(InputError, match="the photo says 315 degrees and its key '045' says 45 degrees"):
         sent_by([("views", views | {"045": {**views["045"], "azimuth_deg": 315}})])
     with pytest.raises(InputError, match="b64 and as image_b64, which differ"):
         sent_by([("views", views | {"045": {"image_b64": b64(first), "b64": b64(second)}})])

@@ -29,7 +29,16 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.jobs import Making, StillWish
 from gapray.serve.settings import Limits
-from gapray.serve.text import LONGEST, refuse_long, refuse_nested, refuse_unusable, strict_json, usable, values_in
+from gapray.serve.text import (
+    LONGEST,
+    number_of,
+    refuse_long,
+    refuse_nested,
+    refuse_unusable,
+    strict_json,
+    usable,
+    values_in,
+)
 from gapray.serve.uploads import PHOTO_FIELDS, decoded
 
 NAMES = {
@@ -57,7 +66,8 @@ ONCE = (
     | {"size", "model", "webhook", "webhook_url", "package"}
 )
 """Fields that have one value."""
-_DEPTH = 20
+MOST_IGNORED = 20
+"""Fields that are named as ignored."""
 _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
@@ -410,7 +420,7 @@ def azimuths_of(body: Body) -> list[float] | None:
         for value in values:
             listed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
             flat += listed if isinstance(listed, list) else str(listed).split(",")
-        found = [float(one) for one in flat]
+        found = [number_of(one) for one in flat]
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InputError("request.invalid", "azimuths must be numbers of degrees") from error
     if not all(abs(one) < 1e6 for one in found):
@@ -427,7 +437,7 @@ def options_of(body: Body) -> AzimuthOptions:
     direction = body.text("direction") or "ccw"
     front = body.last("front")
     try:
-        front = int(front) if front is not None else 0
+        front = 0 if front is None else int(front if isinstance(front, str) else number_of(front))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError("request.invalid", "front must be a whole number") from error
     if direction not in ("ccw", "cw"):
@@ -460,4 +470,4 @@ def ignored_in(body: Body, known: Sequence[str], *, making: Set[str] = MAKING | 
     """
     names = {name.partition("[")[0] for name, _ in body.fields}
     read = making | PHOTO_FIELDS | AZIMUTH_FIELDS | set(known)
-    return sorted(name[:60] for name in names - read)[:_DEPTH]
+    return sorted(name[:60] for name in names - read)[:MOST_IGNORED]

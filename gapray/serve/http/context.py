@@ -131,7 +131,7 @@ class Context:
             api=api,
             kind=kind,
             making=making,
-            input=JobInput(manifest_url=manifest_url, package=package),
+            input=JobInput(manifest_url=manifest_url, package=package, reading=options if manifest_url else None),
             endpoint=endpoint,
             model=model,
             idempotency_key=idempotency_key,

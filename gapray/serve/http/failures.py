@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error, is_out_of_memory
-from gapray.serve.remedies import remedy_of
+from gapray.serve.remedies import in_fields, remedy_of
 from gapray.serve.text import shown
 from gapray.serve.work import ours
 
@@ -92,7 +92,7 @@ async def on_gapray_error(request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     if status >= 500 and error.code != "serve.busy":  # which a flood would fill the log with
         log.error("%s: %s", error.code, error.message)
-    message = error.message if status != 500 else "the server failed"
+    message = in_fields(error.message) if status != 500 else "the server failed"
     return answer(request, status, error.code, message)
 
 

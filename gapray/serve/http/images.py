@@ -30,7 +30,7 @@ from gapray.serve.http.openai import PHOTOS_SCHEMA, STILLS_MODEL, check_model, d
 from gapray.serve.jobs import Job, StillWish
 from gapray.serve.keys import ApiKey
 from gapray.serve.shapes import job_id, openai_images
-from gapray.serve.uploads import sent_by
+from gapray.serve.uploads import refuse_two_sources, sent_by
 
 router = APIRouter(prefix="/v1", tags=["images"])
 _ELSEWHERE = {"stream": ("true", "1"), "background": ("transparent",), "partial_images": ("1", "2", "3")}
@@ -150,7 +150,7 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
     body = await read_body(request, context.settings.limits)
     for name, values in _ELSEWHERE.items():
         if str(body.last(name)).lower() in values:
-            raise InputError("request.unsupported", f"{name}={body.last(name)} is not taken here")
+            raise InputError("request.invalid", f"{name}={body.last(name)} is not taken here")
     form = body.text("response_format") or "b64_json"
     if form not in ("b64_json", "url"):
         raise InputError("request.invalid", "response_format must be b64_json or url")
@@ -158,6 +158,7 @@ async def _answered(request: Request, wait: float | None) -> JSONResponse:
     check_model(context, model, STILLS_MODEL)
     # `format` of a video is another thing.
     making = making_of(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product")
+    refuse_two_sources(dict(body.fields), ["package"])
     package = await _package(context, key, body.text("package"))
     job = await context.accept(
         key,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -14,9 +14,13 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import (
+    MAKING,
+    MOST_IGNORED,
     NAMES,
+    STILL,
     Body,
     azimuths_of,
+    ignored_in,
     in_turn,
     making_of,
     options_of,
@@ -27,10 +31,10 @@ from gapray.serve.http.bodies import (
 from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
-from gapray.serve.jobs import Job, Making
+from gapray.serve.jobs import Job, Making, StillWish
 from gapray.serve.shapes import job_id, readable, runpod_accepted, runpod_id, runpod_state, runpod_status
 from gapray.serve.text import VALUES, refuse_long, refuse_many_values, strict_json
-from gapray.serve.uploads import PHOTO_FIELDS, Sent, decoded, sent_by, sent_in_manifest
+from gapray.serve.uploads import PHOTO_FIELDS, Sent, decoded, refuse_two_sources, sent_by, sent_in_manifest
 
 router = APIRouter(tags=["runpod"])
 ENDPOINT = "gap-animatediff-video-sd15"
@@ -42,9 +46,13 @@ _PICTURES = PHOTO_FIELDS | set(IMAGE_FIELDS) | {"manifest", "manifest_b64"}
 """Fields of `input` that may hold pictures."""
 PROTOTYPE = {"fps": 8, "format": "gif"}
 """What the prototype made when a request did not say."""
+_SPOKEN = ("prompt", "model", "user")
+"""Fields of the Videos API that change nothing here, or the words alone."""
 RUNSYNC_WAIT_MS = 90_000
 STREAMS_REMEMBERED = 10_000
-_KNOWN = ("input", "webhook", "policy", "s3Config")
+_MANIFESTS = ("manifest_url", "manifest_b64", "manifest")
+_BODY_FIELDS = {"input": None, "webhook": None, "s3Config": None, "policy": ("executionTimeout", "ttl")}
+"""Members of a request, and those of their own of which one is read in parts."""
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -61,7 +69,8 @@ _BODY: dict[str, Any] = {
 @router.post("/v2/{endpoint}/run", openapi_extra=_BODY)
 async def run(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     """Accept a job."""
-    return runpod_accepted(await _accepted(request, endpoint))
+    job, ignored = await _accepted(request, endpoint)
+    return _with(runpod_accepted(job), ignored)
 
 
 @router.post("/v2/{endpoint}/runsync", openapi_extra=_BODY)
@@ -69,9 +78,9 @@ async def run_sync(
     request: Request, endpoint: Endpoint, wait: Annotated[int, Query(ge=1000, le=300_000)] = RUNSYNC_WAIT_MS
 ) -> JSONResponse:
     """Accept a job and wait for it; a job that takes longer goes on."""
-    job = await _accepted(request, endpoint)
+    job, ignored = await _accepted(request, endpoint)
     context = context_of(request)
-    return await _status(context, await context.waited(job, wait / 1000, key_of(request)))
+    return await _status(context, await context.waited(job, wait / 1000, key_of(request)), ignored)
 
 
 @router.get("/v2/{endpoint}/status/{shown}")
@@ -213,8 +222,14 @@ async def graphql(request: Request) -> dict[str, Any]:
     return {"data": {"myself": {"endpoints": [endpoint]}}}
 
 
-async def _status(context: Context, job: Job) -> JSONResponse:
+def _with(shown: dict[str, Any], ignored: Sequence[str]) -> dict[str, Any]:
+    """An answer that also says what of its request nothing here reads."""
+    return shown | {"gap": shown["gap"] | {"ignored": list(ignored)}} if ignored else shown
+
+
+async def _status(context: Context, job: Job, ignored: Sequence[str] = ()) -> JSONResponse:
     shown = await context.call(readable, partial(runpod_status, artifacts=context.artifacts), job)
+    shown = _with(shown, ignored)
     # The output is megabytes of base64: it is written off the event loop.
     return (
         JSONResponse(shown)
@@ -230,7 +245,8 @@ async def _job(request: Request, shown: str) -> Job:
     return job
 
 
-async def _accepted(request: Request, endpoint: str) -> Job:
+async def _accepted(request: Request, endpoint: str) -> tuple[Job, list[str]]:
+    """The job that a request asks for, and the fields that nothing here reads."""
     key = await caller(request, "write")
     context = context_of(request)
     await context.refuse_when_full(key)
@@ -263,7 +279,16 @@ async def _accepted(request: Request, endpoint: str) -> Job:
         ttl_s=_seconds(policy.get("ttl"), 10_000),
     )
     request.state.job = job.id
-    return job
+    return job, [*_unread(body), *asked.ignored]
+
+
+def _unread(body: Mapping[str, Any]) -> list[str]:
+    """Members of a request beside its `input` that nothing here reads."""
+    beside = [name for name in body if name not in _BODY_FIELDS]
+    for name, parts in _BODY_FIELDS.items():
+        if parts is not None and isinstance(body.get(name), dict):
+            beside += [f"{name}.{part}" for part in body[name] if part not in parts]
+    return sorted(name[:60] for name in beside)[:MOST_IGNORED]
 
 
 @dataclass(frozen=True)
@@ -277,10 +302,12 @@ class Asked:
     options: AzimuthOptions
     manifest_url: str | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    ignored: Sequence[str] = ()
+    """Fields that nothing here reads."""
 
     def as_arguments(self) -> dict[str, Any]:
         """For `Context.accept`."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "ignored"}
 
 
 def asked_of(given: dict[str, Any]) -> Asked:
@@ -290,10 +317,18 @@ def asked_of(given: dict[str, Any]) -> Asked:
         InputError: `request.*` or `capture.invalid_product_id`.
     """
     if not any(given.get(name) for name in IMAGE_FIELDS):
-        body = _body(PROTOTYPE | given)
+        # A length that is asked for sets the rate.
+        usual = {name: value for name, value in PROTOTYPE.items() if name != "fps" or not given.get("seconds")}
+        body = _body(usual | given)
+        refuse_two_sources(given, _MANIFESTS)
         sent, manifest_url, name = photos_of(given)
         making = making_of(body, product_id=name)
-        return Asked("video", making, sent, azimuths_of(body), options_of(body), manifest_url)
+        azimuths = azimuths_of(body)
+        if manifest_url is not None and azimuths is not None:
+            raise InputError("request.invalid", "a manifest says its views' azimuths: send no `azimuths` beside it")
+        ignored = ignored_in(_body(given), (*_MANIFESTS, *_SPOKEN))
+        return Asked("video", making, sent, azimuths, options_of(body), manifest_url, ignored=ignored)
+    refuse_two_sources(given, ("reference_image", *_MANIFESTS))
     # A scale or a size that is a video's means the same here; its file format does not.
     body = _body({name: value for name, value in given.items() if name not in ("format", *IMAGE_FIELDS)})
     making = making_of(body, product_id="product")
@@ -307,7 +342,9 @@ def asked_of(given: dict[str, Any]) -> Asked:
         if given.get(name)
     }
     options = replace(options_of(body), allow_missing=True)
-    return Asked("image", making, sent, azimuths_of(body), options, files=files)
+    known = (*IMAGE_FIELDS, *StillWish.model_fields, *STILL, *_SPOKEN, "num_images")
+    ignored = ignored_in(_body(given), known, making=(MAKING | {"size"}) - {"format"})
+    return Asked("image", making, sent, azimuths_of(body), options, files=files, ignored=ignored)
 
 
 def _body(values: dict[str, Any]) -> Body:
