@@ -80,9 +80,11 @@ def agreed(said: Mapping[str, float]) -> float | None:
     Raises:
         ValueError: Two of them lie further apart than rounding to whole degrees explains; names both.
     """
-    (first, meant), *others = said.items() or [("", None)]
+    if not said:
+        return None
+    (first, meant), *others = said.items()
     for name, degrees in others:
-        if meant is not None and abs(turned(degrees, meant)) > ROUNDED_DEG + 1e-6:
+        if abs(turned(degrees, meant)) > ROUNDED_DEG + 1e-6:
             raise ValueError(f"{first} says {meant:g} degrees and {name} says {degrees:g} degrees")
     return meant
 
