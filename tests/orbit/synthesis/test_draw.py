@@ -97,6 +97,7 @@ def test_weights_are_small_and_come_back(tmp_path, scene, network):
 def test_every_weight_is_learned(scene, network):
     learner = Synthesis()
     torch.nn.init.normal_(learner.head.weight, std=0.01)
+    torch.nn.init.normal_(learner.refine[-1].weight, std=0.01)
     torch.nn.init.normal_(learner.search.step.weight, std=0.01)
     frames = frames_of(scene, [22.5])
     drawn = learner(frames, photos_of(scene).chosen(frames.views))
