@@ -31,7 +31,7 @@ from gapray.batch.ray_data import through
 from gapray.batch.render import render_pipeline
 from gapray.batch.render_stages import DRAWN, LOADED, PACKAGE, VideoFacts, exported, video_reject
 from gapray.batch.resources import LIGHT_CPU
-from gapray.batch.rows import FINISHED, PLANNED, Row
+from gapray.batch.rows import FINISHED, PLANNED, Row, error_columns
 from gapray.batch.runs import new_run_id
 from gapray.capture.azimuths import refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
@@ -39,7 +39,7 @@ from gapray.capture.manifest import manifest_row
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.schemas import VIDEOS
 from gapray.config import Profile, RunSettings, load_profile
-from gapray.errors import GaprayError, InputError, as_gapray_error
+from gapray.errors import GaprayError, InputError
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
 from gapray.video.load import video_revisions
@@ -142,7 +142,7 @@ def _set_aside(table: pa.Table, *, takes: Sequence[str], gives: Sequence[str]) -
     """Columns that are the caller's own under names that no stage uses.
 
     Raises:
-        InputError: `data.missing_column`, or `data.reserved_column` for one that the result would have twice.
+        InputError: `data.missing_column`, or `data.reserved_column` for a column that the result would have twice.
     """
     own = [name for name in table.column_names if name not in takes]
     for name in takes:
@@ -215,8 +215,7 @@ def _encoded(table: pa.Table, *, facts: VideoFacts) -> pa.Table:
             try:
                 files = exported(row, facts)
             except Exception as error:
-                known = as_gapray_error(error)
-                row.update(error_code=known.code, error_message=known.message)
+                row.update(error_columns(error))
         failed = row["error_code"] is not None
         rows.append(
             {

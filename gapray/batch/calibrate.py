@@ -65,7 +65,7 @@ def calibrate(rows: Iterator[Row], profile: Profile, *, products: int = 2, prese
             with closing(run_here(single, rows, device_gb=gb, observed=clock.observed)) as parts:
                 for index in range(len(chosen)):
                     clock.counting = index > 0 or len(chosen) == 1
-                    next(parts)
+                    next(parts, None)  # a product that was refused before has nothing pending
         return clock.costs(max(1, len(chosen) - 1))
 
 

@@ -37,7 +37,7 @@ class Stage:
     cpus: float = LIGHT_CPU
     """Logical CPUs of a worker."""
     gpu: GpuShare | None = None
-    """Of a worker."""
+    """Share of a GPU that each worker holds; None = it works on CPUs."""
     calls: int = 1
     """Batches that one worker of a class takes at once: with 2 it unpacks one while it computes the other."""
 
@@ -48,7 +48,7 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """Of the run: package, render, score or stills."""
+        """The kind of run that it belongs to: package, render, score or stills."""
         return self.name.partition(".")[0]
 
     def worker(self) -> Work:

@@ -67,7 +67,7 @@ class Recorder(Generic[SummaryT]):
 
     @property
     def run_id(self) -> str:
-        """Of the run."""
+        """Id of the run that is recorded."""
         return self._summary.run_id
 
     def add(self, receipts: pa.Table) -> None:

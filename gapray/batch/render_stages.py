@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from gapray.batch.resources import GpuShare, settle
-from gapray.batch.rows import Row
+from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, package_of_rows
@@ -19,7 +19,7 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile
-from gapray.errors import CatalogError, as_gapray_error
+from gapray.errors import CatalogError
 from gapray.inspect.doubts import looked_over
 from gapray.models.cards import card_named
 from gapray.models.load import require
@@ -42,17 +42,21 @@ PENDING = pa.schema(
 )
 """A video to draw; `part` is the file that holds its product's views, `product` the row that goes with them."""
 
-_ERROR = [("error_code", pa.string()), ("error_message", pa.string())]
-
 
 def with_views(pending: pa.Schema) -> pa.Schema:
     """Columns of pending rows once their product's views are loaded, or an error in their place."""
-    return pa.schema([*pending, *_ERROR, ("views", pa.list_(pa.struct(list(VIEWS))))])
+    return pa.schema([*pending, *ERROR_FIELDS, pa.field("views", pa.list_(pa.struct(list(VIEWS))))])
 
 
 LOADED = with_views(PENDING)
 DRAWN = pa.schema(
-    [*PENDING, *_ERROR, ("frames", pa.large_binary()), ("video", pa.struct(list(VIDEOS))), ("provenance", pa.string())]
+    [
+        *PENDING,
+        *ERROR_FIELDS,
+        pa.field("frames", pa.large_binary()),
+        pa.field("video", pa.struct(list(VIDEOS))),
+        pa.field("provenance", pa.string()),
+    ]
 )
 SAVED = pa.schema(
     [("product_id", pa.string()), ("video", pa.struct(list(VIDEOS))), ("reject", pa.struct(list(REJECTS)))]
@@ -111,8 +115,7 @@ def load(table: pa.Table, *, catalog: str) -> pa.Table:
         try:
             row["views"] = opened.views_of(row["product_id"], row["product_key"], row["part"])
         except Exception as error:
-            known = as_gapray_error(error)
-            row.update(error_code=known.code, error_message=known.message)
+            row.update(error_columns(error))
     return pa.Table.from_pylist(rows, schema=with_views(table.schema))
 
 
@@ -300,6 +303,4 @@ def video_reject(row: Row, facts: VideoFacts) -> Row:
 
 
 def _fail(row: Row, error: Exception) -> None:
-    known = as_gapray_error(error)
-    row["error_code"], row["error_message"] = known.code, known.message
-    row.update(views=[], frames=None, video=None, provenance=None)
+    row.update(error_columns(error), views=[], frames=None, video=None, provenance=None)

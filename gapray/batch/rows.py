@@ -18,6 +18,8 @@ from gapray.catalog.schemas import PRODUCTS, REJECTS, VIEWS
 from gapray.errors import as_gapray_error
 
 Row = dict[str, Any]
+ERROR_FIELDS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
+"""Of a row in flight, both null while all is well."""
 
 _BLOB = pa.large_binary()
 VIEW = pa.struct(
@@ -116,8 +118,13 @@ def on_live_rows(rows: Sequence[Row], work: Callable[[list[Row]], None]) -> None
 
 def fail(row: Row, error: Exception) -> None:
     """Write an error into a row and drop what it carried."""
+    row.update(error_columns(error), views=[])
+
+
+def error_columns(error: Exception) -> Row:
+    """What a row says of the error that it met, for the stages after."""
     known = as_gapray_error(error)
-    row["error_code"], row["error_message"], row["views"] = known.code, known.message, []
+    return {"error_code": known.code, "error_message": known.message}
 
 
 def pixels_of(view: Row) -> NDArray[np.uint8]:

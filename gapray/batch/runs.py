@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -110,7 +111,7 @@ class PackageSummary(RunSummary):
 
     def warning_lines(self) -> list[str]:
         """A line a warning."""
-        lines = [f"warning {one['product_id']}: {one['message']} [{one['code']}]" for one in self.warnings]
+        lines = [warning_line(warning) for warning in self.warnings]
         if self.warned > REJECTS_SHOWN:
             lines.append(f"… and {self.warned - REJECTS_SHOWN} more: SELECT product_id, warnings FROM products")
         return lines
@@ -124,7 +125,7 @@ class PackageSummary(RunSummary):
         return lines
 
     def gone_names(self) -> list[str]:
-        """See `RunSummary.gone_names`."""
+        """Products that were packaged from this source before and lie in it no more."""
         return self.gone_products
 
     @property
@@ -259,6 +260,11 @@ class StillsSummary(RunSummary):
             f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there"
             f"{f' ({self.rejudged} judged otherwise now)' if self.rejudged else ''}, {self.rejected} rejected"
         )
+
+
+def warning_line(warning: Mapping[str, str]) -> str:
+    """A line for people of a warning with product_id, code and message."""
+    return f"warning {warning['product_id']}: {warning['message']} [{warning['code']}]"
 
 
 def new_run_id() -> str:

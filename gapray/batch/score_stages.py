@@ -15,7 +15,7 @@ import pyarrow as pa
 from gapray.batch.metrics import observe
 from gapray.batch.render_stages import PACKAGE
 from gapray.batch.resources import GpuShare, settle
-from gapray.batch.rows import Row
+from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.batch.trace import model_load
 from gapray.capture.decode import decode_photo
 from gapray.capture.storage import read_bytes
@@ -26,7 +26,7 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, SCORES, VERDICTS
 from gapray.catalog.storage import Folder
 from gapray.config import SCORE_FORMAT, OrbitSettings, Profile, VideoSettings, canonical_hash
-from gapray.errors import InputError, ResourceError, as_gapray_error
+from gapray.errors import InputError, ResourceError
 from gapray.fidelity.comparison import Comparison, Drawn, Truth, compare, judged
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
@@ -62,12 +62,8 @@ PENDING_SCORE = pa.schema(
     ]
 )
 """A video to score; without `truths` some of its views are left out and drawn anew."""
-_IDENTITY = [
-    (name, PENDING_SCORE.field(name).type) for name in ("product_id", "product_key", "video_key", "key", "seed")
-]
-MATERIAL = pa.schema(
-    [*_IDENTITY, ("error_code", pa.string()), ("error_message", pa.string()), ("blob", pa.large_binary())]
-)
+_IDENTITY = [PENDING_SCORE.field(name) for name in ("product_id", "product_key", "video_key", "key", "seed")]
+MATERIAL = pa.schema([*_IDENTITY, *ERROR_FIELDS, pa.field("blob", pa.large_binary())])
 """A video in flight; `blob` is a pickle of our own dataclasses, which never leaves the run."""
 SCORED = pa.schema(
     [
@@ -364,8 +360,7 @@ def score_reject(row: Row, facts: ScoreFacts) -> Row:
 
 def fail(row: Row, error: Exception) -> None:
     """Let a row carry its error to the last stage."""
-    known = as_gapray_error(error)
-    row.update(error_code=known.code, error_message=known.message, blob=None)
+    row.update(error_columns(error), blob=None)
 
 
 def _each(table: pa.Table, work: Any) -> pa.Table:

@@ -180,7 +180,8 @@ class Encode:
             )
             return {"product_id": row["product_id"], "product": None, "views": [], "reject": reject}
         views: list[Row] = []
-        warnings = None if row["known_warnings"] is None else [PackageWarning(**one) for one in row["known_warnings"]]
+        known = row["known_warnings"]
+        warnings = None if known is None else [PackageWarning(**warning) for warning in known]
         if is_live(row):
             finished = [self._view(view, row) for view in row["views"]]
             seen = doubts(*zip(*((view.name, view.reference, view.mask) for view in finished), strict=True))

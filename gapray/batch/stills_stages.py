@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from gapray.batch.render_stages import PACKAGE, put_files, with_views
 from gapray.batch.resources import GpuShare, settle
-from gapray.batch.rows import Row
+from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import package_of_rows
@@ -21,7 +21,6 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, canonical_hash
-from gapray.errors import as_gapray_error
 from gapray.fidelity.same_product import Likeness, failings, load_judge
 from gapray.models.cards import card_named
 from gapray.models.load import require
@@ -54,10 +53,9 @@ PICTURE = pa.struct(
 )
 DRAWN = pa.schema(
     [
-        *((name, PENDING.field(name).type) for name in ("product_id", "product_key", "scene", "seeds", "keys")),
-        ("error_code", pa.string()),
-        ("error_message", pa.string()),
-        ("pictures", pa.list_(PICTURE)),
+        *(PENDING.field(name) for name in ("product_id", "product_key", "scene", "seeds", "keys")),
+        *ERROR_FIELDS,
+        pa.field("pictures", pa.list_(PICTURE)),
     ]
 )
 SAVED = pa.schema(
@@ -210,8 +208,7 @@ def _saved(picture: Row, folder: Folder) -> Row:
 
 
 def _fail(row: Row, error: Exception) -> None:
-    known = as_gapray_error(error)
-    row.update(error_code=known.code, error_message=known.message, pictures=[])
+    row.update(error_columns(error), pictures=[])
 
 
 def write_stills(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:

@@ -154,8 +154,10 @@ def _row(record: Mapping[str, Any]) -> list[Any]:
 
 
 def warning_lines(warnings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The first of them, a line each."""
-    lines = [f"warning {one['product_id']}: {one['message']} [{one['code']}]" for one in warnings[:WARNINGS_SHOWN]]
+    """The first `WARNINGS_SHOWN` warnings, a line each, and how many there are beyond them."""
+    from gapray.batch.runs import warning_line
+
+    lines = [warning_line(warning) for warning in warnings[:WARNINGS_SHOWN]]
     if len(warnings) > WARNINGS_SHOWN:
         lines.append(f"… and {len(warnings) - WARNINGS_SHOWN} more: SELECT product_id, warnings FROM products")
     return lines

@@ -139,8 +139,8 @@ def _refuse_another(manifest: Path, product_id: str, *, alone: bool) -> list[Pat
         InputError: `gap.other_product`.
     """
     folder = manifest.parent
-    places = [] if alone or not folder.is_dir() else sorted(one for one in folder.iterdir() if _is_view(one))
-    written = [*([(manifest, "asset_name")] if manifest.exists() else [])]
+    places = [] if alone or not folder.is_dir() else sorted(path for path in folder.iterdir() if _is_view(path))
+    written = [*([(manifest, "asset_name")] if manifest.is_file() else [])]
     written += [(place / "metadata.json", "object_name") for place in places if not written]
     for path, member in written:
         try:
@@ -237,14 +237,14 @@ def read(folder: Path) -> GapPackage:
         root = (folder.parent if folder.is_file() else folder).resolve()
         manifest, places, by = _places(root, folder.name if folder.is_file() else MANIFEST_NAME)
         read_views = [_read_view(place) for place in places]
-        views = sorted((one.view for one in read_views), key=lambda view: view.azimuth_deg)
+        views = sorted((read.view for read in read_views), key=lambda view: view.azimuth_deg)
         for view, after in pairwise(views):
             if after.azimuth_deg - view.azimuth_deg < 1e-6:
                 raise ValueError(f"two views stand at {view.azimuth_deg:g} degrees")
         models = manifest.get("models") or {}
         key = str(manifest.get("key", ""))
         return GapPackage(
-            product_id=_product_id(manifest.get("asset_name"), *(one.product for one in read_views), _named(root)),
+            product_id=_product_id(manifest.get("asset_name"), *(read.product for read in read_views), _named(root)),
             key=key if re.fullmatch(r"[0-9A-Za-z]{1,128}", key) else "",
             views=tuple(views),
             depth_scale=_finite(manifest.get("depth_scale", 1.0)),
@@ -252,7 +252,7 @@ def read(folder: Path) -> GapPackage:
             models={str(role): str(name) for role, name in models.items()},
             azimuths_by=_known_by(manifest.get("azimuths_by"), by),
             # What a manifest says of pictures that have been exchanged since is not true of these.
-            warnings=_changed([one.view.name for one in read_views if one.changed])
+            warnings=_changed([read.view.name for read in read_views if read.changed])
             or _warnings(manifest.get("warnings")),
         )
     except (OSError, ValueError, AttributeError, TypeError, OverflowError, MemoryError, RecursionError) as error:
@@ -328,7 +328,7 @@ def _warnings(said: Any) -> tuple[PackageWarning, ...] | None:
     """What a manifest says of the photos; None where it says nothing, or anything else than gapray writes."""
     if not isinstance(said, list) or len(said) > _MOST_WARNINGS:
         return None
-    found = [(one.get("code"), one.get("message")) for one in said if isinstance(one, dict)]
+    found = [(item.get("code"), item.get("message")) for item in said if isinstance(item, dict)]
     texts = [(code, message) for code, message in found if isinstance(code, str) and isinstance(message, str)]
     return tuple(PackageWarning(code, message) for code, message in texts) if len(texts) == len(said) else None
 
@@ -400,7 +400,7 @@ def _azimuth(place: _Place, exact: Any) -> float:
     """A view's azimuth: what `metadata.json` says, who alone of the prototype's files may hold parts of a degree.
 
     Raises:
-        ValueError: The manifest or the folder's name says another one.
+        ValueError: The manifest or the folder's name says another azimuth.
     """
     if exact is None:
         return place.azimuth_deg

@@ -62,19 +62,19 @@ def look(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Look:
     return Look(np.asarray(colours, np.float32), resized(mask, size) >= 128)
 
 
-def difference(one: Look, other: Look, *, step: int = 1) -> float:
+def difference(first: Look, second: Look, *, step: int = 1) -> float:
     """How different two photos are where either shows product, in their own contrast; 0 = the same.
 
     Args:
-        one: A photo.
-        other: Another one.
+        first: A photo.
+        second: The photo that it is compared with.
         step: Every so many pixels are compared, each way.
     """
-    if one.product.shape != other.product.shape:
+    if first.product.shape != second.product.shape:
         return float("inf")
-    either = cv2.dilate((one.product | other.product).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    either = cv2.dilate((first.product | second.product).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     either = either[::step, ::step]
-    a, b = one.colours[::step, ::step][either], other.colours[::step, ::step][either]
+    a, b = first.colours[::step, ::step][either], second.colours[::step, ::step][either]
     if not a.size:
         return 0.0
     contrast = float(np.sqrt(np.concatenate([a, b]).var(0).sum()))

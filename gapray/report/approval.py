@@ -51,7 +51,7 @@ def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
 
 
 class Published(NamedTuple):
-    """What became of each product; lists of products or of sentences that begin with one."""
+    """What became of each product; lists of product ids, or of sentences that begin with a product id."""
 
     copied: list[str]
     skipped: list[str]
@@ -123,9 +123,9 @@ def _skip(
     """Say why a product is not copied, and see to what was published of it before: of one preset, or all."""
     place = f"{shop.folder.path}/{identifier}"
     there = shop.exports(identifier)
-    mine = [one for one in there if preset in (None, one["preset"])]
+    mine = [export for export in there if preset in (None, export["preset"])]
     if refused and mine:
-        shop.keep(identifier, there, [one for one in there if one not in mine])
+        shop.keep(identifier, there, [export for export in there if export not in mine])
         done.withdrawn.append(identifier)
         reason += f"; what was published of it was removed from {place}"
     elif mine:
@@ -167,7 +167,7 @@ def _copy(catalog: Catalog, shop: _Shop, video: Mapping[str, Any]) -> None:
     files = {media_name(name): name for name in video["files"]}
     mine = {"preset": video["preset"], "frames": canonical_hash(_frames_of(catalog, video)), "files": sorted(files)}
     before = shop.exports(identifier)
-    beside = [one for one in before if one["frames"] == mine["frames"] and one["preset"] != mine["preset"]]
+    beside = [export for export in before if export["frames"] == mine["frames"] and export["preset"] != mine["preset"]]
     # Written down before it is done: what a publication that is broken off leaves is known to the next one.
     shop.record(identifier, [*before, mine])
     for name, path in files.items():
@@ -193,7 +193,7 @@ class _Shop:
             there = []
         except OSError as error:
             raise CatalogError("catalog.unreadable", f"{folder.path}: {error}") from error
-        names = (str(one["name"]).rstrip("/").rpartition("/")[2] for one in there if one["type"] == "directory")
+        names = (str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in there if entry["type"] == "directory")
         return cls(folder, frozenset(names))
 
     def exports(self, identifier: str) -> list[dict[str, Any]]:
@@ -203,8 +203,12 @@ class _Shop:
         try:
             found = json.loads(self.folder.read(f"{identifier}/{RECORD}"))
             return [
-                {"preset": str(one["preset"]), "frames": str(one["frames"]), "files": list(map(_inner, one["files"]))}
-                for one in found["exports"]
+                {
+                    "preset": str(export["preset"]),
+                    "frames": str(export["frames"]),
+                    "files": list(map(_inner, export["files"])),
+                }
+                for export in found["exports"]
             ]
         except CatalogError as error:
             if error.code != "catalog.file_missing":
@@ -227,9 +231,9 @@ class _Shop:
     def keep(self, identifier: str, there: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> None:
         """Remove the files of all exports but those that are kept; of none, the product's folder too."""
         place = f"{self.folder.path}/{identifier}"
-        stay = {name for one in kept for name in one["files"]}
+        stay = {name for export in kept for name in export["files"]}
         with writing(CatalogError, "catalog.write_failed", place):
-            for name in sorted({name for one in there for name in one["files"]} - stay):
+            for name in sorted({name for export in there for name in export["files"]} - stay):
                 self.folder.remove(f"{place}/{name}")
             if not kept:
                 self.folder.remove(f"{place}/{RECORD}")

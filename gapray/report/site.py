@@ -85,7 +85,7 @@ def write_report(
     }
     best = {row["product_id"]: row for row in catalog.best_videos().to_pylist()}
     lost = gone(catalog.folder)
-    source_of = {name: one for one in reversed(lost) for name in one.products}
+    source_of = {name: source for source in reversed(lost) for name in source.products}
     missing = {
         row["product_id"]: f"No longer in {source_of[row['product_id']].source}; this is what was packaged before."
         for row in rows
@@ -217,7 +217,7 @@ def _write_product(
     # A video repeats what was known of its package when it was drawn.
     seen = [warning.message for warning in package.warnings or ()]
     warnings = list(dict.fromkeys([*(facts.video["warnings"] if facts.video else ()), *seen]))
-    reasons = (own["reasons"] if own else [one["message"] for one in problems[:1]]) or warnings[:1]
+    reasons = (own["reasons"] if own else [problem["message"] for problem in problems[:1]]) or warnings[:1]
     data = {"photos": _sprite_facts(f"{identifier}.photos.jpg", angles, 4), "turn": turn}
     page = templates.get_template("product.html").render(
         id=identifier,
@@ -318,7 +318,7 @@ def _counts(listed: list[dict[str, Any]]) -> str:
 
 def _gone_lines(lost: Sequence[Gone], missing: Mapping[str, str]) -> list[str]:
     """How many products of each source are still gone from it."""
-    counts = {one.source: one.count - sum(name not in missing for name in one.products) for one in lost}
+    counts = {group.source: group.count - sum(name not in missing for name in group.products) for group in lost}
     return [f"No longer in {source}: {count} of the products here." for source, count in counts.items() if count]
 
 

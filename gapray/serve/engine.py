@@ -154,7 +154,7 @@ class Packager:
                 fetch_json(given.manifest_url, rules, most_values=self._settings.limits.json_values)
             )
         else:
-            sent = [at_url(one) for one in given.photos]
+            sent = [at_url(photo) for photo in given.photos]
         found = arrived(
             sent,
             azimuths=None,

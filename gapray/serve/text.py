@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from gapray.errors import InputError
@@ -112,21 +113,11 @@ def refuse_unusable(name: str, value: Any) -> None:
     Raises:
         InputError: `request.invalid`, naming field and character.
     """
-    todo = [name, value]
-    while todo:  # no recursion: how deep the data lies is the client's choice
-        item = todo.pop()
-        if isinstance(item, str):
-            if (found := _unusable_in(item)) is not None:
-                kind = "half a surrogate pair" if found.group() >= "\ud800" else "a control character"
-                where = shown(name[:60])
-                raise InputError(
-                    "request.invalid", f"{where}: U+{ord(found.group()):04X} is {kind}, which no text holds"
-                )
-        elif isinstance(item, dict):
-            todo += item.keys()
-            todo += item.values()
-        elif isinstance(item, list):
-            todo += item
+    for text in _texts_in(name, value):
+        if (found := _unusable_in(text)) is not None:
+            kind = "half a surrogate pair" if found.group() >= "\ud800" else "a control character"
+            where = shown(name[:60])
+            raise InputError("request.invalid", f"{where}: U+{ord(found.group()):04X} is {kind}, which no text holds")
 
 
 def _unusable_in(text: str) -> re.Match[str] | None:
@@ -148,14 +139,21 @@ def refuse_long(name: str, value: Any) -> None:
     Raises:
         InputError: `request.invalid`, naming the field.
     """
+    for text in _texts_in(name, value):
+        if len(text) > LONGEST:
+            raise InputError(
+                "request.invalid", f"{name[:60]} holds a text of {len(text)} characters; at most {LONGEST} are taken"
+            )
+
+
+def _texts_in(name: str, value: Any) -> Iterator[str]:
+    """The name, and every text of JSON data with its members' names. No recursion: how deep the data lies is the client's choice."""
     todo = [name, value]
     while todo:
         item = todo.pop()
-        if isinstance(item, str) and len(item) > LONGEST:
-            raise InputError(
-                "request.invalid", f"{name[:60]} holds a text of {len(item)} characters; at most {LONGEST} are taken"
-            )
-        if isinstance(item, dict):
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
             todo += item.keys()
             todo += item.values()
         elif isinstance(item, list):

@@ -83,6 +83,7 @@ def test_what_a_stage_raises_ends_the_run():
         list(run_here(pipeline, iter([pa.table({"product_id": ["a"], "value": [1]})]), device_gb=80))
 
 
+@pytest.mark.timeout(500)
 def test_a_catalogue_is_the_same_by_either_executor(ray_cluster, tmp_path):
     write_products(tmp_path / "shoot", 3)
     (write_product(tmp_path / "shoot" / "broken") / "broken_090.png").write_bytes(b"")

@@ -420,7 +420,7 @@ def azimuths_of(body: Body) -> list[float] | None:
         for value in values:
             listed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
             flat += listed if isinstance(listed, list) else str(listed).split(",")
-        found = [number_of(one) for one in flat]
+        found = [number_of(value) for value in flat]
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InputError("request.invalid", "azimuths must be numbers of degrees") from error
     if not all(abs(one) < 1e6 for one in found):

@@ -81,7 +81,7 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
     files = {}
     if kind == "score":
         videos = [value for name, value in body.fields if name == "video" and value not in (None, "")]
-        if any(one != videos[0] for one in videos):
+        if any(video != videos[0] for video in videos):
             raise InputError("request.invalid", f"{len(videos)} videos came; send one a request")
         video = body.last("video")
         if not isinstance(video, tuple) or not video[1]:

@@ -307,7 +307,7 @@ class Asked:
 
     def as_arguments(self) -> dict[str, Any]:
         """For `Context.accept`."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "ignored"}
+        return {member.name: getattr(self, member.name) for member in fields(self) if member.name != "ignored"}
 
 
 def asked_of(given: dict[str, Any]) -> Asked:
