@@ -13,15 +13,16 @@ DELIMITERS = (",", ";", "\t", "|")
 HEADER_ROWS = 20
 """The header is looked for in so many rows: some programs write a title above it."""
 MAX_COLUMNS = 1000
-OLD_ENCODINGS = ("cp1252", "mac_roman", "cp850", "latin-1")
-"""Encodings of one byte a character: of Windows, of old Macintosh programs, of DOS."""
+OLD_ENCODINGS = ("cp1252", "mac_roman", "cp850", "cp1250", "cp1251", "cp932", "gb18030", "big5hkscs", "cp949", "latin-1")
+"""Encodings that spreadsheets write when they do not write Unicode: Windows in Western, Central and Eastern Europe, old Macintosh
+programs and DOS, Windows in Japan, China, Taiwan and Korea."""
 
 
 def texts(data: bytes) -> Iterator[str]:
     """What a text file may say, the likeliest first; more than one where its encoding cannot be told.
 
     Args:
-        data: UTF-8 or UTF-16 with or without a byte order mark, or an encoding of one byte a character.
+        data: UTF-8 or UTF-16 with or without a byte order mark, or one of `OLD_ENCODINGS`.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         yield data.decode("utf-16", "replace")

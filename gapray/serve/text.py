@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from gapray.capture.tables import number
 from gapray.errors import InputError
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -72,7 +73,7 @@ def values_in(part: bytes) -> int:
 
 
 def number_of(value: Any) -> float:
-    """A number that a client sent, as such or as text; Python counts `True` as 1, which no client means.
+    """A number that a client sent, as such or as text such as ``315°``; Python counts `True` as 1, which no client means.
 
     Raises:
         TypeError: It is no number and no text.
@@ -81,7 +82,7 @@ def number_of(value: Any) -> float:
     """
     if isinstance(value, bool):
         raise TypeError("a truth value is no number")
-    return float(value)
+    return number(value) if isinstance(value, str) else float(value)
 
 
 def refuse_nested(what: str, value: Any) -> None:

@@ -114,6 +114,30 @@ def test_headers_decimals_and_empty_rows(shoot, header, delimiter, decimal, fill
     assert read(shoot, "\r\n".join(lines).encode()) == ANGLES
 
 
+LANGUAGES = {
+    "Japanese": ("cp932", "革靴（黒）ソ表"),  # the second byte of two of these characters is a backslash in ASCII
+    "Chinese": ("gb18030", "皮鞋 黑色"),
+    "Chinese of Taiwan": ("big5hkscs", "皮鞋 黑色許功"),
+    "Korean": ("cp949", "구두 검정"),
+    "Czech": ("cp1250", "Žlutý střevíc"),
+    "Russian": ("cp1251", "Туфли чёрные"),
+}
+"""Language -> the encoding of its spreadsheets, and a name of a product."""
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+def test_encodings_of_other_languages(tmp_path, shoot, language, delimiter):
+    encoding, word = LANGUAGES[language]
+    names = [f"{word} {'abcdefgh'[index]}.png" for index in range(8)]
+    folder = tmp_path / "shoe"
+    folder.mkdir()
+    for name, photo in zip(names, photos_of(shoot), strict=True):
+        (folder / name).write_bytes((shoot / photo).read_bytes())
+    text = "\r\n".join(lines_of(names, delimiter=DELIMITERS[delimiter]))
+    assert read(folder, text.encode(encoding)) == ANGLES
+
+
 @pytest.mark.parametrize(
     ("table", "disk"), itertools.product(NAMES, ["composed", "decomposed", "other case of the ending"])
 )
