@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -79,7 +79,31 @@ class RunSummary:
 
 
 @dataclass
-class PackageSummary(RunSummary):
+class PackageWarnings(RunSummary):
+    """A run that tells what looks wrong with the photos of the products that it worked on."""
+
+    warned: int = 0
+    """Products whose photos look wrong, or came from elsewhere than those before."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """Warnings of the first `REJECTS_SHOWN` of them: product_id, code and message. The `products` table has all."""
+
+    def warn(self, product_id: str, warnings: Sequence[Mapping[str, str]] | None) -> None:
+        """Count a product, and keep what its package says of its photos; nothing if that is empty or None."""
+        if warnings:
+            self.warned += 1
+            if self.warned <= REJECTS_SHOWN:
+                self.warnings += [{"product_id": product_id, **warning} for warning in warnings]
+
+    def warning_lines(self) -> list[str]:
+        """A line for each warning, for people."""
+        lines = [warning_line(warning) for warning in self.warnings]
+        if self.warned > REJECTS_SHOWN:
+            lines.append(f"… and {self.warned - REJECTS_SHOWN} more: SELECT product_id, warnings FROM products")
+        return lines
+
+
+@dataclass
+class PackageSummary(PackageWarnings):
     """What `gapray package` did."""
 
     kind: ClassVar[str] = "package"
@@ -95,26 +119,12 @@ class PackageSummary(RunSummary):
     """Products that were packaged from this source and lie in it no more."""
     gone_products: list[str] = field(default_factory=list)
     """The first `GONE_KEPT` of them."""
-    warned: int = 0
-    """Products packaged by this run whose photos look wrong, or came from elsewhere than those before."""
-    warnings: list[dict[str, str]] = field(default_factory=list)
-    """What is said of the first of them: product_id, code and message. The `products` table has all."""
 
     def add(self, receipts: pa.Table) -> None:
         """Count what one part held, and what looks wrong in it."""
         super().add(receipts)
         for row in receipts.to_pylist():
-            if row["warnings"]:
-                self.warned += 1
-                if self.warned <= REJECTS_SHOWN:
-                    self.warnings += [{"product_id": row["product_id"], **warning} for warning in row["warnings"]]
-
-    def warning_lines(self) -> list[str]:
-        """A line a warning."""
-        lines = [warning_line(warning) for warning in self.warnings]
-        if self.warned > REJECTS_SHOWN:
-            lines.append(f"… and {self.warned - REJECTS_SHOWN} more: SELECT product_id, warnings FROM products")
-        return lines
+            self.warn(row["product_id"], row["warnings"])
 
     def remarks(self) -> list[str]:
         """What lies in the source and is not used, and what lies there no more, a line each."""
@@ -231,7 +241,7 @@ class ScoreSummary(RunSummary):
 
 
 @dataclass
-class StillsSummary(RunSummary):
+class StillsSummary(PackageWarnings):
     """What `gapray stills` did; its `products` are pictures of a product in a scene."""
 
     kind: ClassVar[str] = "stills"

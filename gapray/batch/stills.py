@@ -80,6 +80,8 @@ def stills(
     rejudged = rejudge_stills(opened, chosen.stills.min_same, there, run_id)
     after = opened.newest("stills", "rejects")
     summary = StillsSummary(run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged)
+    for product_id, warnings in _warnings_of(todo).items():
+        summary.warn(product_id, warnings)
     with recorded(
         summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
     ) as recorder:
@@ -134,6 +136,12 @@ def pending_stills(
     shaped = [PENDING.field(name) for name in PENDING.names if name != "part"]
     table = pa.Table.from_pylist(rows, schema=pa.schema([*shaped, pa.field("seed", pa.int64())]))
     return with_parts(table, catalog).select(PENDING.names).cast(PENDING), finished, kept
+
+
+def _warnings_of(pending: pa.Table) -> dict[str, list[dict[str, str]] | None]:
+    """Product -> what its package says of its photos, of rows of `PENDING`."""
+    rows = pending.select(["product_id", "product"]).to_pylist()
+    return {row["product_id"]: row["product"]["warnings"] for row in rows}
 
 
 def stills_pipeline(cluster: Mapping[str, float], *, facts: StillFacts, after: datetime | None = None) -> Pipeline:

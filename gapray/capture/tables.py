@@ -13,7 +13,18 @@ DELIMITERS = (",", ";", "\t", "|")
 HEADER_ROWS = 20
 """The header is looked for in so many rows: some programs write a title above it."""
 MAX_COLUMNS = 1000
-OLD_ENCODINGS = ("cp1252", "mac_roman", "cp850", "cp1250", "cp1251", "cp932", "gb18030", "big5hkscs", "cp949", "latin-1")
+OLD_ENCODINGS = (
+    "cp1252",
+    "mac_roman",
+    "cp850",
+    "cp1250",
+    "cp1251",
+    "cp932",
+    "gb18030",
+    "big5hkscs",
+    "cp949",
+    "latin-1",
+)
 """Encodings that spreadsheets write when they do not write Unicode: Windows in Western, Central and Eastern Europe, old Macintosh
 programs and DOS, Windows in Japan, China, Taiwan and Korea."""
 

@@ -1,12 +1,14 @@
 """`gapray stills` on a real Ray: rows, files, resume, rejects, the report's page."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from gapray.batch.package import package
 from gapray.capture.decode import decode_photo
+from gapray.catalog.import_package import import_package
 from gapray.catalog.reader import open_catalog
 from gapray.cli.main import app
 from gapray.config import load_profile
@@ -66,6 +68,20 @@ def test_what_cannot_be_drawn_is_a_reject_and_the_others_go_on(catalog, tmp_path
     assert code == 2 and told["error"]["code"] == "scene.unknown"
     code, told = run(catalog, "--product", "nobody")
     assert code == 4 and told["error"]["code"] == "catalog.product_not_found"
+
+
+def test_warnings_about_the_photos_are_told(catalog):
+    opened = open_catalog(str(catalog))
+    mug = opened.package("mug")
+    first, second, *others = mug.views
+    copied = replace(second, reference=first.reference, mask=first.mask)
+    import_package(
+        opened.folder, replace(mug, product_id="twin", key="", views=(first, copied, *others)), uri="memory://"
+    )
+    code, told = run(catalog, "--scenes", "white-studio", "--product", "twin")
+    assert code in (0, 3) and told["warned"] == 1
+    [warning] = told["warnings"]
+    assert (warning["product_id"], warning["code"]) == ("twin", "azimuth.duplicate")
 
 
 def test_the_report_of_a_catalogue_without_stills_has_no_scenes(catalog, tmp_path):
