@@ -17,19 +17,8 @@ from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import MASK_CPU, MASK_THREADS, plan_score
 from gapray.batch.run import carry_out
 from gapray.batch.runs import ScoreSummary, absolute, new_run_id
-from gapray.batch.score_stages import (
-    MATERIAL,
-    PENDING_SCORE,
-    SCORE_RECEIPT,
-    SCORED,
-    TRUTH,
-    Compare,
-    Judge,
-    LeaveOut,
-    ScoreFacts,
-    gather,
-    write_scores,
-)
+from gapray.batch.score_rows import COMPARED, GATHERED, PENDING_SCORE, SCORE_RECEIPT, SCORED, TRUTH
+from gapray.batch.score_stages import Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
 from gapray.batch.truth import Truth, read_truth
 from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
@@ -180,15 +169,15 @@ def score_pipeline(
     """
     workers = plan_score(facts.profile, vram_gb, cluster, draws=draws)
     # H.264 and JPEG decoding: short tasks, no model.
-    stages = [Stage("score.gather", gather, PENDING_SCORE, MATERIAL, {"facts": facts}, workers.compare_workers)]
+    stages = [Stage("score.gather", gather, PENDING_SCORE, GATHERED, {"facts": facts}, workers.compare_workers)]
     if workers.draw:
         leave_out = {"facts": facts, "gpu": workers.draw.gpu, "threads": workers.draw.threads}
         stages.append(
             Stage(
                 "score.leave_out",
                 LeaveOut,
-                MATERIAL,
-                MATERIAL,
+                GATHERED,
+                GATHERED,
                 leave_out,
                 workers.draw.render_workers,
                 workers.draw.cpus,
@@ -201,14 +190,14 @@ def score_pipeline(
         Stage(
             "score.compare",
             Compare,
-            MATERIAL,
-            MATERIAL,
+            GATHERED,
+            COMPARED,
             {"facts": facts, "threads": MASK_THREADS},
             workers.compare_workers,
             MASK_CPU,
         ),
         # LPIPS: all pairs of a video in batches of 64, on a share of a GPU.
-        Stage("score.judge", Judge, MATERIAL, SCORED, judge, workers.judge_workers, gpu=workers.gpu),
+        Stage("score.judge", Judge, COMPARED, SCORED, judge, workers.judge_workers, gpu=workers.gpu),
     ]
     return Pipeline(
         tuple(stages),

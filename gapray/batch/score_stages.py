@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from gapray.batch.metrics import observe
-from gapray.batch.render_stages import PACKAGE
 from gapray.batch.resources import GpuShare, settle
-from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
+from gapray.batch.rows import Row, error_columns
+from gapray.batch.score_rows import (
+    COMPARED,
+    GATHERED,
+    IDENTITY,
+    SCORE_RECEIPT,
+    SCORED,
+    comparison_columns,
+    comparison_of,
+    picture_columns,
+    picture_of,
+)
 from gapray.batch.trace import model_load
 from gapray.capture.decode import decode_photo
 from gapray.capture.storage import read_bytes
@@ -23,66 +33,20 @@ from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
-from gapray.catalog.schemas import REJECTS, SCORES, VERDICTS
 from gapray.catalog.storage import Folder
-from gapray.config import SCORE_FORMAT, OrbitSettings, Profile, VideoSettings, canonical_hash
+from gapray.config import SCORE_FORMAT, DecodeSettings, OrbitSettings, Profile, VideoSettings, canonical_hash
 from gapray.errors import InputError, ResourceError
-from gapray.fidelity.comparison import Comparison, Drawn, Truth, compare, judged
+from gapray.fidelity.comparison import Drawn, Truth, compare, judged
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS
-from gapray.gap.package import GapPackage
 from gapray.models.load import load_identity, load_mask, require
-from gapray.orbit.engines import Engine
 from gapray.video.backend import VideoBackend
 from gapray.video.decode import one_turn
 from gapray.video.load import load_backend, video_cards, video_revisions
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
-
-TRUTH = pa.struct([("uri", pa.string()), ("azimuth_deg", pa.float64())])
-PENDING_SCORE = pa.schema(
-    [
-        ("product_id", pa.string()),
-        ("product_key", pa.string()),
-        ("video_key", pa.string()),
-        ("key", pa.string()),
-        ("seed", pa.int64()),
-        ("part", pa.string()),
-        ("product", PACKAGE),
-        ("backend", pa.string()),
-        ("profile", pa.string()),
-        ("preset", pa.string()),
-        ("models", pa.list_(pa.string())),
-        ("files", pa.list_(pa.string())),
-        ("frames", pa.int32()),
-        ("azimuths_deg", pa.list_(pa.float64())),
-        ("truths", pa.list_(TRUTH)),
-    ]
-)
-"""A video to score; without `truths` some of its views are left out and drawn anew."""
-_IDENTITY = [PENDING_SCORE.field(name) for name in ("product_id", "product_key", "video_key", "key", "seed")]
-MATERIAL = pa.schema([*_IDENTITY, *ERROR_FIELDS, pa.field("blob", pa.large_binary())])
-"""A video in flight; `blob` is a pickle of our own dataclasses, which never leaves the run."""
-SCORED = pa.schema(
-    [
-        ("product_id", pa.string()),
-        ("scores", pa.list_(pa.struct(list(SCORES)))),
-        ("verdicts", pa.list_(pa.struct(list(VERDICTS)))),
-        ("reject", pa.struct(list(REJECTS))),
-    ]
-)
-SCORE_RECEIPT = pa.schema(
-    [
-        ("product_id", pa.string()),
-        ("outcome", pa.string()),
-        ("pairs", pa.int32()),
-        ("code", pa.string()),
-        ("message", pa.string()),
-    ]
-)
-"""What the driver hears of a video; `outcome` is passed, failed or rejected."""
 
 
 @dataclass(frozen=True)
@@ -120,52 +84,24 @@ class ScoreFacts:
         return canonical_hash([video_key, self.protocol, named])
 
 
-@dataclass(frozen=True)
-class Material:
-    """One video and what it is compared with."""
-
-    package: GapPackage
-    frames: Any
-    """uint8 [F, S, S, 3]."""
-    azimuths_deg: tuple[float, ...]
-    truths: tuple[Truth, ...]
-    drawn: tuple[Drawn, ...]
-    orbit: OrbitSettings
-    video: VideoSettings
-    """With `orbit`, what the video was drawn with, by its own record."""
-    engine: Engine
-    """What drew the frames in between."""
-    preset: str
-    shifted: bool
-
-
 def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
-    """Pending scores -> decoded videos, packages and truth photos: CPU work, no model."""
+    """Rows of `PENDING_SCORE` -> rows of `GATHERED`: videos and truth photos decoded. CPU work, no model."""
     opened = Catalog(Folder.at(facts.catalog))
-    return _each(table, lambda row: _gathered(row, opened, facts))
+    return _on_each(table, GATHERED, lambda row: _gathered(row, opened, facts.profile.packaging.decode))
 
 
-def _gathered(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
+def _gathered(row: Row, opened: Catalog, decode: DecodeSettings) -> Row:
     views = opened.views_of(row["product_id"], row["product_key"], row["part"])
-    package = package_of_rows(row["product"], views)
     files = {media_name(name): opened.folder.read(name) for name in row["files"]}
-    frames = one_turn(files, preset_named(row["preset"]), row["frames"])
-    told = Provenance.from_sidecar(files["provenance.json"].decode())
-    orbit, video = told.drawn_with()
-    decode = facts.profile.packaging.decode
-    photos = [decode_photo(read_bytes(one["uri"], decode.max_bytes), decode) for one in row["truths"]]
-    return Material(
-        package=package,
-        frames=frames,
-        azimuths_deg=tuple(row["azimuths_deg"]),
-        truths=tuple(Truth(one["azimuth_deg"], photo) for one, photo in zip(row["truths"], photos, strict=True)),
-        drawn=(),
-        orbit=orbit,
-        video=video,
-        engine=told.facts["calibration"]["engine"],
-        preset=row["preset"],
-        shifted=bool(told.facts["calibration"]["shifted"]),
-    )
+    photos = [decode_photo(read_bytes(truth["uri"], decode.max_bytes), decode) for truth in row["truths"]]
+    azimuths = [truth["azimuth_deg"] for truth in row["truths"]]
+    return {
+        "views": views,
+        "frames": [picture_columns(frame) for frame in one_turn(files, preset_named(row["preset"]), row["frames"])],
+        "provenance": files["provenance.json"].decode(),
+        "truths": [{"azimuth_deg": at} | picture_columns(photo) for at, photo in zip(azimuths, photos, strict=True)],
+        "left_out": [],
+    }
 
 
 class LeaveOut:
@@ -181,28 +117,28 @@ class LeaveOut:
         self._backend: VideoBackend | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
-        return _each(table, self._drawn)
+        """Rows of `GATHERED` -> the same with `left_out` where there are no `truths`."""
+        return _on_each(table, GATHERED, self._drawn)
 
-    def _drawn(self, row: Row) -> Material:
-        material: Material = unpacked(row)
-        if material.truths:
-            return material
-        video = material.video.computed_as(self._facts.profile.video)
-        backend = self._backend_of(video, row, material)
-        drawn = draw_left_out(
-            material.package,
-            backend,
-            material.orbit,
+    def _drawn(self, row: Row) -> Row:
+        if row["truths"]:
+            return {}
+        record = Provenance.from_sidecar(row["provenance"])
+        orbit, drawn_with = record.drawn_with()
+        video = drawn_with.computed_as(self._facts.profile.video)
+        left_out = draw_left_out(
+            package_of_rows(row["product"], row["views"]),
+            self._backend_of(video, orbit, row),
+            orbit,
             video,
-            engine=material.engine,
+            engine=record.facts["calibration"]["engine"],
             views=self._facts.profile.fidelity.leave_out,
             seed=row["seed"],
             device=self._device,
         )
-        return replace(material, drawn=tuple(drawn))
+        return {"left_out": [{"view": drawn.view} | picture_columns(drawn.image) for drawn in left_out]}
 
-    def _backend_of(self, video: VideoSettings, row: Row, material: Material) -> VideoBackend:
+    def _backend_of(self, video: VideoSettings, orbit: OrbitSettings, row: Row) -> VideoBackend:
         """What drew a video, proven by its key.
 
         Raises:
@@ -213,8 +149,8 @@ class LeaveOut:
         if video != self._settings:
             self._backend = None  # two do not fit a GPU
             self._settings = video
-        revisions = video_revisions(video, material.orbit)
-        [key] = video.digests(material.orbit, material.preset, revisions, [row["product_key"]], row["seed"])
+        revisions = video_revisions(video, orbit)
+        [key] = video.digests(orbit, row["preset"], revisions, [row["product_key"]], row["seed"])
         if key != row["video_key"]:
             raise InputError(
                 "score.not_as_drawn",
@@ -239,25 +175,27 @@ class Compare:
         self._network = load_mask(facts.profile.packaging, threads=threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
-        return _each(table, self._compared)
+        """Rows of `GATHERED` -> rows of `COMPARED`."""
+        return _on_each(table, COMPARED, self._compared)
 
-    def _compared(self, row: Row) -> tuple[Comparison, tuple[float, ...]]:
-        material: Material = unpacked(row)
+    def _compared(self, row: Row) -> Row:
+        package = package_of_rows(row["product"], row["views"])
+        record = Provenance.from_sidecar(row["provenance"])
+        orbit, _ = record.drawn_with()
         comparison = compare(
-            material.package,
-            material.frames,
-            material.azimuths_deg,
+            package,
+            np.stack([picture_of(frame) for frame in row["frames"]]),
+            row["azimuths_deg"],
             self._network,
-            truths=material.truths,
-            drawn=material.drawn,
-            orbit=material.orbit,
+            truths=[Truth(truth["azimuth_deg"], picture_of(truth)) for truth in row["truths"]],
+            drawn=[Drawn(drawn["view"], picture_of(drawn)) for drawn in row["left_out"]],
+            orbit=orbit,
             mask=self._facts.profile.packaging.mask,
             settings=self._facts.profile.fidelity,
             mask_model=self._facts.mask,
-            shifted=material.shifted,
+            shifted=bool(record.facts["calibration"]["shifted"]),
         )
-        return comparison, tuple(view.azimuth_deg for view in material.package.views)
+        return comparison_columns(comparison) | {"conditions_deg": [view.azimuth_deg for view in package.views]}
 
 
 class Judge:
@@ -270,7 +208,7 @@ class Judge:
         self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
+        """Rows of `COMPARED` -> rows of `SCORED`."""
         rows = []
         for row in table.to_pylist():
             scores: list[Row] = []
@@ -279,14 +217,14 @@ class Judge:
                 try:
                     scores, verdicts = self._judged(row)
                 except Exception as error:
-                    fail(row, error)
+                    row.update(error_columns(error))
             reject = score_reject(row, self._facts) if row["error_code"] else None
             rows.append({"product_id": row["product_id"], "scores": scores, "verdicts": verdicts, "reject": reject})
         return pa.Table.from_pylist(rows, schema=SCORED)
 
     def _judged(self, row: Row) -> tuple[list[Row], list[Row]]:
         profile = self._facts.profile
-        comparison, conditions = unpacked(row)
+        comparison = comparison_of(row)
         scores, verdicts = judged(comparison, self._metric, self._identity, profile.fidelity)
         for one in scores:
             if one.label == OURS:
@@ -298,7 +236,7 @@ class Judge:
             mask=self._facts.mask,
             framing=comparison.framing,
             truth=comparison.truth,
-            conditions_deg=conditions,
+            conditions_deg=tuple(row["conditions_deg"]),
             source="delivered file" if comparison.truth == "held-out" else "frames before encoding",
         )
         shared = stamped(row, protocol, self._facts.run_id)
@@ -358,25 +296,22 @@ def score_reject(row: Row, facts: ScoreFacts) -> Row:
     )
 
 
-def fail(row: Row, error: Exception) -> None:
-    """Let a row carry its error to the last stage."""
-    row.update(error_columns(error), blob=None)
+def _on_each(table: pa.Table, schema: pa.Schema, work: Callable[[Row], Row]) -> pa.Table:
+    """Do one stage's work on every row that has not failed.
 
-
-def _each(table: pa.Table, work: Any) -> pa.Table:
-    """Do one stage's work on every row that has not failed."""
-    rows = table.to_pylist()
-    for row in rows:
-        row.setdefault("error_code", None)
-        row.setdefault("error_message", None)
-        if row["error_code"] is None:
+    Args:
+        table: Rows of the stage before.
+        schema: Columns of the result. Those that the table has too stay as they are where `work` names none.
+        work: A row -> columns that are new in it.
+    """
+    rows = []
+    for row in table.to_pylist():
+        if row.get("error_code") is None:
             try:
-                row["blob"] = pickle.dumps(work(row), protocol=5)
+                row.update(work(row))
             except Exception as error:
-                fail(row, error)
-    return pa.Table.from_pylist([{name: row.get(name) for name in MATERIAL.names} for row in rows], schema=MATERIAL)
-
-
-def unpacked(row: Row) -> Any:
-    """What the stage before packed; only this run's own workers write it."""
-    return pickle.loads(row["blob"])  # noqa: S301
+                row.update(error_columns(error))
+        failed = row.get("error_code") is not None
+        kept = IDENTITY.names if failed else schema.names
+        rows.append({name: row.get(name) for name in kept})
+    return pa.Table.from_pylist(rows, schema=schema)
