@@ -91,12 +91,27 @@ def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
 
 
 def _gathered(row: Row, opened: Catalog, decode: DecodeSettings) -> Row:
-    views = opened.views_of(row["product_id"], row["product_key"], row["part"])
     files = {media_name(name): opened.folder.read(name) for name in row["files"]}
+    return {
+        "views": opened.views_of(row["product_id"], row["product_key"], row["part"]),
+        **decoded_columns(files, row, decode),
+    }
+
+
+def decoded_columns(files: Mapping[str, bytes], row: Row, decode: DecodeSettings) -> Row:
+    """Frames, provenance and truth photos as columns of `GATHERED`.
+
+    Args:
+        files: Name -> content, of the video.
+        row: With `preset`, `frames` (their number) and `truths` (`TRUTH`) of the video.
+        decode: Limits of the truth photos.
+
+    Raises:
+        InputError: The video or a photo cannot be read.
+    """
     photos = [decode_photo(read_bytes(truth["uri"], decode.max_bytes), decode) for truth in row["truths"]]
     azimuths = [truth["azimuth_deg"] for truth in row["truths"]]
     return {
-        "views": views,
         "frames": [picture_columns(frame) for frame in one_turn(files, preset_named(row["preset"]), row["frames"])],
         "provenance": files["provenance.json"].decode(),
         "truths": [{"azimuth_deg": at} | picture_columns(photo) for at, photo in zip(azimuths, photos, strict=True)],

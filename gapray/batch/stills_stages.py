@@ -192,17 +192,23 @@ def save_stills(table: pa.Table, *, facts: StillFacts) -> pa.Table:
                 stills = [_saved(picture, folder) for picture in row["pictures"]]
             except Exception as error:
                 _fail(row, error)
-        rejects = _rejects(row, facts) if row["error_code"] else []
+        rejects = still_rejects(row, facts) if row["error_code"] else []
         saved.append({"product_id": row["product_id"], "stills": [] if rejects else stills, "rejects": rejects})
     return pa.Table.from_pylist(saved, schema=SAVED)
 
 
+def encoded_picture(picture: Row) -> tuple[str, bytes]:
+    """A picture of a row of `DRAWN` as a file's name and a JPEG with its provenance."""
+    still = picture["row"]
+    image = np.frombuffer(picture["pixels"], np.uint8).reshape(still["height"], still["width"], 3)
+    name = f"{still['scene']}-{still['seed']}.jpg"
+    return name, encoded_still(image, name, QUALITY, _provenance(still))
+
+
 def _saved(picture: Row, folder: Folder) -> Row:
     still: Row = picture["row"]
-    image = np.frombuffer(picture["pixels"], np.uint8).reshape(still["height"], still["width"], 3)
     place = media_folder("stills", still["product_id"], still["key"])
-    name = f"{still['scene']}-{still['seed']}.jpg"
-    data = encoded_still(image, name, QUALITY, _provenance(still))
+    name, data = encoded_picture(picture)
     put_files(folder, place, {name: data}, still["product_id"])
     return still | {"file": f"{place}/{name}", "bytes": len(data)}
 
@@ -239,8 +245,8 @@ def _provenance(told: Mapping[str, Any]) -> Provenance:
     return Provenance(told["product_id"], told["source_type"], facts)
 
 
-def _rejects(row: Row, facts: StillFacts) -> list[Row]:
-    """One a picture: each is current until that very picture is there."""
+def still_rejects(row: Row, facts: StillFacts) -> list[Row]:
+    """The rejects of a row of `DRAWN` that met an error: one for each picture, which is current until that picture is there."""
     now = utc_now()
     scene = Scene.model_validate_json(row["scene"])
     return [
