@@ -45,6 +45,7 @@ KEY_BYTES_S = 16 * 2**20
 """Bytes of bodies that one key sends in a second: what comes faster waits on the client's side. A third of what a server on two cores reads."""
 START_S = 10.0
 _SAID = {
+    404: ("request.not_found", "no such path"),
     429: (
         "rate.exceeded",
         f"more than {OF_ONE_ADDRESS} connections of one address, than {OF_ONE_KEY} requests of one key in 10 s, "
@@ -93,6 +94,8 @@ frontend clients
     tcp-request connection reject if {{ sc0_conn_cur gt {twice} }}
     http-request deny deny_status 429 if {{ sc0_conn_cur gt {of_one} }}
     acl check path /healthz /readyz
+    # Serve's own paths tell its routes to everybody, without a key.
+    http-request deny deny_status 404 if {{ path,url_dec -m beg /- }}
     acl keyed var(txn.key) -m found
     acl strangers sc0_gpc0_rate gt {of_strangers}
     http-request deny deny_status 400 if {{ req.fhdr_cnt(authorization) gt 1 }}
@@ -126,7 +129,7 @@ backend serve
 def _written(folder: Path, host: str, port: int, inner: int, at_once: int) -> Path:
     """HAProxy's configuration, with its answers beside it."""
     for status, (code, message) in _SAID.items():
-        kind = "rate_limit_error" if status == 429 else "server_error"
+        kind = {404: "not_found_error", 429: "rate_limit_error"}.get(status, "server_error")
         error = {"message": message, "type": kind, "param": None, "code": code, "remedy": REMEDIES[code]}
         (folder / f"{status}.http").write_bytes(_answer(status, {"error": error}))
     code, message = _SAID[429]

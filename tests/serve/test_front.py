@@ -54,6 +54,14 @@ def test_answers_are_the_server_s_own(fronted, photos):
     assert chunked.status_code == 415
 
 
+@pytest.mark.parametrize("path", ["/-/routes", "/-/healthz", "/%2D/routes", "/%2d%2froutes", "/-"])
+def test_the_paths_of_ray_serve_are_not_for_clients(fronted, path):
+    _, address, _ = fronted
+    answer = talk(address, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 404 ") and b'"request.not_found"' in answer
+    assert b"x-request-id" not in answer.lower(), "the server was not asked"
+
+
 @pytest.mark.parametrize("head", ["one of 20 kB", "many", "endless"])
 def test_heads_beyond_the_limit_are_told(fronted, head):
     url, address, _ = fronted
