@@ -1,10 +1,10 @@
-"""The stages of `gapray score`, as callables for ``map_batches(batch_format="pyarrow", batch_size=1)``. A row is a video."""
+"""The stages of `gapray score`: functions and callable classes from Arrow tables to Arrow tables, one video a row."""
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from gapray.batch.metrics import observe
 from gapray.batch.render_stages import PACKAGE
-from gapray.batch.resources import GpuShare, settle
+from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.batch.trace import model_load
 from gapray.capture.decode import decode_photo
@@ -61,10 +61,10 @@ PENDING_SCORE = pa.schema(
         ("truths", pa.list_(TRUTH)),
     ]
 )
-"""A video to score; without `truths` some of its views are left out and drawn anew."""
+"""A video to score; if `truths` is empty, some of its views are left out and redrawn."""
 _IDENTITY = [PENDING_SCORE.field(name) for name in ("product_id", "product_key", "video_key", "key", "seed")]
 MATERIAL = pa.schema([*_IDENTITY, *ERROR_FIELDS, pa.field("blob", pa.large_binary())])
-"""A video in flight; `blob` is a pickle of our own dataclasses, which never leaves the run."""
+"""A video between stages; `blob` is a pickle of gapray's own dataclasses, which never leaves the run."""
 SCORED = pa.schema(
     [
         ("product_id", pa.string()),
@@ -82,12 +82,12 @@ SCORE_RECEIPT = pa.schema(
         ("message", pa.string()),
     ]
 )
-"""What the driver hears of a video; `outcome` is passed, failed or rejected."""
+"""Receipt of a committed video; `outcome` is passed, failed or rejected."""
 
 
 @dataclass(frozen=True)
 class ScoreFacts:
-    """What all scores of one run share."""
+    """Settings that all scores of one run share."""
 
     run_id: str
     catalog: str
@@ -95,12 +95,13 @@ class ScoreFacts:
     mask: str
     """name@revision of the mask network."""
     identity: str
-    """name@revision of what makes appearance features."""
+    """name@revision of the model of appearance features."""
     trunk_sha256: str
+    """SHA-256 of the weights of LPIPS's backbone."""
 
     @property
     def models(self) -> dict[str, str]:
-        """What a run's record names."""
+        """Model -> revision, for the run record and the protocol's hash."""
         return {
             "mask": self.mask,
             "identity": self.identity,
@@ -109,15 +110,18 @@ class ScoreFacts:
 
     @cached_property
     def protocol(self) -> str:
-        """Hash of how any video is scored by this run."""
+        """Hash of everything that determines how this run scores videos."""
         packaging = self.profile.packaging
         settings = [self.profile.fidelity.results(), packaging.mask.results(), packaging.decode.results()]
         return canonical_hash([SCORE_FORMAT, settings, self.models])
 
     def key(self, video_key: str, truths: Sequence[Mapping[str, Any]]) -> str:
-        """`scores.key`: the video, which stands for all that left-out views are drawn with, the protocol and the photos."""
-        named = sorted((truth["azimuth_deg"], truth["uri"], truth.get("stamp", "")) for truth in truths)
-        return canonical_hash([video_key, self.protocol, named])
+        """Return `scores.key`: a hash of the video's key, the protocol and the truth photos.
+
+        The video's key also covers everything that left-out views are drawn with.
+        """
+        photos = sorted((truth["azimuth_deg"], truth["uri"], truth.get("stamp", "")) for truth in truths)
+        return canonical_hash([video_key, self.protocol, photos])
 
 
 @dataclass(frozen=True)
@@ -126,66 +130,74 @@ class Material:
 
     package: GapPackage
     frames: Any
-    """uint8 [F, S, S, 3]."""
+    """Decoded frames of the video, uint8 [F, S, S, 3]."""
     azimuths_deg: tuple[float, ...]
+    """Azimuths of the frames [degrees]."""
     truths: tuple[Truth, ...]
+    """Held-out photos."""
     drawn: tuple[Drawn, ...]
+    """Left-out views, redrawn from the others."""
     orbit: OrbitSettings
     video: VideoSettings
-    """With `orbit`, what the video was drawn with, by its own record."""
+    """With `orbit`, the settings that drew the video, from its provenance."""
     engine: Engine
-    """What drew the frames in between."""
+    """The engine of the in-between frames."""
     preset: str
+    """Export preset of the video."""
     shifted: bool
+    """Whether calibration found the photos to be cropped individually."""
 
 
 def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
-    """Pending scores -> decoded videos, packages and truth photos: CPU work, no model."""
+    """Read and decode the videos, packages and truth photos of pending scores; returns rows of `MATERIAL`. Needs no model."""
     opened = Catalog(Folder.at(facts.catalog))
-    return _each(table, lambda row: _gathered(row, opened, facts))
+    return _map_rows(table, lambda row: _material(row, opened, facts))
 
 
-def _gathered(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
+def _material(row: Row, opened: Catalog, facts: ScoreFacts) -> Material:
     views = opened.views_of(row["product_id"], row["product_key"], row["part"])
     package = package_of_rows(row["product"], views)
     files = {media_name(name): opened.folder.read(name) for name in row["files"]}
     frames = one_turn(files, preset_named(row["preset"]), row["frames"])
-    told = Provenance.from_sidecar(files["provenance.json"].decode())
-    orbit, video = told.drawn_with()
+    provenance = Provenance.from_sidecar(files["provenance.json"].decode())
+    orbit, video = provenance.drawn_with()
     decode = facts.profile.packaging.decode
-    photos = [decode_photo(read_bytes(one["uri"], decode.max_bytes), decode) for one in row["truths"]]
+    truths = [
+        Truth(photo["azimuth_deg"], decode_photo(read_bytes(photo["uri"], decode.max_bytes), decode))
+        for photo in row["truths"]
+    ]
     return Material(
         package=package,
         frames=frames,
         azimuths_deg=tuple(row["azimuths_deg"]),
-        truths=tuple(Truth(one["azimuth_deg"], photo) for one, photo in zip(row["truths"], photos, strict=True)),
+        truths=tuple(truths),
         drawn=(),
         orbit=orbit,
         video=video,
-        engine=told.facts["calibration"]["engine"],
+        engine=provenance.facts["calibration"]["engine"],
         preset=row["preset"],
-        shifted=bool(told.facts["calibration"]["shifted"]),
+        shifted=bool(provenance.facts["calibration"]["shifted"]),
     )
 
 
-class LeaveOut:
-    """Draws some views from the others, for videos without hidden photos, each with what drew its video.
+class DrawLeftOut:
+    """Redraws left-out views from the others, for videos without held-out photos, with the backend that drew the video.
 
-    One backend is loaded at a time; rows come sorted by it.
+    One backend is loaded at a time; rows are sorted by backend.
     """
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
         self._facts = facts
-        self._device = settle(gpu, threads)
+        self._device = configure_worker(gpu, threads)
         self._settings: VideoSettings | None = None
         self._backend: VideoBackend | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
-        return _each(table, self._drawn)
+        """Add left-out views to rows of `MATERIAL`."""
+        return _map_rows(table, self._with_left_out)
 
-    def _drawn(self, row: Row) -> Material:
-        material: Material = unpacked(row)
+    def _with_left_out(self, row: Row) -> Material:
+        material: Material = unpickled(row)
         if material.truths:
             return material
         video = material.video.computed_as(self._facts.profile.video)
@@ -203,15 +215,15 @@ class LeaveOut:
         return replace(material, drawn=tuple(drawn))
 
     def _backend_of(self, video: VideoSettings, row: Row, material: Material) -> VideoBackend:
-        """What drew a video, proven by its key.
+        """Return the backend that drew a video, verified by the video's key.
 
         Raises:
-            InputError: `score.not_as_drawn`: this release, or the weights here, would not draw that video.
-            ResourceError: `resource.insufficient`.
-            ModelError: As `load_backend`.
+            InputError: `score.not_as_drawn`: this release, or the weights on this machine, would draw a different video.
+            ResourceError: `resource.insufficient`: the backend needs a GPU and there is none.
+            ModelError: The backend's weights cannot be loaded.
         """
         if video != self._settings:
-            self._backend = None  # two do not fit a GPU
+            self._backend = None  # free it first: two backends do not fit on one GPU
             self._settings = video
         revisions = video_revisions(video, material.orbit)
         [key] = video.digests(material.orbit, material.preset, revisions, [row["product_key"]], row["seed"])
@@ -231,7 +243,7 @@ class LeaveOut:
 
 
 class Compare:
-    """Cuts truth and frames out by one network and lays them alike. ONNX on CPUs."""
+    """Segments truth photos and frames with the same network and brings them into the same frame. Runs ONNX on CPUs."""
 
     def __init__(self, *, facts: ScoreFacts, threads: int) -> None:
         self._facts = facts
@@ -239,11 +251,11 @@ class Compare:
         self._network = load_mask(facts.profile.packaging, threads=threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
-        return _each(table, self._compared)
+        """Replace the material in rows of `MATERIAL` by comparisons and the azimuths of the given views [degrees]."""
+        return _map_rows(table, self._compare)
 
-    def _compared(self, row: Row) -> tuple[Comparison, tuple[float, ...]]:
-        material: Material = unpacked(row)
+    def _compare(self, row: Row) -> tuple[Comparison, tuple[float, ...]]:
+        material: Material = unpickled(row)
         comparison = compare(
             material.package,
             material.frames,
@@ -261,36 +273,36 @@ class Compare:
 
 
 class Judge:
-    """LPIPS and all else, on a share of a GPU where there is one."""
+    """Computes LPIPS and all other metrics, on a share of a GPU if there is one."""
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
         self._facts = facts
-        device = settle(gpu, threads)
+        device = configure_worker(gpu, threads)
         self._metric = Lpips(facts.profile.fidelity.net, device=device)
         self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
+        """Score the comparisons in rows of `MATERIAL`; returns rows of `SCORED`."""
         rows = []
         for row in table.to_pylist():
             scores: list[Row] = []
             verdicts: list[Row] = []
             if row["error_code"] is None:
                 try:
-                    scores, verdicts = self._judged(row)
+                    scores, verdicts = self._judge(row)
                 except Exception as error:
                     fail(row, error)
             reject = score_reject(row, self._facts) if row["error_code"] else None
             rows.append({"product_id": row["product_id"], "scores": scores, "verdicts": verdicts, "reject": reject})
         return pa.Table.from_pylist(rows, schema=SCORED)
 
-    def _judged(self, row: Row) -> tuple[list[Row], list[Row]]:
+    def _judge(self, row: Row) -> tuple[list[Row], list[Row]]:
         profile = self._facts.profile
-        comparison, conditions = unpacked(row)
+        comparison, conditions = unpickled(row)
         scores, verdicts = judged(comparison, self._metric, self._identity, profile.fidelity)
-        for one in scores:
-            if one.label == OURS:
-                observe("gapray_lpips", one.lpips, kind=one.kind)
+        for score in scores:
+            if score.label == OURS:
+                observe("gapray_lpips", score.lpips, kind=score.kind)
         protocol = Protocol(
             net=self._metric.net,
             trunk_sha256=self._metric.trunk.sha256,
@@ -301,15 +313,15 @@ class Judge:
             conditions_deg=conditions,
             source="delivered file" if comparison.truth == "held-out" else "frames before encoding",
         )
-        shared = stamped(row, protocol, self._facts.run_id)
+        shared = shared_columns(row, protocol, self._facts.run_id)
         return (
-            [one.as_dict() | shared for one in scores],
-            [one.as_dict() | shared | {"reasons": list(one.reasons), "notes": []} for one in verdicts],
+            [score.as_dict() | shared for score in scores],
+            [verdict.as_dict() | shared | {"reasons": list(verdict.reasons), "notes": []} for verdict in verdicts],
         )
 
 
-def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_video: bool = False) -> Row:
-    """The columns that all rows of one video's scores share, but for the label."""
+def shared_columns(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_video: bool = False) -> Row:
+    """Return the columns that all score and verdict rows of one video share, except the label."""
     return {
         **{name: row[name] for name in ("product_id", "key", "product_key", "video_key")},
         "foreign_video": foreign_video,
@@ -320,14 +332,14 @@ def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_
 
 
 def write_scores(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
-    """Commit one part of scored videos and say what became of each."""
+    """Commit one part of scored videos; returns rows of `SCORE_RECEIPT`."""
     rows = table.to_pylist()
     rejects = [row["reject"] for row in rows if row["reject"]]
     commit(
         Folder.at(catalog),
         {
-            "scores": [one for row in rows for one in row["scores"]],
-            "verdicts": [one for row in rows for one in row["verdicts"]],
+            "scores": [score for row in rows for score in row["scores"]],
+            "verdicts": [verdict for row in rows for verdict in row["verdicts"]],
             "rejects": rejects,
         },
         after=after,
@@ -344,7 +356,7 @@ def _receipt(row: Row) -> Row:
 
 
 def score_reject(row: Row, facts: ScoreFacts) -> Row:
-    """What a video that cannot be scored leaves behind."""
+    """Return the row of `rejects` for a video that cannot be scored."""
     return reject_row(
         product_id=row["product_id"],
         source=row["product_key"],
@@ -359,24 +371,24 @@ def score_reject(row: Row, facts: ScoreFacts) -> Row:
 
 
 def fail(row: Row, error: Exception) -> None:
-    """Let a row carry its error to the last stage."""
+    """Set the error of a row and drop its material."""
     row.update(error_columns(error), blob=None)
 
 
-def _each(table: pa.Table, work: Any) -> pa.Table:
-    """Do one stage's work on every row that has not failed."""
+def _map_rows(table: pa.Table, function: Callable[[Row], Any]) -> pa.Table:
+    """Apply a function to every row without an error and pickle its result into `blob`; returns rows of `MATERIAL`."""
     rows = table.to_pylist()
     for row in rows:
         row.setdefault("error_code", None)
         row.setdefault("error_message", None)
         if row["error_code"] is None:
             try:
-                row["blob"] = pickle.dumps(work(row), protocol=5)
+                row["blob"] = pickle.dumps(function(row), protocol=5)
             except Exception as error:
                 fail(row, error)
     return pa.Table.from_pylist([{name: row.get(name) for name in MATERIAL.names} for row in rows], schema=MATERIAL)
 
 
-def unpacked(row: Row) -> Any:
-    """What the stage before packed; only this run's own workers write it."""
+def unpickled(row: Row) -> Any:
+    """Return the result of the previous stage, which only this run's own workers have written."""
     return pickle.loads(row["blob"])  # noqa: S301

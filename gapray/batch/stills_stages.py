@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from gapray.batch.render_stages import PACKAGE, put_files, with_views
-from gapray.batch.resources import GpuShare, settle
+from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
@@ -113,7 +113,7 @@ class DrawStills:
         self, *, facts: StillFacts, gpu: GpuShare | None, threads: int, backend: StillBackend | None = None
     ) -> None:
         self._facts = facts
-        device = settle(gpu, threads)
+        device = configure_worker(gpu, threads)
         profile = facts.profile
         if backend is None:
             require(*facts.models)

@@ -9,7 +9,7 @@ import pytest
 from gapray.batch.render import pending_videos
 from gapray.batch.render_stages import Draw, VideoFacts, load, save, write_videos
 from gapray.batch.score import pending_scores
-from gapray.batch.score_stages import LeaveOut, ScoreFacts, gather, unpacked
+from gapray.batch.score_stages import DrawLeftOut, ScoreFacts, gather, unpickled
 from gapray.catalog.reader import open_catalog
 from gapray.config import load_profile
 from gapray.fidelity.left_out import draw_left_out
@@ -74,7 +74,7 @@ def left_out(catalog, profile=SCORING):
     """Backend -> the row of its video after its left-out views were drawn."""
     facts = ScoreFacts("run", str(catalog), profile, "mask@1", "identity@1", "trunk")
     todo, _ = pending_scores(open_catalog(str(catalog)), facts, {})
-    rows = LeaveOut(facts=facts, gpu=None, threads=1)(gather(todo, facts=facts)).to_pylist()
+    rows = DrawLeftOut(facts=facts, gpu=None, threads=1)(gather(todo, facts=facts)).to_pylist()
     return dict(zip(todo["backend"].to_pylist(), rows, strict=True))
 
 
@@ -88,7 +88,7 @@ def test_views_are_drawn_with_what_drew_the_video_whatever_profile_scores_it(fol
             package, load_backend(drew.video, device="cpu"), drew.orbit, drew.video, engine="morph", views=1
         )
         assert rows[backend]["error_code"] is None, rows[backend]["error_message"]
-        [drawn] = unpacked(rows[backend]).drawn
+        [drawn] = unpickled(rows[backend]).drawn
         assert drawn.view == wanted.view
         # In chunks of another size the decoder rounds otherwise.
         assert np.abs(drawn.image.astype(int) - wanted.image).max() <= 1, backend
