@@ -1,6 +1,6 @@
 """gapray: eight photos of a product in; a packaged asset, a turntable video and a fidelity score out.
 
-The names below are loaded on first use, so that ``import gapray`` costs nothing.
+The public names are imported lazily, on first use, so that ``import gapray`` itself is cheap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Catalog", "GapPackage", "GapView", "discover", "open_catalog", "package", "render", "score"]
 
-_HOMES = {
+_MODULES = {
     "Catalog": "gapray.catalog.reader",
     "GapPackage": "gapray.gap.package",
     "GapView": "gapray.gap.package",
@@ -32,9 +32,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'gapray' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m gapray``."""
+"""Entry point of ``python -m gapray``."""
 
 from gapray.cli.main import app
 

@@ -1,4 +1,4 @@
-"""gapray's stages over datasets of your own, in the manner of `ray.data.llm`.
+"""gapray's stages as processors of Ray datasets, in the style of `ray.data.llm`.
 
     import ray
     import gapray.data
@@ -8,9 +8,9 @@
     videos = gapray.data.turntable_processor("classic", preset="web")(packages)
     videos.write_parquet("s3://shop/turntables")
 
-A processor is a function of a dataset. What it returns is lazy, has one row for each row of its input, and carries on every column
-that is not its own. A product that cannot be used is a row with a `reject`, which the processors that follow leave as it is.
-Nothing is read from or written to a catalogue.
+A processor is a function from a dataset to a dataset. Its result is lazy, has one row for each input row, and keeps all columns
+that the processor does not use. A product that cannot be processed becomes a row with a `reject`, which later processors pass
+on. No catalogue is read or written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import ray.data
 from gapray.batch.capacity import capacity
 from gapray.batch.package import package_pipeline
 from gapray.batch.pipeline import Stage
-from gapray.batch.ray_data import through
+from gapray.batch.ray_data import apply_stage
 from gapray.batch.render import render_pipeline
 from gapray.batch.render_stages import DRAWN, LOADED, PACKAGE, VideoFacts, exported, video_reject
 from gapray.batch.resources import LIGHT_CPU
@@ -53,22 +53,23 @@ PHOTOS = pa.schema(
         ("photos", pa.list_(pa.struct([("uri", pa.string()), ("azimuth_deg", pa.float64())]))),
     ]
 )
-"""What `package_processor` takes. `uri`: a local path or fsspec URI; `azimuth_deg`: 0 = front, growing as the camera walks
+"""Input of `package_processor`. `uri`: a local path or fsspec URI; `azimuth_deg`: 0 = front, increasing as the camera moves
 counter-clockwise seen from above."""
 PACKAGES = FINISHED
-"""What `package_processor` gives: `product` and `views` are rows of the catalogue's tables of these names, pictures included."""
+"""Output of `package_processor`: `product` and `views` are rows of the catalogue's `products` and `views`, images included."""
 FILE = pa.struct([("name", pa.string()), ("data", pa.large_binary())])
 TURNTABLES = pa.schema(
     [*FINISHED, pa.field("video", pa.struct(list(VIDEOS))), pa.field("files", pa.list_(FILE))],
 )
-"""What `turntable_processor` gives: the package, the video's row of the catalogue's table `videos`, and its files."""
-_KEPT = pa.field("kept", pa.struct([FINISHED.field(name) for name in ("product", "views", "reject")]))
-_TAKEN = pa.schema([*LOADED, _KEPT])
-_OWN = "caller."
+"""Output of `turntable_processor`: the package, the video's row of the catalogue's table `videos`, and its files."""
+_PACKAGE_FIELD = pa.field("kept", pa.struct([FINISHED.field(name) for name in ("product", "views", "reject")]))
+_LOADED_WITH_PACKAGE = pa.schema([*LOADED, _PACKAGE_FIELD])
+_CALLER_PREFIX = "caller."
+"""Prefix of the caller's columns while gapray's stages run."""
 
 
 def package_processor(profile: str | Profile = "classic") -> Processor:
-    """Photos -> GAP packages.
+    """Return a processor that makes GAP packages of photos.
 
     Args:
         profile: A profile's name, or one made by `gapray.config.load_profile`.
@@ -77,115 +78,126 @@ def package_processor(profile: str | Profile = "classic") -> Processor:
         A processor from `PHOTOS` to `PACKAGES`.
 
     Raises:
-        ModelError: Weights are not where the profile's models are looked for.
+        ModelError: A model's weights are not found.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     hashes = revisions(chosen.packaging)
     settings = chosen.packaging.digest(hashes)
     facts = RunFacts(new_run_id(), settings, chosen.name, model_names(chosen.packaging, hashes))
 
-    def declared(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
+    def make_stages(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
         pipeline = package_pipeline(cluster, profile=chosen, facts=facts, catalog="")
-        return (Stage("package.take", _planned, PHOTOS, PLANNED), *pipeline.stages)
+        return (Stage("package.take", _planned_rows, PHOTOS, PLANNED), *pipeline.stages)
 
-    return _processor(chosen.run, declared, chosen.run.products_per_block)
+    return _processor(chosen.run, make_stages, chosen.run.products_per_block)
 
 
 def turntable_processor(profile: str | Profile = "classic", *, preset: str = "web", seed: int = 0) -> Processor:
-    """GAP packages -> turntable videos.
+    """Return a processor that makes turntable videos of GAP packages.
 
     Args:
         profile: As for `package_processor`.
-        preset: Which files to make: `gapray.video.presets`.
-        seed: Of whatever is random.
+        preset: Name of an export preset (`gapray.video.presets`).
+        seed: Random seed.
 
     Returns:
-        A processor from `PACKAGES` to `TURNTABLES`.
+        A processor from `PACKAGES` to `TURNTABLES`. Calling it raises `ResourceError` (`resource.insufficient`) if the generator
+        needs a GPU and the cluster has none.
 
     Raises:
         ConfigError: `video.unknown_preset`.
-        ModelError: Weights are not where the profile's models are looked for.
-        ResourceError: `resource.insufficient`, from the processor: the generator needs a GPU, and the cluster has none.
+        ModelError: A model's weights are not found.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     preset_named(preset)
     facts = VideoFacts(new_run_id(), "", chosen, preset, video_revisions(chosen.video, chosen.orbit))
 
-    def declared(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
+    def make_stages(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
         [draw] = [stage for stage in render_pipeline(cluster, facts=facts).stages if stage.name == "render.draw"]
-        drawn = pa.schema([*DRAWN, _KEPT])
+        drawn = pa.schema([*DRAWN, _PACKAGE_FIELD])
         return (
-            Stage("render.take", _loaded, FINISHED, _TAKEN, {"facts": facts, "seed": seed}),
+            Stage("render.take", _loaded_rows, FINISHED, _LOADED_WITH_PACKAGE, {"facts": facts, "seed": seed}),
             draw,
-            Stage("render.encode", _encoded, drawn, TURNTABLES, {"facts": facts}, draw.workers),
+            Stage("render.encode", _encoded_rows, drawn, TURNTABLES, {"facts": facts}, draw.workers),
         )
 
-    return _processor(chosen.run, declared, 1)
+    return _processor(chosen.run, make_stages, 1)
 
 
-def _processor(run: RunSettings, declared: Callable[[Mapping[str, float]], Sequence[Stage]], batch: int) -> Processor:
-    def processed(dataset: ray.data.Dataset) -> ray.data.Dataset:
+def _processor(
+    run: RunSettings, make_stages: Callable[[Mapping[str, float]], Sequence[Stage]], batch_size: int
+) -> Processor:
+    def process(dataset: ray.data.Dataset) -> ray.data.Dataset:
         cluster = capacity(run)
-        # A run of ours fills a cluster; here other stages, the caller's and another processor's, need their share at the same time.
-        stages = [replace(stage, cpus=LIGHT_CPU) for stage in declared(cluster.most)]
-        names = {"takes": stages[0].takes.names, "gives": stages[-1].gives.names}
-        shape: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": batch, "num_cpus": LIGHT_CPU}
-        dataset = dataset.map_batches(_set_aside, fn_kwargs=names, **shape)
+        # A gapray run fills the cluster; a processor must leave room for the caller's other stages and processors.
+        stages = [replace(stage, cpus=LIGHT_CPU) for stage in make_stages(cluster.maximum)]
+        names = {"inputs": stages[0].input_schema.names, "outputs": stages[-1].output_schema.names}
+        options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": batch_size, "num_cpus": LIGHT_CPU}
+        dataset = dataset.map_batches(_prefix_caller_columns, fn_kwargs=names, **options)
         for stage in stages:
-            dataset = through(dataset, stage, batch, cluster)
-        return dataset.map_batches(_put_back, **shape)
+            dataset = apply_stage(dataset, stage, batch_size, cluster)
+        return dataset.map_batches(_restore_caller_columns, **options)
 
-    return processed
+    return process
 
 
-def _set_aside(table: pa.Table, *, takes: Sequence[str], gives: Sequence[str]) -> pa.Table:
-    """Columns that are the caller's own under names that no stage uses.
+def _prefix_caller_columns(table: pa.Table, *, inputs: Sequence[str], outputs: Sequence[str]) -> pa.Table:
+    """Prefix the names of columns that the stages do not read, so that no stage's column can collide with them.
+
+    Args:
+        table: Rows of the caller.
+        inputs: Columns that the first stage reads.
+        outputs: Columns of the result.
 
     Raises:
         InputError: `data.missing_column`, or `data.reserved_column` for a column that the result would have twice.
     """
-    own = [name for name in table.column_names if name not in takes]
-    for name in takes:
+    passed_through = [name for name in table.column_names if name not in inputs]
+    for name in inputs:
         if name not in table.column_names:
             raise InputError("data.missing_column", f"the dataset has no column {name!r}; it has {table.column_names}")
-    for name in own:
-        if name in gives:
+    for name in passed_through:
+        if name in outputs:
             raise InputError("data.reserved_column", f"the dataset has a column {name!r}, and so has the result")
-    return table.rename_columns([f"{_OWN}{name}" if name in own else name for name in table.column_names])
+    return table.rename_columns(
+        [f"{_CALLER_PREFIX}{name}" if name in passed_through else name for name in table.column_names]
+    )
 
 
-def _put_back(table: pa.Table) -> pa.Table:
-    return table.rename_columns([name.removeprefix(_OWN) for name in table.column_names])
+def _restore_caller_columns(table: pa.Table) -> pa.Table:
+    return table.rename_columns([name.removeprefix(_CALLER_PREFIX) for name in table.column_names])
 
 
-def _planned(table: pa.Table) -> pa.Table:
+def _planned_rows(table: pa.Table) -> pa.Table:
+    """Convert rows of `PHOTOS` to rows of `PLANNED`; unusable photos become an error in their row."""
     rows = []
     for row in table.to_pylist():
         identifier = str(row["product_id"])
         try:
-            planned = manifest_row(_captured(identifier, row["photos"] or []))
+            planned = manifest_row(_capture_set(identifier, row["photos"] or []))
         except GaprayError as error:
             planned = manifest_row(Reject.of(identifier, "", error))
         rows.append({name: planned.get(name) for name in PLANNED.names})
     return pa.Table.from_pylist(rows, schema=PLANNED)
 
 
-def _captured(identifier: str, photos: Sequence[Row]) -> CaptureSet:
-    """A row's photos, by azimuth.
+def _capture_set(identifier: str, photos: Sequence[Row]) -> CaptureSet:
+    """Return the capture set of a row's photos, sorted by azimuth.
 
     Raises:
         InputError: `capture.missing_views` or `capture.duplicate_azimuth`.
     """
-    found = [
+    unsorted = [
         Photo(PurePosixPath(photo["uri"]).name, photo["uri"], float(photo["azimuth_deg"]) % 360.0, 0, photo["uri"])
         for photo in photos
     ]
-    refuse_gaps({photo.uri: photo.azimuth_deg for photo in found})
-    kept = tuple(sorted(found, key=lambda photo: photo.azimuth_deg))
-    return CaptureSet(identifier, str(PurePosixPath(kept[0].uri).parent), kept, "table")
+    refuse_gaps({photo.uri: photo.azimuth_deg for photo in unsorted})
+    ordered = tuple(sorted(unsorted, key=lambda photo: photo.azimuth_deg))
+    return CaptureSet(identifier, str(PurePosixPath(ordered[0].uri).parent), ordered, "table")
 
 
-def _loaded(table: pa.Table, *, facts: VideoFacts, seed: int) -> pa.Table:
+def _loaded_rows(table: pa.Table, *, facts: VideoFacts, seed: int) -> pa.Table:
+    """Convert rows of `PACKAGES` to the input of `render.draw`, with the package itself in one column."""
     rows = []
     for row in table.to_pylist():
         product, reject = row["product"], row["reject"]
@@ -204,10 +216,11 @@ def _loaded(table: pa.Table, *, facts: VideoFacts, seed: int) -> pa.Table:
                 "kept": {"product": product, "views": row["views"], "reject": reject},
             }
         )
-    return pa.Table.from_pylist(rows, schema=_TAKEN)
+    return pa.Table.from_pylist(rows, schema=_LOADED_WITH_PACKAGE)
 
 
-def _encoded(table: pa.Table, *, facts: VideoFacts) -> pa.Table:
+def _encoded_rows(table: pa.Table, *, facts: VideoFacts) -> pa.Table:
+    """Encode drawn frames to the preset's files: rows of `render.draw` to rows of `TURNTABLES`."""
     rows = []
     for row in table.to_pylist():
         files: dict[str, bytes] = {}
@@ -222,12 +235,12 @@ def _encoded(table: pa.Table, *, facts: VideoFacts) -> pa.Table:
                 "product_id": row["product_id"],
                 **row["kept"],
                 "reject": row["kept"]["reject"] or (video_reject(row, facts) if failed else None),
-                "video": None if failed else row["video"] | _sizes(files),
+                "video": None if failed else row["video"] | _file_columns(files),
                 "files": [{"name": name, "data": data} for name, data in files.items()],
             }
         )
     return pa.Table.from_pylist(rows, schema=TURNTABLES)
 
 
-def _sizes(files: dict[str, bytes]) -> dict[str, Any]:
+def _file_columns(files: dict[str, bytes]) -> dict[str, Any]:
     return {"files": list(files), "bytes": sum(map(len, files.values()))}

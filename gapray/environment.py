@@ -1,4 +1,4 @@
-"""The environment of this process, which belongs to whoever calls gapray."""
+"""Changes to the environment of this process that are undone afterwards, because it belongs to the caller."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def environment_kept(**defaults: str) -> Iterator[None]:
-    """Environment variables for what is started inside, such as Ray's processes; afterwards all variables are as they were.
+def preserved_environment(**defaults: str) -> Iterator[None]:
+    """Set environment variables for processes started inside the block, such as Ray's, and restore all variables afterwards.
 
     Args:
-        defaults: Variable -> value, where the caller has set none.
+        defaults: Variable -> value; a variable that the caller has set keeps its value.
     """
     before = dict(os.environ)
     for name, value in defaults.items():

@@ -1,7 +1,7 @@
-"""Every error gapray raises on purpose: one hierarchy, a stable code each, one cause and one remedy.
+"""gapray's exception hierarchy. Every error has a stable code, a message with its cause, and a remedy.
 
-The same code appears on the command line, in a row of the `rejects` table and in an HTTP body. `docs/errors.md`
-lists them; a test keeps the two equal.
+The same code appears on the command line, in the `rejects` table and in HTTP responses. `docs/errors.md` lists all codes; a
+test keeps it in sync with this module.
 """
 
 from __future__ import annotations
@@ -169,15 +169,15 @@ REMEDIES: dict[str, str] = {
     "artifacts.failed": "Free space or check the permissions of GAPRAY_ARTIFACTS, then send the request again.",
     "internal.error": "This is a defect of gapray: please report it with the message and the photos.",
 }
-"""Code -> the sentence that says what to do."""
+"""Error code -> what the user can do about it."""
 
 
 class GaprayError(Exception):
-    """Base of all errors that gapray raises on purpose.
+    """Base class of all errors that gapray raises deliberately.
 
     Args:
         code: A key of `REMEDIES`.
-        message: One sentence of what is wrong, naming the thing it is wrong with.
+        message: One sentence that says what is wrong with which file, product or setting.
     """
 
     exit_code: int = 1
@@ -188,60 +188,60 @@ class GaprayError(Exception):
         self.message = message
         self.remedy = REMEDIES[code]
         if code.endswith(".write_failed"):
-            self.exit_code = 1  # whatever it is that cannot be written, no input is wrong
+            self.exit_code = 1  # a failed write is not the fault of the input
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]"
 
     def __reduce__(self) -> tuple[type[GaprayError], tuple[str, str]]:
-        # Not from `args`, to which Ray Data adds advice of its own.
+        # `args` cannot be used: Ray Data appends advice to it.
         return type(self), (self.code, self.message)
 
 
 class InputError(GaprayError):
-    """An input that cannot be used: `capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`, `score.*`, `report.*`.
+    """An unusable input: `capture.*`, `image.*`, `mask.*`, `gap.*`, `orbit.*`, `video.*`, `score.*`, `report.*`.
 
-    Of Polycam exports `polycam.*`; of a server also `request.*`, `url.*` and `job.*`.
+    Polycam exports raise `polycam.*`; the server also raises `request.*`, `url.*` and `job.*`.
     """
 
     exit_code = 4
 
 
 class ConfigError(GaprayError):
-    """Settings that are wrong or do not exist (`config.*`, `profile.*`; of a server `serve.*`, `jobs.*`, `artifacts.*`, `auth.*`)."""
+    """Invalid or unknown settings (`config.*`, `profile.*`; for the server `serve.*`, `jobs.*`, `artifacts.*`, `auth.*`)."""
 
     exit_code = 2
 
 
 class ModelError(GaprayError):
-    """Weights that cannot be had, or a network that failed (`model.*`)."""
+    """Weights that cannot be found or fetched, or a network that failed (`model.*`)."""
 
 
 class ResourceError(GaprayError):
-    """A machine or cluster that lacks something the run needs (`resource.*`), or cannot be talked to (`cluster.*`)."""
+    """A machine or cluster that lacks resources (`resource.*`), or cannot be reached or failed (`cluster.*`)."""
 
 
 class ServeError(GaprayError):
-    """A server that will not, or cannot now, take a request: `auth.*`, `rate.*`, `queue.*`, `jobs.*`, `artifacts.*`."""
+    """A request that the server refuses or cannot serve now: `auth.*`, `rate.*`, `queue.*`, `jobs.*`, `artifacts.*`."""
 
 
 class CatalogError(GaprayError):
-    """A catalogue, or a product in it, that cannot be read (`catalog.*`)."""
+    """A catalogue, or a product in it, that cannot be read or written (`catalog.*`)."""
 
     exit_code = 4
 
 
 class FileError(GaprayError):
-    """A file or folder of this machine that cannot be written or read, and is no part of a catalogue (`file.*`)."""
+    """A local file or folder outside a catalogue that cannot be read or written (`file.*`)."""
 
 
 class InternalError(GaprayError):
-    """An error that gapray did not foresee, wrapped so that it keeps a code (`internal.error`)."""
+    """An unexpected error, wrapped to give it a code (`internal.error`)."""
 
 
-_NO_ROOM = {errno.ENOMEM, errno.EAGAIN}
-"""EAGAIN: there was no room for another thread's stack (pthread_create(3))."""
-_NO_MEMORY = (
+_OUT_OF_MEMORY_ERRNOS = {errno.ENOMEM, errno.EAGAIN}
+"""EAGAIN: no memory for another thread's stack (pthread_create(3))."""
+_OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory",
     "Insufficient memory",
     "bad_alloc",
@@ -249,9 +249,9 @@ _NO_MEMORY = (
     "Failed to allocate memory",
     "can't start new thread",
 )
-_NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-"""What only a write can end with."""
-_NO_PLACE = {
+_WRITE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Errors that only a write can cause."""
+_PATH_ERRNOS = {
     errno.EACCES,
     errno.EPERM,
     errno.ENOENT,
@@ -264,20 +264,20 @@ _NO_PLACE = {
     errno.EIO,
     errno.ESTALE,
 }
-"""What a path or its disk is to blame for."""
+"""Errors caused by a path, its permissions or its disk."""
 
 
 @contextmanager
 def writing(kind: type[GaprayError], code: str, place: object) -> Iterator[None]:
-    """Let what the file system refuses inside become an error that names the place and the cause.
+    """Convert an `OSError` raised inside the block to a gapray error that names the target and the cause.
 
     Args:
-        kind: The error's type.
-        code: Its code, one that ends with ``.write_failed``.
-        place: What is written: a path, or a name that the user knows.
+        kind: Class of the error to raise.
+        code: Its code, which ends with ``.write_failed``.
+        place: What is being written: a path, or a name that the user knows.
 
     Raises:
-        GaprayError: Of that kind, for an `OSError`.
+        GaprayError: An error of that class.
     """
     try:
         yield
@@ -286,29 +286,33 @@ def writing(kind: type[GaprayError], code: str, place: object) -> Iterator[None]
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an allocation on the host failed, here or in what `error` was raised from.
+    """Return whether `error`, or an error in its chain of causes, is a failed allocation of host memory.
 
-    torch, OpenCV and ONNX Runtime raise errors of their own kinds, which only their words tell.
+    torch, OpenCV and ONNX Runtime raise their own exception types, which only their messages identify.
     """
     while error is not None:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OUT_OF_MEMORY_ERRNOS):
             return True
-        if not isinstance(error, GaprayError) and any(words in str(error) for words in _NO_MEMORY):
+        if not isinstance(error, GaprayError) and any(text in str(error) for text in _OUT_OF_MEMORY_MESSAGES):
             return True
         error = error.__cause__
     return False
 
 
 def as_gapray_error(error: Exception) -> GaprayError:
-    """`error` itself when it is one of ours; of a file system that refuses, a `FileError`; else an `InternalError`."""
+    """Convert any exception to a `GaprayError`.
+
+    A `GaprayError` is returned as is. Failed allocations become `model.out_of_memory` (GPU) or `job.out_of_memory` (host), file
+    system errors a `FileError`, and everything else an `InternalError`.
+    """
     if isinstance(error, GaprayError):
         return error
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
         return ModelError("model.out_of_memory", str(error).split(".", maxsplit=1)[0])
     if is_out_of_memory(error):
         return ServeError("job.out_of_memory", "the work takes more memory than a worker may have")
-    if isinstance(error, OSError) and error.errno in _NO_WRITING:
+    if isinstance(error, OSError) and error.errno in _WRITE_ERRNOS:
         return FileError("file.write_failed", str(error))
-    if isinstance(error, OSError) and error.errno in _NO_PLACE:
+    if isinstance(error, OSError) and error.errno in _PATH_ERRNOS:
         return FileError("file.failed", str(error))
     return InternalError("internal.error", f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Files that a command writes for people: whole or not at all, and an error that names the file."""
+"""Atomic writing of a command's output files, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gapray.errors import FileError, writing
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place when all went well; its folder is made when missing.
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path` that replaces it if the block succeeds; missing folders are created.
 
     Args:
-        path: A file, or a device such as ``/dev/stdout``, which is written to itself.
+        path: A file, or a device such as ``/dev/stdout``, which is written to directly.
 
     Raises:
         FileError: `file.write_failed`.
@@ -27,7 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             yield target
             return
-        target = target.resolve()  # what a link leads to is replaced, not the link
+        target = target.resolve()  # replace the target of a symbolic link, not the link
         partial = target.with_name(f".{uuid.uuid4().hex[:8]}.partial{target.suffix}")
         try:
             yield partial
@@ -38,10 +38,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_file(path: str | Path, content: bytes | str) -> None:
-    """Write one file; text as UTF-8.
+    """Write one file atomically; text is encoded as UTF-8.
 
     Raises:
         FileError: `file.write_failed`.
     """
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)

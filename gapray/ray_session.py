@@ -1,4 +1,4 @@
-"""A connection to Ray: found, begun, ended, and its errors told as ours."""
+"""Connections to Ray: connecting, starting a local cluster, shutting down, and converting Ray's errors to gapray's."""
 
 from __future__ import annotations
 
@@ -23,38 +23,44 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from gapray import errors
 from gapray.config import worker_environment
-from gapray.environment import environment_kept
+from gapray.environment import preserved_environment
 from gapray.errors import FileError, GaprayError, ResourceError, as_gapray_error
 
 CONNECT_S = 10.0
-"""Longest wait for a cluster's head to take a connection."""
-_RAISED = re.compile(r"gapray\.errors\.(\w+Error): (.*) \[([a-z]+\.[a-z_]+)\]")
-"""A traceback's last line for an error of ours: type, message, code."""
+"""Timeout for connecting to a cluster's head [s]."""
+_RAISED_LINE = re.compile(r"gapray\.errors\.(\w+Error): (.*) \[([a-z]+\.[a-z_]+)\]")
+"""The last line of a traceback of one of gapray's errors: class, message, code."""
 
 
 def job_config() -> dict[str, Any]:
-    """What Ray tells the entry point of a submitted job of itself: `metadata` and `runtime_env`; empty in no job."""
-    told: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    return told
+    """Return the configuration that Ray passes to the entry point of a submitted job: `metadata` and `runtime_env`.
+
+    Empty outside a job.
+    """
+    config: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return config
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A connection to a Ray cluster; one that this process has already is used and left alone.
+    """Connect to a Ray cluster for the duration of the block; an existing connection of this process is reused and kept.
 
-    The caller's loggers and environment are afterwards as they were.
+    The caller's loggers and environment are restored afterwards.
+
+    Args:
+        address: As for `start`.
 
     Raises:
-        ResourceError: As `start`.
-        GaprayError: As `ours_raised`, for what the body raises.
+        ResourceError: The connection fails, see `start`.
+        GaprayError: The block raised an error of a worker, see `unwrapped_ray_errors`.
     """
-    with quiet_ray(), ours_raised():
+    with quiet_ray(), unwrapped_ray_errors():
         if ray.is_initialized():
             yield
             return
-        # Ray's C++ side writes advice about our actors on every driver's standard error; what fails reaches us as exceptions.
+        # Ray's C++ core prints advice about our actors on the driver's standard error; failures reach us as exceptions.
         try:
-            with environment_kept(RAY_BACKEND_LOG_LEVEL="fatal"):
+            with preserved_environment(RAY_BACKEND_LOG_LEVEL="fatal"):
                 start(address, share_environment=True)
             yield
         finally:
@@ -64,17 +70,17 @@ def connected(address: str | None) -> Iterator[None]:
 def start(address: str | None, *, share_environment: bool, object_store_memory: int | None = None) -> None:
     """Connect this process to a Ray cluster.
 
-    What Ray's processes have to know may stay behind in the environment: callers put back what was there (`environment_kept`).
+    May set environment variables for Ray's processes; callers restore them by `preserved_environment`.
 
     Args:
-        address: ``host:port``, ``ray://host:port``, ``auto`` or ``local``; default: `RAY_ADDRESS`, or a new local one.
-        share_environment: Let a cluster's workers have what `gapray.config.worker_environment` picks of this process's.
-        object_store_memory: Of a new local one [bytes]; default: what Ray takes.
+        address: ``host:port``, ``ray://host:port``, ``auto`` or ``local``; default: `RAY_ADDRESS`, or a new local cluster.
+        share_environment: Pass the variables selected by `gapray.config.worker_environment` to the workers of a remote cluster.
+        object_store_memory: Size of a new local cluster's object store [bytes]; default: Ray's.
 
     Raises:
         ResourceError: `cluster.not_started`, `cluster.unreachable` or `cluster.refused`.
     """
-    with _sigterm_kept(), _without_uv():
+    with _preserved_sigterm_handler(), _uv_hook_disabled():
         _start(address or os.environ.get("RAY_ADDRESS") or "local", share_environment, object_store_memory)
 
 
@@ -82,30 +88,29 @@ def _start(remote: str, share_environment: bool, object_store_memory: int | None
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if remote == "local":
         try:
-            os.environ |= _own_token()
+            os.environ |= _cluster_token()
             ray.init("local", include_dashboard=False, object_store_memory=object_store_memory, **quiet)
-        except Exception as error:  # of any type, a plain one among them
+        except Exception as error:  # Ray raises various types here, including plain Exception
             raise ResourceError("cluster.not_started", f"Ray does not start here: {_first_line(error)}") from error
         return
-    # What the job gives its workers already, Ray refuses to be given again, even with the same value.
-    given = (job_config().get("runtime_env") or {}).get("env_vars") or {}
-    shared = {name: value for name, value in worker_environment(os.environ).items() if name not in given}
+    # Ray refuses a variable that the job has already set, even to the same value.
+    job_variables = (job_config().get("runtime_env") or {}).get("env_vars") or {}
+    shared = {name: value for name, value in worker_environment(os.environ).items() if name not in job_variables}
     try:
-        _answers(remote)
+        _check_reachable(remote)
         ray.init(address=remote, runtime_env={"env_vars": shared} if share_environment else None, **quiet)
     except ray.exceptions.AuthenticationError as error:
         raise ResourceError("cluster.refused", f"{remote}: {_first_line(error)}") from error
-    except (OSError, ValueError, ray.exceptions.RayError) as error:  # a ConnectionError is an OSError
+    except (OSError, ValueError, ray.exceptions.RayError) as error:  # OSError includes ConnectionError
         raise ResourceError("cluster.unreachable", f"{remote}: {_first_line(error)}") from error
-    except RuntimeError as error:  # another version of Ray or Python
+    except RuntimeError as error:  # the versions of Ray or Python differ
         raise ResourceError("cluster.refused", f"{remote}: {_first_line(error)}") from error
 
 
-def _own_token() -> dict[str, str]:
-    """A token for a new local cluster alone, where Ray could not keep one.
+def _cluster_token() -> dict[str, str]:
+    """Return an authentication token for a new local cluster if Ray cannot store its own, as environment variables.
 
-    Ray (2.60) makes clusters that admit nobody without a token, and keeps it in ``~/.ray``: a container's made-up user has no
-    such folder.
+    Ray (2.60) requires a token by default and stores it in ``~/.ray``, which an arbitrary user id in a container cannot write to.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {
         *os.environ
@@ -118,31 +123,31 @@ def _own_token() -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return {}
-    except (OSError, RuntimeError):  # RuntimeError: a user whom no file knows, without HOME
+    except (OSError, RuntimeError):  # RuntimeError: HOME is not set and the user id is not in the password database
         return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
-def _answers(address: str) -> None:
-    """Ask a cluster for a sign of life: `ray.init` itself tries an address where nobody is for minutes.
+def _check_reachable(address: str) -> None:
+    """Fail fast if no cluster answers: `ray.init` retries an unreachable address for minutes.
 
     Args:
-        address: ``host:port`` of the head, ``ray://host:port``, or ``auto`` for the one that runs on this machine.
+        address: ``host:port`` of the head, ``ray://host:port``, or ``auto`` for the cluster that runs on this machine.
 
     Raises:
-        ValueError: It is no such address.
-        OSError: Nobody listens there.
-        ray.exceptions.RayError: Whoever listens is no head, or does not answer (40 s).
+        ValueError: The address is malformed.
+        OSError: Nothing listens there.
+        ray.exceptions.RayError: The listener is not a Ray head, or does not answer (40 s).
     """
-    scheme, found, rest = address.partition("://")
-    if found and scheme != "ray":
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme != "ray":
         raise ValueError("a run joins Ray's own port, not the dashboard's or another service's")
-    where = services.canonicalize_bootstrap_address(address) if address == "auto" else rest or address
-    host, _, port = (where or "").rpartition(":")
+    target = services.canonicalize_bootstrap_address(address) if address == "auto" else rest or address
+    host, _, port = (target or "").rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError("this is no HOST:PORT")
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    if not found:
-        GcsClient(address=where)
+    if not separator:
+        GcsClient(address=target)
 
 
 def _first_line(error: Exception) -> str:
@@ -150,28 +155,28 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """`ray.init` puts a handler of its own, which exits with 15, in the place of one that the caller has set."""
+def _preserved_sigterm_handler() -> Iterator[None]:
+    """Keep the caller's SIGTERM handler: `ray.init` replaces it with one that exits with status 15."""
     before = signal.getsignal(signal.SIGTERM)
-    mine = callable(before) and threading.current_thread() is threading.main_thread()
+    restorable = callable(before) and threading.current_thread() is threading.main_thread()
     try:
         yield
     except SystemExit as stop:
-        if mine and stop.code == signal.SIGTERM:
+        if restorable and stop.code == signal.SIGTERM:
             signal.signal(signal.SIGTERM, before)
             signal.raise_signal(signal.SIGTERM)
         raise
     finally:
-        if mine and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # which says that the end has begun
+        if restorable and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # SIG_IGN: a shutdown is under way
             signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def _without_uv() -> Iterator[None]:
-    """Below `uv run` Ray (2.60) uploads the working directory, and starts each worker by `uv run` in that copy.
+def _uv_hook_disabled() -> Iterator[None]:
+    """Disable Ray's `uv run` hook: under `uv run`, Ray (2.60) uploads the working directory and starts each worker by `uv run` there.
 
-    Workers on this machine have the driver's interpreter, and nodes of a cluster have gapray installed. Who sets
-    RAY_ENABLE_UV_RUN_RUNTIME_ENV gets what he asks for.
+    Local workers use the driver's interpreter, and cluster nodes have gapray installed. An explicit
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV is respected.
     """
     if "RAY_ENABLE_UV_RUN_RUNTIME_ENV" in os.environ:
         yield
@@ -185,14 +190,14 @@ def _without_uv() -> Iterator[None]:
 
 
 @contextmanager
-def ours_raised() -> Iterator[None]:
-    """Let an error that gapray raised in a worker be raised here as itself, not wrapped in Ray's.
+def unwrapped_ray_errors() -> Iterator[None]:
+    """Re-raise a worker's error as the original gapray error instead of Ray's wrapper.
 
     Raises:
-        GaprayError: The worker's own.
-        FileError: `file.*`: a worker's file system refused.
-        ResourceError: `cluster.failed`: Ray itself gave up on a piece of the run; `cluster.disk_full`: a node's disk is full;
-            `cluster.stalled`: nothing moved for `run.no_progress_s`.
+        GaprayError: The error that the worker raised.
+        FileError: `file.*`: a file system error in a worker.
+        ResourceError: `cluster.failed`: Ray gave up on part of the run; `cluster.disk_full`: a node's disk is full;
+            `cluster.stalled`: no progress for `run.no_progress_s`.
     """
     try:
         yield
@@ -204,16 +209,16 @@ def ours_raised() -> Iterator[None]:
         while (inner := getattr(chain[-1], "cause", None) or chain[-1].__cause__) is not None and inner not in chain:
             chain.append(inner)
         for cause in chain:
-            # Ray also makes exceptions that are both its own and ours; theirs print a trace.
+            # Ray also creates exceptions that inherit from both RayError and our class; those print a traceback.
             if isinstance(cause, GaprayError) and not isinstance(cause, ray.exceptions.RayError):
                 raise cause from error
-            if isinstance(cause, ray.exceptions.RayActorError) and (told := _told_by(cause)):
-                raise told from error
+            if isinstance(cause, ray.exceptions.RayActorError) and (original := _constructor_error(cause)):
+                raise original from error
             if isinstance(cause, OSError) and isinstance(known := as_gapray_error(cause), FileError):
                 raise known from error
             if isinstance(cause, ray.exceptions.OutOfDiskError):
                 raise ResourceError("cluster.disk_full", _first_line(cause)) from error
-        # A `RayTaskError` around anything else is a defect of the code that ran: its trace is wanted.
+        # A `RayTaskError` around anything else is a bug in our code: keep its traceback.
         for cause in chain:
             if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
                 what = f"{type(cause).__name__}: {_first_line(cause)}"
@@ -221,19 +226,19 @@ def ours_raised() -> Iterator[None]:
         raise
 
 
-def _told_by(error: ray.exceptions.RayActorError) -> GaprayError | None:
-    """The error that an actor's constructor raised: Ray keeps only its text."""
-    found = _RAISED.findall(str(error))
-    if not found:
+def _constructor_error(error: ray.exceptions.RayActorError) -> GaprayError | None:
+    """Return the gapray error that an actor's constructor raised, parsed from its text, which is all that Ray keeps."""
+    matches = _RAISED_LINE.findall(str(error))
+    if not matches:
         return None
-    kind, message, code = found[-1]
+    kind, message, code = matches[-1]
     raised: GaprayError = getattr(errors, kind)(code, message)
     return raised
 
 
 @contextmanager
 def quiet_ray() -> Iterator[None]:
-    """Ray's loggers without what it says below a warning, and nothing of Ray Data: its errors are raised; afterwards as they were."""
+    """Silence Ray's loggers below warnings, and Ray Data's entirely, whose errors are raised; levels are restored afterwards."""
     levels = {"ray": logging.WARNING, "ray.data": logging.CRITICAL + 1, "ray._private.authentication": logging.ERROR}
     before = {name: logging.getLogger(name).level for name in levels}
     for name, level in levels.items():

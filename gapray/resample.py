@@ -1,7 +1,7 @@
-"""Pictures at another size, for the whole project: exact area averages where they shrink, cubic (or linear) where they grow.
+"""Image resampling for the whole project: exact area averaging when shrinking, cubic (or linear) interpolation when enlarging.
 
-OpenCV averages areas in `resize` alone, and there only when both sides shrink: `warpAffine` takes `INTER_AREA` for bilinear
-and drops pixels. Photos at their first decode are shrunk by Pillow instead, which does it while it decodes (`capture.decode`).
+OpenCV averages areas only in `resize`, and only if both sides shrink: `warpAffine` treats `INTER_AREA` as bilinear and drops
+pixels. Photos are first shrunk by Pillow while it decodes them (`capture.decode`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from scipy.sparse import csr_array
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16, np.float32)
 
 Growth = Literal["cubic", "linear"]
-"""``cubic`` keeps photos sharp; ``linear`` stays between its neighbours, for depths and other quantities."""
+"""Interpolation for enlarging: ``cubic`` keeps photos sharp; ``linear`` never overshoots, for depth and other quantities."""
 _OPENCV = {"cubic": cv2.INTER_CUBIC, "linear": cv2.INTER_LINEAR}
 _KEYS_A = -0.75
-"""Parameter of the cubic kernel (Keys 1981, "Cubic convolution interpolation", equation 4), as in OpenCV."""
+"""Parameter `a` of the cubic kernel (Keys 1981, "Cubic convolution interpolation", equation 4), as in OpenCV."""
 
 
 def resized(image: NDArray[_Pixel], size: tuple[int, int], *, growth: Growth = "cubic") -> NDArray[_Pixel]:
-    """The whole picture at another size; a side that shrinks is averaged, also when the other grows.
+    """Resize a whole image; a side that shrinks is area-averaged even if the other side grows.
 
     Args:
         image: [H, W] or [H, W, C].
         size: Height and width of the result [pixels].
-        growth: How sides grow.
+        growth: Interpolation for sides that grow.
 
     Returns:
-        Of the same dtype, rounded and clipped to it.
+        An image of the same dtype; values are rounded and clipped to its range.
     """
     smaller = min(size[0], image.shape[0]), min(size[1], image.shape[1])
     if smaller != image.shape[:2]:
@@ -42,15 +42,23 @@ def resized(image: NDArray[_Pixel], size: tuple[int, int], *, growth: Growth = "
 
 
 def at_most(image: NDArray[_Pixel], longer_side: int) -> NDArray[_Pixel]:
-    """The picture with its aspect kept, its longer side shrunk to `longer_side` [pixels]; a smaller picture as it is."""
-    share = longer_side / max(image.shape[:2])
-    if share >= 1:
+    """Shrink an image so that its longer side is `longer_side` [pixels], keeping its aspect; smaller images are returned as is."""
+    scale = longer_side / max(image.shape[:2])
+    if scale >= 1:
         return image
-    return resized(image, (max(1, round(image.shape[0] * share)), max(1, round(image.shape[1] * share))))
+    return resized(image, (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))))
 
 
 def nearest(image: NDArray[_Pixel], size: tuple[int, int]) -> NDArray[_Pixel]:
-    """The whole picture at another size by its nearest pixels, for values that must not be mixed; as `resized` otherwise."""
+    """Resize a whole image by nearest-neighbour sampling, for labels and other values that must not be mixed.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        size: Height and width of the result [pixels].
+
+    Returns:
+        An image of the same dtype.
+    """
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST), image.dtype)
 
 
@@ -62,35 +70,35 @@ def cropped(
     outside: float | None = 0,
     growth: Growth = "cubic",
 ) -> NDArray[_Pixel]:
-    """A rectangle of a picture at some size; its edges may cut through pixels and lie beyond the picture.
+    """Crop a rectangle and resize it; its edges may be fractional and may lie outside the image.
 
     Args:
         image: [H, W] or [H, W, C].
-        box: Left, right, upper and lower edge [pixels of `image`, whose outer edges are 0 and its sides].
+        box: Left, right, top and bottom edge [pixels of `image`]; the image itself spans 0 … W and 0 … H.
         size: Height and width of the result [pixels].
-        outside: Value beyond the picture's edges; None repeats its rim.
-        growth: How sides grow.
+        outside: Value of the area outside the image; None repeats the border pixels.
+        growth: Interpolation for sides that grow.
 
     Returns:
-        Of the same dtype, rounded and clipped to it.
+        An image of the same dtype; values are rounded and clipped to its range.
     """
     left, right, upper, lower = box
     height, width = image.shape[:2]
-    rows = _weights(upper, lower, size[0], height, growth, rim=outside is None)
-    columns = _weights(left, right, size[1], width, growth, rim=outside is None)
-    # What is outside becomes 0, so that weights which lie there are simply left out.
-    around = np.float32(0 if outside is None else outside)
-    tall = rows @ (image.reshape(height, -1).astype(np.float32) - around)
-    tall = np.ascontiguousarray(tall.reshape(size[0], width, -1).swapaxes(0, 1))
-    wide = (columns @ tall.reshape(width, -1)).reshape(size[1], size[0], -1)
-    result = wide.swapaxes(0, 1) + around
+    rows = _weights(upper, lower, size[0], height, growth, repeat_border=outside is None)
+    columns = _weights(left, right, size[1], width, growth, repeat_border=outside is None)
+    # With the outside value subtracted, the outside is 0 and its weights can be omitted.
+    fill = np.float32(0 if outside is None else outside)
+    vertical = rows @ (image.reshape(height, -1).astype(np.float32) - fill)
+    vertical = np.ascontiguousarray(vertical.reshape(size[0], width, -1).swapaxes(0, 1))
+    both = (columns @ vertical.reshape(width, -1)).reshape(size[1], size[0], -1)
+    result = both.swapaxes(0, 1) + fill
     if image.dtype.kind == "u":
         result = np.rint(result).clip(0, 256**image.dtype.itemsize - 1)
     return np.ascontiguousarray(result.reshape(*size, *image.shape[2:]), image.dtype)
 
 
-def _weights(begin: float, end: float, count: int, length: int, growth: Growth, *, rim: bool) -> csr_array:
-    """How much each pixel of a line of `length` gives to each of `count` even parts of it, float32 [count, length]."""
+def _weights(begin: float, end: float, count: int, length: int, growth: Growth, *, repeat_border: bool) -> csr_array:
+    """Return the weights of `length` source pixels in each of `count` equal intervals of begin … end, float32 [count, length]."""
     step = (end - begin) / count
     edges = begin + step * np.arange(count + 1)
     if step > 1:
@@ -103,10 +111,10 @@ def _weights(begin: float, end: float, count: int, length: int, growth: Growth, 
         reach, kernel = (2, _cubic) if growth == "cubic" else (1, _linear)
         taps = np.floor(centre).astype(np.intp)[:, None] + np.arange(1 - reach, 1 + reach)
         weights = kernel(np.abs(taps - centre[:, None]))
-    some = (weights != 0) & (rim | ((taps >= 0) & (taps < length)))
-    part, tap = np.nonzero(some)
-    places = part, taps[part, tap].clip(0, length - 1)
-    return csr_array((weights[part, tap].astype(np.float32), places), shape=(count, length))
+    used = (weights != 0) & (repeat_border | ((taps >= 0) & (taps < length)))
+    interval, tap = np.nonzero(used)
+    indices = interval, taps[interval, tap].clip(0, length - 1)
+    return csr_array((weights[interval, tap].astype(np.float32), indices), shape=(count, length))
 
 
 def _linear(distance: NDArray[np.float64]) -> NDArray[np.float64]:

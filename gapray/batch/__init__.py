@@ -1,1 +1,1 @@
-"""Ray Data pipelines. The only place that imports ray.data; the models and the arithmetic live elsewhere."""
+"""Runs as pipelines of stages, and their executors (Ray Data, one process). Models and algorithms live in other packages."""

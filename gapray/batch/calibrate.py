@@ -1,4 +1,4 @@
-"""Time every stage on a few products of a source, in this process: what `gapray plan` multiplies."""
+"""Measure the cost of every stage on a few products of a source, in this process, for `gapray plan`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gapray.batch.local import resources, run_here
+from gapray.batch.local import resources, run_locally
 from gapray.batch.package import package_pipeline
 from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.render import pending_videos, render_pipeline
@@ -22,7 +22,7 @@ from gapray.batch.render_stages import VideoFacts
 from gapray.batch.rows import PLANNED
 from gapray.batch.runs import new_run_id
 from gapray.batch.score import pending_scores, score_facts, score_pipeline
-from gapray.batch.trace import Work
+from gapray.batch.trace import StageFunction
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.runs import StageCost
@@ -37,40 +37,40 @@ Row = Mapping[str, Any]
 
 
 def calibrate(rows: Iterator[Row], profile: Profile, *, products: int = 2, preset: str = "web") -> dict[str, StageCost]:
-    """Package, render and score a few products for real, into a folder that is thrown away.
+    """Package, render and score a few products into a temporary catalogue, and measure each stage.
 
-    The first product warms everything up and is not counted.
+    The first product is a warm-up and is not counted.
 
     Args:
-        rows: Of a manifest; those with an error are passed over.
-        profile: As for the run.
-        products: To be timed.
-        preset: As for the run.
+        rows: Rows of a manifest; rows with an error are skipped.
+        profile: Profile of the planned run.
+        products: Number of products to time.
+        preset: Export preset of the planned run.
 
     Returns:
         Stage -> cost. `cores` is CPU time over wall time, so that a network's own threads are counted.
 
     Raises:
-        InputError: `capture.no_photos` when no product can be used.
-        GaprayError: What kept a stage from working, such as `resource.insufficient` for a generator without its GPU.
+        InputError: `capture.no_photos` if no product is usable.
+        GaprayError: A stage failed, for example `resource.insufficient` for a generator without a GPU.
     """
     chosen = list(islice((row for row in rows if row["error_code"] is None), products + 1))
     if not chosen:
         raise InputError("capture.no_photos", "the source has no product that could be timed")
     with tempfile.TemporaryDirectory(prefix="gapray-plan-") as scratch:
-        clock = _Clock()
+        timer = _StageTimer()
         for pipeline, pending in _runs(str(Path(scratch) / "catalog"), profile, preset):
             single = replace(pipeline, rows_per_block=1, rows_per_part=1)
             rows, gb = map(pending, chosen), profile.run.device_gb
-            with closing(run_here(single, rows, device_gb=gb, observed=clock.observed)) as parts:
+            with closing(run_locally(single, rows, device_gb=gb, wrap=timer.timed)) as parts:
                 for index in range(len(chosen)):
-                    clock.counting = index > 0 or len(chosen) == 1
-                    next(parts, None)  # a product that was refused before has nothing pending
-        return clock.costs(max(1, len(chosen) - 1))
+                    timer.counting = index > 0 or len(chosen) == 1
+                    next(parts, None)  # a product that an earlier run rejected has nothing pending
+        return timer.costs(max(1, len(chosen) - 1))
 
 
-class _Clock:
-    """Wall and CPU seconds by stage."""
+class _StageTimer:
+    """Measures wall and CPU time by stage [s]."""
 
     def __init__(self) -> None:
         self.counting = False
@@ -78,16 +78,15 @@ class _Clock:
         self._cpu: defaultdict[str, float] = defaultdict(float)
         self._gpus: dict[str, float] = {}
 
-    def observed(self, stage: Stage, work: Work) -> Work:
-        """The work of a stage, timed.
+    def timed(self, stage: Stage, function: StageFunction) -> StageFunction:
+        """Wrap a stage's function to measure its time.
 
-        Raises:
-            InputError: From the work: with the code of the first row that it could not do.
+        The wrapped function raises `InputError` with the code of the first row that failed.
         """
 
-        def timed(table: pa.Table) -> pa.Table:
+        def wrapper(table: pa.Table) -> pa.Table:
             wall, cpu = time.monotonic(), time.process_time()
-            result = work(table)
+            result = function(table)
             if self.counting:
                 self._wall[stage.name] += time.monotonic() - wall
                 self._cpu[stage.name] += time.process_time() - cpu
@@ -100,9 +99,10 @@ class _Clock:
                         raise InputError(code, f"while timing {stage.name}: {message}")
             return result
 
-        return timed
+        return wrapper
 
     def costs(self, products: int) -> dict[str, StageCost]:
+        """Return the mean cost of one product in each stage."""
         return {
             stage: StageCost(wall / products, max(0.1, self._cpu[stage] / wall) if wall else 1.0, self._gpus[stage])
             for stage, wall in self._wall.items()
@@ -110,7 +110,7 @@ class _Clock:
 
 
 def _runs(catalog: str, profile: Profile, preset: str) -> list[tuple[Pipeline, Callable[[Row], pa.Table]]]:
-    """Package, render and score: each pipeline, and what is pending in it of one product."""
+    """Return the pipelines of package, render and score, each with a function from a manifest row to its pending rows."""
     folder, here = Folder.at(catalog), resources()
     hashes = revisions(profile.packaging)
     settings = profile.packaging.digest(hashes)

@@ -1,4 +1,4 @@
-"""What a cluster has, and what it could grow to: a run on an autoscaling cluster is planned for the most, and begins with the least."""
+"""Current and maximum resources of a cluster. On an autoscaling cluster a run is planned for the maximum and starts small."""
 
 from __future__ import annotations
 
@@ -23,62 +23,66 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Capacity:
-    """Ray resources, by name."""
+    """Ray resources of a cluster, by name."""
 
-    now: Mapping[str, float]
-    most: Mapping[str, float] = field(default_factory=dict)
-    """With every node that the autoscaler may add; as `now` where nothing scales."""
+    current: Mapping[str, float]
+    maximum: Mapping[str, float] = field(default_factory=dict)
+    """With all nodes that the autoscaler may add; equal to `current` for a cluster of fixed size."""
 
     @property
     def elastic(self) -> bool:
-        """Whether nodes may come."""
-        return any(self.most.get(name, 0) > self.now.get(name, 0) for name in ("CPU", "GPU"))
+        """Whether the autoscaler may add nodes."""
+        return any(self.maximum.get(name, 0) > self.current.get(name, 0) for name in ("CPU", "GPU"))
 
-    def pool(self, workers: int, *, calls: int = 1) -> ray.data.ActorPoolStrategy:
-        """`workers` actors: all from the start, or as many as the backlog asks for where nodes have to come first.
+    def pool(self, workers: int, *, concurrent_calls: int = 1) -> ray.data.ActorPoolStrategy:
+        """Return a pool of actors: fixed in size, or growing with the backlog on an elastic cluster.
 
         Args:
-            workers: At most.
-            calls: What one actor takes at once: 2 lets it unpack while it computes.
+            workers: Maximum number of actors.
+            concurrent_calls: Batches that one actor processes concurrently; with 2 it unpacks one while it computes the other.
         """
         sizes = {"min_size": 1, "max_size": workers, "initial_size": 1} if self.elastic else {"size": workers}
-        return ray.data.ActorPoolStrategy(**sizes, **({"max_concurrent_calls_per_actor": calls} if calls > 1 else {}))
+        concurrency = {"max_concurrent_calls_per_actor": concurrent_calls} if concurrent_calls > 1 else {}
+        return ray.data.ActorPoolStrategy(**sizes, **concurrency)
 
 
 def capacity(run: RunSettings) -> Capacity:
-    """Capacity of the cluster that this process is connected to.
+    """Return the capacity of the cluster that this process is connected to.
 
-    Ray's own autoscalers tell nobody how far they may go (2.60: only `GcsClient.report_cluster_config` fills the record that
-    `get_max_resources_from_cluster_config` reads, and nothing in the open-source wheel calls it), so the settings say it.
+    Ray's open-source autoscalers do not report their limits (2.60: `get_max_resources_from_cluster_config` reads a record that
+    only `GcsClient.report_cluster_config` fills, which nothing in the wheel calls), so `run.max_cpus` and `run.max_gpus` do.
     """
-    now = ray.cluster_resources()
-    told = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    asked = {"CPU": run.max_cpus or 0, "GPU": run.max_gpus or 0}
-    names = {*now, *told, *(name for name, amount in asked.items() if amount)}
-    return Capacity(now, {one: float(max(now.get(one, 0), told.get(one, 0), asked.get(one, 0))) for one in names})
+    current = ray.cluster_resources()
+    reported = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    configured = {"CPU": run.max_cpus or 0, "GPU": run.max_gpus or 0}
+    names = {*current, *reported, *(name for name, amount in configured.items() if amount)}
+    sources = (current, reported, configured)
+    return Capacity(current, {name: float(max(source.get(name, 0) for source in sources)) for name in names})
 
 
 @contextmanager
-def room_for(pipeline: Pipeline, capacity: Capacity, wait_s: float) -> Iterator[None]:
-    """Make sure that a pipeline can run, and on an autoscaling cluster wait for the nodes that its first workers need.
+def reserved_resources(pipeline: Pipeline, capacity: Capacity, wait_s: float) -> Iterator[None]:
+    """Check that a pipeline fits; on an autoscaling cluster, request the nodes that its first workers need and wait for them.
+
+    The request stands until the block ends.
 
     Args:
-        pipeline: Declared for `capacity.most`.
-        capacity: Of the cluster.
-        wait_s: Longest wait for nodes.
+        pipeline: Planned for `capacity.maximum`.
+        capacity: Capacity of the cluster.
+        wait_s: Longest wait for nodes [s].
 
     Raises:
-        ResourceError: `resource.insufficient`: it never fits, or no node came in time.
+        ResourceError: `resource.insufficient`: the pipeline cannot fit, or the nodes did not come in time.
     """
-    check_resources(pipeline.needs(), capacity.most)
+    check_resources(pipeline.needs(), capacity.maximum)
     if not capacity.elastic:
         yield
         return
-    least = pipeline.smallest().needs()
-    # Asked for as small pieces, so that any mixture of nodes will do; Ray Data asks for more as work queues up.
-    request_resources(bundles=_bundles(least))
+    minimum = pipeline.smallest().needs()
+    # Requested in small bundles, so that any mix of nodes will do; Ray Data requests more as work queues up.
+    request_resources(bundles=_bundles(minimum))
     try:
-        _wait_for(least, wait_s)
+        _wait_for_nodes(minimum, wait_s)
         yield
     finally:
         request_resources(bundles=[])
@@ -89,15 +93,15 @@ def _bundles(needs: Mapping[str, float]) -> list[dict[str, Any]]:
     return gpus + [{"CPU": 1}] * max(0, int(-(-needs["CPU"] // 1)) - len(gpus))
 
 
-def _wait_for(needs: Mapping[str, float], wait_s: float) -> None:
-    end = time.monotonic() + wait_s
+def _wait_for_nodes(needs: Mapping[str, float], wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
     while True:
-        there = ray.cluster_resources()
-        short = {name: amount for name, amount in needs.items() if amount > there.get(name, 0) + 1e-9}
-        if not short:
+        available = ray.cluster_resources()
+        missing = {name: amount for name, amount in needs.items() if amount > available.get(name, 0) + 1e-9}
+        if not missing:
             return
-        if time.monotonic() > end:
-            missing = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
-            raise ResourceError("resource.insufficient", f"no node came within {wait_s:g} s; still needed: {missing}")
-        log("debug", "waiting for nodes", missing=short)
+        if time.monotonic() > deadline:
+            listed = ", ".join(f"{amount:g} {name}" for name, amount in missing.items())
+            raise ResourceError("resource.insufficient", f"no node came within {wait_s:g} s; still needed: {listed}")
+        log("debug", "waiting for nodes", missing=missing)
         time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""A pipeline in this process, stage after stage: for small jobs, measurements and tests. No Ray is started."""
+"""Executor that runs a pipeline in this process, one stage after another, without Ray: for small jobs, measurements and tests."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from functools import reduce
 import pyarrow as pa
 
 from gapray.batch.pipeline import Pipeline, Stage
-from gapray.batch.resources import GpuShare, threads_kept
-from gapray.batch.trace import Work
+from gapray.batch.resources import GpuShare, preserved_thread_counts
+from gapray.batch.trace import StageFunction
 
 
 def resources() -> dict[str, float]:
-    """What this process may use, as Ray's `cluster_resources()` would name it."""
+    """Return the resources available to this process, under the names of Ray's `cluster_resources()`."""
     import torch
 
     gpus = {"GPU": 1.0} if torch.cuda.is_available() else {}
     return {"CPU": float(len(os.sched_getaffinity(0)))} | gpus
 
 
-def run_here(
+def run_locally(
     pipeline: Pipeline,
     rows: Iterator[pa.Table],
     *,
     device_gb: float,
-    observed: Callable[[Stage, Work], Work] = lambda _, work: work,
+    wrap: Callable[[Stage, StageFunction], StageFunction] = lambda _, function: function,
 ) -> Generator[pa.Table]:
-    """Take rows through a pipeline.
+    """Run rows through a pipeline.
 
     Args:
-        pipeline: Declared for `resources()`.
-        rows: Tables of a manifest's rows, of any length.
-        device_gb: Memory of the GPU, of which all stages here have the whole.
-        observed: Wraps each worker.
+        pipeline: Planned for `resources()`.
+        rows: Tables of manifest rows, of any length.
+        device_gb: Memory of the GPU, which all stages share [GB].
+        wrap: Wraps the function of each stage, for example to time it.
 
     Yields:
-        Receipts of each part that was committed.
+        The receipts of each committed part.
 
     Raises:
         GaprayError: A stage's networks cannot be loaded, or a part cannot be committed.
     """
-    with threads_kept():
-        work = [observed(stage, stage.worker()) for stage in pipeline.stages]
-        sink = observed(pipeline.sink, pipeline.sink_worker())
+    with preserved_thread_counts():
+        functions = [wrap(stage, stage.worker()) for stage in pipeline.stages]
+        sink = wrap(pipeline.sink, pipeline.sink_worker())
         if any(stage.gpu for stage in pipeline.stages):
-            # Each stage has kept the process to its own share; here they are one process.
+            # Each stage has capped the process at its own share of the GPU, but here all stages are one process.
             GpuShare(device_gb, device_gb).cap_this_process()
-        done: list[pa.Table] = []
+        finished: list[pa.Table] = []
         for block in _batches(rows, pipeline.rows_per_block):
-            done.append(reduce(lambda table, step: step(table), work, block))
-            if sum(table.num_rows for table in done) >= pipeline.rows_per_part:
-                yield sink(pa.concat_tables(done))
-                done = []
-        if done:
-            yield sink(pa.concat_tables(done))
+            finished.append(reduce(lambda table, function: function(table), functions, block))
+            if sum(table.num_rows for table in finished) >= pipeline.rows_per_part:
+                yield sink(pa.concat_tables(finished))
+                finished = []
+        if finished:
+            yield sink(pa.concat_tables(finished))
 
 
 def _batches(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""`gapray package`: photos in, catalogue out."""
+"""`gapray package`: packages the photos of a source into a catalogue."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gapray.batch.plan import Verify, write_pending
 from gapray.batch.record import recorded
 from gapray.batch.resources import MASK_THREADS, plan_stages
 from gapray.batch.rows import FINISHED, IN_FLIGHT, PLANNED, RECEIPT
-from gapray.batch.run import carry_out
-from gapray.batch.runs import GONE_KEPT, PackageSummary, absolute, new_run_id
+from gapray.batch.run import run_pipeline
+from gapray.batch.runs import GONE_KEPT, PackageSummary, absolute_uri, new_run_id
 from gapray.batch.stages import Describe, Encode, Mask, decode, write
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.manifest import ignored_of, write_manifest
@@ -40,22 +40,26 @@ def package(
 ) -> PackageSummary:
     """Package every product of a source into a catalogue.
 
-    A run that was killed is gone on with by calling it again: finished products are skipped.
+    Call it again to resume an interrupted run: finished products are skipped.
 
     Args:
         src: Folder, zip file or fsspec URI of photos, or a manifest (``.parquet``).
-        out: The catalogue: a local folder or fsspec URI; made when missing.
+        out: The catalogue: a local folder or fsspec URI; created if missing.
         profile: A profile's name, or one made by `gapray.config.load_profile`.
         options: Layout, direction and front photo of the captures.
-        verify: `source` skips products whose files look the same; `content` reads and hashes all files.
+        verify: `source` skips products whose files have not changed by name, size and time stamp; `content` reads and hashes all
+            files.
         address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.
-        on_progress: Called with the summary so far whenever a part was written.
+        on_progress: Called with the summary so far whenever a part has been written.
+
+    Returns:
+        Counts, rejects and warnings of the run.
 
     Raises:
-        GaprayError: When the run as a whole cannot be done. A product that cannot be used is a reject, not an error.
+        GaprayError: The run as a whole failed. A product that cannot be packaged is a reject, not an error.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
-    target = absolute(str(out))
+    target = absolute_uri(str(out))
     folder = Folder.at(target)
     folder.check_writable()
     hashes = revisions(chosen.packaging)
@@ -65,11 +69,11 @@ def package(
     with tempfile.TemporaryDirectory(prefix="gapray-") as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         after = Catalog(folder).newest("products", "rejects")
-        # A catalogue within the source is none of its products.
-        seen = replace(options, apart=(*options.apart, target))
+        # A catalogue inside the source is not one of its products.
+        scan_options = replace(options, apart=(*options.apart, target))
         with writing(FileError, "file.write_failed", scratch):
-            listed = _listed(str(src), seen, manifest.with_name("all.parquet"))
-            root = None if str(src).endswith(".parquet") else absolute(str(src))
+            listed = _list_source(str(src), scan_options, manifest.with_name("all.parquet"))
+            root = None if str(src).endswith(".parquet") else absolute_uri(str(src))
             pending = write_pending(listed, Catalog(folder), settings_hash, verify, manifest, root=root)
         summary = PackageSummary(run_id, target, products=pending.products, finished=pending.finished)
         summary.gone, summary.gone_products = len(pending.gone), list(pending.gone[:GONE_KEPT])
@@ -77,38 +81,38 @@ def package(
         with recorded(
             summary, folder, profile=chosen, models=hashes, source=str(src), on_progress=on_progress
         ) as recorder:
-            declared = partial(package_pipeline, profile=chosen, facts=facts, catalog=target, after=after)
-            carry_out(recorder, manifest, folder, chosen.run, declared, address=address)
+            make_pipeline = partial(package_pipeline, profile=chosen, facts=facts, catalog=target, after=after)
+            run_pipeline(recorder, manifest, folder, chosen.run, make_pipeline, address=address)
     return summary
 
 
-def _listed(src: str, options: DiscoverOptions, manifest: Path) -> Path:
-    """The manifest of a source, which may be one itself."""
+def _list_source(src: str, options: DiscoverOptions, manifest: Path) -> Path:
+    """Return the path of a source's manifest: `src` itself if it is one, else `manifest`, which is written."""
     if src.endswith(".parquet"):
         return Path(src)
     beside: list[str] = []
-    write_manifest(scan(absolute(src), options, beside=beside), str(manifest), beside)
+    write_manifest(scan(absolute_uri(src), options, beside=beside), str(manifest), beside)
     return manifest
 
 
 def package_pipeline(
     cluster: Mapping[str, float], *, profile: Profile, facts: RunFacts, catalog: str, after: datetime | None = None
 ) -> Pipeline:
-    """Photos of planned rows -> packages in a catalogue.
+    """Return the pipeline that packages planned rows into a catalogue.
 
     Args:
-        cluster: Ray resources by name, which it fills.
-        profile: Models, and numbers of workers where the user set them.
-        facts: Of the run.
+        cluster: Ray resources by name; the pipeline is planned to fill them.
+        profile: Models, and numbers of workers that the user has set.
+        facts: Columns that all rows of the run share.
         catalog: Folder or URI.
-        after: Of the newest part that the catalogue has.
+        after: `Catalog.newest` before the run; no row is written with an older `created_at`.
     """
     settings, run, workers = profile.packaging, profile.run, plan_stages(profile, cluster)
     shared = {"settings": settings, "facts": facts}
     describe = {**shared, "batch": run.network_batch, "gpu": workers.describe_gpu}
     return Pipeline(
         (
-            # Fetch and decode: short tasks, no model. At most half the cores, because masks are the longer work.
+            # Fetch and decode: short tasks without a model, on at most half the cores, because masks take longer.
             Stage(
                 "package.decode",
                 decode,
@@ -117,7 +121,7 @@ def package_pipeline(
                 {"settings": settings, "settings_hash": facts.settings},
                 workers.decode_workers,
             ),
-            # Masks: ONNX, all cores between the actors, since this is where a CPU run spends its time.
+            # Masks: ONNX actors that together use all cores, because a CPU run spends most of its time here.
             Stage(
                 "package.mask",
                 Mask,
@@ -127,7 +131,7 @@ def package_pipeline(
                 workers.mask_workers,
                 workers.mask_cpus,
             ),
-            # Depth and identity: both networks in one actor, two calls at once so that one unpacks while the other computes.
+            # Depth and identity: both networks in one actor; of two concurrent calls one unpacks while the other computes.
             Stage(
                 "package.describe",
                 Describe,
@@ -136,12 +140,12 @@ def package_pipeline(
                 describe,
                 workers.describe_workers,
                 gpu=workers.describe_gpu,
-                calls=2,
+                concurrent_calls=2,
             ),
-            # Edges and encoding: long-lived actors, because importing controlnet-aux takes seconds.
+            # Edges and encoding: actors rather than tasks, because importing controlnet-aux takes seconds.
             Stage("package.encode", Encode, IN_FLIGHT, FINISHED, shared, workers.encode_workers),
         ),
-        # A batch is a part. It answers with receipts, so that the driver sees products end as they do.
+        # A batch is a part. It returns receipts, so that the driver sees products as they are committed.
         Stage(
             "package.write",
             write,

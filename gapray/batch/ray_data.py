@@ -1,4 +1,4 @@
-"""A pipeline on Ray Data: a manifest as a dataset with a run's own settings, stages as tasks and as actors that can be started again."""
+"""Executor that runs a pipeline on Ray Data: functions as tasks, classes as pools of actors that survive failed restarts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ray.data
 
 from gapray.batch.capacity import Capacity
 from gapray.batch.pipeline import Pipeline, Stage
-from gapray.batch.trace import Work
+from gapray.batch.trace import StageFunction
 from gapray.catalog.storage import Folder
 from gapray.config import RunSettings
 from gapray.errors import CatalogError, FileError, writing
@@ -25,33 +25,33 @@ from gapray.models.store import share_kernels
 
 
 def read_manifest(uri: str, folder: Folder, run: RunSettings, cluster: Capacity) -> ray.data.Dataset:
-    """The rows of a published manifest, in one block.
+    """Read a published manifest as a dataset of one block.
 
-    A dataset keeps a copy of the `DataContext` that it was made with, and hands it on to those that are made of it. So a run has
-    settings of its own, and the caller's stay as they are.
+    A dataset keeps a copy of the `DataContext` that it was created with and passes it on to datasets derived from it, so that a
+    run has its own settings and the caller's remain unchanged.
 
     Args:
-        uri: From `published`.
-        folder: The catalogue that it lies in.
-        run: For how long a run may stand still.
-        cluster: What it may grow to.
+        uri: From `published_manifest`.
+        folder: The catalogue that contains the manifest.
+        run: Settings of the run; `no_progress_s` is used.
+        cluster: Its maximum limits Ray Data's resources.
     """
     context = ray.data.DataContext.get_current().copy()
-    # Progress and advice are gapray's own: they count products, not blocks.
+    # gapray reports progress itself, in products instead of blocks.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
-    # Else an error of a stage comes wrapped in Ray Data's own and loses its cause, and with it its code, on the way here.
+    # Otherwise Ray Data wraps a stage's error and drops its cause, and with it the error code.
     context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = -1 if run.no_progress_s is None else run.no_progress_s
-    # The second version's listing starts 32 actors of one CPU each to read the footer of our one manifest, and a cluster that
-    # scales itself brings nodes for them, GPU nodes too (2.60: datasource_v2/formats/parquet/footer_file_indexer.py). With one
-    # such actor every run would still wait for another process to start (6.6 s instead of 3.4 s for an empty one on two cores).
+    # DataSourceV2 starts 32 actors of one CPU each to read the footer of our single manifest, and an autoscaler adds nodes for
+    # them, even GPU nodes (2.60: datasource_v2/formats/parquet/footer_file_indexer.py). Limited to one such actor, every run would
+    # still wait for another process to start (6.6 s instead of 3.4 s for an empty run on two cores).
     context.use_datasource_v2 = False
     if cluster.elastic:
         options = context.execution_options
         options.resource_limits = options.resource_limits.copy(
-            cpu=cluster.most.get("CPU", 0), gpu=cluster.most.get("GPU", 0)
+            cpu=cluster.maximum.get("CPU", 0), gpu=cluster.maximum.get("GPU", 0)
         )
     with ray.data.DataContext.current(context):
         return ray.data.read_parquet(uri, filesystem=folder.arrow, override_num_blocks=1)
@@ -60,25 +60,25 @@ def read_manifest(uri: str, folder: Folder, run: RunSettings, cluster: Capacity)
 def run_on_ray(
     pipeline: Pipeline, manifest: str, folder: Folder, run: RunSettings, cluster: Capacity
 ) -> Iterator[pa.Table]:
-    """Take a manifest through a pipeline.
+    """Run the rows of a manifest through a pipeline.
 
     Args:
-        pipeline: Declared for `cluster.most`.
-        manifest: From `published`.
-        folder: The catalogue that it lies in.
-        run: For how long it may stand still.
-        cluster: What it runs on.
+        pipeline: Planned for `cluster.maximum`.
+        manifest: URI from `published_manifest`.
+        folder: The catalogue that contains the manifest.
+        run: Settings of the run; `no_progress_s` is used.
+        cluster: Capacity of the cluster.
 
     Yields:
-        Receipts of each part that was committed.
+        The receipts of each committed part.
     """
     rows = read_manifest(manifest, folder, run, cluster)
-    # A block is what a kill costs and what a worker holds: the manifest's rows are spread, never its file.
+    # A block is what a worker holds in memory and what is lost with it, so rows are distributed, not files.
     rows = rows.repartition(target_num_rows_per_block=pipeline.rows_per_block)
     for stage in pipeline.stages:
-        rows = through(rows, stage, pipeline.rows_per_block, cluster)
+        rows = apply_stage(rows, stage, pipeline.rows_per_block, cluster)
     receipts = rows.map_batches(
-        _sunk,
+        _run_sink,
         fn_kwargs={"pipeline": pipeline},
         batch_size=pipeline.rows_per_part,
         batch_format="pyarrow",
@@ -87,71 +87,77 @@ def run_on_ray(
     yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def through(rows: ray.data.Dataset, stage: Stage, batch: int, cluster: Capacity) -> ray.data.Dataset:
-    """A dataset mapped by a stage: by tasks where it is a function, by a pool of actors where it holds networks.
+def apply_stage(rows: ray.data.Dataset, stage: Stage, batch_size: int, cluster: Capacity) -> ray.data.Dataset:
+    """Map a dataset by a stage: by tasks if it is a function, by a pool of actors if it is a class.
 
     Args:
-        rows: With the stage's columns.
-        stage: What to do with them.
-        batch: Rows in one call.
-        cluster: What the dataset runs on.
+        rows: A dataset with the stage's input columns.
+        stage: The stage to apply.
+        batch_size: Rows per call.
+        cluster: Capacity of the cluster.
+
+    Returns:
+        A lazy dataset with the stage's output columns.
     """
-    shape: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": batch, "num_cpus": stage.cpus}
+    options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": batch_size, "num_cpus": stage.cpus}
     if stage.gpu:
-        shape["num_gpus"] = stage.gpu.num_gpus
+        options["num_gpus"] = stage.gpu.num_gpus
     if stage.stateful:
-        compute = cluster.pool(stage.workers or 1, calls=stage.calls)
-        return rows.map_batches(lasting(stage), compute=compute, **shape)
+        compute = cluster.pool(stage.workers or 1, concurrent_calls=stage.concurrent_calls)
+        return rows.map_batches(resilient_actor(stage), compute=compute, **options)
     compute = ray.data.TaskPoolStrategy(stage.workers)
-    return rows.map_batches(_applied, fn_kwargs={"stage": stage}, compute=compute, **shape)
+    return rows.map_batches(_run_stage, fn_kwargs={"stage": stage}, compute=compute, **options)
 
 
-def _applied(table: pa.Table, *, stage: Stage) -> pa.Table:
+def _run_stage(table: pa.Table, *, stage: Stage) -> pa.Table:
     return stage.worker()(table)
 
 
-def _sunk(table: pa.Table, *, pipeline: Pipeline) -> pa.Table:
+def _run_sink(table: pa.Table, *, pipeline: Pipeline) -> pa.Table:
     return pipeline.sink_worker()(table)
 
 
-def lasting(stage: Stage) -> type:
-    """A stage for `map_batches` whose actor lives although its networks could not be loaded; its next batch tries again.
+def resilient_actor(stage: Stage) -> type:
+    """Return a class for `map_batches` whose constructor does not fail if networks cannot be loaded; the next batch tries again.
 
-    When Ray starts a dead actor anew and the constructor fails, the actor is dead for good. Ray Data (2.60,
-    `actor_pool_map_operator.py: _update_running_actor_state`) keeps it in its pool without work and starts no other: if nobody
-    waits for an answer of it just then, the run stands still. What a batch raises ends the run with that error.
+    If the constructor of a restarted actor fails, the actor is dead for good. Ray Data (2.60,
+    `actor_pool_map_operator.py: _update_running_actor_state`) keeps it idle in its pool and starts no other, so that the run may
+    hang. An error raised by a batch ends the run with that error instead.
     """
-    return type(stage.work.__name__, (_Lasting,), {"stage": stage})
+    return type(stage.function.__name__, (_ResilientActor,), {"stage": stage})
 
 
-class _Lasting:
+class _ResilientActor:
     stage: ClassVar[Stage]
 
     def __init__(self) -> None:
-        self._starting = Lock()
-        self._work: Work | None = None
+        self._lock = Lock()
+        self._worker: StageFunction | None = None
         share_kernels()
         with suppress(Exception):
-            self._started()
+            self._ensure_worker()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return self._started()(table)
+        return self._ensure_worker()(table)
 
-    def _started(self) -> Work:
-        with self._starting:  # an actor may take two batches at once
-            if self._work is None:
-                self._work = self.stage.worker()
-            return self._work
+    def _ensure_worker(self) -> StageFunction:
+        with self._lock:  # an actor may process two batches concurrently
+            if self._worker is None:
+                self._worker = self.stage.worker()
+            return self._worker
 
 
 @contextmanager
-def published(rows: Iterator[pa.Table], folder: Folder, run_id: str) -> Iterator[str]:
-    """A manifest where every node can read it, beside the catalogue's tables, for as long as the block lasts.
+def published_manifest(rows: Iterator[pa.Table], folder: Folder, run_id: str) -> Iterator[str]:
+    """Write a manifest into the catalogue, where every node can read it, and remove it when the block ends.
 
     Args:
-        rows: The manifest, at least one table.
+        rows: Tables of the manifest, at least one.
         folder: The catalogue.
-        run_id: Names the file.
+        run_id: Id of the run, used as the file's name.
+
+    Yields:
+        The manifest's URI.
 
     Raises:
         FileError: `file.write_failed`.
@@ -171,5 +177,5 @@ def published(rows: Iterator[pa.Table], folder: Folder, run_id: str) -> Iterator
     try:
         yield uri
     finally:
-        with suppress(OSError):  # no word about a left-over may hide what ended the run
+        with suppress(OSError):  # a failed clean-up must not hide the error that ended the run
             folder.remove(uri)

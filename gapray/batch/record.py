@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its rows: a record in the catalogue, metrics, and progress for whoever watches."""
+"""Recording of a run: the run record in the catalogue, metrics, and progress callbacks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SummaryT = TypeVar("SummaryT", bound=RunSummary)
 
 
 class Recorder(Generic[SummaryT]):
-    """Takes receipts in, and keeps the summary, the record and the metrics up to date."""
+    """Processes receipts: updates the run's summary, record and metrics, and calls the progress callback."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class Recorder(Generic[SummaryT]):
         on_progress: Callable[[SummaryT], None] | None,
     ) -> None:
         self._summary, self._folder, self._profile, self._on_progress = summary, folder, profile, on_progress
-        self._started, self._beaten = time.monotonic(), time.monotonic()
+        self._started, self._last_beat = time.monotonic(), time.monotonic()
         self._stages: defaultdict[str, StageTotals] = defaultdict(StageTotals)
         self._nodes: Counter[str] = Counter()
         self._held = {"cpu_hours": 0.0, "gpu_hours": 0.0}
-        self._most: dict[str, float] = {}
+        self._peak: dict[str, float] = {}
         self._spilled: list[int] = []
         self._lock = threading.Lock()
         self._fixed = {
@@ -63,7 +63,7 @@ class Recorder(Generic[SummaryT]):
             "profile": profile.model_dump(),
         }
         count("gapray_products_total", summary.finished, kind=summary.kind, state="finished")
-        self.tell()
+        self.notify()
 
     @property
     def run_id(self) -> str:
@@ -71,7 +71,7 @@ class Recorder(Generic[SummaryT]):
         return self._summary.run_id
 
     def add(self, receipts: pa.Table) -> None:
-        """One part was committed."""
+        """Process the receipts of one committed part."""
         summary, kind = self._summary, self._summary.kind
         with self._lock:
             summary.add(receipts)
@@ -83,10 +83,10 @@ class Recorder(Generic[SummaryT]):
         for code, number in Counter(filter(None, receipts["code"].to_pylist())).items():
             count("gapray_rejects_total", number, kind=kind, code=code)
         count("gapray_views_total", sum(filter(None, receipts[summary.unit].to_pylist())), kind=kind)
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
-        """Let whoever watches see the summary as it is."""
+    def notify(self) -> None:
+        """Update the queue depth metric and call the progress callback with the summary."""
         self._summary.seconds = time.monotonic() - self._started
         level("gapray_queue_depth", self._summary.products - self._summary.done, kind=self._summary.kind)
         if self._on_progress:
@@ -94,7 +94,7 @@ class Recorder(Generic[SummaryT]):
 
     @contextmanager
     def on_cluster(self) -> Iterator[None]:
-        """Around what needs Ray: what the cluster has at both ends goes into the record."""
+        """Record the cluster's resources at the beginning and the end of the block."""
         self.beat()
         try:
             yield
@@ -102,29 +102,29 @@ class Recorder(Generic[SummaryT]):
             self.beat()
 
     def beat(self) -> None:
-        """Add the time since the last beat to what was held, and write the record down."""
+        """Add the time since the last beat to the resource hours held, and write the record."""
         with self._lock:
             now = time.monotonic()
-            hours, self._beaten = (now - self._beaten) / 3600, now
+            hours, self._last_beat = (now - self._last_beat) / 3600, now
             held = cluster_resources()
             if (spilled := spilled_bytes()) is not None:
                 self._spilled.append(spilled)
             self._held["cpu_hours"] += held.get("CPU", 0.0) * hours
             self._held["gpu_hours"] += held.get("GPU", 0.0) * hours
             for name in ("CPU", "GPU", "nodes"):
-                self._most[name] = max(self._most.get(name, 0.0), held.get(name, 0.0))
+                self._peak[name] = max(self._peak.get(name, 0.0), held.get(name, 0.0))
         self.write("running")
 
     def write(self, state: str, error: BaseException | None = None, *, required: bool = False) -> None:
-        """Write the record; a catalogue that cannot be written to is the run's own trouble, not the record's.
+        """Write the record. Errors are ignored by default, because the run itself reports a catalogue that is not writable.
 
         Args:
-            state: Of the run.
-            error: What ended it.
-            required: The run cannot go on without.
+            state: State of the run: `running`, `finished` or `failed`.
+            error: The error that ended the run.
+            required: Raise if the record cannot be written.
 
         Raises:
-            OSError: As the file system does, where the record is required.
+            OSError: The record is required and cannot be written.
         """
         with nullcontext() if required else suppress(OSError), self._lock:
             write_run(self._folder, self._record(state, error))
@@ -141,11 +141,14 @@ class Recorder(Generic[SummaryT]):
         run, summary = self._profile.run, self._summary
         summary.seconds = time.monotonic() - self._started
         prices = {"cpu_hours": run.cpu_hour_price, "gpu_hours": run.gpu_hour_price}
-        known = [self._held[name] * price for name, price in prices.items() if price is not None]
+        costs = [self._held[name] * price for name, price in prices.items() if price is not None]
         failure = None
         if error is not None:
-            ours = as_gapray_error(error) if isinstance(error, Exception) else None
-            failure = {"code": ours.code if ours else "stopped", "message": ours.message if ours else repr(error)}
+            known_error = as_gapray_error(error) if isinstance(error, Exception) else None
+            failure = {
+                "code": known_error.code if known_error else "stopped",
+                "message": known_error.message if known_error else repr(error),
+            }
         return {
             **self._fixed,
             "state": state,
@@ -161,10 +164,10 @@ class Recorder(Generic[SummaryT]):
             "seconds": summary.seconds,
             "stages": {name: totals.as_dict() for name, totals in self._stages.items()},
             "spans_by_node": dict(self._nodes),
-            "cluster": {name: value for name, value in self._most.items() if value},
+            "cluster": {name: value for name, value in self._peak.items() if value},
             "held": dict(self._held),
             "spilled_bytes": self._spilled[-1] - self._spilled[0] if self._spilled else 0,
-            "cost": sum(known) if known else None,
+            "cost": sum(costs) if costs else None,
             "error": failure,
         }
 
@@ -179,33 +182,36 @@ def recorded(
     source: str,
     on_progress: Callable[[SummaryT], None] | None,
 ) -> Iterator[Recorder[SummaryT]]:
-    """Keep a record of what happens inside, from `running` to `finished` or `failed`, with a heartbeat.
+    """Keep a record of the run in the block, from `running` to `finished` or `failed`, with a heartbeat.
 
     Args:
-        summary: Of a run whose work is known; grows.
+        summary: Summary of the run, with the number of its products set; updated as parts are committed.
         folder: The catalogue.
-        profile: Of the run.
+        profile: Profile of the run.
         models: Model name -> hash of its weights.
-        source: Where the work came from.
-        on_progress: Called with the summary whenever it grew.
+        source: Path or URI of the run's input.
+        on_progress: Called with the summary whenever it has changed.
+
+    Yields:
+        A recorder for the run's receipts.
 
     Raises:
-        CatalogError: `catalog.write_failed`: there is work, and the catalogue cannot be written to.
+        CatalogError: `catalog.write_failed`: there is pending work, and the catalogue is not writable.
     """
     recorder = Recorder(summary, folder, profile=profile, models=models, source=source, on_progress=on_progress)
-    over = threading.Event()
+    ended = threading.Event()
 
-    def heart() -> None:
-        while not over.wait(HEARTBEAT_S):
+    def beat_until_ended() -> None:
+        while not ended.wait(HEARTBEAT_S):
             recorder.beat()
 
     if summary.products > summary.finished:
         with writing(CatalogError, "catalog.write_failed", folder.path):
-            recorder.write("running", required=True)  # what cannot be written to is found before Ray starts
+            recorder.write("running", required=True)  # fail before Ray starts if the catalogue is not writable
     else:
         recorder.write("running")
-    beating = threading.Thread(target=heart, name="gapray-heartbeat", daemon=True)
-    beating.start()
+    heartbeat = threading.Thread(target=beat_until_ended, name="gapray-heartbeat", daemon=True)
+    heartbeat.start()
     state, failure = "finished", None
     try:
         yield recorder
@@ -213,26 +219,26 @@ def recorded(
         state, failure = "failed", error
         raise
     finally:
-        over.set()
-        beating.join()
+        ended.set()
+        heartbeat.join()
         recorder.write(state, failure)
 
 
 def cluster_resources() -> dict[str, float]:
-    """Ray's resources at this moment, with `nodes`; empty where no Ray is connected."""
+    """Return Ray's current resources, and the number of living nodes as `nodes`; empty without a connection to Ray."""
     if not ray.is_initialized():
         return {}
     try:
         alive = [node for node in ray.nodes() if node["Alive"]]
         return {**ray.cluster_resources(), "nodes": float(len(alive))}
-    except Exception:  # the head may be on its way out; a record must not end a run
+    except Exception:  # the head may be shutting down; recording must not end a run
         return {}
 
 
 def spilled_bytes() -> int | None:
-    """What the cluster's object stores have written to disk since they began, asked for as Ray Data's own statistics do.
+    """Return the bytes that the cluster's object stores have spilled to disk since they started.
 
-    None where no Ray is connected.
+    Uses the same call as Ray Data's statistics. None without a connection to Ray.
     """
     if not ray.is_initialized():
         return None
@@ -240,13 +246,16 @@ def spilled_bytes() -> int | None:
 
     try:
         reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
-    except Exception:  # as in cluster_resources
+    except Exception:  # the head may be shutting down; recording must not end a run
         return None
     return int(reply.store_stats.spilled_bytes_total)
 
 
 def revision() -> str | None:
-    """The commit of the checkout that this gapray runs from, with a + where files differ from it; None when installed."""
+    """Return the commit of the checkout that gapray runs from, with "+" appended if files differ from it.
+
+    An installed gapray returns the variable GAPRAY_REVISION, or None.
+    """
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return os.environ.get("GAPRAY_REVISION")

@@ -1,4 +1,4 @@
-"""`gapray render`: packages in, videos out."""
+"""`gapray render`: draws videos of the packages in a catalogue."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from gapray.batch.render_stages import (
     save,
     write_videos,
 )
-from gapray.batch.resources import GpuShare, plan_render, threads_kept
-from gapray.batch.run import carry_out
-from gapray.batch.runs import RenderSummary, absolute, new_run_id
-from gapray.catalog.media import WITH_FILES, whole
+from gapray.batch.resources import GpuShare, plan_render, preserved_thread_counts
+from gapray.batch.run import run_pipeline
+from gapray.batch.runs import RenderSummary, absolute_uri, new_run_id
+from gapray.catalog.media import FILE_COLUMNS, keys_with_files
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.config import Profile, load_profile
 from gapray.errors import CatalogError
@@ -39,7 +39,7 @@ from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
 
 ESTIMATE_PRODUCTS = 2
-"""Products that a calibration draws, after one to warm up."""
+"""Products that an estimate times, after one warm-up."""
 
 
 def render(
@@ -55,24 +55,27 @@ def render(
 ) -> RenderSummary:
     """Draw a video of every product of a catalogue.
 
-    A run that was killed is gone on with by calling it again: videos that are there are skipped.
+    Call it again to resume an interrupted run: existing videos are skipped.
 
     Args:
         catalog: Folder or fsspec URI.
         profile: A profile's name, or one made by `gapray.config.load_profile`.
-        preset: Which files to make, see `gapray.video.presets`.
-        seeds: Videos of each product, with seeds 0, 1, ….
-        products: Only these.
-        limit: At most so many products, in the order of their names.
+        preset: Name of an export preset (`gapray.video.presets`).
+        seeds: Number of videos per product, with seeds 0, 1, ….
+        products: Ids of the products to draw; default: all.
+        limit: Maximum number of products, sorted by id.
         address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.
-        on_progress: Called with the summary so far whenever a part was written.
+        on_progress: Called with the summary so far whenever a part has been written.
+
+    Returns:
+        Counts, rejects and warnings of the run.
 
     Raises:
-        GaprayError: When the run as a whole cannot be done. A product that cannot be drawn is a reject, not an error.
+        GaprayError: The run as a whole failed. A product that cannot be drawn is a reject, not an error.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     preset_named(preset)
-    target = absolute(str(catalog))
+    target = absolute_uri(str(catalog))
     opened = open_catalog(target)
     opened.folder.check_writable()
     run_id = new_run_id()
@@ -83,20 +86,27 @@ def render(
     with recorded(
         summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
     ) as recorder:
-        declared = partial(render_pipeline, facts=facts, after=after)
-        carry_out(recorder, todo, opened.folder, chosen.run, declared, address=address)
+        make_pipeline = partial(render_pipeline, facts=facts, after=after)
+        run_pipeline(recorder, todo, opened.folder, chosen.run, make_pipeline, address=address)
     return summary
 
 
 def pending_videos(
     catalog: Catalog, facts: VideoFacts, *, seeds: int, products: Sequence[str] | None, limit: int | None
 ) -> tuple[pa.Table, int]:
-    """Videos that the catalogue lacks, each with what is needed to find its package; and how many it has.
+    """Return the videos that the catalogue lacks, as rows of `PENDING`, and the number of videos that it has.
 
-    Of a local catalogue a video whose file was removed is lacking too.
+    In a local catalogue a video with a removed file counts as missing.
+
+    Args:
+        catalog: The catalogue.
+        facts: Settings of the run.
+        seeds: Number of videos per product.
+        products: As for `render`.
+        limit: As for `render`.
 
     Raises:
-        CatalogError: `catalog.product_not_found` for a name in `products`.
+        CatalogError: `catalog.product_not_found` for an id in `products`.
     """
     current = wanted_products(catalog, products, limit)
     wanted = [
@@ -112,34 +122,40 @@ def pending_videos(
         for seed in range(seeds)
     ]
     videos = pa.concat_tables(wanted)
-    made = catalog.table("videos", columns=["key", WITH_FILES["videos"]])
-    there = whole(catalog.folder, "videos", made.filter(pc.is_in(made["key"], value_set=videos["key"])))
-    lacking = videos.filter(pc.invert(pc.is_in(videos["key"], value_set=there)))
-    return with_parts(lacking, catalog).select(PENDING.names).cast(PENDING), videos.num_rows - lacking.num_rows
+    made = catalog.table("videos", columns=["key", FILE_COLUMNS["videos"]])
+    existing = keys_with_files(catalog.folder, "videos", made.filter(pc.is_in(made["key"], value_set=videos["key"])))
+    missing = videos.filter(pc.invert(pc.is_in(videos["key"], value_set=existing)))
+    return with_parts(missing, catalog).select(PENDING.names).cast(PENDING), videos.num_rows - missing.num_rows
 
 
 def wanted_products(catalog: Catalog, products: Sequence[str] | None, limit: int | None) -> pa.Table:
-    """Current rows of `products`, with what a package needs: those that are named, in that order, or all by name.
+    """Return the current rows of `products` with `PACKAGE_COLUMNS`: the named products in that order, or all sorted by id.
 
     Raises:
-        CatalogError: `catalog.product_not_found` for a name in `products`.
+        CatalogError: `catalog.product_not_found` for an id in `products`.
     """
     current = catalog.table("products", columns=PACKAGE_COLUMNS)
     if products is not None:
-        places = pc.index_in(pa.array(products, pa.string()), value_set=current["product_id"].combine_chunks())
-        for name, place in zip(products, places.to_pylist(), strict=True):
-            if place is None:
+        indices = pc.index_in(pa.array(products, pa.string()), value_set=current["product_id"].combine_chunks())
+        for name, index in zip(products, indices.to_pylist(), strict=True):
+            if index is None:
                 raise CatalogError("catalog.product_not_found", f"no product {name!r} in this catalogue")
-        current = current.take(places)
+        current = current.take(indices)
     return current.slice(0, limit)
 
 
 def with_parts(videos: pa.Table, catalog: Catalog) -> pa.Table:
-    """Rows with product_id and product_key -> the same with `part`, null where no views are; by product and seed."""
+    """Add a column `part`, the part file with the package's views (null if there is none), and sort by product and seed.
+
+    Args:
+        videos: Rows with product_id, product_key and seed.
+        catalog: The catalogue.
+    """
     parts = catalog.parts_of_views()
-    held = pa.table({"name": _joined(parts["product_id"], parts["key"]), "part": parts["part"]})
-    place = pc.index_in(_joined(videos["product_id"], videos["product_key"]), value_set=held["name"].combine_chunks())
-    part = held["part"].combine_chunks().take(place.combine_chunks()).cast(pa.string())
+    packages = pa.table({"name": _joined(parts["product_id"], parts["key"]), "part": parts["part"]})
+    names = _joined(videos["product_id"], videos["product_key"])
+    index = pc.index_in(names, value_set=packages["name"].combine_chunks())
+    part = packages["part"].combine_chunks().take(index.combine_chunks()).cast(pa.string())
     return videos.append_column("part", part).sort_by([("product_id", "ascending"), ("seed", "ascending")])
 
 
@@ -149,17 +165,21 @@ def _joined(product_id: pa.ChunkedArray, key: pa.ChunkedArray) -> pa.ChunkedArra
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a whole run would take on one worker, from a short calibration on this machine."""
+    """Estimated time and cost of a render run, from a few products timed on this machine."""
 
     videos: int
+    """Videos to draw."""
     measured: int
+    """Videos that were timed."""
     seconds_a_video: float
+    """Mean time of one video on one worker [s]."""
     hours: float
+    """Time of the whole run [h]."""
     cost: float | None
-    """In the currency of the price."""
+    """Cost of the whole run, in the currency of the price; None without a price."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Return the fields as plain data for ``--json``."""
         return asdict(self)
 
 
@@ -172,62 +192,62 @@ def estimate(
     workers: int = 1,
     price_an_hour: float | None = None,
 ) -> Estimate:
-    """Draw a few products in this process, write nothing, and multiply.
+    """Estimate a render run by drawing a few products in this process, without writing anything.
 
     Args:
         catalog: Folder or fsspec URI.
         profile: As for `render`.
         preset: As for `render`.
         seeds: As for `render`.
-        workers: Render workers that the real run will have.
-        price_an_hour: Of one worker.
+        workers: Number of render workers of the actual run.
+        price_an_hour: Price of one worker per hour.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     opened = open_catalog(str(catalog))
     facts = VideoFacts(
-        new_run_id(), absolute(str(catalog)), chosen, preset, video_revisions(chosen.video, chosen.orbit)
+        new_run_id(), absolute_uri(str(catalog)), chosen, preset, video_revisions(chosen.video, chosen.orbit)
     )
     todo, _ = pending_videos(opened, facts, seeds=seeds, products=None, limit=None)
-    whole = GpuShare(chosen.run.device_gb, chosen.run.device_gb) if best_device() == "cuda" else None
-    spent: list[float] = []
-    with threads_kept():
-        drawer = Draw(facts=facts, gpu=whole, threads=1)
+    gpu = GpuShare(chosen.run.device_gb, chosen.run.device_gb) if best_device() == "cuda" else None
+    durations: list[float] = []
+    with preserved_thread_counts():
+        draw = Draw(facts=facts, gpu=gpu, threads=1)
         for row in todo.slice(0, ESTIMATE_PRODUCTS + 1).to_pylist():
             started = time.monotonic()
             loaded = load(pa.Table.from_pylist([row], schema=PENDING), catalog=facts.catalog)
-            save(drawer(loaded), facts=facts, dry=True)
-            spent.append(time.monotonic() - started)
-    measured = spent[1:] or spent  # the first one warms up
-    each = sum(measured) / len(measured) if measured else 0.0
-    hours = each * todo.num_rows / 3600 / workers
+            save(draw(loaded), facts=facts, dry_run=True)
+            durations.append(time.monotonic() - started)
+    measured = durations[1:] or durations  # the first is a warm-up
+    mean_s = sum(measured) / len(measured) if measured else 0.0
+    hours = mean_s * todo.num_rows / 3600 / workers
     cost = None if price_an_hour is None else hours * workers * price_an_hour
-    return Estimate(todo.num_rows, len(measured), each, hours, cost)
+    return Estimate(todo.num_rows, len(measured), mean_s, hours, cost)
 
 
 def render_pipeline(cluster: Mapping[str, float], *, facts: VideoFacts, after: datetime | None = None) -> Pipeline:
-    """Pending videos -> files and rows in a catalogue.
+    """Return the pipeline that draws pending videos and writes their files and rows into a catalogue.
 
     Args:
-        cluster: Ray resources by name, which it fills.
-        facts: Of the run.
-        after: Of the newest part that the catalogue has.
+        cluster: Ray resources by name; the pipeline is planned to fill them.
+        facts: Settings that all videos of the run share.
+        after: `Catalog.newest` before the run; no row is written with an older `created_at`.
 
     Raises:
-        ResourceError: `resource.insufficient`: a generator that needs a GPU, and none is there.
+        ResourceError: `resource.insufficient`: the generator needs a GPU and the cluster has none.
     """
     workers = plan_render(facts.profile, facts.vram_gb, cluster)
     count = workers.render_workers
     draw = {"facts": facts, "gpu": workers.gpu, "threads": workers.threads}
     return Pipeline(
         (
-            # Views from their part of the catalogue, still compressed: short tasks.
+            # Read the views from their part of the catalogue, still compressed: short tasks.
             Stage("render.load", load, PENDING, LOADED, {"catalog": facts.catalog}, count),
-            # Conditions and frames: the model is loaded once an actor, which has a whole GPU where there are any.
+            # Conditions and frames: each actor loads the model once; a generator has a GPU to itself.
             Stage("render.draw", Draw, LOADED, DRAWN, draw, count, workers.cpus, workers.gpu),
-            # H.264, JPEG and the upload: on the CPU, while the next product is drawn.
+            # Encode and upload: on the CPU, while the next product is drawn.
             Stage("render.save", save, DRAWN, SAVED, {"facts": facts}, count),
         ),
         Stage("render.write", write_videos, SAVED, VIDEO_RECEIPT, {"catalog": facts.catalog, "after": after}),
-        rows_per_block=1,  # what a kill costs is what one actor was drawing
+        rows_per_block=1,  # a killed actor loses only the video that it was drawing
         rows_per_part=facts.profile.run.videos_per_part,
     )

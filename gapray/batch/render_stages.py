@@ -1,4 +1,4 @@
-"""The stages of `gapray render`, as callables for ``map_batches(batch_format="pyarrow", batch_size=1)``."""
+"""The stages of `gapray render`: functions and callable classes from Arrow tables to Arrow tables, one video a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 
-from gapray.batch.resources import GpuShare, settle
+from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
@@ -40,11 +40,11 @@ PENDING = pa.schema(
         ("product", PACKAGE),
     ]
 )
-"""A video to draw; `part` is the file that holds its product's views, `product` the row that goes with them."""
+"""A video to draw; `part` is the file that holds its product's views, `product` the product's row."""
 
 
 def with_views(pending: pa.Schema) -> pa.Schema:
-    """Columns of pending rows once their product's views are loaded, or an error in their place."""
+    """Return the schema of pending rows after loading: with the product's views, or an error."""
     return pa.schema([*pending, *ERROR_FIELDS, pa.field("views", pa.list_(pa.struct(list(VIEWS))))])
 
 
@@ -71,12 +71,12 @@ VIDEO_RECEIPT = pa.schema(
         ("warnings", pa.list_(pa.string())),
     ]
 )
-"""What the driver hears of a video once it is in the catalogue; `outcome` is rendered or rejected."""
+"""Receipt of a committed video; `outcome` is rendered or rejected."""
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What all videos of one run share."""
+    """Settings that all videos of one run share."""
 
     run_id: str
     catalog: str
@@ -86,27 +86,30 @@ class VideoFacts:
     """Model name -> hash of its weights."""
 
     def keys(self, product_keys: Sequence[str], seed: int) -> list[str]:
-        """`videos.key` of each package."""
+        """Return `videos.key` for each package key."""
         return self.profile.video.digests(self.profile.orbit, self.preset, self.revisions, product_keys, seed)
 
     @property
     def models(self) -> list[str]:
-        """``name@revision`` of each, sorted, as rows and provenance hold it."""
+        """``name@revision`` of each model, sorted, as stored in rows and provenance."""
         return [f"{name}@{revision[:12]}" for name, revision in sorted(self.revisions.items())]
 
     @property
     def vram_gb(self) -> float | None:
-        """GPU memory that the backend's cards ask for together; None = no network at all."""
+        """GPU memory that the backend's networks need together [GB]; None = it has no network."""
         cards = video_cards(self.profile.video)
         return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
 
 
 def load(table: pa.Table, *, catalog: str) -> pa.Table:
-    """Pending videos or stills -> the same with their product's views.
+    """Add the views of their products to pending videos or stills.
 
     Args:
-        table: With product_id, product_key and part.
+        table: Rows with product_id, product_key and part.
         catalog: Folder or URI.
+
+    Returns:
+        The rows with the columns of `with_views`.
     """
     opened = Catalog(Folder.at(catalog))
     rows = table.to_pylist()
@@ -120,16 +123,16 @@ def load(table: pa.Table, *, catalog: str) -> pa.Table:
 
 
 class Draw:
-    """Conditions and frames. One backend an actor, loaded once."""
+    """Builds the conditions of videos and draws their frames; each actor loads one backend."""
 
     def __init__(self, *, facts: VideoFacts, gpu: GpuShare | None, threads: int) -> None:
         self._facts = facts
-        self._device = settle(gpu, threads)
+        self._device = configure_worker(gpu, threads)
         require(*facts.models)
         self._backend = load_backend(facts.profile.video, device=self._device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
+        """Draw the videos of rows of `LOADED`; returns rows of `DRAWN`."""
         rows = table.to_pylist()
         for row in rows:
             row.update(frames=None, video=None, provenance=None)
@@ -146,13 +149,13 @@ class Draw:
         package = package_of_rows(row["product"], row["views"])
         conditions = build_conditions(package, profile.orbit, device=self._device)
         frames = self._backend.generate(package, conditions, profile.video, seed=row["seed"])
-        able = self._backend.capabilities
+        capabilities = self._backend.capabilities
         models = self._facts.models
         video = {
             "product_id": row["product_id"],
             "key": row["key"],
             "product_key": row["product_key"],
-            "backend": able.name,
+            "backend": capabilities.name,
             "seed": row["seed"],
             "preset": self._facts.preset,
             "profile": profile.name,
@@ -162,8 +165,8 @@ class Draw:
             "key_frames": list(conditions.key_frames),
             "files": [],
             "bytes": 0,
-            "source_type": able.source_type,
-            "licence": able.licence,
+            "source_type": capabilities.source_type,
+            "licence": capabilities.licence,
             "models": models,
             "elevation_deg": conditions.calibration.elevation_deg,
             "direction": conditions.calibration.direction,
@@ -177,20 +180,23 @@ class Draw:
         row.update(frames=np.ascontiguousarray(frames).tobytes(), video=video, provenance=sidecar)
 
 
-def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
-    """Frames -> files in the catalogue, and the row that will make them count.
+def save(table: pa.Table, *, facts: VideoFacts, dry_run: bool = False) -> pa.Table:
+    """Encode frames and write the files into the catalogue.
 
     Args:
-        table: With `DRAWN`'s columns.
-        facts: Of the run.
-        dry: Encode, but write nothing.
+        table: Rows of `DRAWN`.
+        facts: Settings of the run.
+        dry_run: Encode, but write nothing.
+
+    Returns:
+        Rows of `SAVED`: the row of `videos` to commit, or a reject.
     """
     folder = Folder.at(facts.catalog)
     saved: list[Row] = []
     for row in table.to_pylist():
         if row["error_code"] is None:
             try:
-                _save(row, folder, facts, dry)
+                _save(row, folder, facts, dry_run)
             except Exception as error:
                 _fail(row, error)
         reject = video_reject(row, facts) if row["error_code"] else None
@@ -199,7 +205,7 @@ def save(table: pa.Table, *, facts: VideoFacts, dry: bool = False) -> pa.Table:
 
 
 def write_videos(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
-    """Commit one part of finished videos and say what became of each."""
+    """Commit one part of finished videos; returns rows of `VIDEO_RECEIPT`."""
     rows = table.to_pylist()
     videos = [row["video"] for row in rows if row["video"]]
     rejects = [row["reject"] for row in rows if row["reject"]]
@@ -212,12 +218,12 @@ def _receipt(row: Row) -> Row:
     if reject:
         return {name: reject[name] for name in ("product_id", "code", "message")} | {"outcome": "rejected", "frames": 0}
     video = row["video"]
-    told = {name: video[name] for name in ("frames", "warnings")}
-    return {"product_id": row["product_id"], "outcome": "rendered", **told}
+    counts = {name: video[name] for name in ("frames", "warnings")}
+    return {"product_id": row["product_id"], "outcome": "rendered", **counts}
 
 
 def exported(row: Row, facts: VideoFacts) -> dict[str, bytes]:
-    """The files of a row of `DRAWN` in the run's preset, by name."""
+    """Encode a row of `DRAWN` to the files of the run's preset; returns file name -> content."""
     video = row["video"]
     side = video["size"]
     frames = np.frombuffer(row["frames"], np.uint8).reshape(video["frames"], side, side, 3)
@@ -225,34 +231,41 @@ def exported(row: Row, facts: VideoFacts) -> dict[str, bytes]:
     return export(frames, preset_named(facts.preset), provenance, background=facts.profile.orbit.background_rgb)
 
 
-def _save(row: Row, folder: Folder, facts: VideoFacts, dry: bool) -> None:
+def _save(row: Row, folder: Folder, facts: VideoFacts, dry_run: bool) -> None:
     started = time.monotonic()
     video = row["video"]
     files = exported(row, facts)
-    place = media_folder("videos", row["product_id"], row["key"])
-    if not dry:
-        put_files(folder, place, files, row["product_id"])
-    video["files"] = [f"{place}/{name}" for name in files]
+    directory = media_folder("videos", row["product_id"], row["key"])
+    if not dry_run:
+        put_files(folder, directory, files, row["product_id"])
+    video["files"] = [f"{directory}/{name}" for name in files]
     video["bytes"] = sum(map(len, files.values()))
     video["seconds"] += time.monotonic() - started
 
 
-def put_files(folder: Folder, place: str, files: Mapping[str, bytes], product_id: str) -> None:
-    """Write all files below `place` or leave none.
+def put_files(folder: Folder, directory: str, files: Mapping[str, bytes], product_id: str) -> None:
+    """Write files into the catalogue: all of them, or none.
+
+    Args:
+        folder: The catalogue.
+        directory: Where to write, relative to the catalogue.
+        files: Name, relative to the directory -> content.
+        product_id: Named in the error message.
 
     Raises:
         CatalogError: `video.write_failed`.
     """
-    done: list[str] = []
+    written: list[str] = []
     for name, data in files.items():
-        inner, _, last = f"{place}/{name}".rpartition("/")
+        parent, _, base = f"{directory}/{name}".rpartition("/")
         try:
-            folder.put(inner, last, pa.py_buffer(data))
+            folder.put(parent, base, pa.py_buffer(data))
         except OSError as error:
-            for path in done:
+            for path in written:
                 folder.remove(f"{folder.path}/{path}")
-            raise CatalogError("video.write_failed", f"{product_id}: {folder.path}/{place}/{name}: {error}") from error
-        done.append(f"{place}/{name}")
+            path = f"{folder.path}/{directory}/{name}"
+            raise CatalogError("video.write_failed", f"{product_id}: {path}: {error}") from error
+        written.append(f"{directory}/{name}")
 
 
 def _provenance(video: Row, conditions: OrbitConditions, row: Row, facts: VideoFacts) -> Provenance:
@@ -287,7 +300,7 @@ def _provenance(video: Row, conditions: OrbitConditions, row: Row, facts: VideoF
 
 
 def video_reject(row: Row, facts: VideoFacts) -> Row:
-    """What a video that cannot be drawn leaves behind."""
+    """Return the row of `rejects` for a video that cannot be drawn."""
     shared = RunFacts(facts.run_id, row["key"], facts.profile.name, {})
     return reject_row(
         product_id=row["product_id"],

@@ -1,4 +1,4 @@
-"""How many actors, and what share of a machine each asks for."""
+"""Resource planning: how many workers each stage has, and the CPUs and GPU memory of each."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from gapray.errors import ResourceError
 from gapray.models.cards import WEIGHTLESS, card_named
 
 MASK_THREADS = 2
-"""onnxruntime threads of a mask actor. One actor for two cores: each costs 10 CPU-seconds to start (rembg, Ray Data)."""
+"""onnxruntime threads of a mask actor. One actor per two cores, because each takes 10 CPU-seconds to start (rembg, Ray Data)."""
 MASK_CPU = 0.5
-"""Logical CPUs of a mask actor at least. Less than its threads, because the read tasks need a whole one: logical CPUs only say
-what may run at once, the system's scheduler shares the cores. A larger cluster gives it what is left, see `_each`."""
+"""Minimum logical CPUs of a mask actor. Less than its threads, because the read tasks need a whole CPU: logical CPUs only limit
+what Ray runs at once, while the operating system shares the cores. On larger clusters it gets more (`_cpus_per_worker`)."""
 LIGHT_CPU = 0.125
-"""Logical CPUs of every other actor and task: they wait more than they work."""
+"""Logical CPUs of every other actor and task, which wait more than they compute."""
 RENDER_THREADS = 2
 """CPU threads of a render worker: the geometry's tensor operations use both."""
 RENDER_CPU = 0.5
-"""Logical CPUs of a render worker at least, for the same reason as `MASK_CPU`."""
+"""Minimum logical CPUs of a render worker; less than its threads for the same reason as `MASK_CPU`."""
 READ_CPU = 1.0
-"""Logical CPUs of Ray Data's own tasks that list, read and split the manifest; they cannot be given less."""
+"""Logical CPUs of Ray Data's own tasks that list, read and split the manifest, which cannot be reduced."""
 DESCRIBE_PER_GPU = 2
-"""Depth and identity actors that share a GPU: one alone is held up by its own unpacking. H200, 16 cores, views/s against a
-plain loop over the same networks: 0.53 with one actor, 0.92 with two, 0.98 with three (benchmarks/package_gpu.py)."""
+"""Depth and identity actors that share a GPU, because a single actor stalls while it unpacks. Throughput relative to a plain
+loop over the same networks (H200, 16 cores): 0.53 with one actor, 0.92 with two, 0.98 with three (benchmarks/package_gpu.py)."""
 SCORE_GB = 4.0
-"""GPU memory of a scorer. LPIPS of 64 pairs at 256 pixels peaks at 1.15 GB (H200, benchmarks/score.py); a context adds .5."""
+"""GPU memory of a scorer [GB]. LPIPS of 64 pairs at 256 pixels peaks at 1.15 GB (H200, benchmarks/score.py); the context adds
+0.5 GB."""
 DEFAULT_VRAM_GB = 8.0
-"""Asked for by a network whose card has no measured figure."""
+"""GPU memory reserved for a network whose card has no measured figure [GB]."""
 
 
 @contextmanager
-def threads_kept() -> Iterator[None]:
-    """Stages set the threads of the process they run in; afterwards they are as they were, where that is the caller's own."""
+def preserved_thread_counts() -> Iterator[None]:
+    """Restore the thread counts of torch and OpenCV when the block ends, for stages that run in the caller's process."""
     import cv2
     import torch
 
@@ -49,33 +50,36 @@ def threads_kept() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class GpuShare:
-    """A share of one GPU, kept to by the process that holds it. Ray's fractions are bookkeeping only."""
+    """A share of one GPU, enforced by the process that holds it, because Ray's GPU fractions are only bookkeeping."""
 
     gb: float
+    """Memory of the share [GB]."""
     device_gb: float
-    beside: int | None = None
-    """Processes meant for one card. Ray fills a card before it begins the next, so by memory alone all of a small network's
-    processes would sit on the first (measured: 46 % and 0 % busy on two)."""
+    """Memory of the whole GPU, as planned [GB]."""
+    processes_per_device: int | None = None
+    """Processes intended for one GPU. Ray fills one GPU before it uses the next, so that by memory alone all processes of a small
+    network would share the first one (measured utilisation of two GPUs: 46 % and 0 %)."""
 
     @property
     def num_gpus(self) -> float:
-        """What Ray is asked for."""
-        return min(1.0, max(self.gb / self.device_gb, 1 / self.beside if self.beside else 0.0))
+        """The fraction of a GPU to request from Ray, 0 … 1."""
+        by_count = 1 / self.processes_per_device if self.processes_per_device else 0.0
+        return min(1.0, max(self.gb / self.device_gb, by_count))
 
     def cap_this_process(self) -> None:
-        """Let this process allocate no more than its share of the device that it really has; with a whole one, all of it."""
+        """Limit this process's allocations to its share of the actual device; a whole GPU is not limited."""
         import torch
 
         total = torch.cuda.get_device_properties(0).total_memory / 1e9
         torch.cuda.set_per_process_memory_fraction(min(1.0, self.gb / total) if self.num_gpus < 1 else 1.0)
 
 
-def settle(gpu: GpuShare | None, threads: int | None = None) -> str:
-    """Keep the calling process, an actor's, to what its plan gives it. Every stage that may use a GPU begins with this.
+def configure_worker(gpu: GpuShare | None, threads: int | None = None) -> str:
+    """Limit the calling worker process to its planned resources. Every stage that may use a GPU calls this first.
 
     Args:
-        gpu: None = it works on CPUs.
-        threads: Of torch and OpenCV there; None leaves them as they are.
+        gpu: Its share of a GPU; None = it runs on CPUs.
+        threads: Threads of torch and OpenCV on CPUs; None leaves them unchanged.
 
     Returns:
         The device to load networks to: ``cuda`` or ``cpu``.
@@ -94,7 +98,7 @@ def settle(gpu: GpuShare | None, threads: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class PackageWorkers:
-    """Workers and shares of each stage."""
+    """Workers of each stage of a packaging run."""
 
     decode_workers: int
     mask_workers: int
@@ -106,48 +110,50 @@ class PackageWorkers:
 
 
 def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> PackageWorkers:
-    """Spread a profile's stages over a cluster.
+    """Distribute the stages of a packaging run over a cluster.
 
     Args:
-        profile: Models, and numbers of workers where the user set them.
-        cluster: Ray's `cluster_resources()`.
+        profile: Models, and numbers of workers that the user has set.
+        cluster: Ray resources by name, as from `ray.cluster_resources()`.
     """
     run = profile.run
     cores = max(1, int(cluster.get("CPU", 1)))
     names = [profile.packaging.depth.model, profile.packaging.identity.model]
     networks = [card_named(name) for name in names if name not in WEIGHTLESS]
     gpu, gpus = None, int(cluster.get("GPU", 0))
-    mask = run.mask_workers or max(1, cores // MASK_THREADS)
-    # Without a GPU they carve or run the networks on cores, beside the masks.
-    describe = run.describe_workers or (DESCRIBE_PER_GPU * gpus if networks and gpus else max(1, cores // 8))
+    mask_workers = run.mask_workers or max(1, cores // MASK_THREADS)
+    # Without a GPU these actors carve hulls or run the networks on CPU cores, next to the mask actors.
+    describe_workers = run.describe_workers or (DESCRIBE_PER_GPU * gpus if networks and gpus else max(1, cores // 8))
     if networks and gpus:
         gb = sum(DEFAULT_VRAM_GB if card.vram_gb is None else card.vram_gb for card in networks)
-        fit = max(1, int(run.device_gb // gb))
-        gpu = GpuShare(gb, run.device_gb, beside=min(fit, max(DESCRIBE_PER_GPU, math.ceil(describe / gpus))))
-    # Beside a GPU the masks and PNGs are the work; on CPUs alone the mask network is.
-    encode = run.encode_workers or max(1, cores // (2 if gpu else 4))
-    others = READ_CPU + LIGHT_CPU * (2 + describe + encode)
+        max_processes = max(1, int(run.device_gb // gb))
+        wanted_processes = max(DESCRIBE_PER_GPU, math.ceil(describe_workers / gpus))
+        gpu = GpuShare(gb, run.device_gb, processes_per_device=min(max_processes, wanted_processes))
+    # With a GPU, masks and PNGs take most of the CPU time; without one, the mask network does.
+    encode_workers = run.encode_workers or max(1, cores // (2 if gpu else 4))
+    reserved_cpus = READ_CPU + LIGHT_CPU * (2 + describe_workers + encode_workers)
     return PackageWorkers(
         decode_workers=run.decode_workers or max(1, cores // 2),
-        mask_workers=mask,
-        describe_workers=describe,
-        encode_workers=encode,
-        mask_cpus=_each(cores, others, mask, MASK_CPU, MASK_THREADS),
+        mask_workers=mask_workers,
+        describe_workers=describe_workers,
+        encode_workers=encode_workers,
+        mask_cpus=_cpus_per_worker(cores, reserved_cpus, mask_workers, MASK_CPU, MASK_THREADS),
         describe_gpu=gpu,
     )
 
 
-def _each(cores: int, others: float, workers: int, least: float, threads: int) -> float:
-    """Logical CPUs of each of the workers that do most of the work: what is left of the cluster, `threads` at most.
+def _cpus_per_worker(cores: int, reserved_cpus: float, workers: int, min_cpus: float, threads: int) -> float:
+    """Return the logical CPUs of each worker of the heaviest stage: an equal part of what the other stages leave.
 
-    With less, Ray would put all of them on the first nodes, and an autoscaler would bring no others.
+    At least `min_cpus` and at most `threads`. With fewer, Ray would place all workers on the first nodes, and an autoscaler would
+    add no others.
     """
-    return max(least, min(float(threads), math.floor((cores - others) / workers / LIGHT_CPU) * LIGHT_CPU))
+    return max(min_cpus, min(float(threads), math.floor((cores - reserved_cpus) / workers / LIGHT_CPU) * LIGHT_CPU))
 
 
 @dataclass(frozen=True)
 class RenderWorkers:
-    """Workers and shares of a render run."""
+    """Workers of the drawing stage of a render run."""
 
     render_workers: int
     threads: int
@@ -160,16 +166,16 @@ class RenderWorkers:
 def plan_render(
     profile: Profile, vram_gb: float | None, cluster: Mapping[str, float], *, backend: str | None = None
 ) -> RenderWorkers:
-    """Spread rendering over a cluster: one worker a GPU, or one for two cores.
+    """Distribute rendering over a cluster: one generator or four geometry workers per GPU, or one worker per two cores.
 
     Args:
-        profile: Numbers of workers where the user set them.
-        vram_gb: What the backend's networks ask for; None = it has none, and a GPU only speeds the geometry up.
-        cluster: Ray's `cluster_resources()`.
-        backend: Of the message; default: the profile's video backend.
+        profile: Numbers of workers that the user has set.
+        vram_gb: GPU memory that the backend's networks need [GB]; None = no network, a GPU only accelerates the geometry.
+        cluster: Ray resources by name, as from `ray.cluster_resources()`.
+        backend: Backend to name in the error message; default: the profile's video backend.
 
     Raises:
-        ResourceError: `resource.insufficient`: a generator that needs a GPU, and none is there.
+        ResourceError: `resource.insufficient`: the generator needs a GPU and the cluster has none.
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
     if vram_gb is not None and not gpus and not profile.run.generators_on_cpu:
@@ -178,37 +184,38 @@ def plan_render(
             "resource.insufficient", f"{name} needs a GPU and there is none; --backend {other} does not"
         )
     if gpus:
-        # A generator is exclusive. The geometry alone is small: four share a card.
+        # A generator needs a GPU to itself. Geometry alone is small: four workers share a GPU.
         share = GpuShare(
             profile.run.device_gb if vram_gb is not None else profile.run.device_gb / 4, profile.run.device_gb
         )
         per_gpu = 1 if vram_gb is not None else 4
         return RenderWorkers(profile.run.render_workers or per_gpu * gpus, RENDER_THREADS, LIGHT_CPU, share)
     workers = profile.run.render_workers or max(1, cores // RENDER_THREADS)
-    cpus = _each(cores, READ_CPU + 3 * LIGHT_CPU, workers, RENDER_CPU, RENDER_THREADS)
+    cpus = _cpus_per_worker(cores, READ_CPU + 3 * LIGHT_CPU, workers, RENDER_CPU, RENDER_THREADS)
     return RenderWorkers(workers, RENDER_THREADS, cpus, None)
 
 
 @dataclass(frozen=True)
 class ScoreWorkers:
-    """Workers and shares of a scoring run."""
+    """Workers of each stage of a scoring run."""
 
     compare_workers: int
     judge_workers: int
     gpu: GpuShare | None
+    """Share of a GPU that each judge holds."""
     draw: RenderWorkers | None
-    """How left-out views are drawn; None when every video has hidden photos."""
+    """Workers that draw left-out views; None if every video has held-out photos."""
 
 
 def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, float], *, draws: bool) -> ScoreWorkers:
-    """Spread scoring over a cluster.
+    """Distribute scoring over a cluster.
 
     Args:
-        profile: Numbers of workers where the user set them.
-        vram_gb: What the hungriest of the videos' backends asks for, as for `plan_render`. Without a GPU those videos become
-            rejects, and the others are scored.
-        cluster: Ray's `cluster_resources()`.
-        draws: Whether views have to be left out and drawn anew.
+        profile: Numbers of workers that the user has set.
+        vram_gb: Largest GPU memory that a video's backend needs, as for `plan_render` [GB]. Without a GPU videos of such backends
+            become rejects; the others are scored.
+        cluster: Ray resources by name, as from `ray.cluster_resources()`.
+        draws: Whether views have to be left out and redrawn.
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
     share = GpuShare(SCORE_GB, profile.run.device_gb) if gpus else None
@@ -216,20 +223,22 @@ def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, fl
     draw = None
     if draws:
         full = plan_render(profile, vram_gb if gpus else None, cluster)
-        # The scorer's share comes off the drawing workers'; logical CPUs are few where all stages run at once.
+        # The scorer's GPU memory is taken from the drawing workers. Few logical CPUs are left when all stages run at once.
         gpu = GpuShare(max(1.0, full.gpu.gb - SCORE_GB), full.gpu.device_gb) if full.gpu else None
-        others = READ_CPU + MASK_CPU * compare + LIGHT_CPU * (2 + judge)
-        cpus = LIGHT_CPU if gpu else _each(cores, others, full.render_workers, LIGHT_CPU, full.threads)
+        reserved_cpus = READ_CPU + MASK_CPU * compare + LIGHT_CPU * (2 + judge)
+        cpus = (
+            LIGHT_CPU if gpu else _cpus_per_worker(cores, reserved_cpus, full.render_workers, LIGHT_CPU, full.threads)
+        )
         draw = RenderWorkers(full.render_workers, full.threads, cpus, gpu)
     return ScoreWorkers(compare, judge, share, draw)
 
 
 def check_resources(needs: Mapping[str, float], cluster: Mapping[str, float]) -> None:
-    """Prove that all stages fit at once, instead of waiting for ever.
+    """Check that all stages fit at once, because otherwise the run would wait forever.
 
     Args:
-        needs: Ray resources by name: `gapray.batch.pipeline.Pipeline.needs`.
-        cluster: Those that there are.
+        needs: Ray resources by name, from `gapray.batch.pipeline.Pipeline.needs`.
+        cluster: Available Ray resources by name.
 
     Raises:
         ResourceError: `resource.insufficient`, naming what is missing.

@@ -1,7 +1,7 @@
-"""Rows in flight: what a product carries from stage to stage, and how an error in one never harms another.
+"""Schemas of the rows between packaging stages, and the handling of errors per row.
 
-A row is a product. A stage that fails on a product writes `error_code` and `error_message` into its row; every later stage
-leaves such rows alone, and the last one turns them into rejects.
+A row is a product. A stage that fails on a product sets `error_code` and `error_message` in its row; later stages skip such
+rows, and the last one turns them into rejects. An error in one product never affects another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gapray.errors import as_gapray_error
 
 Row = dict[str, Any]
 ERROR_FIELDS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
-"""Of a row in flight, both null while all is well."""
+"""Error columns of a row, both null unless a stage has failed on it."""
 
 _BLOB = pa.large_binary()
 VIEW = pa.struct(
@@ -40,7 +40,7 @@ VIEW = pa.struct(
         ("features", pa.list_(pa.float32())),  # [512], from describe to encode
     ]
 )
-"""One view in flight. Pixels are dropped as soon as they are used; what stays is compressed."""
+"""One view between stages. Uncompressed pixels are dropped as soon as they have been used."""
 
 WARNINGS = PRODUCTS.field("warnings").type
 PLANNED = pa.schema(
@@ -55,10 +55,10 @@ PLANNED = pa.schema(
         pa.field("former_settings", pa.string()),
     ]
 )
-"""What the pipeline reads: manifest rows that are not finished, with what the catalogue holds of each.
+"""Input of the pipeline: unfinished manifest rows, with what the catalogue has of each product.
 
-`known_…` and depth's range are of a package by the same settings. `former_…` are of a package from elsewhere, whatever its
-settings; once the photos are read, only where it was made of others than these."""
+`known_…`, `depth_scale` and `depth_shift` belong to a package made with the same settings. `former_…` belong to a package of
+photos from another location, with any settings; they are reset once the photos are read if those are the same."""
 
 IN_FLIGHT = pa.schema(
     [
@@ -67,6 +67,7 @@ IN_FLIGHT = pa.schema(
         pa.field("views", pa.list_(VIEW)),
     ]
 )
+"""Rows from decode to encode."""
 
 FINISHED = pa.schema(
     [
@@ -76,7 +77,7 @@ FINISHED = pa.schema(
         pa.field("reject", pa.struct(list(REJECTS))),
     ]
 )
-"""Catalogue rows on their way into a part: a product and its views, or a reject."""
+"""Catalogue rows to be committed: a product and its views, or a reject."""
 
 RECEIPT = pa.schema(
     [
@@ -88,20 +89,20 @@ RECEIPT = pa.schema(
         pa.field("warnings", WARNINGS),
     ]
 )
-"""What the driver hears of a product once it is in the catalogue; `outcome` is packaged, unchanged or rejected."""
+"""Receipt of a committed product; `outcome` is packaged, unchanged or rejected."""
 
 
 def is_live(row: Row) -> bool:
-    """True while a product still needs work: no error, and not already in the catalogue under the same key."""
+    """Return whether a product still needs work: it has no error, and the catalogue lacks a package with its key."""
     return row["error_code"] is None and (row["known_key"] is None or row["key"] != row["known_key"])
 
 
-def on_live_rows(rows: Sequence[Row], work: Callable[[list[Row]], None]) -> None:
-    """Run `work` on the rows that need it, all at once; where that fails, one by one, so that only the bad row fails.
+def process_live_rows(rows: Sequence[Row], work: Callable[[list[Row]], None]) -> None:
+    """Process all live rows in one batch; if that fails, one by one, so that only the faulty row fails.
 
     Args:
-        rows: Changed in place.
-        work: Fills its rows in, and changes none before it can no longer fail.
+        rows: Rows of a table, modified in place.
+        work: Fills in the rows that it is given, and modifies none until it can no longer fail.
     """
     live = [row for row in rows if is_live(row)]
     if not live:
@@ -117,27 +118,27 @@ def on_live_rows(rows: Sequence[Row], work: Callable[[list[Row]], None]) -> None
 
 
 def fail(row: Row, error: Exception) -> None:
-    """Write an error into a row and drop what it carried."""
+    """Set the error of a row and drop its views."""
     row.update(error_columns(error), views=[])
 
 
 def error_columns(error: Exception) -> Row:
-    """What a row says of the error that it met, for the stages after."""
+    """Return the error columns of a row for an exception."""
     known = as_gapray_error(error)
     return {"error_code": known.code, "error_message": known.message}
 
 
 def pixels_of(view: Row) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], read-only."""
+    """Return a view's pixels, uint8 [H, W, 3], sRGB, read-only."""
     return np.frombuffer(view["pixels"], np.uint8).reshape(view["height"], view["width"], 3)
 
 
 def work_of(view: Row) -> NDArray[np.uint8]:
-    """uint8 [h, w, 4], read-only."""
+    """Return a view's work image (photo and mask, shrunk), uint8 [h, w, 4], read-only."""
     return np.frombuffer(view["work"], np.uint8).reshape(view["work_height"], view["work_width"], 4)
 
 
 def nearness_of(view: Row) -> NDArray[np.float32]:
-    """float32 [h, w]."""
+    """Return the depth model's relative nearness of a view, float32 [h, w], larger = nearer."""
     half = np.frombuffer(view["nearness"], np.float16).reshape(view["work_height"], view["work_width"])
     return half.astype(np.float32)

@@ -1,4 +1,4 @@
-"""How every run goes: its pending rows through a pipeline, by the executor that the settings name, receipts to the record."""
+"""Execution common to all runs: pending rows go through a pipeline on the configured executor, receipts to the recorder."""
 
 from __future__ import annotations
 
@@ -9,62 +9,62 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gapray.batch.capacity import capacity, room_for
-from gapray.batch.local import resources, run_here
+from gapray.batch.capacity import capacity, reserved_resources
+from gapray.batch.local import resources, run_locally
 from gapray.batch.pipeline import Pipeline
-from gapray.batch.ray_data import published, run_on_ray
+from gapray.batch.ray_data import published_manifest, run_on_ray
 from gapray.batch.record import Recorder
-from gapray.batch.trace import begun
+from gapray.batch.trace import with_empty_traces
 from gapray.catalog.storage import Folder
 from gapray.config import RunSettings
 from gapray.ray_session import connected
 
 ROWS_AT_ONCE = 8192
-"""Rows of a manifest that are read together."""
+"""Rows of a manifest that are read at once."""
 
-Declared = Callable[[Mapping[str, float]], Pipeline]
-"""Ray resources by name -> the pipeline that fills them."""
+PipelineFactory = Callable[[Mapping[str, float]], Pipeline]
+"""Ray resources by name -> a pipeline that is planned to fill them."""
 
 
-def carry_out(
+def run_pipeline(
     recorder: Recorder[Any],
     pending: pa.Table | Path,
     folder: Folder,
     run: RunSettings,
-    declared: Declared,
+    make_pipeline: PipelineFactory,
     *,
     address: str | None = None,
 ) -> None:
-    """Take what is pending through a pipeline, part by part.
+    """Run pending rows through a pipeline, part by part.
 
     Args:
-        recorder: Of the run; hears of every part.
-        pending: Rows, or a parquet file of them. Where there are none, nothing is started.
+        recorder: Recorder of the run, which gets the receipts of every part.
+        pending: A table of rows, or a Parquet file of them. If there are none, nothing is started.
         folder: The catalogue.
-        run: Executor, and how the work is spread.
-        declared: Makes the pipeline, once it is known what it runs on.
+        run: The executor, and how the work is distributed.
+        make_pipeline: Creates the pipeline for the resources that are available.
         address: A Ray cluster, for the executor `ray_data`; default: the one this process is connected to, `RAY_ADDRESS`, or a
             new local one.
 
     Raises:
-        GaprayError: What ends the run as a whole.
+        GaprayError: The run as a whole failed.
     """
-    if not _any(pending):
+    if not _has_rows(pending):
         return
-    rows = (begun(table, recorder.run_id) for table in _tables(pending))
+    rows = (with_empty_traces(table, recorder.run_id) for table in _tables(pending))
     if run.executor == "local":
-        for receipts in run_here(declared(resources()), rows, device_gb=run.device_gb):
+        for receipts in run_locally(make_pipeline(resources()), rows, device_gb=run.device_gb):
             recorder.add(receipts)
         return
-    with connected(address), recorder.on_cluster(), published(rows, folder, recorder.run_id) as uri:
+    with connected(address), recorder.on_cluster(), published_manifest(rows, folder, recorder.run_id) as uri:
         cluster = capacity(run)
-        pipeline = declared(cluster.most)
-        with room_for(pipeline, cluster, run.wait_for_nodes_s):
+        pipeline = make_pipeline(cluster.maximum)
+        with reserved_resources(pipeline, cluster, run.wait_for_nodes_s):
             for receipts in run_on_ray(pipeline, uri, folder, run, cluster):
                 recorder.add(receipts)
 
 
-def _any(pending: pa.Table | Path) -> bool:
+def _has_rows(pending: pa.Table | Path) -> bool:
     return bool(pending.num_rows if isinstance(pending, pa.Table) else pq.read_metadata(pending).num_rows)
 
 

@@ -1,4 +1,4 @@
-"""What runs tell of themselves: summaries that grow."""
+"""Summaries of runs, updated as parts are committed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pyarrow as pa
 from gapray.capture.kinds import described
 
 REJECTS_SHOWN = 20
-"""Rejects that a summary lists; the catalogue's `rejects` table has all."""
+"""Maximum number of rejects in a summary; the catalogue's `rejects` table has all of them."""
 
 GONE_KEPT = 1000
-"""Products missed in a source that a run's record names; of more it has the number."""
+"""Maximum number of products gone from the source that a run record names; it always has their count."""
 
 
 @dataclass
 class RunSummary:
-    """What a run did. `finished` products were not touched: the catalogue had them."""
+    """Counts and messages of a run, whatever its kind."""
 
     kind: ClassVar[str] = "run"
     verb: ClassVar[str] = "done"
@@ -31,44 +31,48 @@ class RunSummary:
     run_id: str
     catalog: str
     products: int = 0
+    """Products of the run, finished ones included."""
     finished: int = 0
+    """Products that were skipped because the catalogue had their results."""
     rejected: int = 0
     seconds: float = 0.0
+    """Wall time so far [s]."""
     rejects_by_code: dict[str, int] = field(default_factory=dict)
     rejects: list[dict[str, str]] = field(default_factory=list)
+    """The first `REJECTS_SHOWN` rejects: product_id, code and message."""
 
     @property
     def done(self) -> int:
-        """Products that this run has brought to an end, the skipped ones included."""
+        """Products that the run has completed, skipped ones included."""
         return self.finished + self.rejected
 
     @property
     def pieces(self) -> int:
-        """Views or frames made."""
+        """Number of pieces made: views, frames, pairs or stills (`unit`)."""
         return 0
 
     def outcomes(self) -> str:
-        """Counts for people."""
+        """Return the counts as one line of text."""
         return f"{self.finished} already there, {self.rejected} rejected"
 
     def remarks(self) -> list[str]:
-        """Lines for people, beside the counts."""
+        """Return further lines of text to show after the counts."""
         return []
 
     def warning_lines(self) -> list[str]:
-        """What looks wrong with the first products that it was about, for people."""
+        """Return the warnings of the first products, one line each."""
         return []
 
     def gone_names(self) -> list[str]:
-        """Products that it missed in the source, for the record."""
+        """Return the products that are gone from the source, for the run record."""
         return []
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Return the fields as plain data for ``--json``."""
         return asdict(self)
 
     def add(self, receipts: pa.Table) -> None:
-        """Count what one part held: a row a product, `outcome` names the field it counts in."""
+        """Count the receipts of one part: one row per product, whose `outcome` names the field to increment."""
         for row in receipts.to_pylist():
             setattr(self, row["outcome"], getattr(self, row["outcome"]) + 1)
             setattr(self, self.unit, getattr(self, self.unit) + row[self.unit])
@@ -80,22 +84,22 @@ class RunSummary:
 
 @dataclass
 class PackageWarnings(RunSummary):
-    """A run that tells what looks wrong with the photos of the products that it worked on."""
+    """Base of the summaries of runs that report warnings about the photos of their products."""
 
     warned: int = 0
-    """Products whose photos look wrong, or came from elsewhere than those before."""
+    """Products with warnings: their photos look wrong, or replace photos from another location."""
     warnings: list[dict[str, str]] = field(default_factory=list)
     """Warnings of the first `REJECTS_SHOWN` of them: product_id, code and message. The `products` table has all."""
 
     def warn(self, product_id: str, warnings: Sequence[Mapping[str, str]] | None) -> None:
-        """Count a product, and keep what its package says of its photos; nothing if that is empty or None."""
+        """Add the warnings of one product's package, if there are any."""
         if warnings:
             self.warned += 1
             if self.warned <= REJECTS_SHOWN:
                 self.warnings += [{"product_id": product_id, **warning} for warning in warnings]
 
     def warning_lines(self) -> list[str]:
-        """A line for each warning, for people."""
+        """Return the warnings of the first products, one line each, and the number of further products."""
         lines = [warning_line(warning) for warning in self.warnings]
         if self.warned > REJECTS_SHOWN:
             lines.append(f"… and {self.warned - REJECTS_SHOWN} more: SELECT product_id, warnings FROM products")
@@ -104,7 +108,7 @@ class PackageWarnings(RunSummary):
 
 @dataclass
 class PackageSummary(PackageWarnings):
-    """What `gapray package` did."""
+    """Summary of `gapray package`."""
 
     kind: ClassVar[str] = "package"
     verb: ClassVar[str] = "packaging"
@@ -114,20 +118,20 @@ class PackageSummary(PackageWarnings):
     unchanged: int = 0
     views: int = 0
     ignored: dict[str, int] = field(default_factory=dict)
-    """What lies in the source and is not used, by kind: `gapray.capture.kinds.counted`."""
+    """Kind of file -> number of files in the source that are not used (`gapray.capture.kinds.counted`)."""
     gone: int = 0
-    """Products that were packaged from this source and lie in it no more."""
+    """Products that were packaged from this source and are no longer in it."""
     gone_products: list[str] = field(default_factory=list)
     """The first `GONE_KEPT` of them."""
 
     def add(self, receipts: pa.Table) -> None:
-        """Count what one part held, and what looks wrong in it."""
+        """Count the receipts and warnings of one part."""
         super().add(receipts)
         for row in receipts.to_pylist():
             self.warn(row["product_id"], row["warnings"])
 
     def remarks(self) -> list[str]:
-        """What lies in the source and is not used, and what lies there no more, a line each."""
+        """Return lines about unused files in the source and products that are gone from it."""
         lines = [described(self.ignored)] if self.ignored else []
         if self.gone:
             names = ", ".join(self.gone_products[:REJECTS_SHOWN]) + ", …" * (self.gone > REJECTS_SHOWN)
@@ -135,21 +139,21 @@ class PackageSummary(PackageWarnings):
         return lines
 
     def gone_names(self) -> list[str]:
-        """Products that were packaged from this source before and lie in it no more."""
+        """Return the products that were packaged from this source and are no longer in it, at most `GONE_KEPT`."""
         return self.gone_products
 
     @property
     def done(self) -> int:
-        """See `RunSummary.done`."""
+        """Products that the run has completed, skipped ones included."""
         return self.finished + self.packaged + self.unchanged + self.rejected
 
     @property
     def pieces(self) -> int:
-        """Views."""
+        """Number of views packaged."""
         return self.views
 
     def outcomes(self) -> str:
-        """See `RunSummary.outcomes`."""
+        """Return the counts as one line of text."""
         return (
             f"{self.packaged} packaged, {self.finished} already there, {self.unchanged} unchanged, "
             f"{self.rejected} rejected"
@@ -158,7 +162,7 @@ class PackageSummary(PackageWarnings):
 
 @dataclass
 class RenderSummary(RunSummary):
-    """What `gapray render` did; its `products` are videos, one a product and seed."""
+    """Summary of `gapray render`. Its `products` count videos: one per product and seed."""
 
     kind: ClassVar[str] = "render"
     verb: ClassVar[str] = "rendering"
@@ -167,12 +171,12 @@ class RenderSummary(RunSummary):
     rendered: int = 0
     frames: int = 0
     warned: int = 0
-    """Videos of photos that look wrong."""
+    """Videos whose photos look wrong."""
     warnings: list[str] = field(default_factory=list)
-    """What looks wrong with the first of them, a line a video."""
+    """Warnings of the first of them, one line per video."""
 
     def add(self, receipts: pa.Table) -> None:
-        """Count what one part held, and what looks wrong in it."""
+        """Count the receipts and warnings of one part."""
         super().add(receipts)
         for row in receipts.to_pylist():
             if row["warnings"]:
@@ -181,7 +185,7 @@ class RenderSummary(RunSummary):
                     self.warnings.append(f"{row['product_id']}: {'; '.join(row['warnings'])}")
 
     def warning_lines(self) -> list[str]:
-        """What looks wrong with the photos."""
+        """Return the warnings of the first videos, one line each, and the number of further videos."""
         lines = [f"warning {line}" for line in self.warnings]
         if self.warned > len(self.warnings):
             lines.append(f"… and {self.warned - len(self.warnings)} more: SELECT product_id, warnings FROM videos")
@@ -189,22 +193,22 @@ class RenderSummary(RunSummary):
 
     @property
     def done(self) -> int:
-        """See `RunSummary.done`."""
+        """Videos that the run has completed, skipped ones included."""
         return self.finished + self.rendered + self.rejected
 
     @property
     def pieces(self) -> int:
-        """Frames."""
+        """Number of frames drawn."""
         return self.frames
 
     def outcomes(self) -> str:
-        """See `RunSummary.outcomes`."""
+        """Return the counts as one line of text."""
         return f"{self.rendered} rendered, {self.finished} already there, {self.rejected} rejected"
 
 
 @dataclass
 class ScoreSummary(RunSummary):
-    """What `gapray score` did; its `products` are videos."""
+    """Summary of `gapray score`. Its `products` count videos."""
 
     kind: ClassVar[str] = "score"
     verb: ClassVar[str] = "scoring"
@@ -214,26 +218,26 @@ class ScoreSummary(RunSummary):
     failed: int = 0
     pairs: int = 0
     rejudged: int = 0
-    """Those of `finished` that came out otherwise under this run's gate."""
+    """Finished videos whose verdict has changed under this run's gate."""
     truth_unused: list[str] = field(default_factory=list)
-    """What of the truth photos no score is made with, and why; a line each."""
+    """Lines about truth photos that are not used, and why."""
 
     def remarks(self) -> list[str]:
-        """What of the truth photos is not used."""
+        """Return lines about truth photos that are not used."""
         return self.truth_unused
 
     @property
     def done(self) -> int:
-        """See `RunSummary.done`."""
+        """Videos that the run has completed, skipped ones included."""
         return self.finished + self.passed + self.failed + self.rejected
 
     @property
     def pieces(self) -> int:
-        """Pairs of image and truth."""
+        """Number of pairs of image and truth scored."""
         return self.pairs
 
     def outcomes(self) -> str:
-        """See `RunSummary.outcomes`."""
+        """Return the counts as one line of text."""
         return (
             f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there"
             f"{f' ({self.rejudged} judged otherwise now)' if self.rejudged else ''}, {self.rejected} rejected"
@@ -242,7 +246,7 @@ class ScoreSummary(RunSummary):
 
 @dataclass
 class StillsSummary(PackageWarnings):
-    """What `gapray stills` did; its `products` are pictures of a product in a scene."""
+    """Summary of `gapray stills`. Its `products` count stills: one per product, scene and seed."""
 
     kind: ClassVar[str] = "stills"
     verb: ClassVar[str] = "drawing"
@@ -252,20 +256,20 @@ class StillsSummary(PackageWarnings):
     failed: int = 0
     stills: int = 0
     rejudged: int = 0
-    """Those of `finished` that came out otherwise under this run's gate."""
+    """Finished stills whose verdict has changed under this run's gate."""
 
     @property
     def done(self) -> int:
-        """See `RunSummary.done`."""
+        """Stills that the run has completed, skipped ones included."""
         return self.finished + self.passed + self.failed + self.rejected
 
     @property
     def pieces(self) -> int:
-        """Pictures."""
+        """Number of stills drawn."""
         return self.stills
 
     def outcomes(self) -> str:
-        """See `RunSummary.outcomes`."""
+        """Return the counts as one line of text."""
         return (
             f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there"
             f"{f' ({self.rejudged} judged otherwise now)' if self.rejudged else ''}, {self.rejected} rejected"
@@ -273,15 +277,15 @@ class StillsSummary(PackageWarnings):
 
 
 def warning_line(warning: Mapping[str, str]) -> str:
-    """A line for people of a warning with product_id, code and message."""
+    """Format a warning with product_id, code and message as one line."""
     return f"warning {warning['product_id']}: {warning['message']} [{warning['code']}]"
 
 
 def new_run_id() -> str:
-    """Sortable by time, unique."""
+    """Return a unique run id that sorts by time."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
 
 
-def absolute(uri: str) -> str:
-    """A local path made absolute; a URI as it is."""
+def absolute_uri(uri: str) -> str:
+    """Make a local path absolute; a URI is returned as is."""
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))

@@ -1,4 +1,4 @@
-"""`gapray score`: videos in, scores and verdicts out."""
+"""`gapray score`: scores the videos of a catalogue and judges them by the gate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.resources import MASK_CPU, MASK_THREADS, plan_score
-from gapray.batch.run import carry_out
-from gapray.batch.runs import ScoreSummary, absolute, new_run_id
+from gapray.batch.run import run_pipeline
+from gapray.batch.runs import ScoreSummary, absolute_uri, new_run_id
 from gapray.batch.score_rows import COMPARED, GATHERED, PENDING_SCORE, SCORE_RECEIPT, SCORED, TRUTH
-from gapray.batch.score_stages import Compare, Judge, LeaveOut, ScoreFacts, gather, write_scores
-from gapray.batch.truth import Truth, read_truth
+from gapray.batch.score_stages import Compare, DrawLeftOut, Judge, ScoreFacts, gather, write_scores
+from gapray.batch.truth import TruthPhotos, read_truth
 from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
@@ -42,37 +42,39 @@ def score(
 ) -> ScoreSummary:
     """Score every video of a catalogue against photos that its generator never saw.
 
-    A run that was killed is gone on with by calling it again: what is scored is skipped, and only judged again when the gate
-    was changed.
+    Call it again to resume an interrupted run: scored videos are skipped, and only judged again if the gate has changed.
 
     Args:
         catalog: Folder or fsspec URI.
-        profile: A profile's name, or one made by `gapray.config.load_profile`: how scores are measured (mask network, LPIPS,
-            gate). What drew a video is read from the video's own record.
-        truth: Photos at more angles than the packages have, laid out as the source of `gapray.package`. A product that has
-            none there is scored by leaving views out and drawing them anew.
-        options: How names in `truth` become azimuths.
-        products: Only the videos of these.
+        profile: A profile's name, or one made by `gapray.config.load_profile`. It determines how scores are measured (mask
+            network, LPIPS, gate); the settings that drew a video are read from the video's provenance.
+        truth: Photos at more angles than the packages have, with the layout of a source of `gapray.package`. A product without
+            such photos is scored by leaving out some of its views and redrawing them.
+        options: How file names in `truth` are converted to azimuths.
+        products: Ids of the products whose videos are scored; default: all.
         address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.
-        on_progress: Called with the summary so far whenever a part was written.
+        on_progress: Called with the summary so far whenever a part has been written.
+
+    Returns:
+        Counts and rejects of the run.
 
     Raises:
-        GaprayError: When the run as a whole cannot be done. A video that cannot be scored is a reject, not an error.
+        GaprayError: The run as a whole failed. A video that cannot be scored is a reject, not an error.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
-    target = absolute(str(catalog))
+    target = absolute_uri(str(catalog))
     opened = open_catalog(target)
     opened.folder.check_writable()
     facts = score_facts(target, chosen)
-    given = read_truth(None if truth is None else absolute(str(truth)), options)
-    todo, finished = pending_scores(opened, facts, given.photos, products)
+    truth_photos = read_truth(None if truth is None else absolute_uri(str(truth)), options)
+    todo, finished = pending_scores(opened, facts, truth_photos.photos, products)
     rejudged = rejudge_videos(opened, chosen.fidelity.gate, facts.run_id)
     after = opened.newest("verdicts", "rejects")
     summary = ScoreSummary(
         facts.run_id, target, products=finished + todo.num_rows, finished=finished, rejudged=rejudged
     )
     if truth is not None:
-        summary.truth_unused = _unused(opened, given, chosen.fidelity.angle_tolerance_deg)
+        summary.truth_unused = _unused_truth(opened, truth_photos, chosen.fidelity.angle_tolerance_deg)
     with recorded(
         summary,
         opened.folder,
@@ -82,31 +84,32 @@ def score(
         on_progress=on_progress,
     ) as recorder:
         drawn = todo.filter(pc.equal(pc.list_value_length(todo["truths"]), 0))
-        declared = partial(score_pipeline, facts=facts, vram_gb=_vram_gb(drawn), draws=drawn.num_rows > 0, after=after)
-        carry_out(recorder, todo, opened.folder, chosen.run, declared, address=address)
+        make_pipeline = partial(
+            score_pipeline, facts=facts, vram_gb=_vram_gb(drawn), draws=drawn.num_rows > 0, after=after
+        )
+        run_pipeline(recorder, todo, opened.folder, chosen.run, make_pipeline, address=address)
     return summary
 
 
-def _unused(opened: Catalog, given: Truth, tolerance_deg: float) -> list[str]:
-    """What of the truth no score of this catalogue is made with, a line each."""
+def _unused_truth(opened: Catalog, truth: TruthPhotos, tolerance_deg: float) -> list[str]:
+    """Return lines about truth photos that no score of this catalogue uses, and why."""
     videos, packages = (
         opened.table(name, columns=["product_id", "azimuths_deg"]).to_pylist() for name in ("videos", "products")
     )
     frames: dict[str, list[float]] = {}
     for row in videos:
         frames.setdefault(row["product_id"], []).extend(row["azimuths_deg"])
-    own = {row["product_id"]: row["azimuths_deg"] for row in packages}
-    return [*given.unused(frames), *given.unmatched(own, frames, tolerance_deg)]
+    captured = {row["product_id"]: row["azimuths_deg"] for row in packages}
+    return [*truth.unused(frames), *truth.unmatched(captured, frames, tolerance_deg)]
 
 
 def score_facts(catalog: str, profile: Profile) -> ScoreFacts:
-    """What a scoring run needs to know, weights located first: without the right trunk there is no run.
+    """Return the settings that all scores of a run share; fails early if weights are missing.
 
     Raises:
-        ModelError: As `load_trunk` and `gapray.models.load.revisions`.
+        ModelError: The weights of LPIPS, of the mask network or of the identity model are missing or wrong.
     """
-    found = revisions(profile.packaging)
-    names = model_names(profile.packaging, found)
+    names = model_names(profile.packaging, revisions(profile.packaging))
     return ScoreFacts(
         new_run_id(), catalog, profile, names["mask"], names["identity"], load_trunk(profile.fidelity.net).sha256
     )
@@ -118,10 +121,16 @@ def pending_scores(
     photos: dict[str, list[dict[str, Any]]],
     products: Sequence[str] | None = None,
 ) -> tuple[pa.Table, int]:
-    """Videos that lack these scores; and how many have them.
+    """Return the videos without these scores, as rows of `PENDING_SCORE`, and the number of videos that have them.
+
+    Args:
+        catalog: The catalogue.
+        facts: Settings of the run.
+        photos: Product -> its truth photos, as `TruthPhotos.photos`.
+        products: As for `score`.
 
     Raises:
-        CatalogError: `catalog.product_not_found` for a name in `products`.
+        CatalogError: `catalog.product_not_found` for an id in `products`.
     """
     columns = ["product_id", "product_key", "key", "seed", "backend", "profile", "preset", "models"]
     columns += ["files", "frames", "azimuths_deg"]
@@ -131,23 +140,23 @@ def pending_scores(
         videos = videos.filter(pc.is_in(videos["product_id"], value_set=wanted.combine_chunks()))
     truths = [photos.get(product, []) for product in videos["product_id"].to_pylist()]
     keys = pa.array(map(facts.key, videos["video_key"].to_pylist(), truths), pa.string())
-    named = [[{name: one[name] for name in ("uri", "azimuth_deg")} for one in photos] for photos in truths]
-    videos = videos.append_column("key", keys).append_column("truths", pa.array(named, pa.list_(TRUTH)))
-    there = pc.unique(catalog.table("verdicts", columns=["key"])["key"])
-    lacking = videos.filter(pc.invert(pc.is_in(keys, value_set=there)))
+    truth_structs = [[{name: photo[name] for name in ("uri", "azimuth_deg")} for photo in truth] for truth in truths]
+    videos = videos.append_column("key", keys).append_column("truths", pa.array(truth_structs, pa.list_(TRUTH)))
+    existing = pc.unique(catalog.table("verdicts", columns=["key"])["key"])
+    missing = videos.filter(pc.invert(pc.is_in(keys, value_set=existing)))
     packages = catalog.table("products", columns=PACKAGE_COLUMNS)
-    place = pc.index_in(lacking["product_id"], value_set=packages["product_id"].combine_chunks())
-    lacking = lacking.append_column("product", packages.to_struct_array().take(place.combine_chunks()))
-    todo = with_parts(lacking, catalog).select(PENDING_SCORE.names).cast(PENDING_SCORE)
+    index = pc.index_in(missing["product_id"], value_set=packages["product_id"].combine_chunks())
+    missing = missing.append_column("product", packages.to_struct_array().take(index.combine_chunks()))
+    todo = with_parts(missing, catalog).select(PENDING_SCORE.names).cast(PENDING_SCORE)
     todo = todo.sort_by([(name, "ascending") for name in ("backend", "profile", "product_id", "seed")])
-    return todo, videos.num_rows - lacking.num_rows
+    return todo, videos.num_rows - missing.num_rows
 
 
 def _vram_gb(videos: pa.Table) -> float | None:
-    """The most GPU memory that any video's backend asks for, by the models in its row; None = no network at all."""
-    sets = {tuple(model.partition("@")[0] for model in models) for models in videos["models"].to_pylist()}
-    known = {name: card.vram_gb or 0.0 for name, card in cards().items()}
-    return max((sum(known.get(name, 0.0) for name in names) for names in sets if names), default=None)
+    """Return the largest GPU memory that a video's models need [GB], by their cards; None = no video has a network."""
+    model_sets = {tuple(model.partition("@")[0] for model in models) for models in videos["models"].to_pylist()}
+    vram_gb = {name: card.vram_gb or 0.0 for name, card in cards().items()}
+    return max((sum(vram_gb.get(name, 0.0) for name in names) for names in model_sets if names), default=None)
 
 
 def score_pipeline(
@@ -158,24 +167,24 @@ def score_pipeline(
     draws: bool,
     after: datetime | None = None,
 ) -> Pipeline:
-    """Pending scores -> scores and verdicts in a catalogue.
+    """Return the pipeline that scores pending videos and writes scores and verdicts into a catalogue.
 
     Args:
-        cluster: Ray resources by name, which it fills.
-        facts: Of the run.
-        vram_gb: What the hungriest of the videos' generators asks for; None = no network at all.
-        draws: Whether views have to be left out and drawn anew: only where no hidden photo is at hand.
-        after: Of the newest part that the catalogue has.
+        cluster: Ray resources by name; the pipeline is planned to fill them.
+        facts: Settings that all scores of the run share.
+        vram_gb: Largest GPU memory that a video's generator needs [GB]; None = no generator has a network.
+        draws: Whether views have to be left out and redrawn, because some videos have no held-out photos.
+        after: `Catalog.newest` before the run; no row is written with an older `created_at`.
     """
     workers = plan_score(facts.profile, vram_gb, cluster, draws=draws)
-    # H.264 and JPEG decoding: short tasks, no model.
+    # Decode videos and photos: short tasks without a model.
     stages = [Stage("score.gather", gather, PENDING_SCORE, GATHERED, {"facts": facts}, workers.compare_workers)]
     if workers.draw:
         leave_out = {"facts": facts, "gpu": workers.draw.gpu, "threads": workers.draw.threads}
         stages.append(
             Stage(
                 "score.leave_out",
-                LeaveOut,
+                DrawLeftOut,
                 GATHERED,
                 GATHERED,
                 leave_out,
@@ -186,7 +195,7 @@ def score_pipeline(
         )
     judge = {"facts": facts, "gpu": workers.gpu, "threads": MASK_THREADS}
     stages += [
-        # Silhouettes of truth and frames by the packages' own network.
+        # Silhouettes of truth photos and frames, by the network that made the packages' masks.
         Stage(
             "score.compare",
             Compare,
@@ -196,7 +205,7 @@ def score_pipeline(
             workers.compare_workers,
             MASK_CPU,
         ),
-        # LPIPS: all pairs of a video in batches of 64, on a share of a GPU.
+        # LPIPS: all pairs of a video in batches of 64, on a share of a GPU if there is one.
         Stage("score.judge", Judge, COMPARED, SCORED, judge, workers.judge_workers, gpu=workers.gpu),
     ]
     return Pipeline(

@@ -1,4 +1,4 @@
-"""`gapray score --external`: one foreign video against one product, in this process, with our own video beside it."""
+"""`gapray score --external`: scores one foreign video against one product, in this process, and gapray's own video like it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gapray.batch.score import score_facts
-from gapray.batch.score_stages import ScoreFacts, stamped
-from gapray.batch.truth import NAMES_SHOWN, Truth, read_truth
+from gapray.batch.score_stages import ScoreFacts, shared_columns
+from gapray.batch.truth import NAMES_SHOWN, TruthPhotos, read_truth
 from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
@@ -34,20 +34,21 @@ from gapray.orbit.weights import KEY_TOLERANCE_DEG
 from gapray.video.decode import made_of_frames, one_turn
 from gapray.video.presets import preset_named
 
-STRANGERS = 3
-"""Other products that a foreign video is also compared with."""
+OTHER_PRODUCTS = 3
+"""Number of other products that a foreign video is compared with, to verify that it shows this one."""
 
 
 @dataclass(frozen=True)
 class ForeignResult:
-    """A foreign video and ours, each with the freedom of alignment."""
+    """Verdicts on a foreign video and on gapray's own, both aligned to the photos in the same way."""
 
     verdicts: list[Verdict]
     notes: list[str]
+    """Remarks on the alignment and on unused truth photos."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {"verdicts": [one.as_dict() for one in self.verdicts], "notes": self.notes}
+        """Return the verdicts and notes as plain data for ``--json``."""
+        return {"verdicts": [verdict.as_dict() for verdict in self.verdicts], "notes": self.notes}
 
 
 def score_foreign(
@@ -60,21 +61,21 @@ def score_foreign(
     truth: str | Path | None = None,
     options: DiscoverOptions = DiscoverOptions(),
 ) -> ForeignResult:
-    """Align a video from elsewhere with a product's photos, score it, and write the scores into the catalogue.
+    """Align a foreign video with a product's photos, score it, and write the scores into the catalogue.
 
     Args:
         catalog: Folder or fsspec URI.
         video: mp4, webm, gif, webp, or a folder of images.
-        label: What reports call it.
+        label: Name of the video in reports.
         product_id: The product that it shows.
-        profile: Mask network, size and net.
-        truth: As for `gapray.batch.score.score`; default: the package's own photos.
-        options: How names in `truth` become azimuths.
+        profile: Mask network, size of the compared images, and backbone of LPIPS.
+        truth: Further photos of the product, as for `gapray.batch.score.score`; the package's own photos are always used.
+        options: How file names in `truth` are converted to azimuths.
 
     Raises:
-        InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `score.too_short`, `score.not_this_product`, `capture.no_photos` or
-            another `capture.*`: the truth's photos of this product cannot be used.
-        CatalogError: `catalog.product_not_found`.
+        InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `score.too_short`, `score.not_this_product`, or
+            `capture.*` if the truth photos of this product cannot be used.
+        CatalogError: `catalog.product_not_found`, `catalog.write_failed`.
     """
     opened = open_catalog(str(catalog))
     opened.folder.check_writable()
@@ -82,29 +83,29 @@ def score_foreign(
     package = opened.package(product_id)
     metric = Lpips(profile.fidelity.net)
     network = load_mask(profile.packaging, threads=2)
-    laid = _Laid(network, facts)
-    photos = laid.package(package)
-    given = read_truth(str(truth) if truth is not None else None, options)
-    hidden = [] if truth is None else given.of(product_id)
-    images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
-    truths = _merged(photos, laid.pictures(images, [one["azimuth_deg"] for one in hidden]))
+    preprocess = _Preprocessor(network, facts)
+    photos = preprocess.package(package)
+    truth_photos = read_truth(str(truth) if truth is not None else None, options)
+    held_out = [] if truth is None else truth_photos.of(product_id)
+    images = [decode_photo(read_bytes(photo["uri"], profile.packaging.decode.max_bytes)) for photo in held_out]
+    truths = _merged(photos, preprocess.images(images, [photo["azimuth_deg"] for photo in held_out]))
     side = profile.packaging.decode.reference_side
-    clip = made_of_frames(Path(video), lambda frame: laid.pictures([frame])[0], most=MOST_FRAMES, side=side)
-    mine = aligned_scores(clip, truths, metric)
+    clip = made_of_frames(Path(video), lambda frame: preprocess.images([frame])[0], most=MOST_FRAMES, side=side)
+    foreign_scores = aligned_scores(clip, truths, metric)
     products = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
-    others = [name for name in products if name != product_id][:STRANGERS]
-    strangers = [laid.package(opened.package(name)) for name in others]
-    refuse_strangers(mine, [aligned_scores(clip, one, metric) for one in strangers], str(video))
-    results = {label: mine}
-    ours = _our_frames(opened, product_id)
-    if ours is not None:
-        results[f"{OURS} (aligned)"] = aligned_scores(laid.pictures(ours), truths, metric)
+    other_ids = [name for name in products if name != product_id][:OTHER_PRODUCTS]
+    other_products = [preprocess.package(opened.package(name)) for name in other_ids]
+    refuse_strangers(foreign_scores, [aligned_scores(clip, other, metric) for other in other_products], str(video))
+    results = {label: foreign_scores}
+    own_frames = _own_frames(opened, product_id)
+    if own_frames is not None:
+        results[f"{OURS} (aligned)"] = aligned_scores(preprocess.images(own_frames), truths, metric)
     video_key = _sha256(Path(video))
     row = {
         "product_id": product_id,
         "product_key": package.key,
         "video_key": video_key,
-        "key": canonical_hash([video_key, facts.key(video_key, hidden), label]),
+        "key": canonical_hash([video_key, facts.key(video_key, held_out), label]),
     }
     protocol = Protocol(
         net=metric.net,
@@ -112,27 +113,30 @@ def score_foreign(
         size=profile.fidelity.size,
         mask=facts.mask,
         framing="boxes",
-        truth="held-out" if hidden else "given",
+        truth="held-out" if held_out else "given",
         conditions_deg=tuple(view.azimuth_deg for view in package.views),
         source="foreign file",
         aligned=True,
     )
-    found = _committed(opened, facts, row, protocol, results, truths, package)
-    return replace(found, notes=[*found.notes, *_unused(given, product_id, len(photos) + len(hidden) - len(truths))])
+    result = _commit_scores(opened, facts, row, protocol, results, truths, package)
+    not_compared = len(photos) + len(held_out) - len(truths)
+    return replace(result, notes=[*result.notes, *_unused_truth(truth_photos, product_id, not_compared)])
 
 
-class _Laid:
-    """Lays pictures by their product's box."""
+class _Preprocessor:
+    """Cuts products out of images and fits them into the compared square by their bounding boxes."""
 
     def __init__(self, network: MaskModel, facts: ScoreFacts) -> None:
         self._network, self._profile, self._mask = network, facts.profile, facts.mask
 
-    def pictures(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[Shown]:
+    def images(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[Shown]:
+        """Preprocess images, uint8 [H, W, 3] each, with their azimuths [degrees] if they are known."""
         azimuths = azimuths_deg or [0.0] * len(images)
         cuts = cut_out(images, azimuths, self._network, self._profile.packaging.mask)
         return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
     def package(self, package: GapPackage) -> list[Shown]:
+        """Preprocess the photos of a package."""
         cuts = cut_out(
             [view.reference for view in package.views],
             [view.azimuth_deg for view in package.views],
@@ -143,28 +147,29 @@ class _Laid:
         return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
 
-def _merged(photos: Sequence[Shown], hidden: Sequence[Shown]) -> list[Shown]:
-    """All true angles, ascending; the package's own photo where both have one."""
+def _merged(photos: Sequence[Shown], held_out: Sequence[Shown]) -> list[Shown]:
+    """Merge truth photos by ascending azimuth; at angles that both have, the package's own photo is kept."""
     extra = [
-        one
-        for one in hidden
-        if all(abs(turned(one.azimuth_deg, has.azimuth_deg)) > KEY_TOLERANCE_DEG for has in photos)
+        photo
+        for photo in held_out
+        if all(abs(turned(photo.azimuth_deg, own.azimuth_deg)) > KEY_TOLERANCE_DEG for own in photos)
     ]
-    return sorted([*photos, *extra], key=lambda one: one.azimuth_deg)
+    return sorted([*photos, *extra], key=lambda photo: photo.azimuth_deg)
 
 
-def _unused(given: Truth, product_id: str, known: int) -> list[str]:
-    """What of the truth this score is not made with: files that are no photos, other products, `known` photos of known angles."""
-    others = sorted((given.photos.keys() | given.rejects.keys()) - {product_id})
-    lines = [f"truth, {described(given.ignored)}"] if given.ignored else []
+def _unused_truth(truth: TruthPhotos, product_id: str, not_compared: int) -> list[str]:
+    """Return lines about unused truth: files that are no photos, other products, and photos at angles of the package's own."""
+    others = sorted((truth.photos.keys() | truth.rejects.keys()) - {product_id})
+    lines = [f"truth, {described(truth.ignored)}"] if truth.ignored else []
     if others:
         lines.append(f"truth of other products: {', '.join(others[:NAMES_SHOWN])}{', …' * (len(others) > NAMES_SHOWN)}")
-    if known:
-        lines.append(f"truth photos not compared: {known} at angles that the package shows")
+    if not_compared:
+        lines.append(f"truth photos not compared: {not_compared} at angles that the package shows")
     return lines
 
 
-def _our_frames(opened: Catalog, product_id: str) -> list[Any] | None:
+def _own_frames(opened: Catalog, product_id: str) -> list[Any] | None:
+    """Return the frames of gapray's best video of a product, uint8 [S, S, 3] each; None if there is no video."""
     rows = opened.best_videos(product_id).to_pylist()
     if not rows:
         return None
@@ -181,7 +186,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _committed(
+def _commit_scores(
     opened: Catalog,
     facts: ScoreFacts,
     row: dict[str, Any],
@@ -190,26 +195,28 @@ def _committed(
     truths: Sequence[Shown],
     package: GapPackage,
 ) -> ForeignResult:
-    given = [view.azimuth_deg for view in package.views]
-    scores: list[dict[str, Any]] = []
-    verdicts: list[dict[str, Any]] = []
-    found: list[Verdict] = []
+    captured_deg = [view.azimuth_deg for view in package.views]
+    score_rows: list[dict[str, Any]] = []
+    verdict_rows: list[dict[str, Any]] = []
+    verdicts: list[Verdict] = []
     all_notes: list[str] = []
-    shared = stamped(row, protocol, facts.run_id, foreign_video=True)
+    shared = shared_columns(row, protocol, facts.run_id, foreign_video=True)
     for label, result in results.items():
-        frames = [_frame_score(label, index, one, result, given) for index, one in enumerate(truths)]
-        judged = replace(verdict(label, frames, None), span_deg=result.alignment.span_deg)
+        scores = [_frame_score(label, index, truth, result, captured_deg) for index, truth in enumerate(truths)]
+        judged = replace(verdict(label, scores, None), span_deg=result.alignment.span_deg)
         notes = _notes(result, truths)
-        found.append(judged)
+        verdicts.append(judged)
         all_notes += [f"{label}: {note}" for note in notes]
-        scores += [one.as_dict() | shared for one in frames]
-        verdicts.append(judged.as_dict() | shared | {"reasons": [], "notes": notes})
-    commit(opened.folder, {"scores": scores, "verdicts": verdicts}, after=opened.newest("verdicts"))
-    return ForeignResult(found, all_notes)
+        score_rows += [score.as_dict() | shared for score in scores]
+        verdict_rows.append(judged.as_dict() | shared | {"reasons": [], "notes": notes})
+    commit(opened.folder, {"scores": score_rows, "verdicts": verdict_rows}, after=opened.newest("verdicts"))
+    return ForeignResult(verdicts, all_notes)
 
 
-def _frame_score(label: str, index: int, truth: Shown, result: AlignedScores, given: Sequence[float]) -> FrameScore:
-    key = any(abs(turned(truth.azimuth_deg, azimuth)) <= KEY_TOLERANCE_DEG for azimuth in given)
+def _frame_score(
+    label: str, index: int, truth: Shown, result: AlignedScores, captured_deg: Sequence[float]
+) -> FrameScore:
+    key = any(abs(turned(truth.azimuth_deg, azimuth)) <= KEY_TOLERANCE_DEG for azimuth in captured_deg)
     return FrameScore(
         label=label,
         frame=result.chosen[index],
@@ -226,11 +233,12 @@ def _frame_score(label: str, index: int, truth: Shown, result: AlignedScores, gi
 
 
 def _notes(result: AlignedScores, truths: Sequence[Shown]) -> list[str]:
-    found = result.alignment
-    notes = [f"shows {found.span_deg:.0f} of 360 degrees, {'with' if found.direction > 0 else 'against'} the azimuths"]
-    if found.unmatched:
-        angles = ", ".join(f"{truths[angle].azimuth_deg:g}" for angle in found.unmatched)
+    alignment = result.alignment
+    direction = "with" if alignment.direction > 0 else "against"
+    notes = [f"shows {alignment.span_deg:.0f} of 360 degrees, {direction} the azimuths"]
+    if alignment.unmatched:
+        angles = ", ".join(f"{truths[index].azimuth_deg:g}" for index in alignment.unmatched)
         notes.append(f"no frame shows {angles} degrees: counted at the frame that shows the nearest angle")
-    if found.violations:
-        notes.append(f"{found.violations} frames look most like an angle far from their place in the turn")
+    if alignment.violations:
+        notes.append(f"{alignment.violations} frames look most like an angle far from their place in the turn")
     return notes

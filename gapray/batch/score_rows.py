@@ -1,6 +1,6 @@
-"""Rows in flight of `gapray score`: a video with the photos it is compared with, then what is compared, laid alike.
+"""Schemas of `gapray score`: a video with its truth photos, then pairs of aligned images, then scores.
 
-Arrays travel as bytes with their shape beside them, so that every stage can be tested, and used, with plain tables.
+Arrays are stored as bytes next to their shape, so that every stage can be used and tested with plain tables.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ PENDING_SCORE = pa.schema(
         ("truths", pa.list_(TRUTH)),
     ]
 )
-"""A video to score; without `truths` some of its views are left out and drawn anew."""
+"""A video to score; if `truths` is empty, some of its views are left out and redrawn."""
 IDENTITY = pa.schema(
     [PENDING_SCORE.field(name) for name in ("product_id", "product_key", "video_key", "key", "seed")] + ERROR_FIELDS
 )
-"""What a row keeps to its end, and the error that it met."""
+"""Columns that a row keeps through all stages, and its error."""
 _PICTURE = [("height", pa.int32()), ("width", pa.int32()), ("pixels", pa.large_binary())]  # uint8 [height, width, 3]
 GATHERED = pa.schema(
     [
@@ -56,7 +56,7 @@ GATHERED = pa.schema(
         pa.field("left_out", pa.list_(pa.struct([("view", pa.int32()), *_PICTURE]))),  # views drawn from the others
     ]
 )
-"""A video, its package, and photos of the truth or views that were left out and drawn anew."""
+"""A video, its package, and either truth photos or left-out views redrawn from the others."""
 _SHOWN = pa.struct(
     [
         ("azimuth_deg", pa.float64()),
@@ -86,7 +86,7 @@ COMPARED = pa.schema(
         pa.field("truth", pa.string()),
     ]
 )
-"""The columns of `Comparison`, ready for the metrics."""
+"""The fields of `Comparison`, ready for the metrics."""
 SCORED = pa.schema(
     [
         ("product_id", pa.string()),
@@ -104,22 +104,22 @@ SCORE_RECEIPT = pa.schema(
         ("message", pa.string()),
     ]
 )
-"""What the driver hears of a video; `outcome` is passed, failed or rejected."""
+"""Receipt of a committed video; `outcome` is passed, failed or rejected."""
 
 
 def picture_columns(picture: NDArray[np.uint8]) -> Row:
-    """uint8 [H, W, 3] -> height, width and pixels."""
+    """Return the height, width and pixels of an image, uint8 [H, W, 3]."""
     height, width, _ = picture.shape
     return {"height": height, "width": width, "pixels": picture.tobytes()}
 
 
 def picture_of(row: Row) -> NDArray[np.uint8]:
-    """The inverse of `picture_columns`; read-only."""
+    """Return the image of `picture_columns`, uint8 [H, W, 3], read-only."""
     return np.frombuffer(row["pixels"], np.uint8).reshape(row["height"], row["width"], 3)
 
 
 def comparison_columns(comparison: Comparison) -> Row:
-    """A comparison as columns of `COMPARED`."""
+    """Return a comparison as columns of `COMPARED`."""
     return {
         "pairs": [_pair_columns(pair) for pair in comparison.pairs],
         "given": [_shown_columns(view) for view in comparison.given],
@@ -130,7 +130,7 @@ def comparison_columns(comparison: Comparison) -> Row:
 
 
 def comparison_of(row: Row) -> Comparison:
-    """The inverse of `comparison_columns`; its arrays are read-only."""
+    """Return the comparison of `comparison_columns`; its arrays are read-only."""
     return Comparison(
         pairs=tuple(_pair(pair) for pair in row["pairs"]),
         given=tuple(_shown(view) for view in row["given"]),

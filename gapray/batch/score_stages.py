@@ -1,4 +1,4 @@
-"""The stages of `gapray score`, as callables for ``map_batches(batch_format="pyarrow", batch_size=1)``. A row is a video."""
+"""The stages of `gapray score`: functions and callable classes from Arrow tables to Arrow tables, one video a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from gapray.batch.metrics import observe
-from gapray.batch.resources import GpuShare, settle
+from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import Row, error_columns
 from gapray.batch.score_rows import (
     COMPARED,
@@ -51,7 +51,7 @@ from gapray.video.provenance import Provenance
 
 @dataclass(frozen=True)
 class ScoreFacts:
-    """What all scores of one run share."""
+    """Settings that all scores of one run share."""
 
     run_id: str
     catalog: str
@@ -59,12 +59,13 @@ class ScoreFacts:
     mask: str
     """name@revision of the mask network."""
     identity: str
-    """name@revision of what makes appearance features."""
+    """name@revision of the model of appearance features."""
     trunk_sha256: str
+    """SHA-256 of the weights of LPIPS's backbone."""
 
     @property
     def models(self) -> dict[str, str]:
-        """What a run's record names."""
+        """Model -> revision, for the run record and the protocol's hash."""
         return {
             "mask": self.mask,
             "identity": self.identity,
@@ -73,21 +74,24 @@ class ScoreFacts:
 
     @cached_property
     def protocol(self) -> str:
-        """Hash of how any video is scored by this run."""
+        """Hash of everything that determines how this run scores videos."""
         packaging = self.profile.packaging
         settings = [self.profile.fidelity.results(), packaging.mask.results(), packaging.decode.results()]
         return canonical_hash([SCORE_FORMAT, settings, self.models])
 
     def key(self, video_key: str, truths: Sequence[Mapping[str, Any]]) -> str:
-        """`scores.key`: the video, which stands for all that left-out views are drawn with, the protocol and the photos."""
-        named = sorted((truth["azimuth_deg"], truth["uri"], truth.get("stamp", "")) for truth in truths)
-        return canonical_hash([video_key, self.protocol, named])
+        """Return `scores.key`: a hash of the video's key, the protocol and the truth photos.
+
+        The video's key also covers everything that left-out views are drawn with.
+        """
+        photos = sorted((truth["azimuth_deg"], truth["uri"], truth.get("stamp", "")) for truth in truths)
+        return canonical_hash([video_key, self.protocol, photos])
 
 
 def gather(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
-    """Rows of `PENDING_SCORE` -> rows of `GATHERED`: videos and truth photos decoded. CPU work, no model."""
+    """Read and decode the videos, packages and truth photos of pending scores; returns rows of `GATHERED`. Needs no model."""
     opened = Catalog(Folder.at(facts.catalog))
-    return _on_each(table, GATHERED, lambda row: _gathered(row, opened, facts.profile.packaging.decode))
+    return _map_rows(table, GATHERED, lambda row: _gathered(row, opened, facts.profile.packaging.decode))
 
 
 def _gathered(row: Row, opened: Catalog, decode: DecodeSettings) -> Row:
@@ -99,11 +103,11 @@ def _gathered(row: Row, opened: Catalog, decode: DecodeSettings) -> Row:
 
 
 def decoded_columns(files: Mapping[str, bytes], row: Row, decode: DecodeSettings) -> Row:
-    """Frames, provenance and truth photos as columns of `GATHERED`.
+    """Return a video's frames, provenance and truth photos as columns of `GATHERED`.
 
     Args:
-        files: Name -> content, of the video.
-        row: With `preset`, `frames` (their number) and `truths` (`TRUTH`) of the video.
+        files: File name -> content of the video's files.
+        row: `preset`, `frames` (number of frames) and `truths` (`TRUTH`) of the video.
         decode: Limits of the truth photos.
 
     Raises:
@@ -119,34 +123,34 @@ def decoded_columns(files: Mapping[str, bytes], row: Row, decode: DecodeSettings
     }
 
 
-class LeaveOut:
-    """Draws some views from the others, for videos without hidden photos, each with what drew its video.
+class DrawLeftOut:
+    """Redraws left-out views from the others, for videos without held-out photos, with the backend that drew the video.
 
-    One backend is loaded at a time; rows come sorted by it.
+    One backend is loaded at a time; rows are sorted by backend.
     """
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
         self._facts = facts
-        self._device = settle(gpu, threads)
+        self._device = configure_worker(gpu, threads)
         self._settings: VideoSettings | None = None
         self._backend: VideoBackend | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows of `GATHERED` -> the same with `left_out` where there are no `truths`."""
-        return _on_each(table, GATHERED, self._drawn)
+        """Fill `left_out` in rows of `GATHERED` that have no `truths`."""
+        return _map_rows(table, GATHERED, self._drawn)
 
     def _drawn(self, row: Row) -> Row:
         if row["truths"]:
             return {}
-        record = Provenance.from_sidecar(row["provenance"])
-        orbit, drawn_with = record.drawn_with()
+        provenance = Provenance.from_sidecar(row["provenance"])
+        orbit, drawn_with = provenance.drawn_with()
         video = drawn_with.computed_as(self._facts.profile.video)
         left_out = draw_left_out(
             package_of_rows(row["product"], row["views"]),
             self._backend_of(video, orbit, row),
             orbit,
             video,
-            engine=record.facts["calibration"]["engine"],
+            engine=provenance.facts["calibration"]["engine"],
             views=self._facts.profile.fidelity.leave_out,
             seed=row["seed"],
             device=self._device,
@@ -154,15 +158,15 @@ class LeaveOut:
         return {"left_out": [{"view": drawn.view} | picture_columns(drawn.image) for drawn in left_out]}
 
     def _backend_of(self, video: VideoSettings, orbit: OrbitSettings, row: Row) -> VideoBackend:
-        """What drew a video, proven by its key.
+        """Return the backend that drew a video, verified by the video's key.
 
         Raises:
-            InputError: `score.not_as_drawn`: this release, or the weights here, would not draw that video.
-            ResourceError: `resource.insufficient`.
-            ModelError: As `load_backend`.
+            InputError: `score.not_as_drawn`: this release, or the weights on this machine, would draw a different video.
+            ResourceError: `resource.insufficient`: the backend needs a GPU and there is none.
+            ModelError: The backend's weights cannot be loaded.
         """
         if video != self._settings:
-            self._backend = None  # two do not fit a GPU
+            self._backend = None  # free it first: two backends do not fit on one GPU
             self._settings = video
         revisions = video_revisions(video, orbit)
         [key] = video.digests(orbit, row["preset"], revisions, [row["product_key"]], row["seed"])
@@ -182,7 +186,7 @@ class LeaveOut:
 
 
 class Compare:
-    """Cuts truth and frames out by one network and lays them alike. ONNX on CPUs."""
+    """Segments truth photos and frames with the same network and brings them into the same frame. Runs ONNX on CPUs."""
 
     def __init__(self, *, facts: ScoreFacts, threads: int) -> None:
         self._facts = facts
@@ -190,13 +194,13 @@ class Compare:
         self._network = load_mask(facts.profile.packaging, threads=threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows of `GATHERED` -> rows of `COMPARED`."""
-        return _on_each(table, COMPARED, self._compared)
+        """Cut out and align rows of `GATHERED`; returns rows of `COMPARED`."""
+        return _map_rows(table, COMPARED, self._compared)
 
     def _compared(self, row: Row) -> Row:
         package = package_of_rows(row["product"], row["views"])
-        record = Provenance.from_sidecar(row["provenance"])
-        orbit, _ = record.drawn_with()
+        provenance = Provenance.from_sidecar(row["provenance"])
+        orbit, _ = provenance.drawn_with()
         comparison = compare(
             package,
             np.stack([picture_of(frame) for frame in row["frames"]]),
@@ -208,42 +212,42 @@ class Compare:
             mask=self._facts.profile.packaging.mask,
             settings=self._facts.profile.fidelity,
             mask_model=self._facts.mask,
-            shifted=bool(record.facts["calibration"]["shifted"]),
+            shifted=bool(provenance.facts["calibration"]["shifted"]),
         )
         return comparison_columns(comparison) | {"conditions_deg": [view.azimuth_deg for view in package.views]}
 
 
 class Judge:
-    """LPIPS and all else, on a share of a GPU where there is one."""
+    """Computes LPIPS and all other metrics, on a share of a GPU if there is one."""
 
     def __init__(self, *, facts: ScoreFacts, gpu: GpuShare | None, threads: int) -> None:
         self._facts = facts
-        device = settle(gpu, threads)
+        device = configure_worker(gpu, threads)
         self._metric = Lpips(facts.profile.fidelity.net, device=device)
         self._identity = load_identity(facts.profile.packaging, device=device, batch=32)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows of `COMPARED` -> rows of `SCORED`."""
+        """Score rows of `COMPARED`; returns rows of `SCORED`."""
         rows = []
         for row in table.to_pylist():
             scores: list[Row] = []
             verdicts: list[Row] = []
             if row["error_code"] is None:
                 try:
-                    scores, verdicts = self._judged(row)
+                    scores, verdicts = self._judge(row)
                 except Exception as error:
                     row.update(error_columns(error))
             reject = score_reject(row, self._facts) if row["error_code"] else None
             rows.append({"product_id": row["product_id"], "scores": scores, "verdicts": verdicts, "reject": reject})
         return pa.Table.from_pylist(rows, schema=SCORED)
 
-    def _judged(self, row: Row) -> tuple[list[Row], list[Row]]:
+    def _judge(self, row: Row) -> tuple[list[Row], list[Row]]:
         profile = self._facts.profile
         comparison = comparison_of(row)
         scores, verdicts = judged(comparison, self._metric, self._identity, profile.fidelity)
-        for one in scores:
-            if one.label == OURS:
-                observe("gapray_lpips", one.lpips, kind=one.kind)
+        for score in scores:
+            if score.label == OURS:
+                observe("gapray_lpips", score.lpips, kind=score.kind)
         protocol = Protocol(
             net=self._metric.net,
             trunk_sha256=self._metric.trunk.sha256,
@@ -254,15 +258,15 @@ class Judge:
             conditions_deg=tuple(row["conditions_deg"]),
             source="delivered file" if comparison.truth == "held-out" else "frames before encoding",
         )
-        shared = stamped(row, protocol, self._facts.run_id)
+        shared = shared_columns(row, protocol, self._facts.run_id)
         return (
-            [one.as_dict() | shared for one in scores],
-            [one.as_dict() | shared | {"reasons": list(one.reasons), "notes": []} for one in verdicts],
+            [score.as_dict() | shared for score in scores],
+            [verdict.as_dict() | shared | {"reasons": list(verdict.reasons), "notes": []} for verdict in verdicts],
         )
 
 
-def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_video: bool = False) -> Row:
-    """The columns that all rows of one video's scores share, but for the label."""
+def shared_columns(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_video: bool = False) -> Row:
+    """Return the columns that all score and verdict rows of one video share, except the label."""
     return {
         **{name: row[name] for name in ("product_id", "key", "product_key", "video_key")},
         "foreign_video": foreign_video,
@@ -273,14 +277,14 @@ def stamped(row: Mapping[str, Any], protocol: Protocol, run_id: str, *, foreign_
 
 
 def write_scores(table: pa.Table, *, catalog: str, after: datetime | None) -> pa.Table:
-    """Commit one part of scored videos and say what became of each."""
+    """Commit one part of scored videos; returns rows of `SCORE_RECEIPT`."""
     rows = table.to_pylist()
     rejects = [row["reject"] for row in rows if row["reject"]]
     commit(
         Folder.at(catalog),
         {
-            "scores": [one for row in rows for one in row["scores"]],
-            "verdicts": [one for row in rows for one in row["verdicts"]],
+            "scores": [score for row in rows for score in row["scores"]],
+            "verdicts": [verdict for row in rows for verdict in row["verdicts"]],
             "rejects": rejects,
         },
         after=after,
@@ -297,7 +301,7 @@ def _receipt(row: Row) -> Row:
 
 
 def score_reject(row: Row, facts: ScoreFacts) -> Row:
-    """What a video that cannot be scored leaves behind."""
+    """Return the row of `rejects` for a video that cannot be scored."""
     return reject_row(
         product_id=row["product_id"],
         source=row["product_key"],
@@ -311,19 +315,19 @@ def score_reject(row: Row, facts: ScoreFacts) -> Row:
     )
 
 
-def _on_each(table: pa.Table, schema: pa.Schema, work: Callable[[Row], Row]) -> pa.Table:
-    """Do one stage's work on every row that has not failed.
+def _map_rows(table: pa.Table, schema: pa.Schema, function: Callable[[Row], Row]) -> pa.Table:
+    """Apply a function to every row without an error.
 
     Args:
-        table: Rows of the stage before.
-        schema: Columns of the result. Those that the table has too stay as they are where `work` names none.
-        work: A row -> columns that are new in it.
+        table: Rows of the previous stage.
+        schema: Columns of the result; those that `function` does not return are copied from the table.
+        function: Maps a row to its new columns. If it raises, the row keeps `IDENTITY` and the error.
     """
     rows = []
     for row in table.to_pylist():
         if row.get("error_code") is None:
             try:
-                row.update(work(row))
+                row.update(function(row))
             except Exception as error:
                 row.update(error_columns(error))
         failed = row.get("error_code") is not None

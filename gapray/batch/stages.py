@@ -1,6 +1,6 @@
-"""The stages of `gapray package`, as callables for ``map_batches(batch_format="pyarrow")``.
+"""The stages of `gapray package`: functions and callable classes from Arrow tables to Arrow tables, one product a row.
 
-Each one is `packaging/`'s functions over rows, and nothing else. Classes hold a model and run in actors.
+They apply the functions of `gapray.packaging` to rows. Classes hold models and run in actors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gapray.batch.resources import GpuShare, settle
+from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import (
     FINISHED,
     IN_FLIGHT,
@@ -21,8 +21,8 @@ from gapray.batch.rows import (
     fail,
     is_live,
     nearness_of,
-    on_live_rows,
     pixels_of,
+    process_live_rows,
     work_of,
 )
 from gapray.capture.azimuths import refuse_gaps
@@ -51,7 +51,7 @@ from gapray.packaging.steps import (
 
 
 def decode(table: pa.Table, *, settings: PackagingSettings, settings_hash: str) -> pa.Table:
-    """Planned rows -> rows with decoded views and a key. Needs no model: a CPU task."""
+    """Read and decode the photos of rows of `PLANNED` and compute their keys; returns rows of `IN_FLIGHT`. Needs no model."""
     rows = table.to_pylist()
     for row in rows:
         row.update(key=None, views=[])
@@ -65,15 +65,15 @@ def decode(table: pa.Table, *, settings: PackagingSettings, settings_hash: str) 
 
 def _decode_row(row: Row, settings: PackagingSettings, settings_hash: str) -> None:
     capture = capture_set(row)
-    refuse_gaps({str(at): photo.azimuth_deg for at, photo in enumerate(capture.photos)}, allow_missing=True)
+    refuse_gaps({str(index): photo.azimuth_deg for index, photo in enumerate(capture.photos)}, allow_missing=True)
     decoded = [decode_view(photo, settings.decode) for photo in capture.photos]
     refuse_repeats(capture, [view.sha256 for view in decoded])
     content = [(view.photo.azimuth_deg, view.sha256) for view in decoded]
     row["key"] = content_key(content, settings_hash)
     if row["former_uri"] is not None:
-        # What another run made of these very photos, or what was exported and came back, is no other product.
-        same = {row["key"], content_key(content, row["former_settings"])}
-        row["former_uri"] = None if row["former_key"] in same else row["former_uri"]
+        # A former package of the same photos, made by another run or imported from an export, is the same product.
+        same_keys = {row["key"], content_key(content, row["former_settings"])}
+        row["former_uri"] = None if row["former_key"] in same_keys else row["former_uri"]
     if not is_live(row):
         return
     row["views"] = [
@@ -92,7 +92,7 @@ def _decode_row(row: Row, settings: PackagingSettings, settings_hash: str) -> No
 
 
 class Mask:
-    """Adds masks and work images. One network a actor."""
+    """Adds masks and work images; each actor loads one mask network."""
 
     def __init__(self, *, settings: PackagingSettings, facts: RunFacts, threads: int, gpu: GpuShare | None) -> None:
         self._settings = settings
@@ -100,19 +100,19 @@ class Mask:
         self._model = load_mask(settings, threads=threads, device="cuda" if gpu else "cpu")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
+        """Add masks and work images to rows of `IN_FLIGHT`, and drop the pixels."""
         rows = table.to_pylist()
-        on_live_rows(rows, self._work)
+        process_live_rows(rows, self._add_masks)
         return pa.Table.from_pylist(rows, schema=IN_FLIGHT)
 
-    def _work(self, rows: list[Row]) -> None:
+    def _add_masks(self, rows: list[Row]) -> None:
         views = [view for row in rows for view in row["views"]]
         photos = [pixels_of(view) for view in views]
-        made: list[dict[str, Any]] = []
+        updates: list[dict[str, Any]] = []
         for photo, soft in zip(photos, self._model.predict(photos), strict=True):
             mask = silhouette(photo, soft, self._settings.mask)
             work = work_image(photo, mask, self._settings.depth.work_side)
-            made.append(
+            updates.append(
                 {
                     "mask": encode_png(mask),
                     "work": work.tobytes(),
@@ -121,47 +121,48 @@ class Mask:
                     "pixels": None,
                 }
             )
-        for view, fields in zip(views, made, strict=True):
-            view.update(fields)
+        for view, update in zip(views, updates, strict=True):
+            view.update(update)
 
 
 class Describe:
-    """Adds depth and identity: both networks in one actor, on a share of one GPU where there is one."""
+    """Adds depth and identity features; both networks are in one actor, on a share of a GPU if there is one."""
 
     def __init__(self, *, settings: PackagingSettings, facts: RunFacts, batch: int, gpu: GpuShare | None) -> None:
-        device = settle(gpu)
+        device = configure_worker(gpu)
         require(facts.models["depth"], facts.models["identity"])
         self._depth = load_depth(settings, device=device, batch=batch)
         self._identity = load_identity(settings, device=device, batch=batch)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
+        """Add depth and identity features to rows of `IN_FLIGHT`, and drop the work images."""
         rows = table.to_pylist()
-        on_live_rows(rows, self._work)
+        process_live_rows(rows, self._add_depth_and_features)
         return pa.Table.from_pylist(rows, schema=IN_FLIGHT)
 
-    def _work(self, rows: list[Row]) -> None:
+    def _add_depth_and_features(self, rows: list[Row]) -> None:
         sets = [
             MaskedSet([work_of(view) for view in row["views"]], [view["azimuth_deg"] for view in row["views"]])
             for row in rows
         ]
         depths = self._depth.predict(sets)
-        features = iter(self._identity.predict([image for one in sets for image in one.rgba]))
-        for row, one, nearness in zip(rows, sets, depths, strict=True):
-            row["depth_scale"], row["depth_shift"] = depth_range(nearness, [image[..., 3] for image in one.rgba])
+        features = iter(self._identity.predict([image for masked_set in sets for image in masked_set.rgba]))
+        for row, masked_set, nearness in zip(rows, sets, depths, strict=True):
+            masks = [image[..., 3] for image in masked_set.rgba]
+            row["depth_scale"], row["depth_shift"] = depth_range(nearness, masks)
             for view, near in zip(row["views"], nearness, strict=True):
                 view.update(nearness=near.astype(np.float16).tobytes(), features=next(features), work=None)
 
 
 class Encode:
-    """Turns products into catalogue rows: edges, 16-bit depth, identity, PNG."""
+    """Converts products to catalogue rows: computes edges, 16-bit depth and identities, and encodes images as PNG."""
 
     def __init__(self, *, settings: PackagingSettings, facts: RunFacts) -> None:
         self._canny = load_canny(settings)
         self._facts = facts
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See the class."""
+        """Convert rows of `IN_FLIGHT` to rows of `FINISHED`; a row with an error becomes a reject."""
         finished = []
         for row in table.to_pylist():
             try:
@@ -184,11 +185,11 @@ class Encode:
         warnings = None if known is None else [PackageWarning(**warning) for warning in known]
         if is_live(row):
             finished = [self._view(view, row) for view in row["views"]]
-            seen = doubts(*zip(*((view.name, view.reference, view.mask) for view in finished), strict=True))
-            warnings = [*_replaced(row), *seen]
+            photo_warnings = doubts(*zip(*((view.name, view.reference, view.mask) for view in finished), strict=True))
+            warnings = [*_source_changed(row), *photo_warnings]
             views = [
-                view_row(view, carried["reference"], carried["mask"], key=row["key"], **shared)
-                for view, carried in zip(finished, row["views"], strict=True)
+                view_row(view, encoded["reference"], encoded["mask"], key=row["key"], **shared)
+                for view, encoded in zip(finished, row["views"], strict=True)
             ]
         product = product_row(
             key=row["key"],
@@ -218,17 +219,17 @@ class Encode:
         )
 
 
-def _replaced(row: Row) -> tuple[PackageWarning, ...]:
-    """What to say of a package that takes the place of one of other photos from elsewhere."""
+def _source_changed(row: Row) -> tuple[PackageWarning, ...]:
+    """Return a warning if the package replaces one of different photos from another location."""
     if row["former_uri"] is None:
         return ()
     code = "product.source_changed"
-    seen = f"{row['uri']} takes the place of {row['former_uri']}, whose photos are others, under the same id"
-    return (PackageWarning(code, f"{seen}. {REMEDIES[code]}"),)
+    message = f"{row['uri']} takes the place of {row['former_uri']}, whose photos are others, under the same id"
+    return (PackageWarning(code, f"{message}. {REMEDIES[code]}"),)
 
 
 def write(table: pa.Table, *, catalog: str, after: datetime | None, part_bytes: int = PART_BYTES) -> pa.Table:
-    """Commit one part of finished products and say what became of each; Arrow only, because images are heavy."""
+    """Commit one part of finished products; returns rows of `RECEIPT`. Works on Arrow data only, because images are large."""
     finished = table.combine_chunks()
     commit(
         Folder.at(catalog),
@@ -241,8 +242,8 @@ def write(table: pa.Table, *, catalog: str, after: datetime | None, part_bytes: 
         part_bytes=part_bytes,
     )
     views = pc.list_value_length(finished["views"]).cast(pa.int32())
-    refused = pc.is_valid(finished["reject"])
-    outcome = pc.if_else(refused, "rejected", pc.if_else(pc.greater(views, 0), "packaged", "unchanged"))
+    rejected = pc.is_valid(finished["reject"])
+    outcome = pc.if_else(rejected, "rejected", pc.if_else(pc.greater(views, 0), "packaged", "unchanged"))
     columns = {"product_id": finished["product_id"], "outcome": outcome, "views": views}
     columns |= {name: pc.struct_field(finished["reject"], name) for name in ("code", "message")}
     columns["warnings"] = pc.struct_field(finished["product"], "warnings")

@@ -15,8 +15,8 @@ from gapray.batch.render import wanted_products, with_parts
 from gapray.batch.render_stages import load
 from gapray.batch.resources import plan_render
 from gapray.batch.rows import Row
-from gapray.batch.run import carry_out
-from gapray.batch.runs import StillsSummary, absolute, new_run_id
+from gapray.batch.run import run_pipeline
+from gapray.batch.runs import StillsSummary, absolute_uri, new_run_id
 from gapray.batch.stills_stages import (
     DRAWN,
     LOADED,
@@ -28,7 +28,7 @@ from gapray.batch.stills_stages import (
     save_stills,
     write_stills,
 )
-from gapray.catalog.media import WITH_FILES, whole
+from gapray.catalog.media import FILE_COLUMNS, keys_with_files
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_stills
 from gapray.config import Profile, load_profile
@@ -71,7 +71,7 @@ def stills(
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     loaded = load_scenes(list(scenes))
-    target = absolute(str(catalog))
+    target = absolute_uri(str(catalog))
     opened = open_catalog(target)
     opened.folder.check_writable()
     run_id = new_run_id()
@@ -86,7 +86,7 @@ def stills(
         summary, opened.folder, profile=chosen, models=facts.revisions, source=target, on_progress=on_progress
     ) as recorder:
         declared = partial(stills_pipeline, facts=facts, after=after)
-        carry_out(recorder, todo, opened.folder, chosen.run, declared, address=address)
+        run_pipeline(recorder, todo, opened.folder, chosen.run, declared, address=address)
     return summary
 
 
@@ -109,8 +109,8 @@ def pending_stills(
         CatalogError: `catalog.product_not_found` for a name in `products`.
     """
     current = wanted_products(catalog, products, limit)
-    made = catalog.table("stills", columns=["key", WITH_FILES["stills"]])
-    there = set(whole(catalog.folder, "stills", made).to_pylist())
+    made = catalog.table("stills", columns=["key", FILE_COLUMNS["stills"]])
+    there = set(keys_with_files(catalog.folder, "stills", made).to_pylist())
     rows: list[Row] = []
     kept: set[str] = set()
     for product in current.to_pylist():
@@ -139,7 +139,7 @@ def pending_stills(
 
 
 def _warnings_of(pending: pa.Table) -> dict[str, list[dict[str, str]] | None]:
-    """Product -> what its package says of its photos, of rows of `PENDING`."""
+    """Return each product's warnings, from rows of `PENDING`."""
     rows = pending.select(["product_id", "product"]).to_pylist()
     return {row["product_id"]: row["product"]["warnings"] for row in rows}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from gapray.batch.render_stages import PACKAGE, put_files, with_views
-from gapray.batch.resources import GpuShare, settle
+from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.catalog.media import media_folder
 from gapray.catalog.parts import commit
@@ -113,7 +113,7 @@ class DrawStills:
         self, *, facts: StillFacts, gpu: GpuShare | None, threads: int, backend: StillBackend | None = None
     ) -> None:
         self._facts = facts
-        device = settle(gpu, threads)
+        device = configure_worker(gpu, threads)
         profile = facts.profile
         if backend is None:
             require(*facts.models)
@@ -198,7 +198,7 @@ def save_stills(table: pa.Table, *, facts: StillFacts) -> pa.Table:
 
 
 def encoded_picture(picture: Row) -> tuple[str, bytes]:
-    """A picture of a row of `DRAWN` as a file's name and a JPEG with its provenance."""
+    """Return the file name and the JPEG, with provenance, of a picture of `DRAWN`."""
     still = picture["row"]
     image = np.frombuffer(picture["pixels"], np.uint8).reshape(still["height"], still["width"], 3)
     name = f"{still['scene']}-{still['seed']}.jpg"
@@ -246,7 +246,7 @@ def _provenance(told: Mapping[str, Any]) -> Provenance:
 
 
 def still_rejects(row: Row, facts: StillFacts) -> list[Row]:
-    """The rejects of a row of `DRAWN` that met an error: one for each picture, which is current until that picture is there."""
+    """Return the rejects of a failed row of `DRAWN`, one per picture: each is current until that picture exists."""
     now = utc_now()
     scene = Scene.model_validate_json(row["scene"])
     return [

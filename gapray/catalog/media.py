@@ -18,7 +18,7 @@ from gapray.errors import CatalogError, writing
 
 FILES = "files"
 """The folder of all files that are no tables."""
-WITH_FILES = {"videos": "files", "stills": "file"}
+FILE_COLUMNS = {"videos": "files", "stills": "file"}
 """Table -> its column of paths."""
 
 
@@ -35,13 +35,13 @@ def media_name(path: str) -> str:
     return path.removeprefix(f"{FILES}/").split("/", 3)[3]
 
 
-def whole(folder: Folder, table: str, rows: pa.Table) -> pa.Array:
+def keys_with_files(folder: Folder, table: str, rows: pa.Table) -> pa.Array:
     """Keys of the rows whose files are all there: somebody may have removed a file by hand.
 
     Args:
         folder: The catalogue. In a bucket nothing is looked at: that would take a request a file.
         table: `videos` or `stills`.
-        rows: With the columns ``key`` and `WITH_FILES` of the table.
+        rows: With the columns ``key`` and `FILE_COLUMNS` of the table.
 
     Returns:
         Strings, each once.
@@ -50,7 +50,7 @@ def whole(folder: Folder, table: str, rows: pa.Table) -> pa.Array:
     if not folder.is_local:
         return keys
     lacking = set()
-    for key, paths in zip(rows["key"].to_pylist(), rows[WITH_FILES[table]].to_pylist(), strict=True):
+    for key, paths in zip(rows["key"].to_pylist(), rows[FILE_COLUMNS[table]].to_pylist(), strict=True):
         if not all(os.path.exists(f"{folder.path}/{path}") for path in ([paths] if isinstance(paths, str) else paths)):
             lacking.add(key)
     return keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(sorted(lacking), pa.string()))))
@@ -58,9 +58,9 @@ def whole(folder: Folder, table: str, rows: pa.Table) -> pa.Array:
 
 def with_new_paths(table: str, rows: pa.Table) -> pa.Table:
     """Rows whose paths lead below `FILES`, whatever layout they were written for."""
-    if table not in WITH_FILES:
+    if table not in FILE_COLUMNS:
         return rows
-    place = rows.schema.get_field_index(WITH_FILES[table])
+    place = rows.schema.get_field_index(FILE_COLUMNS[table])
     field = rows.schema.field(place)
     given = rows[field.name].to_pylist()
     named = [_new_path(path) if isinstance(path, str) else list(map(_new_path, path)) for path in given]
@@ -93,7 +93,7 @@ def remove_old(folder: Folder, paths: Iterable[str]) -> None:
     for path in paths:
         with writing(CatalogError, "catalog.write_failed", path):
             folder.remove(path)
-    for table in WITH_FILES:
+    for table in FILE_COLUMNS:
         folder.prune(table)
 
 
@@ -103,7 +103,7 @@ def _new_path(path: str) -> str:
 
 def _inside_tables(folder: Folder) -> Iterator[str]:
     """Files below the folders of tables, but for what lies in them directly: parts."""
-    for table in WITH_FILES:
+    for table in FILE_COLUMNS:
         base = f"{folder.path}/{table}"
         for path in folder.filesystem.find(base):
             if "/" in str(path).removeprefix(f"{base}/"):

@@ -468,7 +468,7 @@ def manifest(
         from gapray.capture.manifest import ignored_of, write_manifest
         from gapray.cli.options import discover_options
         from gapray.errors import ConfigError
-        from gapray.outputs import whole_file
+        from gapray.outputs import atomic_write
 
         options = discover_options(
             direction=direction,
@@ -485,7 +485,7 @@ def manifest(
         beside: list[str] = []
         rejects: list[Reject] = []
         options = replace(options, apart=(str(to),))
-        with whole_file(to) as partial:
+        with atomic_write(to) as partial:
             count = write_manifest(_noting(scan(src, options, beside=beside), rejects), str(partial), beside)
         typer.echo(f"{count - len(rejects)} products in {to}, {len(rejects)} rejected")
         for reject in rejects[:REJECTS_SHOWN]:

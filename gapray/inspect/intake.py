@@ -19,7 +19,7 @@ from gapray.errors import ConfigError, FileError, GaprayError, InputError, writi
 from gapray.inspect.film import pick_frames, read_film, write_stills
 from gapray.inspect.pick import pick_views, write_views
 from gapray.inspect.polycam import is_export, read_export
-from gapray.outputs import whole_file, write_file
+from gapray.outputs import atomic_write, write_file
 
 VIEWS = 8
 _STAMP = ".source.json"
@@ -84,7 +84,7 @@ def take_in(
     # Named by what it was made of: the folder below the catalogue is the same whichever capture has this name.
     wanted = (replace(item, uri=str(alone[item.product_id]), ignored=()) for item in made if item.product_id in usable)
     manifest = folder / "manifest.parquet"
-    with whole_file(manifest) as partial:
+    with atomic_write(manifest) as partial:
         write_manifest(sorted(chain(photos, wanted, rejects), key=lambda item: item.product_id), str(partial), beside)
     return str(manifest)
 

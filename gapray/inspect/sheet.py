@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from gapray.errors import ConfigError
-from gapray.outputs import whole_file
+from gapray.outputs import atomic_write
 
 PAGE_MM = {"a4": (210.0, 297.0), "letter": (215.9, 279.4)}
 DPI = 600
@@ -62,7 +62,7 @@ def write_sheet(path: str | Path, page: str = "a4") -> Path:
     target = Path(path)
     if page not in PAGE_MM or target.suffix.lower() not in (".pdf", ".svg"):
         raise ConfigError("config.invalid", f"a sheet is a .pdf or .svg of {' or '.join(PAGE_MM)}, not {path}, {page}")
-    with whole_file(target) as partial:
+    with atomic_write(target) as partial:
         if target.suffix.lower() == ".svg":
             partial.write_text(_svg(page), encoding="utf-8")
         else:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.environment import environment_kept
+from gapray.environment import preserved_environment
 from gapray.errors import ModelError
 from gapray.models.store import numba_cache
 
@@ -46,7 +46,7 @@ class RembgMask:
         import onnxruntime
         from PIL import Image
 
-        with environment_kept(**numba_cache("pymatting")):  # which rembg imports
+        with preserved_environment(**numba_cache("pymatting")):  # which rembg imports
             from rembg.sessions import sessions
         if session not in sessions:
             raise ModelError("model.unknown", f"rembg has no session {session!r}")

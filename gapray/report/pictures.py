@@ -15,7 +15,7 @@ from gapray.catalog.media import media_name
 from gapray.catalog.reader import Catalog
 from gapray.errors import ConfigError
 from gapray.gap.package import GapPackage
-from gapray.outputs import whole_file
+from gapray.outputs import atomic_write
 from gapray.resample import resized
 from gapray.video.decode import one_turn
 from gapray.video.external import letterboxed
@@ -58,7 +58,7 @@ def save_picture(picture: Image.Image, to: Path) -> None:
     kind = PICTURES.get(to.suffix.lower())
     if kind is None:
         raise ConfigError("config.invalid", f"a picture ends with {', '.join(PICTURES)}, not {to.name}")
-    with whole_file(to) as partial:
+    with atomic_write(to) as partial:
         picture.save(partial, kind, quality=88)
 
 

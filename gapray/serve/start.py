@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from gapray.environment import environment_kept
+from gapray.environment import preserved_environment
 from gapray.errors import ConfigError
 from gapray.serve.front import binary_of_haproxy, free_port, front
 from gapray.serve.keys import any_made, listed
@@ -119,7 +119,7 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None, *, 
     print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
     # For Ray's processes. Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
     # Ray lets its workers give way to everything else; here they are what the machine is for.
-    with environment_kept(RAY_SERVE_LOG_TO_STDERR="0", RAY_worker_niceness="0"):
+    with preserved_environment(RAY_SERVE_LOG_TO_STDERR="0", RAY_worker_niceness="0"):
         if address is None:
             os.environ |= (
                 chosen.environment()

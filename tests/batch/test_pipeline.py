@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import gapray
-from gapray.batch.local import run_here
+from gapray.batch.local import run_locally
 from gapray.batch.pipeline import Pipeline, Stage
 from gapray.catalog.runs import runs
 from gapray.config import load_profile
@@ -50,7 +50,7 @@ def test_rows_go_through_the_stages_in_blocks_and_are_committed_in_parts():
         rows_per_part=4,
     )
     table = pa.table({"product_id": [str(row) for row in range(7)], "value": range(7)})
-    receipts = [part.num_rows for part in run_here(pipeline, iter([table]), device_gb=80)]
+    receipts = [part.num_rows for part in run_locally(pipeline, iter([table]), device_gb=80)]
     assert receipts == [4, 3] and parts == [[2, 4, 6, 8], [10, 12, 14]]
     assert seen == ["made"], "one worker does it all"
 
@@ -80,7 +80,7 @@ def test_what_a_stage_raises_ends_the_run():
         (Stage("toy.refuse", refuse, TOY, TOY),), Stage("toy.sink", sink, TOY, TOY, {"parts": []}), 1, 1
     )
     with pytest.raises(ModelError, match="of a worker"):
-        list(run_here(pipeline, iter([pa.table({"product_id": ["a"], "value": [1]})]), device_gb=80))
+        list(run_locally(pipeline, iter([pa.table({"product_id": ["a"], "value": [1]})]), device_gb=80))
 
 
 @pytest.mark.timeout(500)

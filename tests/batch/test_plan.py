@@ -17,9 +17,9 @@ from gapray.batch.plan import write_pending
 from gapray.batch.render import render_pipeline
 from gapray.batch.render_stages import Draw, VideoFacts
 from gapray.batch.resources import GpuShare, RenderWorkers, check_resources, plan_render, plan_score, plan_stages
-from gapray.batch.rows import PLANNED, fail, on_live_rows
+from gapray.batch.rows import PLANNED, fail, process_live_rows
 from gapray.batch.score import score_pipeline
-from gapray.batch.score_stages import Judge, LeaveOut, ScoreFacts
+from gapray.batch.score_stages import DrawLeftOut, Judge, ScoreFacts
 from gapray.batch.stages import Describe
 from gapray.batch.stills_stages import DrawStills, StillFacts
 from gapray.capture.discover import discover, scan
@@ -180,7 +180,7 @@ def test_stages_fit_two_cores_and_not_one():
 def test_networks_ask_for_a_share_of_a_gpu():
     profile = load_profile("sd15", environment={})
     plan = plan_stages(profile, {"CPU": 16, "GPU": 1})
-    assert plan.describe_gpu == GpuShare(16.0, 80.0, beside=2)
+    assert plan.describe_gpu == GpuShare(16.0, 80.0, processes_per_device=2)
     assert plan.describe_workers == 2
     assert packaging(profile, {"CPU": 16, "GPU": 1}).needs()["GPU"] == pytest.approx(1)
     assert plan_stages(profile, {"CPU": 16}).describe_gpu is None
@@ -250,7 +250,7 @@ def test_every_stage_that_may_use_a_gpu_keeps_to_its_share(shares):
     stages = [
         lambda: Describe(settings=profile.packaging, facts=packages, batch=1, gpu=share),
         lambda: Draw(facts=videos, gpu=share, threads=1),
-        lambda: LeaveOut(facts=scores, gpu=share, threads=1),
+        lambda: DrawLeftOut(facts=scores, gpu=share, threads=1),
         lambda: Judge(facts=scores, gpu=share, threads=1),
         lambda: DrawStills(facts=stills, gpu=share, threads=1),
     ]
@@ -282,7 +282,7 @@ def test_one_bad_row_fails_alone():
             raise InputError("mask.too_small", "b is small")
         seen.extend(one["product_id"] for one in live)
 
-    on_live_rows(rows, work)
+    process_live_rows(rows, work)
     assert seen == ["a"]
     assert [one["error_code"] for one in rows] == [None, "mask.too_small", "image.empty", None]
 

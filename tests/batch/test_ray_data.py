@@ -20,14 +20,13 @@ import torch
 import gapray
 from gapray.batch.capacity import Capacity
 from gapray.batch.pipeline import Stage
-from gapray.batch.ray_data import read_manifest
-from gapray.batch.ray_data import through as through_stage
+from gapray.batch.ray_data import apply_stage, read_manifest
 from gapray.batch.render import estimate
 from gapray.catalog.import_package import import_package
 from gapray.catalog.storage import Folder
 from gapray.config import RunSettings, load_profile
 from gapray.errors import ModelError, ResourceError
-from gapray.ray_session import ours_raised
+from gapray.ray_session import unwrapped_ray_errors
 from tests import make
 from tests.conftest import ROOT
 from tests.make import write_products
@@ -167,9 +166,9 @@ def through(manifest, work, settings, capacity=FIXED, no_progress_s=240.0, *, la
     rows = rows.repartition(target_num_rows_per_block=1)
     if settings["idle"]:
         pauses = Stage("package.decode", in_pauses, IDS, IDS, {"folder": settings["folder"]}, 1, 0.25)
-        rows = through_stage(rows, pauses, 1, capacity)
+        rows = apply_stage(rows, pauses, 1, capacity)
     if lasts:
-        rows = through_stage(rows, Stage("package.mask", work, IDS, IDS, settings, 1), 1, capacity)
+        rows = apply_stage(rows, Stage("package.mask", work, IDS, IDS, settings, 1), 1, capacity)
     else:
         shape = {"batch_format": "pyarrow", "batch_size": 1, "num_cpus": 0.125}
         rows = rows.map_batches(work, fn_constructor_kwargs=settings, compute=capacity.pool(1), **shape)
@@ -191,7 +190,7 @@ def test_what_a_stage_raises_keeps_its_code(ray_cluster, manifest, tmp_path):
         raise ModelError("model.failed", "of a worker")
 
     rows = read_manifest(*manifest, RunSettings(), FIXED)
-    with pytest.raises(ModelError, match="of a worker"), ours_raised():
+    with pytest.raises(ModelError, match="of a worker"), unwrapped_ray_errors():
         rows.map_batches(refuse, batch_format="pyarrow", num_cpus=0.125).take_all()
 
 
@@ -200,7 +199,7 @@ def test_what_a_stage_raises_keeps_its_code(ray_cluster, manifest, tmp_path):
 def test_an_actor_that_cannot_be_started_again_ends_the_run_with_its_reason(ray_cluster, manifest, tmp_path, idle):
     """Ray Data kept an idle one in its pool, without work and without a successor, until its patience was at its end."""
     settings = {"folder": tmp_path, "idle": idle, "starts": 1}
-    with pytest.raises(ModelError, match="a second time"), ours_raised():
+    with pytest.raises(ModelError, match="a second time"), unwrapped_ray_errors():
         through(manifest, Dies, settings)
 
 
@@ -218,6 +217,6 @@ def test_an_actor_that_starts_at_the_second_try_goes_on(ray_cluster, manifest, t
 @pytest.mark.long
 def test_a_run_that_stands_still_ends_with_a_code(ray_cluster, manifest, tmp_path):
     """Told by a stage that Ray Data itself would let stand still: its actor is not one of ours."""
-    with pytest.raises(ResourceError) as caught, ours_raised():
+    with pytest.raises(ResourceError) as caught, unwrapped_ray_errors():
         through(manifest, Dies, {"folder": tmp_path, "idle": True, "starts": 1}, no_progress_s=8.0, lasts=False)
     assert caught.value.code == "cluster.stalled" and "run.no_progress_s" in caught.value.remedy

@@ -14,7 +14,7 @@ from gapray.batch.metrics import METRICS
 from gapray.batch.pipeline import Stage
 from gapray.batch.record import recorded, revision
 from gapray.batch.runs import PackageSummary
-from gapray.batch.trace import COLUMN, TRACE, begun
+from gapray.batch.trace import COLUMN, TRACE, with_empty_traces
 from gapray.catalog.runs import run_named, runs
 from gapray.catalog.storage import Folder
 from gapray.config import load_profile
@@ -36,13 +36,15 @@ def test_a_stage_takes_its_time_and_passes_traces_on():
         return pa.table({"product_id": table["product_id"], "value": [factor] * table.num_rows})
 
     first, second = (Stage("package.decode", work, TAKEN, GIVEN, {"factor": factor}).worker() for factor in (2, 3))
-    table = begun(pa.table({"product_id": ["a", "b"]}), "run-1")
+    table = with_empty_traces(pa.table({"product_id": ["a", "b"]}), "run-1")
     [a, b] = second(first(table))[COLUMN].to_pylist()
     assert a["run_id"] == "run-1" and [span["stage"] for span in a["spans"]] == ["package.decode"] * 2
     assert 0.01 <= a["spans"][0]["seconds"] < 0.2 and a["spans"] == b["spans"]
     assert a["spans"][0]["attempt"] == 0 and a["spans"][0]["gpu_seconds"] == 0.0
     assert first(pa.table({"product_id": ["a"]})).column_names == ["product_id", "value"]
-    assert begun(pa.table({"product_id": pa.array([], pa.string())}), "r").schema.field(COLUMN).type == TRACE
+    assert (
+        with_empty_traces(pa.table({"product_id": pa.array([], pa.string())}), "r").schema.field(COLUMN).type == TRACE
+    )
 
 
 def test_a_run_that_fails_says_so(tmp_path):

@@ -5,7 +5,7 @@ import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
 
 from gapray.errors import InputError, ResourceError
-from gapray.ray_session import ours_raised
+from gapray.ray_session import unwrapped_ray_errors
 
 
 def task_error(cause):
@@ -14,7 +14,7 @@ def task_error(cause):
 
 def test_an_error_of_ours_comes_out_of_its_wrappers():
     ours = InputError("image.empty", "nothing in it")
-    with pytest.raises(InputError) as caught, ours_raised():
+    with pytest.raises(InputError) as caught, unwrapped_ray_errors():
         raise task_error(task_error(ours))
     assert caught.value is ours
 
@@ -28,14 +28,14 @@ def test_an_error_of_ours_comes_out_of_its_wrappers():
     ],
 )
 def test_what_ray_could_not_mend_has_a_code_that_says_try_again(error):
-    with pytest.raises(ResourceError) as caught, ours_raised():
+    with pytest.raises(ResourceError) as caught, unwrapped_ray_errors():
         raise error
     assert caught.value.code == "cluster.failed"
     assert "again" in caught.value.remedy
 
 
 def test_a_run_that_stood_still_has_a_code_that_names_the_setting():
-    with pytest.raises(ResourceError) as caught, ours_raised():
+    with pytest.raises(ResourceError) as caught, unwrapped_ray_errors():
         raise ExecutionTimeoutError(
             "Dataset execution made no progress for at least 9s of scheduling time (timeout: 9s). …"
         )
@@ -44,5 +44,5 @@ def test_a_run_that_stood_still_has_a_code_that_names_the_setting():
 
 
 def test_a_defect_keeps_its_trace():
-    with pytest.raises(ray.exceptions.RayTaskError), ours_raised():
+    with pytest.raises(ray.exceptions.RayTaskError), unwrapped_ray_errors():
         raise task_error(ZeroDivisionError())

@@ -10,7 +10,7 @@ from gapray.batch.render import pending_videos
 from gapray.batch.render_stages import Draw, VideoFacts, load, save, write_videos
 from gapray.batch.score import pending_scores
 from gapray.batch.score_rows import picture_of
-from gapray.batch.score_stages import LeaveOut, ScoreFacts, gather
+from gapray.batch.score_stages import DrawLeftOut, ScoreFacts, gather
 from gapray.catalog.reader import open_catalog
 from gapray.config import load_profile
 from gapray.fidelity.left_out import draw_left_out
@@ -75,7 +75,7 @@ def left_out(catalog, profile=SCORING):
     """Backend -> the row of its video after its left-out views were drawn."""
     facts = ScoreFacts("run", str(catalog), profile, "mask@1", "identity@1", "trunk")
     todo, _ = pending_scores(open_catalog(str(catalog)), facts, {})
-    rows = LeaveOut(facts=facts, gpu=None, threads=1)(gather(todo, facts=facts)).to_pylist()
+    rows = DrawLeftOut(facts=facts, gpu=None, threads=1)(gather(todo, facts=facts)).to_pylist()
     return dict(zip(todo["backend"].to_pylist(), rows, strict=True))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gapray.catalog.media import media_folder, whole
+from gapray.catalog.media import keys_with_files, media_folder
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.storage import Folder
@@ -36,7 +36,7 @@ def folder(tmp_path):
 def test_a_row_without_its_files_does_not_count_as_made(folder, table, column):
     rows = Catalog(folder).table(table, columns=["key", column])
     assert sorted(rows["key"].to_pylist()) == ["a", "b"]
-    assert whole(folder, table, rows).to_pylist() == ["a"]
+    assert keys_with_files(folder, table, rows).to_pylist() == ["a"]
 
 
 def test_a_file_that_is_gone_has_a_code_of_its_own(folder):
