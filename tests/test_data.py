@@ -1,11 +1,14 @@
 """gapray's stages over a caller's own datasets."""
 
+import json
+
 import pytest
 import ray.data
 import ray.exceptions
 
 import gapray
 import gapray.data
+from gapray.capture.decode import decode_photo
 from gapray.config import load_profile
 from tests.make import write_product
 
@@ -64,6 +67,59 @@ def test_photos_of_a_dataset_become_packages_and_turntables(ray_cluster, photos,
         row["product_id"]: row["key"] for row in gapray.open_catalog(str(tmp_path / "catalog")).products().to_pylist()
     }
     assert known == {name: rows[name]["product"]["key"] for name in ("mug", "box")}
+
+
+@pytest.fixture(scope="module")
+def scoring(profile):
+    overrides = [*NULL, *SMALL, "fidelity.leave_out=1", "fidelity.baselines=false", "stills.megapixels=0.05"]
+    return load_profile("classic", overrides=overrides, environment={})
+
+
+def test_turntables_are_scored_against_photos_or_left_out_views(ray_cluster, lpips_alex, photos, scoring, tmp_path):
+    truths = [{"uri": photos[0]["photos"][0]["uri"], "azimuth_deg": 22.5}]  # any photo at an angle that no package has
+    rows = [{**row, "truths": truths if row["product_id"] == "mug" else None} for row in photos[:3]]
+    packages = gapray.data.package_processor(scoring)(ray.data.from_items(rows))
+    turns = gapray.data.turntable_processor(scoring, preset="webp")(packages)
+    found = {row["product_id"]: row for row in gapray.data.score_processor(scoring)(turns).take_all()}
+    assert {name: (row["price"], row["reject"] and row["reject"]["code"]) for name, row in found.items()} == {
+        "mug": (4, None),
+        "box": (5, None),
+        "torn": (6, "image.empty"),
+    }
+    for name, truth in (("mug", "held-out"), ("box", "leave-one-out")):
+        row = found[name]
+        protocol = json.loads(row["scores"][0]["protocol"])
+        assert protocol["truth"] == truth and protocol["conditions_deg"] == list(EIGHT)
+        assert len([score for score in row["scores"] if score["kind"] == "in-between"]) == 1
+        assert [verdict["video_key"] for verdict in row["verdicts"]] == [row["video"]["key"]] and len(row["files"]) > 1
+    assert found["torn"]["scores"] == [] and found["torn"]["video"] is None
+
+
+def test_a_video_that_cannot_be_scored_keeps_its_files(ray_cluster, lpips_alex, photos, scoring):
+    packages = gapray.data.package_processor(scoring)(ray.data.from_items(photos[:1]))
+    turns = gapray.data.turntable_processor(scoring, preset="webp")(packages)
+    far = [{"uri": "nowhere.jpg", "azimuth_deg": 22.5}]
+    [row] = gapray.data.score_processor(scoring)(
+        turns.add_column("truths", lambda table: [far] * len(table))
+    ).take_all()
+    assert row["reject"]["stage"] == "score" and row["files"] and not row["scores"]
+
+
+def test_packages_are_drawn_into_scenes(ray_cluster, lpips_alex, photos, scoring):
+    rows = [{**row, "scene_of_mine": "x"} for row in (photos[0], photos[3])]
+    packages = gapray.data.package_processor(scoring)(ray.data.from_items(rows))
+    stills = gapray.data.stills_processor(scoring, scenes=["white-studio", "wooden-desk"], per_scene=2)(packages)
+    found = {(row["product_id"], row["scene"]): row for row in stills.take_all()}
+    assert sorted(found) == [(name, scene) for name in ("few", "mug") for scene in ("white-studio", "wooden-desk")]
+    for (name, scene), row in found.items():
+        assert row["scene_of_mine"] == "x"
+        if name == "few":
+            assert row["reject"]["code"] == "capture.missing_views" and not row["stills"]
+            continue
+        assert row["reject"] is None and [still["seed"] for still in row["stills"]] == [0, 1]
+        for still in row["stills"]:
+            assert still["scene"] == scene and still["bytes"] == len(still["data"])
+            assert decode_photo(still["data"]).shape[:2] == (still["height"], still["width"])
 
 
 def test_columns_that_are_missing_or_would_be_there_twice_have_a_code(ray_cluster, photos, profile):
