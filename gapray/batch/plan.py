@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gapray.batch.rows import PLANNED
-from gapray.capture.manifest import MANIFEST, check_manifest, completed, of_manifest
+from gapray.capture.manifest import MANIFEST, check_manifest, with_all_columns, cast_to_manifest
 from gapray.catalog.reader import Catalog
 
 Verify = Literal["source", "content"]
@@ -64,7 +64,7 @@ def write_pending(
     products = finished = 0
     with pq.ParquetFile(manifest) as file, pq.ParquetWriter(target, PLANNED) as writer:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=MANIFEST.names):
-            rows = _refused(completed(pa.Table.from_batches([batch])), twice)
+            rows = _refused(with_all_columns(pa.Table.from_batches([batch])), twice)
             if below.any():
                 below &= ~pc.is_in(current["product_id"], value_set=rows["product_id"]).to_numpy()
             held = known.take(pc.index_in(rows["product_id"], value_set=known["product_id"]))
@@ -86,7 +86,7 @@ def write_pending(
 
 def _twice(manifest: Path) -> dict[str, str]:
     """Product of which a manifest has rows that differ -> where they lie. The last one written would hide the others."""
-    rows = of_manifest(pq.read_table(manifest, columns=["product_id", "error_code"]))
+    rows = cast_to_manifest(pq.read_table(manifest, columns=["product_id", "error_code"]))
     rows = rows.filter(pc.is_null(rows["error_code"]))
     counted = rows.group_by("product_id").aggregate([([], "count_all")])
     again = counted.filter(pc.greater(counted["count_all"], 1))["product_id"]
@@ -96,7 +96,7 @@ def _twice(manifest: Path) -> dict[str, str]:
     with pq.ParquetFile(manifest) as file:
         names = ["product_id", "uri", "source", "photos", "error_code"]
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
-            rows = of_manifest(pa.Table.from_batches([batch]))
+            rows = cast_to_manifest(pa.Table.from_batches([batch]))
             chosen = pc.and_(pc.is_in(rows["product_id"], value_set=again), pc.is_null(rows["error_code"]))
             for row in rows.filter(chosen).to_pylist():
                 found.setdefault(row["product_id"], {})[json.dumps(row)] = row["uri"]

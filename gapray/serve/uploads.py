@@ -30,7 +30,7 @@ from gapray.capture.azimuths import (
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
 from gapray.capture.discover import DiscoverOptions, discover
-from gapray.capture.kinds import PHOTO_ENDINGS, counted
+from gapray.capture.kinds import PHOTO_EXTENSIONS, counted
 from gapray.capture.storage import ArchiveLimits, read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -403,7 +403,7 @@ def _may_be_zip(sent: Sequence[Sent], *, turn: bool) -> bool:
     """Whether one URL came that nothing is known of: for a turn one photo is too few, so that it leads to a zip or is refused."""
     if len(sent) != 1 or sent[0].url is None or sent[0].azimuth_deg is not None:
         return False
-    return not turn or PurePosixPath(sent[0].name.lower()).suffix not in PHOTO_ENDINGS
+    return not turn or PurePosixPath(sent[0].name.lower()).suffix not in PHOTO_EXTENSIONS
 
 
 def at_url(source: PhotoSource) -> Sent:

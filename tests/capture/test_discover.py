@@ -8,7 +8,7 @@ import pytest
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, discover, scan
-from gapray.capture.manifest import LISTED, capture_set, check_manifest, manifest_row, write_manifest
+from gapray.capture.manifest import WRITTEN_MANIFEST, capture_set, check_manifest, manifest_row, write_manifest
 from gapray.capture.storage import read_bytes
 from gapray.errors import InputError
 from tests.make import write_product, write_products
@@ -262,7 +262,7 @@ def test_manifest_holds_sets_and_rejects(tmp_path):
     assert write_manifest(iter(items), path) == 3
     rows = pq.read_table(path)
     check_manifest(rows.schema)
-    assert rows.schema.equals(LISTED)
+    assert rows.schema.equals(WRITTEN_MANIFEST)
     good = [row for row in rows.to_pylist() if row["error_code"] is None]
     assert [capture_set(row) for row in good] == [item for item in items if not isinstance(item, Reject)]
     assert [manifest_row(item) for item in items] == rows.to_pylist()

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from gapray.capture.azimuths import AzimuthOptions, by_name, read_names
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.discover import DiscoverOptions, discover, scan
-from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, completed, manifest_row
+from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, with_all_columns, manifest_row
 from gapray.cli.main import app
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -420,7 +420,7 @@ def test_a_manifest_of_an_earlier_release_is_read():
     old = pa.schema([field for field in MANIFEST if field.name != "azimuths_by"])
     check_manifest(old)
     row = {"product_id": "mug", "uri": "u", "source": "s", "photos": [], "error_code": None, "error_message": None}
-    table = completed(pa.Table.from_pylist([row], schema=old))
+    table = with_all_columns(pa.Table.from_pylist([row], schema=old))
     assert table.schema == MANIFEST and capture_set(table.to_pylist()[0]).azimuths_by is None
 
 
