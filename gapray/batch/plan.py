@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gapray.batch.rows import PLANNED
-from gapray.capture.manifest import MANIFEST, check_manifest, with_all_columns, cast_to_manifest
+from gapray.capture.manifest import MANIFEST, cast_to_manifest, check_manifest, with_all_columns
 from gapray.catalog.reader import Catalog
 
 Verify = Literal["source", "content"]

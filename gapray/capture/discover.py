@@ -122,7 +122,9 @@ def scan(
     beside = [] if beside is None else beside
     if printable(uri) != uri:
         raise InputError("capture.invalid_name", f"{printable(uri)}: not in UTF-8")
-    source = _Source(uri, listing_of(uri, options.archive), frozenset(chain.from_iterable(map(_locations, options.apart))))
+    source = _Source(
+        uri, listing_of(uri, options.archive), frozenset(chain.from_iterable(map(_locations, options.apart)))
+    )
     if canonical_uri(uri) in source.excluded:
         raise InputError("capture.source_is_output", f"{uri} is both where photos are and where results go")
     root, folder, passed = _root(source)

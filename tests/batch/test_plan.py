@@ -23,7 +23,7 @@ from gapray.batch.score_stages import Judge, LeaveOut, ScoreFacts
 from gapray.batch.stages import Describe
 from gapray.batch.stills_stages import DrawStills, StillFacts
 from gapray.capture.discover import discover, scan
-from gapray.capture.manifest import WRITTEN_MANIFEST, MANIFEST, manifest_row, write_manifest
+from gapray.capture.manifest import MANIFEST, WRITTEN_MANIFEST, manifest_row, write_manifest
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, product_row, utc_now

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings
-from gapray.inspect.arrangement import arrange, laid_along
+from gapray.inspect.arrangement import align_azimuths, arrange
 from gapray.packaging.silhouette import silhouette
 
 pytestmark = pytest.mark.timeout(300)
@@ -43,7 +43,7 @@ def off(found, expected):
 @pytest.mark.long
 def test_photos_at_their_angles_stay_there(turn):
     found = arranged(turn, range(0, 360, 45))
-    assert found.direction == 1 and not any(found.mirrored) and all(found.told)
+    assert found.direction == 1 and not any(found.mirrored) and all(found.determined)
     assert off(found, NAMED).max() < 4
 
 
@@ -52,7 +52,7 @@ def test_two_photos_that_were_exchanged(turn):
     shown = [0, 45, 225, 135, 180, 90, 270, 315]
     found = arranged(turn, shown)
     assert off(found, shown).max() < 5 and found.direction == 1 and not any(found.mirrored)
-    assert found.cost < 0.8 * found.said_cost
+    assert found.cost < 0.8 * found.named_cost
 
 
 @pytest.mark.long
@@ -81,7 +81,7 @@ def test_what_looks_the_same_from_everywhere_is_not_guessed():
     cv2.ellipse(mask, (80, 80), (40, 55), 0, 0, 360, 255, -1)
     photo[mask > 0] = (180, 40, 40)
     found = arrange([photo] * 8, [mask] * 8, NAMED)
-    assert not found.observable and not any(found.told)
+    assert not found.observable and not any(found.determined)
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,7 +96,7 @@ def test_laid_along_finds_the_zero_and_the_direction(noise, zero, direction, wro
     true = (direction * said + np.array(noise)) % 360
     found = (true + zero) % 360
     found[wrong] = (found[wrong] + 100) % 360
-    shown, way = laid_along(found, said)
+    shown, way = align_azimuths(found, said)
     assert way == direction
     others = [index for index in range(8) if index != wrong]
     assert np.abs(turned(shown, direction * said))[others].max() < 7

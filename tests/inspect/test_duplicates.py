@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gapray.capture.decode import decode_photo
-from gapray.inspect.duplicates import COARSE, difference, duplicates, look
+from gapray.inspect.duplicates import COARSE, difference, duplicates, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def test_a_copy_is_found_however_it_was_saved(views, quality, side):
 
 
 def test_a_look_at_few_pixels_keeps_every_copy(views):
-    """`duplicates` looks at one pixel in sixteen first: what that says is close to what all say."""
+    """`duplicates` compares one pixel in sixteen first: what that says is close to what all say."""
     photos, masks = views
-    looks = [look(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
-    for one, other in combinations(looks, 2):
+    fingerprints = [fingerprint(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
+    for one, other in combinations(fingerprints, 2):
         assert difference(one, other, step=COARSE) == pytest.approx(difference(one, other), rel=0.1)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from gapray.capture.discover import discover
 from gapray.cli.main import app
 from gapray.errors import ConfigError, InputError
-from gapray.inspect.film import pick_frames, read_film, write_stills
+from gapray.inspect.film import pick_frames, read_turntable, write_frames
 from gapray.inspect.turn import find_turn
 from tests.inspect.turns import Shot, angles_of, film, pick_errors, play, sample_turn, seen, spin_turn, write_video
 from tests.make import photo
@@ -35,7 +35,7 @@ def mug():
 )
 def test_views_of_a_turn_with_a_speed_that_varies(tmp_path, mug, shot):
     shown = film(tmp_path / "turn.mp4", mug, shot)
-    found = read_film(tmp_path / "turn.mp4")
+    found = read_turntable(tmp_path / "turn.mp4")
     assert found.turn.direction == shot.direction
     assert found.turn.span_deg == pytest.approx(np.ptp(shown), abs=6)
     stills = pick_frames(found)
@@ -44,7 +44,7 @@ def test_views_of_a_turn_with_a_speed_that_varies(tmp_path, mug, shot):
     if shot.hand is not None:
         assert 0.2 < found.turn.covered.sum() / shot.fps < 0.8
         assert not any(found.turn.covered[one.frame] for one in stills)
-    folder = write_stills(found, stills, tmp_path / "mug")
+    folder = write_frames(found, stills, tmp_path / "mug")
     [product] = discover(str(folder))
     assert [one.name for one in product.photos] == [f"mug_{45 * step:03d}.jpg" for step in range(8)]
     upright = cv2.imread(str(folder / "mug_000.jpg"))[..., ::-1].astype(float)
@@ -58,7 +58,7 @@ def test_views_of_photo_series_played_as_videos(tmp_path, spins, name):
     errors = []
     for start, turns, direction in ((0, 1.15, 1), (9, 1.5, -1)):
         shown = play(tmp_path / "turn.mp4", photos, start=start, turns=turns, direction=direction)
-        found = read_film(tmp_path / "turn.mp4")
+        found = read_turntable(tmp_path / "turn.mp4")
         true = found.turn.direction * shown  # which way these products turned is not known
         # Steps of 10 degrees: a pick is judged by the angle that is written, not by the one that was wished for.
         errors += [abs((true[one.frame] - one.azimuth_deg + 180) % 360 - 180) for one in pick_frames(found)]
@@ -74,13 +74,13 @@ def test_the_sharpest_of_neighbouring_frames_is_taken(tmp_path, mug):
         for index, angle in enumerate(angles)
     )
     write_video(tmp_path / "turn.mp4", pictures, times, fps=30)
-    stills = pick_frames(read_film(tmp_path / "turn.mp4"))
+    stills = pick_frames(read_turntable(tmp_path / "turn.mp4"))
     assert not any(one.frame in blurred for one in stills)
 
 
 def test_the_front_may_be_any_moment(tmp_path, mug):
     shown = film(tmp_path / "turn.mp4", mug, Shot(turns=1.3))
-    found = read_film(tmp_path / "turn.mp4")
+    found = read_turntable(tmp_path / "turn.mp4")
     first = pick_frames(found, 4, front_s=2.0)[0]
     assert (
         found.times[first.frame] == pytest.approx(2.0, abs=0.15)
@@ -128,7 +128,7 @@ def test_what_looks_the_same_from_everywhere_is_refused():
 
 def test_a_hand_that_never_leaves_covers_its_angles(tmp_path, mug):
     film(tmp_path / "turn.mp4", mug, Shot(turns=1.1))
-    found = read_film(tmp_path / "turn.mp4")
+    found = read_turntable(tmp_path / "turn.mp4")
     covered = np.abs(found.turn.azimuth_deg % 360 - 90) < 30
     hidden = dataclasses.replace(found, turn=dataclasses.replace(found.turn, covered=covered))
     with pytest.raises(InputError, match="90") as error:
@@ -143,7 +143,7 @@ def test_damaged_videos_have_a_code(tmp_path, mug, damage):
     data = path.read_bytes()
     path.write_bytes({"empty": b"", "text": b"no video at all" * 50, "cut": data[: len(data) // 2]}[damage])
     with pytest.raises(InputError) as error:
-        read_film(path)
+        read_turntable(path)
     assert error.value.code == "video.unreadable"
 
 
@@ -185,5 +185,5 @@ def test_a_product_that_turns_back_is_refused(tmp_path, mug, path):
     angles = np.concatenate(legs)
     write_video(tmp_path / "back.mp4", (seen(mug, angle) for angle in angles), np.arange(len(angles)) / 24, fps=24)
     with pytest.raises(InputError) as error:
-        read_film(tmp_path / "back.mp4")
+        read_turntable(tmp_path / "back.mp4")
     assert error.value.code == "turn.turns_back"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gapray.gap.package import GapPackage
-from gapray.inspect.doubts import looked_over
-from gapray.inspect.odd import odd
+from gapray.inspect.doubts import with_warnings
+from gapray.inspect.odd import find_outliers
 from tests import make
 
 ANGLES = range(0, 360, 45)
@@ -35,7 +35,7 @@ def turned(view, turns):
 
 
 def found(views):
-    return [(item.code, *item.files) for item in odd(NAMES[: len(views)], *zip(*views, strict=True))]
+    return [(item.code, *item.files) for item in find_outliers(NAMES[: len(views)], *zip(*views, strict=True))]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -53,7 +53,7 @@ def test_a_turned_photo_is_named(index, turns):
 def test_how_it_stands_is_said():
     says = {1: "counter-clockwise", 2: "upside down", 3: "quarter turn clockwise"}
     for turns, words in says.items():
-        [item] = odd(NAMES, *zip(*set_of(_3=turned(drawn(135), turns)), strict=True))
+        [item] = find_outliers(NAMES, *zip(*set_of(_3=turned(drawn(135), turns)), strict=True))
         assert words in item.message and "upright" in item.instruction
 
 
@@ -84,7 +84,7 @@ def test_a_package_is_looked_over():
     """What `gapray package` and `render` print and a request's answer says: a line a photo, with what to do."""
 
     def warnings(views):
-        return list(looked_over(packaged(views)).told)
+        return list(with_warnings(packaged(views)).told)
 
     assert warnings(set_of()) == []
     [line] = warnings(set_of(_3=turned(drawn(135), 2)))
@@ -97,11 +97,11 @@ def test_a_package_is_looked_over():
     ]
     copies = warnings(same)
     assert len(copies) == 7 and all("both files show one picture" in line for line in copies)
-    assert {one.code for one in looked_over(packaged(same)).warnings} == {"azimuth.duplicate"}
+    assert {one.code for one in with_warnings(packaged(same)).warnings} == {"azimuth.duplicate"}
 
 
 def test_a_package_is_looked_over_once():
-    seen = looked_over(packaged(set_of(_3=turned(drawn(135), 2))))
-    assert looked_over(seen) is seen
+    seen = with_warnings(packaged(set_of(_3=turned(drawn(135), 2))))
+    assert with_warnings(seen) is seen
     empty = packaged([(photo, mask * (step > 0)) for step, (photo, mask) in enumerate(set_of())])
-    assert looked_over(empty) is empty, "what draws it says that the mask is empty"
+    assert with_warnings(empty) is empty, "what draws it says that the mask is empty"

@@ -17,9 +17,9 @@ from PIL import Image
 from gapray.capture.discover import discover
 from gapray.config import DecodeSettings
 from gapray.errors import REMEDIES, ConfigError, GaprayError, InputError
-from gapray.inspect.orbit import meeting_point, orbit_of, seen_at, upright
+from gapray.inspect.orbit import find_orbit, meeting_point, project, upright_rotation
 from gapray.inspect.pick import candidates, pick_views, sides_between, write_views
-from gapray.inspect.polycam import MAX_KEYFRAMES, camera_of, read_export
+from gapray.inspect.polycam import MAX_KEYFRAMES, parse_camera, read_export
 from tests.inspect.polycam_export import (
     START_US,
     Camera,
@@ -87,7 +87,7 @@ def test_azimuths_of_a_shaken_turn_are_the_true_ones(
                 Camera(cameras[index].azimuth, elevation + 35 if elevation < 25 else elevation - 35, distance),
             ]
         )
-    orbit = orbit_of(exported(cameras, centre=centre, zero=zero))
+    orbit = find_orbit(exported(cameras, centre=centre, zero=zero))
     good = np.flatnonzero(orbit.good)
     assert not set(wrong) & set(good.tolist())
     # Noise of 3 degrees in aim moves the centre by about distance * 0.05 / sqrt(n); the elevation's is 1 degree.
@@ -104,7 +104,7 @@ def test_azimuths_of_a_shaken_turn_are_the_true_ones(
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(20, 720), start=st.floats(0, 360), views=st.integers(4, 9))
 def test_the_nearest_candidate_lies_within_half_a_spacing(seed, count, start, views):
-    orbit = orbit_of(exported(shaken(turn(count, start=start), seed)))
+    orbit = find_orbit(exported(shaken(turn(count, start=start), seed)))
     found = candidates(orbit, views)
     used = [index for near in found for index in near]
     assert len(set(used)) == len(used) and orbit.good[used].all()
@@ -128,18 +128,18 @@ def test_azimuth_grows_counter_clockwise_seen_from_above_and_right_is_90_degrees
     # Seen from above, with +x to the right, +z points down the page: from (0, 1) over (1, 0) is counter-clockwise.
     export = exported(turn(8), centre=(0, 0, 0), zero=0)
     assert export.keyframes[0].pose[:, 3] @ [0, 0, 1] > 0.7 and export.keyframes[2].pose[:, 3] @ [1, 0, 0] > 0.7
-    assert np.allclose(orbit_of(export).azimuth_deg, np.arange(0, 360, 45))
+    assert np.allclose(find_orbit(export).azimuth_deg, np.arange(0, 360, 45))
     # Another front shifts all.
-    shifted = orbit_of(export, front=f"{START_US + 2}.jpg")
+    shifted = find_orbit(export, front=f"{START_US + 2}.jpg")
     assert np.allclose(shifted.azimuth_deg, (np.arange(0, 360, 45) - 90) % 360)
 
 
 def test_the_centre_is_seen_where_the_camera_is_aimed_away_from():
     keyframe = exported([Camera(10, aim=(5.0, 0.0))] * 4, centre=(0, 0, 0)).keyframes[0]
-    column, row = seen_at(keyframe, np.zeros(3))
+    column, row = project(keyframe, np.zeros(3))
     assert column == pytest.approx(128 - 192 * np.tan(np.radians(5)))  # aimed to its right, so seen to the left
     assert row == pytest.approx(96)
-    assert seen_at(keyframe, keyframe.pose[:, 3] * 2) is None
+    assert project(keyframe, keyframe.pose[:, 3] * 2) is None
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_the_centre_is_seen_where_the_camera_is_aimed_away_from():
 )
 def test_upright(roll, turns, left):
     keyframe = exported([Camera(120, roll=roll)]).keyframes[0]
-    found, rest = upright(keyframe)
+    found, rest = upright_rotation(keyframe)
     assert found == turns and rest == pytest.approx(left, abs=1e-9)
 
 
 def test_of_two_loops_the_fuller_one_is_taken():
     low, high = turn(40, elevation=10), turn(60, span=200, elevation=45)
-    orbit = orbit_of(exported([*high, *low]))
+    orbit = find_orbit(exported([*high, *low]))
     assert orbit.good.tolist() == [False] * 60 + [True] * 40
     assert set(orbit.rejected.values()) == {"looks from 45° above the horizon, the orbit lies at 10°"}
 
@@ -169,15 +169,15 @@ def test_of_two_loops_the_fuller_one_is_taken():
     ],
 )
 def test_what_is_no_orbit(cameras, words):
-    code, message = code_of(orbit_of, exported(cameras))
+    code, message = code_of(find_orbit, exported(cameras))
     assert code == "polycam.no_orbit" and words in message
 
 
 def test_an_unknown_front():
     cameras = turn(20)
     cameras[3] = Camera(54, elevation=50)
-    assert code_of(orbit_of, exported(cameras), "nobody")[0] == "polycam.unknown_front"
-    code, message = code_of(orbit_of, exported(cameras), str(START_US + 3))
+    assert code_of(find_orbit, exported(cameras), "nobody")[0] == "polycam.unknown_front"
+    code, message = code_of(find_orbit, exported(cameras), str(START_US + 3))
     assert code == "polycam.unknown_front" and "50° above the horizon" in message
 
 
@@ -203,10 +203,10 @@ def test_sides(start, end, words):
 
 def test_a_gap_names_the_side():
     cameras = [one for one in turn(90) if not 100 < one.azimuth < 175]
-    code, message = code_of(candidates, orbit_of(exported(cameras)), 8)
+    code, message = code_of(candidates, find_orbit(exported(cameras)), 8)
     assert (code, message) == ("polycam.gap", "no photo between 100° and 176°: the right back side")
     cameras = [one for one in turn(90) if not (65 < one.azimuth < 115 or 200 < one.azimuth < 320)]
-    message = code_of(candidates, orbit_of(exported(cameras)), 8)[1]
+    message = code_of(candidates, find_orbit(exported(cameras)), 8)[1]
     assert (
         message
         == "no photo between 64° and 116°: the right side; between 200° and 320°: the left back, left and left front sides"
@@ -217,7 +217,7 @@ def test_a_gap_names_the_side():
 @given(st.integers(20, 200), st.floats(0, 360), st.floats(41, 200))
 def test_every_gap_about_a_wanted_angle_is_found(count, middle, width):
     cameras = [one for one in turn(count) if abs(wrapped(one.azimuth - middle)) > width / 2 or one.azimuth == 0]
-    orbit = orbit_of(exported(cameras))
+    orbit = find_orbit(exported(cameras))
     azimuths = orbit.azimuth_deg[orbit.good]
     lacking = [step for step in range(8) if np.abs(wrapped(azimuths - 45 * step)).min() > 20]
     if lacking:
@@ -407,7 +407,7 @@ def test_faulty_json(small, data):
 def test_any_field_gives_a_camera_or_the_code(changed):
     data = json.dumps(camera_json(pose(Camera(30)), **changed)).encode()
     try:
-        camera = camera_of(data, "x.json")
+        camera = parse_camera(data, "x.json")
     except InputError as error:
         assert error.code == "polycam.invalid_camera"
     else:

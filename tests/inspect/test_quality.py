@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gapray.inspect.quality import qualities
+from gapray.inspect.quality import measure_quality
 
 
 def photo(seed, height=150, light=1.0, tint=(1.0, 1.0, 1.0), blur=0.0, shift=0, side=320):
@@ -27,7 +27,7 @@ def photo(seed, height=150, light=1.0, tint=(1.0, 1.0, 1.0), blur=0.0, shift=0, 
 
 def of(odd=None, at=3):
     pairs = [photo(index, **(odd or {}) if index == at else {}) for index in range(8)]
-    return qualities([one for one, _ in pairs], [one for _, one in pairs])
+    return measure_quality([one for one, _ in pairs], [one for _, one in pairs])
 
 
 def test_a_set_without_fault():
@@ -68,5 +68,5 @@ def test_things_behind_it():
         cv2.rectangle(cluttered, (90, 70 + 12 * step), (230, 76 + 12 * step), (18 * step, 60, 200), -1)
     restored = np.where((cv2.dilate(mask, np.ones((5, 5))) > 0)[..., None], photo(5)[0], cluttered)
     pairs[5] = restored, mask
-    found = qualities([one for one, _ in pairs], [one for _, one in pairs])
+    found = measure_quality([one for one, _ in pairs], [one for _, one in pairs])
     assert found[5].clutter > 0.03 > found[4].clutter

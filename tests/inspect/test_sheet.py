@@ -12,7 +12,7 @@ from gapray.capture.discover import discover
 from gapray.cli.main import app
 from gapray.errors import ConfigError, InputError
 from gapray.inspect.sheet import PAGE_MM, RING_MM, write_sheet
-from gapray.inspect.sheet_cameras import cameras, place
+from gapray.inspect.sheet_cameras import locate_cameras, place_photos
 
 DPI = 300
 MM = DPI / 25.4
@@ -63,7 +63,7 @@ def photographed(
 def test_azimuths_within_one_degree(printed, elevation, size, blur, noise):
     azimuths = (np.arange(8) * 45 + np.random.default_rng(elevation).uniform(-20, 20, 8)) % 360
     photos = [photographed(printed, one, elevation, size=size, blur=blur, noise=noise) for one in azimuths]
-    found = cameras(photos)
+    found = locate_cameras(photos)
     for one, azimuth in zip(found, azimuths, strict=True):
         assert one is not None and one.markers >= 4
         assert abs((one.azimuth_deg - azimuth + 180) % 360 - 180) < 1
@@ -73,19 +73,19 @@ def test_azimuths_within_one_degree(printed, elevation, size, blur, noise):
 
 def test_other_lenses_and_distances(printed):
     for fov, distance in ((20, 1000), (60, 450)):
-        [found] = cameras([photographed(printed, 77, 25, fov=fov, distance=distance)])
+        [found] = locate_cameras([photographed(printed, 77, 25, fov=fov, distance=distance)])
         assert found is not None and abs(found.azimuth_deg - 77) < 1
 
 
 def test_a_photo_without_the_sheet_is_not_placed(printed, samples):
     mug = cv2.imread(str(samples / "captures" / "mug" / "mug_000.jpg"))[..., ::-1]
-    assert cameras([mug, photographed(printed, 10, 20)])[0] is None
-    assert cameras([]) == []
+    assert locate_cameras([mug, photographed(printed, 10, 20)])[0] is None
+    assert locate_cameras([]) == []
 
 
 def test_a_mirrored_photo_has_no_markers(printed):
     mirrored = np.ascontiguousarray(photographed(printed, 10, 20)[:, ::-1])
-    assert cameras([mirrored]) == [None]
+    assert locate_cameras([mirrored]) == [None]
 
 
 def test_photos_of_any_name_become_a_product(printed, tmp_path):
@@ -109,16 +109,16 @@ def test_photos_of_any_name_become_a_product(printed, tmp_path):
 
 def test_what_cannot_be_placed_has_a_code(printed, tmp_path, samples):
     with pytest.raises(InputError) as error:
-        place(samples / "captures" / "mug", tmp_path / "mug")
+        place_photos(samples / "captures" / "mug", tmp_path / "mug")
     assert error.value.code == "sheet.not_seen" and not (tmp_path / "mug").exists()
     (tmp_path / "card").mkdir()
     for number, azimuth in enumerate((0, 45, 90, 91, 180)):
         cv2.imwrite(str(tmp_path / "card" / f"{number}.jpg"), photographed(printed, azimuth, 25, size=(900, 1200)))
     with pytest.raises(InputError) as error:
-        place(tmp_path / "card", tmp_path / "box")
+        place_photos(tmp_path / "card", tmp_path / "box")
     assert error.value.code == "capture.duplicate_azimuth"
     with pytest.raises(InputError) as error:
-        place(tmp_path / "nothing", tmp_path / "box")
+        place_photos(tmp_path / "nothing", tmp_path / "box")
     assert error.value.code == "capture.not_found"
 
 

@@ -13,7 +13,7 @@ from gapray.capture.capture_set import Reject
 from gapray.capture.discover import discover
 from gapray.cli.main import app
 from gapray.errors import InputError
-from gapray.inspect.shoot_day import product_of, slate_text, split
+from gapray.inspect.shoot_day import product_id_of, slate_text, split
 from tests.make import photo
 
 EAN = "4006381333931"
@@ -75,10 +75,10 @@ def test_codes_are_read():
 
 
 def test_a_slate_names_its_product():
-    assert product_of("SKU-17") == "SKU-17"
-    assert product_of("https://shop.example/p/red-mug/") == "red-mug"
-    assert product_of("red mug, large") == "red-mug-large"
-    assert product_of("///") == product_of("Чашка") == ""
+    assert product_id_of("SKU-17") == "SKU-17"
+    assert product_id_of("https://shop.example/p/red-mug/") == "red-mug"
+    assert product_id_of("red mug, large") == "red-mug-large"
+    assert product_id_of("///") == product_id_of("Чашка") == ""
 
 
 def test_a_card_becomes_products(tmp_path):

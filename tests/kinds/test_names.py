@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from gapray.capture.azimuths import AzimuthOptions, by_name, read_names
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.discover import DiscoverOptions, discover, scan
-from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, with_all_columns, manifest_row
+from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manifest_row, with_all_columns
 from gapray.cli.main import app
 from gapray.config import DecodeSettings
 from gapray.errors import InputError

@@ -24,7 +24,7 @@ from gapray.capture.storage import read_bytes
 from gapray.cli.main import app
 from gapray.errors import InputError
 from gapray.gap import folder as gap_folder
-from gapray.inspect.intake import take_in
+from gapray.inspect.intake import ingest
 from tests.make import package, write_product
 
 pillow_heif.register_heif_opener()
@@ -390,7 +390,7 @@ def test_films_that_are_used_are_not_counted_as_ignored(tmp_path):
     (root / "vase").mkdir()
     (root / "vase" / "turn.mov").write_bytes(b"no film")
     (root / "vase" / "turn.txt").write_text("x")
-    manifest = take_in(str(root), str(root / "catalog"), DiscoverOptions(apart=(str(root / "catalog"),)))
+    manifest = ingest(str(root), str(root / "catalog"), DiscoverOptions(apart=(str(root / "catalog"),)))
     rows = {row["product_id"]: row["error_code"] for row in pq.read_table(manifest).to_pylist()}
     assert rows == {"mug": None, "turn": "video.unreadable", "vase": "video.unreadable"}
     assert ignored_of(manifest) == {".mp4": 1, ".txt": 1}
