@@ -168,7 +168,7 @@ class Draw:
             "elevation_deg": conditions.calibration.elevation_deg,
             "direction": conditions.calibration.direction,
             "reprojection_iou": list(conditions.calibration.reprojection_iou),
-            "warnings": [*conditions.warnings, *with_warnings(package).told],
+            "warnings": [*conditions.warnings, *with_warnings(package).messages],
             "seconds": time.monotonic() - started,
             "run_id": self._facts.run_id,
             "created_at": utc_now(),

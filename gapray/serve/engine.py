@@ -184,7 +184,7 @@ class Packager:
         return {
             "files": self._stored(job, {"package.zip": sink.getvalue()}),
             "azimuths_by": package.azimuths_by,
-            "warnings": list(package.told),
+            "warnings": list(package.messages),
             "package": {
                 "product_id": package.product_id,
                 "key": package.key,
@@ -235,7 +235,7 @@ class Packager:
                 "licence": turn.licence,
             },
             "calibration": turn.calibration,
-            "warnings": [*turn.warnings, *package.told],
+            "warnings": [*turn.warnings, *package.messages],
         }
 
     def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
@@ -268,7 +268,7 @@ class Packager:
         with scratch() as place:
             capture, ignored = self._opened(job, place)
             package = with_warnings(build_package(capture, self._models, self._profile.packaging))
-            told = (*package.told, *([described(ignored)] if ignored else []))
+            told = (*package.messages, *([described(ignored)] if ignored else []))
             path = place / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.

@@ -34,7 +34,7 @@ from gapray.capture.kinds import PHOTO_EXTENSIONS, counted
 from gapray.capture.storage import ArchiveLimits, read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
-from gapray.gap.manifest import ANGLES, agreed, manifest_views
+from gapray.gap.manifest import ANGLES, agreed_azimuth, manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import Limits
@@ -181,7 +181,7 @@ def _agreed(said: Mapping[str, float | None]) -> float | None:
         InputError: `request.invalid` for statements that contradict each other.
     """
     try:
-        return agreed({name: degrees for name, degrees in said.items() if degrees is not None})
+        return agreed_azimuth({name: degrees for name, degrees in said.items() if degrees is not None})
     except ValueError as error:
         raise InputError("request.invalid", f"of one photo {error}: send one of both") from None
 

@@ -35,7 +35,7 @@ def test_properties_and_exif_of_the_primary_picture(kind):
 
 @pytest.mark.parametrize("kind", FILES)
 @given(data=st.data())
-def test_damaged_files_say_nothing_or_something_and_raise_nothing(kind, data):
+def test_damaged_files_raise_nothing(kind, data):
     file = bytearray(FILES[kind])
     for _ in range(data.draw(st.integers(1, 8))):
         file[data.draw(st.integers(0, min(len(file), 700) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""From where photos were taken, told by the photos alone."""
+"""Azimuths of photos, estimated from the photos alone."""
 
 import cv2
 import numpy as np
@@ -64,7 +64,7 @@ def test_a_photo_that_was_taken_fifteen_degrees_too_late(turn):
 @pytest.mark.long
 def test_a_mirrored_photo(turn):
     found = arranged(turn, range(0, 360, 45), mirrored={2})
-    assert [index for index, one in enumerate(found.mirrored) if one] == [2]
+    assert [index for index, mirrored in enumerate(found.mirrored) if mirrored] == [2]
     assert off(found, NAMED).max() < 5
 
 
@@ -75,7 +75,7 @@ def test_a_turn_that_runs_the_other_way(turn):
 
 
 @pytest.mark.long
-def test_what_looks_the_same_from_everywhere_is_not_guessed():
+def test_a_product_that_looks_the_same_from_all_sides_is_not_observable():
     photo = np.full((160, 160, 3), 230, np.uint8)
     mask = np.zeros((160, 160), np.uint8)
     cv2.ellipse(mask, (80, 80), (40, 55), 0, 0, 360, 255, -1)
@@ -91,13 +91,13 @@ def test_what_looks_the_same_from_everywhere_is_not_guessed():
     st.sampled_from([1, -1]),
     st.integers(0, 7),
 )
-def test_laid_along_finds_the_zero_and_the_direction(noise, zero, direction, wrong):
-    said = np.array(NAMED)
-    true = (direction * said + np.array(noise)) % 360
+def test_align_azimuths_finds_the_zero_and_the_direction(noise, zero, direction, wrong):
+    named = np.array(NAMED)
+    true = (direction * named + np.array(noise)) % 360
     found = (true + zero) % 360
     found[wrong] = (found[wrong] + 100) % 360
-    shown, way = align_azimuths(found, said)
+    shown, way = align_azimuths(found, named)
     assert way == direction
     others = [index for index in range(8) if index != wrong]
-    assert np.abs(turned(shown, direction * said))[others].max() < 7
+    assert np.abs(turned(shown, direction * named))[others].max() < 7
     assert abs(abs(turned(float(shown[wrong]), float(true[wrong]))) - 100) < 10

@@ -1,4 +1,4 @@
-"""A source of photos, videos and exports, mixed, becomes one list of products."""
+"""Ingesting a source that mixes photos, videos and exports."""
 
 import shutil
 
@@ -52,7 +52,7 @@ def test_a_folder_that_mixes_them(tmp_path, video, samples):
     assert found.pop("gaps") is not None and found.pop("broken") == "video.unreadable"
     assert found == dict.fromkeys(("bottle", "box", "mug", "toy", "walk"))
     assert seen == ["bottle", "broken", "mug", "toy", "walk"]
-    assert sorted(one.name for one in (tmp_path / "catalog" / "captures" / "toy").glob("*.jpg"))[0] == "toy_000.jpg"
+    assert sorted(path.name for path in (tmp_path / "catalog" / "captures" / "toy").glob("*.jpg"))[0] == "toy_000.jpg"
     seen.clear()
     assert products(ingest(str(shoot), str(tmp_path / "catalog"), on_raw=seen.append))["mug"] is None
     assert seen == ["broken"], "what is there is not made again"
@@ -67,8 +67,8 @@ def test_one_raw_capture_is_a_source_too(tmp_path, video, samples):
     assert products(ingest(str(tmp_path / "toy"), str(tmp_path / "other"))) == {"toy": None}
 
 
-def test_a_product_is_named_by_what_it_was_made_of(tmp_path, video):
-    """Below the catalogue two films of one name lie in one place: a package of the second must not pass for one of the first."""
+def test_the_uri_of_a_product_is_that_of_its_raw_capture(tmp_path, video):
+    """Videos of the same name share a folder in the catalogue; a package of one must not be taken for the other's."""
     for folder in ("monday", "tuesday"):
         (tmp_path / folder).mkdir()
         shutil.copy(video, tmp_path / folder / "turn.mp4")
@@ -87,7 +87,7 @@ def test_views_cannot_go_to_a_bucket(video):
         ingest(str(video), "s3://bucket/catalog")
 
 
-def test_what_is_not_there_is_said_as_always(tmp_path):
+def test_a_missing_source_is_passed_on(tmp_path):
     assert ingest(str(tmp_path / "nothing"), str(tmp_path / "catalog")) == str(tmp_path / "nothing")
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "clip.mp4").write_bytes(b"no video")
@@ -108,8 +108,8 @@ def test_a_folder_that_cannot_be_listed_ends_nothing():
     assert found == expected | {"closed": "capture.unreadable"}
 
 
-def test_a_name_that_two_captures_share_is_no_product(tmp_path):
-    """Neither is taken: which one was meant is not known, and the other would vanish."""
+def test_a_name_shared_by_two_captures_is_a_reject(tmp_path):
+    """Neither is used: it is unknown which one was meant, and the other would be lost silently."""
     shoot = tmp_path / "shoot"
     write_product(shoot / "box")
     write_product(shoot / "cup")
@@ -117,12 +117,12 @@ def test_a_name_that_two_captures_share_is_no_product(tmp_path):
         (shoot / name).write_bytes(b"never read")
     manifest = ingest(str(shoot), str(tmp_path / "catalog"))
     assert products(manifest) == {"box": "capture.same_id", "cup": None, "lamp": "capture.same_id"}
-    said = {row["product_id"]: row["error_message"] for row in pq.read_table(manifest).to_pylist()}
-    assert "box.mp4" in said["box"] and str(shoot / "box") in said["box"]
-    assert "lamp.mp4" in said["lamp"] and "lamp.mov" in said["lamp"]
+    messages = {row["product_id"]: row["error_message"] for row in pq.read_table(manifest).to_pylist()}
+    assert "box.mp4" in messages["box"] and str(shoot / "box") in messages["box"]
+    assert "lamp.mp4" in messages["lamp"] and "lamp.mov" in messages["lamp"]
 
 
-def test_an_empty_folder_beside_a_film_is_named_only(tmp_path, video):
+def test_an_empty_folder_next_to_a_video_is_only_reported(tmp_path, video):
     shoot = tmp_path / "shoot"
     (shoot / "mug").mkdir(parents=True)
     (shoot / "mug" / "notes.txt").write_text("matt glaze")

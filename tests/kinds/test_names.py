@@ -91,7 +91,7 @@ def read_everywhere(names, expected, by):
     seed=st.integers(),
 )
 @settings(max_examples=60)
-def test_frame_numbers_in_any_dress(look, turn, first, digits, seed):
+def test_frame_numbers_in_any_notation(look, turn, first, digits, seed):
     names = [name_of(number=f"{first + step:0{digits}d}", **look) for step in range(turn)]
     expected = {name: 360 * step / turn for step, name in enumerate(names)}
     random.Random(seed).shuffle(names)
@@ -107,7 +107,7 @@ def test_frame_numbers_in_any_dress(look, turn, first, digits, seed):
     seed=st.integers(),
 )
 @settings(max_examples=60)
-def test_degrees_in_any_dress(look, turn, unit, form, comma, seed):
+def test_degrees_in_any_notation(look, turn, unit, form, comma, seed):
     degrees = [360 * step / turn for step in range(turn)]
     if form != "{:g}" and any(value % 1 for value in degrees):
         form = "{:g}"
@@ -119,7 +119,7 @@ def test_degrees_in_any_dress(look, turn, unit, form, comma, seed):
 
 
 @pytest.mark.parametrize("separator", ["_{}", " ({})", "-{}"])
-def test_a_copy_s_number_that_all_names_share_says_nothing(separator):
+def test_a_copy_number_shared_by_all_names_is_ignored(separator):
     degrees = range(0, 360, 45)
     names = [f"mug_{value:03d}{separator.format(1)}.jpg" for value in degrees]
     read_everywhere(names, dict(zip(names, map(float, degrees), strict=True)), "degrees")
@@ -155,7 +155,7 @@ def test_degrees_with_a_unit_are_meant_whatever_a_count_behind_them_says(unit):
     read_everywhere(names, {name: 45.0 * step for step, name in enumerate(names)}, "degrees")
 
 
-def test_which_of_two_numbers_is_meant_can_be_said():
+def test_an_option_settles_which_of_two_numbers_is_meant():
     names = [f"mug_{45 * step:03d}_{count}.jpg" for step, count in enumerate(SHUFFLED)]
     by_degrees = read_names(names, AzimuthOptions(names="degrees"))
     assert by_degrees.by == "degrees" and by_degrees.azimuths["mug_045_1.jpg"] == 45
@@ -170,7 +170,7 @@ def test_other_numbers_in_names_are_no_degrees(column):
 
 
 @pytest.mark.parametrize("count", [7, 11, 14, 22])
-def test_a_count_that_no_turn_has_asks(count):
+def test_an_unusual_number_of_photos_is_ambiguous(count):
     """One of eight photos is missing at an end, or two views from above are among ten."""
     names = [f"mug_{number}.jpg" for number in range(1, count + 1)]
     with pytest.raises(InputError, match="names index") as error:
@@ -330,8 +330,8 @@ def test_two_photos_at_one_angle_are_refused_whatever_may_be_missing():
         with pytest.raises(InputError, match="315") as error:
             read([*EIGHT, "mug_-45.jpg"], loose)
         assert error.value.code == "capture.duplicate_azimuth"
-    for said in ([0.0] * 8, [0.0, 45.0, 360.0], [0.0, 0.0]):
-        sent = [Sent(name="", data=data, azimuth_deg=at) for at, data in zip(said, COLOURS, strict=False)]
+    for azimuths in ([0.0] * 8, [0.0, 45.0, 360.0], [0.0, 0.0]):
+        sent = [Sent(name="", data=data, azimuth_deg=at) for at, data in zip(azimuths, COLOURS, strict=False)]
         with pytest.raises(InputError) as error:
             arrived(sent, azimuths=None, options=loose, limits=Limits(), decode=DecodeSettings())
         assert error.value.code == "capture.duplicate_azimuth"
@@ -365,18 +365,18 @@ def uuids():
     [["blob"] * 8, [""] * 8, ["image.png"] * 8, ["image_1.png"] * 8, list("abcdefgh"), uuids()],
     ids=["blob", "nothing", "one name", "one numbered name", "letters", "random"],
 )
-def test_names_that_say_nothing_go_by_order(names):
+def test_uninformative_names_go_by_order(names):
     sent = [Sent(name=name, data=data) for name, data in zip(names, COLOURS, strict=False)]
     numbered = names[0] == "image_1.png"
     come = {"azimuths": None, "limits": Limits(), "decode": DecodeSettings()}
     found = arrived(sent, options=AzimuthOptions(), **come)
     assert found.azimuths_by == "order" and list(found.azimuths_deg) == [45.0 * step for step in range(8)], numbered
-    said = arrived(
-        [replace(one, azimuth_deg=45.0 * step) for step, one in enumerate(sent)], options=AzimuthOptions(), **come
+    explicit = arrived(
+        [replace(photo, azimuth_deg=45.0 * step) for step, photo in enumerate(sent)], options=AzimuthOptions(), **come
     )
-    assert said.azimuths_by == "table"
+    assert explicit.azimuths_by == "table"
     with pytest.raises(InputError, match="7 of 8") as error:
-        arrived([sent[0], *(replace(one, azimuth_deg=45.0) for one in sent[1:])], options=AzimuthOptions(), **come)
+        arrived([sent[0], *(replace(photo, azimuth_deg=45.0) for photo in sent[1:])], options=AzimuthOptions(), **come)
     assert error.value.code == "request.invalid"
 
 
@@ -384,7 +384,7 @@ def test_a_manifest_without_angles_goes_by_order():
     import base64
 
     photos = [{"reference_b64": base64.b64encode(data).decode()} for data in COLOURS[:8]]
-    for views, by in ((photos, "order"), ({f"{45 * step:03d}": one for step, one in enumerate(photos)}, "table")):
+    for views, by in ((photos, "order"), ({f"{45 * step:03d}": photo for step, photo in enumerate(photos)}, "table")):
         sent = sent_in_manifest({"views": views})
         found = arrived(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
         assert found.azimuths_by == by and list(found.azimuths_deg) == [45.0 * step for step in range(8)]
@@ -409,7 +409,7 @@ def test_files_on_disk_and_their_manifest(packed, tmp_path):
                 archive.write(path, path.relative_to(tmp_path))
     mug, table = discover(source)
     assert {photo.name: photo.azimuth_deg for photo in mug.photos} == names
-    rows = [manifest_row(one) for one in (mug, table)]
+    rows = [manifest_row(item) for item in (mug, table)]
     assert [row["azimuths_by"] for row in rows] == ["frames", "table"]
     assert capture_set(rows[0]) == mug
 
@@ -451,7 +451,7 @@ def test_the_command_line_takes_photos_by_the_order_of_their_names(tmp_path):
     }
 
 
-def test_a_clock_that_stands_still_between_photos_says_nothing_of_products():
+def test_a_repeated_time_in_names_does_not_mean_two_products():
     """A motor takes two photos a second: date, time, angle."""
     names = [f"20261127_10{1100 + shot // 2:04d}_{15 * shot:03d}.jpg" for shot in range(24)]
     assert read_names(names).azimuths == {name: 15.0 * shot for shot, name in enumerate(names)}

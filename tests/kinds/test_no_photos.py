@@ -117,7 +117,7 @@ def test_an_rgb_profile_of_cmyk_pixels_is_refused(tmp_path):
 
 def test_grey_is_converted_by_an_rgb_profile():
     """Pixels of equal red, green and blue mean the same as grey ones."""
-    as_grey, as_rgb = (decode_photo(saved(one, icc_profile=SRGB)) for one in (GREY, GREY.convert("RGB")))
+    as_grey, as_rgb = (decode_photo(saved(image, icc_profile=SRGB)) for image in (GREY, GREY.convert("RGB")))
     assert np.abs(as_grey.astype(int) - as_rgb).max() <= 1
 
 
@@ -141,7 +141,7 @@ def test_a_jpeg_that_was_overwritten_in_its_middle_is_refused(name, tmp_path):
 
 
 @given(st.binary(min_size=1, max_size=60), st.sampled_from(sorted(JPEGS)))
-def test_what_stands_behind_a_jpeg_or_pads_it_is_no_damage(junk, name):
+def test_bytes_after_a_jpeg_and_padding_are_not_damage(junk, name):
     data = JPEGS[name]
     expected = decode_photo(data)
     assert np.array_equal(decode_photo(data + junk), expected)

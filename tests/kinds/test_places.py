@@ -29,7 +29,7 @@ from tests.report.test_site import add
 
 run = CliRunner().invoke
 NULL = [f"{role}.model=null-model" for role in ("mask", "depth", "identity")]
-SETTINGS = [word for one in NULL for word in ("--set", one)]
+SETTINGS = [word for setting in NULL for word in ("--set", setting)]
 
 
 @contextmanager
@@ -136,13 +136,13 @@ WRITES = {
 """Every command that writes to a place that the user names, and takes no minute before it does."""
 
 
-def told(command, place, given):
+def invoked(command, place, given):
     return run(app, [word.format(given=given, to=place) for word in command])
 
 
 def imported(command, given):
     """Let a command import all it needs while this user may read the interpreter's files: another may not."""
-    assert told(command, "/proc/none", given).exit_code != 0
+    assert invoked(command, "/proc/none", given).exit_code != 0
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -152,7 +152,7 @@ def test_what_cannot_be_written_is_named_with_its_cause(command, place, given):
     if place == "closed":
         imported(WRITES[command], given)
     with opened() as folder:
-        result = told(WRITES[command], folder, given)
+        result = invoked(WRITES[command], folder, given)
         left = [path for path in folder.rglob(".*") if path.is_file() and path.stat().st_size]
     assert isinstance(result.exception, SystemExit) and result.exit_code == 1, (result.output, result.exception)
     named = tempfile.gettempdir() if place == "out of quota" else str(folder)  # temporary files count as well
@@ -164,7 +164,7 @@ def test_what_cannot_be_written_is_named_with_its_cause(command, place, given):
 
 @pytest.mark.parametrize("command", [name for name in WRITES if name not in ("package", "report", "reel")])
 def test_a_folder_that_is_missing_is_made(command, given, tmp_path):
-    result = told(WRITES[command], tmp_path / "not" / "there", given)
+    result = invoked(WRITES[command], tmp_path / "not" / "there", given)
     assert result.exit_code == 0, result.output
     [made] = (tmp_path / "not" / "there").iterdir()
     assert made.stem == "new" and (made.is_dir() or made.stat().st_size > 0)
@@ -174,7 +174,7 @@ def test_a_folder_that_is_missing_is_made(command, given, tmp_path):
 def test_a_folder_where_a_file_should_be_is_named(command, given, tmp_path):
     [name] = [word.rpartition("/")[2] for word in WRITES[command] if "/new." in word]
     (tmp_path / name).mkdir()
-    result = told(WRITES[command], tmp_path, given)
+    result = invoked(WRITES[command], tmp_path, given)
     assert result.exit_code == 1 and ".write_failed]: " in result.output and str(tmp_path / name) in result.output
 
 
@@ -204,7 +204,7 @@ def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, g
             os.chmod(path, 0o555 if path.is_dir() else 0o444)
         os.chmod(place, 0o555)
         with without_privileges():
-            result = told(CHANGES[command], place, given)
+            result = invoked(CHANGES[command], place, given)
     assert result.exit_code == 1 and "[catalog.write_failed]: " in result.output, (result.output, result.exception)
     assert str(place) in result.output and os.strerror(errno.EACCES) in result.output
 
@@ -243,7 +243,7 @@ def test_a_place_without_a_catalogue_is_named(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_parquet_is_named(given, tmp_path):
+def test_a_file_that_is_not_parquet_is_named(given, tmp_path):
     shutil.copytree(given / "catalog", tmp_path / "c")
     [part] = (tmp_path / "c" / "products").glob("*.parquet")
     part.write_bytes(part.read_bytes()[:100])
@@ -357,7 +357,7 @@ def test_a_user_without_a_name_and_a_home_is_told_what_to_set(tmp_path):
     )
 
 
-def test_numba_keeps_its_work_where_it_may(monkeypatch):
+def test_numba_caches_in_a_writable_folder(monkeypatch):
     with open_folder() as folder:
         (folder / "compiled").mkdir(mode=0o755)
         (folder / "compiled" / "__init__.py").touch()

@@ -62,7 +62,7 @@ SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "._mug_000.png", ".pica
 
 
 def products(found):
-    return {one.product_id: one.code if isinstance(one, Reject) else len(one.photos) for one in found}
+    return {item.product_id: item.code if isinstance(item, Reject) else len(item.photos) for item in found}
 
 
 def angles(found):
@@ -73,7 +73,7 @@ def scanned(uri, **options):
     """Products or their codes, and counts of what is not used."""
     beside: list[str] = []
     found = list(scan(str(uri), DiscoverOptions(**options), beside=beside))
-    return products(found), counted([*beside, *(name for one in found for name in one.ignored)])
+    return products(found), counted([*beside, *(name for item in found for name in item.ignored)])
 
 
 def zipped(folder, path):
@@ -169,13 +169,13 @@ def test_copies_that_programs_keep_are_no_second_photos(tmp_path, after):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_whatever_can_be_decoded_is_known_by_its_beginning(kind):
+def test_every_decodable_format_is_recognised_by_its_first_bytes(kind):
     data = photo_of(kind, 90)
     assert check_photo(data)[0] == kind and begins_as_photo(data[:HEAD_BYTES])
 
 
 @given(st.binary(max_size=HEAD_BYTES))
-def test_few_beginnings_are_those_of_photos(head):
+def test_other_first_bytes_are_not_recognised_as_photos(head):
     known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
     assert not begins_as_photo(head) or head.startswith(known) or head[4:8] == b"ftyp"
 
@@ -338,9 +338,9 @@ def catalog(folder):
     return folder
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "of an earlier run"])
+@pytest.mark.parametrize("excluded", [True, False], ids=["excluded", "of an earlier run"])
 @pytest.mark.parametrize("layout", ["product", "products"])
-def test_a_catalogue_in_the_source_is_no_product(tmp_path, placed, layout, told):
+def test_a_catalogue_in_the_source_is_no_product(tmp_path, placed, layout, excluded):
     root = write_product(tmp_path / "mug", size=48)
     if layout == "products":
         root = tmp_path / "shoot"
@@ -348,8 +348,8 @@ def test_a_catalogue_in_the_source_is_no_product(tmp_path, placed, layout, told)
     catalog(root / "catalog")
     here = placed(root)
     name = "mug" if layout == "products" or here == str(root) else f"placed-{tmp_path.name}"
-    found, ignored = scanned(here, apart=(f"{here.rstrip('/')}/catalog",) if told else ())
-    assert found == {name: 8} and ignored == ({} if told else {"catalog/": 1})
+    found, ignored = scanned(here, apart=(f"{here.rstrip('/')}/catalog",) if excluded else ())
+    assert found == {name: 8} and ignored == ({} if excluded else {"catalog/": 1})
 
 
 @pytest.mark.parametrize("what", ["report", "GAP folder"])

@@ -78,8 +78,10 @@ def as_format_1(folder):
         for path in folder.parts(table):
             rows = pq.read_table(path)
             old = [
-                one.removeprefix("files/") if isinstance(one, str) else [name.removeprefix("files/") for name in one]
-                for one in rows[column].to_pylist()
+                value.removeprefix("files/")
+                if isinstance(value, str)
+                else [name.removeprefix("files/") for name in value]
+                for value in rows[column].to_pylist()
             ]
             place = rows.schema.get_field_index(column)
             rows = rows.set_column(place, rows.schema.field(place), pa.array(old, rows.schema.field(place).type))
