@@ -19,10 +19,10 @@ OTHER_EXTENSIONS = frozenset(
         # Raw photos: most of them begin like TIFF, and come with the JPEGs made from them.
         *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".eip", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef"),
         *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
-        # What cameras, phones and editors put beside photos.
+        # Files that cameras, phones and editors write next to photos.
         *(".aae", ".thm", ".lrv", ".xmp", ".dop", ".pp3", ".cos", ".cot", ".cop", ".on1", ".cosessiondb", ".cocatalogdb"),
         *(".lrcat", ".psd", ".psb", ".ai", ".eps", ".svg", ".xcf", ".afphoto", ".mie", ".exif", ".icc", ".icm", ".cube"),
-        # Films, sounds, tables, texts, archives, models.
+        # Videos, audio, tables, texts, archives, 3D models.
         *(".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".mts", ".wav", ".mp3", ".m4a", ".csv", ".tsv", ".json", ".jsonl"),
         *(".parquet", ".xls", ".xlsx", ".ods", ".numbers", ".txt", ".md", ".pdf", ".doc", ".docx", ".html", ".htm", ".xml"),
         *(".yaml", ".yml", ".log", ".ini", ".db", ".zip", ".rar", ".7z", ".gz", ".tar", ".lnk", ".url", ".glb", ".gltf", ".obj"),

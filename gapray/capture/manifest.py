@@ -164,24 +164,24 @@ def cast_to_manifest(rows: pa.Table) -> pa.Table:
         raise InputError("capture.invalid_manifest", str(error)) from error
 
 
-def _is_compatible(found: pa.DataType, wanted: pa.DataType, may_be_null: bool = False) -> bool:
-    """Whether values of the type `found` can be cast to the type `wanted`, whatever their layout in memory."""
+def _is_compatible(actual: pa.DataType, expected: pa.DataType, may_be_null: bool = False) -> bool:
+    """Whether values of the type `actual` can be cast to the type `expected`, whatever their layout in memory."""
     kinds = pa.types
-    if kinds.is_dictionary(found):
-        found = found.value_type
-    if kinds.is_string(wanted):
-        strings = kinds.is_string(found) or kinds.is_large_string(found) or kinds.is_string_view(found)
-        return strings or (may_be_null and kinds.is_null(found))
-    if kinds.is_list(wanted):
-        lists = kinds.is_list(found) or kinds.is_large_list(found) or kinds.is_fixed_size_list(found)
-        return lists and _is_compatible(found.value_type, wanted.value_type)
-    if kinds.is_struct(wanted):
+    if kinds.is_dictionary(actual):
+        actual = actual.value_type
+    if kinds.is_string(expected):
+        strings = kinds.is_string(actual) or kinds.is_large_string(actual) or kinds.is_string_view(actual)
+        return strings or (may_be_null and kinds.is_null(actual))
+    if kinds.is_list(expected):
+        lists = kinds.is_list(actual) or kinds.is_large_list(actual) or kinds.is_fixed_size_list(actual)
+        return lists and _is_compatible(actual.value_type, expected.value_type)
+    if kinds.is_struct(expected):
         return (
-            kinds.is_struct(found)
-            and [field.name for field in found] == [field.name for field in wanted]
-            and all(_is_compatible(own.type, field.type) for own, field in zip(found, wanted, strict=True))
+            kinds.is_struct(actual)
+            and [field.name for field in actual] == [field.name for field in expected]
+            and all(_is_compatible(own.type, field.type) for own, field in zip(actual, expected, strict=True))
         )
-    number = kinds.is_integer(found) or (kinds.is_floating(wanted) and kinds.is_floating(found))
+    number = kinds.is_integer(actual) or (kinds.is_floating(expected) and kinds.is_floating(actual))
     return bool(number)
 
 

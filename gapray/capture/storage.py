@@ -261,7 +261,7 @@ class _ZipListing:
         self._files[folder].append(Entry(folder, path.name, uri, member.file_size, stamp, safe))
 
     def list_folder(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """See `Listing`."""
+        """The files and subfolders of a folder of the archive, sorted."""
         return self._files.get(folder, []), sorted(self._folders.get(folder, ()))
 
 
@@ -291,7 +291,11 @@ class _RemoteListing:
             raise InputError("capture.not_found", f"there is nothing in {uri}")
 
     def list_folder(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """See `Listing`."""
+        """The files and subfolders of a folder of the bucket, sorted.
+
+        Raises:
+            InputError: `capture.unreadable`, or `capture.not_found` for the root.
+        """
         path = f"{self._root}/{folder}".rstrip("/")
         try:
             infos: list[dict[str, Any]] = self._filesystem.ls(path, detail=True)

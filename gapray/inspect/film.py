@@ -59,7 +59,7 @@ class PickedFrame:
     azimuth_deg: float
     """The angle it shows, in [0, 360), 0 = front."""
     sharpness: float
-    """As in `TurntableVideo`."""
+    """Sharpness of the frame [grey levels squared]."""
 
 
 def read_turntable(path: str | Path) -> TurntableVideo:

@@ -144,13 +144,13 @@ def locate(
             return known
         recorded, stamps = read_lock(), {} if rehash else _read(_STAMPS)
         lock = dict(recorded)
-        found = {file.name: _locate_file(card, file, lock, stamps, fetch, progress or _silent) for file in card.files}
-        digests = {name: file.sha256 for name, file in found.items()}
+        located = {file.name: _locate_file(card, file, lock, stamps, fetch, progress or _silent) for file in card.files}
+        digests = {name: file.sha256 for name, file in located.items()}
         seen = {f"{card.name}/{name}": digest for name, digest in digests.items()}
-        seen |= {f"hub:{file.repo}": file.commit for file in found.values() if file.repo and file.commit}
+        seen |= {f"hub:{file.repo}": file.commit for file in located.values() if file.repo and file.commit}
         _merge(_LOCK, {name: value for name, value in seen.items() if recorded.get(name) != value})
-        _merge(_STAMPS, {_stamp_name(card, name, file.path): file.stamp for name, file in found.items()})
-    return LocatedCard(card, {name: file.path for name, file in found.items()}, digests)
+        _merge(_STAMPS, {_stamp_name(card, name, file.path): file.stamp for name, file in located.items()})
+    return LocatedCard(card, {name: file.path for name, file in located.items()}, digests)
 
 
 def _shipped(card: ModelCard) -> LocatedCard:

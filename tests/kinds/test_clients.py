@@ -1,4 +1,4 @@
-"""The same photos by every client that people have: whatever each makes of a file's name, a photo stands where its name says."""
+"""The same photos sent by many clients: however each transmits file names, a photo gets the azimuth in its name."""
 
 import asyncio
 import base64
@@ -115,7 +115,7 @@ CAMERA = [f"IMG_{1204 + step}.png" for step in range(8)]
 
 
 def written(folder, names, seed=3):
-    """The photos under these names, in an order of arrival that means nothing."""
+    """The photos under these names, in an arbitrary order."""
     paths = []
     for name, data in zip(names, PHOTOS, strict=True):
         (folder / name).write_bytes(data)
@@ -125,7 +125,7 @@ def written(folder, names, seed=3):
 
 
 def placed(server, answer):
-    """Azimuth by photo's index, as the job was accepted."""
+    """Index of each photo -> azimuth in the accepted job."""
     assert "error" not in answer or answer["error"] is None, answer
     job = server.context.store.get(answer["id"].removeprefix("video_"), None)
     archive = zipfile.ZipFile(io.BytesIO(server.context.artifacts.get(job.input.capture)))
@@ -187,7 +187,7 @@ def test_form_data_of_a_browser(server, chromium):
     page.close()
 
 
-# ---- parts as clients of other languages write them
+# ---- multipart bodies as written by clients in other languages
 
 
 def in_words(name):
@@ -211,7 +211,7 @@ PARTS = {
 
 
 def posted(server, parts, path="/v1/videos", **fields):
-    """Parts by hand: (rest of the disposition, other headers, content)."""
+    """A multipart body of hand-written parts: (rest of the disposition, other headers, content)."""
     body = b""
     for rest, headers, data in parts:
         lines = [f'Content-Disposition: form-data; name="{FIELD}"{rest}', *headers]
@@ -262,7 +262,7 @@ def test_photos_in_another_field_are_named(server):
     assert error["code"] == "request.no_photos" and "no field came" in error["message"]
 
 
-# ---- every protocol says how it knew
+# ---- every protocol states where azimuths come from
 
 
 def views(by):
@@ -283,7 +283,7 @@ PROTOCOLS = {
     "/v1/packages": "/v1/packages/{}",
     "/v2/any/run": "/v2/any/status/{}",
 }
-"""Where photos are sent, and where the job is asked for."""
+"""URL to which photos are sent -> URL of the job."""
 
 
 @pytest.mark.parametrize("by", ["degrees", "frames", "table", "order"])

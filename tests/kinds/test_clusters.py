@@ -1,4 +1,4 @@
-"""How a run finds Ray, and how it is ended: addresses, `uv run`, signals."""
+"""Connecting a run to Ray and ending it: addresses, `uv run`, signals."""
 
 import json
 import os
@@ -34,7 +34,7 @@ FORMS = ["127.0.0.1", "127.0.0.1:ray", ":6379", "ray://", "ray://127.0.0.1", "[:
 
 
 def outside(command, tmp_path, **more):
-    """A Python of its own that knows of no cluster on this machine."""
+    """Run code in a separate Python that knows no cluster on this machine."""
     environment = os.environ | {"RAY_TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)} | more
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
@@ -42,7 +42,7 @@ def outside(command, tmp_path, **more):
 
 
 def test_an_address_that_leads_to_no_cluster_has_a_code(tmp_path):
-    """Wrong schemes, wrong forms, no cluster on this machine, a head that is gone."""
+    """Wrong schemes, malformed addresses, no cluster on this machine, a head that is gone."""
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))
         port = gone.getsockname()[1]
@@ -77,7 +77,7 @@ with connected(None):
 
 
 def test_a_user_without_a_home_has_a_cluster_with_a_token_of_its_own():
-    """As containers of OpenShift run: Ray would keep its token below the home folder."""
+    """As in containers on OpenShift: Ray would store its token in the home folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     environment = kept | {"PYTHONPATH": str(ROOT), "HOME": "/proc/none"}
     done = subprocess.run(
@@ -102,7 +102,7 @@ with connected(None):
 
 
 def test_below_uv_run_workers_are_the_driver_s_own(tmp_path):
-    """Ray tells `uv run` by the command lines of its parents: one that says so, and is a Python."""
+    """Ray detects `uv run` by the command lines of its parent processes; here one claims to be it, and is a Python."""
     (tmp_path / "run").write_text(BELOW_UV)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)

@@ -51,7 +51,7 @@ def name_of(base, separator, number, ending, encoding):
 
 
 def in_request(names, options=AzimuthOptions(), *, turn=True):
-    """Name -> azimuth of photos that came by HTTP in this order, found again by their bytes."""
+    """Name -> azimuth of photos sent by HTTP in this order, identified by their bytes."""
     data = dict(zip(names, COLOURS, strict=False))
     found = arrived(
         [Sent(name=name, data=data[name]) for name in names],
@@ -133,7 +133,7 @@ def test_minus_degrees_turn_the_other_way_and_a_hyphen_alone_does_not():
 
 
 def test_what_only_looks_encoded_stays_as_it_is():
-    """``%04`` would be a control character and ``%FF`` is no UTF-8."""
+    """``%04`` would be a control character, and ``%FF`` is not UTF-8."""
     for prefix in ("50%", "100%25", "a%FF_"):
         names = [f"{prefix}{value:03d}.jpg" for value in range(0, 360, 45)]
         assert list(read_names(names).azimuths.values()) == [45.0 * step for step in range(8)], prefix
@@ -171,7 +171,7 @@ def test_other_numbers_in_names_are_no_degrees(column):
 
 @pytest.mark.parametrize("count", [7, 11, 14, 22])
 def test_an_unusual_number_of_photos_is_ambiguous(count):
-    """One of eight photos is missing at an end, or two views from above are among ten."""
+    """The first or last of eight photos may be missing, or two of ten may be views from above."""
     names = [f"mug_{number}.jpg" for number in range(1, count + 1)]
     with pytest.raises(InputError, match="names index") as error:
         read_names(names)
@@ -227,7 +227,7 @@ def test_what_a_folder_refuses_a_request_refuses(what, separator, tmp_path):
         in_request(names)
     assert error.value.code == reject.code
     assert "names=order" in error.value.message, "and it says how to settle it in a request"
-    # A still needs no turn: there the order counts, and it says so.
+    # A still needs no full turn: there the order is used, and reported.
     if reject.code != "capture.missing_views":
         assert in_request(names, AzimuthOptions(allow_missing=True), turn=False)[1] == "order"
 
@@ -254,7 +254,7 @@ STRAYS = ("mug_detail_1", "mug_top1", "box_22", "cup_020", "mug_back_200", "size
 
 @pytest.mark.parametrize("tail", TAILS)
 def test_a_number_behind_other_words_is_no_angle(tail):
-    """The photo beside its copy, and in place of it in a turn so dense that no gap shows."""
+    """The photo next to its copy, and replaced by it in a turn so dense that no gap results."""
     odd = f"mug_090{tail}.jpg"
     dense = [f"mug_{15 * step:03d}.jpg" for step in range(24)]
     for names in ([*EIGHT, odd], [odd if name == "mug_090.jpg" else name for name in dense], ["mug_000.jpg", odd]):
@@ -425,7 +425,7 @@ def test_a_manifest_of_an_earlier_release_is_read():
 
 
 SERIES = ["IMG_9.png", "IMG_10.png", "img_101.png", "IMG_1021.png", "b.png", "c 2.png", "c 10.png", "é.png"]
-"""Names of which no angle can be read, in the order in which people read them."""
+"""Names without angles, in natural order."""
 
 
 @given(st.permutations(SERIES))
@@ -452,7 +452,7 @@ def test_the_command_line_takes_photos_by_the_order_of_their_names(tmp_path):
 
 
 def test_a_repeated_time_in_names_does_not_mean_two_products():
-    """A motor takes two photos a second: date, time, angle."""
+    """A motorised turntable takes two photos per second, named by date, time and angle."""
     names = [f"20261127_10{1100 + shot // 2:04d}_{15 * shot:03d}.jpg" for shot in range(24)]
     assert read_names(names).azimuths == {name: 15.0 * shot for shot, name in enumerate(names)}
     names = [f"20261127_10{1100 + shot // 2:04d}_{45 * shot:03d}.jpg" for shot in range(8)]

@@ -1,4 +1,4 @@
-"""Sources x systems: what lies in a folder, zip or bucket is used, or refused, or counted and named; nothing vanishes."""
+"""Sources x systems: everything in a folder, zip file or bucket is used, refused, or counted as ignored."""
 
 import io
 import json
@@ -70,7 +70,7 @@ def angles(found):
 
 
 def scanned(uri, **options):
-    """Products or their codes, and counts of what is not used."""
+    """Product id -> number of photos or error code, and counts of unused files."""
     beside: list[str] = []
     found = list(scan(str(uri), DiscoverOptions(**options), beside=beside))
     return products(found), counted([*beside, *(name for item in found for name in item.ignored)])
@@ -81,7 +81,7 @@ def zipped(folder, path):
 
 
 def put(folder, name):
-    """Into a bucket."""
+    """Copy a folder to a bucket."""
     memory = fsspec.filesystem("memory")
     for file in folder.rglob("*"):
         if file.is_file():
@@ -98,7 +98,7 @@ PLACES = {
 
 @pytest.fixture(params=PLACES)
 def placed(request, tmp_path):
-    """A function that brings a folder to where it is read from."""
+    """A function that copies a folder to the source's kind of storage, and returns its URI."""
     yield lambda folder: PLACES[request.param](folder, tmp_path / f"placed-{tmp_path.name}")
     memory = fsspec.filesystem("memory")
     if memory.exists(f"/placed-{tmp_path.name}"):
@@ -107,7 +107,7 @@ def placed(request, tmp_path):
 
 @pytest.mark.parametrize("name", SYSTEM_FOLDERS)
 def test_folders_of_systems_are_no_products(tmp_path, placed, name):
-    """They hold pictures, as previews and what was thrown away are."""
+    """They hold pictures, such as previews and deleted photos."""
     root = tmp_path / "shoot"
     write_product(root / "mug", size=48)
     write_product(root / name / "mug_000.png", size=48, name="x")
@@ -298,7 +298,7 @@ def test_links_in_circles_end(tmp_path):
 
 
 def spelled(folder, name, azimuths=range(0, 360, 45)):
-    """Photos whose names are bytes that are no UTF-8."""
+    """Photos whose names are not UTF-8."""
     made = write_product(folder, size=48, azimuths=azimuths)
     for file in made.iterdir():
         os.rename(os.fsencode(file), os.fsencode(folder) + b"/" + name + file.name[-8:].encode())
@@ -328,7 +328,7 @@ def test_names_in_other_encodings_end_no_run(tmp_path, encoding):
 
 
 def catalog(folder):
-    """What an earlier run leaves, with pictures in it."""
+    """Output of an earlier run, with pictures in it."""
     for name in ("products", "views", "rejects", "runs"):
         (folder / name).mkdir(parents=True)
         (folder / name / "part.parquet").write_bytes(b"PAR1")
@@ -382,7 +382,7 @@ def test_a_catalogue_that_is_reached_by_a_link_is_told_too(tmp_path, link):
 
 
 def test_films_that_are_used_are_not_counted_as_ignored(tmp_path):
-    """Only what nobody can read is: the film is a reject of its own."""
+    """Only unreadable files are: the video is a reject of its own."""
     root = tmp_path / "shoot"
     write_product(root / "mug", size=48)
     (root / "mug" / "making-of.mp4").write_bytes(b"x")
