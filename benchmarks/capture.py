@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gapray.errors import InputError
-from gapray.inspect.film import pick_frames, read_film
+from gapray.inspect.film import pick_frames, read_turntable
 from tests.inspect.turns import Shot, film, pick_errors, play, sample_turn, spin_turn
 
 RIGHT_DEG = 4.0
@@ -53,7 +53,7 @@ def of_sample(product: str, count: int, rng: np.random.Generator, path: Path) ->
     for shot in shots(count, rng):
         shown = film(path, turn, shot)
         try:
-            errors.extend(pick_errors(pick_frames(read_film(path)), shown))
+            errors.extend(pick_errors(pick_frames(read_turntable(path)), shown))
         except InputError as error:
             print(f"  {product} {shot}: {error.code}: {error.message}", file=sys.stderr)
             errors.extend([WORST] * 8)
@@ -66,7 +66,7 @@ def of_spin(folder: Path, count: int, rng: np.random.Generator, path: Path) -> l
         start, turns, direction = int(rng.integers(len(photos))), rng.uniform(1.05, 1.8), int(rng.choice([1, -1]))
         shown = play(path, photos, start=start, turns=turns, direction=direction)
         try:
-            found = read_film(path)
+            found = read_turntable(path)
             true = found.turn.direction * shown
             errors.extend(abs((true[one.frame] - one.azimuth_deg + 180) % 360 - 180) for one in pick_frames(found))
         except InputError as error:

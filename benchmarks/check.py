@@ -26,10 +26,10 @@ from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.config import DecodeSettings, load_profile
 from gapray.errors import InputError
-from gapray.inspect.check import Judged, judge
-from gapray.inspect.duplicates import difference, look
-from gapray.inspect.odd import odd
-from gapray.inspect.quality import qualities
+from gapray.inspect.check import Assessment, assess
+from gapray.inspect.duplicates import difference, fingerprint
+from gapray.inspect.odd import find_outliers
+from gapray.inspect.quality import measure_quality
 from gapray.models.load import load_mask
 from gapray.packaging.silhouette import silhouette
 from gapray.resample import cropped
@@ -68,10 +68,10 @@ class Photos:
         return [self.at(start + 45.0 * step) for step in range(8)]
 
 
-def judged(photos: Sequence[tuple[np.ndarray, np.ndarray]], azimuths: Sequence[float]) -> Judged:
+def judged(photos: Sequence[tuple[np.ndarray, np.ndarray]], azimuths: Sequence[float]) -> Assessment:
     names = [f"{index}" for index in range(len(photos))]
     images, masks = zip(*photos, strict=True)
-    return judge(names, images, masks, [float(one) % 360 for one in azimuths], PROFILE.check)
+    return assess(names, images, masks, [float(one) % 360 for one in azimuths], PROFILE.check)
 
 
 def own_mirror(mask: np.ndarray) -> bool:
@@ -144,11 +144,11 @@ def angles(spins: Path, seed: int, part: tuple[int, int], to: Path, only: Sequen
                     "arranged": [int(one) for one in found.arranged],
                     "azimuths": found.arrangement.azimuths_deg if found.arrangement else [],
                     "said": [float(one) for one in case["said"]],
-                    "told": found.arrangement.told if found.arrangement else [],
-                    "sure": found.arrangement.sure if found.arrangement else [],
+                    "told": found.arrangement.determined if found.arrangement else [],
+                    "sure": found.arrangement.confident if found.arrangement else [],
                     "fitting": found.arrangement.fitting if found.arrangement else [],
                     "scales": found.arrangement.scales if found.arrangement else [],
-                    "costs": [found.arrangement.said_cost, found.arrangement.cost] if found.arrangement else [],
+                    "costs": [found.arrangement.named_cost, found.arrangement.cost] if found.arrangement else [],
                     "seconds": round(time.monotonic() - started, 1),
                 }
                 sink.write(json.dumps(row) + "\n")
@@ -280,7 +280,7 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
     network = load_mask(PROFILE.packaging, threads=2)
     rng = np.random.default_rng(seed)
     folders = [one for one in sorted(spins.iterdir()) if (one / "views.json").exists()]
-    from gapray.inspect.check import _weak
+    from gapray.inspect.check import _quality_findings
 
     clean: list[set[str]] = []
     found: dict[str, list[bool]] = {}
@@ -292,14 +292,16 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
         chosen = photos.eight()
         plain = [photos[one] for one in chosen]
         said = [float(one) for one in photos.azimuths[chosen]]
-        looks = [look(*one) for one in plain]
-        far += [difference(looks[a], looks[b]) for a in range(8) for b in range(a)]
+        fingerprints = [fingerprint(*one) for one in plain]
+        far += [difference(fingerprints[a], fingerprints[b]) for a in range(8) for b in range(a)]
         copies = [again(photos, plain[a][0]) for a in range(0, 8, 3)]
-        near += [difference(looks[a], look(*copy)) for a, copy in zip(range(0, 8, 3), copies, strict=True)]
-        numbers = qualities([one for one, _ in plain], [one for _, one in plain])
+        near += [
+            difference(fingerprints[a], fingerprint(*copy)) for a, copy in zip(range(0, 8, 3), copies, strict=True)
+        ]
+        numbers = measure_quality([one for one, _ in plain], [one for _, one in plain])
         if raw:
             print(folder.name, *(f"\n   {one}" for one in numbers))
-        clean += [{item.code for item in _weak("x", one, PROFILE.check)} for one in numbers]
+        clean += [{item.code for item in _quality_findings("x", one, PROFILE.check)} for one in numbers]
         for name, (code, change) in degraded().items():
             if kinds and name not in kinds:
                 continue
@@ -320,8 +322,8 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
                             any(one.code == code and str(at) in one.files for one in told)
                         )
                     continue
-                numbers = qualities([one for one, _ in changed], [one for _, one in changed])
-                codes = [{item.code for item in _weak("x", one, PROFILE.check)} for one in numbers]
+                numbers = measure_quality([one for one, _ in changed], [one for _, one in changed])
+                codes = [{item.code for item in _quality_findings("x", one, PROFILE.check)} for one in numbers]
                 if raw:
                     print("  ", name, numbers[at])
                 good = code in codes[at]
@@ -358,16 +360,16 @@ def strange(folders: Sequence[Path], only: Sequence[str]) -> None:
     names = [str(index) for index in range(8)]
     tally: dict[str, list[bool]] = {}
     for name, views in sets.items():
-        told = odd(names, *zip(*views, strict=True))
+        told = find_outliers(names, *zip(*views, strict=True))
         tally.setdefault("false alarms a set", []).append(bool(told))
         for index in range(8):
             for turns in (1, 2, 3):
                 turned_view = tuple(np.ascontiguousarray(np.rot90(image, turns)) for image in views[index])
-                told = odd(names, *zip(*[*views[:index], turned_view, *views[index + 1 :]], strict=True))
+                told = find_outliers(names, *zip(*[*views[:index], turned_view, *views[index + 1 :]], strict=True))
                 found = any(one.code == "photo.turned" and one.files == (str(index),) for one in told)
                 tally.setdefault(f"turned by {90 * turns}", []).append(found)
         for other in [one for one in sets if one != name][::4]:
-            told = odd(names, *zip(*[*views[:3], sets[other][3], *views[4:]], strict=True))
+            told = find_outliers(names, *zip(*[*views[:3], sets[other][3], *views[4:]], strict=True))
             tally.setdefault("another product", []).append(any(one.files == ("3",) for one in told))
     for kind, hits in tally.items():
         print(f"{kind}: {interval(hits)}")

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gapray.batch.rows import PLANNED
-from gapray.capture.manifest import MANIFEST, check_manifest, completed, of_manifest
+from gapray.capture.manifest import MANIFEST, cast_to_manifest, check_manifest, with_all_columns
 from gapray.catalog.reader import Catalog
 
 Verify = Literal["source", "content"]
@@ -65,7 +65,7 @@ def write_pending(
     products = finished = 0
     with pq.ParquetFile(manifest) as file, pq.ParquetWriter(target, PLANNED) as writer:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=MANIFEST.names):
-            rows = _with_duplicate_errors(completed(pa.Table.from_batches([batch])), duplicates)
+            rows = _with_duplicate_errors(with_all_columns(pa.Table.from_batches([batch])), duplicates)
             if below.any():
                 below &= ~pc.is_in(current["product_id"], value_set=rows["product_id"]).to_numpy()
             packaged = known.take(pc.index_in(rows["product_id"], value_set=known["product_id"]))
@@ -89,7 +89,7 @@ def write_pending(
 
 def _duplicates(manifest: Path) -> dict[str, str]:
     """Return product -> its locations, for products with several different rows, of which the last would hide the others."""
-    rows = of_manifest(pq.read_table(manifest, columns=["product_id", "error_code"]))
+    rows = cast_to_manifest(pq.read_table(manifest, columns=["product_id", "error_code"]))
     rows = rows.filter(pc.is_null(rows["error_code"]))
     counts = rows.group_by("product_id").aggregate([([], "count_all")])
     repeated = counts.filter(pc.greater(counts["count_all"], 1))["product_id"]
@@ -99,7 +99,7 @@ def _duplicates(manifest: Path) -> dict[str, str]:
     with pq.ParquetFile(manifest) as file:
         names = ["product_id", "uri", "source", "photos", "error_code"]
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
-            rows = of_manifest(pa.Table.from_batches([batch]))
+            rows = cast_to_manifest(pa.Table.from_batches([batch]))
             chosen = pc.and_(pc.is_in(rows["product_id"], value_set=repeated), pc.is_null(rows["error_code"]))
             for row in rows.filter(chosen).to_pylist():
                 uris.setdefault(row["product_id"], {})[json.dumps(row)] = row["uri"]

@@ -20,7 +20,7 @@ from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile
 from gapray.errors import CatalogError
-from gapray.inspect.doubts import looked_over
+from gapray.inspect.doubts import with_warnings
 from gapray.models.cards import card_named
 from gapray.models.load import require
 from gapray.orbit.conditions import OrbitConditions, build_conditions
@@ -171,7 +171,7 @@ class Draw:
             "elevation_deg": conditions.calibration.elevation_deg,
             "direction": conditions.calibration.direction,
             "reprojection_iou": list(conditions.calibration.reprojection_iou),
-            "warnings": [*conditions.warnings, *looked_over(package).told],
+            "warnings": [*conditions.warnings, *with_warnings(package).messages],
             "seconds": time.monotonic() - started,
             "run_id": self._facts.run_id,
             "created_at": utc_now(),

@@ -35,7 +35,7 @@ from gapray.config import PackagingSettings
 from gapray.errors import REMEDIES
 from gapray.gap.images import decode_grey8, encode_png
 from gapray.gap.package import GapView, PackageWarning
-from gapray.inspect.doubts import doubts
+from gapray.inspect.doubts import photo_warnings
 from gapray.models.depth import MaskedSet
 from gapray.models.load import load_canny, load_depth, load_identity, load_mask, require
 from gapray.packaging.silhouette import silhouette
@@ -185,8 +185,8 @@ class Encode:
         warnings = None if known is None else [PackageWarning(**warning) for warning in known]
         if is_live(row):
             finished = [self._view(view, row) for view in row["views"]]
-            photo_warnings = doubts(*zip(*((view.name, view.reference, view.mask) for view in finished), strict=True))
-            warnings = [*_source_changed(row), *photo_warnings]
+            seen = photo_warnings(*zip(*((view.name, view.reference, view.mask) for view in finished), strict=True))
+            warnings = [*_source_changed(row), *seen]
             views = [
                 view_row(view, encoded["reference"], encoded["mask"], key=row["key"], **shared)
                 for view, encoded in zip(finished, row["views"], strict=True)

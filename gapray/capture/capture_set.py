@@ -1,4 +1,4 @@
-"""What a capture set is: the photos of one product with their azimuths."""
+"""Capture sets: the photos of one product with their azimuths."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from gapray.errors import GaprayError
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo where it lies; no byte of it has been read."""
+    """A photo that is listed but has not been read."""
 
     name: str
     """File name, relative to the product's folder."""
     uri: str
     """Local path or fsspec URI (``zip://member::path`` for a file in an archive)."""
     azimuth_deg: float
-    """Degrees in [0, 360), 0 = front, growing as the camera walks counter-clockwise seen from above."""
+    """Azimuth in [0, 360) degrees, 0 = front, counter-clockwise seen from above."""
     size: int
-    """Bytes."""
+    """Size [bytes]."""
     stamp: str
-    """What changes when the file does: ETag, CRC or mtime in nanoseconds."""
+    """Changes when the file does: ETag, CRC or modification time in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,28 @@ class CaptureSet:
     uri: str
     photos: tuple[Photo, ...]
     azimuths_by: AzimuthsBy | None = None
-    """How the azimuths were known; None where nobody said, as in manifests of earlier releases."""
+    """Where the azimuths come from; None when unknown, as in manifests of earlier releases."""
     ignored: tuple[str, ...] = ()
-    """What lies in the product's folder and is not used; folders end with '/'."""
+    """Files and folders in the product's folder that are not used; folders end with '/'."""
 
     @property
     def source(self) -> str:
-        """Hash of the sorted (name, size, stamp) of the photos and their azimuths: known without reading a photo."""
+        """Hash of the photos' names, sizes, stamps and azimuths, computed without reading a photo."""
         return canonical_hash(sorted([photo.name, photo.size, photo.stamp, photo.azimuth_deg] for photo in self.photos))
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A product that could not be used, and why."""
+    """A product that cannot be used, and why."""
 
     product_id: str
     uri: str
     code: str
     message: str
     ignored: tuple[str, ...] = ()
-    """As in `CaptureSet`."""
+    """Files and folders in the product's folder that are not used; folders end with '/'."""
 
     @classmethod
     def of(cls, product_id: str, uri: str, error: GaprayError, ignored: tuple[str, ...] = ()) -> Reject:
-        """The reject that `error` makes of a product."""
+        """A reject with the code and message of `error`."""
         return cls(product_id, uri, error.code, error.message, ignored)

@@ -1,7 +1,7 @@
-"""Safe decode: untrusted bytes -> upright 8-bit sRGB pixels, with every limit checked before a pixel is decoded.
+"""Safe decoding of untrusted bytes to upright 8-bit sRGB pixels; every limit is checked before a pixel is decoded.
 
-Only Pillow's own decoders, libheif and simplejpeg's libjpeg-turbo, once Pillow has found a JPEG's size, see unchecked bytes.
-OpenCV never does: it allocates before it looks (a 24 kB PNG makes it take 588 MB).
+Unchecked bytes reach only Pillow's own decoders, libheif and, once Pillow has read a JPEG's size, simplejpeg's libjpeg-turbo. They
+never reach OpenCV, which allocates before it validates (588 MB for a 24 kB PNG).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from gapray.capture.colours import (
     needs_conversion,
     to_srgb,
 )
-from gapray.capture.orientation import left_to_turn
+from gapray.capture.orientation import pending_transpose
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.resample import at_most
 
-Image.init()  # loads all plug-ins, so that every name in FORMATS is known (MPO comes through JPEG)
+Image.init()  # loads all plug-ins, so that every name in FORMATS is known (MPO is read through JPEG)
 pillow_heif.register_heif_opener()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
-"""What is tried, so that Pillow's other plug-ins (Ghostscript for EPS among them) are never reached."""
+"""Allowed formats, so that Pillow's other plug-ins (Ghostscript for EPS among them) are never reached."""
 STILLS_IN_SEVERAL_FRAMES = frozenset({"MPO", "HEIF", "AVIF"})
-"""Phones put a preview or a depth map beside the photo; the first frame is the photo."""
+"""Formats in which phones add a preview or a depth map to the photo; the first frame is the photo."""
 
-UNSCALED = 4095
-"""Largest value of a 16-bit photo that tells of 12 bits which were not scaled: even a dark photo has something brighter than a sixteenth."""
-FEW_COLOURS = 8
-"""Pictures of at most so many colours are line art: of sample photos at 1 to 3 bits masks are wrong, from 4 bits on they are right."""
+MAX_UNSCALED = 4095
+"""A 16-bit photo with no value above this holds unscaled 12-bit data: even a dark photo has a pixel brighter than a sixteenth."""
+MAX_LINE_ART_COLOURS = 8
+"""Pictures with at most this many colours are line art. Masks of sample photos are wrong at 1 to 3 bits and right from 4 bits on."""
 BLANK_LEVELS, BLANK_TAILS = 12, 0.001
-"""A picture is blank when all but this share at either end of each channel's levels lies within so many of 255: noise alone."""
-STRAY_BYTES = 2
-"""Some cameras leave a byte or two, or a padding of equal bytes, before the end of a JPEG; more is left where data was damaged."""
+"""A picture is blank when each channel's levels, without this fraction at either end, span at most this many of 255: noise only."""
+MAX_STRAY_BYTES = 2
+"""Some cameras leave a byte or two, or padding of equal bytes, before the end of a JPEG; more than that means damaged data."""
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF 6.0, section 8 and 19
@@ -58,7 +58,7 @@ _WHITE = 65535
 """Largest value of 16 bits."""
 _SRGB = ImageCms.createProfile("sRGB")
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
-"""What Pillow's plug-ins raise on damaged files, read in their source; `EOFError` and decompression bombs are apart."""
+"""What Pillow's plug-ins raise on damaged files, according to their source; `EOFError` and decompression bombs come on top."""
 
 
 def decode_photo(
@@ -66,14 +66,15 @@ def decode_photo(
 ) -> NDArray[np.uint8]:
     """Decode one photo.
 
-    The orientation that the file says is applied once (`gapray.capture.orientation`); an embedded profile, code points of other
-    primaries, a PNG's gamma and chromaticities and Exif's mark of Adobe RGB are converted to sRGB; CMYK, grey, palette and 16-bit images become 8-bit RGB, and transparency is laid over
-    white. HDR (PQ or HLG) in HEIC becomes standard range; of a photo with a gain map the photo without it is taken.
+    The file's orientation is applied once (`gapray.capture.orientation`). Embedded profiles, code points of other primaries, a
+    PNG's gamma and chromaticities and Exif's mark for Adobe RGB are converted to sRGB. CMYK, grey, palette and 16-bit images
+    become 8-bit RGB, and transparency is composited over white. HDR (PQ or HLG) in HEIC becomes standard range; a gain map is
+    ignored.
 
     Args:
-        data: The file's bytes, of any format in `FORMATS`, whatever its name says.
-        settings: Limits, and the longer side at most of what is returned.
-        of_product: Refuse pictures that show no product as a photo does: transparent, blank or line art.
+        data: The file's bytes, in any format of `FORMATS`, whatever its name says.
+        settings: Limits, and the maximum longer side of the result.
+        of_product: Refuse pictures that cannot be photos of a product: transparent, blank or line art.
 
     Returns:
         uint8 [H, W, 3], max(H, W) <= `settings.reference_side`.
@@ -83,7 +84,7 @@ def decode_photo(
     """
     _check_bytes(data, settings)
     with warnings.catch_warnings():
-        # Damaged EXIF and unusual TIFF tags warn; the picture decides, not its metadata.
+        # Damaged EXIF and unusual TIFF tags only warn: damaged metadata do not make the photo unusable.
         warnings.simplefilter("ignore")
         image = _open(data)
         _check_header(image, settings)
@@ -98,38 +99,38 @@ def decode_photo(
         encoding = encoding_of(image) if profile is None and points is None else None
         colours: int | None = None
         if points is not None and is_hdr(points.transfer):
-            turn = left_to_turn(image, data)
+            turn = pending_transpose(image, data)
             image = _from_hdr(image, data, points, settings)
         else:
             image.draft(None, (settings.reference_side, settings.reference_side))
             _load(image)
             if of_product:
                 _refuse_transparent(image)
-                colours = _few_colours(image)
-            turn = left_to_turn(image, data)
+                colours = _line_art_colours(image)
+            turn = pending_transpose(image, data)
             image = _shrunk(image, settings.reference_side)
             image = _to_srgb(image, profile, points, encoding)
     if of_product:
         _refuse_blank(image)
         if colours is not None:
-            raise InputError("image.few_colours", f"the picture has {colours} colours, as line art and scans of 1 bit")
+            raise InputError("image.few_colours", f"the picture has {colours} colours, like line art or a 1-bit scan")
     if turn is not None:
         image = image.transpose(turn)
     return np.asarray(image)
 
 
 def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> tuple[str, tuple[int, int]]:
-    """Look at a photo's header only, for a quick answer to who sends it.
+    """Check a photo by its header only, so that a client gets a quick answer.
 
     Args:
         data: The file's bytes.
         settings: Limits.
 
     Returns:
-        Its format, one of `FORMATS` or ``MPO``; its width and height as it is stored [pixels].
+        The format, one of `FORMATS` or ``MPO``, and width and height as stored [pixels].
 
     Raises:
-        InputError: An `image.*` code. What passes may still fail in `decode_photo`.
+        InputError: An `image.*` code. A photo that passes may still fail in `decode_photo`.
     """
     _check_bytes(data, settings)
     with warnings.catch_warnings():
@@ -152,7 +153,7 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError("image.too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
-        raise InputError("image.unsupported", "the file is no photo in a format that gapray reads") from error
+        raise InputError("image.unsupported", "the file is not a photo in a format that gapray reads") from error
     except (EOFError, *_DECODER_ERRORS) as error:
         raise InputError("image.truncated", f"the header cannot be read: {error}") from error
 
@@ -181,7 +182,7 @@ def _load(image: Image.Image) -> None:
 
 
 def _check_sums(data: bytes) -> None:
-    """Refuse a PNG whose chunks were damaged: its decoder would go on and give other pixels."""
+    """Refuse a PNG with damaged chunks, which its decoder would ignore and return wrong pixels."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.verify()
@@ -190,51 +191,55 @@ def _check_sums(data: bytes) -> None:
 
 
 def _check_samples(image: Image.Image) -> None:
-    """Refuse TIFF whose samples Pillow reads as others: planes of 16 bits as 8, signed or 32-bit grey as 16 bits without sign."""
+    """Refuse a TIFF whose samples Pillow misreads: 16-bit planes as 8 bits, signed or 32-bit grey as unsigned 16 bits."""
     tags = dict(getattr(image, "tag_v2", {}))
     bits, kind = (max(np.atleast_1d(tags.get(tag, 1))) for tag in (_BITS, _SAMPLE_FORMAT))
     if bits > 8 and tags.get(_PLANAR, 1) != 1:
-        raise InputError("image.unsupported", f"colours of {bits} bits that are stored one after the other, in planes")
+        raise InputError("image.unsupported", f"colours of {bits} bits in separate planes")
     if kind == 2 or (kind == 1 and bits > 16):
-        raise InputError("image.unsupported", f"{'signed' if kind == 2 else 'whole'} numbers of {bits} bits")
+        raise InputError("image.unsupported", f"{'signed' if kind == 2 else 'unsigned'} integers of {bits} bits")
 
 
 def _check_entropy(data: bytes, colours: str) -> None:
-    """Refuse a JPEG whose coded data were damaged, which Pillow decodes to wrong pixels without a word.
+    """Refuse a JPEG with damaged entropy-coded data, which Pillow silently decodes to wrong pixels.
 
-    libjpeg-turbo warns of it where it loses the thread. Damage after which it finds it again by chance is not seen.
+    libjpeg-turbo warns where it loses synchronisation. Damage after which it resynchronises by chance is not detected.
     """
     try:
         simplejpeg.decode_jpeg(data, colorspace=colours, min_height=1, min_width=1, min_factor=8)
     except ValueError as error:
-        if _tells_of_damage(str(error), data):
+        if _means_damage(str(error), data):
             raise InputError("image.truncated", f"its data are damaged: {error}") from error
 
 
-def _tells_of_damage(warning: str, data: bytes) -> bool:
+def _means_damage(warning: str, data: bytes) -> bool:
+    """Whether a warning of libjpeg-turbo means damaged data, and not just stray bytes at the end."""
     if not warning.startswith("Corrupt JPEG data"):
-        return False  # whatever else is wrong Pillow judges by itself
+        return False  # Pillow detects all other errors
     if "extraneous" not in warning:
         return True
     stray = _STRAY.search(warning)
-    if stray is None or int(stray[1]) <= STRAY_BYTES:
+    if stray is None or int(stray[1]) <= MAX_STRAY_BYTES:
         return False
-    ends = (found.start() for found in re.finditer(rb"\xff\xd9", data))
+    ends = (marker.start() for marker in re.finditer(rb"\xff\xd9", data))
     return not any(len(set(data[max(0, end - int(stray[1])) : end])) == 1 for end in ends)
 
 
 def _refuse_transparent(image: Image.Image) -> None:
     if not image.has_transparency_data:
         return
-    _, most = image.convert("RGBA").getchannel("A").getextrema()
-    if not isinstance(most, tuple) and most == 0:
+    _, max_alpha = image.convert("RGBA").getchannel("A").getextrema()
+    if not isinstance(max_alpha, tuple) and max_alpha == 0:
         raise InputError("image.transparent", "every pixel is transparent: there is nothing to be seen")
 
 
-def _few_colours(image: Image.Image) -> int | None:
-    """How many colours a picture has, if they are at most `FEW_COLOURS`; before it is shrunk, which mixes them."""
+def _line_art_colours(image: Image.Image) -> int | None:
+    """Number of colours in line art; None for pictures with more than `MAX_LINE_ART_COLOURS`.
+
+    The picture must not have been resized, which mixes colours.
+    """
     image = _eight_bits(image) if image.mode in _SIXTEEN_BITS else image
-    colours = None if image.mode == "F" else image.getcolors(FEW_COLOURS)
+    colours = None if image.mode == "F" else image.getcolors(MAX_LINE_ART_COLOURS)
     return None if colours is None else len(colours)
 
 
@@ -271,15 +276,15 @@ def _shrunk(image: Image.Image, longer_side: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits in 8, grey and alpha where a level is said to be transparent.
+    """A 16-bit grey image in 8 bits, with alpha if the file declares a level transparent.
 
     Raises:
-        InputError: `image.unsupported` for values that were not scaled to 16 bits: a photo would come out black.
+        InputError: `image.unsupported` for values that were not scaled to 16 bits, which would come out black.
     """
     values = np.asarray(image)
-    if (most := int(values.max(initial=0))) and most <= UNSCALED:
+    if (brightest := int(values.max(initial=0))) and brightest <= MAX_UNSCALED:
         raise InputError(
-            "image.unsupported", f"the largest of its 16-bit values is {most}, as in data of 12 bits or less"
+            "image.unsupported", f"the largest of its 16-bit values is {brightest}, as in data of 12 bits or less"
         )
     levels = _WHITE - values.astype(np.float32) if _white_is_zero(image) else values.astype(np.float32)
     grey = Image.fromarray(np.clip(levels / 257.0 + 0.5, 0, 255).astype(np.uint8))
@@ -289,15 +294,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF counts from white; Pillow heeds it at 8 bits alone."""
+    """Whether zero means white in a TIFF; Pillow respects that only at 8 bits."""
     return dict(getattr(image, "tag_v2", {})).get(_PHOTOMETRIC) == 0
 
 
 def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: DecodeSettings) -> Image.Image:
-    """The picture in standard range, at most as large as it is wanted, not turned by its EXIF."""
+    """An HDR picture in standard range, its longer side at most `settings.reference_side`, not yet rotated by its EXIF."""
     name = "PQ" if points.transfer == PQ else "HLG"
     if image.format != "HEIF":
-        raise InputError("image.hdr", f"{image.format} in HDR ({name}), of which only 8 bits can be read")
+        raise InputError("image.hdr", f"HDR ({name}) in {image.format}, which can only be read at 8 bits")
     try:
         file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
         wide = np.asarray(file[file.primary_index])
@@ -308,7 +313,7 @@ def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: Dec
     opaque = wide.shape[2] in (1, 3)
     if wide.shape[2] < 3:  # grey
         wide = wide[..., [0, 0, 0, -1]]
-    # libheif's 10 and 12 bits stand at the upper end of 16.
+    # libheif left-aligns 10 and 12 bits in 16.
     brightest = 255 if wide.dtype == np.uint8 else 65536 - 2 ** (16 - depth)
     levels = np.rint(wide * np.float32(FULL / brightest)).clip(0, FULL).astype(np.uint16)
     signal = np.ascontiguousarray(levels[..., :3])
@@ -363,7 +368,7 @@ def _over_white(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
 
 def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     if image.mode == "LAB":
-        return image  # means the same colours in every profile
+        return image  # Lab is independent of the profile
     space = profile.profile.xcolor_space.strip()
     as_rgb = image.mode in ("RGBA", "YCbCr") or (image.mode == "L" and space == "RGB")
     source = image.convert("RGB") if as_rgb else image
@@ -377,10 +382,10 @@ def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> I
 
 
 def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a grey map (a mask or a depth map from outside) under the same limits, upright, at its own size and values.
+    """Decode an untrusted mask or depth map under the same limits, upright, at its own size and bit depth.
 
     Args:
-        data: The file's bytes. Of a colour image the first channel is taken.
+        data: The file's bytes. The first channel of a colour image is used.
         settings: Limits; `reference_side` is not applied.
 
     Returns:
@@ -396,12 +401,12 @@ def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDA
     if image.mode in ("P", "1"):
         image = image.convert("L")
     if image.mode == "F" or image.mode not in ("L", "LA", "RGB", "RGBA"):
-        raise InputError("image.unsupported", f"pixels of mode {image.mode} are no grey map")
+        raise InputError("image.unsupported", f"pixels of mode {image.mode} are not a grey map")
     return np.ascontiguousarray(np.atleast_3d(np.asarray(image))[..., 0])
 
 
 def decode_alpha(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8]:
-    """Decode how opaque a cut-out is, under the same limits as `decode_grey`.
+    """Decode the alpha channel of a cut-out under the same limits as `decode_grey`.
 
     Args:
         data: The file's bytes.
@@ -426,5 +431,5 @@ def _loaded(data: bytes, settings: DecodeSettings) -> Image.Image:
     if image.format == "TIFF":
         _check_samples(image)
     _load(image)
-    turn = left_to_turn(image, data)
+    turn = pending_transpose(image, data)
     return image if turn is None else image.transpose(turn)

@@ -1,4 +1,4 @@
-"""Find capture sets: one product a subfolder, or one folder of one product, anywhere fsspec reads."""
+"""Discovery of capture sets: one product per subfolder, or a single product's folder, anywhere fsspec can read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -19,9 +20,9 @@ from gapray.capture.storage import (
     ArchiveLimits,
     Entry,
     Listing,
+    canonical_uri,
     is_local,
     listing_of,
-    place_of,
     printable,
     read_bytes,
     read_head,
@@ -30,56 +31,56 @@ from gapray.capture.tables import matched, number, plain_title, rows_of, texts
 from gapray.errors import GaprayError, InputError
 
 TABLE_NAMES = ("capture.csv", "capture.json", "views.json")
-"""Compared without regard to case."""
+"""Names of tables, compared case-insensitively; the first that exists is read."""
 COLUMNS = {"file": ("filename",), "azimuth": ("azimuth_deg", "azimuth_degrees")}
 DIRECTIONS = {
     **dict.fromkeys(("cw", "clockwise", "right"), "cw"),
     **dict.fromkeys(("ccw", "acw", "counterclockwise", "anticlockwise", "left"), "ccw"),
 }
-"""What a table may call a direction, as `plain_title` gives it -> that of `AzimuthOptions`."""
+"""Spelling of a direction in a table, normalised by `plain_title` -> direction as in `AzimuthOptions`."""
 DIRECTION_TITLES = frozenset({"direction", "turndirection", "rotationdirection", "spindirection"})
 PRODUCT_TITLES = frozenset(
     {"product", "productid", "productname", "sku", "gtin", "ean", "upc", "asin", "article", "articlenumber", "variant"}
 )
-"""Titles of columns that would change what a table says, as `plain_title` gives them."""
+"""Titles of columns with product ids, normalised by `plain_title`: a table must not cover more than one product."""
 CATALOG_FOLDERS = {"products": ".parquet", "rejects": ".parquet", "manifests": ".parquet", "runs": ".json"}
-"""A folder with such files in a folder of this name is a catalogue: a run that was killed early leaves the last two alone."""
+"""Subfolder -> extension of the files in it, any of which mark a catalogue: a run that was killed early leaves only the last two."""
 REPORT_FILES = frozenset({"data.js", "report.js"})
-"""A folder with these is a report."""
+"""A folder that holds all of these is a report."""
 LISTED_AHEAD = 256
-"""Folders of a bucket that are listed before the first of them is used."""
+"""Number of folders of a bucket that are listed before the first of them is used."""
 MAX_TABLE_BYTES = 2**20
 MAX_TABLE_CELLS = 200_000
-"""Most cells in a table of one product's photos."""
+"""Maximum number of cells in the table of one product."""
 PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
 class DiscoverOptions:
-    """What a user can say about a source of photos."""
+    """How to find and read products in a source of photos."""
 
     azimuths: AzimuthOptions = AzimuthOptions()
     layout: Literal["auto", "product", "products"] = "auto"
-    """`product`: the source is one product. `products`: each subfolder is one."""
+    """`product`: the source is one product. `products`: each subfolder is one. `auto`: whichever the source looks like."""
     given: int | None = None
-    """Number of even steps to which the photos of a denser capture are thinned; the others stay hidden, for scoring."""
+    """Number of even steps to which a denser capture is thinned; the other photos are held out for scoring."""
     apart: tuple[str, ...] = ()
-    """Paths or URIs of files and folders that are no part of a source in which they lie: the catalogue, a report."""
+    """Paths or URIs of files and folders inside the source that are not part of it, such as the catalogue or a report."""
     archive: ArchiveLimits = ArchiveLimits()
-    """What a zip file may list."""
+    """Limits on a zip file."""
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """What lies in one folder of a source."""
+    """Content of one folder of a source."""
 
     photos: list[Entry]
     others: list[Entry]
-    """Other files that people see."""
+    """Other visible files."""
     children: list[str]
-    """Subfolders that may hold products or photos."""
-    aside: list[str]
-    """Names of what systems and programs put there, and of hidden files; folders end with '/'."""
+    """Names of subfolders that may hold products or photos."""
+    hidden: list[str]
+    """Names of hidden files and of those made by systems and programs; folders end with '/'."""
 
 
 def discover(
@@ -90,142 +91,148 @@ def discover(
     Args:
         uri: Local folder, zip file, or fsspec URI (``s3://``, ``gs://``, ``memory://`` …).
         options: Layout, and how names become azimuths.
-        beside: Gains what lies beside the products and is not used; folders end with '/'.
+        beside: Receives the names of unused files and folders next to the products; folders end with '/'.
 
     Raises:
-        InputError: The first product's `capture.*` error. `scan` goes on instead and yields it as a `Reject`.
+        InputError: The `capture.*` error of the first product that cannot be used. `scan` yields it as a `Reject` instead.
     """
-    found: list[CaptureSet] = []
+    captures: list[CaptureSet] = []
     for item in scan(uri, options, beside=beside):
         if isinstance(item, Reject):
             raise InputError(item.code, f"{item.product_id}: {item.message}")
-        found.append(item)
-    return found
+        captures.append(item)
+    return captures
 
 
 def scan(
     uri: str, options: DiscoverOptions = DiscoverOptions(), *, beside: list[str] | None = None
 ) -> Iterator[CaptureSet | Reject]:
-    """As `discover`, one product at a time; a product that cannot be used comes as a `Reject`.
+    """Yield the capture sets below `uri` one at a time; a product that cannot be used is yielded as a `Reject`.
 
     Args:
         uri: Local folder, zip file, or fsspec URI.
         options: Layout, and how names become azimuths.
-        beside: Gains what lies beside the products and is not used; folders end with '/'.
+        beside: Receives the names of unused files and folders next to the products; folders end with '/'.
 
     Raises:
-        InputError: When the source itself cannot be listed (`capture.not_found`, `capture.unreadable`,
-            `capture.invalid_archive`, `capture.archive_too_large`, `capture.no_photos`, `capture.ambiguous_layout`), or is
-            where results go (`capture.source_is_output`).
+        InputError: When the source itself cannot be used: `capture.not_found`, `capture.unreadable`,
+            `capture.invalid_archive`, `capture.archive_too_large`, `capture.invalid_name`, `capture.no_photos`,
+            `capture.ambiguous_layout`, or `capture.source_is_output` when results are written there.
     """
     beside = [] if beside is None else beside
     if printable(uri) != uri:
         raise InputError("capture.invalid_name", f"{printable(uri)}: not in UTF-8")
     source = _Source(
-        uri, listing_of(uri, options.archive), frozenset(place for path in options.apart for place in _places(path))
+        uri, listing_of(uri, options.archive), frozenset(chain.from_iterable(map(_locations, options.apart)))
     )
-    if place_of(uri) in source.apart:
+    if canonical_uri(uri) in source.excluded:
         raise InputError("capture.source_is_output", f"{uri} is both where photos are and where results go")
     root, folder, passed = _root(source)
     if options.layout == "auto" and folder.photos:
-        _refuse_both(source, root, folder.children)
+        _refuse_photos_and_folders(source, root, folder.children)
     if options.layout == "product" or (options.layout == "auto" and folder.photos):
         if not folder.photos and not _photos_below(source, root):
-            raise InputError("capture.no_photos", f"no photo lies in {uri}")
+            raise InputError("capture.no_photos", f"there is no photo in {uri}")
         name = root.rpartition("/")[2] or PurePosixPath(uri.rstrip("/").removesuffix(".zip")).name or "product"
         beside += passed
         yield _capture_set(name, uri, folder, options)
         return
     sides = [f"{child}/" for child in folder.children if child in SIDE_FOLDERS]
-    beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.aside, *sides]
-    held: list[CaptureSet | Reject] | None = []
+    beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.hidden, *sides]
+    withheld: list[CaptureSet | Reject] | None = []
     folders = [_joined(root, child) for child in folder.children if child not in SIDE_FOLDERS]
-    for path, found in _looked_at(source, folders):
-        if isinstance(found, _Folder) and not found.photos and _is_output(source, path, found):
+    for path, subfolder in _listed(source, folders):
+        if isinstance(subfolder, _Folder) and not subfolder.photos and _is_output(source, path, subfolder):
             beside.append(f"{printable(path.rpartition('/')[2])}/")
             continue
-        item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", found, options)
-        if held is None:
+        item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", subfolder, options)
+        if withheld is None:
             yield item
-        elif isinstance(found, InputError) or found.photos:
-            yield from [*held, item]
-            held = None
+        elif isinstance(subfolder, InputError) or subfolder.photos:
+            yield from [*withheld, item]
+            withheld = None
         else:
-            held.append(item)
-    if held is not None:
-        # Not one product has photos: then it is the source that is wrong, unless photos lie deeper in it.
+            withheld.append(item)
+    if withheld is not None:
+        # No product has photos, so the source itself is at fault, unless there are photos deeper in it.
         if not folder.photos and not _photos_below(source, root):
-            raise InputError("capture.no_photos", f"no photo lies in {uri}")
-        yield from held
+            raise InputError("capture.no_photos", f"there is no photo in {uri}")
+        yield from withheld
 
 
 @dataclass(frozen=True)
 class _Source:
     uri: str
     listing: Listing
-    apart: frozenset[str]
+    excluded: frozenset[str]
+    """Canonical URIs of what is not part of the source."""
 
-    def look(self, path: str) -> _Folder:
-        """What lies in a folder below the root.
+    def folder(self, path: str) -> _Folder:
+        """The content of a folder relative to the root.
 
         Raises:
-            InputError: As `Listing.look`.
+            InputError: `capture.source_is_output`, or whatever `Listing.list_folder` raises.
         """
-        files, children = self.listing.look(path)
-        here = place_of(_joined(self.uri.rstrip("/"), path)) if self.apart else ""
-        inside = {name for name in [*children, *(entry.name for entry in files)] if f"{here}/{name}" in self.apart}
-        for name in inside.intersection(children):
-            if self._holds_a_product(_joined(path, name)):
-                place = _joined(self.uri.rstrip("/"), _joined(path, name))
-                raise InputError("capture.source_is_output", f"{place} holds photos, and is where results go")
-        seen = [entry for entry in files if is_visible(entry.name) and entry.name not in inside]
-        photos = [entry for entry in seen if _is_photo(entry)]
-        chosen = {entry.name for entry in photos}
-        aside = [entry.name for entry in files if not is_visible(entry.name)]
-        aside += [f"{name}/" for name in children if not is_visible(name)]
+        files, children = self.listing.list_folder(path)
+        here = canonical_uri(_joined(self.uri.rstrip("/"), path)) if self.excluded else ""
+        excluded = {name for name in [*children, *(entry.name for entry in files)] if f"{here}/{name}" in self.excluded}
+        for name in excluded.intersection(children):
+            if self._holds_product(_joined(path, name)):
+                output = _joined(self.uri.rstrip("/"), _joined(path, name))
+                raise InputError("capture.source_is_output", f"{output} holds photos, and is where results go")
+        visible = [entry for entry in files if is_visible(entry.name) and entry.name not in excluded]
+        photos = [entry for entry in visible if _is_photo(entry)]
+        photo_names = {entry.name for entry in photos}
+        hidden = [entry.name for entry in files if not is_visible(entry.name)]
+        hidden += [f"{name}/" for name in children if not is_visible(name)]
         return _Folder(
             photos,
-            [entry for entry in seen if entry.name not in chosen],
-            [name for name in children if is_visible(name) and name not in inside],
-            list(map(printable, aside)),
+            [entry for entry in visible if entry.name not in photo_names],
+            [name for name in children if is_visible(name) and name not in excluded],
+            list(map(printable, hidden)),
         )
 
-    def _holds_a_product(self, path: str) -> bool:
-        """Whether photos lie in a folder that results would go to, and it is no catalogue or report yet."""
+    def _holds_product(self, path: str) -> bool:
+        """Whether a folder meant for results holds photos and is not a catalogue or report yet."""
         try:
-            found = self.look(path)
+            folder = self.folder(path)
         except InputError:
-            return False  # a link out of the source, or what cannot be listed
-        return bool(found.photos) and not _is_output(self, path, found)
+            return False  # a link out of the source, or a folder that cannot be listed
+        return bool(folder.photos) and not _is_output(self, path, folder)
 
 
-def _places(path: str) -> tuple[str, str]:
-    """Where something lies, itself and, if it is a link, where the link lies."""
+def _locations(path: str) -> tuple[str, str]:
+    """Canonical URIs of a path: with all links resolved, and with only those in its parent folders resolved."""
     folder, _, name = (os.path.abspath(path) if is_local(path) else path.rstrip("/")).rpartition("/")
-    return place_of(path), f"{place_of(folder)}/{name}"
+    return canonical_uri(path), f"{canonical_uri(folder)}/{name}"
 
 
 def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
-    """The folder that holds the products, what is in it, and what was passed by on the way to it.
+    """The path of the folder that holds the products, its content, and the names of unused files above it.
 
-    An archive's single outer folder is walked into.
+    A chain of single folders, such as an archive's outer folder, is descended.
     """
-    root, folder = "", source.look("")
+    root, folder = "", source.folder("")
     passed: list[str] = []
     while not folder.photos and len(folder.children) == 1:
-        inner = _joined(root, folder.children[0])
+        path = _joined(root, folder.children[0])
         try:
-            found = source.look(inner)
+            child = source.folder(path)
         except InputError:
-            break  # a product's folder that cannot be listed: its reject says so
-        if found.photos or _is_output(source, inner, found):
+            break  # it becomes the reject of a product
+        if child.photos or _is_output(source, path, child):
             break
-        passed += [*(printable(entry.name) for entry in folder.others), *folder.aside]
-        root, folder = inner, found
+        passed += [*(printable(entry.name) for entry in folder.others), *folder.hidden]
+        root, folder = path, child
     return root, folder, passed
 
 
-def _refuse_both(source: _Source, root: str, children: list[str]) -> None:
+def _refuse_photos_and_folders(source: _Source, root: str, children: list[str]) -> None:
+    """Refuse a root that holds photos as well as folders of photos.
+
+    Raises:
+        InputError: `capture.ambiguous_layout`.
+    """
     others = [name for name in children if name not in SIDE_FOLDERS and _photos_below(source, _joined(root, name))]
     if others:
         shown = ", ".join(map(printable, others[:5]))
@@ -234,45 +241,45 @@ def _refuse_both(source: _Source, root: str, children: list[str]) -> None:
 
 def _photos_below(source: _Source, path: str) -> bool:
     try:
-        folder = source.look(path)
+        folder = source.folder(path)
     except InputError:
-        return False  # nothing can be said of what lies there
+        return False  # its content is unknown
     if folder.photos or _is_output(source, path, folder):
         return bool(folder.photos)
     return any(_photos_below(source, _joined(path, child)) for child in folder.children)
 
 
 def _is_output(source: _Source, path: str, folder: _Folder) -> bool:
-    """Whether a folder without photos is what gapray itself wrote earlier: a catalogue, a report or a GAP folder."""
+    """Whether a folder without photos was written by gapray: a catalogue, a report or a GAP folder."""
     names = {entry.name for entry in folder.others}
     if "multiview_manifest.json" in names or names >= REPORT_FILES:
         return True
     for name, suffix in CATALOG_FOLDERS.items():
         if name in folder.children:
             try:
-                if any(entry.name.endswith(suffix) for entry in source.look(_joined(path, name)).others):
+                if any(entry.name.endswith(suffix) for entry in source.folder(_joined(path, name)).others):
                     return True
             except InputError:
-                continue  # nothing can be said of what lies there
+                continue  # its content is unknown
     return False
 
 
-def _looked_at(source: _Source, paths: list[str]) -> Iterator[tuple[str, _Folder | InputError]]:
-    """Each folder, or why it cannot be listed, in order; of a bucket many are asked for at once."""
+def _listed(source: _Source, paths: list[str]) -> Iterator[tuple[str, _Folder | InputError]]:
+    """Each path with its folder, or the error that listing it raises, in order; those of a bucket are listed concurrently."""
 
-    def look(path: str) -> _Folder | InputError:
+    def list_folder(path: str) -> _Folder | InputError:
         try:
-            return source.look(path)
+            return source.folder(path)
         except InputError as error:
             return error
 
-    if source.listing.at_once == 1:
-        yield from ((path, look(path)) for path in paths)
+    if source.listing.concurrency == 1:
+        yield from ((path, list_folder(path)) for path in paths)
         return
-    with ThreadPoolExecutor(source.listing.at_once) as threads:
+    with ThreadPoolExecutor(source.listing.concurrency) as threads:
         for start in range(0, len(paths), LISTED_AHEAD):
-            chosen = paths[start : start + LISTED_AHEAD]
-            yield from zip(chosen, threads.map(look, chosen), strict=True)
+            batch = paths[start : start + LISTED_AHEAD]
+            yield from zip(batch, threads.map(list_folder, batch), strict=True)
 
 
 def _joined(folder: str, name: str) -> str:
@@ -286,13 +293,13 @@ def _capture_set(
     try:
         if isinstance(folder, InputError):
             raise folder
-        unused.update([*folder.aside, *(printable(entry.name) for entry in folder.others)])
+        unused.update([*folder.hidden, *(printable(entry.name) for entry in folder.others)])
         unused.update(f"{printable(name)}/" for name in folder.children)
         if PRODUCT_ID.fullmatch(product_id) is None:
             raise InputError("capture.invalid_product_id", f"{printable(product_id)!r} cannot be a product id")
         photos = {entry.name: entry for entry in folder.photos}
         if not photos:
-            raise InputError("capture.no_photos", f"no photo lies in {printable(uri)}")
+            raise InputError("capture.no_photos", f"there is no photo in {printable(uri)}")
         unnamed = [printable(name) for name in photos if printable(name) != name]
         if unnamed:
             raise InputError("capture.invalid_name", f"{', '.join(unnamed[:3])}: not in UTF-8")
@@ -332,7 +339,7 @@ def _capture_set(
 
 
 def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[str, float]]:
-    """The photos nearest to `given` even steps from 0 degrees."""
+    """The photos nearest to `given` even steps from 0 degrees; all when `given` is None or there are no more than that."""
     if given is None or len(ordered) <= given:
         return ordered
     off = [[abs(turned(azimuth, 360 * step / given)) for _, azimuth in ordered] for step in range(given)]
@@ -341,20 +348,20 @@ def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[
 
 
 def read_table(entry: Entry, photos: set[str], direction: Literal["ccw", "cw"] = "ccw") -> dict[str, float]:
-    """File -> azimuth from `capture.csv` (columns file, azimuth) or `capture.json` / `views.json`.
+    """Read the azimuths in `capture.csv` (columns file, azimuth) or `capture.json` / `views.json`.
 
     JSON is a list of objects, such a list under ``frames`` or ``views``, or a plain mapping of file to azimuth. The
-    azimuth's field may be ``azimuth`` or ``azimuth_deg``; degrees of any size are taken modulo 360. Dialects of CSV,
-    encodings and spellings of names: `gapray.capture.tables`. A table that names another direction than is meant, or more than one
-    product, is refused; other columns are not looked at.
+    azimuth's field may be ``azimuth`` or ``azimuth_deg``; degrees are taken modulo 360. CSV dialects, encodings and spellings
+    of names are handled by `gapray.capture.tables`. A table that states another direction or more than one product is refused;
+    other columns are ignored.
 
     Args:
         entry: The table.
-        photos: Names of the photos beside it.
-        direction: In which its azimuths are meant to grow.
+        photos: Names of the photos next to it.
+        direction: Direction in which its azimuths grow.
 
     Returns:
-        Names as they are in `photos`, by azimuth in [0, 360) degrees.
+        Name as in `photos` -> azimuth in [0, 360) degrees, sorted by azimuth.
 
     Raises:
         InputError: `capture.invalid_table`, `capture.table_too_large`, or `capture.unsafe_path` when a row names a file elsewhere.
@@ -366,14 +373,14 @@ def read_table(entry: Entry, photos: set[str], direction: Literal["ccw", "cw"] =
         data = read_bytes(entry.uri, MAX_TABLE_BYTES)
     except InputError as error:
         raise InputError("capture.invalid_table", f"{entry.name}: {error.message}") from error
-    first: InputError | None = None
+    first_error: InputError | None = None
     for text in texts(data):
         try:
             return _azimuths(entry.name, text, photos, direction)
         except InputError as error:
-            first = first or error
-    assert first is not None  # there is always a text
-    raise first
+            first_error = first_error or error
+    assert first_error is not None  # `texts` yields at least one text
+    raise first_error
 
 
 def _azimuths(table: str, text: str, photos: set[str], direction: str) -> dict[str, float]:
@@ -397,7 +404,7 @@ def _azimuths(table: str, text: str, photos: set[str], direction: str) -> dict[s
             if photo is None:
                 raise ValueError(f"there is no photo {name!r}")
             if photo in azimuths:
-                raise ValueError(f"{name} stands twice")
+                raise ValueError(f"{name} is listed twice")
             azimuths[photo] = azimuth % 360.0
     except (csv.Error, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError("capture.invalid_table", f"{table}: {type(error).__name__}: {error}") from error
@@ -405,31 +412,31 @@ def _azimuths(table: str, text: str, photos: set[str], direction: str) -> dict[s
 
 
 def _refuse_contradictions(rows: list[dict[str, str]], direction: str) -> None:
-    """Refuse a table by what its other columns say.
+    """Refuse a table whose other columns contradict how it is read.
 
     Raises:
-        ValueError: When they name another direction, or more than one product.
+        ValueError: When they state another direction, or more than one product.
     """
     for title in sorted({key for row in rows for key in row}):
-        told = sorted({str(row[title]) for row in rows if row.get(title) not in (None, "")})
+        values = sorted({str(row[title]) for row in rows if row.get(title) not in (None, "")})
         if plain_title(title) in DIRECTION_TITLES:
-            other = [word for word in told if DIRECTIONS.get(plain_title(word)) != direction]
+            other = [value for value in values if DIRECTIONS.get(plain_title(value)) != direction]
             if other:
                 raise ValueError(
                     f"the column {title} says {other[0]!r}, and the azimuths are read as {direction}: pass --direction cw "
                     "(in a request: direction=cw) if they grow clockwise, and take the column out if it means something else"
                 )
-        elif plain_title(title) in PRODUCT_TITLES and len(told) > 1:
-            raise ValueError(f"the column {title} names more than one product: {', '.join(told[:5])}")
+        elif plain_title(title) in PRODUCT_TITLES and len(values) > 1:
+            raise ValueError(f"the column {title} names more than one product: {', '.join(values[:5])}")
 
 
 def _json_rows(data: object) -> list[dict[str, str]]:
     if isinstance(data, dict):
-        inner = data.get("frames", data.get("views"))
-        of_all = {str(key): value for key, value in data.items() if isinstance(value, str)}
-        if inner is None:
+        rows = data.get("frames", data.get("views"))
+        common = {str(key): value for key, value in data.items() if isinstance(value, str)}
+        if rows is None:
             return [{"file": name, "azimuth": azimuth} for name, azimuth in data.items()]
-        data = [{**of_all, **row} for row in inner]
+        data = [{**common, **row} for row in rows]
     if not isinstance(data, list):
         raise ValueError("neither a list nor a mapping")
     return [{str(key).strip().lower(): value for key, value in row.items()} for row in data]

@@ -1,7 +1,6 @@
-"""What a HEIF or AVIF file says of its primary picture, beside the pixels: boxes, read without decoding anything.
+"""Metadata of the primary image in a HEIF or AVIF file: its boxes (ISO/IEC 14496-12 and 23008-12), read without decoding.
 
-Boxes are those of ISO/IEC 14496-12 and 23008-12; AVIF uses the same. Decoders say neither which of two orientations they have applied
-nor, all of them, which colours the pixels are in.
+Decoders do not report which of two orientations they have applied, nor do all of them report the pixels' colour space.
 """
 
 from __future__ import annotations
@@ -11,35 +10,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 EXIF_OFFSET = 4
-"""An Exif item begins with the distance from there to its TIFF header (ISO/IEC 23008-12, A.2.1)."""
+"""Size of the field at the start of an Exif item that holds the offset of the TIFF header (ISO/IEC 23008-12, A.2.1) [bytes]."""
 
 
 @dataclass(frozen=True)
-class Primary:
-    """What is said of the primary picture."""
+class PrimaryImage:
+    """Metadata of the primary image."""
 
     properties: tuple[tuple[bytes, bytes], ...]
     """Type and content of each property box, such as ``irot``, in the file's order."""
     exif: bytes
-    """The TIFF structure of its Exif block; empty where there is none."""
+    """The TIFF structure of its Exif block; empty when there is none."""
 
 
-def primary_of(data: bytes) -> Primary:
-    """Read the boxes of a file's primary picture.
+def read_primary_image(data: bytes) -> PrimaryImage:
+    """Read the metadata of a file's primary image.
 
     Args:
-        data: The whole file, of any content: where it cannot be understood nothing is said, and its decoder judges it.
+        data: The whole file. If it cannot be parsed, the result is empty: its decoder decides whether it is damaged.
     """
     try:
         meta = dict(_boxes(dict(_boxes(data))[b"meta"][4:]))
         item = _number(meta[b"pitm"], 4, 2 if meta[b"pitm"][0] == 0 else 4)
-        return Primary(tuple(_properties(meta, item)), _exif(data, meta))
+        return PrimaryImage(tuple(_properties(meta, item)), _exif(data, meta))
     except (KeyError, IndexError, struct.error):
-        return Primary((), b"")
+        return PrimaryImage((), b"")
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and content of each box."""
+    """Yield type and content of each box."""
     at = 0
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
@@ -60,7 +59,7 @@ def _number(data: bytes, at: int, size: int) -> int:
 
 
 def _properties(meta: dict[bytes, bytes], item: int) -> Iterator[tuple[bytes, bytes]]:
-    """Properties of an item: ``ipco`` lists all, ``ipma`` says by number which belong to which."""
+    """Yield the properties of an item: ``ipco`` lists all properties, ``ipma`` assigns them to items by number."""
     known = dict(_boxes(meta[b"iprp"]))
     listed, links = list(_boxes(known[b"ipco"])), known[b"ipma"]
     id_bytes, wide = (2 if links[0] == 0 else 4), links[3] & 1
@@ -87,7 +86,7 @@ def _exif(data: bytes, meta: dict[bytes, bytes]) -> bytes:
 
 
 def _extents(data: bytes, meta: dict[bytes, bytes], item: int) -> Iterator[bytes]:
-    """The pieces of an item's content, by ``iloc``."""
+    """Yield the pieces of an item's content, which ``iloc`` locates."""
     box = meta[b"iloc"]
     version, sizes = box[0], [box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15 if box[0] else 0]
     offset_bytes, length_bytes, base_bytes, index_bytes = sizes
@@ -96,7 +95,7 @@ def _extents(data: bytes, meta: dict[bytes, bytes], item: int) -> Iterator[bytes
     for _ in range(_number(box, 6, id_bytes)):
         owner = _number(box, at, id_bytes)
         at += id_bytes
-        inside = bool(version) and _number(box, at, 2) & 15 == 1  # its bytes are counted from the box idat
+        inside = bool(version) and _number(box, at, 2) & 15 == 1  # offsets are relative to the box idat
         at += (2 if version else 0) + 2
         base = _number(box, at, base_bytes)
         count = _number(box, at + base_bytes, 2)

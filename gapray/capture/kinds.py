@@ -1,4 +1,4 @@
-"""What a file or folder of a source is: by its name, and where that says nothing by its first bytes."""
+"""Kinds of files and folders in a source, by their names and, where those do not decide, by their first bytes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path, PurePosixPath
 
 HEAD_BYTES = 32
 # fmt: off
-PHOTO_ENDINGS = frozenset(
+PHOTO_EXTENSIONS = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".heic", ".heif", ".hif"),
         *(".avif", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     )
 )
-OTHER_ENDINGS = frozenset(
+OTHER_EXTENSIONS = frozenset(
     (
-        # Raw photos: most of them begin as TIFF does, and lie beside the JPEGs that were made of them.
+        # Raw photos: most of them begin like TIFF, and come with the JPEGs made from them.
         *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".eip", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef"),
         *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
-        # What cameras, phones and editors put beside photos.
+        # Files that cameras, phones and editors write next to photos.
         *(".aae", ".thm", ".lrv", ".xmp", ".dop", ".pp3", ".cos", ".cot", ".cop", ".on1", ".cosessiondb", ".cocatalogdb"),
         *(".lrcat", ".psd", ".psb", ".ai", ".eps", ".svg", ".xcf", ".afphoto", ".mie", ".exif", ".icc", ".icm", ".cube"),
-        # Films, sounds, tables, texts, archives, models.
+        # Videos, audio, tables, texts, archives, 3D models.
         *(".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".mts", ".wav", ".mp3", ".m4a", ".csv", ".tsv", ".json", ".jsonl"),
         *(".parquet", ".xls", ".xlsx", ".ods", ".numbers", ".txt", ".md", ".pdf", ".doc", ".docx", ".html", ".htm", ".xml"),
         *(".yaml", ".yml", ".log", ".ini", ".db", ".zip", ".rar", ".7z", ".gz", ".tar", ".lnk", ".url", ".glb", ".gltf", ".obj"),
@@ -31,10 +31,10 @@ OTHER_ENDINGS = frozenset(
     )
 )
 # fmt: on
-"""Files with these endings are not opened to see whether they are photos."""
+"""Extensions of files that are not photos and need not be opened to know it."""
 
 SIDE_FOLDERS = frozenset({"mask", "masks", "depth", "depths", "truth", "held_out", "thumbnails"})
-"""Folders beside a product's photos that are not products."""
+"""Folders next to a product's photos that are not products themselves."""
 # fmt: off
 _SYSTEM = frozenset(
     name.casefold()
@@ -50,10 +50,10 @@ _SYSTEM = frozenset(
         *(".tmp.driveupload", ".tmp.drivedownload", "CANONMSC", "EOSMISC", "AVF_INFO", "NIKON001.DSC"),
     )
 )
-"""Files and folders that operating systems, storage devices, editors and cameras make; compared without regard to case."""
-_KEPT_ENDINGS = ("_original", "~")
-"""What ExifTool and editors put after the name of a file that they changed; the file itself lies beside it."""
-_SYSTEM_ENDINGS = (
+"""Files and folders made by operating systems, storage devices, editors and cameras; compared case-insensitively."""
+_BACKUP_SUFFIXES = ("_original", "~")
+"""Suffixes that ExifTool and editors give to the backup of a file that they changed."""
+_SYSTEM_EXTENSIONS = (
     *(".lrdata", ".lrcat-data", ".lrlibrary", ".cocatalog", ".cosession", ".photoslibrary", ".aplibrary", ".app", ".bundle"),
     *(".noindex", ".lrcat-wal", ".lrcat-shm", ".lrcat.lock"),
 )
@@ -64,13 +64,13 @@ _HEIF_BRANDS = frozenset(
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder was made by a system or a program for itself."""
+    """Whether a file or folder was made by an operating system or a program for its own use."""
     low = name.casefold()
-    return low in _SYSTEM or low.startswith(("._", "@eadir", "~$")) or low.endswith(_SYSTEM_ENDINGS)
+    return low in _SYSTEM or low.startswith(("._", "@eadir", "~$")) or low.endswith(_SYSTEM_EXTENSIONS)
 
 
 def is_visible(name: str) -> bool:
-    """Whether a file or folder is there for people."""
+    """Whether a file or folder is meant for people: neither hidden nor made by a system."""
     return not name.startswith(".") and not is_system(name)
 
 
@@ -78,33 +78,33 @@ def is_photo(name: str, head: Callable[[], bytes]) -> bool:
     """Whether a file is a photo.
 
     Args:
-        name: Its name.
-        head: Its first `HEAD_BYTES` bytes; asked for only where the name does not decide.
+        name: The file's name.
+        head: Returns the file's first `HEAD_BYTES` bytes; called only when the name does not decide.
     """
-    ending = PurePosixPath(name).suffix.lower()
-    if ending in PHOTO_ENDINGS or ending in OTHER_ENDINGS or name.endswith(_KEPT_ENDINGS):
-        return ending in PHOTO_ENDINGS
+    extension = PurePosixPath(name).suffix.lower()
+    if extension in PHOTO_EXTENSIONS or extension in OTHER_EXTENSIONS or name.endswith(_BACKUP_SUFFIXES):
+        return extension in PHOTO_EXTENSIONS
     return begins_as_photo(head())
 
 
 def is_photo_file(path: Path) -> bool:
-    """As `is_photo`, of a local file; False for folders and for what cannot be read."""
+    """Whether a local path is a photo; False for folders and files that cannot be read."""
     return path.is_file() and is_photo(path.name, lambda: _head(path))
 
 
 def photos_below(folder: Path) -> list[Path]:
-    """All photos below a local folder that people see, in no order."""
-    return [path for path in folder.rglob("*") if _is_seen_photo(path, folder)]
+    """All visible photos below a local folder, in no particular order."""
+    return [path for path in folder.rglob("*") if _is_visible_photo(path, folder)]
 
 
 def not_photos(folder: Path) -> list[str]:
-    """Names of all other files below a local folder, relative to it, sorted."""
+    """Paths of all files below a local folder that are not visible photos, relative to it, sorted."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in files if not _is_seen_photo(path, folder))
+    return sorted(path.relative_to(folder).as_posix() for path in files if not _is_visible_photo(path, folder))
 
 
 def begins_as_photo(head: bytes) -> bool:
-    """Whether a file that begins so is in a format that `gapray.capture.decode` reads."""
+    """Whether the first bytes of a file are those of a format that `gapray.capture.decode` reads."""
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -114,24 +114,24 @@ def begins_as_photo(head: bytes) -> bool:
 
 
 def counted(names: Iterable[str]) -> dict[str, int]:
-    """How many there are of each kind of what is not used.
+    """Count unused files and folders by kind.
 
     Args:
-        names: Of files, and of folders with a '/' at the end.
+        names: Names of files, and of folders with a trailing '/'.
 
     Returns:
-        Kind -> number, the commonest first. A kind is an ending as it is written, a folder's name with '/', ``system``, ``hidden``,
-        or the whole name of a file without an ending.
+        Kind -> count, the commonest first. A kind is a file extension as written, a folder's name with '/', ``system``, ``hidden``,
+        or the whole name of a file without an extension.
     """
     return dict(sorted(Counter(map(_kind, names)).items(), key=lambda item: (-item[1], item[0])))
 
 
 def described(counts: dict[str, int]) -> str:
-    """Counts for people: ``ignored: 3 (2 .AAE, 1 .txt)``."""
+    """Counts by kind as a message: ``ignored: 3 (2 .AAE, 1 .txt)``."""
     return f"ignored: {sum(counts.values())} ({', '.join(f'{count} {kind}' for kind, count in counts.items())})"
 
 
-def _is_seen_photo(path: Path, folder: Path) -> bool:
+def _is_visible_photo(path: Path, folder: Path) -> bool:
     return all(map(is_visible, path.relative_to(folder).parts)) and is_photo_file(path)
 
 

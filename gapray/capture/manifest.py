@@ -1,4 +1,4 @@
-"""Manifests: capture sets as Parquet rows, so that a run of any size starts from a file and not from a list."""
+"""Manifests: capture sets as Parquet rows, so that a run of any size can read them from a file instead of a list in memory."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ MANIFEST = pa.schema(
         pa.field("azimuths_by", pa.string()),
     ]
 )
-"""One row a product. A product that was refused while its photos were listed is a row with an error and no photos."""
-LATER = frozenset({"azimuths_by"})
-"""Columns that manifests of earlier releases lack; they are null there."""
-OFTEN_NULL = frozenset({"error_code", "error_message", *LATER})
-"""Columns in which all values may be null, which pandas and Polars then write without another type."""
-LISTED = pa.schema([*MANIFEST, pa.field("ignored", pa.list_(pa.string()))])
-"""What is written: beside what a run reads, names of what lies in the product's folder and is not used."""
+"""Columns that a run reads, one row per product. A product that was refused during listing is a row with an error and no photos."""
+ADDED_COLUMNS = frozenset({"azimuths_by"})
+"""Columns missing in manifests of earlier releases; they are read as null."""
+NULLABLE_COLUMNS = frozenset({"error_code", "error_message", *ADDED_COLUMNS})
+"""Columns in which all values may be null; pandas and Polars then write them with the type null."""
+WRITTEN_MANIFEST = pa.schema([*MANIFEST, pa.field("ignored", pa.list_(pa.string()))])
+"""Columns that are written: those of `MANIFEST`, and the names of unused files and folders in the product's folder."""
 IGNORED = b"gapray.ignored"
-"""Key of the file's metadata: kind -> number of all that is not used in the source, as JSON."""
+"""Key in the file's metadata of the counts of unused files in the whole source: kind -> count, as JSON."""
 ROWS_PER_GROUP = 4096
 
 
 def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
-    """One product as a row of `LISTED`."""
+    """A product as a row of `WRITTEN_MANIFEST`."""
     if isinstance(item, Reject):
         return {
             "product_id": item.product_id,
@@ -73,14 +73,14 @@ def manifest_row(item: CaptureSet | Reject) -> dict[str, object]:
 
 
 def capture_set(row: dict[str, object]) -> CaptureSet:
-    """The capture set in a row of `MANIFEST` that holds no error."""
+    """The capture set in a row of `MANIFEST` without an error."""
     photos = row["photos"]
     assert isinstance(photos, list)
     by = cast("AzimuthsBy | None", row["azimuths_by"])
     ignored = row.get("ignored") or ()
     assert isinstance(ignored, list | tuple)
-    kept = tuple(Photo(**photo) for photo in photos)
-    return CaptureSet(str(row["product_id"]), str(row["uri"]), kept, by, tuple(map(str, ignored)))
+    parsed = tuple(Photo(**photo) for photo in photos)
+    return CaptureSet(str(row["product_id"]), str(row["uri"]), parsed, by, tuple(map(str, ignored)))
 
 
 def write_manifest(items: Iterable[CaptureSet | Reject], path: str, beside: Collection[str] = ()) -> int:
@@ -88,19 +88,19 @@ def write_manifest(items: Iterable[CaptureSet | Reject], path: str, beside: Coll
 
     Args:
         items: The products.
-        path: Of the file.
-        beside: What lies beside the products and is not used; may grow while `items` are taken.
+        path: The file to write.
+        beside: Names of unused files and folders next to the products; may grow while `items` is iterated over.
 
     Returns:
         The number of products.
     """
     count = 0
     ignored: Counter[str] = Counter()
-    with pq.ParquetWriter(path, LISTED) as writer:
-        for some in _batched(items, ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist([manifest_row(item) for item in some], schema=LISTED))
-            count += len(some)
-            for item in some:
+    with pq.ParquetWriter(path, WRITTEN_MANIFEST) as writer:
+        for batch in _batches(items, ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist([manifest_row(item) for item in batch], schema=WRITTEN_MANIFEST))
+            count += len(batch)
+            for item in batch:
                 ignored.update(counted(item.ignored))
         ignored.update(counted(beside))
         writer.add_key_value_metadata({IGNORED: json.dumps(dict(ignored.most_common()))})
@@ -108,19 +108,22 @@ def write_manifest(items: Iterable[CaptureSet | Reject], path: str, beside: Coll
 
 
 def ignored_of(manifest: str) -> dict[str, int]:
-    """Kind -> number of what is not used in the source of a manifest, as `gapray.capture.kinds.counted`.
+    """Counts of unused files and folders in the source of a manifest, as from `gapray.capture.kinds.counted`.
 
     Args:
-        manifest: A local Parquet file, of `write_manifest` or with the same columns.
+        manifest: A local Parquet file written by `write_manifest` or with the same columns.
+
+    Returns:
+        Kind -> count; empty when the file does not state it.
     """
     return dict(json.loads((pq.read_metadata(manifest).metadata or {}).get(IGNORED, b"{}")))
 
 
 def check_manifest(schema: pa.Schema) -> None:
-    """Refuse a Parquet file that is no manifest.
+    """Refuse a Parquet file that is not a manifest.
 
-    Types that hold the same values are as good: pandas and Polars write `large_string`, `string_view`, dictionaries of strings
-    and `large_list`.
+    Types that can hold the same values are accepted: pandas and Polars write `large_string`, `string_view`, dictionaries of
+    strings and `large_list`.
 
     Raises:
         InputError: `capture.invalid_manifest` when a column is missing or of another type.
@@ -128,29 +131,29 @@ def check_manifest(schema: pa.Schema) -> None:
     for field in MANIFEST:
         index = schema.get_field_index(field.name)
         if index < 0:
-            if field.name in LATER:
+            if field.name in ADDED_COLUMNS:
                 continue
             raise InputError("capture.invalid_manifest", f"the manifest has no column {field.name!r}")
-        if not _reads_as(schema.field(index).type, field.type, field.name in OFTEN_NULL):
+        if not _is_compatible(schema.field(index).type, field.type, field.name in NULLABLE_COLUMNS):
             raise InputError(
                 "capture.invalid_manifest", f"column {field.name!r} is {schema.field(index).type}, not {field.type}"
             )
 
 
-def completed(rows: pa.Table) -> pa.Table:
-    """Rows of a manifest that passed `check_manifest`, with all columns of `MANIFEST` in their order.
+def with_all_columns(rows: pa.Table) -> pa.Table:
+    """The rows of a manifest that passed `check_manifest`, with all columns of `MANIFEST` in their order.
 
     Raises:
         InputError: `capture.invalid_manifest` when a number does not fit.
     """
     for field in MANIFEST:
-        if field.name in LATER and field.name not in rows.column_names:
+        if field.name in ADDED_COLUMNS and field.name not in rows.column_names:
             rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-    return of_manifest(rows.select(MANIFEST.names))
+    return cast_to_manifest(rows.select(MANIFEST.names))
 
 
-def of_manifest(rows: pa.Table) -> pa.Table:
-    """Columns of a manifest that passed `check_manifest`, in the types of `MANIFEST`.
+def cast_to_manifest(rows: pa.Table) -> pa.Table:
+    """The columns of a manifest that passed `check_manifest`, cast to the types of `MANIFEST`.
 
     Raises:
         InputError: `capture.invalid_manifest` when a number does not fit.
@@ -161,28 +164,28 @@ def of_manifest(rows: pa.Table) -> pa.Table:
         raise InputError("capture.invalid_manifest", str(error)) from error
 
 
-def _reads_as(found: pa.DataType, wanted: pa.DataType, may_be_null: bool = False) -> bool:
-    """Whether values of one type are also values of another, whatever their layout in memory."""
+def _is_compatible(actual: pa.DataType, expected: pa.DataType, may_be_null: bool = False) -> bool:
+    """Whether values of the type `actual` can be cast to the type `expected`, whatever their layout in memory."""
     kinds = pa.types
-    if kinds.is_dictionary(found):
-        found = found.value_type
-    if kinds.is_string(wanted):
-        strings = kinds.is_string(found) or kinds.is_large_string(found) or kinds.is_string_view(found)
-        return strings or (may_be_null and kinds.is_null(found))
-    if kinds.is_list(wanted):
-        lists = kinds.is_list(found) or kinds.is_large_list(found) or kinds.is_fixed_size_list(found)
-        return lists and _reads_as(found.value_type, wanted.value_type)
-    if kinds.is_struct(wanted):
+    if kinds.is_dictionary(actual):
+        actual = actual.value_type
+    if kinds.is_string(expected):
+        strings = kinds.is_string(actual) or kinds.is_large_string(actual) or kinds.is_string_view(actual)
+        return strings or (may_be_null and kinds.is_null(actual))
+    if kinds.is_list(expected):
+        lists = kinds.is_list(actual) or kinds.is_large_list(actual) or kinds.is_fixed_size_list(actual)
+        return lists and _is_compatible(actual.value_type, expected.value_type)
+    if kinds.is_struct(expected):
         return (
-            kinds.is_struct(found)
-            and [field.name for field in found] == [field.name for field in wanted]
-            and all(_reads_as(mine.type, field.type) for mine, field in zip(found, wanted, strict=True))
+            kinds.is_struct(actual)
+            and [field.name for field in actual] == [field.name for field in expected]
+            and all(_is_compatible(own.type, field.type) for own, field in zip(actual, expected, strict=True))
         )
-    number = kinds.is_integer(found) or (kinds.is_floating(wanted) and kinds.is_floating(found))
+    number = kinds.is_integer(actual) or (kinds.is_floating(expected) and kinds.is_floating(actual))
     return bool(number)
 
 
-def _batched(items: Iterable[CaptureSet | Reject], size: int) -> Iterator[list[CaptureSet | Reject]]:
+def _batches(items: Iterable[CaptureSet | Reject], size: int) -> Iterator[list[CaptureSet | Reject]]:
     rows: list[CaptureSet | Reject] = []
     for item in items:
         rows.append(item)

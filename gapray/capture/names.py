@@ -14,25 +14,25 @@ TEMPLATES = {
     # GS1 Product Image Specification: 14 digits of GTIN, type (C = high resolution), facing, N = no plunge angle, 1 = in its pack.
     "gs1": "{gtin}_C{facing}N1",
 }
-"""Named templates; any other text with the same fields is one too."""
+"""Built-in templates by name; any other format string with the same fields is a template too."""
 FIELDS = frozenset({"sku", "gtin", "deg", "index", "facing"})
 FACINGS = {0: 1, 90: 8, 180: 7, 270: 2}
-"""Azimuth -> GS1's facing: 1 front, 8 right, 7 back, 2 left, as one who looks at the front calls them."""
+"""Azimuth [degrees] -> GS1 facing code: 1 front, 8 right, 7 back, 2 left, as seen by a viewer facing the front."""
 FACING_TOLERANCE_DEG = 10.0
-"""GS1 has no code for a view between two facings."""
+"""Largest distance of a view from its facing; GS1 has no codes for views in between."""
 
 
 def view_name(template: str, product_id: str, azimuth_deg: float, index: int) -> str | None:
-    """The name of one view, without its ending.
+    """The file name of one view, without its extension.
 
     Args:
-        template: A key of `TEMPLATES`, or a text with fields of `FIELDS` as in `str.format`.
-        product_id: The product's; for `gtin` it must be 8, 12, 13 or 14 digits.
-        azimuth_deg: The view's.
-        index: Its place in the turn, from 0.
+        template: A key of `TEMPLATES`, or a `str.format` string with fields of `FIELDS`.
+        product_id: The product's id; for the field `gtin` it must have 8, 12, 13 or 14 digits.
+        azimuth_deg: The view's azimuth.
+        index: The view's position in the turn, from 0.
 
     Returns:
-        None where the template names a facing and the view shows none.
+        The name; None if the template needs a facing and the view shows none.
 
     Raises:
         ConfigError: `config.invalid`.
@@ -51,7 +51,7 @@ def view_name(template: str, product_id: str, azimuth_deg: float, index: int) ->
     values: dict[str, object] = {"sku": product_id, "deg": round(azimuth_deg) % 360, "index": index}
     if "gtin" in fields:
         if re.fullmatch(r"\d{8}|\d{12,14}", product_id) is None:
-            raise ConfigError("config.invalid", f"--names {template!r}: {product_id!r} is no GTIN")
+            raise ConfigError("config.invalid", f"--names {template!r}: {product_id!r} is not a GTIN")
         values["gtin"] = product_id.zfill(14)
     if "facing" in fields:
         facing = next(
@@ -65,5 +65,5 @@ def view_name(template: str, product_id: str, azimuth_deg: float, index: int) ->
     except (ValueError, IndexError, KeyError) as error:
         raise ConfigError("config.invalid", f"--names {template!r}: {error}") from error
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._°-]*", name) is None:
-        raise ConfigError("config.invalid", f"--names {template!r} makes {name!r}, which is no plain file name")
+        raise ConfigError("config.invalid", f"--names {template!r} gives {name!r}, which is not a plain file name")
     return name

@@ -1,10 +1,10 @@
-"""Which way is up: the orientation that a file asks for and that its decoder has not applied."""
+"""Orientation that a file asks for and that its decoder has not applied."""
 
 from __future__ import annotations
 
 from PIL import ExifTags, Image
 
-from gapray.capture.heif import primary_of
+from gapray.capture.heif import read_primary_image
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -15,27 +15,27 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By the value of the tag (Exif 2.32, 4.6.4 A)."""
+"""Value of the orientation tag (Exif 2.32, 4.6.4 A) -> transposition that brings the pixels upright."""
 
 
-def left_to_turn(image: Image.Image, data: bytes) -> Image.Transpose | None:
-    """What has to be done to the pixels that were decoded; None where they stand upright.
+def pending_transpose(image: Image.Image, data: bytes) -> Image.Transpose | None:
+    """The transposition that decoded pixels still need; None if they are upright.
 
     =========== ============ =========================================================================================
-    format      says it in   who turns
+    format      stored in    applied by
     =========== ============ =========================================================================================
-    JPEG, PNG,  EXIF or XMP  nobody (a PNG's eXIf may come after the pixels, so it is read when they are)
+    JPEG, PNG,  EXIF or XMP  nobody (a PNG's eXIf may follow the pixels, so it is known only once they are read)
     WebP
-    TIFF        tag 274      Pillow, while it loads, and it takes the tag away
-    HEIC        irot, imir   libheif, while it decodes; pillow-heif sets the EXIF tag to 1, whatever it was
-    AVIF        irot, imir   nobody; Pillow writes them into the EXIF tag, over what was there
-    HEIC, AVIF  EXIF alone   nobody. The standard calls it informative, yet it is what converters from JPEG write, and macOS
-                             shows it turned
+    TIFF        tag 274      Pillow, while loading; it also removes the tag
+    HEIC        irot, imir   libheif, while decoding; pillow-heif then sets the EXIF tag to 1
+    AVIF        irot, imir   nobody; Pillow writes them into the EXIF tag, replacing its value
+    HEIC, AVIF  EXIF only    nobody. The standard calls it informative, but converters from JPEG write it and macOS
+                             applies it
     =========== ============ =========================================================================================
 
     Args:
-        image: Loaded, not merely opened.
-        data: The file it was loaded from.
+        image: The image, loaded and not merely opened.
+        data: The bytes of its file.
     """
     value = _of_exif(image)
     if image.format in ("HEIF", "AVIF") and value == 1:
@@ -47,13 +47,13 @@ def _of_exif(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        # EXIF is written by countless devices; a block that cannot be parsed says nothing about the way up.
+        # Countless devices write EXIF; a block that cannot be parsed is taken as upright.
         return 1
 
 
 def _of_boxes(data: bytes) -> int:
-    """The EXIF tag of a file whose boxes say nothing about the way up, else 1."""
-    primary = primary_of(data)
+    """The EXIF orientation of a file whose boxes do not state one, else 1."""
+    primary = read_primary_image(data)
     if any(kind in (b"irot", b"imir") for kind, _ in primary.properties):
         return 1
     exif = Image.Exif()
@@ -61,4 +61,4 @@ def _of_boxes(data: bytes) -> int:
         exif.load(b"Exif\0\0" + primary.exif)
         return int(exif.get(ExifTags.Base.Orientation, 1))
     except Exception:
-        return 1  # for the reason that `_of_exif` gives
+        return 1  # see `_of_exif`

@@ -1,4 +1,4 @@
-"""Reading photos from where they lie: local files, zip archives, and any fsspec URI."""
+"""Reading photos from where they are stored: local files, zip archives and any fsspec URI."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import fsspec
 from gapray.errors import InputError
 
 DIRECTORY_BYTES_PER_ENTRY = 256
-"""Room for each entry in an archive's directory: 46 bytes, the name, and what programs add."""
+"""Bytes allowed for each entry in an archive's central directory: 46 of header, the name, and the extra fields that programs add."""
 
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """What an archive may list. Its directory is held whole, at about 1.5 kB of memory a file or folder."""
+    """Limits on an archive's directory, which is held in memory at about 1.5 kB per file or folder."""
 
     entries: int = 200_000
-    """Files and folders."""
+    """Maximum number of files and folders."""
     depth: int = 32
-    """Folders in each other."""
+    """Maximum depth of nested folders."""
     name: int = 1024
-    """Length of a name with its folders [characters]."""
+    """Maximum length of a path inside the archive [characters]."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,21 @@ class Entry:
     """One file below a root, as its listing describes it."""
 
     folder: str
-    """Folder below the root, '' for the root itself, '/'-separated."""
+    """Folder relative to the root, '/'-separated; '' for the root itself."""
     name: str
+    """File name without its folder."""
     uri: str
+    """Local path or fsspec URI to read it from."""
     size: int
+    """Size [bytes]."""
     stamp: str
+    """Changes when the file does: modification time, CRC or ETag."""
     safe: bool
-    """False when the file is a link out of the root, or its name climbs out of it."""
+    """False when the file is a link to somewhere outside the root, or its name leads out of it."""
 
 
 def is_local(uri: str) -> bool:
-    """True for a plain path (or ``file://``), which needs no fsspec."""
+    """Whether a URI is a plain path or ``file://``, which needs no fsspec."""
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -54,22 +58,22 @@ def local_path(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
-def _opened(uri: str) -> AbstractContextManager[Any]:
+def _open(uri: str) -> AbstractContextManager[Any]:
     return open(local_path(uri), "rb") if is_local(uri) else fsspec.open(uri, "rb")
 
 
 def read_bytes(uri: str, max_bytes: int) -> bytes:
-    """Read one whole file of at most `max_bytes` bytes.
+    """Read a whole file of at most `max_bytes` bytes.
 
     Raises:
         InputError: `image.unreadable`, `image.empty` or `image.too_many_bytes`.
     """
     name = PurePosixPath(uri.split("::", maxsplit=1)[0]).name
     try:
-        with _opened(uri) as file:
+        with _open(uri) as file:
             data: bytes = file.read(max_bytes + 1)
     except Exception as error:
-        # fsspec backends raise whatever their client library raises; every one of them means the same to us.
+        # fsspec backends raise whatever their client library raises; all of it means that the file cannot be read.
         raise InputError("image.unreadable", f"{name}: {type(error).__name__}: {error}") from error
     if not data:
         raise InputError("image.empty", f"{name} holds no bytes")
@@ -79,35 +83,35 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
 
 
 def read_head(uri: str, size: int) -> bytes:
-    """The first bytes of a file; none where it cannot be read, which whoever wants the whole of it will be told."""
+    """The first `size` bytes of a file; empty when it cannot be read, which `read_bytes` then reports."""
     try:
-        with _opened(uri) as file:
+        with _open(uri) as file:
             return bytes(file.read(size))
-    except Exception:  # for the reason that `read_bytes` gives
+    except Exception:  # see `read_bytes`
         return b""
 
 
 def printable(name: str) -> str:
-    """A name for tables and terminals: bytes that are no UTF-8 become escapes."""
+    """A name fit for tables and terminals: bytes that are not UTF-8 become escape sequences."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def place_of(uri: str) -> str:
-    """The same for two ways of naming one folder: links resolved, no '/' at its end."""
+def canonical_uri(uri: str) -> str:
+    """A canonical URI, equal for any two ways of naming the same folder: links resolved, no trailing '/'."""
     return os.path.realpath(local_path(uri)) if is_local(uri) else uri.rstrip("/")
 
 
 class Listing(Protocol):
-    """What lies in a source, one folder at a time: a source of a million products is never held whole."""
+    """The content of a source, listed folder by folder: a source of a million products is never held in memory."""
 
-    at_once: int
-    """Folders that are worth listing at once."""
+    concurrency: int
+    """Number of folders worth listing at the same time."""
 
-    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """Files of one folder below the root ('' for the root itself), and names of its subfolders, both sorted.
+    def list_folder(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """The files of one folder relative to the root ('' for the root itself) and the names of its subfolders, both sorted.
 
         Raises:
-            InputError: `capture.unreadable`; `capture.unsafe_path` for a link out of the root or back to where it stands;
+            InputError: `capture.unreadable`; `capture.unsafe_path` for a link out of the root or to one of its own parents;
                 `capture.not_found` for the root of a bucket.
         """
 
@@ -116,8 +120,8 @@ def listing_of(uri: str, limits: ArchiveLimits = ArchiveLimits()) -> Listing:
     """The listing of a local folder, a zip file, or a folder of a bucket.
 
     Args:
-        uri: Where it lies.
-        limits: Of a zip file.
+        uri: Local path or fsspec URI.
+        limits: Limits on a zip file.
 
     Raises:
         InputError: `capture.not_found`, `capture.invalid_archive` or `capture.archive_too_large`.
@@ -128,20 +132,20 @@ def listing_of(uri: str, limits: ArchiveLimits = ArchiveLimits()) -> Listing:
 
 
 class _LocalListing:
-    at_once = 1
+    concurrency = 1
 
     def __init__(self, root: str) -> None:
         if not os.path.isdir(root):
-            raise InputError("capture.not_found", f"{root} is no folder and no zip file")
+            raise InputError("capture.not_found", f"{root} is neither a folder nor a zip file")
         self._root, self._inside = root, os.path.realpath(root) + os.sep
 
-    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """Files and folders of a folder; links to folders are followed within the root."""
+    def list_folder(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """The files and subfolders of a folder; links to folders are followed within the root."""
         files, subfolders = [], []
         self._refuse_link(folder)
         try:
-            with os.scandir(os.path.join(self._root, folder)) as found:
-                for item in sorted(found, key=lambda one: one.name):
+            with os.scandir(os.path.join(self._root, folder)) as items:
+                for item in sorted(items, key=lambda item: item.name):
                     if os.path.isdir(item.path):
                         subfolders.append(item.name)
                     else:
@@ -157,12 +161,12 @@ class _LocalListing:
         target = os.path.realpath(path)
         if not (target + os.sep).startswith(self._inside):
             raise InputError(
-                "capture.unsafe_path", f"{printable(folder)} is a link out of the source, to {printable(target)}"
+                "capture.unsafe_path", f"{printable(folder)} is a link to {printable(target)}, outside the source"
             )
         parents = folder.split("/")[:-1]
-        above = {os.path.realpath(os.path.join(self._root, *parents[:depth])) for depth in range(len(parents) + 1)}
-        if target in above:
-            raise InputError("capture.unsafe_path", f"{printable(folder)} is a link to a folder that it lies in")
+        ancestors = {os.path.realpath(os.path.join(self._root, *parents[:depth])) for depth in range(len(parents) + 1)}
+        if target in ancestors:
+            raise InputError("capture.unsafe_path", f"{printable(folder)} is a link to a folder that contains it")
 
     def _entry(self, folder: str, item: os.DirEntry[str]) -> Entry:
         safe = not item.is_symlink() or os.path.realpath(item.path).startswith(self._inside)
@@ -173,37 +177,38 @@ class _LocalListing:
         return Entry(folder, item.name, item.path, status.st_size, str(status.st_mtime_ns), safe)
 
 
-class _Directory:
-    """A zip file of which no more is read at once than a directory within the limits: `zipfile` reads that whole.
+class _BoundedReads:
+    """A file whose single reads are bounded: `zipfile` reads an archive's whole central directory in one call.
 
-    The size that the file states cannot be asked instead: there are several places for it, and `zipfile` chooses among them.
+    The size that the archive states cannot be checked instead: it is stored in several places, and `zipfile` chooses among them.
     """
 
-    def __init__(self, file: Any, most: int) -> None:
-        self._file, self._most = file, most
+    def __init__(self, file: Any, max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        if size > self._most:
-            message = f"the archive's directory has {size} bytes; at most {self._most} are read"
+        if size > self._max_bytes:
+            message = f"the archive's directory has {size} bytes; at most {self._max_bytes} are read"
             raise InputError("capture.archive_too_large", message)
-        return bytes(self._file.read(size if size >= 0 else self._most))  # without a size it looks for the end's record
+        # Without a size, `zipfile` is looking for the end of central directory record.
+        return bytes(self._file.read(size if size >= 0 else self._max_bytes))
 
 
 def members_of(file: Any, limits: ArchiveLimits) -> list[zipfile.ZipInfo]:
-    """The directory of a zip file, within limits that are checked before it is read or, what it names, before it is kept.
+    """The members of a zip file, by its central directory, whose size is checked before it is read.
 
     Args:
-        file: Opened, binary.
-        limits: Entries, depth and length of names.
+        file: Open binary file.
+        limits: Limits on the number of entries, their depth and the length of their names.
 
     Raises:
         InputError: `capture.archive_too_large`.
-        zipfile.BadZipFile, OSError, ValueError, NotImplementedError: It is no zip file.
+        zipfile.BadZipFile, OSError, ValueError, NotImplementedError: The file is not a zip file.
     """
-    end_of_directory = 2**16 + 22  # with a comment of the largest size (APPNOTE.TXT, 4.3.16)
-    most = max(DIRECTORY_BYTES_PER_ENTRY * limits.entries, end_of_directory)
-    members = zipfile.ZipFile(cast("IO[bytes]", _Directory(file, most))).infolist()
+    end_record = 2**16 + 22  # with a comment of maximum length (APPNOTE.TXT, 4.3.16)
+    max_bytes = max(DIRECTORY_BYTES_PER_ENTRY * limits.entries, end_record)
+    members = zipfile.ZipFile(cast("IO[bytes]", _BoundedReads(file, max_bytes))).infolist()
     if len(members) > limits.entries:
         message = f"the archive holds {len(members)} entries; at most {limits.entries} are read"
         raise InputError("capture.archive_too_large", message)
@@ -220,11 +225,11 @@ def members_of(file: Any, limits: ArchiveLimits) -> list[zipfile.ZipInfo]:
 
 
 class _ZipListing:
-    at_once = 1
+    concurrency = 1
 
     def __init__(self, uri: str, limits: ArchiveLimits) -> None:
         try:
-            with _opened(uri) as file:
+            with _open(uri) as file:
                 members = members_of(file, limits)
         except FileNotFoundError as error:
             raise InputError("capture.not_found", f"{uri} does not exist") from error
@@ -233,8 +238,8 @@ class _ZipListing:
         if any(member.flag_bits & 0x1 for member in members):
             raise InputError("capture.invalid_archive", f"{uri} is encrypted")
         names = [member.filename for member in members if not member.is_dir()]
-        if twice := sorted({name for name, count in Counter(names).items() if count > 1}):
-            raise InputError("capture.invalid_archive", f"{uri} holds {printable(twice[0])} more than once")
+        if repeated := sorted({name for name, count in Counter(names).items() if count > 1}):
+            raise InputError("capture.invalid_archive", f"{uri} holds {printable(repeated[0])} more than once")
         outer = local_path(uri) if is_local(uri) else uri
         self._files: defaultdict[str, list[Entry]] = defaultdict(list)
         self._folders: defaultdict[str, set[str]] = defaultdict(set)
@@ -255,13 +260,13 @@ class _ZipListing:
         folder = "/".join(parents)
         self._files[folder].append(Entry(folder, path.name, uri, member.file_size, stamp, safe))
 
-    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """See `Listing`."""
+    def list_folder(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """The files and subfolders of a folder of the archive, sorted."""
         return self._files.get(folder, []), sorted(self._folders.get(folder, ()))
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:
-    """The name of a member; macOS writes UTF-8 without the flag for it, which is then read as code page 437."""
+    """The name of a member. macOS writes UTF-8 without setting its flag, so that `zipfile` decodes it as code page 437."""
     if member.flag_bits & 0x800:
         return member.filename
     try:
@@ -271,34 +276,38 @@ def _member_name(member: zipfile.ZipInfo) -> str:
 
 
 class _RemoteListing:
-    at_once = 32
+    concurrency = 32
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         try:
-            # Without the cache of listings, which would hold the whole source in the end.
+            # Without the cache of listings, which would end up holding the whole source.
             self._filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         except Exception as error:
-            # As in read_bytes: the client libraries share no exception type.
+            # The client libraries share no exception type.
             raise InputError("capture.not_found", f"{uri}: {type(error).__name__}: {error}") from error
         self._root = str(root).rstrip("/")
-        if not any(self.look("")):
-            raise InputError("capture.not_found", f"nothing lies below {uri}")
+        if not any(self.list_folder("")):
+            raise InputError("capture.not_found", f"there is nothing in {uri}")
 
-    def look(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """See `Listing`."""
+    def list_folder(self, folder: str) -> tuple[list[Entry], list[str]]:
+        """The files and subfolders of a folder of the bucket, sorted.
+
+        Raises:
+            InputError: `capture.unreadable`, or `capture.not_found` for the root.
+        """
         path = f"{self._root}/{folder}".rstrip("/")
         try:
-            found: list[dict[str, Any]] = self._filesystem.ls(path, detail=True)
+            infos: list[dict[str, Any]] = self._filesystem.ls(path, detail=True)
         except Exception as error:
             code = "capture.unreadable" if folder else "capture.not_found"
             raise InputError(code, f"{self._uri}/{folder}: {type(error).__name__}: {error}") from error
         files, subfolders = [], []
-        for info in sorted(found, key=lambda one: str(one["name"])):
+        for info in sorted(infos, key=lambda info: str(info["name"])):
             full = str(info["name"]).rstrip("/")
             name = PurePosixPath(full).name
             if full.strip("/") == path.strip("/"):
-                continue  # the marker that some stores keep of a folder
+                continue  # some stores keep a marker object for the folder itself
             if info.get("type") == "directory":
                 subfolders.append(name)
             else:
@@ -308,6 +317,7 @@ class _RemoteListing:
 
 
 def _stamp(info: dict[str, Any]) -> str:
+    """A file's version as its store gives it: an ETag, a hash or a time; ``none`` where it gives nothing."""
     for field in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "updated", "created"):
         if info.get(field):
             return f"{field}:{info[field]}".replace('"', "")

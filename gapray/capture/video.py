@@ -1,4 +1,4 @@
-"""Videos -> frames, upright, with square pixels, in sRGB, with their times."""
+"""Decoding videos to upright sRGB frames with square pixels and their times."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ from gapray.errors import InputError
 
 MAX_SIDE = 4096
 MAX_PIXELS = 4096 * 2304
-"""Most pixels in a frame: 4K of cinema and of television, upright too."""
+"""Maximum number of pixels in a frame: cinema and television 4K in either orientation."""
 MAX_FRAME_BYTES = 4 * MAX_PIXELS
-"""Most memory of a decoded frame: 4K in 4:2:2 with 10 bits, say. Decoders of H.264 hold 16 of them for reference, and one a thread."""
+"""Maximum memory of a decoded frame, enough for 4K in 10-bit 4:2:2. H.264 decoders hold 16 reference frames, and one per thread."""
 MAX_THREADS = 4
 DEMUXERS = ("mov", "matroska", "avi", "gif")
-"""FFmpeg's readers of mp4, mov and m4v, of mkv and webm, of avi, of gif. No other is ever opened: playlists, `ffconcat` and more of
-its 300 and odd readers open further files and addresses that the file names."""
+"""FFmpeg's demuxers for mp4, mov and m4v; mkv and webm; avi; gif. No others are allowed: playlists, `ffconcat` and more of its over
+300 demuxers open further files and addresses that the file names."""
 _OPTIONS = {
     "format_whitelist": ",".join(DEMUXERS),
     "protocol_whitelist": "file",
-    # Of decoders, also of those with which FFmpeg looks for a stream's properties: what the container says may not be so.
+    # Also applies to the decoders with which FFmpeg probes a stream: the size in the container may be wrong.
     "max_pixels": str(MAX_PIXELS),
 }
 WHITE_SIDE = 512
-"""Size in which key frames are looked at for the brightest there is [pixels]."""
-VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
+"""Longer side at which key frames are searched for their brightest pixels [pixels]."""
+VIDEO_EXTENSIONS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file is named as a video."""
-    return name.lower().endswith(VIDEO_ENDINGS)
+    """Whether a file name has the extension of a video."""
+    return name.lower().endswith(VIDEO_EXTENSIONS)
 
 
 def count_frames(path: str | Path, *, decode: bool = False) -> int:
-    """How many frames a video holds.
+    """Number of frames in a video.
 
     Args:
-        path: A file that FFmpeg reads.
-        decode: Count the frames that can be decoded; otherwise the packets, which is quick, and of some files more.
+        path: A video that FFmpeg can read.
+        decode: Count the frames that can be decoded; otherwise the packets, which is fast but too many for some files.
 
     Raises:
         InputError: `video.unreadable` or `video.too_many_pixels`.
     """
-    with _opened(path) as (container, stream):
+    with _open(path) as (container, stream):
         return sum(1 for _ in container.decode(stream)) if decode else sum(p.size > 0 for p in container.demux(stream))
 
 
 def frame_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of a video's frames [pixels], as the file stores them.
+    """Width and height of a video's frames as stored [pixels].
 
     Args:
-        path: A file that FFmpeg reads.
+        path: A video that FFmpeg can read.
 
     Raises:
         InputError: `video.unreadable` or `video.too_many_pixels`.
     """
-    with _opened(path) as (_, stream):
+    with _open(path) as (_, stream):
         return stream.width, stream.height
 
 
@@ -80,35 +80,35 @@ def frames_of(
     pixels: int | None = None,
     only: Container[int] | None = None,
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Decode a video frame by frame; no more than one is held.
+    """Decode a video frame by frame; only one frame is held at a time.
 
-    Where the file says that its pixels are not square (its sample aspect ratio), the shorter side of a pixel is stretched to the
-    longer, as far as `MAX_SIDE` and `MAX_PIXELS` allow.
+    If the file's pixels are not square (by its sample aspect ratio), their shorter side is stretched to the longer, as far as
+    `MAX_SIDE` and `MAX_PIXELS` allow.
 
-    Matrix, range, primaries and transfer are the file's own; where it says nothing, BT.601 with sRGB's primaries, as FFmpeg
-    writes it. HDR becomes standard range (`gapray.capture.colours`); its white is that of ITU-R BT.2408, but for files that FFmpeg
-    wrote and in which nothing is brighter than the white of standard range.
+    Matrix, range, primaries and transfer are taken from the file; the default is BT.601 with sRGB primaries, as FFmpeg writes
+    it. HDR is converted to standard range (`gapray.capture.colours`) with the white of ITU-R BT.2408, except in files that
+    FFmpeg wrote and in which nothing is brighter than standard-range white.
 
     Args:
-        path: A file that FFmpeg reads.
-        grey: Luma only; that of HDR is left as it is.
-        side: Shrink to at most this many pixels on the longer side.
-        pixels: Shrink to at most so many pixels.
-        only: Indices of the frames that are wanted; the others are decoded and not converted.
+        path: A video that FFmpeg can read.
+        grey: Luma only; that of HDR is not converted.
+        side: Maximum length of the longer side [pixels]; larger frames are shrunk.
+        pixels: Maximum number of pixels; larger frames are shrunk.
+        only: Indices of the frames to yield; the others are decoded but not converted.
 
     Yields:
-        Seconds, which grow from frame to frame, and uint8 [H, W, 3] sRGB or [H, W] luma, turned as the file says.
+        The time in seconds, strictly increasing, and the frame: uint8 [H, W, 3] sRGB or [H, W] luma, rotated as the file says.
 
     Raises:
         InputError: `video.unreadable` or `video.too_many_pixels`; `video.unknown_colours` for linear or log footage.
     """
-    with _opened(path) as (container, stream):
+    with _open(path) as (container, stream):
         shape = _pixel_shape(stream)
         last, spacing = -1.0, 1 / float(stream.average_rate or 30)
         converted: bool | None = None
         for index, frame in enumerate(container.decode(stream)):
             seconds = float(frame.time) if frame.time is not None else last + spacing
-            last = seconds if seconds > last else last + 1e-3  # some phones write a time twice
+            last = seconds if seconds > last else last + 1e-3  # some phones repeat a time
             _check_size(path, frame.width, frame.height, frame.format)
             if is_unknown(frame.color_primaries, frame.color_trc):
                 tags = f"primaries {frame.color_primaries} and transfer {frame.color_trc}"
@@ -130,8 +130,8 @@ def frames_of(
 
 
 def _is_converted(path: str | Path, transfer: int) -> bool:
-    """Whether an HDR video was converted from standard range, by its tags and key frames: one answer, whichever frames are wanted."""
-    with _opened(path) as (container, stream):
+    """Whether an HDR video was converted from standard range, by its tags and key frames, whichever frames are requested."""
+    with _open(path) as (container, stream):
         if not _may_be_converted(container.metadata):
             return False
         stream.codec_context.skip_frame = "NONKEY"
@@ -143,18 +143,18 @@ def _is_converted(path: str | Path, transfer: int) -> bool:
 
 
 def _may_be_converted(tags: Mapping[str, str]) -> bool:
-    """Whether FFmpeg wrote a file and no camera is named in it."""
+    """Whether FFmpeg wrote a file that names no camera."""
     known = {key.lower(): value for key, value in tags.items()}
     by_camera = any(key.endswith((".make", ".model")) or key in ("make", "model") for key in known)
     return known.get("encoder", "").startswith("Lav") and not by_camera
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
+def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
-        # The prefix keeps a colon in a file's name from becoming another protocol.
+        # The prefix keeps FFmpeg from reading a colon in the file's name as a protocol.
         with av.open(f"file:{path}", options=_OPTIONS) as container:
             if not container.streams.video:
                 raise InputError("video.unreadable", f"{path} has no video stream")
@@ -171,7 +171,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 
 def check_frame(path: str | Path, width: int, height: int) -> None:
-    """Refuse a video by the size of its frames.
+    """Refuse a video whose frames are too large.
 
     Raises:
         InputError: `video.too_many_pixels`.
@@ -190,31 +190,31 @@ def _check_size(path: str | Path, width: int, height: int, format: Any) -> None:
 
 
 def _pixel_shape(stream: Any) -> float:
-    """Width of a pixel over its height; 1 where the file says nothing."""
+    """Width of a pixel over its height; 1 by default."""
     return float(stream.sample_aspect_ratio or 1)
 
 
 def _size(frame: Any, shape: float, side: int | None, pixels: int | None) -> tuple[int, int]:
-    """Width and height at which a frame is wanted, with square pixels.
+    """Width and height of a decoded frame, with square pixels.
 
     Args:
-        frame: Of PyAV.
+        frame: PyAV's frame.
         shape: Width of a stored pixel over its height.
-        side: At most so many pixels on the longer side.
-        pixels: At most so many pixels.
+        side: Maximum length of the longer side [pixels].
+        pixels: Maximum number of pixels.
     """
     width, height = frame.width * max(shape, 1.0), frame.height / min(shape, 1.0)
-    share = min(1.0, min(side or MAX_SIDE, MAX_SIDE) / max(width, height))
-    share = min(share, (min(pixels or MAX_PIXELS, MAX_PIXELS) / (width * height)) ** 0.5)
-    return max(1, round(width * share)), max(1, round(height * share))
+    scale = min(1.0, min(side or MAX_SIDE, MAX_SIDE) / max(width, height))
+    scale = min(scale, (min(pixels or MAX_PIXELS, MAX_PIXELS) / (width * height)) ** 0.5)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _converted(frame: Any, format: str, size: tuple[int, int]) -> NDArray[Any]:
-    """Matrix and range by the frame's tags; area averages where it shrinks, cubic where a side grows."""
+    """The frame's pixels, with matrix and range by its tags; area averages for shrinking, cubic interpolation for growing."""
     from av.video.reformatter import ColorRange, Interpolation
 
     exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
     shrinks = size != (frame.width, frame.height) and size[0] <= frame.width and size[1] <= frame.height
-    way = Interpolation.AREA if shrinks else Interpolation.BICUBIC
-    picture = frame.reformat(*size, format=format, interpolation=way | exact, dst_color_range=ColorRange.JPEG)
+    method = Interpolation.AREA if shrinks else Interpolation.BICUBIC
+    picture = frame.reformat(*size, format=format, interpolation=method | exact, dst_color_range=ColorRange.JPEG)
     return np.asarray(picture.to_ndarray())

@@ -16,7 +16,7 @@ from gapray.config import canonical_hash
 from gapray.errors import CatalogError
 from gapray.gap.images import decode_rgb, encode_jpeg, encode_png
 from gapray.gap.package import UNNAMED, GapPackage
-from gapray.inspect.doubts import looked_over
+from gapray.inspect.doubts import with_warnings
 
 REFERENCE_QUALITY = 95
 
@@ -61,7 +61,7 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str, allow_missi
         depth_scale=package.depth_scale,
         depth_shift=package.depth_shift,
         azimuths_by=package.azimuths_by,
-        warnings=looked_over(package, again=True).warnings,
+        warnings=with_warnings(package, again=True).warnings,
         **shared,  # type: ignore[arg-type]
     )
     after = Catalog(folder).newest("products", "rejects")

@@ -222,15 +222,15 @@ def day(
 
 def _from_video(source: str, out: Path, views: int, front: str | None) -> dict[str, Any]:
     from gapray.errors import ConfigError
-    from gapray.inspect.film import pick_frames, read_film, write_stills
+    from gapray.inspect.film import pick_frames, read_turntable, write_frames
 
     try:
         front_s = float(front) if front is not None else 0.0
     except ValueError:
         raise ConfigError("config.invalid", f"--front {front!r}: give seconds into the video") from None
-    film = read_film(source)
+    film = read_turntable(source)
     stills = pick_frames(film, views, front_s=front_s)
-    folder = write_stills(film, stills, out)
+    folder = write_frames(film, stills, out)
     turn = film.turn
     way = "counter-clockwise" if turn.direction > 0 else "clockwise"
     notes = [f"{turn.span_deg:.0f}° shown, as if the camera walked {way}"]
@@ -249,13 +249,13 @@ def _from_video(source: str, out: Path, views: int, front: str | None) -> dict[s
 
 
 def _from_export(source: str, out: Path, views: int, front: str | None, tolerance: float) -> dict[str, Any]:
-    from gapray.inspect.orbit import orbit_of
+    from gapray.inspect.orbit import find_orbit
     from gapray.inspect.pick import pick_views, write_views
     from gapray.inspect.polycam import read_export
 
     read = read_export(source)
     picked = pick_views(read, views, tolerance_deg=tolerance, front=front)
-    rejected = orbit_of(read, front).rejected
+    rejected = find_orbit(read, front).rejected
     folder = write_views(read, picked, out)
     facts = [
         {
@@ -275,9 +275,9 @@ def _from_export(source: str, out: Path, views: int, front: str | None, toleranc
 
 def _from_sheet(source: str, out: Path) -> dict[str, Any]:
     from gapray.capture.kinds import counted, described, not_photos
-    from gapray.inspect.sheet_cameras import place
+    from gapray.inspect.sheet_cameras import place_photos
 
-    seen = place(source, out)
+    seen = place_photos(source, out)
     ignored = counted(not_photos(Path(source)))
     facts = [
         {

@@ -322,7 +322,7 @@ def run_all(
         from gapray.cli.fidelity import report_folder, table_report, written_report
         from gapray.cli.options import discover_options, render_profile, truth_options
         from gapray.cli.progress import report_of, watched
-        from gapray.inspect.intake import take_in
+        from gapray.inspect.intake import ingest
         from gapray.ray_session import connected
 
         chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
@@ -336,7 +336,7 @@ def run_all(
             given=given,
         )
         options = replace(options, apart=tuple(map(str, (out, report) if report else (out,))))
-        taken = take_in(
+        taken = ingest(
             src, out, options, on_raw=lambda name: None if as_json else typer.echo(f"views of {name}", err=True)
         )
         # Photos that a dense capture holds back are its own truth.

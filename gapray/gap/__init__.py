@@ -1,1 +1,1 @@
-"""The Generative Asset Package (GAP): what one is, its identity embedding, and its folder on disk."""
+"""The Generative Asset Package (GAP): its data classes, its identity embedding, and its folder on disk."""

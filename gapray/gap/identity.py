@@ -1,8 +1,8 @@
-"""The identity embedding: 517 floats that say which product a view shows, and how it fills the picture.
+"""The identity embedding: 517 floats that describe which product a view shows and how it fills the picture.
 
-0 … 511: appearance features of the masked view, of length 1. 512 … 516: mean, standard deviation, minimum and maximum of
-the depth inside the mask (0 … 1 of the stored range), and the mask's share of the image (0 … 1). This order is the one of
-the prototype that gapray replaces.
+0 … 511: appearance features of the masked view, with unit norm. 512 … 516: mean, standard deviation, minimum and maximum of
+the depth inside the mask (0 … 1 of the stored range), and the mask's fraction of the image (0 … 1). This is the order of the
+prototype that gapray replaces.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ IDENTITY_SIZE = FEATURES + GEOMETRIC
 def identity_embedding(
     features: NDArray[np.float32], depth: NDArray[np.uint16], mask: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    """Join appearance and geometry.
+    """Combine appearance and geometry into the identity embedding of one view.
 
     Args:
-        features: [512]; brought to length 1 here.
+        features: Appearance features, [512]; they are normalised here.
         depth: [H, W], as `GapView.depth`.
         mask: [H, W], as `GapView.mask`.
 
@@ -42,7 +42,7 @@ def identity_embedding(
 
 
 def identity_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Cosine of the appearance parts of two embeddings, -1 … 1; 1 = the same look."""
+    """Cosine similarity of the appearance features of two embeddings, -1 … 1; 1 = same appearance, 0 if either is zero."""
     first, second = a[:FEATURES], b[:FEATURES]
     norm = float(np.linalg.norm(first) * np.linalg.norm(second))
     return float(first @ second) / norm if norm else 0.0

@@ -1,6 +1,6 @@
-"""Image codecs of the package's own files: JPEG for the reference, PNG for mask, depth and canny.
+"""Codecs for a package's own images: JPEG for the reference, PNG for mask, depth and canny.
 
-These read and write only what gapray itself made; photos from outside go through `gapray.capture.decode`.
+They only handle images that gapray itself wrote; untrusted photos go through `gapray.capture.decode`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-"""zlib level 3: on the samples' 16-bit depth 1.1x the size of level 6 in a third of its time."""
+"""zlib level 3: for the samples' 16-bit depth 1.1 times the size of level 6 in a third of the time."""
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
-    """uint8 [H, W, 3] sRGB -> JPEG with full chroma resolution."""
+    """Encode uint8 [H, W, 3] sRGB as a JPEG with full chroma resolution."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), flags)
     assert done
@@ -22,7 +22,7 @@ def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """uint8 or uint16 [H, W], or uint8 RGB(A) [H, W, 3|4] -> PNG of the same depth."""
+    """Encode uint8 or uint16 grey [H, W], or uint8 RGB(A) [H, W, 3|4], as a PNG of the same bit depth."""
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     done, data = cv2.imencode(".png", image, _PNG)
@@ -31,10 +31,10 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
 
 
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
-    """JPEG or PNG -> uint8 [H, W, 3].
+    """Decode a JPEG or PNG to uint8 RGB [H, W, 3].
 
     Raises:
-        ValueError: The bytes are no image.
+        ValueError: The bytes are not an image.
     """
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
@@ -43,10 +43,10 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
 
 
 def decode_grey8(data: bytes) -> NDArray[np.uint8]:
-    """8-bit grey PNG -> uint8 [H, W].
+    """Decode an 8-bit grey PNG to uint8 [H, W].
 
     Raises:
-        ValueError: The bytes are no 8-bit grey image.
+        ValueError: The bytes are not an 8-bit grey image.
     """
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 2 or image.dtype != np.uint8:
@@ -55,10 +55,10 @@ def decode_grey8(data: bytes) -> NDArray[np.uint8]:
 
 
 def decode_grey16(data: bytes) -> NDArray[np.uint16]:
-    """16-bit grey PNG -> uint16 [H, W].
+    """Decode a 16-bit grey PNG to uint16 [H, W].
 
     Raises:
-        ValueError: The bytes are no 16-bit grey image.
+        ValueError: The bytes are not a 16-bit grey image.
     """
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 2 or image.dtype != np.uint16:

@@ -1,4 +1,4 @@
-"""The views that a `multiview_manifest.json` names, and their angles. Manifests come from outside: nothing in them is trusted."""
+"""Views and azimuths listed in a `multiview_manifest.json`. Manifests are untrusted input."""
 
 from __future__ import annotations
 
@@ -10,83 +10,89 @@ from typing import Any
 from gapray.capture.azimuths import AzimuthsBy, turned
 
 VIEW = re.compile(r"view[_-]?(\d+(?:\.\d+)?)", re.IGNORECASE)
-"""Name of a view's folder, with its degrees."""
+"""Name of a view's folder; the group is its azimuth in degrees."""
 ANGLES = ("azimuth_deg", "azimuth", "angle")
-"""Members in which a view, or a photo of a request, says its azimuth."""
+"""Members with the azimuth of a view or of a photo in a request."""
 ROUNDED_DEG = 0.5
-"""Statements this close agree: the prototype's keys and folders are whole degrees [degrees]."""
-_MOST_DEGREES = 1e6
-LONGEST_PATH = 4096
-"""Characters; longer texts are no paths."""
+"""Largest difference between azimuths that agree: the prototype's keys and folders are rounded to whole degrees."""
+_MAX_DEGREES = 1e6
+MAX_PATH = 4096
+"""Maximum length of a path; longer texts are not paths [characters]."""
 
 
 def manifest_views(manifest: Any) -> tuple[list[tuple[float, Mapping[str, Any]]], AzimuthsBy]:
-    """Each view's azimuth and members, and whether the manifest says the azimuths (`table`) or only an order.
+    """List the views of a manifest.
 
-    The prototype wrote ``{"views": {"000": {…}, "045": {…}}}``. A list of views is read too: the angle is a member of each,
-    or stands in its paths, or the views go round in even steps.
+    The prototype wrote ``{"views": {"000": {…}, "045": {…}}}``. A list of views is also accepted: the azimuth is a member of
+    each view or part of its paths; without any the views are evenly spaced.
 
     Args:
         manifest: Parsed JSON.
 
     Returns:
-        (degrees in [0, 360), the view's members), in the manifest's order. A view that is only a text becomes
-        ``{"folder": text}``.
+        The azimuth in [0, 360) degrees and the members of each view, in the manifest's order, and whether the manifest states
+        the azimuths (`table`) or only an order (`order`). A view that is a mere string becomes ``{"folder": string}``.
 
     Raises:
-        ValueError: There is no view, one has no angle, or what is said of one contradicts itself.
+        ValueError: There is no view, one has no azimuth, or its azimuths contradict each other.
     """
     views = manifest.get("views") if isinstance(manifest, Mapping) else None
     if not isinstance(views, (Mapping, list)) or not views:
         raise ValueError("there are no views")
     labelled = views.items() if isinstance(views, Mapping) else [(None, view) for view in views]
     members = [_members(view) for _, view in labelled]
-    angles = [_angle(one, label) for one, (label, _) in zip(members, labelled, strict=True)]
+    angles = [_angle(view_members, label) for view_members, (label, _) in zip(members, labelled, strict=True)]
     by: AzimuthsBy = "table"
     if all(angle is None for angle in angles):
         by = "order"
         angles = [360.0 * step / len(angles) for step in range(len(angles))]
-    found = []
-    for angle, one in zip(angles, members, strict=True):
+    listed = []
+    for angle, view_members in zip(angles, members, strict=True):
         if angle is None:
             raise ValueError("a view has no angle")
-        found.append((angle, one))
-    return found, by
+        listed.append((angle, view_members))
+    return listed, by
 
 
-def degrees_of(value: Any) -> float:
-    """Degrees in [0, 360) that a number, ``"045"`` or ``"view_045"`` stands for.
+def parse_degrees(value: Any) -> float:
+    """Parse an azimuth from a number, ``"045"`` or ``"view_045"``.
+
+    Returns:
+        Degrees in [0, 360).
 
     Raises:
-        ValueError: It stands for none.
+        ValueError: The value is not an angle.
     """
     text = str(value).strip()
     match = VIEW.fullmatch(text)
     try:
         degrees = float(match[1] if match else text)
     except ValueError:
-        raise ValueError(f"{text[:40]!r} is no angle") from None
-    if isinstance(value, bool) or not (math.isfinite(degrees) and abs(degrees) < _MOST_DEGREES):
-        raise ValueError(f"{text[:40]!r} is no angle")
+        raise ValueError(f"{text[:40]!r} is not an angle") from None
+    if isinstance(value, bool) or not (math.isfinite(degrees) and abs(degrees) < _MAX_DEGREES):
+        raise ValueError(f"{text[:40]!r} is not an angle")
     return degrees % 360.0
 
 
-def agreed(said: Mapping[str, float]) -> float | None:
-    """The azimuth that several statements on one photo mean, in degrees: the first one; None where nothing is said.
+def agreed_azimuth(stated: Mapping[str, float]) -> float | None:
+    """The azimuth on which several sources agree.
 
     Args:
-        said: What says so, for people -> degrees.
+        stated: Name of the source, for error messages -> azimuth in degrees.
+
+    Returns:
+        The first azimuth, in degrees; None if there is none.
 
     Raises:
-        ValueError: Two of them lie further apart than rounding to whole degrees explains; names both.
+        ValueError: Two of them differ by more than rounding to whole degrees explains; the message names both.
     """
-    if not said:
+    if not stated:
         return None
-    (first, meant), *others = said.items()
+    (first, azimuth), *others = stated.items()
     for name, degrees in others:
-        if abs(turned(degrees, meant)) > ROUNDED_DEG + 1e-6:
-            raise ValueError(f"{first} says {meant:g} degrees and {name} says {degrees:g} degrees")
-    return meant
+        if abs(turned(degrees, azimuth)) > ROUNDED_DEG + 1e-6:
+            raise ValueError(f"{first} says {azimuth:g} degrees and {name} says {degrees:g} degrees")
+    return azimuth
 
 
 def _members(view: Any) -> Mapping[str, Any]:
@@ -96,20 +102,20 @@ def _members(view: Any) -> Mapping[str, Any]:
 
 
 def _angle(members: Mapping[str, Any], label: object) -> float | None:
-    """What a view says of itself and its key says of it, else a folder in its paths; None where nothing does.
+    """Azimuth of a view by its members and its key, else by a folder in its paths; None if none of them has one.
 
     Raises:
-        ValueError: They contradict each other, or are no angles.
+        ValueError: The azimuths contradict each other, or are not angles.
     """
-    said = {name: degrees_of(members[name]) for name in ANGLES if members.get(name) is not None}
+    stated = {name: parse_degrees(members[name]) for name in ANGLES if members.get(name) is not None}
     if label is not None:
         try:
-            said[f"the key {str(label)[:40]!r}"] = degrees_of(label)
+            stated[f"the key {str(label)[:40]!r}"] = parse_degrees(label)
         except ValueError:
-            if not said:  # a key that is a word, such as "front", says nothing
+            if not stated:  # the key may be a word, such as "front", only if a member states the azimuth
                 raise
-    if (azimuth := agreed(said)) is not None:
+    if (azimuth := agreed_azimuth(stated)) is not None:
         return azimuth
-    texts = [value for value in members.values() if isinstance(value, str) and len(value) <= LONGEST_PATH]
+    texts = [value for value in members.values() if isinstance(value, str) and len(value) <= MAX_PATH]
     parts = [part for text in texts for part in re.split(r"[/\\]+", text)]
-    return next((degrees_of(part) for part in parts if VIEW.fullmatch(part)), None)
+    return next((parse_degrees(part) for part in parts if VIEW.fullmatch(part)), None)

@@ -1,4 +1,4 @@
-"""What a GAP package is: plain arrays, one `GapView` a photo, one `GapPackage` a product."""
+"""Data classes of the GAP: one `GapView` of plain arrays per photo, one `GapPackage` per product."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from gapray.capture.azimuths import AzimuthsBy, turned
 
 DEPTH_MAX = 65535
-"""Stored value of the nearest point; 0 is kept for everything that is not the product."""
+"""Stored value of the nearest point; 0 is reserved for everything that is not the product."""
 
 UNNAMED = "imported"
-"""What tables say of models and settings that nobody named. Depth of an unnamed model may be on a scale of its own in each view."""
+"""Name of unknown models and settings in tables. The depth of an unknown model may be scaled separately in each view."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Measured on the product's pixels of one view; no threshold is applied here."""
+    """Quality measurements on the product's pixels of one view, without thresholds."""
 
     sharpness: float
     """Variance of the 3 x 3 Laplacian of the grey image inside the mask [grey levels squared]."""
     clipped_dark: float
-    """Share of the product's pixels at or below 2 in every channel, 0 … 1."""
+    """Fraction of the product's pixels at or below 2 in every channel, 0 … 1."""
     clipped_bright: float
-    """Share of the product's pixels at or above 253 in every channel, 0 … 1."""
+    """Fraction of the product's pixels at or above 253 in every channel, 0 … 1."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,29 @@ class GapView:
     azimuth_deg: float
     """Degrees in [0, 360), 0 = front, counter-clockwise seen from above."""
     uri: str
-    """Where the photo came from."""
+    """URI of the photo."""
     sha256: str
     """Hash of the photo's bytes."""
     reference: NDArray[np.uint8]
-    """[H, W, 3], sRGB."""
+    """The photo, [H, W, 3], sRGB."""
     mask: NDArray[np.uint8]
-    """[H, W], 0 = backdrop … 255 = product; 128 and above counts as product."""
+    """[H, W], 0 = background … 255 = product; 128 and above counts as product."""
     depth: NDArray[np.uint16]
     """[H, W], 0 outside the product, else 1 (farthest point of the whole set) … 65535 (nearest)."""
     canny: NDArray[np.uint8]
-    """[H, W], 0 or 255."""
+    """Edges, [H, W], 0 or 255."""
     identity: NDArray[np.float32]
-    """[517], see `gapray.gap.identity`."""
+    """Identity embedding, [517], as defined in `gapray.gap.identity`."""
     quality: Quality
 
 
 @dataclass(frozen=True)
 class PackageWarning:
-    """Something about a product's photos that a person should look at."""
+    """A possible problem with a product's photos that a person should look at."""
 
     code: str
     message: str
-    """What was seen, and what to do about it."""
+    """The problem, and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,27 @@ class GapPackage:
     views: tuple[GapView, ...]
     """Ordered by azimuth."""
     depth_scale: float
-    """Model nearness = `depth_scale` * (value - 1) / 65534 + `depth_shift`, one pair for the whole set."""
+    """The depth model's output is `depth_scale` * (value - 1) / 65534 + `depth_shift`, larger = nearer, in all views of the set."""
     depth_shift: float
     models: Mapping[str, str]
-    """Role -> model and revision: `mask`, `depth`, `canny`, `identity`; roles that nobody named may be missing."""
+    """Role -> model and revision for the roles `mask`, `depth`, `canny`, `identity`; unknown ones may be missing."""
     azimuths_by: AzimuthsBy | None = None
-    """How the photos' azimuths were known; None where nobody said."""
+    """Where the photos' azimuths come from; None when unknown."""
     remarks: tuple[str, ...] = ()
-    """What there is to say of how the photos came, for whoever asked for the package; kept in no catalogue or folder."""
+    """Remarks on the submitted photos for the client; they are not stored in catalogues or folders."""
     warnings: tuple[PackageWarning, ...] | None = None
-    """What looks wrong with the photos; None where nobody has looked yet."""
+    """Possible problems with the photos; None until they have been inspected."""
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """All that there is to say of its photos, a sentence each."""
+    def messages(self) -> tuple[str, ...]:
+        """Messages of all warnings, and the remarks."""
         return (*(warning.message for warning in self.warnings or ()), *self.remarks)
 
     def view(self, azimuth_deg: float) -> GapView:
-        """The view at exactly `azimuth_deg`.
+        """The view at `azimuth_deg`, to within 0.001 degrees.
 
         Raises:
-            KeyError: There is none.
+            KeyError: There is no such view.
         """
         for view in self.views:
             if abs(turned(view.azimuth_deg, azimuth_deg)) < 1e-3:
@@ -103,7 +103,7 @@ class GapPackage:
 
 
 def view_facts(view: GapView) -> dict[str, Any]:
-    """The numbers of one view that are neither image nor embedding, for tables and `metadata.json`."""
+    """Scalar measurements of one view, for tables and `metadata.json`."""
     inside = depth_inside(view.depth, view.mask)
     return {
         "mask_share": mask_share(view.mask),
@@ -118,11 +118,11 @@ def view_facts(view: GapView) -> dict[str, Any]:
 
 
 def mask_share(mask: NDArray[np.uint8]) -> float:
-    """Share of the image that is product, 0 … 1."""
+    """Fraction of the image that is covered by the product, 0 … 1."""
     return float((mask >= 128).mean())
 
 
 def depth_inside(depth: NDArray[np.uint16], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Depths of the product's pixels, scaled to 0 … 1; a single 0 for an empty mask."""
+    """Depth of the product's pixels, float32 [N], scaled to 0 … 1; a single 0 for an empty mask."""
     inside: NDArray[np.float32] = depth[mask >= 128].astype(np.float32) / np.float32(DEPTH_MAX)
     return inside if inside.size else np.zeros(1, np.float32)

@@ -1,4 +1,4 @@
-"""`gapray capture check`: the photos of one product -> what is wrong with them, photo by photo."""
+"""The checks behind `gapray capture check`: problems with the photos of one product, photo by photo."""
 
 from __future__ import annotations
 
@@ -19,78 +19,79 @@ from gapray.capture.kinds import counted
 from gapray.capture.storage import read_bytes
 from gapray.config import CheckSettings, Profile
 from gapray.errors import InputError
-from gapray.inspect.arrangement import Arrangement, arrange, laid_along
+from gapray.inspect.arrangement import Arrangement, align_azimuths, arrange
 from gapray.inspect.duplicates import duplicates
 from gapray.inspect.findings import Finding
 from gapray.inspect.folder import new_folder, write_table
-from gapray.inspect.odd import odd
-from gapray.inspect.quality import Quality, qualities
-from gapray.inspect.sheet_cameras import FULL_SIDE, LEAST_MARKERS, cameras
+from gapray.inspect.odd import find_outliers
+from gapray.inspect.quality import PhotoQuality, measure_quality
+from gapray.inspect.sheet_cameras import FULL_SIDE, MIN_MARKERS, locate_cameras
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.packaging.silhouette import silhouette
 
 WORK_SIDE = 1024
-"""Photos are judged at this size of the longer side at most [pixels]."""
+"""Maximum longer side of the photos that are assessed [pixels]."""
 PAIR_DEG = 12.0
-"""Two photos are swapped when each shows the other's angle to within this."""
-MUCH_CUT = 0.05
-"""A product that runs along so much of the photo's edge has lost a part; one that touches it has its outline still."""
-MOST_ODD = 0.25
-"""Share of the photos that may be left out because their outline cannot be trusted."""
+"""Two photos are swapped if each shows the other's angle to within this."""
+MAX_TRUSTED_CUT = 0.05
+"""If the product covers more than this fraction of the photo's border, part of it is missing and its outline cannot be trusted."""
+MAX_UNTRUSTED_FRACTION = 0.25
+"""Maximum fraction of the photos that are left out because their outline cannot be trusted."""
 SIDES = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
-"""Sides of the product as seen by somebody who looks at its front, at 0, 45, … degrees."""
+"""Sides of the product at azimuths 0, 45, … 315 degrees, as seen by a viewer facing its front."""
 
 Images = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class CheckedPhoto:
-    """One photo and what was found out about it."""
+    """The result of the check for one photo."""
 
     name: str
     uri: str
     azimuth_deg: float
-    """As it is named."""
+    """The azimuth that its name states."""
     seen_deg: float | None
-    """As it looks; None where that cannot be told."""
-    quality: Quality | None
-    """None for a photo that cannot be read or has no product in it."""
+    """The azimuth that the picture shows; None where it cannot be determined."""
+    quality: PhotoQuality | None
+    """None for a photo that cannot be read or shows no product."""
     state: Literal["good", "weak", "again"]
+    """`weak`: usable, with a finding. `again`: the photo has to be taken again."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found out about one product's photos."""
+    """The result of the check for one product's photos."""
 
     product_id: str
     photos: tuple[CheckedPhoto, ...]
-    """By azimuth as named."""
+    """Sorted by named azimuth."""
     missing_deg: tuple[float, ...]
-    """Angles from which there is no photo."""
+    """Azimuths from which a photo is missing."""
     findings: tuple[Finding, ...]
     direction: int
-    """-1 when the photos run the other way round than they are named."""
+    """-1 if the photos run in the opposite direction to their names, else 1."""
     by_markers: bool
-    """Angles come from the printed sheet's markers."""
+    """Whether the azimuths were measured by the markers of the printed sheet."""
     ignored: dict[str, int]
-    """What lies beside the photos and is not used, by kind: `gapray.capture.kinds.counted`."""
+    """Counts of unused files and folders, as from `gapray.capture.kinds.counted`."""
 
     @property
     def good(self) -> bool:
-        """Whether nothing has to be taken again."""
-        return not any(one.serious for one in self.findings)
+        """Whether no photo has to be taken again."""
+        return not any(finding.serious for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The check as the JSON object printed by ``--json``."""
         return {
             "product_id": self.product_id,
             "good": self.good,
             "direction": self.direction,
             "by_markers": self.by_markers,
             "missing_deg": list(self.missing_deg),
-            "photos": [asdict(one) for one in self.photos],
-            "findings": [one.as_dict() for one in self.findings],
+            "photos": [asdict(photo) for photo in self.photos],
+            "findings": [finding.as_dict() for finding in self.findings],
             "ignored": self.ignored,
         }
 
@@ -106,166 +107,171 @@ def check(
     """Check the photos of one product. Nothing is written.
 
     Args:
-        folder: Of the photos, local or an URI.
-        profile: Its mask network and its `check` thresholds.
+        folder: Folder of the photos, a local path or a URI.
+        profile: Provides the mask network and the `check` thresholds.
         options: How names become azimuths.
-        network: Loaded already; default: the profile's.
-        on_step: Told what is done next.
+        network: The mask network, if loaded already; default: the profile's.
+        on_step: Called with a description of each step before it starts.
 
     Raises:
-        InputError: A `capture.*` code when names give no azimuths or there are fewer than `MIN_VIEWS` photos.
-        ModelError: `model.*`.
+        InputError: A `capture.*` code when names give no azimuths or there are fewer than two photos.
+        ModelError: A `model.*` code when the mask network cannot be loaded.
     """
     beside: list[str] = []
-    one = _capture_of(folder, options, beside)
+    capture = _capture_of(folder, options, beside)
     on_step("reading the photos")
-    photos, unreadable = _read(one, profile)
+    photos, unreadable = _read(capture, profile)
     on_step("cutting the product out")
     network = network or load_mask(profile.packaging, threads=2)
     masks, maskless = _masked(photos, network, profile)
     names = [name for name in photos if name in masks]
-    images, cut = [photos[name] for name in names], [masks[name] for name in names]
-    named = {photo.name: photo.azimuth_deg for photo in one.photos}
-    judged = Judged({}, (), None)
+    images, silhouettes = [photos[name] for name in names], [masks[name] for name in names]
+    named = {photo.name: photo.azimuth_deg for photo in capture.photos}
+    assessment = Assessment({}, (), None)
     by_markers = False
     if len(names) >= MIN_VIEWS:
-        on_step("asking each photo from where it was taken")
-        measured = _by_markers(one, names, [named[name] for name in names], profile)
+        on_step("determining from where each photo was taken")
+        measured = _by_markers(capture, names, [named[name] for name in names], profile)
         by_markers = measured is not None
-        judged = judge(names, images, cut, [named[name] for name in names], profile.check, measured)
-    arrangement, found = judged.arrangement, judged.qualities
-    findings = [*unreadable, *maskless, *judged.findings]
+        assessment = assess(names, images, silhouettes, [named[name] for name in names], profile.check, measured)
+    arrangement, qualities = assessment.arrangement, assessment.qualities
+    findings = [*unreadable, *maskless, *assessment.findings]
     missing = _missing(list(named.values()))
     findings += [
         Finding("azimuth.missing", (), f"there is no photo from {angle:.0f}° ({side_of(angle)})") for angle in missing
     ]
-    seen = _told(arrangement, judged.arranged) if arrangement else {}
+    seen_deg = _visible_azimuths(arrangement, assessment.arranged) if arrangement else {}
     checked = tuple(
         CheckedPhoto(
             photo.name,
             photo.uri,
             photo.azimuth_deg,
-            seen.get(photo.name),
-            found.get(photo.name),
+            seen_deg.get(photo.name),
+            qualities.get(photo.name),
             _state(photo.name, findings),
         )
-        for photo in one.photos
+        for photo in capture.photos
     )
     return Check(
-        one.product_id,
+        capture.product_id,
         checked,
         missing,
         tuple(findings),
         arrangement.direction if arrangement else 1,
         by_markers,
-        counted([*beside, *one.ignored]),
+        counted([*beside, *capture.ignored]),
     )
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the pixels of one product's photos say."""
+class Assessment:
+    """Results from the pixels of one product's photos."""
 
-    qualities: dict[str, Quality]
+    qualities: dict[str, PhotoQuality]
+    """Name -> quality."""
     findings: tuple[Finding, ...]
     arrangement: Arrangement | None
-    """Arrangement of the photos named in `arranged`; None where too few can be compared."""
+    """Arrangement of the photos named in `arranged`; None when too few can be compared."""
     arranged: tuple[str, ...] = ()
+    """Names of the photos in `arrangement`, in its order."""
 
 
-def judge(
+def assess(
     names: Sequence[str],
     photos: Images,
     masks: Images,
     azimuths_deg: Sequence[float],
     limits: CheckSettings,
     measured: Arrangement | None = None,
-) -> Judged:
-    """Judge photos that are decoded and cut out.
+) -> Assessment:
+    """Assess photos that are decoded and masked.
 
     Args:
-        names: One a photo, at least `MIN_VIEWS`.
+        names: Name of each photo, at least `MIN_VIEWS`.
         photos: uint8 [H, W, 3] each.
         masks: uint8 [H, W] each, none empty.
-        azimuths_deg: As they are named.
-        limits: From which on something is a finding.
-        measured: Angles that are known from markers.
+        azimuths_deg: Named azimuth of each photo.
+        limits: Thresholds of the findings.
+        measured: Arrangement measured by markers; default: it is estimated from the pictures.
     """
-    found = qualities(photos, masks)
-    findings = [item for name, quality in zip(names, found, strict=True) for item in _weak(name, quality, limits)]
-    doubled = duplicates(photos, masks)
-    findings += [Finding("azimuth.duplicate", (names[a], names[b]), "the two files show one photo") for a, b in doubled]
-    strange = odd(names, photos, masks)
-    findings += strange
-    # The outline of a product that is cut would tell lies about all others' angles; but where nearly all are cropped that closely,
-    # they are all that there is.
-    untrusted = {name for name, one in zip(names, found, strict=True) if one.cut > MUCH_CUT}
-    untrusted = untrusted if len(untrusted) <= MOST_ODD * len(names) else set()
-    untrusted |= {names[b] for _, b in doubled} | {name for item in strange for name in item.files}
+    qualities = dict(zip(names, measure_quality(photos, masks), strict=True))
+    findings = [finding for name in names for finding in _quality_findings(name, qualities[name], limits)]
+    pairs = duplicates(photos, masks)
+    findings += [Finding("azimuth.duplicate", (names[a], names[b]), "the two files show one photo") for a, b in pairs]
+    outliers = find_outliers(names, photos, masks)
+    findings += outliers
+    # The outline of a cut-off product would falsify the angles of all others; but if nearly all photos are cropped that closely,
+    # there is nothing else to go by.
+    untrusted = {name for name, quality in qualities.items() if quality.cut > MAX_TRUSTED_CUT}
+    untrusted = untrusted if len(untrusted) <= MAX_UNTRUSTED_FRACTION * len(names) else set()
+    untrusted |= {names[b] for _, b in pairs} | {name for finding in outliers for name in finding.files}
     kept = [index for index, name in enumerate(names) if measured is not None or name not in untrusted]
-    said = [azimuths_deg[index] for index in kept]
+    named_deg = [azimuths_deg[index] for index in kept]
     arrangement = measured
     if measured is None and len(kept) >= MIN_VIEWS:
-        arrangement = arrange([photos[index] for index in kept], [masks[index] for index in kept], said)
+        arrangement = arrange([photos[index] for index in kept], [masks[index] for index in kept], named_deg)
     if arrangement is not None:
-        findings += _misplaced(arrangement, [names[index] for index in kept], said, limits)
-    qualities_of = dict(zip(names, found, strict=True))
-    return Judged(qualities_of, tuple(findings), arrangement, tuple(names[index] for index in kept))
+        findings += _misplaced(arrangement, [names[index] for index in kept], named_deg, limits)
+    return Assessment(qualities, tuple(findings), arrangement, tuple(names[index] for index in kept))
 
 
 def fix(folder: str, checked: Check, out_folder: str | Path) -> dict[str, float]:
-    """Copy the photos with the angles that they show; those that are doubled or mirrored stay out.
+    """Copy the photos to a folder with the azimuths that they show, without duplicated and mirrored photos.
 
     Args:
-        folder: For messages.
-        checked: What `check` said of it.
+        folder: Folder of the photos, for error messages.
+        checked: Result of `check` for this folder.
         out_folder: A new or empty folder.
 
     Returns:
-        Name -> azimuth in degrees of the photos that were copied.
+        Name -> azimuth in degrees of the copied photos.
 
     Raises:
-        InputError: `check.nothing_to_fix` when no angle can be told, or as `gapray.inspect.folder.new_folder`.
+        InputError: `check.nothing_to_fix` when fewer than `MIN_VIEWS` azimuths are known, or what
+            `gapray.inspect.folder.new_folder` raises.
     """
-    left_out = {file for item in checked.findings if item.code == "azimuth.mirrored" for file in item.files}
-    left_out |= {item.files[1] for item in checked.findings if item.code == "azimuth.duplicate"}
-    placed = {one.name: one for one in checked.photos if one.seen_deg is not None and one.name not in left_out}
+    left_out = {file for finding in checked.findings if finding.code == "azimuth.mirrored" for file in finding.files}
+    left_out |= {finding.files[1] for finding in checked.findings if finding.code == "azimuth.duplicate"}
+    placed = {
+        photo.name: photo for photo in checked.photos if photo.seen_deg is not None and photo.name not in left_out
+    }
     if len(placed) < MIN_VIEWS:
-        raise InputError("check.nothing_to_fix", f"{folder}: the photos do not say from where they were taken")
-    azimuths = {name: round(float(one.seen_deg or 0.0) % 360.0, 1) % 360.0 for name, one in placed.items()}
+        raise InputError("check.nothing_to_fix", f"{folder}: the photos do not show from where they were taken")
+    azimuths = {name: round(float(photo.seen_deg or 0.0) % 360.0, 1) % 360.0 for name, photo in placed.items()}
     with new_folder(out_folder) as partial:
-        for name, one in placed.items():
+        for name, photo in placed.items():
             target = partial / Path(name).name
-            if Path(one.uri).exists():
-                shutil.copyfile(one.uri, target)
+            if Path(photo.uri).exists():
+                shutil.copyfile(photo.uri, target)
             else:
-                target.write_bytes(read_bytes(one.uri, 2**31))
+                target.write_bytes(read_bytes(photo.uri, 2**31))
         rows = [(Path(name).name, f"{azimuth:.1f}") for name, azimuth in azimuths.items()]
         write_table(partial, sorted(rows, key=lambda row: float(row[1])))
     return azimuths
 
 
 def side_of(azimuth_deg: float) -> str:
-    """What a photographer calls an angle."""
+    """Name of the side of the product that is seen from an azimuth."""
     return SIDES[round(azimuth_deg / 45.0) % 8]
 
 
 def _capture_of(folder: str, options: DiscoverOptions, beside: list[str]) -> CaptureSet:
-    # A side that is missing is what a check is for.
-    loose = replace(options, layout="product", azimuths=replace(options.azimuths, allow_missing=True))
-    [one] = discover(folder, loose, beside=beside)
-    if len(one.photos) < 2:
+    # A missing view is a finding of the check, not an error.
+    tolerant = replace(options, layout="product", azimuths=replace(options.azimuths, allow_missing=True))
+    [capture] = discover(folder, tolerant, beside=beside)
+    if len(capture.photos) < 2:
         raise InputError(
-            "capture.missing_views", f"{len(one.photos)} photo in {folder}; at least {MIN_VIEWS} angles are needed"
+            "capture.missing_views", f"{len(capture.photos)} photo in {folder}; at least {MIN_VIEWS} angles are needed"
         )
-    return one
+    return capture
 
 
-def _read(one: CaptureSet, profile: Profile) -> tuple[dict[str, NDArray[np.uint8]], list[Finding]]:
+def _read(capture: CaptureSet, profile: Profile) -> tuple[dict[str, NDArray[np.uint8]], list[Finding]]:
+    """Name -> pixels of the photos that can be read, and findings for the others."""
     photos: dict[str, NDArray[np.uint8]] = {}
     findings: list[Finding] = []
     small = profile.packaging.decode.model_copy(update={"reference_side": WORK_SIDE})
-    for photo in one.photos:
+    for photo in capture.photos:
         try:
             photos[photo.name] = decode_photo(read_bytes(photo.uri, small.max_bytes), small, of_product=True)
         except InputError as error:
@@ -276,6 +282,7 @@ def _read(one: CaptureSet, profile: Profile) -> tuple[dict[str, NDArray[np.uint8
 def _masked(
     photos: Mapping[str, NDArray[np.uint8]], network: MaskModel, profile: Profile
 ) -> tuple[dict[str, NDArray[np.uint8]], list[Finding]]:
+    """Name -> mask of the photos that show a product, and findings for the others."""
     masks: dict[str, NDArray[np.uint8]] = {}
     findings: list[Finding] = []
     for name, photo in photos.items():
@@ -287,10 +294,10 @@ def _masked(
     return masks, findings
 
 
-def _weak(name: str, quality: Quality, limits: CheckSettings) -> list[Finding]:
-    """What one photo's numbers say against the limits."""
+def _quality_findings(name: str, quality: PhotoQuality, limits: CheckSettings) -> list[Finding]:
+    """Findings for the measurements of one photo that exceed the limits."""
     drift = quality.exposure_ev
-    told = [
+    checks = [
         ("photo.blurred", quality.blur > limits.max_blur or quality.softer > limits.max_softer, f"blur {quality.blur:.2f}, {quality.softer:.1f} times the others'"),
         ("photo.overexposed", quality.burnt > limits.max_burnt, f"{quality.burnt:.0%} of the product is burnt out"),
         ("photo.underexposed", quality.black > limits.max_black, f"{quality.black:.0%} of the product is black"),
@@ -300,32 +307,34 @@ def _weak(name: str, quality: Quality, limits: CheckSettings) -> list[Finding]:
         ("photo.clutter", quality.clutter > limits.max_clutter, f"{quality.clutter:.0%} of what is behind it is edges"),
         ("photo.mask", quality.unsure > limits.max_unsure, f"the mask's outline is soft ({quality.unsure:.1f})"),
     ]  # fmt: skip
-    return [Finding(code, (name,), message) for code, wrong, message in told if wrong]
+    return [Finding(code, (name,), message) for code, exceeded, message in checks if exceeded]
 
 
-def _by_markers(one: CaptureSet, names: Sequence[str], given: Sequence[float], profile: Profile) -> Arrangement | None:
-    """Angles by the sheet, where every photo sees it; their zero is where it fits the names best."""
+def _by_markers(
+    capture: CaptureSet, names: Sequence[str], named_deg: Sequence[float], profile: Profile
+) -> Arrangement | None:
+    """Arrangement measured by the printed sheet, with its zero where it fits the names best; None unless all photos show it."""
     full = profile.packaging.decode.model_copy(update={"reference_side": FULL_SIDE})
-    uris = {photo.name: photo.uri for photo in one.photos}
-    first = cameras([decode_photo(read_bytes(uris[names[0]], full.max_bytes), full)])
-    if first[0] is None or first[0].markers < LEAST_MARKERS:
+    uris = {photo.name: photo.uri for photo in capture.photos}
+    first = locate_cameras([decode_photo(read_bytes(uris[names[0]], full.max_bytes), full)])
+    if first[0] is None or first[0].markers < MIN_MARKERS:
         return None
-    seen = cameras([decode_photo(read_bytes(uris[name], full.max_bytes), full) for name in names])
-    if any(sight is None for sight in seen):
+    poses = locate_cameras([decode_photo(read_bytes(uris[name], full.max_bytes), full) for name in names])
+    if any(pose is None for pose in poses):
         return None
-    on_sheet = np.array([sight.azimuth_deg for sight in seen if sight is not None])
-    shown, direction = laid_along(on_sheet, np.asarray(given, np.float64))
+    on_sheet = np.array([pose.azimuth_deg for pose in poses if pose is not None])
+    aligned, direction = align_azimuths(on_sheet, np.asarray(named_deg, np.float64))
     views = len(names)
     yes, no = (True,) * views, (False,) * views
-    return Arrangement(tuple(map(float, shown)), direction, no, yes, yes, yes, (1.0,) * views, 0.0, 0.0)
+    return Arrangement(tuple(map(float, aligned)), direction, no, yes, yes, yes, (1.0,) * views, 0.0, 0.0)
 
 
 def _misplaced(
-    arrangement: Arrangement, names: Sequence[str], given: Sequence[float], limits: CheckSettings
+    arrangement: Arrangement, names: Sequence[str], named_deg: Sequence[float], limits: CheckSettings
 ) -> list[Finding]:
-    """Photos whose angle, side or order is not what they are named."""
+    """Findings for photos whose azimuth, side or order differs from their names."""
     if not arrangement.observable:
-        text = "the photos look alike from everywhere: their angles cannot be told"
+        text = "the photos look alike from everywhere: their angles cannot be determined"
         return [Finding("azimuth.unobservable", (), text)]
     findings = []
     if arrangement.direction < 0:
@@ -337,35 +346,35 @@ def _misplaced(
             findings.append(
                 Finding("photo.scale", (name,), f"the product is {scale - 1:+.0%} as large as in the others")
             )
-    expected = [angle if arrangement.direction > 0 else -angle for angle in given]
+    expected = [angle if arrangement.direction > 0 else -angle for angle in named_deg]
     off = [turned(seen, angle) for seen, angle in zip(arrangement.azimuths_deg, expected, strict=True)]
-    told: set[int] = set()
-    for index, flipped in enumerate(arrangement.mirrored):
-        if flipped:
-            told.add(index)
+    reported: set[int] = set()
+    for index, mirrored in enumerate(arrangement.mirrored):
+        if mirrored:
+            reported.add(index)
             findings.append(Finding("azimuth.mirrored", (names[index],), "left and right are exchanged"))
     for a in range(len(names)):
         for b in range(a + 1, len(names)):
             seen_a, seen_b = arrangement.azimuths_deg[a], arrangement.azimuths_deg[b]
             crossed = max(abs(turned(seen_a, expected[b])), abs(turned(seen_b, expected[a]))) < PAIR_DEG
-            if crossed and {a, b}.isdisjoint(told) and abs(off[a]) > PAIR_DEG:
-                told |= {a, b}
-                text = f"each shows the other's angle ({given[a]:.0f}° and {given[b]:.0f}°)"
+            if crossed and {a, b}.isdisjoint(reported) and abs(off[a]) > PAIR_DEG:
+                reported |= {a, b}
+                text = f"each shows the other's angle ({named_deg[a]:.0f}° and {named_deg[b]:.0f}°)"
                 findings.append(Finding("azimuth.swapped", (names[a], names[b]), text))
     for index, degrees in enumerate(off):
         if (
             abs(degrees) > limits.max_azimuth_deg
-            and arrangement.sure[index]
-            and arrangement.told[index]
-            and index not in told
+            and arrangement.confident[index]
+            and arrangement.determined[index]
+            and index not in reported
         ):
-            text = f"named {given[index]:.0f}°, it shows {arrangement.azimuths_deg[index] % 360:.0f}°"
+            text = f"named {named_deg[index]:.0f}°, it shows {arrangement.azimuths_deg[index] % 360:.0f}°"
             findings.append(Finding("azimuth.off", (names[index],), text))
     return findings
 
 
-def _told(arrangement: Arrangement, names: Sequence[str]) -> dict[str, float]:
-    """Name -> angle of the photos that fit the others; none of a set that does not say where it was taken from."""
+def _visible_azimuths(arrangement: Arrangement, names: Sequence[str]) -> dict[str, float]:
+    """Name -> azimuth [degrees] of the photos that fit the others; empty for a set that is not observable."""
     if not arrangement.observable:
         return {}
     rows = zip(names, arrangement.azimuths_deg, arrangement.fitting, strict=True)
@@ -373,7 +382,7 @@ def _told(arrangement: Arrangement, names: Sequence[str]) -> dict[str, float]:
 
 
 def _missing(azimuths: Sequence[float]) -> tuple[float, ...]:
-    """Angles that a set in steps of 45 degrees, or of its own usual step where that is smaller, lacks."""
+    """Azimuths [degrees] missing in a set with steps of `NORMAL_GAP_DEG`, or of its own median step if that is larger."""
     ordered = sorted(azimuths)
     gaps = [
         (after - before) % 360.0 or 360.0 for before, after in zip(ordered, [*ordered[1:], ordered[0]], strict=True)
@@ -387,9 +396,9 @@ def _missing(azimuths: Sequence[float]) -> tuple[float, ...]:
 
 
 def _state(name: str, findings: Sequence[Finding]) -> Literal["good", "weak", "again"]:
-    mine = [item for item in findings if name in item.files]
-    # Of a doubled photo the first is good.
-    mine = [item for item in mine if item.code != "azimuth.duplicate" or item.files[1] == name]
-    if any(item.serious for item in mine):
+    """State of a photo by its findings. Of two duplicates only the second has to be taken again."""
+    own = [finding for finding in findings if name in finding.files]
+    own = [finding for finding in own if finding.code != "azimuth.duplicate" or finding.files[1] == name]
+    if any(finding.serious for finding in own):
         return "again"
-    return "weak" if mine else "good"
+    return "weak" if own else "good"

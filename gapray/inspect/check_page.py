@@ -1,4 +1,4 @@
-"""A check as a page: the photos on a ring seen from above, one instruction a problem. One file, nothing is loaded."""
+"""A photo check as a self-contained HTML page: the photos on a ring seen from above, and an instruction for each problem."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from gapray.inspect.check import Check, CheckedPhoto, side_of
 from gapray.resample import at_most
 
 SIDE, RADIUS, THUMB = 640, 245, 84
-"""Sizes of the ring and the photos on it [pixels]."""
+"""Side of the drawing, radius of the ring, and side of the thumbnails on it [pixels]."""
 MARKS = {"good": ("#1a7f37", "✓"), "weak": ("#9a6700", "!"), "again": ("#c1121f", "✕"), "missing": ("#6a6a6a", "+")}
-"""State -> colour and sign."""
+"""State of a photo -> colour and symbol."""
 COLUMNS = (
     "photo",
     "named",
@@ -39,11 +39,12 @@ COLUMNS = (
 
 
 def check_page(check: Check) -> str:
-    """The page of a check, as HTML."""
+    """A check as an HTML page."""
     text = (resources.files("gapray.inspect") / "check.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(text)
     spots = [
-        _spot(one.azimuth_deg, one.state, f"{one.azimuth_deg:.0f}°", one.name, _thumb(one)) for one in check.photos
+        _spot(photo.azimuth_deg, photo.state, f"{photo.azimuth_deg:.0f}°", photo.name, _thumb(photo))
+        for photo in check.photos
     ]
     spots += [_spot(angle, "missing", f"{angle:.0f}°", side_of(angle), None) for angle in check.missing_deg]
     return template.render(
@@ -56,19 +57,19 @@ def check_page(check: Check) -> str:
         todo=sorted(check.findings, key=lambda item: not item.serious),
         ignored=described(check.ignored) if check.ignored else "",
         columns=COLUMNS,
-        rows=[row_of(one) for one in check.photos],
+        rows=[row_of(photo) for photo in check.photos],
     )
 
 
-def row_of(one: CheckedPhoto) -> list[str]:
-    """A photo's numbers, in the order of `COLUMNS`."""
-    seen = "" if one.seen_deg is None else f"{one.seen_deg % 360:.0f}°"
-    quality = one.quality
+def row_of(photo: CheckedPhoto) -> list[str]:
+    """The table row of a photo, in the order of `COLUMNS`."""
+    seen = "" if photo.seen_deg is None else f"{photo.seen_deg % 360:.0f}°"
+    quality = photo.quality
     if quality is None:
-        return [one.name, f"{one.azimuth_deg:.0f}°", seen, *[""] * 7, one.state]
+        return [photo.name, f"{photo.azimuth_deg:.0f}°", seen, *[""] * 7, photo.state]
     return [
-        one.name,
-        f"{one.azimuth_deg:.0f}°",
+        photo.name,
+        f"{photo.azimuth_deg:.0f}°",
         seen,
         f"{quality.blur:.2f}",
         f"{quality.burnt:.1%}",
@@ -77,7 +78,7 @@ def row_of(one: CheckedPhoto) -> list[str]:
         f"{quality.white_balance:.0%}",
         f"{quality.cut:.0%}",
         f"{quality.clutter:.0%}",
-        one.state,
+        photo.state,
     ]
 
 
@@ -86,7 +87,7 @@ def _spot(azimuth: float, state: str, label: str, title: str, thumb: str | None)
     colour, mark = MARKS[state]
     return {
         "x": round(SIDE / 2 + RADIUS * math.sin(angle), 1),
-        # The front below: the camera stands where the reader stands.
+        # The front is at the bottom, where the reader is.
         "y": round(SIDE / 2 + RADIUS * math.cos(angle), 1),
         "state": state,
         "colour": colour,
@@ -97,12 +98,13 @@ def _spot(azimuth: float, state: str, label: str, title: str, thumb: str | None)
     }
 
 
-def _thumb(one: CheckedPhoto) -> str | None:
+def _thumb(photo: CheckedPhoto) -> str | None:
+    """A thumbnail as a data URI; None for a photo that cannot be read."""
     limits = DecodeSettings(reference_side=256)
     try:
-        photo = decode_photo(read_bytes(one.uri, limits.max_bytes), limits)
+        pixels = decode_photo(read_bytes(photo.uri, limits.max_bytes), limits)
     except InputError:
         return None
-    small = at_most(photo, 2 * THUMB)
+    small = at_most(pixels, 2 * THUMB)
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
     return "data:image/jpeg;base64," + base64.b64encode(bytes(data)).decode()

@@ -1,4 +1,4 @@
-"""What looks wrong with the photos of a package, seen once when it is made: copies, turned photos, photos of other products."""
+"""Warnings about the photos of a package, found when it is made: duplicates, rotated photos and photos of other products."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from gapray.gap.package import GapPackage, PackageWarning
 from gapray.inspect.duplicates import duplicates
 from gapray.inspect.findings import Finding
-from gapray.inspect.odd import odd
+from gapray.inspect.odd import find_outliers
 
 
-def doubts(
+def photo_warnings(
     names: Sequence[str], photos: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]]
 ) -> tuple[PackageWarning, ...]:
-    """Photos that show the same picture, stand differently from the others or show another product.
+    """Warn of photos that are duplicates, are rotated against the others or show another product.
 
     Args:
-        names: One a photo.
+        names: Name of each photo.
         photos: uint8 [H, W, 3], sRGB; sizes may differ.
         masks: uint8 [H, W] each, none empty, 128 and above = product.
 
     Returns:
-        `azimuth.duplicate`, `photo.turned` and `photo.other_product`, each with what to do.
+        Warnings `azimuth.duplicate`, `photo.turned` and `photo.other_product`, each with an instruction.
     """
     first_of: dict[int, int] = {}
     for first, second in duplicates(photos, masks):
@@ -34,20 +34,21 @@ def doubts(
         Finding("azimuth.duplicate", (names[first], names[second]), "both files show one picture")
         for second, first in first_of.items()
     ]
-    return tuple(PackageWarning(found.code, found.sentence) for found in (*copies, *odd(names, photos, masks)))
+    findings = (*copies, *find_outliers(names, photos, masks))
+    return tuple(PackageWarning(finding.code, finding.sentence) for finding in findings)
 
 
-def looked_over(package: GapPackage, *, again: bool = False) -> GapPackage:
-    """The package with its `warnings`; as it is where somebody has looked, or where a mask is empty, which nothing is made of.
+def with_warnings(package: GapPackage, *, again: bool = False) -> GapPackage:
+    """The package with its `warnings` filled in; unchanged if it has been inspected before or a mask is empty.
 
     Args:
-        package: What to look at.
-        again: Look even where somebody has looked: a package that was out of gapray's hands may hold other pictures since.
+        package: The package to inspect.
+        again: Inspect the package even if it has warnings: its pictures may have changed since it was exported.
     """
-    held = package.warnings or ()
-    looked = package.warnings is not None and not again
-    if looked or not all((view.mask >= 128).any() for view in package.views):
+    existing = package.warnings or ()
+    inspected = package.warnings is not None and not again
+    if inspected or not all((view.mask >= 128).any() for view in package.views):
         return package
     names = [view.name for view in package.views]
     photos, masks = [view.reference for view in package.views], [view.mask for view in package.views]
-    return replace(package, warnings=tuple(dict.fromkeys((*held, *doubts(names, photos, masks)))))
+    return replace(package, warnings=tuple(dict.fromkeys((*existing, *photo_warnings(names, photos, masks)))))

@@ -1,4 +1,4 @@
-"""Files that are one photo: the same bytes, or the same picture saved again."""
+"""Detection of duplicate photos: identical files, or the same picture saved again."""
 
 from __future__ import annotations
 
@@ -13,62 +13,74 @@ from numpy.typing import NDArray
 from gapray.resample import resized
 
 SIDE = 384
-"""Photos are compared at this size of the longer side [pixels]."""
+"""Longer side at which photos are compared [pixels]."""
 BLUR_PX = 6.0
-"""Wider than what a smaller copy or a compression changes, narrower than a handle [pixels]."""
+"""Wider than the effects of resizing and compression, narrower than a handle [pixels]."""
 COARSE = 4
-"""Every fourth pixel of photos that are blurred by `BLUR_PX`."""
-WORST_SHARE = 0.005
-"""The difference counts that so much of the product exceeds: two views of a plain cup differ by the handle alone."""
+"""Pixel step of the coarse comparison, which photos blurred by `BLUR_PX` allow."""
+WORST_FRACTION = 0.005
+"""The difference is the one that this fraction of the product exceeds: two views of a plain cup differ only in the handle."""
 SAME = 0.26
-"""Copies at half the size and JPEG quality 60 differ by 0.01 … 0.22, two photos of 45 degrees apart by 0.30 and more on a plain
-cup, 0.62 and more on all other of 20 photo sets, apple and tomato among them (`benchmarks/check.py`)."""
+"""Largest difference of duplicates. Copies at half the size and JPEG quality 60 differ by 0.01 … 0.22; photos 45 degrees apart by at
+least 0.30 for a plain cup and 0.62 for all others of 20 photo sets, including an apple and a tomato (`benchmarks/check.py`)."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """A photo as it is compared."""
+class Fingerprint:
+    """A photo reduced for comparison."""
 
     colours: NDArray[np.float32]
-    """[h, w, 3], blurred."""
+    """Blurred sRGB, [h, w, 3], 0 … 255."""
     product: NDArray[np.bool_]
-    """[h, w]."""
+    """Product mask, [h, w]."""
 
 
 def duplicates(
     photos: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]], *, same: float = SAME
 ) -> list[tuple[int, int]]:
-    """Pairs of photos that are one photo, by index, the earlier one first.
+    """Find pairs of photos that show the same picture.
 
     Args:
         photos: uint8 [H, W, 3]; sizes may differ.
-        masks: uint8 [H, W] each, none empty: what stands still behind the product is alike in all photos and tells nothing.
-        same: Difference below which a pair is one photo.
+        masks: uint8 [H, W] each, none empty. Only the product is compared, because a still background looks alike in all photos.
+        same: Difference below which two photos are duplicates.
+
+    Returns:
+        Pairs of indices, the earlier photo first.
     """
-    looks = [look(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
+    fingerprints = [fingerprint(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
     return [
         (a, b)
-        for a, b in combinations(range(len(looks)), 2)
-        # Blurred photos are told apart by one pixel in sixteen, in a tenth of the time; what could be one is looked at whole.
-        if difference(looks[a], looks[b], step=COARSE) < 2 * same and difference(looks[a], looks[b]) < same
+        for a, b in combinations(range(len(fingerprints)), 2)
+        # One pixel in sixteen of a blurred photo rules out most pairs in a tenth of the time; the rest are compared in full.
+        if difference(fingerprints[a], fingerprints[b], step=COARSE) < 2 * same
+        and difference(fingerprints[a], fingerprints[b]) < same
     ]
 
 
-def look(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Look:
-    """What is compared of a photo."""
+def fingerprint(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Fingerprint:
+    """The fingerprint of a photo.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        mask: uint8 [H, W], 128 and above = product.
+    """
     scale = SIDE / max(photo.shape[:2])
     size = (max(8, round(photo.shape[0] * scale)), max(8, round(photo.shape[1] * scale)))
     colours = cv2.GaussianBlur(resized(photo, size).astype(np.float32), (0, 0), BLUR_PX)
-    return Look(np.asarray(colours, np.float32), resized(mask, size) >= 128)
+    return Fingerprint(np.asarray(colours, np.float32), resized(mask, size) >= 128)
 
 
-def difference(first: Look, second: Look, *, step: int = 1) -> float:
-    """How different two photos are where either shows product, in their own contrast; 0 = the same.
+def difference(first: Fingerprint, second: Fingerprint, *, step: int = 1) -> float:
+    """Difference of two photos where either shows the product, relative to their contrast.
 
     Args:
-        first: A photo.
-        second: The photo that it is compared with.
-        step: Every so many pixels are compared, each way.
+        first: Fingerprint of one photo.
+        second: Fingerprint of the other photo.
+        step: Stride of the compared pixels in both directions.
+
+    Returns:
+        0 for equal photos; infinite for photos of different shapes.
     """
     if first.product.shape != second.product.shape:
         return float("inf")
@@ -78,4 +90,4 @@ def difference(first: Look, second: Look, *, step: int = 1) -> float:
     if not a.size:
         return 0.0
     contrast = float(np.sqrt(np.concatenate([a, b]).var(0).sum()))
-    return float(np.quantile(np.abs(a - b).max(-1), 1 - WORST_SHARE)) / max(contrast, 1e-6)
+    return float(np.quantile(np.abs(a - b).max(-1), 1 - WORST_FRACTION)) / max(contrast, 1e-6)

@@ -1,4 +1,4 @@
-"""What a check of photos can find, and what to do about each. The codes are kept: people write rules for them."""
+"""Findings of a photo check, and what to do about each. Their codes are stable, because users write rules for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSTRUCTIONS: dict[str, str] = {
     "photo.clutter": "Clear what lies behind the product, or hang a plain sheet behind it.",
     "photo.mask": "The product cannot be told from what is behind it: use a backdrop of another colour.",
 }
-"""Code -> the sentence that says what to do."""
+"""Code -> instruction for the photographer."""
 
 SERIOUS = frozenset(INSTRUCTIONS) - {
     "azimuth.unobservable",
@@ -34,38 +34,38 @@ SERIOUS = frozenset(INSTRUCTIONS) - {
     "photo.white_balance",
     "photo.exposure_drift",
 }
-"""A photo with one of these should be taken again; the others make a product weaker, not wrong."""
+"""Codes of findings that require a new photo; the others only degrade the result."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem."""
+    """One problem with a set of photos."""
 
     code: str
     """A key of `INSTRUCTIONS`."""
     files: tuple[str, ...]
-    """Names of the photos; empty for the set as a whole or a photo that is not there."""
+    """Names of the photos; empty for the set as a whole or a missing photo."""
     message: str
-    """What was seen, in numbers."""
+    """The problem, with the measured values."""
 
     @property
     def instruction(self) -> str:
-        """What to do."""
+        """What the photographer should do."""
         return INSTRUCTIONS[self.code]
 
     @property
     def sentence(self) -> str:
-        """What was seen of which photos, and what to do, for people."""
+        """Photos, problem and instruction in one text."""
         files = f"{', '.join(self.files)}: " if self.files else ""
         return f"{files}{self.message}. {self.instruction}"
 
     @property
     def serious(self) -> bool:
-        """Whether the photo should be taken again."""
+        """Whether the photo has to be taken again."""
         return self.code in SERIOUS
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
+        """The finding as the JSON object printed by ``--json``."""
         return {
             "code": self.code,
             "files": list(self.files),

@@ -1,4 +1,4 @@
-"""A product's folder that is there whole or not at all."""
+"""Writing a product's folder atomically."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gapray.errors import InputError
 
 @contextmanager
 def new_folder(out_folder: str | Path) -> Iterator[Path]:
-    """A hidden folder to write to, which takes its place when all went well; nothing is ever overwritten.
+    """Yield a hidden folder that is renamed to `out_folder` on success; nothing is ever overwritten.
 
     Args:
-        out_folder: Its last part becomes the product's id; must not be there, or be empty.
+        out_folder: A folder that does not exist or is empty; its name becomes the product's id.
 
     Raises:
         InputError: `capture.invalid_product_id`, `capture.out_not_empty`, `capture.write_failed`, or what the body raises.
@@ -33,7 +33,7 @@ def new_folder(out_folder: str | Path) -> Iterator[Path]:
             raise InputError("capture.out_not_empty", f"{out} is there already")
         partial.mkdir(parents=True)
         yield partial
-        os.rename(partial, out)  # over an empty folder too; it fails if somebody has filled that meanwhile
+        os.rename(partial, out)  # replaces an empty folder, and fails if it has been filled in the meantime
     except OSError as error:
         raise InputError("capture.write_failed", f"{out}: {error}") from error
     finally:
@@ -44,9 +44,9 @@ def write_table(folder: Path, rows: Sequence[tuple[str, ...]], *more: str) -> No
     """Write `capture.csv`, which `gapray.capture.discover` reads.
 
     Args:
-        folder: Of the photos.
-        rows: File, azimuth in degrees, and a text for each of `more`.
-        more: Names of further columns, which nothing reads.
+        folder: The folder that holds the photos.
+        rows: File name, azimuth in degrees, and a text for each of `more`.
+        more: Names of additional columns, which gapray does not read.
     """
     with (folder / "capture.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("file", "azimuth", *more), *rows])

@@ -1,4 +1,4 @@
-"""The few photos of an orbit that gapray needs, and their folder as `gapray package` reads it."""
+"""Picking the photos of a Polycam export at even angles, and writing them as a folder for `gapray package`."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from gapray.config import DecodeSettings
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg, encode_png
 from gapray.inspect.folder import new_folder, write_table
-from gapray.inspect.orbit import Orbit, orbit_of, seen_at, upright
+from gapray.inspect.orbit import Orbit, find_orbit, project, upright_rotation
 from gapray.inspect.polycam import Export, Keyframe, Reader
 from gapray.inspect.sharpness import halvings, sharpness
 
 TOLERANCE_DEG = 20.0
-"""A wanted angle without a photo this near is a gap."""
+"""Largest distance of a photo from its nominal angle; without one this near there is a gap."""
 MAX_DETOUR_DEG = 6.0
-"""A better photo may lie at most so much farther from the wanted angle than the nearest."""
+"""A better photo may be at most this much farther from the nominal angle than the nearest one."""
 BLUR_DEG = 3.0
-"""What half the sharpness of the sharpest neighbour costs, in degrees of azimuth."""
+"""Cost of each halving of sharpness relative to the sharpest candidate, in degrees of azimuth."""
 UNCORRECTED_DEG = 3.0
-"""What it costs not to be undistorted, in degrees of azimuth."""
-MAX_LOOKS = 9
-"""Photos that are decoded for each wanted angle, if the nearest of them can be read."""
+"""Cost of a photo that is not undistorted, in degrees of azimuth."""
+MAX_CANDIDATES = 9
+"""Maximum number of photos decoded for each nominal angle, unless the nearest ones cannot be read."""
 BORDER_PX = 15
 """Black border of undistorted photos; the default of nerfstudio's ``ns-process-data polycam --crop-border-pixels``."""
 MAX_DEPTH_MM = 5000
-"""The reach of the phone's LiDAR; "a total guess" beyond (polyform, README.md)."""
+"""Range of the phone's LiDAR; depth is "a total guess" beyond (polyform, README.md)."""
 LOW_CONFIDENCE = 64
-"""Confidence is 0, 127 or 255; below this it is low, "quite unreliable" (polyform, README.md)."""
+"""Confidence is 0, 127 or 255; below this threshold depth is "quite unreliable" (polyform, README.md)."""
 FULL_SIDE = 4096
-"""Longer side at most of the photos that are written."""
+"""Maximum longer side of the written photos [pixels]."""
 SIDES = ("front", "right front", "right", "right back", "back", "left back", "left", "left front")
-"""What is seen from 0, 45 … 315 degrees, in the words of who stands before the product."""
+"""Sides of the product at azimuths 0, 45, … 315 degrees, as seen by a viewer facing its front."""
 
 _Pixels = TypeVar("_Pixels", bound=np.generic)
 
 
 @dataclass(frozen=True)
-class Picked:
-    """One chosen photo."""
+class PickedPhoto:
+    """A photo chosen for one angle."""
 
     keyframe: Keyframe
     nominal_deg: float
@@ -56,15 +56,15 @@ class Picked:
     """The angle it was taken from, in [0, 360)."""
     elevation_deg: float
     distance: float
-    """Metres from the centre."""
+    """Distance of the camera from the centre [metres]."""
     sharpness: float
-    """Variance of the 3 x 3 Laplacian of the grey photo about the centre [grey levels squared]."""
+    """Variance of the 3 x 3 Laplacian of the grey photo around the centre [grey levels squared]."""
     quarter_turns: int
-    """Counter-clockwise turns that bring the photo upright."""
+    """Counter-clockwise quarter turns that bring the photo upright."""
     roll_deg: float
-    """What is then left, -45 … 45; nothing levels it."""
+    """Remaining roll in (-45, 45], which is not corrected."""
     left_out: tuple[str, ...] = field(default=())
-    """Photos near this angle that could not be read, and why."""
+    """Names of photos near this angle that could not be read, with the reason."""
 
 
 def pick_views(
@@ -74,22 +74,22 @@ def pick_views(
     tolerance_deg: float = TOLERANCE_DEG,
     front: str | None = None,
     settings: DecodeSettings = DecodeSettings(),
-) -> list[Picked]:
+) -> list[PickedPhoto]:
     """Choose one photo for each of `views` even steps from the front.
 
-    The cheapest is taken: its distance from the wanted angle, plus `BLUR_DEG` for each halving of the sharpness against
-    the sharpest candidate of that angle, plus `UNCORRECTED_DEG` for a distorted photo. Sharpness is compared only between
-    photos of one angle, because it depends on what is seen, and as a ratio, so that nothing but blur moves the choice.
+    The photo with the lowest cost is chosen: its distance from the nominal angle, plus `BLUR_DEG` for each halving of sharpness
+    relative to the sharpest candidate for that angle, plus `UNCORRECTED_DEG` for a distorted photo. Sharpness is compared only
+    between photos of one angle, because it depends on the scene, and as a ratio, so that only blur affects the choice.
 
     Args:
-        export: Of `read_export`.
-        views: 4 … 180.
-        tolerance_deg: Farthest that a photo may lie from its angle, above 0 … 45; never more than half a step.
+        export: Result of `read_export`.
+        views: Number of views, 4 … 180.
+        tolerance_deg: Maximum distance of a photo from its nominal angle, in (0, 45]; never more than half a step.
         front: Name of the keyframe at azimuth 0; the first good one by default.
         settings: Limits on the photos, and the size at which sharpness is measured.
 
     Returns:
-        `views` photos, each another one, in order of their angles.
+        `views` distinct photos, in order of their nominal angles.
 
     Raises:
         ConfigError: `config.invalid`.
@@ -100,36 +100,36 @@ def pick_views(
         raise ConfigError(
             "config.invalid", f"{views} views within {tolerance_deg:g}° cannot be picked (4 … 180, 0 … 45°)"
         )
-    orbit = orbit_of(export, front)
-    wanted = candidates(orbit, views, tolerance_deg)
+    orbit = find_orbit(export, front)
+    nearby = candidates(orbit, views, tolerance_deg)
     with export.opened() as read:
-        looked = [_look(export, orbit, 360 * step / views, near, read, settings) for step, near in enumerate(wanted)]
-    chosen = [min(of_one, key=lambda item: item[0])[1] for of_one in looked]
+        rated = [_rated(export, orbit, 360 * step / views, near, read, settings) for step, near in enumerate(nearby)]
+    chosen = [min(ratings, key=lambda rating: rating[0])[1] for ratings in rated]
     if _too_wide(chosen, views):
-        # Sharpness has widened a step that was wide already.
-        chosen = [min((one for _, one in of_one), key=_off) for of_one in looked]
+        # Preferring sharp photos has widened a step that was wide already.
+        chosen = [min((photo for _, photo in ratings), key=_angle_error) for ratings in rated]
         if wide := _too_wide(chosen, views):
             raise _gap(wide)
     return chosen
 
 
 def candidates(orbit: Orbit, views: int, tolerance_deg: float = TOLERANCE_DEG) -> list[list[int]]:
-    """Which photos are worth a look for each of `views` even steps, by azimuth alone.
+    """Candidate photos for each of `views` even steps, by azimuth alone.
 
     Args:
-        orbit: Of `orbit_of`.
-        views: Steps of one turn.
-        tolerance_deg: Farthest that a photo may lie from its angle; half a step is the limit.
+        orbit: Result of `find_orbit`.
+        views: Number of steps in one turn.
+        tolerance_deg: Maximum distance of a photo from its nominal angle; never more than half a step.
 
     Returns:
-        For each step the indices of the good keyframes in reach, the nearest first, at least one. No index stands twice.
+        For each step the indices of the good keyframes in reach, the nearest first, at least one. No index is repeated.
 
     Raises:
         InputError: `polycam.gap`.
     """
     good = np.flatnonzero(orbit.good)
     azimuths = np.sort(orbit.azimuth_deg[good])
-    found: list[list[int]] = []
+    by_step: list[list[int]] = []
     gaps: list[tuple[float, float]] = []
     used: set[int] = set()
     for step in range(views):
@@ -139,18 +139,18 @@ def candidates(orbit: Orbit, views: int, tolerance_deg: float = TOLERANCE_DEG) -
         reach = min(tolerance_deg, 180.0 / views)
         near = [int(good[index]) for index in order if off[index] <= reach and int(good[index]) not in used]
         used.update(near)
-        found.append(near)
+        by_step.append(near)
         if not near:
             after = int(np.searchsorted(azimuths, nominal)) % len(azimuths)
             gap = (float(azimuths[after - 1]), float(azimuths[after]))
             gaps += [gap] if gap not in gaps else []
     if gaps:
         raise _gap(gaps)
-    return found
+    return by_step
 
 
 def sides_between(start_deg: float, end_deg: float) -> str:
-    """The sides of a product between two azimuths, counter-clockwise: "the right back side", "the right and back sides"."""
+    """Names of the product's sides between two azimuths, counter-clockwise: "the right back side", "the right and back sides"."""
     width = (end_deg - start_deg) % 360.0 or 360.0
     inside = [SIDES[step] for step in _eighths(start_deg) if 0 < (45.0 * step - start_deg) % 360.0 < width]
     if not inside:
@@ -161,21 +161,21 @@ def sides_between(start_deg: float, end_deg: float) -> str:
 
 
 def write_views(
-    export: Export, picked: Sequence[Picked], out_folder: str | Path, settings: DecodeSettings = DecodeSettings()
+    export: Export, picked: Sequence[PickedPhoto], out_folder: str | Path, settings: DecodeSettings = DecodeSettings()
 ) -> Path:
     """Write the chosen photos as the folder of one product.
 
-    ``<name>_<nominal angle>.jpg`` upright and without the black border of undistorted photos; ``capture.csv`` with the true
-    azimuth of each (columns file, azimuth; then keyframe, elevation, distance_m, which nothing reads); and where the export
-    has depth ``depth/<name>_<angle>.png``, 16-bit millimetres, turned and cropped like the photo to the nearest of its own,
-    larger pixels, 0 where confidence is low or beyond `MAX_DEPTH_MM`. The export is only read. The folder appears whole
-    or not at all.
+    The folder holds ``<name>_<nominal angle>.jpg``, upright and without the black border of undistorted photos; ``capture.csv``
+    with the true azimuth of each (columns file, azimuth; gapray does not read keyframe, elevation and distance_m); and, if the
+    export has depth, ``depth/<name>_<angle>.png`` in 16-bit millimetres, rotated and cropped like the photo to its own, larger
+    pixels, 0 where confidence is low or depth is beyond `MAX_DEPTH_MM`. The export is not changed. The folder is written
+    atomically.
 
     Args:
-        export: Where the photos were picked from.
-        picked: Of `pick_views`.
-        out_folder: A new or empty folder, whose name is the product's.
-        settings: Limits on the photos, and the quality of the JPEG.
+        export: The export that the photos were picked from.
+        picked: Result of `pick_views`.
+        out_folder: A new or empty folder; its name is the product's id.
+        settings: Limits on the photos, and the JPEG quality.
 
     Returns:
         The folder.
@@ -186,38 +186,38 @@ def write_views(
     """
     out = Path(out_folder).absolute()
     with new_folder(out) as partial, export.opened() as read:
-        rows = [_write(one, partial, out.name, read, settings) for one in picked]
+        rows = [_write(photo, partial, out.name, read, settings) for photo in picked]
         write_table(partial, rows, "keyframe", "elevation", "distance_m")
     return out
 
 
-def _look(
+def _rated(
     export: Export, orbit: Orbit, nominal: float, near: Sequence[int], read: Reader, settings: DecodeSettings
-) -> list[tuple[float, Picked]]:
-    """Candidates of one angle with their costs, in degrees: those about the nearest that can be read."""
-    sharp_of: dict[int, float] = {}
+) -> list[tuple[float, PickedPhoto]]:
+    """Candidates for one angle with their costs in degrees: those close to the nearest photo that can be read."""
+    sharpnesses: dict[int, float] = {}
     failed: list[tuple[str, InputError]] = []
     off = {index: abs(turned(float(orbit.azimuth_deg[index]), nominal)) for index in near}
     rest = list(near)
-    while rest and not sharp_of:
+    while rest and not sharpnesses:
         reach = off[rest[0]] + MAX_DETOUR_DEG
         for index in _thinned([index for index in rest if off[index] <= reach]):
             try:
-                sharp_of[index] = _sharpness(export.keyframes[index], orbit.centre, read, settings)
+                sharpnesses[index] = _sharpness(export.keyframes[index], orbit.centre, read, settings)
             except InputError as error:
                 if error.code.startswith("capture."):
                     raise
                 failed.append((export.keyframes[index].name, error))
         rest = [index for index in rest if off[index] > reach]
-    if not sharp_of:
+    if not sharpnesses:
         name, first = failed[0]
         raise InputError(first.code, f"{name}, the photo nearest to {nominal:g}°: {first.message}")
-    best = max(sharp_of.values())
-    looked = []
-    for index, sharp in sharp_of.items():
+    best = max(sharpnesses.values())
+    rated = []
+    for index, sharp in sharpnesses.items():
         keyframe = export.keyframes[index]
-        turns, roll = upright(keyframe)
-        one = Picked(
+        turns, roll = upright_rotation(keyframe)
+        photo = PickedPhoto(
             keyframe,
             nominal,
             float(orbit.azimuth_deg[index]),
@@ -229,60 +229,60 @@ def _look(
             tuple(f"{name}: {problem}" for name, problem in failed),
         )
         blur = BLUR_DEG * halvings(sharp, best)
-        looked.append((_off(one) + blur + UNCORRECTED_DEG * (not keyframe.corrected), one))
-    return looked
+        rated.append((_angle_error(photo) + blur + UNCORRECTED_DEG * (not keyframe.corrected), photo))
+    return rated
 
 
 def _thinned(near: Sequence[int]) -> list[int]:
-    """At most `MAX_LOOKS` of them, evenly, the first among them."""
-    steps = np.linspace(0, len(near) - 1, min(len(near), MAX_LOOKS)).round().astype(int)
+    """At most `MAX_CANDIDATES` of the indices, evenly spaced, including the first."""
+    steps = np.linspace(0, len(near) - 1, min(len(near), MAX_CANDIDATES)).round().astype(int)
     return [near[step] for step in steps]
 
 
 def _sharpness(keyframe: Keyframe, centre: NDArray[np.float64], read: Reader, settings: DecodeSettings) -> float:
-    """Sharpness of the square about the projected centre whose side is half of the photo's shorter one."""
+    """Sharpness of the square around the projected centre, whose side is half the photo's shorter side."""
     rgb, scale = _photo(keyframe, read, settings)
-    seen = seen_at(keyframe, centre)
+    position = project(keyframe, centre)
     height, width = rgb.shape[:2]
     half = min(height, width) // 4
-    column, row = (int(at * scale) for at in seen) if seen is not None else (width // 2, height // 2)
+    column, row = (int(pixel * scale) for pixel in position) if position is not None else (width // 2, height // 2)
     left, top = min(max(column - half, 0), width - 2 * half), min(max(row - half, 0), height - 2 * half)
     square = np.ascontiguousarray(rgb[top : top + 2 * half, left : left + 2 * half])
     return sharpness(np.asarray(cv2.cvtColor(square, cv2.COLOR_RGB2GRAY), np.uint8))
 
 
 def _photo(keyframe: Keyframe, read: Reader, settings: DecodeSettings) -> tuple[NDArray[np.uint8], float]:
-    """uint8 [H, W, 3], and its pixels a pixel of the camera file."""
+    """A keyframe's photo, uint8 [H, W, 3], and its size relative to the size in the camera file."""
     rgb = decode_photo(read(keyframe.image, settings.max_bytes), settings)
     (width, height), (rows, columns) = keyframe.size, rgb.shape[:2]
     scale = columns / width
     if abs(rows - height * scale) > 1.5:
         raise InputError(
             "polycam.size_mismatch",
-            f"{keyframe.image.name} has {columns} x {rows} pixels, its camera was {width} x {height}",
+            f"{keyframe.image.name} has {columns} x {rows} pixels, its camera is for {width} x {height}",
         )
     return rgb, scale
 
 
-def _write(one: Picked, folder: Path, product: str, read: Reader, settings: DecodeSettings) -> tuple[str, ...]:
-    """Photo and depth of one view; its row of the table."""
-    keyframe, stem = one.keyframe, f"{product}_{one.nominal_deg:03.0f}"
+def _write(picked: PickedPhoto, folder: Path, product: str, read: Reader, settings: DecodeSettings) -> tuple[str, ...]:
+    """Write photo and depth of one view, and return its row of the table."""
+    keyframe, stem = picked.keyframe, f"{product}_{picked.nominal_deg:03.0f}"
     rgb, scale = _photo(keyframe, read, settings.model_copy(update={"reference_side": FULL_SIDE}))
     border = BORDER_PX if keyframe.corrected else 0
-    photo = np.rot90(_cropped(rgb, round(border * scale)), one.quarter_turns)
+    photo = np.rot90(_cropped(rgb, round(border * scale)), picked.quarter_turns)
     (folder / f"{stem}.jpg").write_bytes(encode_jpeg(np.ascontiguousarray(photo), settings.reference_quality))
     depth = _depth(keyframe, read, settings)
     if depth is not None:
-        shrunk = round(border * depth.shape[1] / keyframe.size[0])
+        depth_border = round(border * depth.shape[1] / keyframe.size[0])
         (folder / "depth").mkdir(exist_ok=True)
-        turned = np.ascontiguousarray(np.rot90(_cropped(depth, shrunk), one.quarter_turns))
-        (folder / "depth" / f"{stem}.png").write_bytes(encode_png(turned))
+        rotated = np.ascontiguousarray(np.rot90(_cropped(depth, depth_border), picked.quarter_turns))
+        (folder / "depth" / f"{stem}.png").write_bytes(encode_png(rotated))
     return (
         f"{stem}.jpg",
-        f"{one.azimuth_deg % 360:.3f}",
+        f"{picked.azimuth_deg % 360:.3f}",
         keyframe.name,
-        f"{one.elevation_deg:.3f}",
-        f"{one.distance:.4f}",
+        f"{picked.elevation_deg:.3f}",
+        f"{picked.distance:.4f}",
     )
 
 
@@ -291,7 +291,7 @@ def _cropped(image: NDArray[_Pixels], border: int) -> NDArray[_Pixels]:
 
 
 def _depth(keyframe: Keyframe, read: Reader, settings: DecodeSettings) -> NDArray[np.uint16] | None:
-    """uint16 [h, w], millimetres, 0 where it is not to be trusted; None when the export has none."""
+    """A keyframe's depth, uint16 [h, w], in millimetres, 0 where it is unreliable; None when the export has none."""
     if keyframe.depth is None:
         return None
     name, (width, height) = keyframe.depth.name, keyframe.size
@@ -315,14 +315,14 @@ def _depth(keyframe: Keyframe, read: Reader, settings: DecodeSettings) -> NDArra
     trusted = (depth > 0) & (depth <= MAX_DEPTH_MM)
     if confidence is not None:
         if confidence.shape != depth.shape or confidence.dtype != np.uint8:
-            raise InputError("polycam.invalid_depth", f"confidence {name} is no 8-bit map of the size of the depth")
+            raise InputError("polycam.invalid_depth", f"confidence {name} is not an 8-bit map of the depth's size")
         trusted &= confidence >= LOW_CONFIDENCE
     return np.where(trusted, depth, 0).astype(np.uint16)
 
 
-def _too_wide(chosen: Sequence[Picked], views: int) -> list[tuple[float, float]]:
-    """Steps between neighbouring photos in which `refuse_gaps` would miss a view."""
-    ordered = sorted(one.azimuth_deg for one in chosen)
+def _too_wide(chosen: Sequence[PickedPhoto], views: int) -> list[tuple[float, float]]:
+    """Gaps between neighbouring photos that `refuse_gaps` would refuse, as azimuths of both photos."""
+    ordered = sorted(photo.azimuth_deg for photo in chosen)
     pairs = list(zip(ordered, [*ordered[1:], ordered[0]], strict=True))
     steps = [(after - before) % 360.0 for before, after in pairs]
     usual = max(NORMAL_GAP_DEG, sorted(steps)[len(steps) // 2])
@@ -337,10 +337,10 @@ def _gap(gaps: Sequence[tuple[float, float]]) -> InputError:
 
 
 def _eighths(start_deg: float) -> list[int]:
-    """0 … 7 in the order in which a counter-clockwise walk from `start_deg` meets them."""
+    """Indices 0 … 7 of `SIDES` in the order in which a counter-clockwise walk from `start_deg` passes them."""
     first = int(start_deg // 45.0) + 1
     return [(first + step) % 8 for step in range(8)]
 
 
-def _off(one: Picked) -> float:
-    return abs(turned(one.azimuth_deg, one.nominal_deg))
+def _angle_error(photo: PickedPhoto) -> float:
+    return abs(turned(photo.azimuth_deg, photo.nominal_deg))

@@ -1,6 +1,6 @@
-"""Polycam raw exports -> `Export`: camera poses, intrinsics, and where the pictures lie; no picture is read.
+"""Reading Polycam raw exports: camera poses, intrinsics and the locations of the pictures, without decoding any.
 
-The layout is the one that Polycam documents (github.com/PolyCam/polyform, README.md, "Polycam's data format")::
+The layout is documented by Polycam (github.com/PolyCam/polyform, README.md, "Polycam's data format")::
 
     [capture/] keyframes/ images/            <timestamp in us>.jpg   as the phone took them, distorted
                           cameras/           <timestamp>.json        ARKit's poses
@@ -9,17 +9,17 @@ The layout is the one that Polycam documents (github.com/PolyCam/polyform, READM
                           depth/             <timestamp>.png         16 bit, millimetres, smaller than the pictures
                           confidence/        <timestamp>.png         8 bit, 0 low, 127 medium, 255 high
 
-The two corrected folders are missing when a session was too long to optimise (700 frames, or 1,400 with CUSTOM processing).
-Only LiDAR and room sessions that were recorded in developer mode have a raw export.
+The two corrected folders are missing if a session was too long to optimise (700 frames, or 1,400 with CUSTOM processing).
+Only LiDAR and room sessions recorded in developer mode have a raw export.
 
-A camera holds ``t_00 … t_23``, the first three rows of the row-major camera-to-world matrix in ARKit's gravity-aligned,
-right-handed world with +Y up (same README), ``fx, fy, cx, cy`` in pixels of ``width`` x ``height``, and fields that nothing
-here reads. Among those is ``blur_score``: the README says that lower means more blur, Polycam's help centre the opposite.
+A camera file holds ``t_00 … t_23``, the first three rows of the row-major camera-to-world matrix in ARKit's gravity-aligned,
+right-handed world with +Y up (same README), ``fx, fy, cx, cy`` in pixels of ``width`` x ``height``, and fields that are not used
+here. One of them is ``blur_score``: according to the README lower means more blur, according to Polycam's help centre the opposite.
 
-Not confirmed by Polycam's own text: that the camera looks along -Z of its frame with +Y up and +X right in the picture (ARKit's
-convention; polyform's converter hands matrices and pictures unchanged to instant-ngp, which reads them so), that lengths are
-metres (ARKit's unit), that ``neighbors`` and ``manual_keyframe`` are always there, and whether depth was undistorted as well.
-No export of a real phone was at hand when this was written.
+Polycam does not document: that the camera looks along -Z of its frame with +Y up and +X right in the picture (ARKit's
+convention; polyform's converter passes matrices and pictures unchanged to instant-ngp, which assumes it), that lengths are
+metres (ARKit's unit), that ``neighbors`` and ``manual_keyframe`` are always present, and whether depth is undistorted as well.
+This module was written without access to an export from a real phone.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ from gapray.errors import InputError
 
 MAX_KEYFRAMES = 5000
 MAX_CAMERA_BYTES = 256 * 2**10
-"""A camera of 22 fields has about 1 kB; `neighbors` may list many keyframes."""
+"""A camera file with 22 fields has about 1 kB, but `neighbors` may list many keyframes."""
 MIN_SIDE, MAX_SIDE = 64, 65535
+"""Allowed range of a picture's width and height [pixels]."""
 MAX_METRES = 1e4
+"""Maximum coordinate of a camera's position."""
 ORTHONORMAL = 1e-2
-"""Largest entry of |R R' - 1| that printing and optimising may leave."""
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+"""Maximum entry of |R R' - 1|, which allows for the errors of rounding and optimisation."""
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png")
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -80,52 +82,54 @@ class Keyframe:
     """One photo with its camera."""
 
     name: str
-    """The stem that its files share."""
+    """Common stem of its files."""
     timestamp_us: int | None
-    """Microseconds since some start, from the name; None when the name is no number."""
+    """Time from an arbitrary start, by the name [microseconds]; None if the name is not a number."""
     pose: NDArray[np.float64]
-    """[3, 4], camera to world, metres; columns are the camera's right, up, backward and position in the world."""
+    """Camera to world, [3, 4], in metres; its columns are the camera's right, up and backward axes and its position."""
     focal: tuple[float, float]
     """fx, fy [pixels]."""
     principal: tuple[float, float]
-    """cx, cy [pixels] from the left and the top."""
+    """cx, cy, from the left and the top [pixels]."""
     size: tuple[int, int]
-    """Width, height that `focal` and `principal` are for [pixels]."""
+    """Width and height of the picture that `focal` and `principal` refer to [pixels]."""
     image: Entry
     corrected: bool
-    """True when pose and picture are the optimised, undistorted ones."""
+    """Whether pose and picture are the optimised, undistorted ones."""
     depth: Entry | None
+    """Depth map; None when the export has none."""
     confidence: Entry | None
+    """Confidence of the depth map; None when the export has none."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A raw export: which photos it holds, and how to read them."""
+    """A raw export."""
 
     uri: str
     keyframes: tuple[Keyframe, ...]
-    """In order of time."""
+    """Photos with their cameras, in order of time."""
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
-        """A function that reads members, each whole, while the export is open.
+        """Open the export, and yield a function that reads whole files from it.
 
         Raises:
-            InputError: `capture.invalid_archive`, `capture.unsafe_path` or `capture.not_found`; the function that is
-                given raises `image.unreadable`, `image.empty`, `image.too_many_bytes` or `capture.invalid_archive`.
+            InputError: `capture.invalid_archive`, `capture.unsafe_path` or `capture.not_found`; the yielded function
+                raises `image.unreadable`, `image.empty`, `image.too_many_bytes` or `capture.invalid_archive`.
         """
         with _reader(self.uri) as read:
             yield read
 
 
 def read_export(uri: str) -> Export:
-    """Read the cameras of an export. Nothing is unpacked and no picture is opened.
+    """Read the cameras of an export, without unpacking it or opening a picture.
 
-    A corrected camera is used where its corrected picture lies beside it, else the original pair, keyframe by keyframe, as
-    polyform's `Keyframe.is_optimized` does. A camera without a picture is passed over.
+    For each keyframe the corrected camera and picture are used if both exist, else the original pair, as in polyform's
+    `Keyframe.is_optimized`. A camera without a picture is skipped.
 
     Args:
-        uri: The exported folder or zip, local or of any fsspec URI; ``keyframes`` may lie in folders of its own inside.
+        uri: The exported folder or zip file, a local path or an fsspec URI; ``keyframes`` may be nested in other folders.
 
     Raises:
         InputError: `capture.not_found`, `capture.invalid_archive` (broken or encrypted), `capture.unsafe_path` (a name or
@@ -143,28 +147,28 @@ def read_export(uri: str) -> Export:
             raise InputError(
                 "polycam.too_many_keyframes", f"{uri} holds {len(stems)} cameras; the limit is {MAX_KEYFRAMES}"
             )
-        found = [keyframe for stem in stems if (keyframe := _keyframe(stem, files, read)) is not None]
-    if not found:
+        keyframes = [keyframe for stem in stems if (keyframe := _keyframe(stem, files, read)) is not None]
+    if not keyframes:
         raise InputError("polycam.no_keyframes", f"no camera in {uri} has a photo ({len(stems)} cameras)")
-    # Names of one length sort as their numbers do; others need the number.
-    found.sort(key=lambda one: (one.timestamp_us is None, one.timestamp_us or 0, one.name))
-    return Export(uri, tuple(found))
+    # By number, because names of different lengths do not sort like their numbers.
+    keyframes.sort(key=lambda keyframe: (keyframe.timestamp_us is None, keyframe.timestamp_us or 0, keyframe.name))
+    return Export(uri, tuple(keyframes))
 
 
 def is_export(uri: str) -> bool:
-    """Whether a folder or zip has the layout of an export; False for whatever cannot be read."""
+    """Whether a folder or zip file has the layout of an export; False if it cannot be read."""
     try:
         return bool(_keyframes_folder(listing_of(uri), uri))
     except (InputError, OSError):
         return False
 
 
-def camera_of(data: bytes, name: str) -> dict[str, Any]:
-    """Check one camera file.
+def parse_camera(data: bytes, name: str) -> dict[str, Any]:
+    """Parse and validate a camera file.
 
     Args:
-        data: JSON.
-        name: What errors call it.
+        data: The file's bytes (JSON).
+        name: The file's name, for error messages.
 
     Returns:
         `pose` float64 [3, 4], `focal`, `principal` and `size` as in `Keyframe`.
@@ -175,16 +179,16 @@ def camera_of(data: bytes, name: str) -> dict[str, Any]:
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _invalid(name, f"is no JSON: {error}") from error
+        raise _invalid(name, f"is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise _invalid(name, "is no JSON object")
+        raise _invalid(name, "is not a JSON object")
     pose = np.array([[_number(fields, f"t_{row}{column}", name) for column in range(4)] for row in range(3)])
     fx, fy, cx, cy, width, height = (_number(fields, key, name) for key in ("fx", "fy", "cx", "cy", "width", "height"))
     rotation = pose[:, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHONORMAL or np.linalg.det(rotation) < 0:
-        raise _invalid(name, "has a pose whose first three columns are no rotation")
+        raise _invalid(name, "has a pose whose first three columns are not a rotation")
     if np.abs(pose[:, 3]).max() > MAX_METRES:
-        raise _invalid(name, f"lies more than {MAX_METRES:g} m from the start")
+        raise _invalid(name, f"is more than {MAX_METRES:g} m from the start")
     if not all(MIN_SIDE <= side <= MAX_SIDE and side == int(side) for side in (width, height)):
         raise _invalid(name, f"is for {width:g} x {height:g} pixels")
     if not (0 < fx < 1e6 and 0 < fy < 1e6 and 0 <= cx <= width and 0 <= cy <= height):
@@ -209,14 +213,15 @@ def _number(fields: dict[str, Any], key: str, name: str) -> float:
     return number
 
 
-def _invalid(name: str, what: str) -> InputError:
-    return InputError("polycam.invalid_camera", f"{name} {what}")
+def _invalid(name: str, problem: str) -> InputError:
+    return InputError("polycam.invalid_camera", f"{name} {problem}")
 
 
 def _keyframe(stem: str, files: dict[str, dict[str, Entry]], read: Reader) -> Keyframe | None:
+    """Read one keyframe; None if its camera or its picture is missing."""
     corrected = stem in files["corrected_cameras"] and stem in files["corrected_images"]
-    before = "corrected_" if corrected else ""
-    camera, image = files[f"{before}cameras"].get(stem), files[f"{before}images"].get(stem)
+    prefix = "corrected_" if corrected else ""
+    camera, image = files[f"{prefix}cameras"].get(stem), files[f"{prefix}images"].get(stem)
     if camera is None or image is None:
         return None
     name = f"{camera.folder.rpartition('/')[2]}/{camera.name}"
@@ -226,13 +231,13 @@ def _keyframe(stem: str, files: dict[str, dict[str, Entry]], read: Reader) -> Ke
         if not error.code.startswith("image."):
             raise
         raise _invalid(name, f"cannot be read: {error.message}") from error
-    # isdecimal, so that int() takes it; longer than any timestamp, it is a name.
+    # isdecimal, because int() accepts nothing else; a longer number is not a timestamp.
     stamp = int(stem) if stem.isdecimal() and len(stem) <= 20 else None
     depth, confidence = files["depth"].get(stem), files["confidence"].get(stem)
     return Keyframe(
         stem,
         stamp,
-        **camera_of(data, name),
+        **parse_camera(data, name),
         image=image,
         corrected=corrected,
         depth=depth,
@@ -241,37 +246,41 @@ def _keyframe(stem: str, files: dict[str, dict[str, Entry]], read: Reader) -> Ke
 
 
 def _files(source: Listing, uri: str) -> dict[str, dict[str, Entry]]:
-    """Folder of `keyframes` -> stem -> file, for the six folders of an export."""
+    """The files of an export: name of each of its six folders -> stem -> file."""
     root = _keyframes_folder(source, uri)
-    _, children = source.look(root)
-    found: dict[str, dict[str, Entry]] = {}
+    _, children = source.list_folder(root)
+    files: dict[str, dict[str, Entry]] = {}
     for folder, endings in (
-        ("images", PICTURE_ENDINGS),
-        ("corrected_images", PICTURE_ENDINGS),
+        ("images", PICTURE_EXTENSIONS),
+        ("corrected_images", PICTURE_EXTENSIONS),
         ("cameras", (".json",)),
         ("corrected_cameras", (".json",)),
         ("depth", (".png",)),
         ("confidence", (".png",)),
     ):
-        entries = source.look(f"{root}/{folder}")[0] if folder in children else []
-        found[folder] = {}
+        entries = source.list_folder(f"{root}/{folder}")[0] if folder in children else []
+        files[folder] = {}
         for entry in entries:
             path = PurePosixPath(entry.name)
             if entry.name.startswith(".") or path.suffix.lower() not in endings:
                 continue
             if not entry.safe:
                 raise InputError("capture.unsafe_path", f"{folder}/{entry.name} leads outside of {uri}")
-            found[folder].setdefault(path.stem, entry)
-    if not found["cameras"] and not found["corrected_cameras"]:
+            files[folder].setdefault(path.stem, entry)
+    if not files["cameras"] and not files["corrected_cameras"]:
         raise InputError("polycam.not_an_export", f"{uri} has a folder keyframes without cameras")
-    return found
+    return files
 
 
 def _keyframes_folder(source: Listing, uri: str) -> str:
-    """Where `keyframes` lies: at the root, or down a chain of folders that each hold one other."""
+    """Path of the folder `keyframes`: at the root, or below a chain of single folders.
+
+    Raises:
+        InputError: `polycam.not_an_export`.
+    """
     folder = ""
     for _ in range(4):
-        children = [name for name in source.look(folder)[1] if is_visible(name)]
+        children = [name for name in source.list_folder(folder)[1] if is_visible(name)]
         if "keyframes" in children:
             return f"{folder}/keyframes" if folder else "keyframes"
         if len(children) != 1:
@@ -285,12 +294,12 @@ def _reader(uri: str) -> Iterator[Reader]:
     if not uri.lower().endswith(".zip"):
         yield lambda entry, limit: read_bytes(entry.uri, limit)
         return
-    # One archive for all reads: opening it again for each member would parse its directory thousands of times.
+    # One archive for all reads: reopening it for each member would parse its directory thousands of times.
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(_opened(uri))
+            file = stack.enter_context(_open(uri))
         except Exception as error:
-            # fsspec's backends share no exception type.
+            # fsspec backends share no exception type.
             raise InputError("capture.not_found", f"{uri}: {type(error).__name__}: {error}") from error
         try:
             members_of(file, ArchiveLimits())
@@ -301,7 +310,7 @@ def _reader(uri: str) -> Iterator[Reader]:
         yield lambda entry, limit: _member(archive, entry, limit)
 
 
-def _opened(uri: str) -> AbstractContextManager[Any]:
+def _open(uri: str) -> AbstractContextManager[Any]:
     return open(local_path(uri), "rb") if is_local(uri) else fsspec.open(uri, "rb")
 
 
@@ -320,7 +329,7 @@ def _check_members(archive: zipfile.ZipFile, uri: str) -> None:
 
 
 def _member(archive: zipfile.ZipFile, entry: Entry, limit: int) -> bytes:
-    # The listing's form of a member's URI; `_check_members` refused names with "::" in them.
+    # The URI is one that `listing_of` made; `_check_members` refused names that contain "::".
     name = entry.uri.removeprefix("zip://").partition("::")[0]
     try:
         member = archive.getinfo(name)

@@ -1,7 +1,7 @@
-"""The paper under the product: marks, a scale bar and ArUco markers.
+"""The printed sheet that goes under the product: angle marks, a scale bar and ArUco markers.
 
-World of the sheet: millimetres about the middle of the ring, +X right and +Z down on the paper as it is printed, +Y up. The
-mark 0° lies at +Z, where the front of the product and the camera go first; azimuths grow counter-clockwise on the paper.
+World coordinates are millimetres from the centre of the ring, +X right and +Z down on the printed paper, +Y up. The mark 0° is at
++Z, where the product's front and the camera start; azimuths grow counter-clockwise on the paper.
 """
 
 from __future__ import annotations
@@ -25,35 +25,43 @@ DICTIONARY = cv2.aruco.DICT_4X4_50
 CELLS = 6
 """Cells along a marker's side: 4 x 4 bits and its black border."""
 RING_MM = 78.0
-"""From the middle of the ring to the middles of the markers."""
+"""Distance of the markers' centres from the centre of the ring."""
 LARGE_MM, SMALL_MM = 20.0, 14.0
-"""Markers at 0, 45, … and half way between."""
+"""Side of the markers at 0, 45, … degrees and of those halfway between."""
 STAND_MM = 60.0
-"""Radius of the circle that the product stands in."""
+"""Radius of the circle in which the product stands."""
 BAR_MM = 100.0
+"""Length of the scale bar."""
 
 
 def markers() -> dict[int, NDArray[np.float64]]:
-    """Id -> corners [4, 2] in millimetres, x right and z down the paper, in the order that OpenCV detects them."""
-    found = {}
+    """The markers of the sheet.
+
+    Returns:
+        Id -> corners [4, 2] in millimetres, x to the right and z down the paper, in OpenCV's order.
+    """
+    corners = {}
     for index in range(16):
         angle, half = math.radians(22.5 * index), (SMALL_MM if index % 2 else LARGE_MM) / 2
         outward = np.array([math.sin(angle), math.cos(angle)])
         right = np.array([math.cos(angle), -math.sin(angle)])
         middle = RING_MM * outward
-        # The marker's own up points to the middle, so that it stands upright for a camera before it.
-        found[index] = np.stack(
+        # The top of each marker points to the centre, so that it is upright for a camera on its side.
+        corners[index] = np.stack(
             [middle + half * (a * right + b * outward) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
         )
-    return found
+    return corners
 
 
 def write_sheet(path: str | Path, page: str = "a4") -> Path:
-    """Draw the sheet to be printed at 100 %.
+    """Write the sheet as a file that is to be printed at 100 %.
 
     Args:
-        path: Ends in ``.pdf`` (one bit a dot, 600 dpi) or ``.svg``.
+        path: A path that ends in ``.pdf`` (1 bit, 600 dpi) or ``.svg``.
         page: A key of `PAGE_MM`.
+
+    Returns:
+        The path.
 
     Raises:
         ConfigError: `config.invalid` for another ending or page.
@@ -72,13 +80,14 @@ def write_sheet(path: str | Path, page: str = "a4") -> Path:
 
 @dataclass(frozen=True)
 class _Shape:
-    """In millimetres of the page."""
+    """A shape on the page; all lengths in millimetres."""
 
     kind: str
-    """`line`, `circle`, `square` (filled; four corners) or `text`."""
+    """`line`, `circle`, `square` (filled, given by four corners) or `text`."""
     points: tuple[tuple[float, float], ...]
+    """x to the right and y down, from the upper left corner of the page."""
     size: float = 0.3
-    """Width of a line, radius of a circle, height of a text."""
+    """Width of a line, radius of a circle, or height of a text."""
     text: str = ""
 
 

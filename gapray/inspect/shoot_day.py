@@ -1,4 +1,4 @@
-"""One memory card, many products: a photo of a QR code or barcode (the slate) begins each product."""
+"""Splitting a memory card into products, each of which starts with a slate: a photo of a QR code or barcode."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ from gapray.inspect.folder import new_folder, write_table
 from gapray.resample import at_most
 
 SLATE_SIDES = (2048, 1024)
-"""Photos are looked at in these sizes: a code that fills the photo is read better small [pixels]."""
+"""Longer sides at which codes are searched for [pixels]; a code that fills the photo is easier to read when it is small."""
 _TAKEN, _SUBSECONDS, _EXIF = 0x9003, 0x9291, 0x8769  # Exif 2.32: DateTimeOriginal, SubSecTimeOriginal, the IFD of both
 
 
 @dataclass
 class Roll:
-    """The photos between two slates."""
+    """A slate and the photos that follow it."""
 
     product_id: str
     text: str
-    """What the slate says."""
+    """Text of the slate's code."""
     slate: str
     """Name of the slate photo."""
     photos: list[Path] = field(default_factory=list)
 
 
 def slate_text(photo: NDArray[np.uint8]) -> str | None:
-    """What a QR code or an EAN / UPC barcode in a photo says; None where there is none.
+    """Text of a QR code or an EAN / UPC barcode in a photo.
 
     Args:
         photo: uint8 [H, W, 3], upright.
+
+    Returns:
+        The text; None if the photo shows no such code.
     """
     for side in SLATE_SIDES:
         grey = cv2.cvtColor(at_most(photo, side), cv2.COLOR_RGB2GRAY)
@@ -60,25 +63,25 @@ def slate_text(photo: NDArray[np.uint8]) -> str | None:
 
 
 def taken_at(data: bytes) -> datetime | None:
-    """When a photo was taken, by its EXIF; None where it does not say."""
+    """Time at which a photo was taken, by its EXIF; None if it does not state one."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             exif = image.getexif().get_ifd(_EXIF)
         text = str(exif.get(_TAKEN, "")).strip("\0 ")
         fraction = re.sub(r"\D", "", str(exif.get(_SUBSECONDS, "")))[:6].ljust(6, "0")
         return datetime.strptime(f"{text}.{fraction}", "%Y:%m:%d %H:%M:%S.%f")
-    except Exception:  # a photo whose EXIF is broken is a photo without EXIF
+    except Exception:  # damaged EXIF counts as none
         return None
 
 
 def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tuple[list[Roll], list[Path]]:
-    """Split the photos of a card by its slates.
+    """Split the photos of a card at its slates.
 
-    Photos come in the order in which they were taken; where one does not say when, in the order of the numbers in their names.
+    Photos are sorted by the time at which they were taken or, if any of them lacks it, by the numbers in their names.
 
     Returns:
-        One roll a slate, in the order of the card, and the photos before the first slate. A slate that is photographed several
-        times in a row begins one roll.
+        One roll per slate, in the order of the card, and the photos before the first slate. A slate that is photographed several
+        times in a row starts a single roll.
 
     Raises:
         InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
@@ -88,27 +91,27 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
         raise InputError("capture.not_found", f"there is no folder {card}")
     files = photos_below(folder)
     if not files:
-        raise InputError("capture.no_photos", f"no photo lies in {card}")
-    times = {one: taken_at(read_bytes(str(one), settings.max_bytes)) for one in files}
+        raise InputError("capture.no_photos", f"there is no photo in {card}")
+    times = {file: taken_at(read_bytes(str(file), settings.max_bytes)) for file in files}
     if all(times.values()):
-        files.sort(key=lambda one: (times[one] or datetime.min, natural_parts(one.name)))
+        files.sort(key=lambda file: (times[file] or datetime.min, natural_parts(file.name)))
     else:
-        files.sort(key=lambda one: (natural_parts(str(one.parent)), natural_parts(one.name)))
-    found: list[Roll] = []
+        files.sort(key=lambda file: (natural_parts(str(file.parent)), natural_parts(file.name)))
+    result: list[Roll] = []
     before: list[Path] = []
     for file in files:
-        text = _text_of(file, settings)
+        text = _slate_text(file, settings)
         if text is None:
-            (found[-1].photos if found else before).append(file)
-        elif not (found and found[-1].text == text and not found[-1].photos):
-            found.append(Roll(product_of(text), text, file.name))
-    if not found:
+            (result[-1].photos if result else before).append(file)
+        elif not (result and result[-1].text == text and not result[-1].photos):
+            result.append(Roll(product_id_of(text), text, file.name))
+    if not result:
         raise InputError("slate.none", f"none of {len(files)} photos in {card} shows a QR code or barcode")
-    return found, before
+    return result, before
 
 
-def product_of(text: str) -> str:
-    """The product's id in a slate's text: the text itself, or the last part of an address; empty where nothing of it can be one."""
+def product_id_of(text: str) -> str:
+    """The product id in a slate's text: the text itself or the last part of a URL; empty if neither can be a product id."""
     last = text.rstrip("/").rpartition("/")[2] if "://" in text else text
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")[:128]
     return name if PRODUCT_ID.fullmatch(name) else ""
@@ -124,68 +127,74 @@ def split(
     on_product: Callable[[str, int], None] = lambda name, photos: None,
     on_before: Callable[[list[str]], None] = lambda names: None,
 ) -> list[Path | Reject]:
-    """Copy a card's photos into a folder a product, each photo at the angle of its place in the turn.
+    """Copy a card's photos into one folder per product, at the azimuths given by their order.
 
     Args:
-        card: Folder of the card; only read.
-        out: Folder of the product folders; those that are there already are refused, one by one.
-        azimuths: The way round, the front's place in the order, and whether the last photo shows the front again.
-        template: See `gapray.capture.names.TEMPLATES`.
+        card: Folder of the card, which is not changed.
+        out: Parent of the product folders; products whose folder exists already are rejected.
+        azimuths: Direction, the front's position in the order, and whether the last photo shows the front again.
+        template: A template of file names, as in `gapray.capture.names.TEMPLATES`.
         settings: Limits on the photos.
-        on_product: Called with a product and its number of photos before they are copied.
+        on_product: Called with the id and the number of photos of each product before they are copied.
         on_before: Called with the names of the photos before the first slate, which belong to no product.
 
     Returns:
-        A folder or a reject for each product, in the order of the card. Slates that give the same product, by the same text
-        or by others, are one reject: whether their photos are one turn, two turns or two products is not known.
+        A folder or a reject for each product, in the order of the card. Several slates with the same product id are one reject,
+        because their photos may be one turn, two turns or two products.
 
     Raises:
-        InputError: As `rolls`.
+        InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
         ConfigError: `config.invalid` for the template.
     """
-    done: list[Path | Reject] = []
-    found, before = rolls(card, settings)
+    results: list[Path | Reject] = []
+    on_card, before = rolls(card, settings)
     on_before([photo.name for photo in before])
-    for same in _by_product(found):
-        roll = same[0]
+    for group in _by_product(on_card):
+        roll = group[0]
         name = roll.product_id or printable(roll.text)
-        on_product(name, sum(len(again.photos) for again in same))
+        on_product(name, sum(len(roll.photos) for roll in group))
         try:
-            _check_slates(same)
-            done.append(_written(roll, Path(out) / roll.product_id, azimuths, template))
+            _check_slates(group)
+            results.append(_write(roll, Path(out) / roll.product_id, azimuths, template))
         except GaprayError as error:
-            done.append(Reject.of(name, str(card), error))
-    return done
+            results.append(Reject.of(name, str(card), error))
+    return results
 
 
-def _by_product(found: Sequence[Roll]) -> list[list[Roll]]:
-    """Rolls of one product together. Folders that differ in case alone are one on many systems."""
+def _by_product(on_card: Sequence[Roll]) -> list[list[Roll]]:
+    """Group rolls by product. Ids that differ only in case are the same, as their folders are on many systems."""
     groups: dict[str, list[Roll]] = {}
-    for roll in found:
+    for roll in on_card:
         groups.setdefault(roll.product_id.casefold() or roll.text, []).append(roll)
     return list(groups.values())
 
 
-def _check_slates(same: Sequence[Roll]) -> None:
-    """Refuse slates that are no product's, or not one product's.
+def _check_slates(group: Sequence[Roll]) -> None:
+    """Refuse slates without a product id, and several slates with the same id.
 
     Raises:
         InputError: `slate.no_id`, `slate.same_id` or `slate.again`.
     """
-    texts = {roll.text for roll in same}
-    told = "; ".join(f"{roll.slate} {roll.text!r}: {len(roll.photos)} photos" for roll in same)
-    if not same[0].product_id:
-        raise InputError("slate.no_id", f"nothing of the slate's text can be a product's id: {told}")
+    texts = {roll.text for roll in group}
+    details = "; ".join(f"{roll.slate} {roll.text!r}: {len(roll.photos)} photos" for roll in group)
+    if not group[0].product_id:
+        raise InputError("slate.no_id", f"nothing in the slate's text can be a product id: {details}")
     if len(texts) > 1:
-        raise InputError("slate.same_id", f"slates with other texts give the id {same[0].product_id}: {told}")
-    if len(same) > 1:
-        raise InputError("slate.again", f"the slate comes {len(same)} times: {told}")
+        raise InputError("slate.same_id", f"slates with other texts give the id {group[0].product_id}: {details}")
+    if len(group) > 1:
+        raise InputError("slate.again", f"the slate comes {len(group)} times: {details}")
 
 
-def _written(roll: Roll, target: Path, options: AzimuthOptions, template: str) -> Path:
+def _write(roll: Roll, target: Path, options: AzimuthOptions, template: str) -> Path:
+    """Write the folder of one product, and return it.
+
+    Raises:
+        InputError: `capture.no_photos`, or what `read_names` and `new_folder` raise.
+        ConfigError: `config.invalid` for the template.
+    """
     if not roll.photos:
         raise InputError("capture.no_photos", f"no photo follows the slate {roll.slate}")
-    # The reading of numbered names already knows about closing frames, fronts and directions.
+    # Reading numbered names takes care of closing frames, front and direction.
     numbered = {f"{index:05d}": file for index, file in enumerate(roll.photos)}
     placed = read_names(list(numbered), options).azimuths
     rows: list[tuple[str, ...]] = []
@@ -201,9 +210,9 @@ def _written(roll: Roll, target: Path, options: AzimuthOptions, template: str) -
     return target
 
 
-def _text_of(file: Path, settings: DecodeSettings) -> str | None:
+def _slate_text(file: Path, settings: DecodeSettings) -> str | None:
     try:
         full = settings.model_copy(update={"reference_side": max(SLATE_SIDES)})
         return slate_text(decode_photo(read_bytes(str(file), settings.max_bytes), full))
     except InputError:
-        return None  # what cannot be read is a photo of its product, and is reported there
+        return None  # an unreadable file counts as a photo of its product, and is reported with that

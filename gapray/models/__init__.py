@@ -1,1 +1,1 @@
-"""Networks behind small typed interfaces, their cards, and where their weights come from. Knows nothing of Ray."""
+"""Networks behind small typed interfaces, their model cards, and the store of their weights. Independent of Ray."""

@@ -1,4 +1,4 @@
-"""Flat batches for networks: views of one shape, at most so many at a time."""
+"""Batches for networks: views of equal shape, up to a maximum number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def equal_shapes(views: Sequence[NDArray[np.uint8]], size: int) -> Iterator[list[int]]:
-    """Indices of `views` in batches of at most `size`, all of one shape in a batch."""
+    """Yield the indices of `views` in batches of at most `size` views of equal shape."""
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, view in enumerate(views):
         by_shape[view.shape].append(index)

@@ -1,4 +1,4 @@
-"""Edges by controlnet-aux, at the view's own size."""
+"""Edge maps by controlnet-aux, at the size of the photo."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gapray.resample import resized
 
 
 class CannyEdges:
-    """controlnet-aux's CannyDetector, the one that ControlNet's canny weights were trained with.
+    """controlnet-aux's CannyDetector, with which ControlNet's canny weights were trained.
 
-    Its import brings torch and takes seconds: keep one of these for long.
+    Its import loads torch and takes seconds, so instances should be reused.
 
     Args:
-        low_threshold: Lower hysteresis threshold, grey levels.
-        high_threshold: Upper hysteresis threshold, grey levels.
+        low_threshold: Lower hysteresis threshold [grey levels].
+        high_threshold: Upper hysteresis threshold [grey levels].
     """
 
     def __init__(self, low_threshold: int, high_threshold: int) -> None:
@@ -29,36 +29,36 @@ class CannyEdges:
         self._thresholds = {"low_threshold": low_threshold, "high_threshold": high_threshold}
 
     def predict(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Edges of one photo.
+        """Detect the edges of a photo.
 
         Args:
             photo: uint8 [H, W, 3].
 
         Returns:
-            uint8 [H, W], 0 or 255. The detector works on sides that are multiples of 64; the edges are brought back.
+            uint8 [H, W], 0 or 255. The detector works at multiples of 64 pixels; its result is resized to the photo.
         """
         height, width = photo.shape[:2]
         side = min(height, width)
-        found = self._detector(photo, detect_resolution=side, image_resolution=side, **self._thresholds)
-        edges = found[..., 0] if found.ndim == 3 else found
+        detected = self._detector(photo, detect_resolution=side, image_resolution=side, **self._thresholds)
+        edges = detected[..., 0] if detected.ndim == 3 else detected
         if edges.shape != (height, width):
             edges = resized(edges, (height, width), growth="linear")
         return np.where(edges >= 128, 255, 0).astype(np.uint8)
 
 
 def _canny_module() -> types.ModuleType:
-    """``controlnet_aux.canny`` without the package's own ``__init__``.
+    """Import ``controlnet_aux.canny`` without running the package's ``__init__``.
 
-    That file imports every annotator and took 16 s of one core here, against 4 s for this module (torch). The package is
-    left as it was, so that a later ``import controlnet_aux`` is a whole one.
+    That file imports every annotator, which took 16 s on one core, against 4 s for this module (torch). ``sys.modules`` is
+    restored, so that a later ``import controlnet_aux`` is complete.
     """
     name = "controlnet_aux"
     if name in sys.modules:
         return importlib.import_module(f"{name}.canny")
-    found = importlib.util.find_spec(name)
-    assert found is not None
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
     bare: Any = types.ModuleType(name)
-    bare.__path__ = found.submodule_search_locations
+    bare.__path__ = spec.submodule_search_locations
     sys.modules[name] = bare
     try:
         return importlib.import_module(f"{name}.canny")
@@ -68,8 +68,8 @@ def _canny_module() -> types.ModuleType:
 
 
 class NullCanny:
-    """No edges: measures what everything but the detector costs."""
+    """An edge map without edges, for measuring the cost of everything but the detector."""
 
     def predict(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """See `CannyEdges.predict`."""
+        """Zeros, uint8 [H, W], for a photo of uint8 [H, W, 3]."""
         return np.zeros(photo.shape[:2], np.uint8)

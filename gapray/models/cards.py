@@ -1,4 +1,4 @@
-"""Model cards: what each set of weights is, where it comes from, and how to know it is the right one."""
+"""Model cards: what each set of weights is, where it comes from, and the hashes that verify it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gapray.config import PackagingSettings
 from gapray.errors import ModelError
 
 WEIGHTLESS = frozenset({"hull", "colour-gradient-512", "null-model"})
-"""Model names that need no weights. `null-model` answers at once with a constant: it measures what everything else costs."""
+"""Names of models without weights. `null-model` immediately returns a constant, for measuring the cost of everything else."""
 WEIGHTLESS_REVISION = "2"
-"""Raised when a weightless model's arithmetic changes."""
+"""Revision of the weightless models, incremented when the arithmetic of any of them changes."""
 
 
-class _Model(BaseModel):
+class _CardModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class HubSource(_Model):
-    """One file of a repository on a model hub."""
+class HubSource(_CardModel):
+    """A file of a repository on a model hub."""
 
     kind: Literal["hub"]
     repo: str = Field(description="owner/name.")
@@ -31,25 +31,25 @@ class HubSource(_Model):
     revision: str | None = Field(
         None,
         pattern="^[0-9a-f]{40}$",
-        description="Commit; null: nobody of this project saw one, a machine's first pull records its own in models.lock.",
+        description="Commit; null: not known to this project, so that a machine's first pull records it in models.lock.",
     )
 
     def __str__(self) -> str:
         return f"hub {self.repo}/{self.file}"
 
 
-class HttpsSource(_Model):
-    """One file at an https address."""
+class HttpsSource(_CardModel):
+    """A file at an HTTPS URL."""
 
     kind: Literal["https"]
-    url: str = Field(pattern="^https://", description="Address of the bytes.")
+    url: str = Field(pattern="^https://", description="URL of the file.")
 
     def __str__(self) -> str:
         return self.url
 
 
-class PackageSource(_Model):
-    """One member of a wheel on the Python package index; the wheel is opened as a zip and never imported."""
+class PackageSource(_CardModel):
+    """A file in a wheel on the Python package index; the wheel is opened as a zip file and never imported."""
 
     kind: Literal["package"]
     package: str = Field(description="Distribution name.")
@@ -60,8 +60,8 @@ class PackageSource(_Model):
         return f"package {self.package}=={self.version}, member {self.member}"
 
 
-class FileSource(_Model):
-    """A file where a container image of the prototype keeps it."""
+class FileSource(_CardModel):
+    """A file at its path in a container image of the prototype."""
 
     kind: Literal["file"]
     path: str = Field(pattern="^/", description="Absolute path.")
@@ -87,29 +87,29 @@ Role = Literal[
 Source = Annotated[HubSource | HttpsSource | PackageSource | FileSource, Field(discriminator="kind")]
 
 
-class ModelFile(_Model):
-    """One file of a card."""
+class ModelFile(_CardModel):
+    """A file of a model card."""
 
     name: str = Field(description="Name in the store and in a mirror.")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Null: nobody of this project saw it.")
-    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="As another project's source pins it.")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="SHA-256; null: not known to this project.")
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="MD5, as pinned in another project's source.")
     bytes: int | None = Field(None, gt=0, description="Size [bytes].")
-    sources: tuple[Source, ...] = Field((), description="Tried in this order.")
+    sources: tuple[Source, ...] = Field((), description="Sources, in the order in which they are tried.")
     shipped: str | None = Field(
         None, pattern="^[^/]", description="Path inside the package `gapray` of a file that is installed with it."
     )
 
 
-class ModelCard(_Model):
-    """One set of weights."""
+class ModelCard(_CardModel):
+    """A set of weights."""
 
-    name: str = Field(description="What settings call it.")
-    role: Role = Field(description="What it is for.")
-    licence: str = Field(description="SPDX name, as the source states it.")
-    licence_url: str = Field(description="Where that is stated.")
+    name: str = Field(description="Name in settings.")
+    role: Role = Field(description="Role of the model.")
+    licence: str = Field(description="SPDX identifier of the licence, as the source states it.")
+    licence_url: str = Field(description="URL of that statement.")
     vram_gb: float | None = Field(None, ge=0, description="Measured peak GPU memory [GB].")
-    exclusive: bool = Field(False, description="Takes a whole GPU where there are several.")
-    files: tuple[ModelFile, ...] = Field(min_length=1, description="All files it needs.")
+    exclusive: bool = Field(False, description="Whether it takes a whole GPU if there are several.")
+    files: tuple[ModelFile, ...] = Field(min_length=1, description="All files that the model needs.")
 
     @property
     def is_shipped(self) -> bool:
@@ -136,10 +136,10 @@ def card_named(name: str) -> ModelCard:
 
 
 def cards_of(settings: PackagingSettings) -> list[ModelCard]:
-    """The cards that these settings need, without the weightless models.
+    """The cards of the models that these settings name, without weightless models.
 
     Raises:
-        ModelError: `model.unknown` for a name that is no card, or a card of another role.
+        ModelError: `model.unknown` for a name without a card, or with a card of another role.
     """
     needed = []
     for role, name in (

@@ -1,4 +1,4 @@
-"""Parts of diffusion pipelines, from cards. Every part is checked: a wrong one is an error, never a weaker mode."""
+"""Loading parts of diffusion pipelines from model cards. An unsuitable part is an error, never a silent fallback."""
 
 from __future__ import annotations
 
@@ -33,18 +33,17 @@ def load_image_adapter(pipe: Any, located: LocatedCard) -> None:
             group, _, rest = key.partition(".")
             state[group][rest] = value
         pipe.load_ip_adapter(state, subfolder="", weight_name="", image_encoder_folder=None)
-        layers = [one for one in pipe.unet.attn_processors.values() if isinstance(one, IPAdapterAttnProcessor2_0)]
-        if not layers:
+        if not any(isinstance(layer, IPAdapterAttnProcessor2_0) for layer in pipe.unet.attn_processors.values()):
             raise ValueError("no layer took its weights")
     except Exception as error:
         raise wrong_part(located, error) from error
 
 
 def located_as(name: str, role: str) -> LocatedCard:
-    """The files of a card of one role.
+    """The files of a card that must have a given role.
 
     Raises:
-        ModelError: `model.wrong_part`, or as `gapray.models.store.locate`.
+        ModelError: `model.wrong_part` for a card of another role, or what `gapray.models.store.locate` raises.
     """
     card = card_named(name)
     if card.role != role:
@@ -54,7 +53,7 @@ def located_as(name: str, role: str) -> LocatedCard:
 
 @contextmanager
 def folder_of(located: LocatedCard) -> Iterator[Path]:
-    """A folder of links in the layout that `from_pretrained` reads: files of a card may lie in different places."""
+    """Yield a folder of links in the layout that `from_pretrained` reads; a card's files may be in different folders."""
     with tempfile.TemporaryDirectory() as name:
         for file, path in located.files.items():
             link = Path(name) / file
@@ -64,7 +63,13 @@ def folder_of(located: LocatedCard) -> Iterator[Path]:
 
 
 def part_of(located: LocatedCard, load: Any, folder: Path, **options: Any) -> Any:
-    """What `load` makes of a folder.
+    """Load a part from a folder.
+
+    Args:
+        located: The part's card, for error messages.
+        load: A `from_pretrained` method.
+        folder: The folder to load from.
+        options: Further arguments of `load`.
 
     Raises:
         ModelError: `model.wrong_part`.
@@ -76,12 +81,12 @@ def part_of(located: LocatedCard, load: Any, folder: Path, **options: Any) -> An
 
 
 def tokenizer_of(located: LocatedCard, folder: Path, *, pad_token: str = "<|endoftext|>") -> CLIPTokenizer:  # noqa: S107
-    """CLIP's tokenizer, from `vocab.json` and `merges.txt`.
+    """Load CLIP's tokenizer from `vocab.json` and `merges.txt`.
 
     Args:
-        located: For messages.
-        folder: Of the two files.
-        pad_token: SDXL's second encoder is padded with ``!``; default: the end mark.
+        located: The tokenizer's card, for error messages.
+        folder: Folder of the two files.
+        pad_token: Padding token; ``!`` for SDXL's second encoder, by default the end-of-text token.
 
     Raises:
         ModelError: `model.wrong_part`.
@@ -96,19 +101,19 @@ def tokenizer_of(located: LocatedCard, folder: Path, *, pad_token: str = "<|endo
 
 
 def feature_extractor_of(encoder: CLIPVisionModelWithProjection | None) -> CLIPImageProcessor:
-    """What brings pictures to the encoder's size; CLIP's own where there is none."""
+    """The image processor for an encoder's input size; 224 pixels as in CLIP without an encoder."""
     side = encoder.config.image_size if encoder is not None else 224
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 def wrong_part(located: LocatedCard, error: Exception) -> ModelError:
-    """The error of a card whose files are not what they are taken for."""
+    """The error for a card whose files cannot be loaded as the part that they should be."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return ModelError("model.wrong_part", f"{located.card.name} could not be loaded: {type(error).__name__}: {first}")
 
 
 def fuse_self_attention(module: nn.Module) -> None:
-    """Query, key and value of every self-attention in one multiplication; exact. Cross-attentions stay as they are."""
+    """Compute query, key and value of every self-attention in one multiplication, with equal results."""
     for name, layer in module.named_modules():
         if isinstance(layer, Attention) and (name.endswith("attn1") or "motion_modules" in name):
             layer.fuse_projections(fuse=True)

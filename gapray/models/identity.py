@@ -1,4 +1,4 @@
-"""Identity models: masked views in, 512 appearance features out."""
+"""Identity models, which compute 512 appearance features of masked views."""
 
 from __future__ import annotations
 
@@ -16,28 +16,35 @@ from gapray.models.batches import equal_shapes
 from gapray.resample import cropped
 
 CROP_MARGIN = 1.1
-"""Side of the square that is looked at, over the longer side of the mask's box."""
+"""Side of the square crop, relative to the longer side of the mask's bounding box."""
 BACKGROUND = 255
-"""What stands in for the backdrop: white, as in catalogue photos."""
+"""Grey level that replaces the background: white, as in catalogue photos."""
 
 
 class IdentityModel(Protocol):
-    """Describes how a product looks."""
+    """A model that describes the appearance of a product."""
 
     def predict(self, rgba: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Appearance features.
+        """Compute appearance features.
 
         Args:
-            rgba: uint8 [h, w, 4] each: photo and mask.
+            rgba: Photo and mask of each of N views, uint8 [h, w, 4].
 
         Returns:
-            float32 [N, 512], finite, each row of length 1.
+            float32 [N, 512], finite, each row with unit norm.
         """
         ...
 
 
 def mask_square(mask: NDArray[np.uint8]) -> tuple[float, float, float]:
-    """Centre x, centre y and side in pixels of the square round a mask, with its margin."""
+    """The square around a mask, with a margin (`CROP_MARGIN`).
+
+    Args:
+        mask: uint8 [h, w], 128 and above = product; if it is empty, the square contains the whole image.
+
+    Returns:
+        Centre x, centre y and side [pixels].
+    """
     inside = mask >= 128
     columns, rows = np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))
     if not columns.size:
@@ -51,12 +58,12 @@ def mask_square(mask: NDArray[np.uint8]) -> tuple[float, float, float]:
 
 
 class ColourGradient:
-    """512 bins of colour and gradient of the masked view: for `classic`, where no CLIP is at hand.
+    """512 bins of colour and gradient of the masked view, for the profile `classic`, which has no CLIP.
 
     Bins 0 … 255: histogram of CIE Lab colour (4 x 8 x 8 over L in 0 … 100 and a, b in -80 … 80). Bins 256 … 511: histogram
-    of gradient orientation (16 signed directions, weighted by magnitude) in each of 4 x 4 cells of the square round the
-    product, after HOG (Dalal and Triggs 2005). Square roots are taken and each half is brought to length sqrt(1/2), so
-    that a dot product is half a Bhattacharyya coefficient from each.
+    of gradient orientation (16 signed directions, weighted by magnitude) in each of 4 x 4 cells of the square around the
+    product, after HOG (Dalal and Triggs 2005). Each half consists of square roots with norm sqrt(1/2), so that each adds half
+    its Bhattacharyya coefficient to a dot product.
     """
 
     SIDE = 128
@@ -64,12 +71,12 @@ class ColourGradient:
     _CELLS, _DIRECTIONS = 4, 16
 
     def predict(self, rgba: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """See `IdentityModel.predict`."""
+        """Appearance features of uint8 [h, w, 4] views, float32 [N, 512] with rows of unit norm."""
         return np.stack([self._describe(view) for view in rgba]) if rgba else np.zeros((0, FEATURES), np.float32)
 
     def _describe(self, view: NDArray[np.uint8]) -> NDArray[np.float32]:
         x, y, side = mask_square(view[..., 3])
-        # Colours are weighted by the mask before they are mixed, so that no backdrop bleeds in.
+        # Colours are premultiplied by the mask before resampling, so that no background bleeds in.
         premultiplied = np.asarray(view / np.float32(255), np.float32)
         premultiplied[..., :3] *= premultiplied[..., 3:]
         box = x - side / 2, x + side / 2, y - side / 2, y + side / 2
@@ -94,16 +101,16 @@ class ColourGradient:
 
 
 class OpenClip:
-    """CLIP image features of the masked, squared view (Radford et al. 2021) through open_clip.
+    """CLIP image features (Radford et al. 2021) of a square crop of the masked view, through open_clip.
+
+    OpenAI's weights were trained with QuickGELU. open_clip cannot detect that from a local file, and without
+    ``force_quick_gelu`` it silently returns different vectors.
 
     Args:
-        weights: A local checkpoint; safetensors, or a pickle read with ``weights_only``.
+        weights: A local checkpoint: safetensors, or a pickle, which is read with ``weights_only``.
         device: ``cpu`` or ``cuda``.
-        batch: Views in one forward pass.
-        architecture: open_clip's name.
-
-    OpenAI's weights were trained with QuickGELU. From a local file open_clip cannot know that, and without
-    ``force_quick_gelu`` it gives other vectors and no warning.
+        batch: Maximum number of views per forward pass.
+        architecture: open_clip's name of the architecture.
     """
 
     def __init__(self, weights: Path, *, device: str, batch: int, architecture: str = "ViT-B-32") -> None:
@@ -128,10 +135,10 @@ class OpenClip:
         self._std = torch.tensor(visual.image_std or open_clip.OPENAI_DATASET_STD, device=device).view(shape)
 
     def predict(self, rgba: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """See `IdentityModel.predict`."""
+        """Appearance features of uint8 [h, w, 4] views, float32 [N, 512] with rows of unit norm."""
         features = np.zeros((len(rgba), FEATURES), np.float32)
-        for chosen in equal_shapes(rgba, self._batch):
-            features[chosen] = self._forward([rgba[i] for i in chosen])
+        for batch in equal_shapes(rgba, self._batch):
+            features[batch] = self._forward([rgba[i] for i in batch])
         return features
 
     def _forward(self, views: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -146,12 +153,12 @@ class OpenClip:
         with torch.inference_mode():
             stacked = torch.from_numpy(np.stack(views)).to(self._device, non_blocking=True)
             theta = torch.tensor(maps, dtype=torch.float32, device=self._device)
-            # So fine that no pixel of a view is stepped over, then means: grid_sample alone would alias.
+            # A grid fine enough to sample every pixel, then averaged: grid_sample alone would alias.
             fine = max(2, math.ceil(max(side for _, _, side in squares) / self._side))
             grid = functional.affine_grid(theta, [len(views), 4, *(fine * self._side,) * 2], align_corners=False)
             view = stacked.permute(0, 3, 1, 2).float() / 255
             alpha = view[:, 3:]
-            # Colours are weighted by the mask before they are mixed, so that no backdrop bleeds in.
+            # Colours are premultiplied by the mask before resampling, so that no background bleeds in.
             premultiplied = torch.cat([view[:, :3] * alpha, alpha], 1)
             square = functional.avg_pool2d(functional.grid_sample(premultiplied, grid, align_corners=False), fine)
             rgb = square[:, :3] + BACKGROUND / 255 * (1 - square[:, 3:])
@@ -161,8 +168,8 @@ class OpenClip:
 
 
 class NullIdentity:
-    """A constant vector: measures what everything but the network costs."""
+    """A constant vector, for measuring the cost of everything but the network."""
 
     def predict(self, rgba: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """See `IdentityModel.predict`."""
+        """The same unit vector for each view, float32 [N, 512]."""
         return np.full((len(rgba), FEATURES), FEATURES**-0.5, np.float32)

@@ -1,4 +1,4 @@
-"""From settings to loaded models."""
+"""Loading the models that settings name."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ from gapray.models.store import Progress, locate
 
 
 def revisions(settings: PackagingSettings, *, progress: Progress | None = None) -> dict[str, str]:
-    """Model name -> hash of its weights, fetching what is not on this machine.
+    """Model name -> hash of its weights, which are fetched if they are not on this machine.
 
     Raises:
         ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
     names = (settings.mask.model, settings.depth.model, settings.identity.model)
-    found = {name: WEIGHTLESS_REVISION for name in names if name in WEIGHTLESS}
-    return found | {card.name: locate(card, progress=progress).revision for card in cards_of(settings)}
+    weightless = {name: WEIGHTLESS_REVISION for name in names if name in WEIGHTLESS}
+    return weightless | {card.name: locate(card, progress=progress).revision for card in cards_of(settings)}
 
 
 def mask_revision(settings: PackagingSettings) -> str:
-    """Hash of the mask network's weights alone.
+    """Hash of the weights of the mask network.
 
     Raises:
-        ModelError: As `revisions`.
+        ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
     name = settings.mask.model
     return WEIGHTLESS_REVISION if name in WEIGHTLESS else locate(card_named(name)).revision
 
 
-def require(*named: str) -> None:
-    """Refuse to work with other weights here than a run's keys name: a worker may lie on another machine than its driver.
+def require(*models: str) -> None:
+    """Refuse weights that differ from those in a run's keys: a worker may be on another machine than its driver.
 
     Args:
-        named: ``name@revision``, the revision as `revisions` has it or its first digits.
+        models: ``name@revision``, with a revision as from `revisions` or its first digits.
 
     Raises:
-        ModelError: `model.mixed`, or as `revisions`.
+        ModelError: `model.mixed`, `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
-    for model in named:
-        name, _, wanted = model.partition("@")
-        here = WEIGHTLESS_REVISION if name in WEIGHTLESS else locate(card_named(name)).revision
-        if not here.startswith(wanted):
+    for model in models:
+        name, _, expected = model.partition("@")
+        revision = WEIGHTLESS_REVISION if name in WEIGHTLESS else locate(card_named(name)).revision
+        if not revision.startswith(expected):
             raise ModelError(
                 "model.mixed",
-                f"{name} on {platform.node()} is revision {here[:12]}, and {wanted[:12]} on the run's driver",
+                f"{name} on {platform.node()} is revision {revision[:12]}, and {expected[:12]} on the run's driver",
             )
 
 
 def best_device() -> str:
-    """``cuda`` when this process sees a GPU, else ``cpu``."""
+    """``cuda`` if a GPU is visible to this process, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_mask(settings: PackagingSettings, *, threads: int, device: str = "cpu") -> MaskModel:
-    """The mask model that the settings name.
+    """Load the mask model that the settings name.
 
     Raises:
-        ModelError: As `revisions`, or `model.failed`.
+        ModelError: `model.unknown`, `model.unavailable`, `model.hash_mismatch` or `model.failed`.
     """
     if settings.mask.model == "null-model":
         return NullMask()
@@ -74,10 +74,10 @@ def load_mask(settings: PackagingSettings, *, threads: int, device: str = "cpu")
 
 
 def load_depth(settings: PackagingSettings, *, device: str, batch: int) -> DepthModel:
-    """The depth model that the settings name.
+    """Load the depth model that the settings name.
 
     Raises:
-        ModelError: As `revisions`.
+        ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
     if settings.depth.model == "null-model":
         return NullDepth()
@@ -89,10 +89,10 @@ def load_depth(settings: PackagingSettings, *, device: str, batch: int) -> Depth
 
 
 def load_identity(settings: PackagingSettings, *, device: str, batch: int) -> IdentityModel:
-    """The identity model that the settings name.
+    """Load the identity model that the settings name.
 
     Raises:
-        ModelError: As `revisions`.
+        ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
     if settings.identity.model == "null-model":
         return NullIdentity()
@@ -103,7 +103,7 @@ def load_identity(settings: PackagingSettings, *, device: str, batch: int) -> Id
 
 
 def load_canny(settings: PackagingSettings) -> CannyEdges | NullCanny:
-    """The edge detector. With a `null-model` mask model it is left out too, so that overhead can be measured alone."""
+    """Load the edge detector; a null one if the mask model is `null-model`, so that only overhead is measured."""
     if settings.mask.model == "null-model":
         return NullCanny()
     return CannyEdges(settings.canny.low_threshold, settings.canny.high_threshold)

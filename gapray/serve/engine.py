@@ -33,7 +33,7 @@ from gapray.fidelity.score import FrameScore, Verdict
 from gapray.fidelity.shown import Shown, cut_out, shown
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
-from gapray.inspect.doubts import looked_over
+from gapray.inspect.doubts import with_warnings
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package, model_names
@@ -123,7 +123,7 @@ class Packager:
         if job.input.package is not None:
             with scratch() as folder:
                 zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
-                return looked_over(gap_folder.read(folder))
+                return with_warnings(gap_folder.read(folder))
         with scratch() as folder:
             capture, ignored = self._opened(job, folder)
             package = build_package(
@@ -135,7 +135,7 @@ class Packager:
         for view in package.views:
             depth = (view.depth >> 8).astype(np.uint8)
             self._artifacts.put(preview_name(job, view.azimuth_deg, "depth"), _thumbnail(depth))
-        return replace(looked_over(package), remarks=(described(ignored),) if ignored else ())
+        return replace(with_warnings(package), remarks=(described(ignored),) if ignored else ())
 
     def _opened(self, job: Job, folder: Path) -> tuple[CaptureSet, dict[str, int]]:
         """A job's photos, and what lay beside them where they were fetched."""
@@ -184,7 +184,7 @@ class Packager:
         return {
             "files": self._stored(job, {"package.zip": sink.getvalue()}),
             "azimuths_by": package.azimuths_by,
-            "warnings": list(package.told),
+            "warnings": list(package.messages),
             "package": {
                 "product_id": package.product_id,
                 "key": package.key,
@@ -235,7 +235,7 @@ class Packager:
                 "licence": turn.licence,
             },
             "calibration": turn.calibration,
-            "warnings": [*turn.warnings, *package.told],
+            "warnings": [*turn.warnings, *package.messages],
         }
 
     def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
@@ -267,8 +267,8 @@ class Packager:
         size = self._profile.fidelity.size
         with scratch() as place:
             capture, ignored = self._opened(job, place)
-            package = looked_over(build_package(capture, self._models, self._profile.packaging))
-            told = (*package.told, *([described(ignored)] if ignored else []))
+            package = with_warnings(build_package(capture, self._models, self._profile.packaging))
+            told = (*package.messages, *([described(ignored)] if ignored else []))
             path = place / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.

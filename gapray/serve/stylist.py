@@ -94,7 +94,7 @@ class Stylist:
             "azimuth_deg": view.azimuth_deg,
             "backend": self._backend.name,
             "licence": self._backend.licence,
-            "warnings": [*warnings, *package.told],
+            "warnings": [*warnings, *package.messages],
         }
 
     def _shown(self, job: Job, package: GapPackage, settings: StillSettings) -> tuple[GapView, list[str]]:

@@ -30,11 +30,11 @@ from gapray.capture.azimuths import (
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
 from gapray.capture.discover import DiscoverOptions, discover
-from gapray.capture.kinds import PHOTO_ENDINGS, counted
+from gapray.capture.kinds import PHOTO_EXTENSIONS, counted
 from gapray.capture.storage import ArchiveLimits, read_bytes
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
-from gapray.gap.manifest import ANGLES, agreed, manifest_views
+from gapray.gap.manifest import ANGLES, agreed_azimuth, manifest_views
 from gapray.serve.jobs import PhotoSource
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import Limits
@@ -181,7 +181,7 @@ def _agreed(said: Mapping[str, float | None]) -> float | None:
         InputError: `request.invalid` for statements that contradict each other.
     """
     try:
-        return agreed({name: degrees for name, degrees in said.items() if degrees is not None})
+        return agreed_azimuth({name: degrees for name, degrees in said.items() if degrees is not None})
     except ValueError as error:
         raise InputError("request.invalid", f"of one photo {error}: send one of both") from None
 
@@ -403,7 +403,7 @@ def _may_be_zip(sent: Sequence[Sent], *, turn: bool) -> bool:
     """Whether one URL came that nothing is known of: for a turn one photo is too few, so that it leads to a zip or is refused."""
     if len(sent) != 1 or sent[0].url is None or sent[0].azimuth_deg is not None:
         return False
-    return not turn or PurePosixPath(sent[0].name.lower()).suffix not in PHOTO_ENDINGS
+    return not turn or PurePosixPath(sent[0].name.lower()).suffix not in PHOTO_EXTENSIONS
 
 
 def at_url(source: PhotoSource) -> Sent:

@@ -23,7 +23,7 @@ from gapray.batch.score_stages import DrawLeftOut, Judge, ScoreFacts
 from gapray.batch.stages import Describe
 from gapray.batch.stills_stages import DrawStills, StillFacts
 from gapray.capture.discover import discover, scan
-from gapray.capture.manifest import LISTED, MANIFEST, manifest_row, write_manifest
+from gapray.capture.manifest import MANIFEST, WRITTEN_MANIFEST, manifest_row, write_manifest
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, product_row, utc_now
@@ -137,7 +137,7 @@ def test_a_manifest_that_another_library_wrote_again(tmp_path, rewrite):
     write_manifest(scan(str(tmp_path / "shoot")), str(manifest))
     rows = pq.read_table(manifest).drop_columns("ignored").to_pylist()
     rewrite(manifest)
-    assert pq.read_schema(manifest).remove_metadata() != LISTED.remove_metadata()
+    assert pq.read_schema(manifest).remove_metadata() != WRITTEN_MANIFEST.remove_metadata()
     for table in (pq.read_table(manifest), pa.concat_tables([pq.read_table(manifest).slice(0, 1)] * 2)):
         found = refused_of(tmp_path, table)
         assert {row["product_id"] for row in found} <= {"sku-0000", "sku-0001"}

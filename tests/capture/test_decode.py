@@ -142,7 +142,7 @@ def test_grey_maps_keep_their_values():
 @pytest.mark.parametrize("kind", ["TIFF", "PNG"])
 @pytest.mark.parametrize("size", [(120, 80), (3000, 2000)])
 def test_values_of_12_bits_in_16_are_refused(kind, size):
-    """Divided as 16 bits they would be a black picture."""
+    """Scaled as 16 bits they would give a black picture."""
     ramp = np.linspace(0, 4095, size[0], dtype=np.uint16)[None].repeat(size[1], 0)
     with pytest.raises(InputError) as error:
         decode_photo(saved(Image.fromarray(ramp), kind))

@@ -8,7 +8,7 @@ import pytest
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, discover, scan
-from gapray.capture.manifest import LISTED, capture_set, check_manifest, manifest_row, write_manifest
+from gapray.capture.manifest import WRITTEN_MANIFEST, capture_set, check_manifest, manifest_row, write_manifest
 from gapray.capture.storage import read_bytes
 from gapray.errors import InputError
 from tests.make import write_product, write_products
@@ -21,10 +21,10 @@ def codes(uri, **options):
 
 def test_a_folder_of_products_and_a_folder_of_one(tmp_path):
     write_products(tmp_path / "shoot", 3)
-    assert [one.product_id for one in discover(str(tmp_path / "shoot"))] == ["sku-0000", "sku-0001", "sku-0002"]
-    [one] = discover(str(tmp_path / "shoot" / "sku-0001"))
-    assert one.product_id == "sku-0001"
-    assert [photo.azimuth_deg for photo in one.photos] == [0, 45, 90, 135, 180, 225, 270, 315]
+    assert [item.product_id for item in discover(str(tmp_path / "shoot"))] == ["sku-0000", "sku-0001", "sku-0002"]
+    [capture] = discover(str(tmp_path / "shoot" / "sku-0001"))
+    assert capture.product_id == "sku-0001"
+    assert [photo.azimuth_deg for photo in capture.photos] == [0, 45, 90, 135, 180, 225, 270, 315]
 
 
 def test_zip_and_memory_read_the_same_photos(tmp_path):
@@ -35,7 +35,7 @@ def test_zip_and_memory_read_the_same_photos(tmp_path):
     try:
         for uri in (archive, "memory://gapray-test/shoot"):
             found = discover(uri)
-            assert [one.product_id for one in found] == ["sku-0000", "sku-0001"]
+            assert [item.product_id for item in found] == ["sku-0000", "sku-0001"]
             photo = found[1].photos[3]
             original = (folder / "sku-0001" / photo.name).read_bytes()
             assert read_bytes(photo.uri, 10**6) == original
@@ -64,8 +64,8 @@ def test_tables_win_over_names(tmp_path, name):
     else:
         text = json.dumps(azimuths)
     (folder / name).write_text(text)
-    [one] = discover(str(folder))
-    assert {photo.name: photo.azimuth_deg for photo in one.photos} == azimuths
+    [capture] = discover(str(folder))
+    assert {photo.name: photo.azimuth_deg for photo in capture.photos} == azimuths
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("what", CONTRADICTIONS)
 @pytest.mark.parametrize("kind", ["csv", "json"])
-def test_a_column_that_would_change_what_a_table_says_is_not_passed_over(tmp_path, what, kind):
+def test_columns_that_contradict_a_table_are_refused(tmp_path, what, kind):
     folder = write_product(tmp_path / "p")
-    header, told = CONTRADICTIONS[what]
+    header, value = CONTRADICTIONS[what]
     title = header.strip().split(",")[2]
-    rows = [(f"p_{at:03d}.png", at, told if told != "AB" else "AABB"[at // 90]) for at in range(0, 360, 45)]
+    rows = [(f"p_{at:03d}.png", at, value if value != "AB" else "AABB"[at // 90]) for at in range(0, 360, 45)]
     if kind == "csv":
         (folder / "capture.csv").write_text(header + "".join(f"{file},{at},{cell}\n" for file, at, cell in rows))
     else:
@@ -112,12 +112,12 @@ def test_a_column_that_would_change_what_a_table_says_is_not_passed_over(tmp_pat
     [reject] = scan(str(folder))
     assert isinstance(reject, Reject) and reject.code == "capture.invalid_table"
     assert title.lower().replace(" ", "").replace("_", "") in reject.message.lower().replace("_", "").replace(" ", "")
-    if told in ("cw", "Clockwise"):
+    if value in ("cw", "Clockwise"):
         [taken] = scan(str(folder), DiscoverOptions(AzimuthOptions(direction="cw")))
         assert {photo.name: photo.azimuth_deg for photo in taken.photos}["p_045.png"] == 315
 
 
-def test_a_direction_of_a_whole_json_table_is_not_passed_over(tmp_path):
+def test_a_contradicting_direction_of_a_json_table_is_refused(tmp_path):
     folder = write_product(tmp_path / "p")
     frames = [{"file": f"p_{at:03d}.png", "azimuth": at} for at in range(0, 360, 45)]
     for direction, expected in (("cw", {"p": "capture.invalid_table"}), ("counter-clockwise", {})):
@@ -134,7 +134,7 @@ def test_other_columns_of_a_table_are_fine(tmp_path):
     assert codes(folder) == {}
 
 
-def test_a_table_puts_no_two_photos_at_one_angle_whatever_may_be_missing(tmp_path):
+def test_two_photos_at_one_angle_in_a_table_are_refused_even_if_views_may_be_missing(tmp_path):
     folder = write_product(tmp_path / "p")
     loose = DiscoverOptions(AzimuthOptions(allow_missing=True))
     for angle in ("0", "-45", "360"):
@@ -153,7 +153,7 @@ def test_one_bad_product_leaves_the_others(tmp_path):
     (tmp_path / "empty" / "notes.txt").write_text("no photos")
     write_product(tmp_path / "Füller", name="x")
     found = list(scan(str(tmp_path)))
-    assert [one.product_id for one in found if not isinstance(one, Reject)] == ["sku-0000", "sku-0001"]
+    assert [item.product_id for item in found if not isinstance(item, Reject)] == ["sku-0000", "sku-0001"]
     assert codes(tmp_path) == {
         "bad": "capture.missing_views",
         "empty": "capture.no_photos",
@@ -175,8 +175,8 @@ def test_a_folder_that_cannot_be_listed_is_a_reject(products, mode):
             with pytest.raises(InputError) as error:
                 discover(str(closed))
         closed.chmod(0o755)
-    assert [one.product_id for one in found] == ["closed", "sku-0000", "sku-0001"][: products + 1]
-    assert [one.code for one in found if isinstance(one, Reject)] == [error.value.code] == ["capture.unreadable"]
+    assert [item.product_id for item in found] == ["closed", "sku-0000", "sku-0001"][: products + 1]
+    assert [item.code for item in found if isinstance(item, Reject)] == [error.value.code] == ["capture.unreadable"]
 
 
 def test_a_folder_of_a_bucket_that_cannot_be_listed_is_a_reject(tmp_path, monkeypatch):
@@ -195,11 +195,11 @@ def test_a_folder_of_a_bucket_that_cannot_be_listed_is_a_reject(tmp_path, monkey
     assert len(list(scan(root))) == 3
 
 
-def test_a_link_to_itself_ends_no_scan(tmp_path):
+def test_a_link_to_itself_does_not_end_a_scan(tmp_path):
     write_product(tmp_path / "p")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "p" / "loop").symlink_to(tmp_path / "p" / "loop")
-    assert [one.product_id for one in discover(str(tmp_path))] == ["p"]
+    assert [item.product_id for item in discover(str(tmp_path))] == ["p"]
 
 
 def test_photos_beside_products_are_ambiguous(tmp_path):
@@ -211,7 +211,7 @@ def test_photos_beside_products_are_ambiguous(tmp_path):
         discover(str(tmp_path))
     assert error.value.code == "capture.ambiguous_layout"
     assert len(discover(str(tmp_path), DiscoverOptions(layout="product"))) == 1
-    assert [one.product_id for one in discover(str(tmp_path), DiscoverOptions(layout="products"))] == ["other"]
+    assert [item.product_id for item in discover(str(tmp_path), DiscoverOptions(layout="products"))] == ["other"]
 
 
 def test_links_out_of_the_source_are_refused(tmp_path):
@@ -222,7 +222,7 @@ def test_links_out_of_the_source_are_refused(tmp_path):
     assert codes(tmp_path / "shoot") == {"p": "capture.unsafe_path"}
 
 
-def test_archives_cannot_climb(tmp_path):
+def test_archive_members_outside_the_archive_are_refused(tmp_path):
     folder = write_product(tmp_path / "p")
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         for file in sorted(folder.iterdir()):
@@ -234,7 +234,7 @@ def test_archives_cannot_climb(tmp_path):
     assert error.value.code == "capture.invalid_archive"
 
 
-def test_nothing_there(tmp_path):
+def test_a_missing_source_is_an_error(tmp_path):
     for uri in (str(tmp_path / "none"), "memory://gapray-nothing-here", str(tmp_path / "none.zip")):
         with pytest.raises(InputError) as error:
             discover(uri)
@@ -244,7 +244,7 @@ def test_nothing_there(tmp_path):
     assert error.value.code == "capture.no_photos"
 
 
-def test_hidden_files_are_no_photos(tmp_path):
+def test_hidden_files_are_not_photos(tmp_path):
     folder = write_product(tmp_path / "p")
     (folder / "._p_045.png").write_bytes(b"mac")
     (folder / ".DS_Store").write_bytes(b"mac")
@@ -262,7 +262,7 @@ def test_manifest_holds_sets_and_rejects(tmp_path):
     assert write_manifest(iter(items), path) == 3
     rows = pq.read_table(path)
     check_manifest(rows.schema)
-    assert rows.schema.equals(LISTED)
+    assert rows.schema.equals(WRITTEN_MANIFEST)
     good = [row for row in rows.to_pylist() if row["error_code"] is None]
     assert [capture_set(row) for row in good] == [item for item in items if not isinstance(item, Reject)]
     assert [manifest_row(item) for item in items] == rows.to_pylist()
@@ -271,7 +271,7 @@ def test_manifest_holds_sets_and_rejects(tmp_path):
     assert error.value.code == "capture.invalid_manifest"
 
 
-def test_of_a_dense_capture_even_steps_are_given(tmp_path):
+def test_a_dense_capture_is_thinned_to_even_steps(tmp_path):
     write_product(tmp_path / "sku", azimuths=range(0, 360, 15))
     [found] = discover(str(tmp_path), DiscoverOptions(layout="products", given=8))
     assert [photo.azimuth_deg for photo in found.photos] == [45.0 * step for step in range(8)]
@@ -291,20 +291,20 @@ def test_a_source_that_is_the_catalogue_is_refused(tmp_path):
         codes(folder, options=DiscoverOptions(apart=(str(link),)))
 
 
-def test_pictures_beside_a_catalogue_in_the_source_are_none_of_its_products(tmp_path):
+def test_pictures_in_a_catalogue_inside_the_source_are_not_products(tmp_path):
     folder = write_products(tmp_path / "shoot", 1)
     (folder / "catalog" / "runs").mkdir(parents=True)
     (folder / "catalog" / "runs" / "20261126T195902-157dc841.json").write_text("{}")
     shutil.copy(folder / "sku-0000" / "sku-0000_000.png", folder / "catalog" / "sheet.png")
     found = list(scan(str(folder), DiscoverOptions(apart=(str(folder / "catalog"),))))
-    assert [one.product_id for one in found] == ["sku-0000"]
+    assert [item.product_id for item in found] == ["sku-0000"]
 
 
-def test_what_a_run_that_was_killed_early_left_is_no_product(tmp_path):
+def test_the_remains_of_a_killed_run_are_not_a_product(tmp_path):
     folder = write_products(tmp_path / "shoot", 1)
     (folder / "catalog" / "runs").mkdir(parents=True)
     (folder / "catalog" / "manifests").mkdir()
     (folder / "catalog" / "runs" / "20261126T195902-157dc841.json").write_text("{}")
     beside: list[str] = []
-    assert [one.product_id for one in scan(str(folder), beside=beside)] == ["sku-0000"]
+    assert [item.product_id for item in scan(str(folder), beside=beside)] == ["sku-0000"]
     assert beside == ["catalog/"]

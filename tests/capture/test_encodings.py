@@ -39,11 +39,11 @@ def chunk(kind, data):
 def png(levels, gamma=None, chromaticity=None, srgb=False):
     sink = io.BytesIO()
     Image.fromarray(patches(levels)).save(sink, "PNG")
-    said = chunk(b"gAMA", struct.pack(">I", round(gamma * 1e5))) if gamma else b""
-    said += chunk(b"cHRM", struct.pack(">8I", *(round(x * 1e5) for x in chromaticity))) if chromaticity else b""
-    said += chunk(b"sRGB", b"\0") if srgb else b""
+    chunks = chunk(b"gAMA", struct.pack(">I", round(gamma * 1e5))) if gamma else b""
+    chunks += chunk(b"cHRM", struct.pack(">8I", *(round(x * 1e5) for x in chromaticity))) if chromaticity else b""
+    chunks += chunk(b"sRGB", b"\0") if srgb else b""
     data = sink.getvalue()
-    return data[:33] + said + data[33:]
+    return data[:33] + chunks + data[33:]
 
 
 def off(data):
@@ -63,7 +63,7 @@ def test_a_png_s_primaries_are_converted():
 
 
 @pytest.mark.parametrize("gamma", [0.45455, 0.4545, 0.45])
-def test_what_means_srgb_stays_as_it_is(gamma):
+def test_srgb_is_not_changed(gamma):
     srgb = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
     for data in (png(COLOURS, gamma), png(COLOURS, gamma, srgb), png(COLOURS, gamma, (0.31, 0.33, *srgb[2:]))):
         assert off(data) == 0
@@ -82,23 +82,23 @@ def test_white_stays_white_under_another_white_point():
     ("gamma", "chromaticity"),
     [(0.45455, (0.3, 0.0, *ADOBE_CHRM[2:])), (0.45455, (0.31, 0.33, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4)), (99.0, None)],
 )
-def test_what_no_colours_have_is_refused(gamma, chromaticity):
+def test_invalid_gamma_and_chromaticities_are_refused(gamma, chromaticity):
     with pytest.raises(InputError) as error:
         decode_photo(png(COLOURS, gamma, chromaticity))
     assert error.value.code == "image.bad_profile"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
-def test_exif_s_mark_of_adobe_rgb_is_believed(kind):
+def test_exif_mark_of_adobe_rgb_is_applied(kind):
     image = Image.fromarray(patches(in_adobe()))
     marked = Image.Exif()
     marked.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = 65535
     marked.get_ifd(ExifTags.IFD.Interop)[1] = "R03"
     marked.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = dict(marked.get_ifd(ExifTags.IFD.Interop))
-    plain, said = io.BytesIO(), io.BytesIO()
+    plain, tagged = io.BytesIO(), io.BytesIO()
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}, "TIFF": {}}[kind]
     image.save(plain, kind, **options)
-    image.save(said, kind, exif=marked, **options)
-    if Image.open(io.BytesIO(said.getvalue())).getexif().get_ifd(ExifTags.IFD.Interop).get(1) != "R03":
+    image.save(tagged, kind, exif=marked, **options)
+    if Image.open(io.BytesIO(tagged.getvalue())).getexif().get_ifd(ExifTags.IFD.Interop).get(1) != "R03":
         pytest.skip(f"this Pillow writes no interoperability tag into {kind}")
-    assert off(said.getvalue()) <= 4 and off(plain.getvalue()) > 20
+    assert off(tagged.getvalue()) <= 4 and off(plain.getvalue()) > 20

@@ -1,4 +1,4 @@
-"""Photos whose numbers mean other colours than sRGB's, written by the formulas of the standards."""
+"""Photos in other colour spaces than sRGB, written by the formulas of the standards."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ def linear(picture):
 
 
 def pq(picture, white_nits):
-    """SRGB -> PQ's signal (ITU-R BT.2100, table 4), uint16."""
+    """PQ signal (ITU-R BT.2100, table 4) of sRGB colours, uint16."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     light = (linear(picture) * white_nits / 10000) @ np.array(TO_2020).T
     powered = light.clip(0) ** m1
@@ -33,7 +33,7 @@ def pq(picture, white_nits):
 
 
 def display_p3(picture):
-    """SRGB -> the same colours in Display P3, uint8."""
+    """SRGB colours in Display P3, uint8."""
     light = linear(picture) @ np.array(TO_P3).T
     signal = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clip(1e-9) ** (1 / 2.4) - 0.055)
     return np.rint(255 * signal.clip(0, 1)).astype(np.uint8)
@@ -61,7 +61,7 @@ def heic(signal, transfer, primaries=9, *, exif=None, alpha=None):
 
 
 def png(picture, **chunk):
-    """With a chunk before the pixels."""
+    """A PNG with a chunk inserted before the pixels."""
     sink = io.BytesIO()
     Image.fromarray(picture).save(sink, "PNG")
     data, at = sink.getvalue(), sink.getvalue().index(b"IDAT") - 4
@@ -127,7 +127,7 @@ def test_other_primaries_without_a_profile():
 
 
 def avif(picture, *, primaries, transfer):
-    """Pillow writes sRGB's code points; they are written over."""
+    """Pillow writes sRGB's code points, which are replaced here."""
     sink = io.BytesIO()
     Image.fromarray(picture).save(sink, "AVIF", quality=100, subsampling="4:4:4")
     data, at = sink.getvalue(), sink.getvalue().index(b"nclx") + 4
@@ -135,7 +135,7 @@ def avif(picture, *, primaries, transfer):
 
 
 def tagged_profile(transfer):
-    """An sRGB profile that says by its tag `cicp` that it is none."""
+    """An sRGB profile whose tag `cicp` states another colour space."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     (count,) = struct.unpack_from(">I", data, 128)
     moved = bytearray(data[:128] + struct.pack(">I", count + 1) + data[132 : 132 + 12 * count] + bytes(12))
@@ -149,7 +149,7 @@ def tagged_profile(transfer):
     return bytes(moved)
 
 
-def test_hdr_of_which_only_eight_bits_can_be_read_is_refused():
+def test_hdr_that_can_only_be_read_at_8_bits_is_refused():
     picture = patches()
     sink = io.BytesIO()
     Image.fromarray(picture).save(sink, "TIFF", icc_profile=tagged_profile(16))
@@ -171,8 +171,8 @@ def test_linear_numbers_are_refused():
     assert error.value.code == "image.unsupported"
 
 
-def test_of_a_photo_with_a_gain_map_the_photo_is_taken():
-    """As phones write it: the base in standard range, the map as a second picture of the file, half as large."""
+def test_a_gain_map_is_ignored():
+    """As written by phones: a standard-range base image, and the map as a second image of half the size."""
     gain = Image.fromarray(np.full((96, 128, 3), 200, np.uint8))
     heif = pillow_heif.from_pillow(Image.fromarray(patches()))
     heif.add_from_pillow(gain)

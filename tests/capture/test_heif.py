@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gapray.capture.heif import primary_of
+from gapray.capture.heif import read_primary_image
 
 pillow_heif.register_heif_opener()
 
@@ -25,7 +25,7 @@ FILES = {kind: saved(kind) for kind in ("HEIF", "AVIF")}
 
 @pytest.mark.parametrize("kind", FILES)
 def test_properties_and_exif_of_the_primary_picture(kind):
-    primary = primary_of(FILES[kind])
+    primary = read_primary_image(FILES[kind])
     properties = dict(primary.properties)
     assert {b"ispe", b"irot", b"colr"} <= set(properties) and properties[b"colr"][:4] == b"nclx"
     exif = Image.Exif()
@@ -35,8 +35,8 @@ def test_properties_and_exif_of_the_primary_picture(kind):
 
 @pytest.mark.parametrize("kind", FILES)
 @given(data=st.data())
-def test_damaged_files_say_nothing_or_something_and_raise_nothing(kind, data):
+def test_damaged_files_raise_nothing(kind, data):
     file = bytearray(FILES[kind])
     for _ in range(data.draw(st.integers(1, 8))):
         file[data.draw(st.integers(0, min(len(file), 700) - 1))] = data.draw(st.integers(0, 255))
-    primary_of(bytes(file[: data.draw(st.integers(0, len(file)))]))
+    read_primary_image(bytes(file[: data.draw(st.integers(0, len(file)))]))

@@ -1,4 +1,4 @@
-"""TIFF whose samples are stored as few programs store them: read as what they are, or refused by a code."""
+"""TIFF files with uncommon sample layouts, which are read correctly or refused."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ LONG = 4
 
 
 def tiff(samples: np.ndarray, *, photometric: int, planar: int = 1, sample_format: int = 1, order: str = "<") -> bytes:
-    """An uncompressed TIFF (TIFF 6.0) of [H, W] or [H, W, C]; `planar` 2 stores the channels one after the other."""
+    """An uncompressed TIFF (TIFF 6.0) of [H, W] or [H, W, C]; `planar` 2 stores each channel as a plane."""
     samples = np.atleast_3d(samples)
     height, width, channels = samples.shape
     stored = np.moveaxis(samples, -1, 0) if planar == 2 else samples
@@ -52,13 +52,13 @@ GREY = WIDE[..., 1]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_a_plain_one_is_read(order):
-    """The writer of this test is right."""
+def test_a_plain_tiff_is_read(order):
+    """Validates the TIFF writer of these tests."""
     assert (decode_photo(tiff(GREY, photometric=1, order=order))[..., 0] == GREY // 257).all()
     assert (decode_photo(tiff(WIDE.astype(np.uint8), photometric=2, order=order)) == WIDE.astype(np.uint8)).all()
 
 
-def test_16_bits_that_count_from_white_are_no_negative():
+def test_16_bit_white_is_zero_is_not_shown_inverted():
     data = tiff(65535 - GREY, photometric=0)
     assert (decode_photo(data)[..., 0] == GREY // 257).all()
     assert (decode_grey(data) == GREY).all()

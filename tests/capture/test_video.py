@@ -1,4 +1,4 @@
-"""Videos whose colours are known, written by FFmpeg's own programs with another library (zimg) for the colours."""
+"""Videos of known colours, written by the FFmpeg command line with an independent colour library (zimg)."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ COLOURS = (
     *((200, 30, 40), (60, 150, 80), (30, 60, 190), (240, 130, 20), (74, 203, 221), (128, 128, 128)),
     *((16, 16, 16), (240, 240, 240), (255, 255, 255), (0, 0, 0), (90, 60, 40), (180, 170, 60)),
 )
-"""All of them lie within the smallest gamut that is tested, that of 525 lines."""
+"""All are inside the smallest tested gamut, that of 525 lines."""
 SIDE = 64
 SRGB = "zscale=min=gbr:rin=full:pin=709:tin=iec61966-2-1"
 FROM_SRGB = {
@@ -28,15 +28,15 @@ FROM_SRGB = {
 
 
 def patches():
-    """uint8 [3 * SIDE, 4 * SIDE, 3]."""
+    """The patches as a picture, uint8 [3 * SIDE, 4 * SIDE, 3]."""
     rows = [COLOURS[at : at + 4] for at in range(0, 12, 4)]
     return np.concatenate(
-        [np.concatenate([np.full((SIDE, SIDE, 3), one, np.uint8) for one in row], axis=1) for row in rows]
+        [np.concatenate([np.full((SIDE, SIDE, 3), colour, np.uint8) for colour in row], axis=1) for row in rows]
     )
 
 
 def read(picture):
-    """Median of each patch's middle, [12, 3]."""
+    """Median colour of each patch's centre, [12, 3]."""
     height, width = picture.shape[0] // 3, picture.shape[1] // 4
     return np.array(
         [
@@ -83,7 +83,7 @@ def test_without_tags_ffmpegs_own_matrix_is_taken(ffmpeg, tmp_path):
 
 
 def hlg(picture, white_nits, *, by_channel=False):
-    """SRGB -> HLG's signal by the formulas of ITU-R BT.2100, for a display of 1,000 cd/m2; uint16."""
+    """HLG signal of sRGB colours (ITU-R BT.2100) for a display of 1,000 cd/m2, uint16."""
     x = picture.astype(float) / 255
     light = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4) * white_nits / 1000
     to_2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]  # ITU-R BT.2087, 2.2
@@ -96,7 +96,7 @@ def hlg(picture, white_nits, *, by_channel=False):
 
 @pytest.mark.parametrize("transfer", ["arib-std-b67", "smpte2084"])
 def test_a_conversion_from_standard_range_is_undone(ffmpeg, tmp_path, transfer):
-    """White at 100 cd/m2, as zscale leaves it where nobody says more."""
+    """White at 100 cd/m2, as zscale leaves it by default."""
     path = write(
         ffmpeg, tmp_path / "a.mov", f"{SRGB}:m=2020_ncl:r=limited:p=2020:t={transfer},format=yuv420p10le", patches()
     )
@@ -110,8 +110,8 @@ HLG_AS_IT_IS = (
 )
 
 
-def test_hlg_as_phones_film_it(ffmpeg, tmp_path):
-    """White at 203 cd/m2, as BT.2408 wants it."""
+def test_hlg_from_phones(ffmpeg, tmp_path):
+    """White at 203 cd/m2, as BT.2408 requires."""
     path = write(ffmpeg, tmp_path / "a.mov", HLG_AS_IT_IS, hlg(patches(), 203))
     frames = [frame for _, frame in frames_of(path)]
     assert np.abs(read(frames[0]) - COLOURS).max() <= 2
@@ -127,8 +127,8 @@ def test_dark_hdr_of_a_camera_stays_dark(ffmpeg, tmp_path):
         assert np.abs(read(frame) - read(dark)).max() <= 3, name
 
 
-def test_white_is_that_of_the_whole_film(ffmpeg, tmp_path):
-    """Its first frame is dark, as where a film fades in."""
+def test_white_is_determined_for_the_whole_video(ffmpeg, tmp_path):
+    """The first frame is dark, as in a fade-in."""
     film = np.concatenate([hlg(patches() // 4, 203), hlg(patches(), 203)])
     source = ("-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", f"{4 * SIDE}x{3 * SIDE}", "-r", "24", "-i", "-")
     coded = ("-c:v", "libx264", "-qp", "4", "-g", "1", tmp_path / "a.mov")
@@ -148,7 +148,7 @@ def test_log_and_linear_footage_is_refused(ffmpeg, tmp_path, tags):
     assert error.value.code == "video.unknown_colours"
 
 
-def test_what_is_brighter_than_white_becomes_white(ffmpeg, tmp_path):
+def test_highlights_are_clipped_to_white(ffmpeg, tmp_path):
     picture = patches().astype(np.float32)
     signal = hlg(picture, 203)
     signal[:SIDE, :SIDE] = np.uint16(0.95 * 65535)  # 730 cd/m2
@@ -172,7 +172,7 @@ def test_a_shrunk_frame_is_averaged_and_luma_is_full(ffmpeg, tmp_path):
 @pytest.mark.parametrize("stored", [(180, 240), (320, 240), (240, 180), (162, 240)], ids=str)
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "avi"])
 def test_pixels_that_are_not_square_become_square(ffmpeg, tmp_path, stored, ending):
-    """A disc that was stored squeezed, as television and camcorders do, comes out round."""
+    """A disc that is stored squeezed, as by television and camcorders, becomes round."""
     y, x = np.mgrid[:240, :240]
     disc = np.repeat(np.where((x - 120) ** 2 + (y - 100) ** 2 < 60**2, 30, 220).astype(np.uint8)[..., None], 3, -1)
     squeezed = f"scale={stored[0]}:{stored[1]}:flags=area,setsar={stored[1]}/{stored[0]},format=yuv420p"

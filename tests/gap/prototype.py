@@ -1,4 +1,4 @@
-"""GAP folders as the system that gapray replaces wrote them: the same file names in every view, paths from where it ran."""
+"""GAP folders as written by the prototype: the same file names in every view, and paths relative to its working directory."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ FILES = {
 
 
 def write_view(folder: Path, angle: int, *, mask: bool = True) -> None:
-    """One view; its colour, its depth and its identity say which angle it is."""
+    """Write one view, whose colour, depth and identity encode its angle."""
     (folder / "canonical").mkdir(parents=True)
     (folder / "geometry").mkdir()
     photo = np.full((SIZE, SIZE, 3), colour_of(angle), np.uint8)
@@ -54,7 +54,7 @@ def inside_of(angle):
 
 
 def depth_of(angle):
-    """8 bits from 0 to 255 in each view, beyond the product too."""
+    """8-bit depth that spans 0 to 255 in each view, including the background."""
     ramp = np.linspace(0, 255, SIZE, dtype=np.float32)[None].repeat(SIZE, 0)
     return (ramp if angle % 2 else ramp.T).astype(np.uint8)
 

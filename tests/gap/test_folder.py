@@ -1,4 +1,4 @@
-"""GAP folders: what gapray writes, and what the prototype wrote."""
+"""GAP folders, as written by gapray and by the prototype."""
 
 import base64
 import dataclasses
@@ -28,14 +28,14 @@ ANGLES = tuple(range(0, 360, 45))
 def same(a, b):
     assert a.product_id == b.product_id
     assert [view.azimuth_deg for view in a.views] == [view.azimuth_deg for view in b.views]
-    for one, other in zip(a.views, b.views, strict=True):
+    for view, other in zip(a.views, b.views, strict=True):
         for field in ("reference", "mask", "depth", "canny", "identity"):
-            assert np.array_equal(getattr(one, field), getattr(other, field)), field
-        assert (one.name, one.uri, one.sha256, one.quality) == (other.name, other.uri, other.sha256, other.quality)
+            assert np.array_equal(getattr(view, field), getattr(other, field)), field
+        assert (view.name, view.uri, view.sha256, view.quality) == (other.name, other.uri, other.sha256, other.quality)
 
 
 @pytest.mark.parametrize("by", ["degrees", "frames", "table", "order"])
-def test_how_angles_were_known_goes_along(tmp_path, by):
+def test_azimuths_by_is_kept(tmp_path, by):
     folder.write(dataclasses.replace(package(), azimuths_by=by), tmp_path / "gap")
     assert folder.read(tmp_path / "gap").azimuths_by == by
 
@@ -83,7 +83,7 @@ def test_reads_other_names_and_formats_where_a_manifest_says_so(tmp_path):
 
 
 def load_as_the_prototype(view):
-    """What its loader opens in the folder of every view, by these names alone."""
+    """The files that its loader opens in the folder of every view, always by these names."""
     return {
         "reference": Image.open(view / "canonical" / "reference.png"),
         "reference_no_bg": Image.open(view / "canonical" / "reference_no_bg.png"),
@@ -109,7 +109,7 @@ def test_every_view_of_an_export_loads_as_the_prototype_s(tmp_path):
         assert np.array_equal(np.asarray(found["reference"]), view.reference)
         assert np.array_equal(np.asarray(found["reference_no_bg"]), np.dstack([view.reference, view.mask]))
         assert np.array_equal(np.asarray(found["mask"]), view.mask)
-        # On the one scale of the set, and no white where a consumer makes RGB of it.
+        # On the common scale of the set, and no white where a consumer converts it to RGB.
         depth = np.asarray(found["depth"].convert("RGB"))
         assert np.abs(depth[..., 0] * 257.0 - view.depth).max() <= 257 and (depth[..., 0] == depth[..., 2]).all()
         assert np.array_equal(depth[..., 0] > 0, view.depth > 0)
@@ -146,8 +146,8 @@ def test_an_inline_manifest_is_whole_by_itself(tmp_path):
     same(original, folder.read(tmp_path / "gap"))
     for manifest in (json.loads(alone.read_text()), {"views": views}):
         sent = sent_in_manifest(manifest)
-        assert [one.azimuth_deg for one in sent] == [view.azimuth_deg for view in original.views]
-        assert [one.data for one in sent] == [base64.b64decode(view["reference_b64"]) for view in views.values()]
+        assert [photo.azimuth_deg for photo in sent] == [view.azimuth_deg for view in original.views]
+        assert [photo.data for photo in sent] == [base64.b64decode(view["reference_b64"]) for view in views.values()]
 
 
 def test_a_folder_that_cannot_be_written_has_a_code(tmp_path):
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_written_has_a_code(tmp_path):
 
 
 def is_the_prototype_s(read, angles=ANGLES):
-    """Every view is itself, and none another."""
+    """Check that every view has its own files."""
     assert [view.azimuth_deg for view in read.views] == list(angles)
     for angle, view in zip(angles, read.views, strict=True):
         inside = prototype.inside_of(angle)
@@ -282,7 +282,7 @@ def test_identities_that_were_saved_from_a_gpu_are_read(tmp_path, monkeypatch, z
     prototype.write_view(tmp_path / "view_000", 0)
     path = tmp_path / "view_000" / "identity_embedding.pt"
     with monkeypatch.context() as patched:
-        # What torch writes into the file for a tensor on the first GPU.
+        # What torch writes for a tensor on the first GPU.
         patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
         torch.save(torch.tensor(prototype.identity_of(0)), path, _use_new_zipfile_serialization=zipped)
     assert b"cuda:0" in path.read_bytes()
@@ -297,7 +297,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("what", ["code", "list", "nan", "short", "text", "pipe"])
-def test_identities_that_are_none_are_refused(tmp_path, what):
+def test_invalid_identities_are_refused(tmp_path, what):
     prototype.write_view(tmp_path / "view_000", 0)
     path = tmp_path / "view_000" / "identity_embedding.pt"
     path.unlink()
@@ -351,7 +351,7 @@ def test_nothing_outside_the_folder_is_read(tmp_path, what, manifested):
 
 
 def test_a_missing_view_is_not_taken_from_another(tmp_path):
-    """`geometry/depth_000.png` is there, but another view's."""
+    """`geometry/depth_000.png` exists, but belongs to another view."""
     root = prototype.write_package(tmp_path / "gap")
     shutil.copytree(root / "view_000" / "geometry", root / "geometry")
     (root / "view_045" / "geometry" / "depth_000.png").unlink()
@@ -431,7 +431,7 @@ def mask_path(root, angle=90):
 @pytest.mark.parametrize("most", [1, 255, 65535])
 @pytest.mark.parametrize("angles", [ANGLES, (90,)])
 def test_masks_of_any_two_levels_are_read_alike(tmp_path, most, angles):
-    """Label images hold 0 and 1, in 8 or 16 bits."""
+    """Label images with the values 0 and 1, in 8 or 16 bits."""
     root = prototype.write_package(tmp_path / "gap")
     for angle in angles:
         inside = prototype.inside_of(angle) > 0
@@ -488,7 +488,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize(("members", "exact"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_what_contradicts_itself_of_an_azimuth_is_refused(tmp_path, members, exact):
+def test_contradicting_azimuths_are_refused(tmp_path, members, exact):
     root = prototype.write_package(tmp_path / "gap", (0, 45))
     views = prototype.views_of((0, 45))
     views["045"] |= members
@@ -514,12 +514,12 @@ def test_a_folder_s_name_and_its_metadata_must_agree(tmp_path):
             continue
         with pytest.raises(InputError, match="46"):
             folder.read(root)
-    # A folder that names no degrees contradicts nothing.
+    # A folder without degrees in its name contradicts nothing.
     [view] = folder.read((root / "view_045").rename(tmp_path / "alone")).views
     assert view.azimuth_deg == 46
 
 
-def test_an_exchanged_reference_is_told(tmp_path):
+def test_a_replaced_reference_gets_a_warning(tmp_path):
     original = dataclasses.replace(package(), warnings=())
     folder.write(original, tmp_path / "gap")
     assert folder.read(tmp_path / "gap").warnings == ()
@@ -531,7 +531,7 @@ def test_an_exchanged_reference_is_told(tmp_path):
     assert warning.code == "gap.reference_changed" and original.views[2].name in warning.message
 
 
-def test_an_exchanged_reference_of_the_prototype_s_is_told_by_its_cut_out(tmp_path):
+def test_a_replaced_reference_of_the_prototype_s_is_detected_by_its_cut_out(tmp_path):
     root = prototype.write_package(tmp_path / "gap")
     assert folder.read(root).warnings is None
     shutil.copy(root / "view_225" / "canonical" / "reference.png", root / "view_090" / "canonical" / "reference.png")

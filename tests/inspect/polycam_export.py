@@ -1,4 +1,4 @@
-"""Raw exports as Polycam documents them, from cameras whose places are known.
+"""Raw exports in the layout that Polycam documents, from cameras at known positions.
 
 Layout and fields: see `gapray.inspect.polycam`. The pictures are the sample captures, each camera showing the nearest angle, so
 that what is picked can be looked at; they are no renderings of these cameras.
@@ -24,15 +24,15 @@ DEPTH_SIZE = (64, 48)
 
 @dataclass
 class Camera:
-    """A true place, and what the phone did there."""
+    """True position and orientation of the phone."""
 
     azimuth: float
     elevation: float = 20.0
     distance: float = 0.8
     roll: float = 0.0
-    """0 or 90: the phone upright, whose sensor then lies on its side."""
+    """0, or 90 for an upright phone, whose sensor is then rotated."""
     aim: tuple[float, float] = (0.0, 0.0)
-    """Degrees that the camera looks to the right of and above the centre."""
+    """Degrees by which the camera is aimed to the right of and above the centre."""
 
 
 def turn(count: int, *, start: float = 0.0, span: float = 360.0, clockwise: bool = False, **options) -> list[Camera]:
@@ -42,22 +42,22 @@ def turn(count: int, *, start: float = 0.0, span: float = 360.0, clockwise: bool
 
 
 def shaken(cameras: list[Camera], seed: int, *, degrees: float = 1.0, aim: float = 3.0, share: float = 0.05):
-    """Hand-held: normal noise on azimuth, elevation, aim and distance."""
+    """Hand-held cameras: normal noise on azimuth, elevation, aim and distance."""
     rng = np.random.default_rng(seed)
     return [
         Camera(
-            one.azimuth + rng.normal(0, degrees) / 10,
-            one.elevation + rng.normal(0, degrees),
-            one.distance * (1 + rng.normal(0, share)),
-            one.roll,
+            camera.azimuth + rng.normal(0, degrees) / 10,
+            camera.elevation + rng.normal(0, degrees),
+            camera.distance * (1 + rng.normal(0, share)),
+            camera.roll,
             (rng.normal(0, aim), rng.normal(0, aim)),
         )
-        for one in cameras
+        for camera in cameras
     ]
 
 
 def pose(camera: Camera, centre=(0.0, 0.0, 0.0), zero: float = 0.0) -> np.ndarray:
-    """[3, 4] camera to world: columns right, up, backward, position."""
+    """Camera-to-world matrix [3, 4] with the columns right, up, backward and position."""
     azimuth, elevation = math.radians(camera.azimuth + zero), math.radians(camera.elevation)
     outward = np.array(
         [math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)]
@@ -77,7 +77,7 @@ def about(axis: int, degrees: float) -> np.ndarray:
 
 
 def camera_json(matrix: np.ndarray, size=SIZE, *, stamp: int = START_US, **changed) -> dict:
-    """The 22 fields."""
+    """The 22 fields of a camera file."""
     width, height = size
     fields = {f"t_{row}{column}": float(matrix[row, column]) for row in range(3) for column in range(4)}
     fields |= {"fx": 0.75 * width, "fy": 0.75 * width, "cx": width / 2, "cy": height / 2}
@@ -86,7 +86,7 @@ def camera_json(matrix: np.ndarray, size=SIZE, *, stamp: int = START_US, **chang
 
 
 def exported(cameras: list[Camera], *, centre=(0.3, -0.4, -1.1), zero: float = 33.0) -> Export:
-    """An export without any file, for geometry."""
+    """An export without any files, for tests of geometry."""
     nowhere = Entry("", "x.jpg", "", 0, "", True)
     width, height = SIZE
     return Export(
@@ -95,7 +95,7 @@ def exported(cameras: list[Camera], *, centre=(0.3, -0.4, -1.1), zero: float = 3
             Keyframe(
                 str(START_US + index),
                 START_US + index,
-                pose(one, centre, zero),
+                pose(camera, centre, zero),
                 (0.75 * width, 0.75 * width),
                 (width / 2, height / 2),
                 SIZE,
@@ -104,14 +104,14 @@ def exported(cameras: list[Camera], *, centre=(0.3, -0.4, -1.1), zero: float = 3
                 None,
                 None,
             )
-            for index, one in enumerate(cameras)
+            for index, camera in enumerate(cameras)
         ),
     )
 
 
 @dataclass
 class Make:
-    """How to write an export."""
+    """Options for writing an export."""
 
     samples: Path
     blurred: frozenset[int] = frozenset()
@@ -132,13 +132,13 @@ class Make:
         return self.pictures[nearest]
 
     def picture(self, camera: Camera, blurred: bool, border: bool) -> bytes:
-        """The photo about the point where the camera sees the centre."""
+        """The photo, centred where the camera sees the centre."""
         image = Image.new("RGB", SIZE if not camera.roll else SIZE[::-1], (238, 238, 238))
         right, up = (math.tan(math.radians(degrees)) * 0.75 * SIZE[0] for degrees in camera.aim)
         left, top = (image.width - SIZE[1]) / 2 - right, (image.height - SIZE[1]) / 2 + up
         image.paste(self.photo(camera.azimuth), (round(left), round(top)))
         if camera.roll:
-            # The sensor is turned counter-clockwise, so what it sees is turned clockwise.
+            # The sensor is rotated counter-clockwise, so its picture is rotated clockwise.
             image = image.transpose(Image.Transpose.ROTATE_270)
         if blurred:
             image = image.filter(ImageFilter.GaussianBlur(3))
@@ -151,7 +151,7 @@ class Make:
         return file.getvalue()
 
     def write(self, folder: Path, cameras: list[Camera]) -> Path:
-        """``folder/keyframes/…`` and the files beside it."""
+        """Write ``folder/keyframes/…`` and the files next to it."""
         keyframes = folder / "keyframes"
         for name in ("images", "cameras", "depth", "confidence"):
             (keyframes / name).mkdir(parents=True)
@@ -160,14 +160,14 @@ class Make:
             (keyframes / "corrected_cameras").mkdir()
         (folder / "mesh_info.json").write_text('{"alignmentTransform": []}')
         depth, confidence = depth_maps()
-        for index, one in enumerate(cameras):
+        for index, camera in enumerate(cameras):
             stamp = START_US + 250_000 * index
-            fields = json.dumps(camera_json(pose(one, self.centre, self.zero), stamp=stamp), indent=1)
+            fields = json.dumps(camera_json(pose(camera, self.centre, self.zero), stamp=stamp), indent=1)
             blurred = index in self.blurred
-            (keyframes / "images" / f"{stamp}.jpg").write_bytes(self.picture(one, blurred, False))
+            (keyframes / "images" / f"{stamp}.jpg").write_bytes(self.picture(camera, blurred, False))
             (keyframes / "cameras" / f"{stamp}.json").write_text(fields)
             if self.corrected and index not in self.uncorrected:
-                (keyframes / "corrected_images" / f"{stamp}.jpg").write_bytes(self.picture(one, blurred, True))
+                (keyframes / "corrected_images" / f"{stamp}.jpg").write_bytes(self.picture(camera, blurred, True))
                 (keyframes / "corrected_cameras" / f"{stamp}.json").write_text(fields)
             if self.depth:
                 (keyframes / "depth" / f"{stamp}.png").write_bytes(depth)
@@ -176,7 +176,7 @@ class Make:
 
 
 def depth_maps() -> tuple[bytes, bytes]:
-    """Depth in mm that grows to the right, 6 m in the last row; confidence low in the left half."""
+    """Depth [mm] that increases to the right, 6 m in the last row; low confidence in the left half."""
     width, height = DEPTH_SIZE
     depth = np.tile(np.arange(1000, 1000 + width, dtype=np.uint16), (height, 1))
     depth[-8:] = 6000
@@ -192,5 +192,5 @@ def png(image: np.ndarray) -> bytes:
 
 
 def zipped(folder: Path) -> Path:
-    """The folder as a zip with one outer folder, as a phone shares it."""
+    """The folder as a zip file with one outer folder, as shared by a phone."""
     return Path(shutil.make_archive(str(folder), "zip", folder.parent, folder.name))

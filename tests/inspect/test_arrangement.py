@@ -1,4 +1,4 @@
-"""From where photos were taken, told by the photos alone."""
+"""Azimuths of photos, estimated from the photos alone."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gapray.capture.azimuths import turned
 from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings
-from gapray.inspect.arrangement import arrange, laid_along
+from gapray.inspect.arrangement import align_azimuths, arrange
 from gapray.packaging.silhouette import silhouette
 
 pytestmark = pytest.mark.timeout(300)
@@ -43,7 +43,7 @@ def off(found, expected):
 @pytest.mark.long
 def test_photos_at_their_angles_stay_there(turn):
     found = arranged(turn, range(0, 360, 45))
-    assert found.direction == 1 and not any(found.mirrored) and all(found.told)
+    assert found.direction == 1 and not any(found.mirrored) and all(found.determined)
     assert off(found, NAMED).max() < 4
 
 
@@ -52,7 +52,7 @@ def test_two_photos_that_were_exchanged(turn):
     shown = [0, 45, 225, 135, 180, 90, 270, 315]
     found = arranged(turn, shown)
     assert off(found, shown).max() < 5 and found.direction == 1 and not any(found.mirrored)
-    assert found.cost < 0.8 * found.said_cost
+    assert found.cost < 0.8 * found.named_cost
 
 
 @pytest.mark.long
@@ -64,7 +64,7 @@ def test_a_photo_that_was_taken_fifteen_degrees_too_late(turn):
 @pytest.mark.long
 def test_a_mirrored_photo(turn):
     found = arranged(turn, range(0, 360, 45), mirrored={2})
-    assert [index for index, one in enumerate(found.mirrored) if one] == [2]
+    assert [index for index, mirrored in enumerate(found.mirrored) if mirrored] == [2]
     assert off(found, NAMED).max() < 5
 
 
@@ -75,13 +75,13 @@ def test_a_turn_that_runs_the_other_way(turn):
 
 
 @pytest.mark.long
-def test_what_looks_the_same_from_everywhere_is_not_guessed():
+def test_a_product_that_looks_the_same_from_all_sides_is_not_observable():
     photo = np.full((160, 160, 3), 230, np.uint8)
     mask = np.zeros((160, 160), np.uint8)
     cv2.ellipse(mask, (80, 80), (40, 55), 0, 0, 360, 255, -1)
     photo[mask > 0] = (180, 40, 40)
     found = arrange([photo] * 8, [mask] * 8, NAMED)
-    assert not found.observable and not any(found.told)
+    assert not found.observable and not any(found.determined)
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,13 +91,13 @@ def test_what_looks_the_same_from_everywhere_is_not_guessed():
     st.sampled_from([1, -1]),
     st.integers(0, 7),
 )
-def test_laid_along_finds_the_zero_and_the_direction(noise, zero, direction, wrong):
-    said = np.array(NAMED)
-    true = (direction * said + np.array(noise)) % 360
+def test_align_azimuths_finds_the_zero_and_the_direction(noise, zero, direction, wrong):
+    named = np.array(NAMED)
+    true = (direction * named + np.array(noise)) % 360
     found = (true + zero) % 360
     found[wrong] = (found[wrong] + 100) % 360
-    shown, way = laid_along(found, said)
+    shown, way = align_azimuths(found, named)
     assert way == direction
     others = [index for index in range(8) if index != wrong]
-    assert np.abs(turned(shown, direction * said))[others].max() < 7
+    assert np.abs(turned(shown, direction * named))[others].max() < 7
     assert abs(abs(turned(float(shown[wrong]), float(true[wrong]))) - 100) < 10

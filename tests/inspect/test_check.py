@@ -1,4 +1,4 @@
-"""`gapray capture check`: a folder of photos, what is wrong with it, and the page that says so."""
+"""`gapray capture check`: findings for a folder of photos, and the page that shows them."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("classic_weights
 
 
 def copied(samples, folder, names):
-    """Photos of the sample mug at half their size under other angles: angle -> angle that is shown."""
+    """Photos of the sample mug at half their size with other angles; `names` maps the named angle to the visible one."""
     folder.mkdir()
     for named, shown in names.items():
         kind = "captures" if shown % 45 == 0 else "held_out"
@@ -42,7 +42,7 @@ def test_good_photos_and_their_page(samples, tmp_path, chromium):
     page = tmp_path / "page" / "check.html"
     code, found = checked(folder, "--page", page)
     assert code == 0 and found["good"] and found["findings"] == []
-    assert [one["state"] for one in found["photos"]] == ["good"] * 8 and found["ignored"] == {".txt": 1}
+    assert [photo["state"] for photo in found["photos"]] == ["good"] * 8 and found["ignored"] == {".txt": 1}
     tab = chromium.new_page()
     tab.goto(page.as_uri())
     assert tab.locator("svg image").count() == 8 and tab.get_by_text("Nothing to do").count() == 1
@@ -51,12 +51,12 @@ def test_good_photos_and_their_page(samples, tmp_path, chromium):
 
 
 @pytest.mark.long
-def test_what_is_wrong_is_said_and_mended(samples, tmp_path):
+def test_problems_are_reported_and_fixed(samples, tmp_path):
     shown = {0: 0, 45: 135, 90: 90, 135: 45, 180: 180, 225: 225, 270: 270, 315: 315}
     folder = copied(samples, tmp_path / "mug", shown)
     soft = cv2.imread(str(folder / "mug_180.jpg"))
     cv2.imwrite(str(folder / "mug_180.jpg"), cv2.GaussianBlur(soft, (0, 0), 3))
-    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     code, found = checked(folder, "--page", tmp_path / "check.html", "--fix", "--out", tmp_path / "mended" / "mug")
     assert code == 3 and not found["good"]
     assert codes(found) == {
@@ -65,10 +65,10 @@ def test_what_is_wrong_is_said_and_mended(samples, tmp_path):
     }
     assert all(item["instruction"] for item in found["findings"])
     [mended] = discover(str(tmp_path / "mended" / "mug"))
-    angles = {one.name: one.azimuth_deg for one in mended.photos}
+    angles = {photo.name: photo.azimuth_deg for photo in mended.photos}
     for named, true in shown.items():
         assert abs((angles[f"mug_{named:03d}.jpg"] - true + 180) % 360 - 180) < 6
-    assert {one.name: one.read_bytes() for one in folder.iterdir()} == before, "nothing is overwritten"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "nothing is overwritten"
 
 
 @pytest.mark.long
@@ -78,12 +78,12 @@ def test_photos_that_cannot_be_used_are_named(samples, tmp_path):
     (folder / "mug_090.jpg").write_bytes(b"no photo")
     cv2.imwrite(str(folder / "mug_135.jpg"), np.full((480, 480, 3), 200, np.uint8))
     code, found = checked(folder, "--page", tmp_path / "check.html")
-    told = codes(found)
-    assert code == 3 and ("azimuth.duplicate", "mug_045.jpg", "mug_225.jpg") in told
-    assert ("photo.unreadable", "mug_090.jpg") in told
-    assert any(item[0].startswith("photo.") and "mug_135.jpg" in item for item in told)
+    reported = codes(found)
+    assert code == 3 and ("azimuth.duplicate", "mug_045.jpg", "mug_225.jpg") in reported
+    assert ("photo.unreadable", "mug_090.jpg") in reported
+    assert any(item[0].startswith("photo.") and "mug_135.jpg" in item for item in reported)
     assert found["missing_deg"] == [315.0] and "front left" in (tmp_path / "check.html").read_text()
-    states = {one["name"]: one["state"] for one in found["photos"]}
+    states = {photo["name"]: photo["state"] for photo in found["photos"]}
     assert states["mug_045.jpg"] == "good" and states["mug_225.jpg"] == "again"
 
 

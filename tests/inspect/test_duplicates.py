@@ -1,4 +1,4 @@
-"""One photo under two names."""
+"""Detection of the same photo under two names."""
 
 from itertools import combinations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gapray.capture.decode import decode_photo
-from gapray.inspect.duplicates import COARSE, difference, duplicates, look
+from gapray.inspect.duplicates import COARSE, difference, duplicates, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +16,8 @@ def views(samples):
         cv2.resize(decode_photo(file.read_bytes()), (480, 480), interpolation=cv2.INTER_AREA)
         for file in sorted((samples / "captures" / "mug").iterdir())
     ]
-    # The samples' backdrop is even, so its colour is mask enough here.
-    masks = [((np.abs(one.astype(int) - one[2, 2]).max(-1) > 40) * 255).astype(np.uint8) for one in photos]
+    # The samples' background is uniform, so its colour serves as a mask.
+    masks = [((np.abs(photo.astype(int) - photo[2, 2]).max(-1) > 40) * 255).astype(np.uint8) for photo in photos]
     return photos, masks
 
 
@@ -32,17 +32,17 @@ def saved(photo, quality, side):
 
 @pytest.mark.parametrize(("quality", "side"), [(95, 480), (60, 480), (80, 300)])
 def test_a_copy_is_found_however_it_was_saved(views, quality, side):
-    photos, masks = (list(one) for one in views)
+    photos, masks = (list(column) for column in views)
     photos[6], masks[6] = saved(photos[1], quality, side), cv2.resize(masks[1], (side, side))
     assert duplicates(photos, masks) == [(1, 6)]
 
 
 def test_a_look_at_few_pixels_keeps_every_copy(views):
-    """`duplicates` looks at one pixel in sixteen first: what that says is close to what all say."""
+    """`duplicates` first compares one pixel in sixteen, which gives nearly the same difference as all pixels."""
     photos, masks = views
-    looks = [look(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
-    for one, other in combinations(looks, 2):
-        assert difference(one, other, step=COARSE) == pytest.approx(difference(one, other), rel=0.1)
+    fingerprints = [fingerprint(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
+    for first, second in combinations(fingerprints, 2):
+        assert difference(first, second, step=COARSE) == pytest.approx(difference(first, second), rel=0.1)
 
 
 def test_photos_of_another_shape_are_other_photos(views):

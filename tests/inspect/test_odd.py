@@ -1,11 +1,11 @@
-"""Photos that stand differently from the others of their set, or show another product."""
+"""Photos that are rotated against the others of their set, or show another product."""
 
 import numpy as np
 import pytest
 
 from gapray.gap.package import GapPackage
-from gapray.inspect.doubts import looked_over
-from gapray.inspect.odd import odd
+from gapray.inspect.doubts import with_warnings
+from gapray.inspect.odd import find_outliers
 from tests import make
 
 ANGLES = range(0, 360, 45)
@@ -23,7 +23,7 @@ def drawn(angle, seed=0):
 
 
 def set_of(**changed):
-    """Eight views; `changed` maps an index, as text, to what is there instead."""
+    """Eight views, of which `changed` replaces some, by index as text."""
     views = [drawn(angle) for angle in ANGLES]
     for index, view in changed.items():
         views[int(index[1:])] = view
@@ -35,7 +35,7 @@ def turned(view, turns):
 
 
 def found(views):
-    return [(item.code, *item.files) for item in odd(NAMES[: len(views)], *zip(*views, strict=True))]
+    return [(item.code, *item.files) for item in find_outliers(NAMES[: len(views)], *zip(*views, strict=True))]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -50,10 +50,10 @@ def test_a_turned_photo_is_named(index, turns):
     assert found(set_of(**{f"_{index}": turned(drawn(45 * index), turns)})) == [("photo.turned", NAMES[index])]
 
 
-def test_how_it_stands_is_said():
+def test_the_rotation_is_reported():
     says = {1: "counter-clockwise", 2: "upside down", 3: "quarter turn clockwise"}
     for turns, words in says.items():
-        [item] = odd(NAMES, *zip(*set_of(_3=turned(drawn(135), turns)), strict=True))
+        [item] = find_outliers(NAMES, *zip(*set_of(_3=turned(drawn(135), turns)), strict=True))
         assert words in item.message and "upright" in item.instruction
 
 
@@ -62,7 +62,7 @@ def test_a_photo_of_another_product_is_named(index):
     assert found(set_of(**{f"_{index}": drawn(45 * index, seed=5)})) == [("photo.other_product", NAMES[index])]
 
 
-def test_three_photos_tell_nothing():
+def test_three_photos_give_no_findings():
     assert found([drawn(0), drawn(90), turned(drawn(180), 2)]) == []
 
 
@@ -80,11 +80,11 @@ def packaged(views):
     )  # fmt: skip
 
 
-def test_a_package_is_looked_over():
-    """What `gapray package` and `render` print and a request's answer says: a line a photo, with what to do."""
+def test_a_package_is_inspected():
+    """`gapray package`, `render` and responses to requests give one line per photo, with an instruction."""
 
     def warnings(views):
-        return list(looked_over(packaged(views)).told)
+        return list(with_warnings(packaged(views)).messages)
 
     assert warnings(set_of()) == []
     [line] = warnings(set_of(_3=turned(drawn(135), 2)))
@@ -97,11 +97,11 @@ def test_a_package_is_looked_over():
     ]
     copies = warnings(same)
     assert len(copies) == 7 and all("both files show one picture" in line for line in copies)
-    assert {one.code for one in looked_over(packaged(same)).warnings} == {"azimuth.duplicate"}
+    assert {warning.code for warning in with_warnings(packaged(same)).warnings} == {"azimuth.duplicate"}
 
 
-def test_a_package_is_looked_over_once():
-    seen = looked_over(packaged(set_of(_3=turned(drawn(135), 2))))
-    assert looked_over(seen) is seen
+def test_a_package_is_inspected_only_once():
+    seen = with_warnings(packaged(set_of(_3=turned(drawn(135), 2))))
+    assert with_warnings(seen) is seen
     empty = packaged([(photo, mask * (step > 0)) for step, (photo, mask) in enumerate(set_of())])
-    assert looked_over(empty) is empty, "what draws it says that the mask is empty"
+    assert with_warnings(empty) is empty, "what draws it says that the mask is empty"

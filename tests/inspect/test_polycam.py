@@ -17,9 +17,9 @@ from PIL import Image
 from gapray.capture.discover import discover
 from gapray.config import DecodeSettings
 from gapray.errors import REMEDIES, ConfigError, GaprayError, InputError
-from gapray.inspect.orbit import meeting_point, orbit_of, seen_at, upright
+from gapray.inspect.orbit import find_orbit, meeting_point, project, upright_rotation
 from gapray.inspect.pick import candidates, pick_views, sides_between, write_views
-from gapray.inspect.polycam import MAX_KEYFRAMES, camera_of, read_export
+from gapray.inspect.polycam import MAX_KEYFRAMES, parse_camera, read_export
 from tests.inspect.polycam_export import (
     START_US,
     Camera,
@@ -55,7 +55,7 @@ def make(samples):
 
 @pytest.fixture
 def small(make, tmp_path):
-    """24 keyframes of a turn, on disk."""
+    """24 keyframes of one turn, on disk."""
     return make.write(tmp_path / "scan", shaken(turn(24), 1))
 
 
@@ -87,12 +87,12 @@ def test_azimuths_of_a_shaken_turn_are_the_true_ones(
                 Camera(cameras[index].azimuth, elevation + 35 if elevation < 25 else elevation - 35, distance),
             ]
         )
-    orbit = orbit_of(exported(cameras, centre=centre, zero=zero))
+    orbit = find_orbit(exported(cameras, centre=centre, zero=zero))
     good = np.flatnonzero(orbit.good)
     assert not set(wrong) & set(good.tolist())
     # Noise of 3 degrees in aim moves the centre by about distance * 0.05 / sqrt(n); the elevation's is 1 degree.
     assert np.linalg.norm(orbit.centre - centre) < distance * (0.02 + 0.25 / np.sqrt(len(good)))
-    truth = np.array([one.azimuth for one in cameras])
+    truth = np.array([camera.azimuth for camera in cameras])
     off = wrapped(orbit.azimuth_deg - truth)[good]
     off = wrapped(off - off[0])
     limit = 2 * np.degrees(np.linalg.norm(orbit.centre - centre) / (0.8 * distance * np.cos(np.radians(elevation))))
@@ -104,7 +104,7 @@ def test_azimuths_of_a_shaken_turn_are_the_true_ones(
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(20, 720), start=st.floats(0, 360), views=st.integers(4, 9))
 def test_the_nearest_candidate_lies_within_half_a_spacing(seed, count, start, views):
-    orbit = orbit_of(exported(shaken(turn(count, start=start), seed)))
+    orbit = find_orbit(exported(shaken(turn(count, start=start), seed)))
     found = candidates(orbit, views)
     used = [index for near in found for index in near]
     assert len(set(used)) == len(used) and orbit.good[used].all()
@@ -128,18 +128,18 @@ def test_azimuth_grows_counter_clockwise_seen_from_above_and_right_is_90_degrees
     # Seen from above, with +x to the right, +z points down the page: from (0, 1) over (1, 0) is counter-clockwise.
     export = exported(turn(8), centre=(0, 0, 0), zero=0)
     assert export.keyframes[0].pose[:, 3] @ [0, 0, 1] > 0.7 and export.keyframes[2].pose[:, 3] @ [1, 0, 0] > 0.7
-    assert np.allclose(orbit_of(export).azimuth_deg, np.arange(0, 360, 45))
-    # Another front shifts all.
-    shifted = orbit_of(export, front=f"{START_US + 2}.jpg")
+    assert np.allclose(find_orbit(export).azimuth_deg, np.arange(0, 360, 45))
+    # Another front shifts all azimuths.
+    shifted = find_orbit(export, front=f"{START_US + 2}.jpg")
     assert np.allclose(shifted.azimuth_deg, (np.arange(0, 360, 45) - 90) % 360)
 
 
-def test_the_centre_is_seen_where_the_camera_is_aimed_away_from():
+def test_the_projection_of_the_centre_follows_the_aim():
     keyframe = exported([Camera(10, aim=(5.0, 0.0))] * 4, centre=(0, 0, 0)).keyframes[0]
-    column, row = seen_at(keyframe, np.zeros(3))
+    column, row = project(keyframe, np.zeros(3))
     assert column == pytest.approx(128 - 192 * np.tan(np.radians(5)))  # aimed to its right, so seen to the left
     assert row == pytest.approx(96)
-    assert seen_at(keyframe, keyframe.pose[:, 3] * 2) is None
+    assert project(keyframe, keyframe.pose[:, 3] * 2) is None
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_the_centre_is_seen_where_the_camera_is_aimed_away_from():
 )
 def test_upright(roll, turns, left):
     keyframe = exported([Camera(120, roll=roll)]).keyframes[0]
-    found, rest = upright(keyframe)
+    found, rest = upright_rotation(keyframe)
     assert found == turns and rest == pytest.approx(left, abs=1e-9)
 
 
-def test_of_two_loops_the_fuller_one_is_taken():
+def test_the_more_complete_of_two_loops_is_used():
     low, high = turn(40, elevation=10), turn(60, span=200, elevation=45)
-    orbit = orbit_of(exported([*high, *low]))
+    orbit = find_orbit(exported([*high, *low]))
     assert orbit.good.tolist() == [False] * 60 + [True] * 40
     assert set(orbit.rejected.values()) == {"looks from 45° above the horizon, the orbit lies at 10°"}
 
@@ -168,16 +168,16 @@ def test_of_two_loops_the_fuller_one_is_taken():
         (shaken(turn(40, distance=0.01, aim=(180.0, 0.0)), 0, share=3.0, aim=60.0), ""),
     ],
 )
-def test_what_is_no_orbit(cameras, words):
-    code, message = code_of(orbit_of, exported(cameras))
+def test_cameras_that_do_not_form_an_orbit(cameras, words):
+    code, message = code_of(find_orbit, exported(cameras))
     assert code == "polycam.no_orbit" and words in message
 
 
 def test_an_unknown_front():
     cameras = turn(20)
     cameras[3] = Camera(54, elevation=50)
-    assert code_of(orbit_of, exported(cameras), "nobody")[0] == "polycam.unknown_front"
-    code, message = code_of(orbit_of, exported(cameras), str(START_US + 3))
+    assert code_of(find_orbit, exported(cameras), "nobody")[0] == "polycam.unknown_front"
+    code, message = code_of(find_orbit, exported(cameras), str(START_US + 3))
     assert code == "polycam.unknown_front" and "50° above the horizon" in message
 
 
@@ -202,11 +202,11 @@ def test_sides(start, end, words):
 
 
 def test_a_gap_names_the_side():
-    cameras = [one for one in turn(90) if not 100 < one.azimuth < 175]
-    code, message = code_of(candidates, orbit_of(exported(cameras)), 8)
+    cameras = [camera for camera in turn(90) if not 100 < camera.azimuth < 175]
+    code, message = code_of(candidates, find_orbit(exported(cameras)), 8)
     assert (code, message) == ("polycam.gap", "no photo between 100° and 176°: the right back side")
-    cameras = [one for one in turn(90) if not (65 < one.azimuth < 115 or 200 < one.azimuth < 320)]
-    message = code_of(candidates, orbit_of(exported(cameras)), 8)[1]
+    cameras = [camera for camera in turn(90) if not (65 < camera.azimuth < 115 or 200 < camera.azimuth < 320)]
+    message = code_of(candidates, find_orbit(exported(cameras)), 8)[1]
     assert (
         message
         == "no photo between 64° and 116°: the right side; between 200° and 320°: the left back, left and left front sides"
@@ -216,8 +216,10 @@ def test_a_gap_names_the_side():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20, 200), st.floats(0, 360), st.floats(41, 200))
 def test_every_gap_about_a_wanted_angle_is_found(count, middle, width):
-    cameras = [one for one in turn(count) if abs(wrapped(one.azimuth - middle)) > width / 2 or one.azimuth == 0]
-    orbit = orbit_of(exported(cameras))
+    cameras = [
+        camera for camera in turn(count) if abs(wrapped(camera.azimuth - middle)) > width / 2 or camera.azimuth == 0
+    ]
+    orbit = find_orbit(exported(cameras))
     azimuths = orbit.azimuth_deg[orbit.good]
     lacking = [step for step in range(8) if np.abs(wrapped(azimuths - 45 * step)).min() > 20]
     if lacking:
@@ -226,11 +228,11 @@ def test_every_gap_about_a_wanted_angle_is_found(count, middle, width):
         assert all(candidates(orbit, 8))
 
 
-# From files to a folder of a product
+# From files to a product's folder
 
 
 def check_written(out: Path, count: int = 8):
-    """What was written is what gapray reads."""
+    """Check that gapray reads what was written."""
     [found] = discover(str(out))
     assert found.product_id == out.name and len(found.photos) == count
     with (out / "capture.csv").open() as file:
@@ -241,42 +243,42 @@ def check_written(out: Path, count: int = 8):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_eight_views_of_more_than_700_keyframes(make, samples, tmp_path, packed):
-    # Longer than Polycam optimises: no corrected files, no depth here.
+    # Too long for Polycam to optimise: no corrected files, and no depth here.
     cameras = shaken(turn(720, start=10.0, clockwise=packed), 3)
     folder = Make(samples, corrected=False, depth=False, pictures=make.pictures).write(tmp_path / "long", cameras)
     source = zipped(folder) if packed else folder
     before = tree(folder)
     export = read_export(str(source))
-    assert len(export.keyframes) == 720 and not any(one.corrected for one in export.keyframes)
+    assert len(export.keyframes) == 720 and not any(keyframe.corrected for keyframe in export.keyframes)
     picked = pick_views(export)
-    for one in picked:
-        index = (one.keyframe.timestamp_us - START_US) // 250_000
-        truth = wrapped(cameras[index].azimuth - cameras[0].azimuth - one.nominal_deg)
-        # Half the spacing of 0.5 degrees (and its noise), and 1 degree for what noise in the poses moves the centre.
-        assert abs(wrapped(one.azimuth_deg - one.nominal_deg)) <= 0.3 and abs(truth) < 1.3
+    for view in picked:
+        index = (view.keyframe.timestamp_us - START_US) // 250_000
+        truth = wrapped(cameras[index].azimuth - cameras[0].azimuth - view.nominal_deg)
+        # Half the spacing of 0.5 degrees (and its noise), and 1 degree for the shift of the centre by noise in the poses.
+        assert abs(wrapped(view.azimuth_deg - view.nominal_deg)) <= 0.3 and abs(truth) < 1.3
     out = write_views(export, picked, tmp_path / "captures" / "sku-1")
     found, _ = check_written(out)
-    assert [photo.azimuth_deg for photo in found.photos] == sorted(round(one.azimuth_deg, 3) for one in picked)
+    assert [photo.azimuth_deg for photo in found.photos] == sorted(round(view.azimuth_deg, 3) for view in picked)
     assert tree(folder) == before
-    # No border is cut off a photo that was not undistorted.
+    # The border of a photo that was not undistorted is kept.
     assert Image.open(out / "sku-1_000.jpg").size == (256, 192)
     assert not (out / "depth").exists()
 
 
 def test_corrected_photos_are_preferred_and_lose_their_border_and_depth_follows(make, samples, tmp_path):
     cameras = turn(96)
-    # Every other lacks its corrected pair, all of the wanted angles among them.
+    # Every other keyframe, including those at all nominal angles, lacks its corrected pair.
     few = Make(samples, uncorrected=frozenset(range(0, 96, 4)), pictures=make.pictures)
     export = read_export(str(zipped(few.write(tmp_path / "scan", cameras))))
-    assert sum(not one.corrected for one in export.keyframes) == 24
+    assert sum(not keyframe.corrected for keyframe in export.keyframes) == 24
     picked = pick_views(export)
     # 3.75 degrees to the next corrected photo cost more than 3 for a distorted one.
-    assert not any(one.keyframe.corrected for one in picked)
+    assert not any(view.keyframe.corrected for view in picked)
     dense = Make(samples, uncorrected=frozenset(range(0, 240, 3)), pictures=make.pictures)
     export = read_export(str(dense.write(tmp_path / "dense", turn(240))))
     picked = pick_views(export)
-    assert all(one.keyframe.corrected for one in picked)
-    assert max(abs(wrapped(one.azimuth_deg - one.nominal_deg)) for one in picked) <= 1.5 + 1e-6
+    assert all(view.keyframe.corrected for view in picked)
+    assert max(abs(wrapped(view.azimuth_deg - view.nominal_deg)) for view in picked) <= 1.5 + 1e-6
     out = write_views(export, picked, tmp_path / "out" / "mug")
     _, rows = check_written(out)
     photo = np.asarray(Image.open(out / "mug_045.jpg"))
@@ -291,7 +293,7 @@ def test_blurred_photos_are_passed_over_and_only_those(make, samples, tmp_path):
     wanted = frozenset(range(0, 240, 30))
     make = Make(samples, blurred=wanted, depth=False, pictures=make.pictures)
     export = read_export(str(make.write(tmp_path / "scan", turn(240))))
-    indices = [(one.keyframe.timestamp_us - START_US) // 250_000 for one in pick_views(export)]
+    indices = [(view.keyframe.timestamp_us - START_US) // 250_000 for view in pick_views(export)]
     assert not set(indices) & wanted
     assert all(abs(wrapped(1.5 * index - 45 * step)) == 1.5 for step, index in enumerate(indices))
 
@@ -308,7 +310,7 @@ def test_a_phone_held_upright_gives_upright_photos(make, tmp_path):
     assert depth.shape == (64 - 8, 48 - 8)
 
 
-def test_a_damaged_photo_is_passed_over_and_said(small, tmp_path):
+def test_a_damaged_photo_is_skipped_and_reported(small, tmp_path):
     broken = small / "keyframes" / "corrected_images" / f"{START_US}.jpg"
     broken.write_bytes(broken.read_bytes()[:900])
     picked = pick_views(read_export(str(small)), tolerance_deg=22)
@@ -319,15 +321,15 @@ def test_a_damaged_photo_is_passed_over_and_said(small, tmp_path):
 def test_other_numbers_of_views(small):
     export = read_export(str(small))
     for views in (4, 6, 12):
-        assert [one.nominal_deg for one in pick_views(export, views)] == [360 * step / views for step in range(views)]
+        assert [view.nominal_deg for view in pick_views(export, views)] == [360 * step / views for step in range(views)]
     for wrong in ({"views": 3}, {"views": 181}, {"tolerance_deg": 0}, {"tolerance_deg": 46}):
         with pytest.raises(ConfigError):
             pick_views(export, **wrong)
 
 
 def test_picks_that_gapray_would_refuse_are_a_gap(make, tmp_path):
-    # Within 20 degrees of all wanted angles, but 80 degrees without a photo.
-    cameras = [one for one in turn(180) if not 72 < one.azimuth < 152]
+    # Within 20 degrees of all nominal angles, but 80 degrees without a photo.
+    cameras = [camera for camera in turn(180) if not 72 < camera.azimuth < 152]
     export = read_export(str(make.write(tmp_path / "scan", cameras)))
     code, message = code_of(pick_views, export)
     assert (code, message) == ("polycam.gap", "no photo between 72° and 152°: the right and right back sides")
@@ -407,7 +409,7 @@ def test_faulty_json(small, data):
 def test_any_field_gives_a_camera_or_the_code(changed):
     data = json.dumps(camera_json(pose(Camera(30)), **changed)).encode()
     try:
-        camera = camera_of(data, "x.json")
+        camera = parse_camera(data, "x.json")
     except InputError as error:
         assert error.code == "polycam.invalid_camera"
     else:
@@ -423,7 +425,7 @@ def test_fields_that_are_not_needed_may_be_missing(small):
     assert len(read_export(str(small)).keyframes) == 24
 
 
-def test_folders_that_are_no_exports(tmp_path, small):
+def test_folders_that_are_not_exports(tmp_path, small):
     assert code_of(read_export, str(tmp_path / "nowhere"))[0] == "capture.not_found"
     assert code_of(read_export, str(tmp_path / "nowhere.zip"))[0] == "capture.not_found"
     assert code_of(read_export, str(small / "mesh_info.json"))[0] == "capture.not_found"
@@ -452,7 +454,7 @@ def test_links_that_lead_outside_are_refused(small, tmp_path):
 
 
 def altered(folder: Path, to: Path, extra=(), method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """A zip of the folder with more members."""
+    """A zip file of the folder with additional members."""
     with zipfile.ZipFile(to, "w", method) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -478,7 +480,7 @@ def test_broken_zips(small, tmp_path):
         file = tmp_path / f"cut{index}.zip"
         file.write_bytes(whole[:part])
         assert code_of(read_export, str(file))[0] == "capture.invalid_archive"
-    # Damage inside: cameras that are gone, photos that are gone.
+    # Missing cameras and missing photos.
     good = altered(small, tmp_path / "good.zip")
     for folder in ("corrected_cameras", "corrected_images"):
         data = bytearray(good.read_bytes())
@@ -489,7 +491,7 @@ def test_broken_zips(small, tmp_path):
                     data[start : start + 40] = b"\xff" * 40
         (tmp_path / "damaged.zip").write_bytes(bytes(data))
         assert code_of(lambda: pick_views(read_export(str(tmp_path / "damaged.zip"))))[0] == "capture.invalid_archive"
-    # Twice the same name, an encrypted member.
+    # A repeated name, and an encrypted member.
     with pytest.warns(UserWarning, match="Duplicate"):
         twice = altered(small, tmp_path / "twice.zip", {"scan/mesh_info.json": b"{}"})
     assert code_of(read_export, str(twice))[0] == "capture.invalid_archive"
@@ -522,7 +524,7 @@ def fuzzed(make, samples, tmp_path_factory):
 
 
 def giant_png(side: int) -> bytes:
-    """A header of side x side pixels, and almost nothing behind it."""
+    """A header for side x side pixels, followed by almost no data."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -539,7 +541,7 @@ def replace_photos(folder: Path, data: bytes) -> None:
 def test_huge_photos_are_refused_before_they_are_decoded(small, tmp_path):
     replace_photos(small, giant_png(18_500))  # 1 GB of pixels
     assert code_of(pick_views, read_export(str(small)))[0] == "image.too_many_pixels"
-    # A member whose directory declares 1 GB is not even opened.
+    # A member declared to have 1 GB is not even opened.
     archive = altered(small, tmp_path / "big.zip", method=zipfile.ZIP_STORED)
     data = bytearray(archive.read_bytes())
     place = 0
@@ -603,9 +605,9 @@ def test_the_command_writes_views_that_gapray_reads(small, tmp_path):
 
     source = small
     command = ["capture", str(source), "--out", str(tmp_path / "mug"), "--json"]
-    told = json.loads(CliRunner().invoke(app, command).stdout)
-    assert [view["angle_deg"] for view in told["views"]] == [45.0 * step for step in range(8)]
-    [found] = discover(told["folder"])
+    output = json.loads(CliRunner().invoke(app, command).stdout)
+    assert [view["angle_deg"] for view in output["views"]] == [45.0 * step for step in range(8)]
+    [found] = discover(output["folder"])
     assert len(found.photos) == 8
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 4 and "capture.out_not_empty" in again.stdout

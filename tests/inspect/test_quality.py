@@ -1,10 +1,10 @@
-"""Numbers of photos: each answers to what it is named after, and to that alone."""
+"""Quality measurements, each of which must respond only to the defect that it is named after."""
 
 import cv2
 import numpy as np
 import pytest
 
-from gapray.inspect.quality import qualities
+from gapray.inspect.quality import measure_quality
 
 
 def photo(seed, height=150, light=1.0, tint=(1.0, 1.0, 1.0), blur=0.0, shift=0, side=320):
@@ -27,19 +27,19 @@ def photo(seed, height=150, light=1.0, tint=(1.0, 1.0, 1.0), blur=0.0, shift=0, 
 
 def of(odd=None, at=3):
     pairs = [photo(index, **(odd or {}) if index == at else {}) for index in range(8)]
-    return qualities([one for one, _ in pairs], [one for _, one in pairs])
+    return measure_quality([image for image, _ in pairs], [mask for _, mask in pairs])
 
 
 def test_a_set_without_fault():
-    for one in of():
-        assert one.blur < 0.4 and 0.7 < one.softer < 1.4 and one.burnt == one.black == one.cut == 0
-        assert abs(one.exposure_ev) < 0.05 and one.white_balance < 0.05
-        assert one.clutter < 0.01 and one.unsure == 0
+    for quality in of():
+        assert quality.blur < 0.4 and 0.7 < quality.softer < 1.4 and quality.burnt == quality.black == quality.cut == 0
+        assert abs(quality.exposure_ev) < 0.05 and quality.white_balance < 0.05
+        assert quality.clutter < 0.01 and quality.unsure == 0
 
 
 def test_blur():
     found = of({"blur": 3.0})
-    assert found[3].softer > 1.5 and max(one.softer for index, one in enumerate(found) if index != 3) < 1.3
+    assert found[3].softer > 1.5 and max(quality.softer for index, quality in enumerate(found) if index != 3) < 1.3
 
 
 @pytest.mark.parametrize("stops", [-2.0, -1.0, 1.0])
@@ -52,7 +52,7 @@ def test_burnt_and_black():
     assert of({"light": 0.0001})[3].black > 0.8
 
 
-def test_white_balance_as_a_share():
+def test_white_balance_as_a_fraction():
     assert of({"tint": (1.2, 1.0, 1.0)})[3].white_balance == pytest.approx(0.2, abs=0.03)
 
 
@@ -61,12 +61,12 @@ def test_a_product_that_leaves_the_picture():
     assert found[3].cut > 0.05 and found[2].cut == 0
 
 
-def test_things_behind_it():
+def test_clutter_in_the_background():
     pairs = [photo(index) for index in range(8)]
     cluttered, mask = pairs[5]
     for step in range(14):
         cv2.rectangle(cluttered, (90, 70 + 12 * step), (230, 76 + 12 * step), (18 * step, 60, 200), -1)
     restored = np.where((cv2.dilate(mask, np.ones((5, 5))) > 0)[..., None], photo(5)[0], cluttered)
     pairs[5] = restored, mask
-    found = qualities([one for one, _ in pairs], [one for _, one in pairs])
+    found = measure_quality([image for image, _ in pairs], [mask for _, mask in pairs])
     assert found[5].clutter > 0.03 > found[4].clutter

@@ -1,4 +1,4 @@
-"""The printed sheet, photographed again by a camera whose place is known."""
+"""The printed sheet, rendered for a camera at a known position."""
 
 import json
 
@@ -12,7 +12,7 @@ from gapray.capture.discover import discover
 from gapray.cli.main import app
 from gapray.errors import ConfigError, InputError
 from gapray.inspect.sheet import PAGE_MM, RING_MM, write_sheet
-from gapray.inspect.sheet_cameras import cameras, place
+from gapray.inspect.sheet_cameras import locate_cameras, place_photos
 
 DPI = 300
 MM = DPI / 25.4
@@ -20,7 +20,7 @@ MM = DPI / 25.4
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """The PDF as a printer's raster, and where the middle of the ring lies on the paper [mm]."""
+    """The PDF as a raster image, and the position of the ring's centre on the paper [mm]."""
     path = write_sheet(tmp_path_factory.mktemp("sheet") / "sheet.pdf")
     [page] = pypdfium2.PdfDocument(str(path))
     width, height = page.get_size()
@@ -31,7 +31,7 @@ def printed(tmp_path_factory):
 def photographed(
     printed, azimuth, elevation, *, distance=600.0, fov=35.0, size=(1536, 2048), blur=0.7, noise=2.0, box=True
 ):
-    """uint8 [H, W]: the sheet on a table, a box of 70 x 70 x 120 mm in its circle, in perspective."""
+    """A perspective view, uint8 [H, W], of the sheet on a table with a box of 70 x 70 x 120 mm in its circle."""
     height, width = size
     focal = width / 2 / np.tan(np.radians(fov) / 2)
     a, e = np.radians(azimuth), np.radians(elevation)
@@ -45,7 +45,7 @@ def photographed(
 
     middle = np.array([PAGE_MM["a4"][0] / 2, 4 + RING_MM + 10 + 8])
     corners = [(-90, -90), (90, -90), (90, 90), (-90, 90)]
-    paper = np.float32([(middle + np.array(one)) * MM for one in corners])
+    paper = np.float32([(middle + np.array(corner)) * MM for corner in corners])
     table = np.float32([seen(x, 0, z) for x, z in corners])
     image = cv2.warpPerspective(
         printed, cv2.getPerspectiveTransform(paper, table), (width, height), flags=cv2.INTER_AREA, borderValue=150
@@ -62,30 +62,30 @@ def photographed(
 @pytest.mark.parametrize(("size", "blur", "noise"), [((1536, 2048), 0.7, 2.0), ((900, 1200), 1.0, 4.0)])
 def test_azimuths_within_one_degree(printed, elevation, size, blur, noise):
     azimuths = (np.arange(8) * 45 + np.random.default_rng(elevation).uniform(-20, 20, 8)) % 360
-    photos = [photographed(printed, one, elevation, size=size, blur=blur, noise=noise) for one in azimuths]
-    found = cameras(photos)
-    for one, azimuth in zip(found, azimuths, strict=True):
-        assert one is not None and one.markers >= 4
-        assert abs((one.azimuth_deg - azimuth + 180) % 360 - 180) < 1
-        assert one.elevation_deg == pytest.approx(elevation, abs=1)
-        assert one.distance_mm == pytest.approx(600, rel=0.04)
+    photos = [photographed(printed, azimuth, elevation, size=size, blur=blur, noise=noise) for azimuth in azimuths]
+    found = locate_cameras(photos)
+    for pose, azimuth in zip(found, azimuths, strict=True):
+        assert pose is not None and pose.markers >= 4
+        assert abs((pose.azimuth_deg - azimuth + 180) % 360 - 180) < 1
+        assert pose.elevation_deg == pytest.approx(elevation, abs=1)
+        assert pose.distance_mm == pytest.approx(600, rel=0.04)
 
 
 def test_other_lenses_and_distances(printed):
     for fov, distance in ((20, 1000), (60, 450)):
-        [found] = cameras([photographed(printed, 77, 25, fov=fov, distance=distance)])
+        [found] = locate_cameras([photographed(printed, 77, 25, fov=fov, distance=distance)])
         assert found is not None and abs(found.azimuth_deg - 77) < 1
 
 
 def test_a_photo_without_the_sheet_is_not_placed(printed, samples):
     mug = cv2.imread(str(samples / "captures" / "mug" / "mug_000.jpg"))[..., ::-1]
-    assert cameras([mug, photographed(printed, 10, 20)])[0] is None
-    assert cameras([]) == []
+    assert locate_cameras([mug, photographed(printed, 10, 20)])[0] is None
+    assert locate_cameras([]) == []
 
 
 def test_a_mirrored_photo_has_no_markers(printed):
     mirrored = np.ascontiguousarray(photographed(printed, 10, 20)[:, ::-1])
-    assert cameras([mirrored]) == [None]
+    assert locate_cameras([mirrored]) == [None]
 
 
 def test_photos_of_any_name_become_a_product(printed, tmp_path):
@@ -97,28 +97,28 @@ def test_photos_of_any_name_become_a_product(printed, tmp_path):
     words = ["capture", str(tmp_path / "card"), "--out", str(tmp_path / "box"), "--json"]
     run = CliRunner().invoke(app, words)
     assert run.exit_code == 0, run.output
-    told = json.loads(run.stdout)
-    assert list(told["rejected"]) == ["IMG_9999.jpg"]
+    output = json.loads(run.stdout)
+    assert list(output["rejected"]) == ["IMG_9999.jpg"]
     [product] = discover(str(tmp_path / "box"))
-    assert [one.azimuth_deg for one in product.photos] == pytest.approx(
+    assert [photo.azimuth_deg for photo in product.photos] == pytest.approx(
         [0, 45, 95, 135, 180, 225, 270, 315], abs=1
     ) or (product.photos[-1].azimuth_deg > 359)
-    for one in product.photos:
-        assert (tmp_path / "box" / one.name).read_bytes() == (tmp_path / "card" / one.name).read_bytes()
+    for photo in product.photos:
+        assert (tmp_path / "box" / photo.name).read_bytes() == (tmp_path / "card" / photo.name).read_bytes()
 
 
 def test_what_cannot_be_placed_has_a_code(printed, tmp_path, samples):
     with pytest.raises(InputError) as error:
-        place(samples / "captures" / "mug", tmp_path / "mug")
+        place_photos(samples / "captures" / "mug", tmp_path / "mug")
     assert error.value.code == "sheet.not_seen" and not (tmp_path / "mug").exists()
     (tmp_path / "card").mkdir()
     for number, azimuth in enumerate((0, 45, 90, 91, 180)):
         cv2.imwrite(str(tmp_path / "card" / f"{number}.jpg"), photographed(printed, azimuth, 25, size=(900, 1200)))
     with pytest.raises(InputError) as error:
-        place(tmp_path / "card", tmp_path / "box")
+        place_photos(tmp_path / "card", tmp_path / "box")
     assert error.value.code == "capture.duplicate_azimuth"
     with pytest.raises(InputError) as error:
-        place(tmp_path / "nothing", tmp_path / "box")
+        place_photos(tmp_path / "nothing", tmp_path / "box")
     assert error.value.code == "capture.not_found"
 
 

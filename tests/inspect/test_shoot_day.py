@@ -1,4 +1,4 @@
-"""A card of photos, split by photos of codes."""
+"""Splitting a card of photos at slates."""
 
 import csv
 import json
@@ -13,14 +13,14 @@ from gapray.capture.capture_set import Reject
 from gapray.capture.discover import discover
 from gapray.cli.main import app
 from gapray.errors import InputError
-from gapray.inspect.shoot_day import product_of, slate_text, split
+from gapray.inspect.shoot_day import product_id_of, slate_text, split
 from tests.make import photo
 
 EAN = "4006381333931"
 
 
 def qr(text, side=640, angle=12.0):
-    """A QR code on paper, photographed a little askew."""
+    """A QR code on paper, photographed at a slight angle."""
     code = cv2.QRCodeEncoder.create().encode(text)
     code = cv2.copyMakeBorder(code, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=255)
     code = cv2.resize(code, (side // 2, side // 2), interpolation=cv2.INTER_NEAREST)
@@ -75,10 +75,10 @@ def test_codes_are_read():
 
 
 def test_a_slate_names_its_product():
-    assert product_of("SKU-17") == "SKU-17"
-    assert product_of("https://shop.example/p/red-mug/") == "red-mug"
-    assert product_of("red mug, large") == "red-mug-large"
-    assert product_of("///") == product_of("Чашка") == ""
+    assert product_id_of("SKU-17") == "SKU-17"
+    assert product_id_of("https://shop.example/p/red-mug/") == "red-mug"
+    assert product_id_of("red mug, large") == "red-mug-large"
+    assert product_id_of("///") == product_id_of("Чашка") == ""
 
 
 def test_a_card_becomes_products(tmp_path):
@@ -87,14 +87,14 @@ def test_a_card_becomes_products(tmp_path):
     for index, shot in enumerate(shots):
         save(card / f"IMG_{index + 1}.jpg", shot)  # IMG_10 must come after IMG_9
     done = split(tmp_path / "DCIM", tmp_path / "shoot")
-    assert [one.name if not isinstance(one, Reject) else (one.product_id, one.code) for one in done] == [
+    assert [item.name if not isinstance(item, Reject) else (item.product_id, item.code) for item in done] == [
         "mug",
         EAN,
         ("empty", "capture.no_photos"),
         ("few", "capture.missing_views"),
     ]
     [mug] = discover(str(tmp_path / "shoot" / "mug"))
-    assert [(one.name, one.azimuth_deg) for one in mug.photos] == [
+    assert [(photo.name, photo.azimuth_deg) for photo in mug.photos] == [
         (f"mug_{a:03d}.jpg", float(a)) for a in range(0, 360, 45)
     ]
     with (tmp_path / "shoot" / "mug" / "capture.csv").open() as file:
@@ -119,7 +119,7 @@ def test_slates_that_are_not_one_product_s_merge_nothing(tmp_path, first, second
     refused, lamp = split(tmp_path / "card", tmp_path / "shoot")
     assert isinstance(refused, Reject) and refused.code == code
     assert "IMG_00.jpg" in refused.message and "IMG_10.jpg" in refused.message
-    assert lamp == tmp_path / "shoot" / "lamp" and [one.name for one in (tmp_path / "shoot").iterdir()] == ["lamp"]
+    assert lamp == tmp_path / "shoot" / "lamp" and [path.name for path in (tmp_path / "shoot").iterdir()] == ["lamp"]
 
 
 def test_a_slate_photographed_twice_in_a_row_is_one(tmp_path):
@@ -163,5 +163,5 @@ def test_the_command_names_what_it_leaves_out(tmp_path):
     done = CliRunner().invoke(app, [*command, str(tmp_path / "shoot")])
     assert "1 photos before the first slate are in no product: 0.jpg" in done.output
     assert "ignored: 5 (2 system, 1 .AAE, 1 .CR3, 1 hidden)" in done.output, done.output
-    told = json.loads(CliRunner().invoke(app, [*command, str(tmp_path / "again"), "--json"]).stdout)
-    assert told["before_first_slate"] == ["0.jpg"] and sum(told["ignored"].values()) == 5
+    output = json.loads(CliRunner().invoke(app, [*command, str(tmp_path / "again"), "--json"]).stdout)
+    assert output["before_first_slate"] == ["0.jpg"] and sum(output["ignored"].values()) == 5

@@ -1,4 +1,4 @@
-"""Videos of a turntable whose angles are known: samples re-projected by their true depth, and photo sets played one by one."""
+"""Turntable videos with known angles: samples re-projected by their true depth, and photo sets played as videos."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 def sample_turn(product: str, size: int = 256) -> np.ndarray:
     """uint8 [360, size, size, 3]: a sample at each whole degree of azimuth, from the two nearest of 24 photos by true depth."""
     truth = json.loads((ROOT / "samples" / "truth" / product / "camera.json").read_text())
-    # A small picture needs not every point of a large photo.
+    # A small picture does not need every point of a large photo.
     clouds = [_cloud(product, azimuth, truth, every=2 if size <= 256 else 1) for azimuth in range(0, 360, 15)]
     backdrop = np.median(np.concatenate([_photo(product, 0)[:40].reshape(-1, 3)]), axis=0)
     frames = []
@@ -42,7 +42,7 @@ def _photo(product: str, azimuth: int) -> np.ndarray:
 
 
 def _rows(azimuth: float, elevation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right, up and toward the camera, in a world with +Y up and azimuth 0 at +Z."""
+    """Right, up and backward axes of the camera, in a world with +Y up and azimuth 0 at +Z."""
     a, e = math.radians(azimuth), math.radians(elevation)
     toward = np.array([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
     right = np.array([math.cos(a), 0.0, -math.sin(a)])
@@ -55,7 +55,7 @@ def _cloud(product: str, azimuth: int, truth: dict, *, every: int) -> tuple[np.n
     depth = depth.astype(np.float64) * truth["depth_png_unit"]
     side = depth.shape[0]
     photo = cv2.resize(_photo(product, azimuth), (side, side), interpolation=cv2.INTER_AREA)
-    # Edge pixels mix product and backdrop: they would hang in the air.
+    # Edge pixels mix product and background, and would float in the air.
     inside = cv2.erode((depth > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
     rows, columns = (every * places for places in np.nonzero(inside[::every, ::every]))
     focal = side / 2 / math.tan(math.radians(truth["horizontal_fov_deg"]) / 2)
@@ -76,7 +76,7 @@ def _splat(points: np.ndarray, colours: np.ndarray, azimuth: float, truth: dict,
     flat, z, colours = (rows * size + columns)[inside], z[inside], colours[inside]
     nearest = np.full(size * size, np.inf)
     np.minimum.at(nearest, flat, z)
-    # Points a little behind the nearest belong to the same surface: their mean is what a pixel sees.
+    # Points slightly behind the nearest one belong to the same surface, so a pixel shows their mean.
     front = z < nearest[flat] + 0.03
     count = np.bincount(flat[front], minlength=size * size)
     drawn = np.stack([np.bincount(flat[front], colours[front, c], size * size) for c in range(3)], -1)
@@ -86,27 +86,27 @@ def _splat(points: np.ndarray, colours: np.ndarray, azimuth: float, truth: dict,
 
 @dataclass(frozen=True)
 class Shot:
-    """How a turn is filmed."""
+    """How the video of a turn is made."""
 
     start_deg: float = 0.0
     turns: float = 1.15
     direction: int = 1
-    """+1: azimuths grow in time, as if the camera walked counter-clockwise."""
+    """+1 if azimuths grow with time, as if the camera moved counter-clockwise."""
     fps: int = 30
     seconds: float = 8.0
-    """Of one turn."""
+    """Duration of one turn."""
     ripple: float = 0.2
-    """Largest share by which the speed differs from its mean."""
+    """Largest relative deviation of the speed from its mean."""
     cycles: float = 1.0
-    """Of the ripple in a turn."""
+    """Number of periods of the ripple in one turn."""
     phase: float = 0.0
     crf: int = 23
     rotation: int = 0
-    """The frames are stored turned by so many degrees, and a tag turns them back."""
+    """Angle by which the stored frames are rotated; a tag rotates them back."""
     hand: float | None = None
-    """A hand enters for half a second, after this share of the video."""
+    """Fraction of the video after which a hand enters for half a second."""
     jitter: float = 0.0
-    """Frames come early or late by up to this share of their spacing: variable frame rate."""
+    """Maximum deviation of frame times, as a fraction of their spacing, for a variable frame rate."""
     seed: int = 0
 
 
@@ -123,7 +123,7 @@ def angles_of(shot: Shot) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seen(turn: np.ndarray, angle: float) -> np.ndarray:
-    """A turn [360, H, W, 3] of whole degrees at any angle: neighbours lie a pixel apart, so that their mixture is in between."""
+    """A turn [360, H, W, 3] of whole degrees at any angle, by blending neighbours, which differ by about a pixel."""
     low = math.floor(angle)
     return cv2.addWeighted(turn[low % 360], low + 1 - angle, turn[(low + 1) % 360], angle - low, 0)
 
@@ -156,16 +156,16 @@ def _with_hand(pictures, times: np.ndarray, begin: float):
 
 
 def spin_turn(folder: Path, side: int = 480) -> tuple[np.ndarray, ...]:
-    """The photos of a product spin in order, shrunk to one size of even sides."""
+    """The photos of a product spin in order, shrunk to one size with even sides."""
     names = [frame["file"] for frame in json.loads((folder / "views.json").read_text())["frames"]]
     photos = [cv2.imread(str(folder / name))[..., ::-1] for name in names]
     share = side / max(photos[0].shape[:2])
     size = tuple(round(length * share) // 2 * 2 for length in photos[0].shape[1::-1])
-    return tuple(cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in photos)
+    return tuple(cv2.resize(photo, size, interpolation=cv2.INTER_AREA) for photo in photos)
 
 
 def play(path: Path, photos: tuple[np.ndarray, ...], *, start: int, turns: float, direction: int, fps: int = 12):
-    """Photos one by one as a video. Returns the degrees [F] since the first, by even steps."""
+    """Write photos as a video, and return their azimuths [F] in even steps from the first."""
     shown = start + direction * np.arange(round(turns * len(photos)))
     pictures = (photos[index % len(photos)] for index in shown)
     write_video(path, pictures, np.arange(len(shown)) / fps, fps=fps)
@@ -173,8 +173,8 @@ def play(path: Path, photos: tuple[np.ndarray, ...], *, start: int, turns: float
 
 
 def pick_errors(stills, shown: np.ndarray) -> np.ndarray:
-    """[views], degrees between the angle that a pick was chosen for and the true azimuth [F] of its frame, from the first."""
-    return np.array([abs((shown[one.frame] - shown[0] - one.nominal_deg + 180) % 360 - 180) for one in stills])
+    """Differences [views] in degrees between the nominal angle of each pick and its frame's true azimuth relative to the first pick."""
+    return np.array([abs((shown[pick.frame] - shown[0] - pick.nominal_deg + 180) % 360 - 180) for pick in stills])
 
 
 def write_video(path: Path, pictures, times, *, fps: int, crf: int = 23, rotation: int = 0) -> None:

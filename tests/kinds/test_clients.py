@@ -1,4 +1,4 @@
-"""The same photos by every client that people have: whatever each makes of a file's name, a photo stands where its name says."""
+"""The same photos sent by many clients: however each transmits file names, a photo gets the azimuth in its name."""
 
 import asyncio
 import base64
@@ -86,7 +86,7 @@ NODE = """
 const [url, ...paths] = process.argv.slice(1);
 const fs = require("fs"), path = require("path");
 const form = new FormData();
-for (const one of paths) form.append("input_reference[]", new File([fs.readFileSync(one)], path.basename(one)));
+for (const file of paths) form.append("input_reference[]", new File([fs.readFileSync(file)], path.basename(file)));
 fetch(url + "/v1/videos", {method: "POST", body: form}).then(answer => answer.text()).then(text => process.stdout.write(text));
 """
 
@@ -115,7 +115,7 @@ CAMERA = [f"IMG_{1204 + step}.png" for step in range(8)]
 
 
 def written(folder, names, seed=3):
-    """The photos under these names, in an order of arrival that means nothing."""
+    """The photos under these names, in an arbitrary order."""
     paths = []
     for name, data in zip(names, PHOTOS, strict=True):
         (folder / name).write_bytes(data)
@@ -125,7 +125,7 @@ def written(folder, names, seed=3):
 
 
 def placed(server, answer):
-    """Azimuth by photo's index, as the job was accepted."""
+    """Index of each photo -> azimuth in the accepted job."""
     assert "error" not in answer or answer["error"] is None, answer
     job = server.context.store.get(answer["id"].removeprefix("video_"), None)
     archive = zipfile.ZipFile(io.BytesIO(server.context.artifacts.get(job.input.capture)))
@@ -141,7 +141,7 @@ def in_a_thread(make):
     return ThreadPoolExecutor(1).submit(lambda: asyncio.run(make())).result()
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_photo_stands_where_its_name_says(server, client, kind, tmp_path):
     answer = client(server.url, written(tmp_path, [NAMES[kind](step) for step in range(8)]))
@@ -151,7 +151,7 @@ def test_a_photo_stands_where_its_name_says(server, client, kind, tmp_path):
     assert answer["gap"]["warnings"] == []
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
 def test_numbers_that_could_be_anything_are_refused(server, client, tmp_path):
     answer = client(server.url, written(tmp_path, CAMERA))
     assert answer["error"]["code"] == "capture.ambiguous_azimuths" and "names=index" in answer["error"]["message"]
@@ -187,7 +187,7 @@ def test_form_data_of_a_browser(server, chromium):
     page.close()
 
 
-# ---- parts as clients of other languages write them
+# ---- multipart bodies as written by clients in other languages
 
 
 def in_words(name):
@@ -211,7 +211,7 @@ PARTS = {
 
 
 def posted(server, parts, path="/v1/videos", **fields):
-    """Parts by hand: (rest of the disposition, other headers, content)."""
+    """A multipart body of hand-written parts: (rest of the disposition, other headers, content)."""
     body = b""
     for rest, headers, data in parts:
         lines = [f'Content-Disposition: form-data; name="{FIELD}"{rest}', *headers]
@@ -247,22 +247,22 @@ def test_parts_in_base64(server):
 
 
 def test_photos_in_another_field_are_named(server):
-    for files, told in (
+    for files, expected in (
         ([("file", (f"mug_{45 * step:03d}.png", data)) for step, data in enumerate(PHOTOS)], "'file' (8 files)"),
         ([("pictures[]", ("mug_000.png", PHOTOS[0]))], "'pictures[]' (1 file)"),
     ):
         for path in ("videos", "packages", "images/edits"):
             form = {"prompt": "a mug", "scene": "marble-kitchen"}
             error = requests.post(f"{server.url}/v1/{path}", files=files, data=form, timeout=20).json()["error"]
-            assert error["code"] == "request.no_photos" and told in error["message"], path
+            assert error["code"] == "request.no_photos" and expected in error["message"], path
             assert "'prompt'" in error["message"]
-    told = requests.post(f"{server.url}/v2/e/run", json={"input": {"pics": ["x"], "fps": 8}}, timeout=20).json()
-    assert told["code"] == "request.no_photos" and "'pics'" in told["error"]
+    answer = requests.post(f"{server.url}/v2/e/run", json={"input": {"pics": ["x"], "fps": 8}}, timeout=20).json()
+    assert answer["code"] == "request.no_photos" and "'pics'" in answer["error"]
     error = requests.post(f"{server.url}/v1/videos", json={}, timeout=20).json()["error"]
     assert error["code"] == "request.no_photos" and "no field came" in error["message"]
 
 
-# ---- every protocol says how it knew
+# ---- every protocol states where azimuths come from
 
 
 def views(by):
@@ -283,18 +283,18 @@ PROTOCOLS = {
     "/v1/packages": "/v1/packages/{}",
     "/v2/any/run": "/v2/any/status/{}",
 }
-"""Where photos are sent, and where the job is asked for."""
+"""URL to which photos are sent -> URL of the job."""
 
 
 @pytest.mark.parametrize("by", ["degrees", "frames", "table", "order"])
 @pytest.mark.parametrize("path", PROTOCOLS)
-def test_every_protocol_says_how_it_knew(server, path, by):
+def test_every_protocol_states_where_azimuths_come_from(server, path, by):
     given = {"views": views(by), "prompt": "a mug on a table"}
-    told = requests.post(server.url + path, json={"input": given} if "run" in path else given, timeout=20).json()
-    again = requests.get(server.url + PROTOCOLS[path].format(told["id"]), timeout=20).json()
-    for shown in (told, again):
+    answer = requests.post(server.url + path, json={"input": given} if "run" in path else given, timeout=20).json()
+    again = requests.get(server.url + PROTOCOLS[path].format(answer["id"]), timeout=20).json()
+    for shown in (answer, again):
         shown = shown.get("gap", shown)
-        assert shown["azimuths_by"] == by, told
+        assert shown["azimuths_by"] == by, answer
         assert shown["warnings"] == ([ORDER_WARNING] if by == "order" else [])
 
 
@@ -306,5 +306,5 @@ def test_every_protocol_says_what_a_zip_holds_beside_its_photos(server, path):
             archive.writestr(f"mug_{azimuth:03.0f}.png", base64.b64decode(view["b64"]))
         archive.writestr("mug_000.aae", "edits")
     given = {"views": [{"b64": base64.b64encode(sink.getvalue()).decode()}], "prompt": "a mug on a table"}
-    told = requests.post(server.url + path, json={"input": given} if "run" in path else given, timeout=20).json()
-    assert told.get("gap", told)["warnings"] == ["ignored: 1 (1 .aae)"], told
+    answer = requests.post(server.url + path, json={"input": given} if "run" in path else given, timeout=20).json()
+    assert answer.get("gap", answer)["warnings"] == ["ignored: 1 (1 .aae)"], answer

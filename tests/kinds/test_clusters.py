@@ -1,4 +1,4 @@
-"""How a run finds Ray, and how it is ended: addresses, `uv run`, signals."""
+"""Connecting a run to Ray and ending it: addresses, `uv run`, signals."""
 
 import json
 import os
@@ -19,22 +19,22 @@ JOIN = """
 import json, sys, time
 from gapray.ray_session import connected
 from gapray.errors import GaprayError
-told = {}
+result = {}
 for address in json.loads(sys.argv[1]):
     started = time.monotonic()
     try:
         with connected(address):
-            told[address] = ["joined", "", 0.0]
+            result[address] = ["joined", "", 0.0]
     except GaprayError as error:
-        told[address] = [error.code, error.message, time.monotonic() - started]
-print("told " + json.dumps(told))
+        result[address] = [error.code, error.message, time.monotonic() - started]
+print("result " + json.dumps(result))
 """
 SCHEMES = ["http://127.0.0.1:8265", "https://cluster.example", "redis://127.0.0.1:6379", "HTTP://127.0.0.1:8265"]
 FORMS = ["127.0.0.1", "127.0.0.1:ray", ":6379", "ray://", "ray://127.0.0.1", "[::1]", "nobody.invalid:6379"]
 
 
 def outside(command, tmp_path, **more):
-    """A Python of its own that knows of no cluster on this machine."""
+    """Run code in a separate Python that knows no cluster on this machine."""
     environment = os.environ | {"RAY_TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)} | more
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
@@ -42,18 +42,20 @@ def outside(command, tmp_path, **more):
 
 
 def test_an_address_that_leads_to_no_cluster_has_a_code(tmp_path):
-    """Wrong schemes, wrong forms, no cluster on this machine, a head that is gone."""
+    """Wrong schemes, malformed addresses, no cluster on this machine, a head that is gone."""
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))
         port = gone.getsockname()[1]
     addresses = [*SCHEMES, *FORMS, f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"]
-    if not any(one.name() == "gcs_server" for one in psutil.process_iter()):
+    if not any(process.name() == "gcs_server" for process in psutil.process_iter()):
         addresses.append("auto")  # Ray looks for a cluster among the processes of the machine
     done = outside(["-c", JOIN, json.dumps(addresses)], tmp_path)
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("told ")]
-    told = json.loads(line.removeprefix("told "))
-    assert {address: code for address, (code, _, _) in told.items()} == dict.fromkeys(addresses, "cluster.unreachable")
-    assert all(address in message for address, (_, message, _) in told.items())
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("result ")]
+    result = json.loads(line.removeprefix("result "))
+    assert {address: code for address, (code, _, _) in result.items()} == dict.fromkeys(
+        addresses, "cluster.unreachable"
+    )
+    assert all(address in message for address, (_, message, _) in result.items())
     assert "Traceback" not in done.stderr
     assert "gapray submit" in REMEDIES["cluster.unreachable"] and "RAY_ADDRESS" in REMEDIES["cluster.unreachable"]
 
@@ -62,26 +64,26 @@ def test_a_head_that_takes_connections_and_never_answers_has_a_code(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         done = outside(["-c", JOIN, json.dumps([address])], tmp_path)
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("told ")]
-    assert json.loads(line.removeprefix("told "))[address][0] == "cluster.unreachable"
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("result ")]
+    assert json.loads(line.removeprefix("result "))[address][0] == "cluster.unreachable"
 
 
 HOMELESS = """
 import os, ray
 from gapray.ray_session import connected
 with connected(None):
-    print("told", ray.get(ray.remote(lambda: 7).remote()), "RAY_AUTH_TOKEN" in os.environ)
+    print("result", ray.get(ray.remote(lambda: 7).remote()), "RAY_AUTH_TOKEN" in os.environ)
 """
 
 
 def test_a_user_without_a_home_has_a_cluster_with_a_token_of_its_own():
-    """As containers of OpenShift run: Ray would keep its token below the home folder."""
+    """As in containers on OpenShift: Ray would store its token in the home folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     environment = kept | {"PYTHONPATH": str(ROOT), "HOME": "/proc/none"}
     done = subprocess.run(
         [sys.executable, "-c", HOMELESS], env=environment, capture_output=True, text=True, check=False
     )
-    assert "told 7 False" in done.stdout, (done.stdout, done.stderr)
+    assert "result 7 False" in done.stdout, (done.stdout, done.stderr)
 
 
 BELOW_UV = """
@@ -95,26 +97,26 @@ def mine(number, frame): pass
 signal.signal(signal.SIGTERM, mine)
 with connected(None):
     kept = signal.getsignal(signal.SIGTERM) is mine
-    print("told " + json.dumps({"kept": kept, "env": dict(ray.get_runtime_context().runtime_env)}))
+    print("result " + json.dumps({"kept": kept, "env": dict(ray.get_runtime_context().runtime_env)}))
 """
 
 
 def test_below_uv_run_workers_are_the_driver_s_own(tmp_path):
-    """Ray tells `uv run` by the command lines of its parents: one that says so, and is a Python."""
+    """Ray detects `uv run` by the command lines of its parent processes; here one claims to be it, and is a Python."""
     (tmp_path / "run").write_text(BELOW_UV)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
     command = ["uv", "run", "--no-project", sys.executable, "-c", RUNTIME]
     done = subprocess.run(command, executable=sys.executable, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("told ")] or [""]
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("result ")] or [""]
     assert line, done.stderr
-    told = json.loads(line.removeprefix("told "))
-    assert "working_dir" not in told["env"] and "py_executable" not in told["env"]
-    assert told["kept"], "a caller's handler of SIGTERM outlives `ray.init`"
+    result = json.loads(line.removeprefix("result "))
+    assert "working_dir" not in result["env"] and "py_executable" not in result["env"]
+    assert result["kept"], "a caller's handler of SIGTERM outlives `ray.init`"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_is_told_to_end_does_so_in_words_and_takes_ray_along(tmp_path, number, code):
+def test_a_terminated_run_says_so_and_stops_ray(tmp_path, number, code):
     write_products(tmp_path / "shoot", 40)
     command = [sys.executable, "-m", "gapray", "package", str(tmp_path / "shoot"), "--out", str(tmp_path / "c")]
     for role in ("mask", "depth", "identity"):
@@ -125,7 +127,7 @@ def test_a_run_that_is_told_to_end_does_so_in_words_and_takes_ray_along(tmp_path
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         mine = psutil.Process(run.pid)
         children: list[psutil.Process] = []
-        while run.poll() is None and not any("raylet" in one.name() for one in children):
+        while run.poll() is None and not any("raylet" in process.name() for process in children):
             time.sleep(0.1)
             children = mine.children(recursive=True)
         time.sleep(1.0)

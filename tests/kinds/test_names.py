@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from gapray.capture.azimuths import AzimuthOptions, by_name, read_names
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.discover import DiscoverOptions, discover, scan
-from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, completed, manifest_row
+from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manifest_row, with_all_columns
 from gapray.cli.main import app
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
@@ -51,7 +51,7 @@ def name_of(base, separator, number, ending, encoding):
 
 
 def in_request(names, options=AzimuthOptions(), *, turn=True):
-    """Name -> azimuth of photos that came by HTTP in this order, found again by their bytes."""
+    """Name -> azimuth of photos sent by HTTP in this order, identified by their bytes."""
     data = dict(zip(names, COLOURS, strict=False))
     found = arrived(
         [Sent(name=name, data=data[name]) for name in names],
@@ -91,7 +91,7 @@ def read_everywhere(names, expected, by):
     seed=st.integers(),
 )
 @settings(max_examples=60)
-def test_frame_numbers_in_any_dress(look, turn, first, digits, seed):
+def test_frame_numbers_in_any_notation(look, turn, first, digits, seed):
     names = [name_of(number=f"{first + step:0{digits}d}", **look) for step in range(turn)]
     expected = {name: 360 * step / turn for step, name in enumerate(names)}
     random.Random(seed).shuffle(names)
@@ -107,7 +107,7 @@ def test_frame_numbers_in_any_dress(look, turn, first, digits, seed):
     seed=st.integers(),
 )
 @settings(max_examples=60)
-def test_degrees_in_any_dress(look, turn, unit, form, comma, seed):
+def test_degrees_in_any_notation(look, turn, unit, form, comma, seed):
     degrees = [360 * step / turn for step in range(turn)]
     if form != "{:g}" and any(value % 1 for value in degrees):
         form = "{:g}"
@@ -119,7 +119,7 @@ def test_degrees_in_any_dress(look, turn, unit, form, comma, seed):
 
 
 @pytest.mark.parametrize("separator", ["_{}", " ({})", "-{}"])
-def test_a_copy_s_number_that_all_names_share_says_nothing(separator):
+def test_a_copy_number_shared_by_all_names_is_ignored(separator):
     degrees = range(0, 360, 45)
     names = [f"mug_{value:03d}{separator.format(1)}.jpg" for value in degrees]
     read_everywhere(names, dict(zip(names, map(float, degrees), strict=True)), "degrees")
@@ -133,7 +133,7 @@ def test_minus_degrees_turn_the_other_way_and_a_hyphen_alone_does_not():
 
 
 def test_what_only_looks_encoded_stays_as_it_is():
-    """``%04`` would be a control character and ``%FF`` is no UTF-8."""
+    """``%04`` would be a control character, and ``%FF`` is not UTF-8."""
     for prefix in ("50%", "100%25", "a%FF_"):
         names = [f"{prefix}{value:03d}.jpg" for value in range(0, 360, 45)]
         assert list(read_names(names).azimuths.values()) == [45.0 * step for step in range(8)], prefix
@@ -155,7 +155,7 @@ def test_degrees_with_a_unit_are_meant_whatever_a_count_behind_them_says(unit):
     read_everywhere(names, {name: 45.0 * step for step, name in enumerate(names)}, "degrees")
 
 
-def test_which_of_two_numbers_is_meant_can_be_said():
+def test_an_option_settles_which_of_two_numbers_is_meant():
     names = [f"mug_{45 * step:03d}_{count}.jpg" for step, count in enumerate(SHUFFLED)]
     by_degrees = read_names(names, AzimuthOptions(names="degrees"))
     assert by_degrees.by == "degrees" and by_degrees.azimuths["mug_045_1.jpg"] == 45
@@ -170,8 +170,8 @@ def test_other_numbers_in_names_are_no_degrees(column):
 
 
 @pytest.mark.parametrize("count", [7, 11, 14, 22])
-def test_a_count_that_no_turn_has_asks(count):
-    """One of eight photos is missing at an end, or two views from above are among ten."""
+def test_an_unusual_number_of_photos_is_ambiguous(count):
+    """The first or last of eight photos may be missing, or two of ten may be views from above."""
     names = [f"mug_{number}.jpg" for number in range(1, count + 1)]
     with pytest.raises(InputError, match="names index") as error:
         read_names(names)
@@ -227,7 +227,7 @@ def test_what_a_folder_refuses_a_request_refuses(what, separator, tmp_path):
         in_request(names)
     assert error.value.code == reject.code
     assert "names=order" in error.value.message, "and it says how to settle it in a request"
-    # A still needs no turn: there the order counts, and it says so.
+    # A still needs no full turn: there the order is used, and reported.
     if reject.code != "capture.missing_views":
         assert in_request(names, AzimuthOptions(allow_missing=True), turn=False)[1] == "order"
 
@@ -254,7 +254,7 @@ STRAYS = ("mug_detail_1", "mug_top1", "box_22", "cup_020", "mug_back_200", "size
 
 @pytest.mark.parametrize("tail", TAILS)
 def test_a_number_behind_other_words_is_no_angle(tail):
-    """The photo beside its copy, and in place of it in a turn so dense that no gap shows."""
+    """The photo next to its copy, and replaced by it in a turn so dense that no gap results."""
     odd = f"mug_090{tail}.jpg"
     dense = [f"mug_{15 * step:03d}.jpg" for step in range(24)]
     for names in ([*EIGHT, odd], [odd if name == "mug_090.jpg" else name for name in dense], ["mug_000.jpg", odd]):
@@ -330,8 +330,8 @@ def test_two_photos_at_one_angle_are_refused_whatever_may_be_missing():
         with pytest.raises(InputError, match="315") as error:
             read([*EIGHT, "mug_-45.jpg"], loose)
         assert error.value.code == "capture.duplicate_azimuth"
-    for said in ([0.0] * 8, [0.0, 45.0, 360.0], [0.0, 0.0]):
-        sent = [Sent(name="", data=data, azimuth_deg=at) for at, data in zip(said, COLOURS, strict=False)]
+    for azimuths in ([0.0] * 8, [0.0, 45.0, 360.0], [0.0, 0.0]):
+        sent = [Sent(name="", data=data, azimuth_deg=at) for at, data in zip(azimuths, COLOURS, strict=False)]
         with pytest.raises(InputError) as error:
             arrived(sent, azimuths=None, options=loose, limits=Limits(), decode=DecodeSettings())
         assert error.value.code == "capture.duplicate_azimuth"
@@ -365,18 +365,18 @@ def uuids():
     [["blob"] * 8, [""] * 8, ["image.png"] * 8, ["image_1.png"] * 8, list("abcdefgh"), uuids()],
     ids=["blob", "nothing", "one name", "one numbered name", "letters", "random"],
 )
-def test_names_that_say_nothing_go_by_order(names):
+def test_uninformative_names_go_by_order(names):
     sent = [Sent(name=name, data=data) for name, data in zip(names, COLOURS, strict=False)]
     numbered = names[0] == "image_1.png"
     come = {"azimuths": None, "limits": Limits(), "decode": DecodeSettings()}
     found = arrived(sent, options=AzimuthOptions(), **come)
     assert found.azimuths_by == "order" and list(found.azimuths_deg) == [45.0 * step for step in range(8)], numbered
-    said = arrived(
-        [replace(one, azimuth_deg=45.0 * step) for step, one in enumerate(sent)], options=AzimuthOptions(), **come
+    explicit = arrived(
+        [replace(photo, azimuth_deg=45.0 * step) for step, photo in enumerate(sent)], options=AzimuthOptions(), **come
     )
-    assert said.azimuths_by == "table"
+    assert explicit.azimuths_by == "table"
     with pytest.raises(InputError, match="7 of 8") as error:
-        arrived([sent[0], *(replace(one, azimuth_deg=45.0) for one in sent[1:])], options=AzimuthOptions(), **come)
+        arrived([sent[0], *(replace(photo, azimuth_deg=45.0) for photo in sent[1:])], options=AzimuthOptions(), **come)
     assert error.value.code == "request.invalid"
 
 
@@ -384,7 +384,7 @@ def test_a_manifest_without_angles_goes_by_order():
     import base64
 
     photos = [{"reference_b64": base64.b64encode(data).decode()} for data in COLOURS[:8]]
-    for views, by in ((photos, "order"), ({f"{45 * step:03d}": one for step, one in enumerate(photos)}, "table")):
+    for views, by in ((photos, "order"), ({f"{45 * step:03d}": photo for step, photo in enumerate(photos)}, "table")):
         sent = sent_in_manifest({"views": views})
         found = arrived(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
         assert found.azimuths_by == by and list(found.azimuths_deg) == [45.0 * step for step in range(8)]
@@ -409,7 +409,7 @@ def test_files_on_disk_and_their_manifest(packed, tmp_path):
                 archive.write(path, path.relative_to(tmp_path))
     mug, table = discover(source)
     assert {photo.name: photo.azimuth_deg for photo in mug.photos} == names
-    rows = [manifest_row(one) for one in (mug, table)]
+    rows = [manifest_row(item) for item in (mug, table)]
     assert [row["azimuths_by"] for row in rows] == ["frames", "table"]
     assert capture_set(rows[0]) == mug
 
@@ -420,12 +420,12 @@ def test_a_manifest_of_an_earlier_release_is_read():
     old = pa.schema([field for field in MANIFEST if field.name != "azimuths_by"])
     check_manifest(old)
     row = {"product_id": "mug", "uri": "u", "source": "s", "photos": [], "error_code": None, "error_message": None}
-    table = completed(pa.Table.from_pylist([row], schema=old))
+    table = with_all_columns(pa.Table.from_pylist([row], schema=old))
     assert table.schema == MANIFEST and capture_set(table.to_pylist()[0]).azimuths_by is None
 
 
 SERIES = ["IMG_9.png", "IMG_10.png", "img_101.png", "IMG_1021.png", "b.png", "c 2.png", "c 10.png", "é.png"]
-"""Names of which no angle can be read, in the order in which people read them."""
+"""Names without angles, in natural order."""
 
 
 @given(st.permutations(SERIES))
@@ -451,8 +451,8 @@ def test_the_command_line_takes_photos_by_the_order_of_their_names(tmp_path):
     }
 
 
-def test_a_clock_that_stands_still_between_photos_says_nothing_of_products():
-    """A motor takes two photos a second: date, time, angle."""
+def test_a_repeated_time_in_names_does_not_mean_two_products():
+    """A motorised turntable takes two photos per second, named by date, time and angle."""
     names = [f"20261127_10{1100 + shot // 2:04d}_{15 * shot:03d}.jpg" for shot in range(24)]
     assert read_names(names).azimuths == {name: 15.0 * shot for shot, name in enumerate(names)}
     names = [f"20261127_10{1100 + shot // 2:04d}_{45 * shot:03d}.jpg" for shot in range(8)]

@@ -1,4 +1,4 @@
-"""Files that decode and are no photo of a product: refused by a code, and photos that only look like them are not."""
+"""Files that can be decoded but are not photos of a product are refused; photos that resemble them are not."""
 
 import io
 
@@ -26,7 +26,7 @@ def saved(image, kind="PNG", **options):
 
 
 def code_of(data, tmp_path):
-    """What packaging says of a file, None when it takes it; through the file, as every photo comes."""
+    """Error code with which packaging refuses a file; None if it accepts it."""
     file = tmp_path / "mug_000.bin"
     file.write_bytes(data)
     try:
@@ -38,7 +38,7 @@ def code_of(data, tmp_path):
 
 
 def with_space(space):
-    """An sRGB profile that says it is of another colour space (ICC.1:2022, table 19), as tools mix them up."""
+    """An sRGB profile that declares another colour space (ICC.1:2022, table 19), as written by faulty tools."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[16:20] = space
     return bytes(profile)
@@ -116,8 +116,8 @@ def test_an_rgb_profile_of_cmyk_pixels_is_refused(tmp_path):
 
 
 def test_grey_is_converted_by_an_rgb_profile():
-    """Pixels of equal red, green and blue mean the same as grey ones."""
-    as_grey, as_rgb = (decode_photo(saved(one, icc_profile=SRGB)) for one in (GREY, GREY.convert("RGB")))
+    """Pixels with equal red, green and blue are equivalent to grey ones."""
+    as_grey, as_rgb = (decode_photo(saved(image, icc_profile=SRGB)) for image in (GREY, GREY.convert("RGB")))
     assert np.abs(as_grey.astype(int) - as_rgb).max() <= 1
 
 
@@ -132,7 +132,7 @@ JPEGS = {
 
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_that_was_overwritten_in_its_middle_is_refused(name, tmp_path):
-    """Bytes of 0x55 are code words of some length, so the decoder goes on, and comes out elsewhere than the encoder did."""
+    """Bytes of 0x55 are valid code words, so the decoder continues and loses synchronisation."""
     data = JPEGS[name]
     assert code_of(data, tmp_path) is None
     middle = data.rindex(b"\xff\xda") + (len(data) - data.rindex(b"\xff\xda")) // 3
@@ -141,7 +141,7 @@ def test_a_jpeg_that_was_overwritten_in_its_middle_is_refused(name, tmp_path):
 
 
 @given(st.binary(min_size=1, max_size=60), st.sampled_from(sorted(JPEGS)))
-def test_what_stands_behind_a_jpeg_or_pads_it_is_no_damage(junk, name):
+def test_bytes_after_a_jpeg_and_padding_are_not_damage(junk, name):
     data = JPEGS[name]
     expected = decode_photo(data)
     assert np.array_equal(decode_photo(data + junk), expected)

@@ -1,4 +1,4 @@
-"""Formats x orientations: whoever turns a photo, its decoder or gapray, it is turned once."""
+"""Formats x orientations: a photo is rotated exactly once, by its decoder or by gapray."""
 
 import io
 
@@ -22,12 +22,12 @@ STORED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""Exif 2.32, 4.6.4 A: how a picture is stored whose tag has this value."""
+"""Value of the tag (Exif 2.32, 4.6.4 A) -> transposition of the stored picture."""
 TAG = int(ExifTags.Base.Orientation)
 UNUSED = 0x0113
-"""A number beside the orientation's, which writers pass on and files then get the orientation's in its place."""
+"""A tag with a neighbouring number, which writers keep; it is then replaced by the orientation's in the file."""
 EXACT = {"quality": -1, "chroma": 444}
-"""Of HEIC."""
+"""Options with which pillow-heif writes HEIC without loss."""
 
 
 def saved(image, kind, **options):
@@ -66,14 +66,14 @@ def xmp(image, value):
 
 
 def renumbered(data, before, after, order):
-    """A file whose EXIF entry `before` has the number `after`."""
+    """The file with the number of its EXIF entry changed from `before` to `after`."""
     header = max(data.rfind(b"II*\0"), data.rfind(b"MM\0*"))
     at = data.index(before.to_bytes(2, order), header)
     return data[:at] + after.to_bytes(2, order) + data[at + 2 :]
 
 
 def exif_alone(kind, endian="<", **options):
-    """No box of the container says it, so the tag is smuggled past the writer, which would make boxes of it."""
+    """The tag is hidden from the writer, which would otherwise write boxes, so that no box states the orientation."""
     order = "little" if endian == "<" else "big"
     return lambda image, value: renumbered(
         saved(image, kind, exif=exif(value, UNUSED, endian=endian), **options), UNUSED, TAG, order

@@ -1,4 +1,4 @@
-"""Errors x places: every command that writes, in every place that refuses, says what it could not write and why."""
+"""Errors x places: every command that writes to a place that refuses it reports what it could not write and why."""
 
 import errno
 import os
@@ -29,12 +29,12 @@ from tests.report.test_site import add
 
 run = CliRunner().invoke
 NULL = [f"{role}.model=null-model" for role in ("mask", "depth", "identity")]
-SETTINGS = [word for one in NULL for word in ("--set", one)]
+SETTINGS = [word for setting in NULL for word in ("--set", setting)]
 
 
 @contextmanager
 def mounted(*options):
-    """A file system of its own, where this user may have one."""
+    """A separate file system, if this user may mount one."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "none", folder]
         if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
@@ -63,7 +63,7 @@ def full():
 
 @contextmanager
 def out_of_quota():
-    """No file may grow: what a full quota does, without one."""
+    """Forbid files to grow, as an exhausted quota does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with tempfile.TemporaryDirectory() as folder:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
@@ -96,12 +96,12 @@ PLACES = {
     "closed": (closed, {errno.EACCES}),
     "below a file": (below_a_file, {errno.ENOTDIR, errno.EEXIST}),
 }
-"""Name -> a context with a folder that cannot be written to, and the causes that may be named."""
+"""Name -> context manager that yields a folder that cannot be written to, and the causes that may be reported."""
 
 
 @pytest.fixture(scope="module")
 def given():
-    """What commands read: a catalogue with videos, a shoot, GAP folders; where every user may read it."""
+    """Input of the commands, readable by every user: a catalogue with videos, a shoot, and GAP folders."""
     with open_folder() as folder:
         catalog = Folder.at(str(folder / "catalog"))
         add(catalog, "mug", lpips=0.05, gate="pass")
@@ -111,7 +111,7 @@ def given():
         )
         write_product(folder / "shoot" / "cup")
         assert run(app, ["export", str(folder / "catalog"), "mug", "--to", str(folder / "gap")]).exit_code == 0
-        # The catalogue has what it exported; touched by hand, it is another package.
+        # The catalogue holds what it exported; changed by hand, it becomes another package.
         shutil.copytree(folder / "gap", folder / "retouched")
         for photo in (folder / "retouched" / "view_045" / "canonical").glob("reference*.png"):
             cv2.imwrite(str(photo), 255 - cv2.imread(str(photo), cv2.IMREAD_UNCHANGED))
@@ -133,16 +133,16 @@ WRITES = {
     "capture sheet": ["capture", "sheet", "--out", "{to}/new.pdf"],
     "capture sheet (svg)": ["capture", "sheet", "--out", "{to}/new.svg"],
 }  # fmt: skip
-"""Every command that writes to a place that the user names, and takes no minute before it does."""
+"""Every command that writes to a place given by the user, within a minute."""
 
 
-def told(command, place, given):
+def invoked(command, place, given):
     return run(app, [word.format(given=given, to=place) for word in command])
 
 
 def imported(command, given):
-    """Let a command import all it needs while this user may read the interpreter's files: another may not."""
-    assert told(command, "/proc/none", given).exit_code != 0
+    """Run a command while this user can read the interpreter's files, so that its imports are done; another user cannot."""
+    assert invoked(command, "/proc/none", given).exit_code != 0
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -152,7 +152,7 @@ def test_what_cannot_be_written_is_named_with_its_cause(command, place, given):
     if place == "closed":
         imported(WRITES[command], given)
     with opened() as folder:
-        result = told(WRITES[command], folder, given)
+        result = invoked(WRITES[command], folder, given)
         left = [path for path in folder.rglob(".*") if path.is_file() and path.stat().st_size]
     assert isinstance(result.exception, SystemExit) and result.exit_code == 1, (result.output, result.exception)
     named = tempfile.gettempdir() if place == "out of quota" else str(folder)  # temporary files count as well
@@ -164,7 +164,7 @@ def test_what_cannot_be_written_is_named_with_its_cause(command, place, given):
 
 @pytest.mark.parametrize("command", [name for name in WRITES if name not in ("package", "report", "reel")])
 def test_a_folder_that_is_missing_is_made(command, given, tmp_path):
-    result = told(WRITES[command], tmp_path / "not" / "there", given)
+    result = invoked(WRITES[command], tmp_path / "not" / "there", given)
     assert result.exit_code == 0, result.output
     [made] = (tmp_path / "not" / "there").iterdir()
     assert made.stem == "new" and (made.is_dir() or made.stat().st_size > 0)
@@ -174,7 +174,7 @@ def test_a_folder_that_is_missing_is_made(command, given, tmp_path):
 def test_a_folder_where_a_file_should_be_is_named(command, given, tmp_path):
     [name] = [word.rpartition("/")[2] for word in WRITES[command] if "/new." in word]
     (tmp_path / name).mkdir()
-    result = told(WRITES[command], tmp_path, given)
+    result = invoked(WRITES[command], tmp_path, given)
     assert result.exit_code == 1 and ".write_failed]: " in result.output and str(tmp_path / name) in result.output
 
 
@@ -187,14 +187,14 @@ CHANGES = {
     "import-gap": ["import-gap", "{given}/retouched", "--out", "{to}"],
     "package": ["package", "{given}/shoot", "--out", "{to}", *SETTINGS],
 }
-"""Commands that write into a catalogue that is there."""
+"""Commands that write to an existing catalogue."""
 
 
 @pytest.mark.parametrize("command", CHANGES)
 def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, given, monkeypatch):
     imported(CHANGES[command], given)
     with open_folder() as folder:
-        # Before any weights are looked for, too, which here can neither be fetched nor kept.
+        # Also before weights are searched, which can be neither fetched nor stored here.
         monkeypatch.setenv("GAPRAY_CACHE", str(folder / "closed"))
         (folder / "closed").mkdir(mode=0o700)
         place = folder / "catalog"
@@ -204,7 +204,7 @@ def test_a_catalogue_that_was_made_read_only_is_named_before_any_work(command, g
             os.chmod(path, 0o555 if path.is_dir() else 0o444)
         os.chmod(place, 0o555)
         with without_privileges():
-            result = told(CHANGES[command], place, given)
+            result = invoked(CHANGES[command], place, given)
     assert result.exit_code == 1 and "[catalog.write_failed]: " in result.output, (result.output, result.exception)
     assert str(place) in result.output and os.strerror(errno.EACCES) in result.output
 
@@ -233,7 +233,7 @@ def test_a_catalogue_that_cannot_be_read_is_named(command, given):
 
 @pytest.mark.parametrize("command", [*READS, "compact", "runs list", "runs show", "render", "stills", "score"])
 def test_a_place_without_a_catalogue_is_named(command, tmp_path):
-    """A path with a spelling mistake is no empty catalogue."""
+    """A misspelt path is not an empty catalogue."""
     words = {"compact": ["catalog", "compact", "{place}"]}.get(command) or READS.get(command)
     words = words or [*command.split(), "{place}"]
     result = run(app, [word.format(place=tmp_path / "catalgo", out=tmp_path / "out") for word in words])
@@ -243,7 +243,7 @@ def test_a_place_without_a_catalogue_is_named(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_parquet_is_named(given, tmp_path):
+def test_a_file_that_is_not_parquet_is_named(given, tmp_path):
     shutil.copytree(given / "catalog", tmp_path / "c")
     [part] = (tmp_path / "c" / "products").glob("*.parquet")
     part.write_bytes(part.read_bytes()[:100])
@@ -345,7 +345,7 @@ raise SystemExit(result.exit_code)
 
 
 def test_a_user_without_a_name_and_a_home_is_told_what_to_set(tmp_path):
-    """As containers of OpenShift run: a user id that no file knows, and no HOME."""
+    """As in containers on OpenShift: an unknown user id, and no HOME."""
     if os.geteuid() != 0:
         pytest.skip("only root becomes another user")
     environment = {name: value for name, value in os.environ.items() if name != "GAPRAY_MODELS"}
@@ -357,7 +357,7 @@ def test_a_user_without_a_name_and_a_home_is_told_what_to_set(tmp_path):
     )
 
 
-def test_numba_keeps_its_work_where_it_may(monkeypatch):
+def test_numba_caches_in_a_writable_folder(monkeypatch):
     with open_folder() as folder:
         (folder / "compiled").mkdir(mode=0o755)
         (folder / "compiled" / "__init__.py").touch()
@@ -381,7 +381,7 @@ def test_numba_keeps_its_work_where_it_may(monkeypatch):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_error_of_a_worker_keeps_its_code_and_cause(tmp_path):
-    """A part cannot be written: `views` is a file. The driver hears of it through Ray Data and Ray."""
+    """A part cannot be written because `views` is a file; the error reaches the driver through Ray Data and Ray."""
     write_product(tmp_path / "shoot" / "cup")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "views").write_text("no folder")

@@ -1,4 +1,4 @@
-"""Sources x systems: what lies in a folder, zip or bucket is used, or refused, or counted and named; nothing vanishes."""
+"""Sources x systems: everything in a folder, zip file or bucket is used, refused, or counted as ignored."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from gapray.capture.storage import read_bytes
 from gapray.cli.main import app
 from gapray.errors import InputError
 from gapray.gap import folder as gap_folder
-from gapray.inspect.intake import take_in
+from gapray.inspect.intake import ingest
 from tests.make import package, write_product
 
 pillow_heif.register_heif_opener()
@@ -62,7 +62,7 @@ SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "._mug_000.png", ".pica
 
 
 def products(found):
-    return {one.product_id: one.code if isinstance(one, Reject) else len(one.photos) for one in found}
+    return {item.product_id: item.code if isinstance(item, Reject) else len(item.photos) for item in found}
 
 
 def angles(found):
@@ -70,10 +70,10 @@ def angles(found):
 
 
 def scanned(uri, **options):
-    """Products or their codes, and counts of what is not used."""
+    """Product id -> number of photos or error code, and counts of unused files."""
     beside: list[str] = []
     found = list(scan(str(uri), DiscoverOptions(**options), beside=beside))
-    return products(found), counted([*beside, *(name for one in found for name in one.ignored)])
+    return products(found), counted([*beside, *(name for item in found for name in item.ignored)])
 
 
 def zipped(folder, path):
@@ -81,7 +81,7 @@ def zipped(folder, path):
 
 
 def put(folder, name):
-    """Into a bucket."""
+    """Copy a folder to a bucket."""
     memory = fsspec.filesystem("memory")
     for file in folder.rglob("*"):
         if file.is_file():
@@ -98,7 +98,7 @@ PLACES = {
 
 @pytest.fixture(params=PLACES)
 def placed(request, tmp_path):
-    """A function that brings a folder to where it is read from."""
+    """A function that copies a folder to the source's kind of storage, and returns its URI."""
     yield lambda folder: PLACES[request.param](folder, tmp_path / f"placed-{tmp_path.name}")
     memory = fsspec.filesystem("memory")
     if memory.exists(f"/placed-{tmp_path.name}"):
@@ -107,7 +107,7 @@ def placed(request, tmp_path):
 
 @pytest.mark.parametrize("name", SYSTEM_FOLDERS)
 def test_folders_of_systems_are_no_products(tmp_path, placed, name):
-    """They hold pictures, as previews and what was thrown away are."""
+    """They hold pictures, such as previews and deleted photos."""
     root = tmp_path / "shoot"
     write_product(root / "mug", size=48)
     write_product(root / name / "mug_000.png", size=48, name="x")
@@ -169,13 +169,13 @@ def test_copies_that_programs_keep_are_no_second_photos(tmp_path, after):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_whatever_can_be_decoded_is_known_by_its_beginning(kind):
+def test_every_decodable_format_is_recognised_by_its_first_bytes(kind):
     data = photo_of(kind, 90)
     assert check_photo(data)[0] == kind and begins_as_photo(data[:HEAD_BYTES])
 
 
 @given(st.binary(max_size=HEAD_BYTES))
-def test_few_beginnings_are_those_of_photos(head):
+def test_other_first_bytes_are_not_recognised_as_photos(head):
     known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
     assert not begins_as_photo(head) or head.startswith(known) or head[4:8] == b"ftyp"
 
@@ -298,7 +298,7 @@ def test_links_in_circles_end(tmp_path):
 
 
 def spelled(folder, name, azimuths=range(0, 360, 45)):
-    """Photos whose names are bytes that are no UTF-8."""
+    """Photos whose names are not UTF-8."""
     made = write_product(folder, size=48, azimuths=azimuths)
     for file in made.iterdir():
         os.rename(os.fsencode(file), os.fsencode(folder) + b"/" + name + file.name[-8:].encode())
@@ -328,7 +328,7 @@ def test_names_in_other_encodings_end_no_run(tmp_path, encoding):
 
 
 def catalog(folder):
-    """What an earlier run leaves, with pictures in it."""
+    """Output of an earlier run, with pictures in it."""
     for name in ("products", "views", "rejects", "runs"):
         (folder / name).mkdir(parents=True)
         (folder / name / "part.parquet").write_bytes(b"PAR1")
@@ -338,9 +338,9 @@ def catalog(folder):
     return folder
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "of an earlier run"])
+@pytest.mark.parametrize("excluded", [True, False], ids=["excluded", "of an earlier run"])
 @pytest.mark.parametrize("layout", ["product", "products"])
-def test_a_catalogue_in_the_source_is_no_product(tmp_path, placed, layout, told):
+def test_a_catalogue_in_the_source_is_no_product(tmp_path, placed, layout, excluded):
     root = write_product(tmp_path / "mug", size=48)
     if layout == "products":
         root = tmp_path / "shoot"
@@ -348,8 +348,8 @@ def test_a_catalogue_in_the_source_is_no_product(tmp_path, placed, layout, told)
     catalog(root / "catalog")
     here = placed(root)
     name = "mug" if layout == "products" or here == str(root) else f"placed-{tmp_path.name}"
-    found, ignored = scanned(here, apart=(f"{here.rstrip('/')}/catalog",) if told else ())
-    assert found == {name: 8} and ignored == ({} if told else {"catalog/": 1})
+    found, ignored = scanned(here, apart=(f"{here.rstrip('/')}/catalog",) if excluded else ())
+    assert found == {name: 8} and ignored == ({} if excluded else {"catalog/": 1})
 
 
 @pytest.mark.parametrize("what", ["report", "GAP folder"])
@@ -382,7 +382,7 @@ def test_a_catalogue_that_is_reached_by_a_link_is_told_too(tmp_path, link):
 
 
 def test_films_that_are_used_are_not_counted_as_ignored(tmp_path):
-    """Only what nobody can read is: the film is a reject of its own."""
+    """Only unreadable files are: the video is a reject of its own."""
     root = tmp_path / "shoot"
     write_product(root / "mug", size=48)
     (root / "mug" / "making-of.mp4").write_bytes(b"x")
@@ -390,7 +390,7 @@ def test_films_that_are_used_are_not_counted_as_ignored(tmp_path):
     (root / "vase").mkdir()
     (root / "vase" / "turn.mov").write_bytes(b"no film")
     (root / "vase" / "turn.txt").write_text("x")
-    manifest = take_in(str(root), str(root / "catalog"), DiscoverOptions(apart=(str(root / "catalog"),)))
+    manifest = ingest(str(root), str(root / "catalog"), DiscoverOptions(apart=(str(root / "catalog"),)))
     rows = {row["product_id"]: row["error_code"] for row in pq.read_table(manifest).to_pylist()}
     assert rows == {"mug": None, "turn": "video.unreadable", "vase": "video.unreadable"}
     assert ignored_of(manifest) == {".mp4": 1, ".txt": 1}

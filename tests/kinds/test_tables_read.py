@@ -1,4 +1,4 @@
-"""Table folders x readers: each table of a catalogue reads with one call in pandas, Polars, pyarrow and DuckDB."""
+"""Table folders x readers: pandas, Polars, pyarrow and DuckDB read each table of a catalogue with one call."""
 
 import json
 
@@ -31,11 +31,11 @@ READERS = {
     "pyarrow.parquet": lambda place: pq.read_table(place).num_rows,
     "duckdb": lambda place: duckdb.sql(f"SELECT count(*) FROM '{place}/*.parquet'").fetchall()[0][0],
 }
-"""Name -> rows in a folder."""
+"""Reader's name -> function that returns the rows in a folder."""
 
 
 def filled(folder):
-    """Rows in every table, in two parts each, with the files of their videos and stills."""
+    """A catalogue with rows in every table, in two parts each, and the files of its videos and stills."""
     for name in ("mug", "cup"):
         add(folder, name, lpips=0.1, gate="pass", preset="spin")
         place = media_folder("stills", name, "k")
@@ -72,14 +72,16 @@ def test_a_name_inside_a_row_s_folder_is_the_same_in_both_layouts():
 
 
 def as_format_1(folder):
-    """Make of a catalogue what format 1 was: files inside the tables' own folders."""
+    """Convert a catalogue to format 1, with files inside the tables' folders."""
     root = folder.path
     for table, column in (("videos", "files"), ("stills", "file")):
         for path in folder.parts(table):
             rows = pq.read_table(path)
             old = [
-                one.removeprefix("files/") if isinstance(one, str) else [name.removeprefix("files/") for name in one]
-                for one in rows[column].to_pylist()
+                value.removeprefix("files/")
+                if isinstance(value, str)
+                else [name.removeprefix("files/") for name in value]
+                for value in rows[column].to_pylist()
             ]
             place = rows.schema.get_field_index(column)
             rows = rows.set_column(place, rows.schema.field(place), pa.array(old, rows.schema.field(place).type))
@@ -128,7 +130,7 @@ def test_a_catalogue_of_format_1_is_read_and_compacted_into_tables_that_read_eve
 
 
 def test_a_part_that_is_being_written_is_in_no_reader_s_way(tmp_path, monkeypatch):
-    """Polars reads every file of a folder, also one whose name begins with a dot."""
+    """Polars reads every file in a folder, even if its name begins with a dot."""
     folder = filled(Folder.at(str(tmp_path / "catalog")))
     counts = {table: pq.read_table(f"{folder.path}/{table}").num_rows for table in TABLES}
     read = []

@@ -28,7 +28,7 @@ def test_every_file_can_be_had_and_names_are_unique():
     }
 
 
-def test_a_card_refuses_what_is_no_hash():
+def test_a_card_refuses_an_invalid_hash():
     with pytest.raises(ValidationError):
         ModelCard.model_validate(
             {

@@ -1,4 +1,4 @@
-"""Real architectures with tiny random weights: the loading code is the one that hub weights go through."""
+"""Real architectures with tiny random weights, loaded by the same code as hub weights."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_depth_anything_equals_transformers_own_path(depth_anything):
     ours = DepthAnything(folder / "config.json", folder / "model.safetensors", device="cpu", batch=3)
     views = [rgba(seed=seed) for seed in range(5)] + [rgba(size=84)]
     [first, second] = ours.predict([MaskedSet(views[:4], [0, 90, 180, 270]), MaskedSet(views[4:], [0, 90])])
-    assert [one.shape for one in first + second] == [view.shape[:2] for view in views]
+    assert [depth_map.shape for depth_map in first + second] == [view.shape[:2] for view in views]
     processor = DPTImageProcessor(
         size={"height": 56, "width": 56},
         do_resize=False,
@@ -168,7 +168,7 @@ def test_the_whole_of_controlnet_aux_can_still_be_imported():
 def test_hull_depth_goes_set_by_set():
     views = [rgba(size=56)] * 4
     a, b = HullDepth(10.0).predict([MaskedSet(views, [0, 90, 180, 270])] * 2)
-    assert all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
+    assert all(np.array_equal(first, second) for first, second in zip(a, b, strict=True))
 
 
 def test_equal_shapes_loses_nothing():

