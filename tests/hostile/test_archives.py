@@ -20,10 +20,10 @@ ONE_REQUEST = """
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import DecodeSettings
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import Sent, arrived
+from gapray.serve.uploads import IncomingPhoto, prepare_upload
 def come(data):
-    sent = [Sent(data=data)]
-    arrived(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
+    sent = [IncomingPhoto(data=data)]
+    prepare_upload(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
 """
 ONE_SOURCE = """
 from gapray.capture.capture_set import Reject
@@ -155,11 +155,11 @@ def test_photos_that_unpack_to_more_than_a_request_may_hold_are_not_unpacked(tmp
 def test_the_pixels_of_all_photos_are_counted():
     from gapray.capture.azimuths import AzimuthOptions
     from gapray.config import DecodeSettings
-    from gapray.serve.uploads import Sent, arrived
+    from gapray.serve.uploads import IncomingPhoto, prepare_upload
 
-    sent = [Sent(name=name, data=data) for name, data in photos().items()]
+    sent = [IncomingPhoto(name=name, data=data) for name, data in photos().items()]
     given = {"azimuths": None, "options": AzimuthOptions(), "decode": DecodeSettings()}
-    arrived(sent, limits=Limits(photo_pixels=8 * 6400), **given)
+    prepare_upload(sent, limits=Limits(photo_pixels=8 * 6400), **given)
     with pytest.raises(InputError, match="51199") as error:
-        arrived(sent, limits=Limits(photo_pixels=8 * 6400 - 1), **given)
+        prepare_upload(sent, limits=Limits(photo_pixels=8 * 6400 - 1), **given)
     assert error.value.code == "request.too_large"

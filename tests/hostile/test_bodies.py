@@ -129,4 +129,4 @@ def test_no_body_is_an_error_of_ours(idle_server, photos, count):  # noqa: F811
 def test_a_form_of_a_page_is_read_whatever_its_texts_are(pairs, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bodies, "_STEP", step)
-        assert bodies._pairs(bytearray(urlencode(pairs).encode()), 20) == pairs
+        assert bodies._split_pairs(bytearray(urlencode(pairs).encode()), 20) == pairs

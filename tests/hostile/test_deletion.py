@@ -27,7 +27,7 @@ from gapray.serve.http.app import build_app
 from gapray.serve.http.context import Context
 from gapray.serve.local import LocalWorkers
 from gapray.serve.scratch import clear_scratch
-from gapray.serve.work import make
+from gapray.serve.work import run_job
 from gapray.video.encode import encode_mp4
 from tests.hostile import troubled
 from tests.kinds.test_places import mounted
@@ -118,7 +118,7 @@ class Fire:
                 self._note(job.id, stage)
 
             try:
-                return await make(job, workers, heard)
+                return await run_job(job, workers, heard)
             finally:
                 self._note(job.id, "final")
 
@@ -135,7 +135,7 @@ def fire(settings, photos, clip, weather, jobs):
     hers = Fire("", context, photos, clip, jobs)
 
     def workers():
-        return hers.watched(LocalWorkers(context.settings, device="cpu", holds=context.store.holds))
+        return hers.watched(LocalWorkers(context.settings, device="cpu", is_current=context.store.is_current))
 
     with ExitStack() as stack, ThreadPoolExecutor(8) as clients:
         hers._url = stack.enter_context(listening(build_app(context)))
@@ -150,7 +150,7 @@ def fire(settings, photos, clip, weather, jobs):
                 one.result()
             until(lambda: all(context.store.get(job_id, None).final for job_id in hers.kept), 300)
             assert weather.failures > jobs // 4
-            until(lambda: not context.store.known(hers.deleted), 300)
+            until(lambda: not context.store.existing(hers.deleted), 300)
             # Nothing of theirs, and nothing of requests that were refused in the middle of their photos.
             until(lambda: listed(context) <= set(hers.kept), 300)
             time.sleep(2 * GRACE_S)
@@ -171,7 +171,7 @@ def listed(context):
 def quick(monkeypatch):
     """Pauses of a minute are seconds here."""
     monkeypatch.setattr(dispatcher, "_TIDY_S", 0.5)
-    monkeypatch.setattr(deletion, "_AGAIN_S", 0.5)
+    monkeypatch.setattr(deletion, "_RETRY_S", 0.5)
 
 
 @pytest.fixture
@@ -253,8 +253,8 @@ def test_on_a_full_disk_jobs_can_be_deleted_and_give_their_room_back(small_disk)
     with pytest.raises(OperationalError, match="full"):
         store.mark_deleted(jobs[0].id)
     for job in jobs:
-        assert deletion.forget(store, artifacts, job.id)
-    assert not listed(context) and not store.known([job.id for job in jobs])
+        assert deletion.delete_job(store, artifacts, job.id)
+    assert not listed(context) and not store.existing([job.id for job in jobs])
     assert shutil.disk_usage(small_disk).free > 400_000
 
 
@@ -263,12 +263,12 @@ def test_a_disk_that_fills_up_in_the_middle_of_results_keeps_no_orphans(small_di
     settings = settings_in(small_disk, jobs={"poll_s": 0.02, "lease_s": 20, "orphan_s": 1.0})
     context = Context.of(settings)
     form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
-    workers = LocalWorkers(settings, device="cpu", holds=context.store.holds)
+    workers = LocalWorkers(settings, device="cpu", is_current=context.store.is_current)
     full = threading.Event()
 
     async def do(job, report):
         await asyncio.to_thread(full.wait, 60)
-        return await make(job, workers, report)
+        return await run_job(job, workers, report)
 
     with listening(build_app(context)) as url, running(context, do):
 

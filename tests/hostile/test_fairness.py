@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gapray.errors import ServeError
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.settings import Limits
 from gapray.serve.store import JobStore
 from tests.serve.conftest import served
@@ -22,12 +22,12 @@ def store(request, tmp_path):
 
 
 def submit(store, owner, **more):
-    new = NewJob(owner, "openai", "video", Making(), JobInput())
+    new = NewJob(owner, "openai", "video", GenerationParams(), JobInput())
     return store.submit(new, **({"max_queued": 1000, "keep_s": 60} | more))
 
 
 def lease(store, most=1, worker="w"):
-    return store.lease(worker, most=most, lease_s=60, attempts=3)
+    return store.lease(worker, max_jobs=most, lease_s=60, attempts=3)
 
 
 def served_by(store, slots, rounds):
@@ -88,7 +88,7 @@ def test_who_deletes_its_jobs_gains_no_turn(store):
 def test_lost_jobs_take_their_turn_again(store):
     first = submit(store, "a")
     submit(store, "b")
-    [job] = store.lease("dead", most=1, lease_s=0.0, attempts=3)
+    [job] = store.lease("dead", max_jobs=1, lease_s=0.0, attempts=3)
     assert job.id == first.id
     taken = lease(store, 5)
     assert sorted(one.owner for one in taken) == ["a", "b"] and {one.attempt for one in taken} == {1, 2}
@@ -131,18 +131,18 @@ def test_no_tenant_is_more_than_a_turn_behind(tmp_path_factory, waiting, slots):
 
 def test_a_key_has_a_share_of_the_queue(store):
     for _ in range(3):
-        submit(store, "greedy", max_queued=5, max_of_owner=3)
+        submit(store, "greedy", max_queued=5, max_per_owner=3)
     with pytest.raises(ServeError) as error:
-        submit(store, "greedy", max_queued=5, max_of_owner=3)
+        submit(store, "greedy", max_queued=5, max_per_owner=3)
     assert error.value.code == "queue.key_full"
-    submit(store, "other", max_queued=5, max_of_owner=3)
+    submit(store, "other", max_queued=5, max_per_owner=3)
     [job] = [one for one in lease(store, 4) if one.owner == "greedy"][:1]
-    submit(store, "greedy", max_queued=5, max_of_owner=3)
+    submit(store, "greedy", max_queued=5, max_per_owner=3)
     assert store.fail(job.id, job.attempt, "job.failed", "x")
     for _ in range(2):
-        submit(store, "greedy", max_queued=5, max_of_owner=3)
+        submit(store, "greedy", max_queued=5, max_per_owner=3)
     with pytest.raises(ServeError) as error:
-        store.retry(job.id, "greedy", max_queued=5, max_of_owner=3)
+        store.retry(job.id, "greedy", max_queued=5, max_per_owner=3)
     assert error.value.code == "queue.key_full", "trying again is no way round it"
     assert store.get(job.id, None).status == "failed"
 
@@ -152,7 +152,7 @@ def test_asking_at_once_is_no_way_round_a_share(store):
 
     def ask():
         try:
-            job = submit(store, "greedy", max_of_owner=3)
+            job = submit(store, "greedy", max_per_owner=3)
         except ServeError as error:
             assert error.code == "queue.key_full"
         else:

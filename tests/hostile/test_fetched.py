@@ -15,12 +15,12 @@ FETCHED = """
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import DecodeSettings
 from gapray.serve.settings import Limits, UrlRules
-from gapray.serve.uploads import Sent, arrived
+from gapray.serve.uploads import IncomingPhoto, prepare_upload
 from gapray.serve.urls import fetch
 def come(server, photos):
     rules = UrlRules(private=("127.0.0.0/8",))
-    arrived(
-        [Sent(url=f"{server}/{index}.jpg") for index in range(photos)],
+    prepare_upload(
+        [IncomingPhoto(url=f"{server}/{index}.jpg") for index in range(photos)],
         azimuths=None, options=AzimuthOptions(), limits=Limits(photo_bytes=64 * 2**20), decode=DecodeSettings(),
         fetch=lambda url, left: fetch(url, rules, left=left),
     )
@@ -68,5 +68,5 @@ def test_photos_are_counted_before_one_is_fetched(host, cost):
 def test_a_manifest_is_measured_before_it_is_taken_apart(host):
     host.content = b"[" + b"[]," * 100_000
     with pytest.raises(InputError, match=str(Limits().json_values)) as error:
-        fetch_json(f"http://127.0.0.1:{host.server_port}/", HERE, most_values=Limits().json_values)
+        fetch_json(f"http://127.0.0.1:{host.server_port}/", HERE, max_values=Limits().json_values)
     assert error.value.code == "url.failed"

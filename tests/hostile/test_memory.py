@@ -8,7 +8,7 @@ from PIL import Image
 
 from gapray.errors import InputError, as_gapray_error, is_out_of_memory
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from tests.chaos.test_serve import Server
 from tests.hostile.test_videos import grey_mp4
 from tests.serve.conftest import TINY, running, settings_in
@@ -85,7 +85,7 @@ def test_a_job_without_memory_is_tried_again_and_fails_at_last_with_its_code(tmp
 
     greedy, neighbour = (
         context.store.submit(
-            NewJob(owner=owner, api="native", kind="package", making=Making(), input=JobInput()),
+            NewJob(owner=owner, api="native", kind="package", making=GenerationParams(), input=JobInput()),
             max_queued=9,
             keep_s=60,
         )

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
 from tests.serve.conftest import receiving, running, settings_in
 
@@ -21,7 +21,7 @@ def store(request, tmp_path):
 
 
 def submit(store, owner, webhook):
-    new = NewJob(owner=owner, api="openai", kind="video", making=Making(), input=JobInput(), webhook=webhook)
+    new = NewJob(owner=owner, api="openai", kind="video", making=GenerationParams(), input=JobInput(), webhook=webhook)
     return store.submit(new, max_queued=1000, keep_s=60)
 
 
@@ -38,18 +38,18 @@ def test_no_host_and_no_owner_has_all_places(store):
     for number in range(30):
         finished(store, "many", f"https://host{number}.example/")
     late = finished(store, "late", "https://shop.example/done")
-    first = store.due_notices(10)
-    assert [notice.host for notice in first].count("slow0.example") == 2
-    assert {owner: [notice.owner for notice in first].count(owner) for owner in ("greedy", "many", "late")} == {
+    first = store.due_webhooks(10)
+    assert [webhook.host for webhook in first].count("slow0.example") == 2
+    assert {owner: [webhook.owner for webhook in first].count(owner) for owner in ("greedy", "many", "late")} == {
         "greedy": 4,
         "many": 5,
         "late": 1,
     }
-    assert late.id in [notice.job_id for notice in first]
-    assert store.due_notices(10, at_work=first) == [], "all places are taken"
-    rest = store.due_notices(10, at_work=[notice for notice in first if notice.owner == "greedy"])
-    assert {notice.owner for notice in rest} == {"many"} and len(rest) == 5
-    assert not {notice.id for notice in first} & {notice.id for notice in rest}
+    assert late.id in [webhook.job_id for webhook in first]
+    assert store.due_webhooks(10, in_flight=first) == [], "all places are taken"
+    rest = store.due_webhooks(10, in_flight=[webhook for webhook in first if webhook.owner == "greedy"])
+    assert {webhook.owner for webhook in rest} == {"many"} and len(rest) == 5
+    assert not {webhook.id for webhook in first} & {webhook.id for webhook in rest}
 
 
 class Drip(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from gapray.serve.front import binary_of_haproxy, free_port, front
+from gapray.serve.front import find_haproxy, free_port, run_front
 from tests.serve.conftest import served
 
 SHARE = 3
@@ -159,14 +159,14 @@ def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(server, photos):
         assert json.loads(data)["video"]["status"] == "queued"
 
 
-@pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
+@pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy for this system")
 def test_streams_that_their_client_left_give_their_places_back(tmp_path, photos):
     """Behind HAProxy too, which by itself goes on with the answer: a page that is loaded anew would lock itself out."""
     settings = QUICK | {"limits": QUICK["limits"] | {"wait_s": 120}}
     form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
     with served(tmp_path, worker="none", **settings) as server:
         port = free_port()
-        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+        with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
             url, headers = f"http://127.0.0.1:{port}", server.headers("writer")
             video = requests.post(url + "/v1/videos", files=form, headers=headers, timeout=20).json()["id"]
             lines = []

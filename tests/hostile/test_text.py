@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gapray.errors import ConfigError, InputError
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.keys import KeyRing, create
-from gapray.serve.tables import UNREADABLE, connect, jobs, loaded, writing
-from gapray.serve.text import LONGEST, refuse_unusable, shown, usable
+from gapray.serve.tables import UNREADABLE, connect, jobs, load_json, write_transaction
+from gapray.serve.text import MAX_TEXT_LENGTH, escaped, refuse_unusable, without_unusable
 from tests.serve.conftest import running, served
 
 BAD = {
@@ -77,7 +77,7 @@ def refused(answers):
 def test_no_text_is_kept_that_is_longer_than_any_field_takes(server, photos):
     """A prompt of megabytes would be stored, and come back with every list of jobs."""
     before = server.context.store.counts()
-    good, long = views(photos), "a" * (LONGEST + 1)
+    good, long = views(photos), "a" * (MAX_TEXT_LENGTH + 1)
     for field in TEXT_FIELDS:
         refused(post_json(server, "/v1/videos", {"views": good, field: long}))
         refused(post_json(server, "/v1/videos", {"views": good, "extra_body": {field: long}}))
@@ -219,7 +219,7 @@ def test_odd_secrets_ask_no_database(tmp_path):
     for secret in ("gap_\0_x", "gap_" + "g" * 12 + "_x", "gap_" + "0" * 400 + "_x"):
         with pytest.raises(Exception, match="wrong or was revoked"):
             ring.check(secret)
-    assert len(ring._known) == 1
+    assert len(ring._cache) == 1
     for name in ("", "a\0", "a\ud800", "x" * 129, "a\nb"):
         with pytest.raises(ConfigError) as error:
             create(ring._engine, name)
@@ -231,13 +231,15 @@ def test_what_is_let_in_can_be_kept_and_shown(text):
     try:
         refuse_unusable("a", text)
     except InputError as error:
-        assert usable(text) != text and error.message.encode() and shown(text).encode()
+        assert without_unusable(text) != text and error.message.encode() and escaped(text).encode()
     else:
         assert (
-            usable(text) == shown(text) == text and json.loads(json.dumps(text).encode()) == text and "\0" not in text
+            without_unusable(text) == escaped(text) == text
+            and json.loads(json.dumps(text).encode()) == text
+            and "\0" not in text
         )
-    refuse_unusable("a", usable(text))
-    refuse_unusable("a", shown(text))
+    refuse_unusable("a", without_unusable(text))
+    refuse_unusable("a", escaped(text))
 
 
 @given(
@@ -247,7 +249,7 @@ def test_what_is_let_in_can_be_kept_and_shown(text):
     )
 )
 def test_what_can_be_stored_is_read_as_it_was(value):
-    assert loaded(json.dumps(value)) == value
+    assert load_json(json.dumps(value)) == value
 
 
 def test_depth_is_no_recursion():
@@ -259,7 +261,7 @@ def test_depth_is_no_recursion():
 
 @pytest.mark.parametrize("stored", ["", "{", '{"a": NaN}', '{"a": "\\ud83d"}', "[" * 100_000, "\xff"])
 def test_what_cannot_be_read_is_said(stored):
-    assert loaded(stored) == UNREADABLE
+    assert load_json(stored) == UNREADABLE
 
 
 # ---- rows that are there
@@ -292,7 +294,7 @@ def damaged(server, photos):
         job_id = answer[0].json()["id"].removeprefix("video_")
         cast = {name: f"CAST(:{name} AS JSON)" for name in ("making", "input", "result") if postgres}
         sets = ", ".join(f"{name} = {cast.get(name, ':' + name)}" for name in change)
-        with writing(server.context.store.engine) as connection:
+        with write_transaction(server.context.store.engine) as connection:
             connection.execute(sa.text(f"UPDATE gapray_jobs SET {sets} WHERE id = :id"), change | {"id": job_id})
         found.append(job_id)
     return found
@@ -324,15 +326,17 @@ def test_one_bad_row_poisons_no_list(server, photos):
 
 
 def test_a_bad_row_is_failed_and_the_rest_is_made(tmp_path, photos):
-    from gapray.serve.work import make_nothing
+    from gapray.serve.work import run_null_engine
 
     with served(tmp_path, worker="none") as found:
         store = found.context.store
-        bad = store.submit(NewJob("anybody", "openai", "video", Making(), JobInput()), max_queued=9, keep_s=60)
-        with writing(store.engine) as connection:
+        bad = store.submit(
+            NewJob("anybody", "openai", "video", GenerationParams(), JobInput()), max_queued=9, keep_s=60
+        )
+        with write_transaction(store.engine) as connection:
             connection.execute(jobs.update().values(making={"prompt": "\ud83d"}))
         good = post_json(found, "/v1/videos", {"views": views(photos)})[0].json()["id"].removeprefix("video_")
-        with running(found.context, lambda job, report: make_nothing(job, found.context.artifacts, report)):
+        with running(found.context, lambda job, report: run_null_engine(job, found.context.artifacts, report)):
             end = time.monotonic() + 20
             while not store.get(good, None).final:
                 assert time.monotonic() < end
@@ -345,8 +349,8 @@ def test_a_bad_row_is_failed_and_the_rest_is_made(tmp_path, photos):
 
 def test_a_worker_s_words_are_kept_whatever_they_are(server):
     store = server.context.store
-    new = store.submit(NewJob("words", "openai", "video", Making(), JobInput()), max_queued=10**6, keep_s=60)
-    with writing(store.engine) as connection:
+    new = store.submit(NewJob("words", "openai", "video", GenerationParams(), JobInput()), max_queued=10**6, keep_s=60)
+    with write_transaction(store.engine) as connection:
         connection.execute(jobs.update().where(jobs.c.id == new.id).values(status="running", attempt=1))
     assert store.fail(new.id, 1, "job.failed", "a\0b \ud83d")
     assert store.get(new.id, None).error_message == "a\\x00b \\ud83d"

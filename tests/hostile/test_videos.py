@@ -9,8 +9,8 @@ from PIL import Image
 
 from gapray.capture.video import MAX_FRAME_BYTES, MAX_PIXELS, count_frames, frames_of
 from gapray.errors import InputError
-from gapray.serve.jobs import Making
-from gapray.serve.making import check_making
+from gapray.serve.jobs import GenerationParams
+from gapray.serve.making import check_params
 from gapray.serve.settings import Limits
 from gapray.video.decode import MAX_DECODED_PIXELS, made_of_frames, read_frames
 from gapray.video.encode import encode_mp4, export
@@ -209,9 +209,9 @@ def test_repeated_and_held_frames_are_those_of_the_turn(tmp_path):
 
 def test_a_video_is_counted_before_it_is_drawn():
     limits = Limits()
-    check_making(Making(seconds=60, fps=60), limits)
-    check_making(Making(seconds=60, fps=12, width=1024, height=1024), limits)
+    check_params(GenerationParams(seconds=60, fps=60), limits)
+    check_params(GenerationParams(seconds=60, fps=12, width=1024, height=1024), limits)
     for asked in ({"seconds": 60, "fps": 60, "width": 1024, "height": 1024}, {"seconds": 60, "fps": 30, "width": 1024}):
         with pytest.raises(InputError, match=str(limits.video_pixels)) as error:
-            check_making(Making(**asked), limits)
+            check_params(GenerationParams(**asked), limits)
         assert error.value.code == "request.invalid"

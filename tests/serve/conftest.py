@@ -194,7 +194,7 @@ def served(folder, *, worker, **more):
     from gapray.serve.http.app import build_app
     from gapray.serve.http.context import Context
     from gapray.serve.keys import create
-    from gapray.serve.work import make, make_nothing
+    from gapray.serve.work import run_job, run_null_engine
 
     # No worker dies here, and real work on a busy machine may hold a lease's renewal up for longer than two seconds.
     patient = {"jobs": {"poll_s": 0.02, "lease_s": 120}} if worker == "pipeline" else {}
@@ -214,13 +214,13 @@ def served(folder, *, worker, **more):
             yield Server(url, context, secrets)
             return
         if worker == "null":
-            guarded = replace(context.artifacts, holds=context.store.holds)
-            do = lambda job, report: make_nothing(job, guarded, report)  # noqa: E731
+            guarded = replace(context.artifacts, is_current=context.store.is_current)
+            do = lambda job, report: run_null_engine(job, guarded, report)  # noqa: E731
         else:
             from gapray.serve.local import LocalWorkers
 
-            workers = LocalWorkers(context.settings, device="cpu", holds=context.store.holds)
-            do = lambda job, report: make(job, workers, report)  # noqa: E731
+            workers = LocalWorkers(context.settings, device="cpu", is_current=context.store.is_current)
+            do = lambda job, report: run_job(job, workers, report)  # noqa: E731
         with running(context, do):
             yield Server(url, context, secrets)
 

@@ -10,12 +10,12 @@ import pytest
 from ray.serve.config import AutoscalingPolicy
 
 from gapray.serve import autoscale
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
 
 
 def submit(store, kind="video"):
-    job = NewJob(owner="me", api="openai", kind=kind, making=Making(), input=JobInput(capture="x"))
+    job = NewJob(owner="me", api="openai", kind=kind, making=GenerationParams(), input=JobInput(capture="x"))
     return store.submit(job, max_queued=100, keep_s=60)
 
 
@@ -47,7 +47,7 @@ def silent_database():
 
 
 def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(autoscale, "_ASK_S", 0)
+    monkeypatch.setattr(autoscale, "_POLL_S", 0)
     url = f"sqlite:///{tmp_path}/jobs.db"
     store, policy = JobStore(url), autoscale.QueuePolicy(url, 2)
     ctx = SimpleNamespace(target_num_replicas=7)
@@ -57,7 +57,7 @@ def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
     assert told(policy, ctx, 2), "only videos need a generator"
     jobs += [submit(store), submit(store)]
     assert told(policy, ctx, 3)
-    for job in store.lease("w", most=4, lease_s=30, attempts=3):
+    for job in store.lease("w", max_jobs=4, lease_s=30, attempts=3):
         if job.kind != "video":
             store.complete(job.id, job.attempt, {})
     jobs.append(submit(store)), jobs.append(submit(store))
@@ -105,7 +105,7 @@ def test_a_database_that_fails_is_not_asked_again_at_each_tick():
 
 
 def test_the_queue_is_known_again_when_the_database_is_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(autoscale, "_ASK_S", 0)
+    monkeypatch.setattr(autoscale, "_POLL_S", 0)
     folder = tmp_path / "mount"
     policy, ctx = autoscale.QueuePolicy(f"sqlite:///{folder}/jobs.db", 1), SimpleNamespace(target_num_replicas=4)
     assert policy(ctx) == (4, {})

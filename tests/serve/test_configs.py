@@ -5,7 +5,7 @@ import yaml
 
 from gapray.errors import ConfigError
 from gapray.serve.settings import ServeSettings, serve_settings
-from gapray.serve.start import admitted
+from gapray.serve.start import with_key_policy
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "serve_configs").glob("*.yaml"))
@@ -53,26 +53,26 @@ def test_who_is_let_in(tmp_path, monkeypatch):
 
     settings = ServeSettings(jobs_url=f"sqlite:///{tmp_path}/jobs.db", artifacts="x", webhook_secret="x")
     for host in ("127.0.0.1", "localhost", "::1"):
-        chosen = admitted(settings, host, insecure=False)
+        chosen = with_key_policy(settings, host, insecure=False)
         assert chosen.open_until_keyed and not chosen.open
     for host in ("0.0.0.0", "::", "10.0.0.4", "server.example"):
         with pytest.raises(ConfigError) as error:
-            admitted(settings, host, insecure=False)
+            with_key_policy(settings, host, insecure=False)
         assert error.value.code == "auth.no_keys"
-    assert admitted(settings, "0.0.0.0", insecure=True).open
+    assert with_key_policy(settings, "0.0.0.0", insecure=True).open
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
     with pytest.raises(ConfigError, match="HAProxy"):
-        admitted(settings, "127.0.0.1", insecure=False)
+        with_key_policy(settings, "127.0.0.1", insecure=False)
     key, _ = create(connect(settings.jobs_url), "somebody")
     for host in ("0.0.0.0", "127.0.0.1"):
-        chosen = admitted(settings, host, insecure=False)
+        chosen = with_key_policy(settings, host, insecure=False)
         assert not chosen.open and not chosen.open_until_keyed, "who made a key wants it asked for"
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY")
     revoke(connect(settings.jobs_url), key.id)
-    chosen = admitted(settings.model_copy(update={"open_until_keyed": True}), "127.0.0.1", insecure=False)
+    chosen = with_key_policy(settings.model_copy(update={"open_until_keyed": True}), "127.0.0.1", insecure=False)
     assert not chosen.open and not chosen.open_until_keyed, "revoking the last key opens nothing"
     with pytest.raises(ConfigError, match="no API key"):
-        admitted(settings, "0.0.0.0", insecure=False)
+        with_key_policy(settings, "0.0.0.0", insecure=False)
 
 
 def test_files_of_one_machine_are_refused_on_two(tmp_path, monkeypatch):

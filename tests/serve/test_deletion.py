@@ -12,12 +12,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from gapray.catalog.storage import Folder
 from gapray.errors import InputError, ServeError
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.deletion import Sweeper, forget
+from gapray.serve.deletion import Sweeper, delete_job
 from gapray.serve.http.app import build_app
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
-from gapray.serve.work import make_nothing
+from gapray.serve.work import run_null_engine
 from tests.serve.conftest import listening, running, served, settings_in
 
 
@@ -61,18 +61,18 @@ def store(tmp_path):
 
 @pytest.fixture
 def artifacts(bucket, store):
-    return Artifacts(Folder(bucket, "/files"), store.holds)
+    return Artifacts(Folder(bucket, "/files"), store.is_current)
 
 
 def accepted(store, artifacts, **more):
-    new = NewJob(owner="me", api="openai", kind="video", making=Making(), input=JobInput(), **more)
+    new = NewJob(owner="me", api="openai", kind="video", making=GenerationParams(), input=JobInput(), **more)
     artifacts.put(f"uploads/{new.id}/capture.zip", b"photos")
     return store.submit(new, max_queued=100, keep_s=60)
 
 
 def begun(store, artifacts):
     accepted(store, artifacts)
-    [job] = store.lease("w", most=1, lease_s=30, attempts=3)
+    [job] = store.lease("w", max_jobs=1, lease_s=30, attempts=3)
     return job
 
 
@@ -84,34 +84,34 @@ def test_a_job_is_gone_before_its_files_and_its_row_after_them(store, artifacts,
     def look(path):
         with pytest.raises(InputError, match="there is no job"):
             store.get(job.id, None)
-        seen.append(store.known([job.id]))
+        seen.append(store.existing([job.id]))
 
     bucket.before_removal = look
-    assert forget(store, artifacts, job.id)
+    assert delete_job(store, artifacts, job.id)
     assert seen and all(known == {job.id} for known in seen)
-    assert bucket.files() == [] and store.known([job.id]) == set()
+    assert bucket.files() == [] and store.existing([job.id]) == set()
 
 
 def test_a_storage_that_fails_loses_no_deletion(store, artifacts, bucket, tmp_path):
     job = accepted(store, artifacts, idempotency_key="k", digest="d", webhook="https://client.example/hook")
-    [job] = store.lease("w", most=1, lease_s=30, attempts=3)
+    [job] = store.lease("w", max_jobs=1, lease_s=30, attempts=3)
     artifacts.put(f"{job.folder}/turntable.mp4", b"video")
     bucket.failing.add("remove")
-    assert not forget(store, artifacts, job.id)
+    assert not delete_job(store, artifacts, job.id)
     with pytest.raises(InputError):
         store.get(job.id, "me")
     assert store.page("me") == ([], False) and sum(store.counts().values()) == 0
-    assert not store.complete(job.id, job.attempt, {"files": {}}) and store.due_notices() == []
-    assert store.lease("other", most=9, lease_s=30, attempts=3) == []
+    assert not store.complete(job.id, job.attempt, {"files": {}}) and store.due_webhooks() == []
+    assert store.lease("other", max_jobs=9, lease_s=30, attempts=3) == []
     assert accepted(store, artifacts, idempotency_key="k", digest="other").status == "queued", "the key is free again"
-    assert len(bucket.files()) == 3 and store.doomed() == [], "it is tried again after a while"
+    assert len(bucket.files()) == 3 and store.due_for_removal() == [], "it is tried again after a while"
     # The server starts anew, the bucket is back, the pause is over.
     bucket.failing.clear()
     store.postpone(job.id, -1)
-    assert store.doomed() == [job.id]
+    assert store.due_for_removal() == [job.id]
     context = replace(Context.of(settings_in(tmp_path)), artifacts=artifacts)
-    with running(context, lambda job, report: make_nothing(job, artifacts, report)):
-        until(lambda: store.known([job.id]) == set())
+    with running(context, lambda job, report: run_null_engine(job, artifacts, report)):
+        until(lambda: store.existing([job.id]) == set())
     assert not [name for name in bucket.files() if job.id in name]
 
 
@@ -126,9 +126,9 @@ def test_one_job_whose_files_cannot_be_removed_keeps_no_other(store, artifacts, 
 
     bucket.before_removal = first_fails
     context = replace(Context.of(settings_in(tmp_path)), artifacts=artifacts)
-    with running(context, lambda job, report: make_nothing(job, artifacts, report)):
-        until(lambda: store.known([second.id]) == set())
-    assert store.known([first.id]) == {first.id} and bucket.files() == [f"/files/uploads/{first.id}/capture.zip"]
+    with running(context, lambda job, report: run_null_engine(job, artifacts, report)):
+        until(lambda: store.existing([second.id]) == set())
+    assert store.existing([first.id]) == {first.id} and bucket.files() == [f"/files/uploads/{first.id}/capture.zip"]
 
 
 def test_a_slow_write_that_ends_after_the_deletion_leaves_nothing(store, artifacts, bucket):
@@ -149,7 +149,7 @@ def test_a_slow_write_that_ends_after_the_deletion_leaves_nothing(store, artifac
     worker = threading.Thread(target=work)
     worker.start()
     assert writing.wait(60)
-    assert forget(store, artifacts, job.id) and store.known([job.id]) == set()
+    assert delete_job(store, artifacts, job.id) and store.existing([job.id]) == set()
     go_on.set()
     worker.join(60)
     assert failed == ["job.cancelled"] and bucket.files() == []
@@ -159,10 +159,10 @@ def test_a_slow_write_that_ends_after_the_deletion_leaves_nothing(store, artifac
 
 
 def test_a_write_that_fails_after_the_deletion_leaves_no_folder(store, tmp_path):
-    artifacts = Artifacts.at(str(tmp_path / "files"), store.holds)
+    artifacts = Artifacts.at(str(tmp_path / "files"), store.is_current)
     job = begun(store, artifacts)
     artifacts.put(f"{job.folder}/turntable.mp4", b"video")
-    assert forget(store, artifacts, job.id)
+    assert delete_job(store, artifacts, job.id)
     with pytest.raises(InputError):
         artifacts.put(f"{job.folder}/poster.jpg", b"poster")
     assert artifacts.names("uploads") == artifacts.names("results") == []
@@ -172,7 +172,7 @@ def test_an_attempt_that_lost_its_job_writes_nothing_beside_the_next(store, arti
     first = begun(store, artifacts)
     artifacts.put(f"{first.folder}/turntable.mp4", b"slow")
     store.release(first.id, 1)
-    [second] = store.lease("other", most=1, lease_s=30, attempts=3)
+    [second] = store.lease("other", max_jobs=1, lease_s=30, attempts=3)
     artifacts.put(f"{second.folder}/turntable.mp4", b"video")
     with pytest.raises(InputError, match="attempt 1"):
         artifacts.put(f"{first.folder}/poster.jpg", b"poster")
@@ -200,8 +200,8 @@ def test_a_folder_is_removed_while_files_in_it_are_renamed(tmp_path):
 
 
 def test_the_sweeper_takes_what_no_job_owns_and_nothing_else(store, artifacts, bucket):
-    living, doomed = accepted(store, artifacts), accepted(store, artifacts)
-    store.mark_deleted(doomed.id)
+    living, due_for_removal = accepted(store, artifacts), accepted(store, artifacts)
+    store.mark_deleted(due_for_removal.id)
     lost = ["f" * 32, "e" * 32]
     artifacts.put(f"uploads/{lost[0]}/capture.zip", b"photos of a request that was never accepted")
     Artifacts(artifacts.folder).put(f"results/{lost[1]}/1/turntable.mp4", b"of a worker that was killed")
@@ -210,7 +210,8 @@ def test_the_sweeper_takes_what_no_job_owns_and_nothing_else(store, artifacts, b
     assert patient.sweep() == patient.sweep() == [], "an upload comes before its job"
     assert Sweeper(store, artifacts, 0).sweep() == [f"uploads/{lost[0]}", f"results/{lost[1]}"]
     left = [
-        f"/files/uploads/{name}" for name in (f"{living.id}/capture.zip", f"{doomed.id}/capture.zip", "readme.txt/x")
+        f"/files/uploads/{name}"
+        for name in (f"{living.id}/capture.zip", f"{due_for_removal.id}/capture.zip", "readme.txt/x")
     ]
     assert bucket.files() == sorted(left)
 

@@ -5,13 +5,13 @@ import time
 import sqlalchemy as sa
 
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.tables import jobs
 from tests.serve.conftest import running, settings_in
 
 
 def submit(store):
-    new = NewJob(owner="me", api="openai", kind="video", making=Making(), input=JobInput())
+    new = NewJob(owner="me", api="openai", kind="video", making=GenerationParams(), input=JobInput())
     return store.submit(new, max_queued=9, keep_s=60)
 
 

@@ -11,10 +11,10 @@ import pytest
 import requests
 
 from gapray.errors import ConfigError
-from gapray.serve.front import HEAD_S, OF_ONE_ADDRESS, binary_of_haproxy, free_port, front
+from gapray.serve.front import ADDRESS_CONNECTIONS, HEAD_S, find_haproxy, free_port, run_front
 from tests.serve.conftest import served
 
-pytestmark = pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
+pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy for this system")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def fronted(tmp_path_factory):
     """A server without keys behind HAProxy: its host and port, and the running front."""
     with served(tmp_path_factory.mktemp("fronted"), worker="none") as server:
         port = free_port()
-        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])) as running:
+        with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2])) as running:
             yield f"http://127.0.0.1:{port}", ("127.0.0.1", port), running
 
 
@@ -93,7 +93,7 @@ def test_a_head_that_does_not_end_is_ended_and_holds_nobody_up(fronted):
 
 def test_one_address_has_so_many_connections(fronted):
     url, address, _ = fronted
-    lines = [socket.create_connection(address) for _ in range(OF_ONE_ADDRESS + 1)]
+    lines = [socket.create_connection(address) for _ in range(ADDRESS_CONNECTIONS + 1)]
     refused = requests.get(f"{url}/healthz", timeout=5)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate.exceeded")
     assert refused.headers["retry-after"]
@@ -109,29 +109,29 @@ def test_a_proxy_that_dies_comes_back(fronted):
     url, _, running = fronted
     psutil.Process(running.pid).kill()
     psutil.Process(running.pid).wait(5)
-    running.keep()
+    running.restart_if_dead()
     assert requests.get(f"{url}/healthz", timeout=5).status_code == 200
 
 
 def test_a_server_that_is_gone_is_told_so(tmp_path):
     port = free_port()
-    with front("127.0.0.1", port, free_port()):
+    with run_front("127.0.0.1", port, free_port()):
         answer = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "serve.unavailable")
     assert answer.headers["retry-after"]
 
 
 def test_an_address_that_cannot_be_bound_is_named():
-    with pytest.raises(ConfigError) as error, front("203.0.113.7", free_port(), free_port()):
+    with pytest.raises(ConfigError) as error, run_front("203.0.113.7", free_port(), free_port()):
         pass
     assert error.value.code == "serve.cannot_bind" and "203.0.113.7" in error.value.message
 
 
 def test_a_key_that_floods_is_held_up_before_the_server_and_its_neighbour_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 20)
+    monkeypatch.setattr("gapray.serve.front.KEY_REQUESTS", 20)
     with served(tmp_path, worker="none", open=False) as server:
         port = free_port()
-        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+        with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
             url = f"http://127.0.0.1:{port}/v1/videos"
 
             def ask(who):
@@ -154,14 +154,14 @@ def keyed(tmp_path):
     def run(**named):
         with served(tmp_path, worker="none", open=False) as server:
             port = free_port()
-            with front("127.0.0.1", port, int(server.url.rpartition(":")[2]), **named):
+            with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2]), **named):
                 yield f"http://127.0.0.1:{port}", server
 
     return run
 
 
 def test_callers_without_a_key_are_held_up_by_their_address_and_those_with_one_are_not(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_STRANGERS", 20)
+    monkeypatch.setattr("gapray.serve.front.ANONYMOUS_REQUESTS", 20)
     with keyed() as (url, server):
 
         def ask(key=None, path="/v1/videos"):
@@ -193,7 +193,7 @@ def test_callers_without_a_key_are_held_up_by_their_address_and_those_with_one_a
 
 
 def test_unknown_keys_count_as_callers_without_one(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_STRANGERS", 20)
+    monkeypatch.setattr("gapray.serve.front.ANONYMOUS_REQUESTS", 20)
     with keyed() as (url, _):
         asked = [{"authorization": f"Bearer gap_{at}"} for at in range(24)]
         statuses = [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for headers in asked]
@@ -201,7 +201,7 @@ def test_unknown_keys_count_as_callers_without_one(keyed, monkeypatch):
 
 
 def test_a_key_that_goes_on_sending_what_is_refused_is_held_up_before_the_server(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_REFUSED", 10)
+    monkeypatch.setattr("gapray.serve.front.KEY_REFUSALS", 10)
     with keyed() as (url, server):
 
         def post(who):
@@ -216,7 +216,7 @@ def test_a_key_that_goes_on_sending_what_is_refused_is_held_up_before_the_server
 
 
 def test_a_key_is_one_key_however_its_header_is_written(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 20)
+    monkeypatch.setattr("gapray.serve.front.KEY_REQUESTS", 20)
     with keyed() as (url, server):
         secret = server.headers("writer")["authorization"].removeprefix("Bearer ")
         written = [
@@ -242,7 +242,7 @@ def test_http_2_is_not_spoken(fronted):
 
 
 def test_health_checks_are_answered_to_a_key_that_floods(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 5)
+    monkeypatch.setattr("gapray.serve.front.KEY_REQUESTS", 5)
     with keyed() as (url, server):
         headers = server.headers("writer")
         assert 429 in [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for _ in range(8)]
@@ -253,7 +253,7 @@ def test_one_key_has_so_many_requests_at_once(keyed):
     head = (
         "POST /v1/videos HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\nauthorization: "
     )
-    with keyed(at_once=3) as (url, server):
+    with keyed(requests_per_key=3) as (url, server):
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         lines = [socket.create_connection(address, timeout=20) for _ in range(3)]
         for line in lines:

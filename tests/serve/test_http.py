@@ -495,7 +495,7 @@ def test_a_request_has_one_id_also_behind_serve_s_proxy(tmp_path, path, sent):
     from gapray.serve.http.context import Context
 
     context = Context.of(settings_in(tmp_path))
-    for app in (build_app(context), RequestIdMiddleware(build_app(context, named_elsewhere=True))):
+    for app in (build_app(context), RequestIdMiddleware(build_app(context, adds_request_id=False))):
         with listening(app) as url:
             headers = {"x-request-id": sent} if sent else {}
             found = requests.get(url + path, headers=headers, timeout=5).raw.headers.getlist("x-request-id")

@@ -18,7 +18,7 @@ def uri(data):
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def opened(text):
+def decode_image(text):
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
@@ -37,7 +37,7 @@ def test_openai_edits_put_the_photographed_product_into_a_scene(client, photos):
         image=files(photos), prompt="a mug at home", n=2, size="256x192", extra_body={"scene": "wooden-desk", "seed": 5}
     )
     assert found.size == "256x192" and len(found.data) == 2
-    first, second = (np.asarray(opened(one.b64_json)) for one in found.data)
+    first, second = (np.asarray(decode_image(one.b64_json)) for one in found.data)
     assert first.shape == (192, 256, 3) and (first != second).any()
     told = found.model_extra["gap"]
     assert [one["seed"] for one in told["images"]] == [5, 6] and told["backend"] == "composite"
@@ -72,10 +72,10 @@ def test_a_finished_package_is_drawn_again_and_again(client, photos, real_server
             prompt="{product} on stone", extra_body={"package": package["id"], "azimuth_deg": azimuth}
         )
         assert found.model_extra["gap"]["azimuth_deg"] == azimuth
-        drawn[azimuth] = np.asarray(opened(found.data[0].b64_json))
+        drawn[azimuth] = np.asarray(decode_image(found.data[0].b64_json))
     assert (drawn[0] != drawn[90]).any()
     inline = client.images.generate(prompt="x", extra_body={"views": [uri(one) for one in photos.values()]})
-    assert (np.asarray(opened(inline.data[0].b64_json)) == drawn[0]).all()
+    assert (np.asarray(decode_image(inline.data[0].b64_json)) == drawn[0]).all()
 
 
 def test_who_does_not_wait_is_told_where_to_ask(photos, real_server):
@@ -93,7 +93,7 @@ def test_who_does_not_wait_is_told_where_to_ask(photos, real_server):
         if told.status_code == 200:
             break
         time.sleep(0.05)
-    assert told.json()["status"] == "completed" and opened(told.json()["data"][0]["b64_json"]).format == "PNG"
+    assert told.json()["status"] == "completed" and decode_image(told.json()["data"][0]["b64_json"]).format == "PNG"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_the_prototype_s_image_endpoint(real_server, photos):
     assert told["status"] == "COMPLETED", told
     output = told["output"]
     assert (output["seed"], output["width"], output["height"]) == (42, 128, 128)
-    assert opened(output["image"]).size == (128, 128)
+    assert decode_image(output["image"]).size == (128, 128)
     assert "the depth map's pose is not drawn" in output["warnings"][0]
     for wrong, code in (
         ({"depth_image": "/etc/passwd"}, "request.path_refused"),
@@ -176,7 +176,7 @@ def test_runpod_s_own_worker_draws_pictures_too(photos, monkeypatch, tmp_path, l
     given = {"reference_image": base64.b64encode(next(iter(photos.values()))).decode(), "prompt": "a mug", "seed": 3}
     told = ThreadPoolExecutor(1).submit(asyncio.run, runpod_handler.handler({"input": given})).result()
     assert told["status"] == "ok" and told["seed"] == 3, told
-    assert opened(told["image"]).size == (told["width"], told["height"])
+    assert decode_image(told["image"]).size == (told["width"], told["height"])
 
 
 def test_a_rendered_pose_and_every_wish_reach_the_diffusion_backend(photos, tmp_path, monkeypatch, lpips_alex):
@@ -221,7 +221,7 @@ def test_a_rendered_pose_and_every_wish_reach_the_diffusion_backend(photos, tmp_
             told = requests.post(f"{server.url}/v2/image/runsync?wait=60000", json=body, timeout=70).json()
             assert told["status"] == "COMPLETED", json.dumps(told)[:500]
             assert told["output"]["warnings"] == []
-            pictures.append(np.asarray(opened(told["output"]["image"])).astype(int))
+            pictures.append(np.asarray(decode_image(told["output"]["image"])).astype(int))
     assert all(one.shape == (64, 64, 3) for one in pictures)
     same = [index for index, one in enumerate(pictures[1:], 1) if np.array_equal(one, pictures[0])]
     assert same == [], [changes[index] for index in same]

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from gapray.cli.main import app
 from gapray.errors import ConfigError, ServeError
-from gapray.serve.keys import KeyRing, create, listed, revoke
+from gapray.serve.keys import KeyRing, create, list_keys, revoke
 from gapray.serve.tables import connect
 
 
@@ -19,7 +19,7 @@ def engine(tmp_path):
 def test_a_key_opens_only_as_a_whole(engine):
     key, secret = create(engine, "shop", per_minute=5)
     ring = KeyRing(engine)
-    assert ring.check(secret) == key and ring.knows(secret)
+    assert ring.check(secret) == key and ring.is_cached(secret)
     for wrong in (
         "",
         "gap_",
@@ -48,7 +48,7 @@ def test_guesses_do_not_fill_the_memory(engine):
     for guess in range(3000):
         with pytest.raises(ServeError):
             ring.check(f"gap_{guess:012d}_x")
-    assert len(ring._known) <= 1001
+    assert len(ring._cache) <= 1001
 
 
 def test_the_commands(tmp_path):
@@ -61,4 +61,4 @@ def test_the_commands(tmp_path):
     assert "shop" in run(app, ["keys", "list", *jobs]).stdout
     assert run(app, ["keys", "revoke", made["id"], *jobs]).exit_code == 0
     assert run(app, ["keys", "revoke", made["id"], *jobs]).exit_code == 2
-    assert listed(connect(jobs[1]))[0].revoked_at
+    assert list_keys(connect(jobs[1]))[0].revoked_at

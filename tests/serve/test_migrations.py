@@ -15,9 +15,9 @@ from alembic.script import ScriptDirectory
 
 from gapray.errors import ConfigError
 from gapray.serve import keys, migrations
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
-from gapray.serve.tables import api_keys, connect, jobs, metadata, notices
+from gapray.serve.tables import api_keys, connect, jobs, metadata, webhooks
 from tests.conftest import ROOT
 
 OLD = Path(__file__).with_name("jobs_22cc0ee_sqlite.sql"), Path(__file__).with_name("jobs_22cc0ee_postgresql.sql")
@@ -79,10 +79,10 @@ def test_an_old_database_is_upgraded_with_its_jobs(database):
     assert failed.error_code == "mask.too_small" and at_work.making.still.scene == "marble-kitchen"
     assert waiting.input.photos[0].azimuth_deg == 45.0 and waiting.timeout_s == 600.0
     assert keys.KeyRing(store.engine).check(SECRET).per_minute == 60
-    [notice] = store.due_notices()
-    assert (notice.job_id, notice.url) == (failed.id, "https://client.example/hook2")
+    [webhook] = store.due_webhooks()
+    assert (webhook.job_id, webhook.url) == (failed.id, "https://client.example/hook2")
     # The old worker is gone: its job and the waiting one are done by a new one.
-    taken = store.lease("new", most=5, lease_s=30, attempts=3)
+    taken = store.lease("new", max_jobs=5, lease_s=30, attempts=3)
     assert [(job.id, job.attempt) for job in taken] == [(at_work.id, 2), (waiting.id, 1)]
     assert all(store.complete(job.id, job.attempt, {"files": {}}) for job in taken)
     with store.engine.begin() as connection:
@@ -133,14 +133,14 @@ def test_processes_that_start_at_once_upgrade_it_once(database, old):
         ]
         found = dict(zip([one.name for one in metadata.sorted_tables], counts, strict=True))
     assert found.pop("gapray_database") == 1
-    assert found == {jobs.name: 5 * old, notices.name: 2 * old, api_keys.name: 1 * old}
+    assert found == {jobs.name: 5 * old, webhooks.name: 2 * old, api_keys.name: 1 * old}
     engine.dispose()
 
 
 def test_an_upgraded_database_is_taken_as_it_is(database, monkeypatch):
     store = JobStore(database.url)
     job = store.submit(
-        NewJob(owner="me", api="openai", kind="video", making=Making(), input=JobInput(capture="x")),
+        NewJob(owner="me", api="openai", kind="video", making=GenerationParams(), input=JobInput(capture="x")),
         max_queued=9,
         keep_s=60,
     )

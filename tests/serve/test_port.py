@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from gapray.cli.main import app
 from gapray.errors import ConfigError
-from gapray.serve.port import port_kept, refuse_taken
+from gapray.serve.port import hold_port, refuse_taken
 from tests.serve.conftest import served
 
 
@@ -40,7 +40,7 @@ def shared_listener():
 
 
 def refused(port, host="127.0.0.1"):
-    with pytest.raises(ConfigError) as error, port_kept(host, port):
+    with pytest.raises(ConfigError) as error, hold_port(host, port):
         pass
     assert error.value.code == "serve.cannot_bind" and "--port" in error.value.remedy
     return error.value.message
@@ -70,7 +70,7 @@ def test_gapray_is_named(tmp_path):
 
 
 def test_a_port_that_could_be_shared_is_taken_too(monkeypatch):
-    monkeypatch.setattr("gapray.serve.port._ASK_S", 0.2)
+    monkeypatch.setattr("gapray.serve.port._TIMEOUT_S", 0.2)
     with shared_listener() as port:
         assert "another program" in refused(port)
 
@@ -78,8 +78,8 @@ def test_a_port_that_could_be_shared_is_taken_too(monkeypatch):
 def test_two_servers_that_start_at_once():
     """Neither listens yet: the second one, in this process or another, ends; when the first has gone the port is free."""
     port = free_port()
-    code = f"from gapray.serve.port import port_kept\nwith port_kept('127.0.0.1', {port}): print('mine')"
-    with port_kept("127.0.0.1", port):
+    code = f"from gapray.serve.port import hold_port\nwith hold_port('127.0.0.1', {port}): print('mine')"
+    with hold_port("127.0.0.1", port):
         assert "another gapray" in refused(port)
         told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert told.returncode != 0 and "serve.cannot_bind" in told.stderr
@@ -97,7 +97,7 @@ def test_connections_that_linger_do_not_keep_a_server_from_starting_again():
         accepted, _ = listener.accept()
         accepted.close()  # the side that closes first waits in TIME_WAIT
         client.close()
-    with port_kept("127.0.0.1", port):
+    with hold_port("127.0.0.1", port):
         pass
 
 

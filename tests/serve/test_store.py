@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from gapray.errors import ConfigError, InputError, ServeError
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
-from gapray.serve.tables import connect, notices
+from gapray.serve.tables import connect, webhooks
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -27,7 +27,9 @@ def store(request, tmp_path):
 
 
 def new(owner="me", **more):
-    return NewJob(owner=owner, api="openai", kind="video", making=Making(), input=JobInput(capture="x"), **more)
+    return NewJob(
+        owner=owner, api="openai", kind="video", making=GenerationParams(), input=JobInput(capture="x"), **more
+    )
 
 
 def submit(store, job=None, **more):
@@ -35,7 +37,7 @@ def submit(store, job=None, **more):
 
 
 def lease(store, worker="w", most=10, lease_s=30, attempts=3):
-    return store.lease(worker, most=most, lease_s=lease_s, attempts=attempts)
+    return store.lease(worker, max_jobs=most, lease_s=lease_s, attempts=attempts)
 
 
 def test_a_job_goes_from_queue_to_result(store):
@@ -59,8 +61,8 @@ def test_a_lost_worker_s_job_goes_to_another_and_its_late_result_is_dropped(stor
     time.sleep(0.05)
     [again] = lease(store, "second")
     assert again.attempt == 2
-    assert store.beat("first", {job.id: 1}, 30) == {job.id}
-    assert store.beat("second", {job.id: 2}, 30) == set()
+    assert store.heartbeat("first", {job.id: 1}, 30) == {job.id}
+    assert store.heartbeat("second", {job.id: 2}, 30) == set()
     assert not store.complete(job.id, 1, {"from": "first"})
     assert not store.fail(job.id, 1, "internal.error", "late")
     assert not store.progress(job.id, 1, "render", 99)
@@ -77,7 +79,7 @@ def test_a_clock_that_is_set_back_keeps_no_job(store, monkeypatch):
     taken = []
     for _ in range(12):
         taken += [(job.id, job.attempt) for job in lease(store, "second", lease_s=0.3)]
-        store.beat("first", {alive.id: 1}, 30)
+        store.heartbeat("first", {alive.id: 1}, 30)
         time.sleep(0.05)
     assert taken[:1] == [(dead.id, 2)]
     assert {job for job, _ in taken} == {dead.id}
@@ -188,7 +190,7 @@ def test_cancelling_reaches_the_worker_and_is_final(store):
     [at_work] = lease(store)
     assert at_work.id == waiting.id
     assert store.cancel(waiting.id, "me").status == "cancelled"
-    assert store.beat("w", {waiting.id: 1}, 30) == {waiting.id}
+    assert store.heartbeat("w", {waiting.id: 1}, 30) == {waiting.id}
     assert not store.complete(waiting.id, 1, {})
     assert store.cancel(waiting.id, "me").error_code == "job.cancelled"
     submit(store)
@@ -208,18 +210,18 @@ def test_one_webhook_a_job_with_one_id_over_all_tries(store):
     lease(store, lease_s=0.01)
     time.sleep(0.05)
     lease(store)
-    assert store.due_notices() == []
+    assert store.due_webhooks() == []
     assert not store.complete(job.id, 1, {})
     assert store.complete(job.id, 2, {})
-    [first] = store.due_notices()
-    assert store.due_notices() == [], "no other process tries it meanwhile"
-    store.notice_done(first.id, error="answered 500", again_in_s=0)
-    [second] = store.due_notices()
+    [first] = store.due_webhooks()
+    assert store.due_webhooks() == [], "no other process tries it meanwhile"
+    store.record_delivery(first.id, error="answered 500", retry_in_s=0)
+    [second] = store.due_webhooks()
     assert (second.id, second.tries) == (first.id, 2)
-    store.notice_done(second.id)
-    assert store.due_notices() == []
+    store.record_delivery(second.id)
+    assert store.due_webhooks() == []
     with store.engine.connect() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(notices)).scalar_one() == 1
+        assert connection.execute(sa.select(sa.func.count()).select_from(webhooks)).scalar_one() == 1
 
 
 def test_what_is_old_and_final_expires(store):
@@ -228,11 +230,11 @@ def test_what_is_old_and_final_expires(store):
     for job in lease(store):
         if job.id != running.id:
             store.complete(job.id, 1, {})
-    assert store.doomed() == [old.id]
+    assert store.due_for_removal() == [old.id]
     store.mark_deleted(old.id)
-    assert store.doomed() == [old.id], "until its files are gone"
+    assert store.due_for_removal() == [old.id], "until its files are gone"
     store.erase(old.id)
-    assert store.doomed() == [] and store.get(kept.id, None)
+    assert store.due_for_removal() == [] and store.get(kept.id, None)
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite:////nowhere/at/all/jobs.db"])

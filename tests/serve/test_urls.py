@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gapray.errors import InputError
 from gapray.serve.settings import UrlRules
-from gapray.serve.urls import allowed, fetch, fetch_json, post_json
+from gapray.serve.urls import fetch, fetch_json, is_allowed, post_json
 
 RULES = UrlRules(timeout_s=2)
 HERE = UrlRules(private=("127.0.0.0/8",), timeout_s=2, max_bytes=1000)
@@ -94,7 +94,7 @@ def test_one_private_address_among_public_ones_is_enough(connections):
 
 @given(st.ip_addresses())
 def test_only_global_addresses_pass(address):
-    if allowed(str(address), RULES):
+    if is_allowed(str(address), RULES):
         mapped = getattr(address, "ipv4_mapped", None) or address
         assert mapped.is_global and not mapped.is_private and not mapped.is_multicast
 
@@ -102,7 +102,7 @@ def test_only_global_addresses_pass(address):
 @given(st.ip_addresses(v=4))
 def test_a_mapped_address_is_judged_as_what_it_stands_for(address):
     mapped = ipaddress.IPv6Address(f"::ffff:{address}")
-    assert allowed(str(mapped), RULES) == allowed(str(address), RULES)
+    assert is_allowed(str(mapped), RULES) == is_allowed(str(address), RULES)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ import random
 import pytest
 import requests
 
-from gapray.serve.http.bodies import MAKING
+from gapray.serve.http.bodies import PARAM_FIELDS
 
 DEEP = 990
 """Just what Python's own JSON parser still reads."""
@@ -16,7 +16,7 @@ VALUES = [
     *({"azimuth": 10**400, "b64": "eA=="}, {"name": ["x"], "b64": "eA=="}, {"10" * 300: "eA=="}),
 ]  # fmt: skip
 FIELDS = sorted(
-    MAKING
+    PARAM_FIELDS
     | {"size", "azimuths", "front", "direction", "names", "closing_frame", "allow_missing", "model", "webhook", "n"}
     | {"views", "images", "depth_image", "reference_image", "manifest", "manifest_b64", "manifest_url", "scene"}
     | {"response_format", "output_format", "quality", "package", "extra_body", "user"}

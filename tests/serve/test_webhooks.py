@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from gapray.cli.main import app
 from gapray.serve import webhooks
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.jobs import JobInput, Making, NewJob
-from gapray.serve.keys import ANYBODY, create
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
+from gapray.serve.keys import ANONYMOUS, create
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
 from gapray.serve.webhooks import deliver
@@ -40,14 +40,14 @@ def owed(settings, listener):
             owner="me",
             api="runpod",
             kind="video",
-            making=Making(),
+            making=GenerationParams(),
             input=JobInput(),
             webhook=f"http://127.0.0.1:{listener.server_port}/done",
         ),
         max_queued=9,
         keep_s=600,
     )
-    [job] = store.lease("w", most=1, lease_s=30, attempts=3)
+    [job] = store.lease("w", max_jobs=1, lease_s=30, attempts=3)
     store.complete(job.id, 1, {"files": {"turntable.gif": {}}, "video": {"name": "turntable.gif"}})
     return store, job
 
@@ -56,11 +56,11 @@ def tries(store, artifacts, settings, monkeypatch):
     """Deliver whatever is due until nothing is; how many tries that took."""
     monkeypatch.setattr(webhooks, "PAUSES_S", (-1.0,))
     for count in range(TRIES + 5):
-        due = store.due_notices()
+        due = store.due_webhooks()
         if not due:
             return count
-        for notice in due:
-            deliver(notice, store, artifacts, settings)
+        for webhook in due:
+            deliver(webhook, store, artifacts, settings)
     return None
 
 
@@ -75,8 +75,8 @@ def test_a_body_that_can_be_made_later_is_delivered(owed, settings, listener, mo
     store, job = owed
     artifacts = Artifacts.at(settings.artifacts)
     monkeypatch.setattr(webhooks, "PAUSES_S", (-1.0,))
-    [notice] = store.due_notices()
-    deliver(notice, store, artifacts, settings)
+    [webhook] = store.due_webhooks()
+    deliver(webhook, store, artifacts, settings)
     artifacts.put(f"{job.folder}/turntable.gif", b"a video")
     assert tries(store, artifacts, settings, monkeypatch) is not None and len(listener.heard) == 1
 
@@ -85,12 +85,12 @@ def test_a_try_that_takes_its_process_along_is_not_repeated_for_ever(owed, setti
     store, job = owed
     artifacts = Artifacts.at(settings.artifacts)
     artifacts.put(f"{job.folder}/turntable.gif", b"a video")
-    monkeypatch.setattr("gapray.serve.store._NOTICE_LEASE_S", -1.0)
+    monkeypatch.setattr("gapray.serve.store._WEBHOOK_LEASE_S", -1.0)
     for _ in range(TRIES):
-        [notice] = store.due_notices()  # and the process dies
-    [notice] = store.due_notices()
-    deliver(notice, store, artifacts, settings)
-    assert store.due_notices() == [] and listener.heard == []
+        [webhook] = store.due_webhooks()  # and the process dies
+    [webhook] = store.due_webhooks()
+    deliver(webhook, store, artifacts, settings)
+    assert store.due_webhooks() == [] and listener.heard == []
 
 
 @pytest.mark.parametrize("owner", ["key", "anybody"])
@@ -105,16 +105,16 @@ def test_each_key_s_webhooks_are_signed_with_its_own_secret(tmp_path, monkeypatc
     heard = []
     with receiving(lambda headers, body: heard.append((dict(headers.items()), body))) as receiver:
         new = NewJob(
-            owner=mine if owner == "key" else ANYBODY.id,
+            owner=mine if owner == "key" else ANONYMOUS.id,
             api="openai",
             kind="video",
-            making=Making(),
+            making=GenerationParams(),
             input=JobInput(),
             webhook=f"http://127.0.0.1:{receiver.server_port}/done",
         )
         store.cancel(store.submit(new, max_queued=9, keep_s=60).id, None)
-        [notice] = store.due_notices()
-        deliver(notice, store, Artifacts.at(str(settings.artifacts)), settings)
+        [webhook] = store.due_webhooks()
+        deliver(webhook, store, Artifacts.at(str(settings.artifacts)), settings)
     [(headers, body)] = heard
 
     def verified(*words):
