@@ -1,4 +1,4 @@
-"""Receivers of webhooks that take their time: they hold up their own tenant, and nobody else."""
+"""Slow receivers of webhooks delay their own tenant and nobody else."""
 
 import threading
 import time
@@ -26,13 +26,13 @@ def submit(store, owner, webhook):
 
 
 def finished(store, owner, webhook):
-    """A job that owes a webhook."""
+    """Finish a job that has a webhook."""
     job = submit(store, owner, webhook)
     store.cancel(job.id, owner)
     return job
 
 
-def test_no_host_and_no_owner_has_all_places(store):
+def test_no_host_and_no_owner_gets_all_deliveries(store):
     for number in range(30):
         finished(store, "greedy", f"https://slow{number % 2}.example/{number}")
     for number in range(30):
@@ -46,7 +46,7 @@ def test_no_host_and_no_owner_has_all_places(store):
         "late": 1,
     }
     assert late.id in [webhook.job_id for webhook in first]
-    assert store.due_webhooks(10, in_flight=first) == [], "all places are taken"
+    assert store.due_webhooks(10, in_flight=first) == [], "all deliveries are in use"
     rest = store.due_webhooks(10, in_flight=[webhook for webhook in first if webhook.owner == "greedy"])
     assert {webhook.owner for webhook in rest} == {"many"} and len(rest) == 5
     assert not {webhook.id for webhook in first} & {webhook.id for webhook in rest}
@@ -69,7 +69,7 @@ class Drip(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def slow():
-    """Receivers on many addresses of the loopback that answer a byte now and then."""
+    """Receivers on many loopback addresses that send a byte now and then."""
     found = ThreadingHTTPServer(("0.0.0.0", 0), Drip)
     found.daemon_threads = True
     found.stopping = threading.Event()
@@ -79,7 +79,7 @@ def slow():
     found.shutdown()
 
 
-def test_slow_receivers_hold_up_neither_jobs_nor_the_webhooks_of_others(tmp_path, slow):
+def test_slow_receivers_delay_neither_jobs_nor_others_webhooks(tmp_path, slow):
     context = Context.of(settings_in(tmp_path, **MINE))
     for number in range(2, 40):
         finished(context.store, "hostile", f"http://127.0.0.{number}:{slow}/")
@@ -90,7 +90,7 @@ def test_slow_receivers_hold_up_neither_jobs_nor_the_webhooks_of_others(tmp_path
         return {"files": {}}
 
     with receiving(lambda headers, body: heard.set()) as receiver, running(context, do) as dispatcher:
-        time.sleep(1)  # the slow ones hold their places by now
+        time.sleep(1)  # by now the slow receivers occupy their deliveries
         begun = time.monotonic()
         job = submit(context.store, "honest", f"http://127.0.0.1:{receiver.server_port}/")
         assert heard.wait(20), "within less than one exchange of the slow ones"

@@ -1,4 +1,4 @@
-"""`gapray keys`, and what the database keeps of a key."""
+"""API keys in the database, and the commands `gapray keys`."""
 
 import json
 
@@ -16,7 +16,7 @@ def engine(tmp_path):
     return connect(f"sqlite:///{tmp_path}/jobs.db")
 
 
-def test_a_key_opens_only_as_a_whole(engine):
+def test_only_the_complete_key_is_valid(engine):
     key, secret = create(engine, "shop", per_minute=5)
     ring = KeyRing(engine)
     assert ring.check(secret) == key and ring.is_cached(secret)
@@ -51,13 +51,13 @@ def test_guesses_do_not_fill_the_memory(engine):
     assert len(ring._cache) <= 1001
 
 
-def test_the_commands(tmp_path):
+def test_the_keys_commands(tmp_path):
     jobs = ["--jobs", f"sqlite:///{tmp_path}/jobs.db"]
     run = CliRunner().invoke
     made = json.loads(run(app, ["keys", "create", "shop", "--scope", "read", *jobs, "--json"]).stdout)
     assert made["scopes"] == ["read"] and made["secret"].startswith(f"gap_{made['id']}_")
     found = json.loads(run(app, ["keys", "list", *jobs, "--json"]).stdout)
-    assert [one["id"] for one in found] == [made["id"]] and "secret" not in found[0] and "sha256" not in found[0]
+    assert [key["id"] for key in found] == [made["id"]] and "secret" not in found[0] and "sha256" not in found[0]
     assert "shop" in run(app, ["keys", "list", *jobs]).stdout
     assert run(app, ["keys", "revoke", made["id"], *jobs]).exit_code == 0
     assert run(app, ["keys", "revoke", made["id"], *jobs]).exit_code == 2

@@ -1,4 +1,4 @@
-"""Jobs in SQLite and in a real PostgreSQL: accepted once, leased to one, finished once."""
+"""The job store in SQLite and in a real PostgreSQL: jobs are accepted once, leased to one worker, and finished once."""
 
 import threading
 import time
@@ -55,7 +55,7 @@ def test_a_job_goes_from_queue_to_result(store):
     assert store.get(job.id, "me").result == {"files": {}}
 
 
-def test_a_lost_worker_s_job_goes_to_another_and_its_late_result_is_dropped(store):
+def test_a_lost_worker_s_job_is_leased_again_and_its_late_result_dropped(store):
     job = submit(store)
     lease(store, "first", lease_s=0.01)
     time.sleep(0.05)
@@ -70,8 +70,8 @@ def test_a_lost_worker_s_job_goes_to_another_and_its_late_result_is_dropped(stor
     assert store.get(job.id, None).result == {"from": "second"}
 
 
-def test_a_clock_that_is_set_back_keeps_no_job(store, monkeypatch):
-    """Its lease then ends hours ahead by every clock; a worker that lives renews it, and keeps its job."""
+def test_leases_expire_although_the_clock_is_set_back(store, monkeypatch):
+    """Leases then end hours in the future by every clock; a live worker renews its lease and keeps its job."""
     dead, alive = submit(store), submit(store)
     lease(store, "first")
     clock = time.time
@@ -97,12 +97,12 @@ def test_attempts_run_out(store):
     assert (failed.status, failed.error_code) == ("failed", "job.attempts_exhausted")
     store.retry(job.id, None)
     [taken] = lease(store)
-    assert taken.attempt == 4, "numbers go on, so that a worker of before cannot be taken for one of now"
+    assert taken.attempt == 4, "attempt numbers continue, so that an earlier worker cannot be mistaken for a later one"
     store.release(job.id, 4)
     assert lease(store)[0].attempt == 5, "a retry has all its attempts"
 
 
-def test_only_failed_jobs_are_tried_again(store):
+def test_only_failed_jobs_can_be_retried(store):
     job = submit(store)
     with pytest.raises(InputError) as error:
         store.retry(job.id, None)
@@ -130,7 +130,7 @@ def test_workers_never_share_a_job(store):
     assert len(seen) == len(set(seen)) == 40
 
 
-def test_an_idempotency_key_makes_one_job_however_many_ask_at_once(store):
+def test_concurrent_requests_with_one_idempotency_key_make_one_job(store):
     found, errors = [], []
 
     def ask():
@@ -162,7 +162,7 @@ def test_a_full_queue_and_a_busy_key_are_refused(store):
     submit(store, new("another"), concurrent=1)
 
 
-def test_jobs_are_their_owner_s(store):
+def test_jobs_are_visible_to_their_owner_only(store):
     job = submit(store)
     for act in (store.get, store.cancel, store.retry):
         with pytest.raises(InputError) as error:
@@ -186,9 +186,9 @@ def test_pages_go_through_all_jobs_in_both_orders(store):
 
 
 def test_cancelling_reaches_the_worker_and_is_final(store):
-    waiting, at_work = submit(store), None
-    [at_work] = lease(store)
-    assert at_work.id == waiting.id
+    waiting = submit(store)
+    [running] = lease(store)
+    assert running.id == waiting.id
     assert store.cancel(waiting.id, "me").status == "cancelled"
     assert store.heartbeat("w", {waiting.id: 1}, 30) == {waiting.id}
     assert not store.complete(waiting.id, 1, {})
@@ -205,7 +205,7 @@ def test_a_job_that_waited_too_long_fails(store):
     assert store.get(job.id, None).error_code == "job.timed_out"
 
 
-def test_one_webhook_a_job_with_one_id_over_all_tries(store):
+def test_a_job_has_one_webhook_with_one_id_for_all_tries(store):
     job = submit(store, new(webhook="https://shop.example/done"))
     lease(store, lease_s=0.01)
     time.sleep(0.05)
@@ -224,7 +224,7 @@ def test_one_webhook_a_job_with_one_id_over_all_tries(store):
         assert connection.execute(sa.select(sa.func.count()).select_from(webhooks)).scalar_one() == 1
 
 
-def test_what_is_old_and_final_expires(store):
+def test_old_final_jobs_expire(store):
     kept, old = submit(store), submit(store, keep_s=-1)
     running = submit(store, keep_s=-1)
     for job in lease(store):
@@ -238,14 +238,14 @@ def test_what_is_old_and_final_expires(store):
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite:////nowhere/at/all/jobs.db"])
-def test_a_database_that_cannot_be_used_is_said(url):
+def test_an_unusable_database_is_reported(url):
     with pytest.raises(ConfigError) as error:
         connect(url)
     assert error.value.code == "jobs.store_unusable"
 
 
 class Life(RuleBasedStateMachine):
-    """Any order of submissions, leases, deaths, late results and cancels: one final state a job, never changed again."""
+    """Any order of submissions, leases, deaths, late results and cancellations leads to one final state per job."""
 
     def __init__(self):
         super().__init__()

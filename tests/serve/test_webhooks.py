@@ -1,4 +1,4 @@
-"""Webhooks end, whatever is wrong with them: delivered, or given up after so many tries."""
+"""Every webhook is eventually delivered or given up, whatever is wrong with it."""
 
 import pytest
 from standardwebhooks import Webhook
@@ -53,7 +53,7 @@ def owed(settings, listener):
 
 
 def tries(store, artifacts, settings, monkeypatch):
-    """Deliver whatever is due until nothing is; how many tries that took."""
+    """Deliver webhooks until none is due; returns the number of tries."""
     monkeypatch.setattr(webhooks, "PAUSES_S", (-1.0,))
     for count in range(TRIES + 5):
         due = store.due_webhooks()
@@ -64,14 +64,14 @@ def tries(store, artifacts, settings, monkeypatch):
     return None
 
 
-def test_a_body_that_cannot_be_made_is_given_up(owed, settings, listener, monkeypatch):
-    """Its file is gone, so that RunPod's body cannot be made."""
+def test_a_webhook_whose_body_cannot_be_built_is_given_up(owed, settings, listener, monkeypatch):
+    """The video file is gone, so that RunPod's payload cannot be built."""
     store, _ = owed
     assert tries(store, Artifacts.at(settings.artifacts), settings, monkeypatch) == TRIES
     assert listener.heard == []
 
 
-def test_a_body_that_can_be_made_later_is_delivered(owed, settings, listener, monkeypatch):
+def test_a_webhook_whose_body_can_be_built_later_is_delivered(owed, settings, listener, monkeypatch):
     store, job = owed
     artifacts = Artifacts.at(settings.artifacts)
     monkeypatch.setattr(webhooks, "PAUSES_S", (-1.0,))
@@ -81,13 +81,13 @@ def test_a_body_that_can_be_made_later_is_delivered(owed, settings, listener, mo
     assert tries(store, artifacts, settings, monkeypatch) is not None and len(listener.heard) == 1
 
 
-def test_a_try_that_takes_its_process_along_is_not_repeated_for_ever(owed, settings, listener, monkeypatch):
+def test_a_try_that_crashes_the_process_is_not_repeated_for_ever(owed, settings, listener, monkeypatch):
     store, job = owed
     artifacts = Artifacts.at(settings.artifacts)
     artifacts.put(f"{job.folder}/turntable.gif", b"a video")
     monkeypatch.setattr("gapray.serve.store._WEBHOOK_LEASE_S", -1.0)
     for _ in range(TRIES):
-        [webhook] = store.due_webhooks()  # and the process dies
+        [webhook] = store.due_webhooks()  # then the process dies
     [webhook] = store.due_webhooks()
     deliver(webhook, store, artifacts, settings)
     assert store.due_webhooks() == [] and listener.heard == []
@@ -95,7 +95,7 @@ def test_a_try_that_takes_its_process_along_is_not_repeated_for_ever(owed, setti
 
 @pytest.mark.parametrize("owner", ["key", "anybody"])
 def test_each_key_s_webhooks_are_signed_with_its_own_secret(tmp_path, monkeypatch, owner):
-    """What `gapray keys webhook-secret` shows verifies the key's webhooks, and no other key's."""
+    """The secret shown by `gapray keys webhook-secret` verifies the key's own webhooks only."""
     monkeypatch.setenv("GAPRAY_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("GAPRAY_JOBS_URL", raising=False)
     monkeypatch.delenv("GAPRAY_WEBHOOK_SECRET", raising=False)
@@ -129,7 +129,7 @@ def test_each_key_s_webhooks_are_signed_with_its_own_secret(tmp_path, monkeypatc
     assert [verified(mine), verified(other), verified()] == [owner == "key", False, owner == "anybody"]
 
 
-def test_a_key_that_is_not_there_has_no_webhook_secret(tmp_path, monkeypatch):
+def test_an_unknown_key_has_no_webhook_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("GAPRAY_STATE", str(tmp_path))
-    told = CliRunner().invoke(app, ["keys", "webhook-secret", "none"])
-    assert told.exit_code == 2 and "auth.unknown_key" in told.stderr
+    result = CliRunner().invoke(app, ["keys", "webhook-secret", "none"])
+    assert result.exit_code == 2 and "auth.unknown_key" in result.stderr
