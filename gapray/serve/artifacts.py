@@ -1,4 +1,4 @@
-"""The artifact store: uploads and results in a local folder or a bucket, as ``uploads/<job>/…`` and ``results/<job>/<attempt>/…``."""
+"""The artifact store: files in a local folder or a bucket, ``uploads/<job>/…`` and ``results/<job>/<attempt>/…``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The dispatcher: leases jobs, runs them and delivers webhooks. Independent of Ray: it is given the function that runs a job."""
+"""The dispatcher: leases jobs, runs them and delivers webhooks.
+
+Independent of Ray: it is given the function that runs a job.
+"""
 
 from __future__ import annotations
 

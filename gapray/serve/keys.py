@@ -19,7 +19,7 @@ from gapray.errors import ConfigError, ServeError
 from gapray.serve.tables import api_keys, write_transaction
 
 Scope = Literal["read", "write", "admin"]
-"""`read`: the key's own jobs and results. `write`: submit, cancel and delete jobs. `admin`: all keys' jobs, purging queues, metrics."""
+"""`read`: own jobs and results. `write`: submit, cancel and delete jobs. `admin`: jobs of all keys, purging queues, metrics."""
 PREFIX = "gap_"
 _CACHE_S = 0.5
 """How long a key is cached: changes by another process, such as a revocation, take effect after this time [s]."""

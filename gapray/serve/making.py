@@ -124,7 +124,11 @@ def stills_for(params: GenerationParams, settings: StillSettings) -> StillSettin
 
 
 def drawn_size(params: GenerationParams, megapixels: float) -> tuple[int, int] | None:
-    """Return the [H, W] at which a requested still is drawn: in its aspect ratio, at most `megapixels`; None if no size was requested."""
+    """Return the [H, W] at which a still is drawn: in the requested aspect ratio, with at most `megapixels`.
+
+    Returns:
+        The size [pixels]; None if no size was requested.
+    """
     size = requested_size(params)
     return still_size(*size, min(megapixels, size[0] * size[1] / 2**20)) if size else None
 

@@ -212,7 +212,10 @@ def runpod_output(job: Job, artifacts: Artifacts) -> dict[str, Any]:
 
 
 def _runpod_image(result: dict[str, Any], content: Callable[[str], str]) -> dict[str, Any]:
-    """Return the output of the prototype's image endpoint: `image` (base64), `seed`, `width`, `height`; several pictures also as `images`."""
+    """Return the output of the prototype's image endpoint: `image` (base64), `seed`, `width` and `height`.
+
+    If there are several pictures, all of them are in `images` as well.
+    """
     images = [
         {name: image[name] for name in ("seed", "width", "height")} | {"image": content(image["name"])}
         for image in result["images"]

@@ -64,7 +64,7 @@ jobs = sa.Table(
     sa.Index("gapray_jobs_queue", "status", "created_at"),
     sa.Index("gapray_jobs_owner", "owner", "created_at", "id"),
 )
-"""A job with `deleted_at` is invisible to clients; its row stays until its files are gone. `making` holds `GenerationParams`."""
+"""A job with `deleted_at` is hidden from clients; its row stays until its files are gone. `making` holds `GenerationParams`."""
 
 webhooks = sa.Table(
     "gapray_webhooks",

@@ -19,7 +19,7 @@ MAX_NESTING = 16
 MAX_TEXT_LENGTH = 32_000
 """Maximum length of a text that is not an image [characters]; OpenAI's Images API allows prompts of this length."""
 MAX_VALUES = 100_000
-"""Maximum number of values in JSON nested in a field, where the settings are not at hand; equals the default of `limits.json_values`."""
+"""Maximum number of values in JSON within a field, where the settings are not at hand; the default of `limits.json_values`."""
 _SLICE = 2**20
 """Characters that are processed in one call of C code, during which no other thread of the process runs."""
 
@@ -67,7 +67,10 @@ def refuse_many_values(what: str, data: bytes, max_values: int, code: str = "req
 
 
 def count_values(part: bytes) -> int:
-    """Count the JSON values that begin in a part of a text, except the first, by their separators; those in strings count too."""
+    """Count the JSON values that begin in a part of a text, except the first, by their separators.
+
+    Separators within strings are counted as well.
+    """
     return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 

@@ -153,12 +153,12 @@ def _photos_in(value: Any) -> list[IncomingPhoto]:
 
 def _photos_in_object(value: Mapping[str, Any]) -> list[IncomingPhoto]:
     """Extract a photo described by a JSON object, or several from an object with a member per azimuth."""
-    given = {name: value[name] for name in (*_URL_MEMBERS, *_DATA_MEMBERS) if value.get(name) not in (None, "")}
-    if given:
-        inner, *others = given.values()
+    sources = {name: value[name] for name in (*_URL_MEMBERS, *_DATA_MEMBERS) if value.get(name) not in (None, "")}
+    if sources:
+        inner, *others = sources.values()
         if any(other != inner for other in others):
             raise InputError(
-                "request.invalid", f"a photo comes as {' and as '.join(given)}, which differ: send one of them"
+                "request.invalid", f"a photo comes as {' and as '.join(sources)}, which differ: send one of them"
             )
         if isinstance(inner, dict):
             inner = inner.get("url")

@@ -115,7 +115,10 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def methods_of(request: Request) -> list[str]:
-    """Return the methods that a request's path supports (RFC 9110, section 15.5.6); the framework only knows those of one route."""
+    """Return the methods that a request's path supports (RFC 9110, section 15.5.6).
+
+    The framework only knows those of one route.
+    """
     methods = [
         method
         for method in _METHODS
