@@ -225,11 +225,11 @@ def overload(server: Server) -> list[tuple[str, str]]:
 
 def real_jobs(folder: Path, jobs: int) -> list[tuple[str, str]]:
     """A whole `classic` job over HTTP, and the same steps called directly in this process, in turn."""
-    from gapray.serve.jobs import JobInput, Making
+    from gapray.serve.jobs import GenerationParams, JobInput
     from gapray.serve.local import LocalWorkers
     from gapray.serve.runpod_handler import local_job
     from gapray.serve.settings import ServeSettings
-    from gapray.serve.work import make
+    from gapray.serve.work import run_job
 
     files = [("input_reference[]", (path.name, path.read_bytes(), "image/jpeg")) for path in sorted(SAMPLE.iterdir())]
     overrides = ["orbit.size=256", "orbit.voxels=96", "fidelity.leave_out=1"]
@@ -256,10 +256,10 @@ def real_jobs(folder: Path, jobs: int) -> list[tuple[str, str]]:
             assert told["status"] == "completed", told
             took = time.monotonic() - began
             store = server_capture(server, video)
-            job = local_job("0" * 32, Making(), JobInput(capture="capture.zip"))
+            job = local_job("0" * 32, GenerationParams(), JobInput(capture="capture.zip"))
             workers._packager._artifacts.put("capture.zip", store)
             began = time.monotonic()
-            asyncio.run(make(job, workers, silent))
+            asyncio.run(run_job(job, workers, silent))
             if index:  # the first of each warms up
                 over.append(took)
                 direct.append(time.monotonic() - began)

@@ -117,7 +117,7 @@ def force_the_scorer(form: list) -> list[tuple[str, str]]:
     from ray import serve
 
     from gapray.fidelity.shown import Shown
-    from gapray.serve.work import ours
+    from gapray.serve.work import find_gapray_error
 
     side = 8192
     blank = np.zeros((side, side), np.uint8)
@@ -129,7 +129,7 @@ def force_the_scorer(form: list) -> list[tuple[str, str]]:
         serve.get_deployment_handle("scorer", "gapray").judge_foreign.remote(pictures, pictures).result(timeout_s=300)
         said = "no error: the pictures fitted"
     except Exception as error:
-        known = ours(error)
+        known = find_gapray_error(error)
         said = f"{known.code}: {known.message[:120]}" if known else f"{type(error).__name__}: {str(error)[:300]}"
     while True:
         told = requests.get(f"http://127.0.0.1:{PORT}/v1/videos/{video}", timeout=20).json()
@@ -142,11 +142,11 @@ def force_the_scorer(form: list) -> list[tuple[str, str]]:
 
 
 def direct(settings: dict, clips: int) -> list[float]:
-    from gapray.serve.jobs import JobInput, Making
+    from gapray.serve.jobs import GenerationParams, JobInput
     from gapray.serve.local import LocalWorkers
     from gapray.serve.runpod_handler import local_job
     from gapray.serve.settings import serve_settings
-    from gapray.serve.work import make
+    from gapray.serve.work import run_job
 
     chosen = serve_settings(settings).resolved()
     workers = LocalWorkers(chosen)
@@ -156,12 +156,12 @@ def direct(settings: dict, clips: int) -> list[float]:
 
     captures = sorted(Path(str(chosen.artifacts)).glob("uploads/*/capture.zip"))
     job = local_job(
-        "0" * 32, Making(format="webp"), JobInput(capture=str(captures[0].relative_to(str(chosen.artifacts))))
+        "0" * 32, GenerationParams(format="webp"), JobInput(capture=str(captures[0].relative_to(str(chosen.artifacts))))
     )
     spent = []
     for _ in range(clips + 1):
         began = time.monotonic()
-        asyncio.run(make(job, workers, silent))
+        asyncio.run(run_job(job, workers, silent))
         torch.cuda.synchronize()
         spent.append(time.monotonic() - began)
     return spent[1:]

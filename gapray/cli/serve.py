@@ -74,9 +74,9 @@ def list_keys(jobs: JobsOption = None, as_json: JsonOption = False) -> None:
     with guarded(as_json):
         from datetime import UTC, datetime
 
-        from gapray.serve.keys import listed
+        from gapray.serve.keys import list_keys
 
-        keys = listed(_engine(jobs))
+        keys = list_keys(_engine(jobs))
         if as_json:
             print_json([key.as_dict() for key in keys])
             return
@@ -120,11 +120,11 @@ def webhook_secret(
     GAPRAY_WEBHOOK_SECRET, or the file beside the database, must be the server's.
     """
     with guarded():
-        from gapray.serve.keys import ANYBODY, known
-        from gapray.serve.webhooks import secret_of
+        from gapray.serve.keys import ANONYMOUS, get_key
+        from gapray.serve.webhooks import signing_secret
 
-        owner = known(_engine(jobs), key_id).id if key_id else ANYBODY.id
-        typer.echo(secret_of(owner, str(_settings(jobs).webhook_secret)))
+        owner = get_key(_engine(jobs), key_id).id if key_id else ANONYMOUS.id
+        typer.echo(signing_secret(owner, str(_settings(jobs).webhook_secret)))
 
 
 def _note(jobs: str | None, key_id: str, name: str | None, did: str) -> None:

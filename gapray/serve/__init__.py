@@ -1,1 +1,1 @@
-"""One product over HTTP: jobs in a database, Ray Serve deployments, the APIs and the page."""
+"""The server: HTTP APIs and a web page, jobs in a database, and workers as Ray Serve deployments."""

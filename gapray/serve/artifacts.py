@@ -1,4 +1,4 @@
-"""Uploads and results as files, local or in a bucket: ``uploads/<job>/…`` and ``results/<job>/<attempt>/…``."""
+"""The artifact store: files in a local folder or a bucket, ``uploads/<job>/…`` and ``results/<job>/<attempt>/…``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gapray.errors import CatalogError, ConfigError, InputError, ServeError
 
 UPLOADS, RESULTS = "uploads", "results"
 _OWNER = "owner"
-"""Folder of an empty file whose name is the id of the database that the files belong to."""
+"""Folder with one empty file, whose name is the id of the database that the files belong to."""
 _REMOVALS = 5
-"""Times a folder is removed while somebody writes into it."""
+"""How often a folder is removed again if something was written into it meanwhile."""
 
 CONTENT_TYPES = {
     "mp4": "video/mp4",
@@ -33,54 +33,55 @@ CONTENT_TYPES = {
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The same kind of folder as a catalogue's, with other names in it."""
+    """Files of jobs, by name, in a folder or bucket."""
 
     folder: Folder
-    holds: Callable[[str, int], bool] | None = None
-    """Whether a job (its id) is still an attempt's. Given to workers, so that they leave nothing of a job that is deleted
-    while they are at work on it; None = all results are written."""
+    is_current: Callable[[str, int], bool] | None = None
+    """Whether an attempt still owns its job, given the job's id and the attempt's number. Workers have it, so that they leave
+    no files of a job that is deleted while they work on it. None: all results are written."""
 
     @classmethod
-    def at(cls, uri: str, holds: Callable[[str, int], bool] | None = None) -> Self:
-        """The store at a local path or fsspec URI.
+    def at(cls, uri: str, is_current: Callable[[str, int], bool] | None = None) -> Self:
+        """Open the store at a local path or fsspec URI.
 
         Raises:
             ConfigError: `artifacts.unusable`.
         """
         try:
-            return cls(Folder.at(uri), holds)
+            return cls(Folder.at(uri), is_current)
         except CatalogError as error:
             raise ConfigError("artifacts.unusable", error.message) from error
 
     @property
     def is_local(self) -> bool:
-        """Only this machine sees it."""
+        """Whether the store is in a local folder."""
         return isinstance(self.folder.filesystem, LocalFileSystem)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file whole: on the disk before this returns, and never half there.
+        """Write a file atomically; it is on disk when this returns.
 
         Raises:
             ServeError: `artifacts.failed`.
-            InputError: `job.cancelled` for a result of a job that is no longer the writer's.
+            InputError: `job.cancelled` for a result of a job that the attempt no longer owns.
         """
-        inner, _, last = name.rpartition("/")
-        self._refuse_lost(name)
+        folder, _, file_name = name.rpartition("/")
+        self._refuse_obsolete(name)
         try:
-            self.folder.put(inner, last, pa.py_buffer(data))
+            self.folder.put(folder, file_name, pa.py_buffer(data))
         except Exception as error:
-            self._refuse_lost(name)
+            self._refuse_obsolete(name)
             # Client libraries of buckets share no exception type.
             raise ServeError("artifacts.failed", f"{name}: {type(error).__name__}: {error}") from error
-        # Whoever deletes a job marks it before he removes its files: what was written after that is found here.
-        self._refuse_lost(name)
+        # A deleted job is marked before its files are removed: a file written after the removal is noticed here.
+        self._refuse_obsolete(name)
 
-    def _refuse_lost(self, name: str) -> None:
+    def _refuse_obsolete(self, name: str) -> None:
+        """Refuse a result of an attempt that no longer owns its job, and remove what the attempt has written."""
         kind, _, rest = name.partition("/")
-        if self.holds is None or kind != RESULTS:
+        if self.is_current is None or kind != RESULTS:
             return
         job_id, attempt = rest.split("/")[:2]
-        if not self.holds(job_id, int(attempt)):
+        if not self.is_current(job_id, int(attempt)):
             self.remove(f"{RESULTS}/{job_id}/{attempt}")
             if self.is_local:  # buckets have no empty folders
                 with suppress(OSError):
@@ -88,10 +89,10 @@ class Artifacts:
             raise InputError("job.cancelled", f"attempt {attempt} of job {job_id} is no longer wanted")
 
     def get(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """A file, or the bytes [start, end) of it.
+        """Read a file, or the bytes [start, end) of it.
 
         Raises:
-            InputError: `job.expired` when the file is gone.
+            InputError: `job.expired` if the file has been removed.
             ServeError: `artifacts.failed`.
         """
         try:
@@ -103,7 +104,7 @@ class Artifacts:
         return data
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files and folders in a folder, sorted; none when there is no such folder.
+        """List the names of the files and folders in a folder, sorted; empty if there is no such folder.
 
         Raises:
             ServeError: `artifacts.failed`.
@@ -111,16 +112,16 @@ class Artifacts:
         path = self._path(folder)
         try:
             self.folder.filesystem.invalidate_cache(path)
-            found = self.folder.filesystem.ls(path, detail=False)
+            paths = self.folder.filesystem.ls(path, detail=False)
         except FileNotFoundError:
             return []
         except Exception as error:
             raise ServeError("artifacts.failed", f"{folder}: {type(error).__name__}: {error}") from error
-        names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
+        names = (str(path).rstrip("/").rpartition("/")[2] for path in paths)
         return sorted(name for name in names if not name.endswith(".tmp"))
 
     def remove(self, folder: str) -> None:
-        """Remove a folder and what is in it; a missing one is no error. When this returns, it is not there.
+        """Remove a folder with its contents, if it exists.
 
         Raises:
             ServeError: `artifacts.failed`.
@@ -128,7 +129,7 @@ class Artifacts:
         path, filesystem = self._path(folder), self.folder.filesystem
         try:
             for _ in range(_REMOVALS):
-                with suppress(FileNotFoundError):  # it is gone, or a file in it was renamed after it was listed
+                with suppress(FileNotFoundError):  # the folder is gone, or a file in it was renamed after the listing
                     filesystem.invalidate_cache()
                     filesystem.rm(path, recursive=True)
                 filesystem.invalidate_cache()
@@ -139,7 +140,7 @@ class Artifacts:
         raise ServeError("artifacts.failed", f"{folder}: files are written into it while it is removed")
 
     def claim(self, database_id: str) -> str:
-        """The id of the database whose jobs own these files: `database_id` where none was written down before.
+        """Claim the store for a database if no other has done so; returns the id of the database that owns it.
 
         Raises:
             ServeError: `artifacts.failed`.
@@ -153,5 +154,5 @@ class Artifacts:
 
 
 def content_type(name: str) -> str:
-    """By the ending of a file that we wrote."""
+    """Return the content type of an artifact, by the extension of its name."""
     return CONTENT_TYPES.get(name.rpartition(".")[2], "application/octet-stream")

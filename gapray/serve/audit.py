@@ -1,7 +1,7 @@
-"""The audit log: who did what to which job, one JSON object a line, without any content of requests.
+"""The audit log: who did what to which job, as one JSON object per line, without the content of requests.
 
-Only callers who were let in are noted, and only what changes something: others cannot fill the disk. The file may be moved
-away at any time (logrotate); the next line makes a new one.
+Only authenticated callers are logged, and only requests that change something, so that nobody else can fill the disk. The
+file may be rotated at any time (logrotate); the next line creates a new one.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 log = logging.getLogger("gapray.serve")
-Note = Callable[..., None]
-"""Takes the facts of one line as keywords."""
+AuditWriter = Callable[..., None]
+"""Writes one line; its fields are keyword arguments."""
 
 
-def audit_log(path: str | None) -> Note:
-    """What writes lines into a file, which only its owner reads; without a path, nowhere.
+def audit_log(path: str | None) -> AuditWriter:
+    """Return a function that appends lines to a file readable only by its owner; without a path, it does nothing.
 
-    A line that cannot be written is told in the server's log, and keeps nobody from what they asked for.
+    If a line cannot be written, the server's log says so, and the request goes on.
     """
     if path is None:
-        return lambda **_facts: None
+        return lambda **_fields: None
     handler = _Handler(Path(path))
 
-    def note(**facts: object) -> None:
+    def write(**fields: object) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        handler.handle(logging.makeLogRecord({"msg": json.dumps({"at": now} | facts)}))
+        handler.handle(logging.makeLogRecord({"msg": json.dumps({"at": now} | fields)}))
 
-    return note
+    return write
 
 
 class _Handler(WatchedFileHandler):
@@ -47,7 +47,7 @@ class _Handler(WatchedFileHandler):
         log.exception("the audit log cannot be written: %s", record.getMessage())
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Write a line; a file that cannot be opened is told in the server's log."""
+        """Write a line; if the file cannot be opened, the server's log says so."""
         try:
             return bool(super().handle(record))
         except OSError:

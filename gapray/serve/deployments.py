@@ -1,4 +1,4 @@
-"""The workers as Ray Serve deployments, and the application made of them.
+"""The Ray Serve application: the workers, the dispatcher and the ingress as deployments.
 
 ingress (HTTP) -> jobs' database <- dispatcher -> packager -> generator -> packager -> scorer
                                                            -> stylist
@@ -25,21 +25,22 @@ from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error,
 from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
-from gapray.serve.http.places import BESIDE
-from gapray.serve.jobs import Job, Kind, Making
+from gapray.serve.http.places import RESERVED_REQUESTS
+from gapray.serve.jobs import GenerationParams, Job, Kind
 from gapray.serve.memory import cap_memory
 from gapray.serve.scratch import clear_scratch
 from gapray.serve.settings import Replicas, ServeSettings, refuse_secrets, serve_settings
 from gapray.serve.store import JobStore
 from gapray.serve.tables import is_sqlite
-from gapray.serve.work import Report, make, make_nothing, ours
+from gapray.serve.work import Report, find_gapray_error, run_job, run_null_engine
 
 log = logging.getLogger("gapray.serve")
 READY_S = 1.0
+"""How long an ingress remembers what Serve's controller said of the workers [s]."""
 
 
-def coded(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let only gapray's own errors out of a replica: they have codes, and can be unpickled anywhere."""
+def only_gapray_errors(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a replica's method to raise gapray's errors only: they have codes, and can be unpickled anywhere."""
 
     @functools.wraps(method)
     def call(*args: Any) -> Any:
@@ -58,104 +59,104 @@ def coded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class PackagerReplica:
-    """`Packager` behind a handle; its methods run in threads."""
+    """A `Packager` in a replica; its methods run in threads."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        keep_to_share()
+        limit_gpu_memory()
         from gapray.serve.engine import Packager
 
         settings = settings.with_places()
-        clear_scratch()  # of the replica that this one may replace
-        self._worker = Packager(settings, holds=JobStore(str(settings.jobs_url)).holds)
+        clear_scratch()  # left by a replica that this one may replace
+        self._worker = Packager(settings, is_current=JobStore(str(settings.jobs_url)).is_current)
         self._worker.warm_up()
-        keep_to_memory(settings.packager)
+        limit_host_memory(settings.packager)
 
-    @coded
+    @only_gapray_errors
     def package(self, job: Job) -> Any:
-        """See `Packager.package`."""
+        """Run `Packager.package`."""
         return self._worker.package(job)
 
-    @coded
+    @only_gapray_errors
     def store_package(self, job: Job, package: Any) -> Any:
-        """See `Packager.store_package`."""
+        """Run `Packager.store_package`."""
         return self._worker.store_package(job, package)
 
-    @coded
+    @only_gapray_errors
     def encode(self, job: Job, package: Any, turn: Any) -> Any:
-        """See `Packager.encode`."""
+        """Run `Packager.encode`."""
         return self._worker.encode(job, package, turn)
 
-    @coded
+    @only_gapray_errors
     def compare(self, job: Job, package: Any, turn: Any) -> Any:
-        """See `Packager.compare`."""
+        """Run `Packager.compare`."""
         return self._worker.compare(job, package, turn)
 
-    @coded
-    def laid(self, job: Job) -> Any:
-        """See `Packager.laid`."""
-        return self._worker.laid(job)
+    @only_gapray_errors
+    def prepare_foreign(self, job: Job) -> Any:
+        """Run `Packager.prepare_foreign`."""
+        return self._worker.prepare_foreign(job)
 
 
 class GeneratorReplica:
-    """`Generator` behind a handle: one clip at a time, on a whole GPU where there is one."""
+    """A `Generator` in a replica: one clip at a time, on a whole GPU if there is one."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        keep_to_share()
+        limit_gpu_memory()
         share_kernels()
         from gapray.serve.engine import Generator
 
         self._worker = Generator(settings)
         self._worker.warm_up()
-        keep_to_memory(settings.generator)
+        limit_host_memory(settings.generator)
 
-    @coded
-    def draw(self, making: Making, package: Any) -> Any:
-        """See `Generator.draw`."""
-        return self._worker.draw(making, package)
+    @only_gapray_errors
+    def draw(self, params: GenerationParams, package: Any) -> Any:
+        """Run `Generator.draw`."""
+        return self._worker.draw(params, package)
 
 
 class ScorerReplica:
-    """`Scorer` behind a handle. Comparisons that arrive together go through the networks as one batch."""
+    """A `Scorer` in a replica. Comparisons that arrive together are scored as one batch."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        keep_to_share()
+        limit_gpu_memory()
         from gapray.serve.engine import Scorer
 
         self._worker = Scorer(settings)
         self._worker.warm_up()
-        keep_to_memory(settings.scorer)
+        limit_host_memory(settings.scorer)
 
     @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)  # type: ignore[untyped-decorator]
     async def judge(self, comparisons: list[Any]) -> list[Any]:
-        """See `Scorer.judge_together`."""
+        """Run `Scorer.judge_together` on a batch; each result is a dictionary of scores or an error."""
         return await asyncio.to_thread(self._worker.judge_together, comparisons)
 
-    @coded
+    @only_gapray_errors
     def judge_foreign(self, clip: Any, photos: Any, others: Any = ()) -> Any:
-        """See `Scorer.judge_foreign`."""
+        """Run `Scorer.judge_foreign`."""
         return self._worker.judge_foreign(clip, photos, others)
 
 
 class StylistReplica:
-    """`Stylist` behind a handle: one scene is drawn at a time, the one before is judged and encoded beside it."""
+    """A `Stylist` in a replica: it draws one request's stills at a time, while the previous ones are judged and encoded."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        keep_to_share()
+        limit_gpu_memory()
         from gapray.serve.stylist import Stylist
 
         settings = settings.with_places()
-        self._worker = Stylist(settings, holds=JobStore(str(settings.jobs_url)).holds)
+        self._worker = Stylist(settings, is_current=JobStore(str(settings.jobs_url)).is_current)
         self._worker.warm_up()
-        keep_to_memory(settings.stylist or Replicas())
+        limit_host_memory(settings.stylist or Replicas())
 
-    @coded
+    @only_gapray_errors
     def style(self, job: Job, package: Any) -> Any:
-        """See `Stylist.style`."""
+        """Run `Stylist.style`."""
         return self._worker.style(job, package)
 
 
 class HandleWorkers:
-    """`Workers` over handles. Arrays stay in the object store and are mapped, not copied, on their way."""
+    """`Workers` over deployment handles. Arrays stay in Ray's object store, where they are mapped instead of copied."""
 
     def __init__(
         self,
@@ -167,51 +168,51 @@ class HandleWorkers:
         self._packager, self._generator, self._scorer, self._stylist = packager, generator, scorer, stylist
 
     async def package(self, job: Job) -> Any:
-        """See `Workers`."""
+        """Call `PackagerReplica.package`."""
         return await self._packager.package.remote(job)
 
     async def store_package(self, job: Job, package: Any) -> Any:
-        """See `Workers`."""
+        """Call `PackagerReplica.store_package`."""
         return await self._packager.store_package.remote(job, package)
 
-    async def draw(self, making: Making, package: Any) -> Any:
-        """See `Workers`."""
-        return await self._generator.draw.remote(making, package)
+    async def draw(self, params: GenerationParams, package: Any) -> Any:
+        """Call `GeneratorReplica.draw`."""
+        return await self._generator.draw.remote(params, package)
 
     async def encode(self, job: Job, package: Any, turn: Any) -> Any:
-        """See `Workers`."""
+        """Call `PackagerReplica.encode`."""
         return await self._packager.encode.remote(job, package, turn)
 
     async def compare(self, job: Job, package: Any, turn: Any) -> Any:
-        """See `Workers`."""
+        """Call `PackagerReplica.compare`."""
         return await self._packager.compare.remote(job, package, turn)
 
-    async def laid(self, job: Job) -> Any:
-        """See `Workers`."""
-        return await self._packager.laid.remote(job)
+    async def prepare_foreign(self, job: Job) -> Any:
+        """Call `PackagerReplica.prepare_foreign`."""
+        return await self._packager.prepare_foreign.remote(job)
 
     async def style(self, job: Job, package: Any) -> Any:
-        """See `Workers`."""
-        if self._stylist is None:  # the ingress lets none in, but a job may be older than the setting
+        """Call `StylistReplica.style`."""
+        if self._stylist is None:  # the ingress refuses such jobs, but a job may be older than the setting
             raise InputError("request.unsupported", "this server draws no stills")
         return await self._stylist.style.remote(job, package)
 
     async def judge(self, comparison: Any) -> Any:
-        """See `Workers`."""
-        found = await self._scorer.judge.remote(comparison)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        """Call `ScorerReplica.judge`, and raise the error that it may return."""
+        outcome = await self._scorer.judge.remote(comparison)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def judge_foreign(self, clip: Any, photos: Any, others: Any) -> Any:
-        """See `Workers`."""
+        """Call `ScorerReplica.judge_foreign`."""
         return await self._scorer.judge_foreign.remote(clip, photos, others)
 
 
 class DispatcherReplica:
-    """`Dispatcher` in a replica: it is called by nobody and calls the workers."""
+    """A `Dispatcher` in a replica: it calls the workers, and nothing calls it."""
 
-    # Serve awaits it, so that the loops begin in the replica's event loop.
+    # Serve awaits an asynchronous constructor, so that the loops start in the replica's event loop.
     async def __init__(  # type: ignore[misc]
         self,
         settings: ServeSettings,
@@ -223,29 +224,31 @@ class DispatcherReplica:
         refuse_unshared(settings)
         settings = settings.with_secrets()
         store = JobStore(str(settings.jobs_url))
-        artifacts = Artifacts.at(str(settings.artifacts), store.holds)
+        artifacts = Artifacts.at(str(settings.artifacts), store.is_current)
         workers = None
         if packager and generator and scorer:
             workers = HandleWorkers(packager, generator, scorer, stylist)
 
-        async def do(job: Job, report: Report) -> dict[str, Any]:
+        async def run(job: Job, report: Report) -> dict[str, Any]:
             try:
                 if workers is None:
-                    return await make_nothing(job, artifacts, report)
-                return await make(job, workers, report)
+                    return await run_null_engine(job, artifacts, report)
+                return await run_job(job, workers, report)
             except (RayError, RayServeException) as error:
-                if ours(error) is not None or (isinstance(error, RayTaskError) and not _is_loss(error.cause)):
+                if find_gapray_error(error) is not None or (
+                    isinstance(error, RayTaskError) and not _is_loss(error.cause)
+                ):
                     raise
                 if isinstance(error, TaskCancelledError):
                     raise
                 raise WorkerLostError(f"{type(error).__name__}") from error
 
         self._settings = settings
-        self._dispatcher = Dispatcher(store, artifacts, settings, do)
+        self._dispatcher = Dispatcher(store, artifacts, settings, run)
         self._dispatcher.start()
 
     def check_health(self) -> None:
-        """Serve replaces a dispatcher that is stuck."""
+        """Raise if the dispatcher is stuck, so that Serve replaces this replica."""
         self._dispatcher.check()
         refuse_unshared(self._settings)
 
@@ -255,39 +258,40 @@ class DispatcherReplica:
 
 
 class Ingress:
-    """The HTTP application in a replica. It needs the database and the artifact store, and no worker."""
+    """The HTTP application in a replica. It needs the database and the artifact store, but no worker."""
 
     def __init__(self, settings: ServeSettings, dispatcher: DeploymentHandle) -> None:
-        del dispatcher  # bound, so that it is deployed before requests are let in
+        del dispatcher  # bound only so that Serve deploys it
         from gapray.serve.http.context import Context
 
         self._app = serve.get_replica_context().app_name
-        self._seen = 0.0, "the workers are starting"
+        self._last_check = 0.0, "the workers are starting"
+        """When the workers were last checked [s on the monotonic clock], and what was wrong with them."""
         clear_scratch()
-        self._context = Context.of(settings.with_places(), self._missing)
-        keep_to_memory(settings.ingress)
+        self._context = Context.of(settings.with_places(), self._not_ready_reason)
+        limit_host_memory(settings.ingress)
 
-    def _missing(self) -> str | None:
-        """What keeps jobs from being worked on, asked of Serve's controller once in a while."""
-        at, said = self._seen
-        if time.monotonic() - at > READY_S:
+    def _not_ready_reason(self) -> str | None:
+        """Return why jobs cannot be worked on, or None; Serve's controller is asked at most once per `READY_S`."""
+        checked_at, reason = self._last_check
+        if time.monotonic() - checked_at > READY_S:
             state = serve.status().applications[self._app]
-            said = "" if state.status == "RUNNING" else f"the workers are {state.status.lower()}"
-            self._seen = time.monotonic(), said
-        return said or None
+            reason = "" if state.status == "RUNNING" else f"the workers are {state.status.lower()}"
+            self._last_check = time.monotonic(), reason
+        return reason or None
 
     def __serve_build_asgi_app__(self) -> Any:
-        """Called by Serve once the replica is made."""
+        """Build the ASGI application; Serve calls this once the replica has been created."""
         from gapray.serve.http.app import build_app
 
-        return build_app(self._context, named_elsewhere=True)  # by each of Serve's proxies
+        return build_app(self._context, adds_request_id=False)  # Serve's proxies add it
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application of a Serve config: ``import_path: gapray.serve.deployments:build``.
+    """Build the application for a Serve config file: ``import_path: gapray.serve.deployments:build``.
 
     Args:
-        args: Fields of `ServeSettings` without secrets; those are in the environment of every node.
+        args: Fields of `ServeSettings`, without secrets: those come from the environment of every node.
 
     Raises:
         ConfigError: `config.invalid`, `config.secret` or `profile.unknown`.
@@ -297,7 +301,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 def application(resolved: ServeSettings) -> serve.Application:
-    """The application of settings whose places and secrets are filled in. None of the secrets goes along.
+    """Build the application from resolved settings, whose locations and secrets are filled in. Secrets are not passed on.
 
     Raises:
         ConfigError: `profile.unknown` or `config.invalid`.
@@ -326,8 +330,8 @@ def application(resolved: ServeSettings) -> serve.Application:
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": 0.1},
     )
-    # The application itself refuses what is more than `ongoing`; health checks always come through to it.
-    options = _options(settings.ingress) | {"max_ongoing_requests": settings.ingress.ongoing + BESIDE}
+    # The application itself refuses more than `ongoing` requests, so that health checks always reach it.
+    options = _options(settings.ingress) | {"max_ongoing_requests": settings.ingress.ongoing + RESERVED_REQUESTS}
     ingress = _deployed(serve.ingress()(Ingress), "ingress", **options)
     return ingress.bind(settings, dispatcher.bind(settings, *workers))
 
@@ -336,25 +340,25 @@ def _deployed(replica: Any, name: str, **options: Any) -> Any:
     return serve.deployment(name=name, **options)(replica)
 
 
-def _options(wanted: Replicas, jobs_url: str | None = None, kind: Kind = "video") -> dict[str, Any]:
-    """A deployment's options; with `jobs_url` its replicas are woken by the jobs of `kind` that wait."""
+def _options(replicas: Replicas, jobs_url: str | None = None, kind: Kind = "video") -> dict[str, Any]:
+    """Return a deployment's options; with `jobs_url` it scales with the number of unfinished jobs of `kind`."""
     options: dict[str, Any] = {
-        "max_ongoing_requests": wanted.ongoing,
-        "ray_actor_options": {"num_cpus": wanted.cpus, **({"num_gpus": wanted.gpus} if wanted.gpus else {})},
+        "max_ongoing_requests": replicas.ongoing,
+        "ray_actor_options": {"num_cpus": replicas.cpus, **({"num_gpus": replicas.gpus} if replicas.gpus else {})},
     }
-    if wanted.min == wanted.max:
-        return options | {"num_replicas": wanted.max}
+    if replicas.min == replicas.max:
+        return options | {"num_replicas": replicas.max}
     policy = {}
     if jobs_url is not None:
         policy["policy"] = AutoscalingPolicy(
             policy_function="gapray.serve.autoscale:QueuePolicy",
-            policy_kwargs={"jobs_url": jobs_url, "ongoing": wanted.ongoing, "kind": kind},
+            policy_kwargs={"jobs_url": jobs_url, "ongoing": replicas.ongoing, "kind": kind},
         )
     return options | {
         "autoscaling_config": AutoscalingConfig(
-            min_replicas=wanted.min,
-            max_replicas=wanted.max,
-            target_ongoing_requests=wanted.ongoing,
+            min_replicas=replicas.min,
+            max_replicas=replicas.max,
+            target_ongoing_requests=replicas.ongoing,
             upscale_delay_s=2,
             downscale_delay_s=120,
             **policy,
@@ -363,7 +367,7 @@ def _options(wanted: Replicas, jobs_url: str | None = None, kind: Kind = "video"
 
 
 def refuse_unshared(settings: ServeSettings) -> None:
-    """Refuse files of one machine on a cluster of several: half the replicas would see another database.
+    """Refuse a database or artifact folder local to one node on a cluster of several: replicas would not share it.
 
     Raises:
         ConfigError: `jobs.store_unusable` or `artifacts.unusable`.
@@ -377,25 +381,26 @@ def refuse_unshared(settings: ServeSettings) -> None:
         raise ConfigError("artifacts.unusable", f"a local folder of artifacts cannot be shared by {nodes} nodes")
 
 
-def keep_to_share() -> None:
-    """Let this process allocate no more than its replica's share of the GPU: Ray's fractions are bookkeeping only."""
-    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
-    if 0 < share < 1:
+def limit_gpu_memory() -> None:
+    """Limit this process's GPU memory to its replica's fraction of the GPU, which Ray only keeps account of."""
+    fraction = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+    if 0 < fraction < 1:
         import torch
 
-        torch.cuda.set_per_process_memory_fraction(share)
+        torch.cuda.set_per_process_memory_fraction(fraction)
 
 
-def keep_to_memory(wanted: Replicas) -> None:
-    """Let this replica's work take no more than its share of the node's memory.
+def limit_host_memory(replicas: Replicas) -> None:
+    """Cap the memory that this replica may allocate beyond what it holds now at `memory_bytes`.
 
-    Not beside a GPU: CUDA maps host memory of its own as it goes, and no figure of what it needs is known.
+    Replicas with a GPU have no cap: CUDA maps host memory as it goes, and how much it needs is not known.
     """
-    if wanted.gpus:
+    if replicas.gpus:
         return
-    cap = cap_memory(wanted.memory_bytes or get_system_memory() // 4)
+    cap = cap_memory(replicas.memory_bytes or get_system_memory() // 4)
     log.info("private memory is capped at %s bytes", cap)
 
 
 def _is_loss(cause: BaseException | None) -> bool:
+    """Whether a task failed because the worker that it called died."""
     return isinstance(cause, (ActorDiedError, RayServeException))

@@ -1,4 +1,4 @@
-"""Three of the four workers behind the server, as plain classes: no Ray, no HTTP. `deployments` puts each into replicas.
+"""Three of the server's four workers as plain classes, without Ray or HTTP; `deployments` runs them in replicas.
 
 photos -> Packager.package -> Generator.draw -> Packager.encode -> Packager.compare -> Scorer.judge
                            -> Stylist.style (`stylist`)
@@ -39,12 +39,12 @@ from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package, model_names
 from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
-from gapray.serve.jobs import Job, Making
-from gapray.serve.making import SPRITE_COLUMNS, length_of, preset_for, preview_name, profile_for
+from gapray.serve.jobs import GenerationParams, Job
+from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for, video_length
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
-from gapray.serve.strangers import strangers
-from gapray.serve.uploads import arrived, at_url, opened, sent_in_manifest
+from gapray.serve.strangers import sample_products
+from gapray.serve.uploads import open_capture, photo_at_url, photos_in_manifest, prepare_upload
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import made_of_frames
 from gapray.video.encode import export
@@ -53,79 +53,87 @@ from gapray.video.provenance import Provenance
 
 log = logging.getLogger("gapray.serve")
 PREVIEW_SIDE = 240
+"""Longer side of a preview image [pixels]."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A drawn orbit, and what is known of it."""
+class RenderedTurn:
+    """The rendered frames of one turn, with how they were made."""
 
     frames: NDArray[np.uint8]
-    """[F, S, S, 3]."""
+    """[F, S, S, 3] RGB."""
     azimuths_deg: tuple[float, ...]
+    """Azimuth of each frame [degrees]."""
     key_frames: tuple[int, ...]
+    """Indices of the frames at the azimuths of the input photos."""
     left_out: tuple[Drawn, ...]
-    """Views drawn from the others, to be scored."""
+    """Input views rendered from the other views, for scoring."""
     calibration: dict[str, Any]
     warnings: tuple[str, ...]
     backend: str
     source_type: str
     licence: str
     models: tuple[str, ...]
-    """``name@revision`` of the weights that drew it."""
+    """``name@revision`` of the weights that were used."""
 
 
 @dataclass(frozen=True)
-class Laid:
-    """A client's video and photos in one form."""
+class ForeignInputs:
+    """A client's video and photos, cut out and normalised for comparison."""
 
     clip: list[Shown]
-    """The video's frames."""
+    """Frames of the video."""
     photos: list[Shown]
-    """By azimuth."""
+    """Photos of the product, sorted by azimuth."""
     others: list[list[Shown]]
-    """Photos of other products."""
+    """Photos of other products, one list per product."""
     warnings: tuple[str, ...]
-    """What is wrong with the photos, and what came beside them and was not used."""
+    """Problems with the photos, and files that came with them but were not used."""
     azimuths_by: AzimuthsBy | None
+    """How the azimuths of the photos were determined."""
 
 
 class Packager:
-    """Photos -> package, frames -> files, and both sides of a comparison cut out by the same network.
+    """Packages photos, encodes frames, and cuts out both sides of a comparison with the same mask network.
 
     Args:
-        settings: Of the server.
-        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
-        holds: As `Artifacts.holds`.
+        settings: The server's settings.
+        device: ``cpu`` or ``cuda``. Defaults to a GPU if there is one.
+        is_current: Whether an attempt still owns its job; see `Artifacts.is_current`.
     """
 
     def __init__(
-        self, settings: ServeSettings, *, device: str | None = None, holds: Callable[[str, int], bool] | None = None
+        self,
+        settings: ServeSettings,
+        *,
+        device: str | None = None,
+        is_current: Callable[[str, int], bool] | None = None,
     ) -> None:
         self._settings = settings
         self._profile = settings.loaded_profile()
-        self._artifacts = Artifacts.at(str(settings.artifacts), holds)
+        self._artifacts = Artifacts.at(str(settings.artifacts), is_current)
         self._device = device or best_device()
         self._models = PackagingModels.load(
             self._profile.packaging, device=self._device, threads=settings.packager.threads
         )
 
     def warm_up(self) -> None:
-        """One grey photo through the mask network, so that the first request does not wait for it."""
+        """Run the mask network on a grey image, so that the first request does not pay for its start-up."""
         self._models.mask.predict([np.full((64, 64, 3), 200, np.uint8)])
 
     def package(self, job: Job) -> GapPackage:
-        """Fetch what has to be fetched, and package it; each view can be looked at as it comes.
+        """Fetch a job's photos if necessary and package them; previews of each view are stored as it is processed.
 
         Raises:
             InputError: `url.*`, `request.*`, `capture.*`, `image.*` or `mask.*`; `job.no_such_file` for a finished package
-                that is there no more.
+                that no longer exists.
         """
         if job.input.package is not None:
             with scratch() as folder:
                 zipfile.ZipFile(io.BytesIO(self._artifacts.get(job.input.package))).extractall(folder)
                 return with_warnings(gap_folder.read(folder))
         with scratch() as folder:
-            capture, ignored = self._opened(job, folder)
+            capture, ignored = self._open_capture(job, folder)
             package = build_package(
                 capture,
                 self._models,
@@ -137,35 +145,35 @@ class Packager:
             self._artifacts.put(preview_name(job, view.azimuth_deg, "depth"), _thumbnail(depth))
         return replace(with_warnings(package), remarks=(described(ignored),) if ignored else ())
 
-    def _opened(self, job: Job, folder: Path) -> tuple[CaptureSet, dict[str, int]]:
-        """A job's photos, and what lay beside them where they were fetched."""
+    def _open_capture(self, job: Job, folder: Path) -> tuple[CaptureSet, dict[str, int]]:
+        """Return a job's photos, and the numbers of other files found with photos that were fetched, by kind."""
         data, by, ignored = self._capture(job)
-        # The table in the zip is ours; it says where the photos stand, not how that was known.
-        return replace(opened(data, folder, job.making.product_id), azimuths_by=by), ignored
+        # The zip's capture.csv was written by the server: it gives the azimuths, not how they were determined.
+        return replace(open_capture(data, folder, job.making.product_id), azimuths_by=by), ignored
 
     def _capture(self, job: Job) -> tuple[bytes, AzimuthsBy | None, dict[str, int]]:
-        """The zip of a job's photos, how their azimuths were known, and what lay beside photos that are fetched now."""
-        given = job.input
-        if given.capture is not None:
-            return self._artifacts.get(given.capture), given.azimuths_by, {}
+        """Return the zip of a job's photos, how their azimuths were determined, and the files ignored while fetching."""
+        inputs = job.input
+        if inputs.capture is not None:
+            return self._artifacts.get(inputs.capture), inputs.azimuths_by, {}
         rules = self._settings.urls
-        if given.manifest_url is not None:
-            sent = sent_in_manifest(
-                fetch_json(given.manifest_url, rules, most_values=self._settings.limits.json_values)
+        if inputs.manifest_url is not None:
+            photos = photos_in_manifest(
+                fetch_json(inputs.manifest_url, rules, max_values=self._settings.limits.json_values)
             )
         else:
-            sent = [at_url(photo) for photo in given.photos]
-        found = arrived(
-            sent,
+            photos = [photo_at_url(source) for source in inputs.photos]
+        upload = prepare_upload(
+            photos,
             azimuths=None,
-            options=given.reading or AzimuthOptions(allow_missing=given.manifest_url is None),
+            options=inputs.reading or AzimuthOptions(allow_missing=inputs.manifest_url is None),
             limits=self._settings.limits,
             decode=self._profile.packaging.decode,
             fetch=lambda url, left: fetch(url, rules, left=left),
             turn=job.kind != "image",
         )
-        assert found.capture is not None
-        return found.capture, given.azimuths_by or found.azimuths_by, found.ignored
+        assert upload.capture is not None
+        return upload.capture, inputs.azimuths_by or upload.azimuths_by, upload.ignored
 
     def _preview(self, job: Job, azimuth: float, photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         cut = np.where(mask[..., None] >= 128, photo, 255).astype(np.uint8)
@@ -173,16 +181,16 @@ class Packager:
         self._artifacts.put(preview_name(job, azimuth, "mask"), _thumbnail(cut))
 
     def store_package(self, job: Job, package: GapPackage) -> dict[str, Any]:
-        """The package as a zip of a GAP folder; returns the job's result."""
-        with scratch() as place:
-            gap_folder.write(package, place)
+        """Store the package as a zip of a GAP folder, and return the job's result."""
+        with scratch() as folder:
+            gap_folder.write(package, folder)
             sink = io.BytesIO()
             with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-                for path in sorted(place.rglob("*")):
+                for path in sorted(folder.rglob("*")):
                     if path.is_file():
-                        archive.write(path, path.relative_to(place))
+                        archive.write(path, path.relative_to(folder))
         return {
-            "files": self._stored(job, {"package.zip": sink.getvalue()}),
+            "files": self._store(job, {"package.zip": sink.getvalue()}),
             "azimuths_by": package.azimuths_by,
             "warnings": list(package.messages),
             "package": {
@@ -205,8 +213,8 @@ class Packager:
             },
         }
 
-    def encode(self, job: Job, package: GapPackage, turn: Turn) -> dict[str, Any]:
-        """Frames -> files in the artifact store; returns the job's result without scores.
+    def encode(self, job: Job, package: GapPackage, turn: RenderedTurn) -> dict[str, Any]:
+        """Encode the frames, store the files, and return the job's result without scores.
 
         Raises:
             ServeError: `artifacts.failed`.
@@ -218,13 +226,13 @@ class Packager:
         video = preset.files[0]
         width, height = video.size or (turn.frames.shape[2], turn.frames.shape[1])
         return {
-            "files": self._stored(job, files),
+            "files": self._store(job, files),
             "azimuths_by": package.azimuths_by,
             "video": {
                 "name": video.name,
                 "frames": len(turn.frames),
                 "fps": video.fps,
-                "seconds": length_of(job.making, len(turn.frames))[0],
+                "seconds": video_length(job.making, len(turn.frames))[0],
                 "width": width,
                 "height": height,
                 "azimuths_deg": list(turn.azimuths_deg),
@@ -238,8 +246,8 @@ class Packager:
             "warnings": [*turn.warnings, *package.messages],
         }
 
-    def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
-        """Cut photos and frames out alike.
+    def compare(self, job: Job, package: GapPackage, turn: RenderedTurn) -> Comparison:
+        """Cut out photos and frames in the same way, for comparison.
 
         Raises:
             InputError: `score.no_truth`.
@@ -258,23 +266,23 @@ class Packager:
             shifted=bool(turn.calibration["shifted"]),
         )
 
-    def laid(self, job: Job) -> Laid:
-        """A client's video and photos in one form, for a score of a foreign video.
+    def prepare_foreign(self, job: Job) -> ForeignInputs:
+        """Cut out and normalise a client's video and photos, to score a video that gapray did not make.
 
         Raises:
             InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, `capture.*`, `image.*`.
         """
         size = self._profile.fidelity.size
-        with scratch() as place:
-            capture, ignored = self._opened(job, place)
+        with scratch() as folder:
+            capture, ignored = self._open_capture(job, folder)
             package = with_warnings(build_package(capture, self._models, self._profile.packaging))
-            told = (*package.messages, *([described(ignored)] if ignored else []))
-            path = place / "video"
+            warnings = (*package.messages, *([described(ignored)] if ignored else []))
+            path = folder / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
-            # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.
+            # Frames are cut out while decoding, so that only one is held in memory at full resolution.
             clip = made_of_frames(
                 path,
-                lambda frame: self._boxed([frame], [0.0])[0],
+                lambda frame: self._cut_boxes([frame], [0.0])[0],
                 most=MOST_FRAMES,
                 side=self._profile.packaging.decode.reference_side,
             )
@@ -286,25 +294,27 @@ class Packager:
             within=[view.mask for view in package.views],
         )
         photos = [shown(cut, size, framing="boxes") for cut in cut_views]
-        return Laid(clip, photos, self._strangers, told, package.azimuths_by)
+        return ForeignInputs(clip, photos, self._other_products, warnings, package.azimuths_by)
 
     @cached_property
-    def _strangers(self) -> list[list[Shown]]:
-        """Cut out when the first foreign video comes."""
-        return [self._boxed(one.photos, one.azimuths_deg) for one in strangers()]
+    def _other_products(self) -> list[list[Shown]]:
+        """The sample products' photos, cut out when the first foreign video arrives."""
+        return [self._cut_boxes(product.photos, product.azimuths_deg) for product in sample_products()]
 
-    def _boxed(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[Shown]:
+    def _cut_boxes(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[Shown]:
+        """Cut out images and frame each one by its bounding box."""
         cuts = cut_out(images, azimuths_deg, self._models.mask, self._profile.packaging.mask)
         return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
-    def _stored(self, job: Job, files: Mapping[str, bytes]) -> dict[str, Any]:
+    def _store(self, job: Job, files: Mapping[str, bytes]) -> dict[str, Any]:
+        """Store a job's result files, and return the size and content type of each by name."""
         for name, data in files.items():
             self._artifacts.put(f"{job.folder}/{name}", data)
         return {name: {"bytes": len(data), "type": content_type(name)} for name, data in files.items()}
 
 
 class Generator:
-    """Package -> frames. Holds the video model."""
+    """Renders the frames of a turn from a package, with the video model."""
 
     def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
         import cv2
@@ -318,7 +328,7 @@ class Generator:
         self._models = tuple(f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items()))
 
     def warm_up(self) -> None:
-        """A small turn of a drawn object, so that the first request does not pay for compilation and allocation."""
+        """Render a small turn of a toy object, so that the first request does not pay for compilation and allocation."""
         from gapray.serve.null import toy_package
 
         small = self._profile.orbit.model_copy(update={"frames": min(4, self._profile.orbit.frames), "voxels": 32})
@@ -330,19 +340,19 @@ class Generator:
         conditions = build_conditions(package, small, device=self._device)
         self._backend.generate(package, conditions, self._profile.video)
 
-    def draw(self, making: Making, package: GapPackage) -> Turn:
-        """Draw the orbit, and some views without their own photos when a score is wanted.
+    def draw(self, params: GenerationParams, package: GapPackage) -> RenderedTurn:
+        """Render the orbit and, if a score was requested, some views without their own photos.
 
         Raises:
             InputError: `orbit.*`, `mask.*` or `video.unsupported`.
             ModelError: `model.failed` or `model.out_of_memory`.
         """
         use_threads(self._threads)
-        profile = profile_for(making, self._profile)
+        profile = profile_for(params, self._profile)
         conditions = build_conditions(package, profile.orbit, device=self._device)
-        frames = self._backend.generate(package, conditions, profile.video, seed=making.seed)
+        frames = self._backend.generate(package, conditions, profile.video, seed=params.seed)
         left_out: Sequence[Drawn] = ()
-        if making.score and len(package.views) > 3:
+        if params.score and len(package.views) > 3:
             left_out = draw_left_out(
                 package,
                 self._backend,
@@ -350,110 +360,114 @@ class Generator:
                 profile.video,
                 engine=conditions.calibration.engine,
                 views=profile.fidelity.leave_out,
-                seed=making.seed,
+                seed=params.seed,
                 device=self._device,
             )
-        able = self._backend.capabilities
-        return Turn(
+        capabilities = self._backend.capabilities
+        return RenderedTurn(
             frames=frames,
             azimuths_deg=conditions.azimuths_deg,
             key_frames=conditions.key_frames,
             left_out=tuple(left_out),
             calibration=asdict(conditions.calibration),
             warnings=conditions.warnings,
-            backend=able.name,
-            source_type=able.source_type,
-            licence=able.licence,
+            backend=capabilities.name,
+            source_type=capabilities.source_type,
+            licence=capabilities.licence,
             models=self._models,
         )
 
 
 class Scorer:
-    """Comparisons -> LPIPS by angle, verdicts."""
+    """Scores comparisons: LPIPS by angle, and a verdict for the whole video."""
 
     def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
         profile = settings.loaded_profile()
         self._settings = profile.fidelity
         self._mask = profile.packaging.mask.model
-        chosen = device or best_device()
+        device = device or best_device()
         self._threads = settings.scorer.threads
-        self._metric = Lpips(profile.fidelity.net, device=chosen)
-        self._identity = load_identity(profile.packaging, device=chosen, batch=32)
+        self._metric = Lpips(profile.fidelity.net, device=device)
+        self._identity = load_identity(profile.packaging, device=device, batch=32)
 
     def warm_up(self) -> None:
-        """One pair."""
+        """Compare one pair of grey images, so that the first request does not pay for start-up."""
         grey = np.full((1, 64, 64, 3), 128, np.uint8)
         self._metric.distance(grey, grey)
 
     def judge(self, comparison: Comparison) -> dict[str, Any]:
-        """One video's scores: by angle, in the mean, and those of the baselines at the same angles."""
+        """Return one video's scores: by angle, their mean, and the baselines' scores at the same angles."""
         use_threads(self._threads)
-        return self._told(comparison, *judged(comparison, self._metric, self._identity, self._settings))
+        return self._result(comparison, *judged(comparison, self._metric, self._identity, self._settings))
 
     def judge_together(self, comparisons: Sequence[Comparison]) -> list[dict[str, Any] | GaprayError]:
-        """`judge` of several videos, whose pictures go through the networks together; a video that fails, fails alone."""
+        """Judge several videos with their images batched; if the batch fails, each video is judged on its own."""
         use_threads(self._threads)
         try:
-            found = judged_together(comparisons, self._metric, self._identity, self._settings)
-            return [self._told(one, *its) for one, its in zip(comparisons, found, strict=True)]
+            outcomes = judged_together(comparisons, self._metric, self._identity, self._settings)
+            return [
+                self._result(comparison, *outcome) for comparison, outcome in zip(comparisons, outcomes, strict=True)
+            ]
         except Exception as error:
             log.exception("%d comparisons failed together", len(comparisons))
             if len(comparisons) == 1:
                 return [as_gapray_error(error)]
-            return [result for one in comparisons for result in self.judge_together([one])]
+            return [result for comparison in comparisons for result in self.judge_together([comparison])]
 
-    def _told(
+    def _result(
         self, comparison: Comparison, scores: Sequence[FrameScore], verdicts: Sequence[Verdict]
     ) -> dict[str, Any]:
-        ours = verdicts[0]
+        verdict = verdicts[0]  # the video's own; the baselines' follow
         return {
-            "lpips": ours.lpips,
-            "worst_lpips": ours.worst_lpips,
-            "key_lpips": ours.key_lpips,
-            "iou": ours.iou,
-            "flicker": ours.flicker,
-            "loop_gap": ours.loop_gap,
-            "span_deg": ours.span_deg,
-            "gate": ours.gate,
-            "reasons": list(ours.reasons),
+            "lpips": verdict.lpips,
+            "worst_lpips": verdict.worst_lpips,
+            "key_lpips": verdict.key_lpips,
+            "iou": verdict.iou,
+            "flicker": verdict.flicker,
+            "loop_gap": verdict.loop_gap,
+            "span_deg": verdict.span_deg,
+            "gate": verdict.gate,
+            "reasons": list(verdict.reasons),
             "angles": [
                 {
-                    "azimuth_deg": one.azimuth_deg,
-                    "kind": one.kind,
-                    "lpips": one.lpips,
-                    "iou": one.iou,
-                    "frame": one.frame,
+                    "azimuth_deg": score.azimuth_deg,
+                    "kind": score.kind,
+                    "lpips": score.lpips,
+                    "iou": score.iou,
+                    "frame": score.frame,
                 }
-                for one in scores
-                if one.label == ours.label
+                for score in scores
+                if score.label == verdict.label
             ],
-            "baselines": {one.label: one.lpips for one in verdicts[1:]},
+            "baselines": {baseline.label: baseline.lpips for baseline in verdicts[1:]},
             "protocol": self._protocol(comparison.framing, comparison.truth, aligned=False),
         }
 
     def judge_foreign(
         self, clip: Sequence[Shown], photos: Sequence[Shown], others: Sequence[Sequence[Shown]] = ()
     ) -> dict[str, Any]:
-        """A video from elsewhere, laid along the photos.
+        """Align a foreign video with photos of its product, and score it.
 
         Args:
             clip: Frames of the video.
-            photos: Of the product that it is said to show.
-            others: Photos of other products each: a video that fits one of them about as well is not of this product.
+            photos: Photos of the product that the video is said to show.
+            others: Photos of other products, one sequence each: a video that fits one of them about as well does not show
+                this product.
 
         Raises:
             InputError: `score.too_short` or `score.not_this_product`.
         """
         use_threads(self._threads)
-        found = aligned_scores(clip, photos, self._metric)
+        scores = aligned_scores(clip, photos, self._metric)
         nulls = [aligned_scores(clip, other, self._metric) for other in unlike(photos, others, self._metric)]
-        refuse_strangers(found, nulls, "the video")
+        refuse_strangers(scores, nulls, "the video")
         angles = [
-            {"azimuth_deg": photo.azimuth_deg, "lpips": value} for photo, value in zip(photos, found.lpips, strict=True)
+            {"azimuth_deg": photo.azimuth_deg, "lpips": value}
+            for photo, value in zip(photos, scores.lpips, strict=True)
         ]
         return {
-            "lpips": found.mean,
-            "span_deg": found.alignment.span_deg,
+            "lpips": scores.mean,
+            "span_deg": scores.alignment.span_deg,
             "angles": angles,
             "protocol": self._protocol("boxes", "given", aligned=True),
         }
@@ -473,7 +487,10 @@ class Scorer:
 
 
 def use_threads(count: int) -> None:
-    """CPU threads of torch in the calling thread: OpenMP keeps the number a thread, and Ray starts processes with one."""
+    """Set the number of torch's CPU threads for the calling thread.
+
+    OpenMP keeps this number per thread, and Ray starts its processes with one.
+    """
     import torch
 
     torch.set_num_threads(count)
@@ -485,7 +502,7 @@ def _thumbnail(image: NDArray[np.uint8]) -> bytes:
     return sink.getvalue()
 
 
-def _provenance(job: Job, package: GapPackage, turn: Turn, profile: Profile) -> Provenance:
+def _provenance(job: Job, package: GapPackage, turn: RenderedTurn, profile: Profile) -> Provenance:
     from gapray import __version__
 
     return Provenance(

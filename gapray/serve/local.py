@@ -1,4 +1,4 @@
-"""All workers in one process, without Ray: for tests, RunPod's handler, and to measure what the server adds."""
+"""All workers in one process, without Ray: for tests, RunPod's handler and benchmarks of the server's overhead."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from gapray.fidelity.comparison import Comparison
 from gapray.fidelity.shown import Shown
 from gapray.gap.package import GapPackage
-from gapray.serve.engine import Generator, Laid, Packager, Scorer, Turn
-from gapray.serve.jobs import Job, Making
+from gapray.serve.engine import ForeignInputs, Generator, Packager, RenderedTurn, Scorer
+from gapray.serve.jobs import GenerationParams, Job
 from gapray.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -20,79 +20,85 @@ if TYPE_CHECKING:
 
 
 class LocalWorkers:
-    """One call of each worker at a time, in threads.
+    """`Workers` in threads of this process; each worker handles one call at a time.
 
     Args:
-        settings: Of the server.
-        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
-        holds: As `gapray.serve.artifacts.Artifacts.holds`.
+        settings: The server's settings.
+        device: ``cpu`` or ``cuda``. Defaults to a GPU if there is one.
+        is_current: Whether an attempt still owns its job; see `Artifacts.is_current`.
     """
 
     def __init__(
-        self, settings: ServeSettings, *, device: str | None = None, holds: Callable[[str, int], bool] | None = None
+        self,
+        settings: ServeSettings,
+        *,
+        device: str | None = None,
+        is_current: Callable[[str, int], bool] | None = None,
     ) -> None:
-        self._packager = Packager(settings, device=device, holds=holds)
+        self._packager = Packager(settings, device=device, is_current=is_current)
         self._generator = Generator(settings, device=device)
         self._scorer = Scorer(settings, device=device)
-        self._settings, self._device, self._holds = settings, device, holds
+        self._settings, self._device, self._is_current = settings, device, is_current
         self._locks = {name: threading.Lock() for name in ("packager", "generator", "scorer", "stylist")}
 
     @cached_property
     def _stylist(self) -> Stylist:
-        """Loaded when the first still is wanted: a server of videos alone never pays for it."""
+        """The stylist, loaded for the first still: a process that only makes videos never loads it."""
         from gapray.serve.stylist import Stylist
 
-        return Stylist(self._settings, device=self._device, holds=self._holds)
+        return Stylist(self._settings, device=self._device, is_current=self._is_current)
 
-    async def _in_turn(self, who: str, call: Callable[..., Any], *args: Any) -> Any:
+    async def _run(self, worker: str, call: Callable[..., Any], *args: Any) -> Any:
+        """Call a worker in a thread, one call at a time."""
+
         def locked() -> Any:
-            with self._locks[who]:
+            with self._locks[worker]:
                 return call(*args)
 
         return await asyncio.to_thread(locked)
 
     async def package(self, job: Job) -> GapPackage:
-        """See `Workers`."""
-        found: GapPackage = await self._in_turn("packager", self._packager.package, job)
-        return found
+        """Run `Packager.package`."""
+        result: GapPackage = await self._run("packager", self._packager.package, job)
+        return result
 
     async def store_package(self, job: Job, package: GapPackage) -> dict[str, Any]:
-        """See `Workers`."""
-        found: dict[str, Any] = await self._in_turn("packager", self._packager.store_package, job, package)
-        return found
+        """Run `Packager.store_package`."""
+        result: dict[str, Any] = await self._run("packager", self._packager.store_package, job, package)
+        return result
 
-    async def draw(self, making: Making, package: GapPackage) -> Turn:
-        """See `Workers`."""
-        found: Turn = await self._in_turn("generator", self._generator.draw, making, package)
-        return found
+    async def draw(self, params: GenerationParams, package: GapPackage) -> RenderedTurn:
+        """Run `Generator.draw`."""
+        result: RenderedTurn = await self._run("generator", self._generator.draw, params, package)
+        return result
 
-    async def encode(self, job: Job, package: GapPackage, turn: Turn) -> dict[str, Any]:
-        """See `Workers`."""
-        found: dict[str, Any] = await self._in_turn("packager", self._packager.encode, job, package, turn)
-        return found
+    async def encode(self, job: Job, package: GapPackage, turn: RenderedTurn) -> dict[str, Any]:
+        """Run `Packager.encode`."""
+        result: dict[str, Any] = await self._run("packager", self._packager.encode, job, package, turn)
+        return result
 
-    async def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
-        """See `Workers`."""
-        found: Comparison = await self._in_turn("packager", self._packager.compare, job, package, turn)
-        return found
+    async def compare(self, job: Job, package: GapPackage, turn: RenderedTurn) -> Comparison:
+        """Run `Packager.compare`."""
+        result: Comparison = await self._run("packager", self._packager.compare, job, package, turn)
+        return result
 
-    async def laid(self, job: Job) -> Laid:
-        """See `Workers`."""
-        found: Laid = await self._in_turn("packager", self._packager.laid, job)
-        return found
+    async def prepare_foreign(self, job: Job) -> ForeignInputs:
+        """Run `Packager.prepare_foreign`."""
+        result: ForeignInputs = await self._run("packager", self._packager.prepare_foreign, job)
+        return result
 
     async def style(self, job: Job, package: GapPackage) -> dict[str, Any]:
-        """See `Workers`."""
-        # The model is loaded by the first still, in its thread: the event loop goes on.
-        found: dict[str, Any] = await self._in_turn("stylist", lambda: self._stylist.style(job, package))
-        return found
+        """Run `Stylist.style`."""
+        # A lambda, so that the first still loads the model in its thread and not on the event loop.
+        result: dict[str, Any] = await self._run("stylist", lambda: self._stylist.style(job, package))
+        return result
 
     async def judge(self, comparison: Comparison) -> dict[str, Any]:
-        """See `Workers`."""
-        found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge, comparison)
-        return found
+        """Run `Scorer.judge`."""
+        result: dict[str, Any] = await self._run("scorer", self._scorer.judge, comparison)
+        return result
 
     async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
-        """See `Workers`."""
-        found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge_foreign, clip, photos, others)
-        return found
+        """Run `Scorer.judge_foreign`."""
+        result: dict[str, Any] = await self._run("scorer", self._scorer.judge_foreign, clip, photos, others)
+        return result

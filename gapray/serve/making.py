@@ -1,4 +1,7 @@
-"""What a request changes: limits, the profile with its wishes over it, the files it gets. Light: the ingress imports it."""
+"""Generation parameters applied: checked against limits, merged into the profile, and turned into output files.
+
+Imported by the ingress, so it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from gapray.config import Profile, StillSettings
 from gapray.errors import InputError
-from gapray.serve.jobs import Job, Making, StillWish
+from gapray.serve.jobs import GenerationParams, Job, StillParams
 from gapray.serve.settings import Limits
 from gapray.stills.scene import Scene, load_scenes, scene_names
 from gapray.stills.still import still_size
@@ -18,33 +21,33 @@ from gapray.video.presets import Output, Preset
 DEFAULT_FPS = 12.0
 SPRITE_COLUMNS = 6
 USUAL_SIDE = 512
-"""Side of a video whose size nobody names, until it is drawn [pixels]."""
+"""Assumed side of a video whose size was not requested, until it is rendered [pixels]."""
 
 
-def check_making(making: Making, limits: Limits) -> None:
-    """Refuse what is beyond the server's limits.
+def check_params(params: GenerationParams, limits: Limits) -> None:
+    """Refuse parameters beyond the server's limits.
 
     Raises:
-        InputError: `request.invalid`, or of stills `scene.unknown`, `still.empty_prompt`, `still.prompt_too_long`.
+        InputError: `request.invalid`; for stills also `scene.unknown`, `still.empty_prompt` or `still.prompt_too_long`.
     """
-    side = limits.picture_side if making.still else limits.side
-    for name, value, most in (
-        ("frames", making.frames, limits.frames),
-        ("width", making.width, side),
-        ("height", making.height, side),
-        ("steps", making.steps, limits.steps),
-        ("seconds", making.seconds, limits.seconds),
-        ("prompt", len(making.prompt or ""), limits.prompt),
-        ("negative_prompt", len(making.negative_prompt or ""), limits.prompt),
+    side = limits.picture_side if params.still else limits.side
+    for name, value, limit in (
+        ("frames", params.frames, limits.frames),
+        ("width", params.width, side),
+        ("height", params.height, side),
+        ("steps", params.steps, limits.steps),
+        ("seconds", params.seconds, limits.seconds),
+        ("prompt", len(params.prompt or ""), limits.prompt),
+        ("negative_prompt", len(params.negative_prompt or ""), limits.prompt),
     ):
-        if value is not None and value > most:
-            raise InputError("request.invalid", f"{name} is {value:g}; at most {most:g} is taken")
-    if making.still:
-        scene_for(making)
+        if value is not None and value > limit:
+            raise InputError("request.invalid", f"{name} is {value:g}; at most {limit:g} is taken")
+    if params.still:
+        scene_for(params)
         return
-    height, width = wanted_size(making) or (USUAL_SIDE, USUAL_SIDE)
-    # As many as `preset_for` lets an mp4 repeat until it lasts as long as was asked.
-    frames = max(making.frames or 1, math.ceil((making.fps or 0) * (making.seconds or 0)))
+    height, width = requested_size(params) or (USUAL_SIDE, USUAL_SIDE)
+    # `preset_for` repeats the turn of an mp4 until it is as long as requested.
+    frames = max(params.frames or 1, math.ceil((params.fps or 0) * (params.seconds or 0)))
     if frames * width * height > limits.video_pixels:
         message = (
             f"{frames} frames of {width} x {height} pixels; at most {limits.video_pixels} pixels in all are encoded"
@@ -52,131 +55,139 @@ def check_making(making: Making, limits: Limits) -> None:
         raise InputError("request.invalid", message)
 
 
-def profile_for(making: Making, profile: Profile) -> Profile:
-    """The server's profile with one request's wishes over it."""
-    orbit: dict[str, Any] = {"frames": making.frames, "size": _side(making)}
+def profile_for(params: GenerationParams, profile: Profile) -> Profile:
+    """Return the server's profile with one request's parameters applied."""
+    orbit: dict[str, Any] = {"frames": params.frames, "size": _side(params)}
     diffusion: dict[str, Any] = {
-        "prompt": making.prompt,
-        "negative_prompt": making.negative_prompt,
-        "steps": making.steps,
-        "guidance": making.guidance,
-        "ip_scale": making.ip_scale,
+        "prompt": params.prompt,
+        "negative_prompt": params.negative_prompt,
+        "steps": params.steps,
+        "guidance": params.guidance,
+        "ip_scale": params.ip_scale,
     }
-    if making.control_scale is not None:
+    if params.control_scale is not None:
         nets = len(profile.video.animatediff.controlnets)
-        diffusion["control_scale"] = (making.control_scale,) * nets
-    animatediff = profile.video.animatediff.model_copy(update=_given(diffusion))
+        diffusion["control_scale"] = (params.control_scale,) * nets
+    animatediff = profile.video.animatediff.model_copy(update=_without_none(diffusion))
     return profile.model_copy(
         update={
-            "orbit": profile.orbit.model_copy(update=_given(orbit)),
+            "orbit": profile.orbit.model_copy(update=_without_none(orbit)),
             "video": profile.video.model_copy(update={"animatediff": animatediff}),
         }
     )
 
 
-def scene_for(making: Making) -> Scene:
-    """The scene that a request names, with its own words over it; without a name a plain studio.
+def scene_for(params: GenerationParams) -> Scene:
+    """Return the scene that a request names, with its prompts replaced by the request's; without a name, a plain studio.
 
     Raises:
         InputError: `scene.unknown`, `still.empty_prompt` or `still.prompt_too_long`.
     """
-    wish = making.still or StillWish()
+    still = params.still or StillParams()
     scene = Scene(name="prompt", prompt="")
-    if wish.scene is not None:
-        if wish.scene not in scene_names():  # never a path
-            raise InputError("scene.unknown", f"there is no scene {wish.scene!r}; scenes: {', '.join(scene_names())}")
-        scene = _shipped(wish.scene)
-    words = {"prompt": making.prompt, "negative_prompt": making.negative_prompt}
-    scene = scene.model_copy(update=_given(words))
-    scene.prompt_for(making.product_id)
+    if still.scene is not None:
+        if still.scene not in scene_names():  # never a path
+            raise InputError("scene.unknown", f"there is no scene {still.scene!r}; scenes: {', '.join(scene_names())}")
+        scene = _load_scene(still.scene)
+    prompts = {"prompt": params.prompt, "negative_prompt": params.negative_prompt}
+    scene = scene.model_copy(update=_without_none(prompts))
+    scene.prompt_for(params.product_id)
     return scene
 
 
 @cache
-def _shipped(name: str) -> Scene:
-    """Read once: every request that names a scene is checked on the ingress' event loop."""
+def _load_scene(name: str) -> Scene:
+    """Load a scene that ships with gapray; cached, because requests are checked on the ingress's event loop."""
     [scene] = load_scenes([name])
     return scene
 
 
-def stills_for(making: Making, settings: StillSettings) -> StillSettings:
-    """The server's settings of stills with one request's wishes over them."""
-    wish = making.still or StillWish()
-    wanted: dict[str, Any] = {
-        "steps": making.steps,
-        "guidance": making.guidance,
-        "ip_scale": making.ip_scale,
-        "exact": wish.exact,
-        "product": wish.product,
+def stills_for(params: GenerationParams, settings: StillSettings) -> StillSettings:
+    """Return the server's still settings with one request's parameters applied."""
+    still = params.still or StillParams()
+    sdxl: dict[str, Any] = {
+        "steps": params.steps,
+        "guidance": params.guidance,
+        "ip_scale": params.ip_scale,
+        "exact": still.exact,
+        "product": still.product,
     }
-    if making.control_scale is not None:
-        wanted["control_scale"] = (making.control_scale,) * len(settings.sdxl.controlnets)
-    changed: dict[str, Any] = {"azimuth_deg": wish.azimuth_deg}
-    size = drawn_size(making, settings.megapixels)
+    if params.control_scale is not None:
+        sdxl["control_scale"] = (params.control_scale,) * len(settings.sdxl.controlnets)
+    changes: dict[str, Any] = {"azimuth_deg": still.azimuth_deg}
+    size = drawn_size(params, settings.megapixels)
     if size:
-        changed["megapixels"] = size[0] * size[1] / 2**20
-    return settings.model_copy(update=_given(changed) | {"sdxl": settings.sdxl.model_copy(update=_given(wanted))})
+        changes["megapixels"] = size[0] * size[1] / 2**20
+    return settings.model_copy(
+        update=_without_none(changes) | {"sdxl": settings.sdxl.model_copy(update=_without_none(sdxl))}
+    )
 
 
-def drawn_size(making: Making, megapixels: float) -> tuple[int, int] | None:
-    """[H, W] at which the picture that is wanted is drawn: in its aspect, no larger than the model is made for."""
-    size = wanted_size(making)
+def drawn_size(params: GenerationParams, megapixels: float) -> tuple[int, int] | None:
+    """Return the [H, W] at which a still is drawn: in the requested aspect ratio, with at most `megapixels`.
+
+    Returns:
+        The size [pixels]; None if no size was requested.
+    """
+    size = requested_size(params)
     return still_size(*size, min(megapixels, size[0] * size[1] / 2**20)) if size else None
 
 
-def wanted_size(making: Making) -> tuple[int, int] | None:
-    """[H, W] that a request names; with one side, a square."""
-    height, width = making.height or making.width, making.width or making.height
+def requested_size(params: GenerationParams) -> tuple[int, int] | None:
+    """Return the requested [H, W] in pixels; a square if only one side was given, None if neither."""
+    height, width = params.height or params.width, params.width or params.height
     return (height, width) if height and width else None
 
 
-def preset_for(making: Making, frames: int) -> Preset:
-    """Which files a request gets: the video, a poster, a sprite sheet."""
-    fps, at_least = making.fps, 0.0
+def preset_for(params: GenerationParams, frames: int) -> Preset:
+    """Return the output files of a request: the video, a poster and a sprite sheet."""
+    fps, min_s = params.fps, 0.0
     if fps is None:
-        fps = DEFAULT_FPS if making.seconds is None else min(60.0, max(1.0, frames / making.seconds))
-    elif making.seconds is not None:
-        at_least = making.seconds
-    size = (making.width, making.height) if making.width and making.height else None
+        fps = DEFAULT_FPS if params.seconds is None else min(60.0, max(1.0, frames / params.seconds))
+    elif params.seconds is not None:
+        min_s = params.seconds
+    size = (params.width, params.height) if params.width and params.height else None
     return Preset(
         name="online",
         description="What the server answers with.",
         files=(
-            Output(kind=making.format, name=f"turntable.{making.format}", fps=fps, min_s=at_least, size=size),
+            Output(kind=params.format, name=f"turntable.{params.format}", fps=fps, min_s=min_s, size=size),
             Output(kind="poster", name="poster.jpg"),
             Output(kind="sprite", name="sprite.jpg", columns=SPRITE_COLUMNS, quality=88),
         ),
     )
 
 
-def length_of(making: Making, frames: int) -> tuple[float, int]:
-    """Seconds that the video lasts, and how many turns it shows in them: an mp4 is repeated to the length that is asked for."""
-    output = preset_for(making, frames).files[0]
+def video_length(params: GenerationParams, frames: int) -> tuple[float, int]:
+    """Return the video's duration [s] and its number of turns: an mp4 repeats the turn to reach the requested duration."""
+    output = preset_for(params, frames).files[0]
     turns = max(1, math.ceil(output.min_s * output.fps / frames)) if output.kind == "mp4" else 1
     return turns * frames / output.fps, turns
 
 
-def told_of_length(making: Making, frames: int) -> list[str]:
-    """What there is to say where the number of frames, their rate and the length that were asked for do not go together."""
-    if making.seconds is None:
+def length_warnings(params: GenerationParams, frames: int) -> list[str]:
+    """Return warnings if the requested number of frames, frame rate and duration contradict each other."""
+    if params.seconds is None:
         return []
-    fps = preset_for(making, frames).files[0].fps
-    lasts, turns = length_of(making, frames)
-    told = f"{frames} frames at {fps:.4g} a second last {frames / fps:.4g} s, and {making.seconds:g} s were asked for: "
+    fps = preset_for(params, frames).files[0].fps
+    duration, turns = video_length(params, frames)
+    reason = (
+        f"{frames} frames at {fps:.4g} a second last {frames / fps:.4g} s, and {params.seconds:g} s were asked for: "
+    )
     if turns > 1:
-        return [f"{told}the turn is shown {turns} times, {lasts:.4g} s in all"]
-    return [f"{told}the video lasts {lasts:.4g} s"] if abs(lasts - making.seconds) > 0.5 / fps else []
+        return [f"{reason}the turn is shown {turns} times, {duration:.4g} s in all"]
+    return [f"{reason}the video lasts {duration:.4g} s"] if abs(duration - params.seconds) > 0.5 / fps else []
 
 
 def preview_name(job: Job, azimuth_deg: float, what: str) -> str:
-    """Artifact of one view's picture."""
+    """Return the artifact name of one view's preview; `what` is ``photo``, ``mask`` or ``depth``."""
     return f"{job.folder}/views/{azimuth_deg:07.3f}_{what}.jpg"
 
 
-def _side(making: Making) -> int | None:
-    size = wanted_size(making)
+def _side(params: GenerationParams) -> int | None:
+    size = requested_size(params)
     return max(64, min(size) // 8 * 8) if size else None
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}

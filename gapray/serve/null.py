@@ -1,4 +1,4 @@
-"""A drawn stand-in for a product: warms models up, and answers for the null engine that measures the service alone."""
+"""Synthetic stand-ins: a toy product that warms up models, and the grey turn that the null engine answers with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIDE = 128
 
 
 def toy_package(views: int = 8) -> GapPackage:
-    """A box with a stripe, seen from all sides."""
+    """Return a package of a box with a stripe, with `views` views at even steps round it."""
     return GapPackage(
         "toy",
         "0" * 64,
@@ -25,7 +25,7 @@ def toy_package(views: int = 8) -> GapPackage:
 
 
 def grey_turn(frames: int = 4) -> NDArray[np.uint8]:
-    """uint8 [frames, 64, 64, 3]."""
+    """Return the null engine's frames: uint8 [frames, 64, 64, 3], all grey."""
     return np.full((frames, 64, 64, 3), 128, np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What to do about an error, for those who call over HTTP: they have fields, and no flags."""
+"""Remedies for clients of the HTTP APIs, in terms of request fields instead of command-line flags."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FIELDS = {
 
 
 def remedy_of(code: str | None) -> str | None:
-    """The remedy of an error code; None for a code that has none."""
+    """Return the remedy for an error code, or None if the code has none."""
     return None if code is None else _FIELDS.get(code, REMEDIES.get(code))
 
 
@@ -36,6 +36,6 @@ _PASS = re.compile(r"\bPass (?=--(?:names|closing-frame|front|direction)\b)")
 _FLAG = re.compile(r"--(names|closing-frame|front|direction) (-?\w+)")
 
 
-def in_fields(message: str) -> str:
-    """A message that names flags of the command line in the words of a request: ``--names index`` -> ``names=index``."""
+def as_request_fields(message: str) -> str:
+    """Replace command-line flags in a message by request fields: ``--names index`` becomes ``names=index``."""
     return _FLAG.sub(lambda flag: f"{flag[1].replace('-', '_')}={flag[2]}", _PASS.sub("Send ", message))

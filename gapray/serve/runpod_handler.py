@@ -1,7 +1,7 @@
-"""The same engine as a RunPod serverless handler, for those who stay there: ``python -m gapray.serve.runpod_handler``.
+"""The engine as a RunPod serverless handler: ``python -m gapray.serve.runpod_handler``.
 
-Its jobs' contract is that of the endpoint it replaces; photos and results travel inside the job. `GAPRAY_PROFILE` names the
-profile. Needs the package `runpod` in the image.
+Jobs have the format of the endpoint that it replaces; photos and results are sent inline. The environment variable
+`GAPRAY_PROFILE` names the profile. Needs the package `runpod` in the image.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from typing import Any
 from gapray.errors import InputError
 from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.http.runpod import asked_of
-from gapray.serve.jobs import Job, JobInput
+from gapray.serve.http.runpod import parse_input
+from gapray.serve.jobs import GenerationParams, Job, JobInput
 from gapray.serve.local import LocalWorkers
-from gapray.serve.making import check_making
+from gapray.serve.making import check_params
 from gapray.serve.settings import ServeSettings
 from gapray.serve.shapes import runpod_output
 from gapray.serve.text import refuse_unusable
-from gapray.serve.uploads import arrived
-from gapray.serve.work import failure_of, make, told
+from gapray.serve.uploads import prepare_upload
+from gapray.serve.work import client_message, run_job, to_gapray_error
 
 
 async def handler(event: dict[str, Any]) -> dict[str, Any]:
-    """Do one RunPod job.
+    """Run one RunPod job.
 
     Args:
-        event: ``{"input": {…}}`` as RunPod hands it on.
+        event: ``{"input": {…}}`` as RunPod passes it on.
 
     Returns:
-        ``{"status": "ok", "mode", "format", "video_b64", "scores", "azimuths_by", "warnings"}``, with the fields
-        that nothing reads as "ignored" where there are any, of a picture
-        ``{"status": "ok", "image", "seed", "width", "height", …}``, or ``{"status": "error", "message", "code"}``.
+        For a video ``{"status": "ok", "mode", "format", "video_b64", "scores", "azimuths_by", "warnings"}``, for a still
+        ``{"status": "ok", "image", "seed", "width", "height", …}``, both with the names of unknown fields under "ignored"
+        if there are any; on failure ``{"status": "error", "message", "code"}``.
     """
     try:
-        return await _made(event.get("input") or {})
+        return await _run(event.get("input") or {})
     except Exception as error:
-        known = failure_of(error)
-        return {"status": "error", "message": told(known), "code": known.code}
+        known = to_gapray_error(error)
+        return {"status": "error", "message": client_message(known), "code": known.code}
 
 
 @functools.cache
@@ -54,68 +54,68 @@ def _workers() -> tuple[ServeSettings, LocalWorkers]:
         profile=profile,
         jobs_url="sqlite://",
         artifacts=tempfile.mkdtemp(prefix="gapray-"),
-        webhook_secret="unused",  # noqa: S106  (nothing is signed here)
+        webhook_secret="unused",  # noqa: S106  (no webhooks are sent)
     )
     return settings, LocalWorkers(settings)
 
 
-async def _made(given: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(given, dict) or not given:
+async def _run(job_input: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(job_input, dict) or not job_input:
         raise InputError("request.invalid", "the job holds no input")
-    refuse_unusable("input", given)
+    refuse_unusable("input", job_input)
     settings, workers = await asyncio.to_thread(_workers)
     artifacts = Artifacts.at(str(settings.artifacts))
-    asked = asked_of(given)
-    making = asked.making
-    check_making(making, settings.limits)
+    parsed = parse_input(job_input)
+    params = parsed.params
+    check_params(params, settings.limits)
     job_id = uuid.uuid4().hex
-    where = JobInput(manifest_url=asked.manifest_url, reading=asked.options if asked.manifest_url else None)
-    if asked.manifest_url is None:
-        found = arrived(
-            asked.sent,
-            azimuths=asked.azimuths,
-            options=asked.options,
+    inputs = JobInput(manifest_url=parsed.manifest_url, reading=parsed.options if parsed.manifest_url else None)
+    if parsed.manifest_url is None:
+        upload = prepare_upload(
+            parsed.photos,
+            azimuths=parsed.azimuths,
+            options=parsed.options,
             limits=settings.limits,
             decode=settings.loaded_profile().packaging.decode,
-            turn=making.still is None,
+            turn=params.still is None,
         )
-        where = JobInput(
-            photos=found.photos,
-            azimuths_by=found.azimuths_by,
-            ignored=found.ignored,
-            reading=found.reading,
+        inputs = JobInput(
+            photos=upload.photos,
+            azimuths_by=upload.azimuths_by,
+            ignored=upload.ignored,
+            reading=upload.reading,
         )
-        if found.capture is not None:
-            where = where.model_copy(update={"capture": f"uploads/{job_id}/capture.zip"})
-            artifacts.put(f"uploads/{job_id}/capture.zip", found.capture)
-    for name, data in asked.files.items():
+        if upload.capture is not None:
+            inputs = inputs.model_copy(update={"capture": f"uploads/{job_id}/capture.zip"})
+            artifacts.put(f"uploads/{job_id}/capture.zip", upload.capture)
+    for name, data in parsed.files.items():
         artifacts.put(f"uploads/{job_id}/{name}", data)
-        where = where.model_copy(update={name: f"uploads/{job_id}/{name}"})
-    job = local_job(job_id, making, where)
+        inputs = inputs.model_copy(update={name: f"uploads/{job_id}/{name}"})
+    job = local_job(job_id, params, inputs)
     try:
-        job = replace(job, status="completed", result=await make(job, workers, _silent))
+        job = replace(job, status="completed", result=await run_job(job, workers, _ignore_progress))
         output = runpod_output(job, artifacts)
-        return output | {"ignored": list(asked.ignored)} if asked.ignored else output
+        return output | {"ignored": list(parsed.ignored)} if parsed.ignored else output
     finally:
         artifacts.remove(f"uploads/{job_id}")
         artifacts.remove(f"results/{job_id}")
 
 
-def local_job(job_id: str, making: Any, where: JobInput) -> Job:
-    """A job that no store knows."""
+def local_job(job_id: str, params: GenerationParams, inputs: JobInput) -> Job:
+    """Return a running job that is in no database."""
     now = time.time()
     return Job(
         id=job_id,
         owner="local",
         api="runpod",
-        kind="image" if making.still else "video",
+        kind="image" if params.still else "video",
         endpoint="",
         model="",
         status="running",
         stage="",
         progress=0,
-        making=making,
-        input=where,
+        making=params,
+        input=inputs,
         digest="",
         webhook=None,
         created_at=now,
@@ -130,7 +130,7 @@ def local_job(job_id: str, making: Any, where: JobInput) -> Job:
     )
 
 
-async def _silent(stage: str, percent: int) -> None:
+async def _ignore_progress(stage: str, percent: int) -> None:
     del stage, percent
 
 

@@ -1,4 +1,4 @@
-"""Folders in which a client's photos and videos are while they are worked on: gone with the work, or with the process that is killed at it."""
+"""Temporary folders for a client's photos and videos, removed after the work, or by the next process if this one is killed."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ _PREFIX = "gapray-work-"
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty folder for one piece of work, removed when the block ends.
+    """Create an empty folder, and remove it when the block ends.
 
-    It is locked by this process, which the kernel undoes however the process ends (flock(2)).
+    The folder is locked by this process; the kernel releases the lock however the process ends (flock(2)).
     """
-    folder, held = _locked()
+    folder, descriptor = _create_locked()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        os.close(descriptor)
 
 
-def _locked() -> tuple[Path, int]:
+def _create_locked() -> tuple[Path, int]:
+    """Create a folder and lock it; returns its path and the file descriptor that holds the lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        with suppress(FileNotFoundError):  # `clear_scratch` came between
-            held = os.open(folder, os.O_RDONLY)
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # `clear_scratch` of another process removed it before it was locked
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             if folder.exists():
-                return folder, held
-            os.close(held)
+                return folder, descriptor
+            os.close(descriptor)
 
 
 def clear_scratch() -> list[Path]:
-    """Remove the folders of processes of this user that were killed at their work; returns them."""
+    """Remove and return the scratch folders left by processes of this user that were killed."""
     removed = []
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         try:
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
             continue
         try:
-            if os.fstat(held).st_uid == os.geteuid():
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(folder)
-        except BlockingIOError:  # its process lives
+        except BlockingIOError:  # its process is alive
             continue
         finally:
-            os.close(held)
+            os.close(descriptor)
     return removed

@@ -1,4 +1,4 @@
-"""Settings of a server: what it makes, where its jobs and files live, and what it lets in."""
+"""Settings of a server: models and profile, where jobs and files are stored, and the limits on requests."""
 
 from __future__ import annotations
 
@@ -27,54 +27,56 @@ class _Settings(BaseModel):
 
 
 class Limits(_Settings):
-    """What one request may ask for. Photos also pass `decode.*` of the profile."""
+    """Limits on one request. Photos must also satisfy `decode.*` of the profile."""
 
     body_bytes: int = Field(96 * 2**20, gt=0, description="Largest accepted body [bytes].")
-    body_s: float = Field(30, gt=0, description="A body is there after so long…")
-    body_bytes_s: int = Field(16 * 1024, gt=0, description="…and one second more for each so many of its bytes.")
+    body_s: float = Field(30, gt=0, description="Time in which a body must arrive [s]; `body_bytes_s` adds to it.")
+    body_bytes_s: int = Field(
+        16 * 1024, gt=0, description="Slowest upload rate: every so many bytes extend `body_s` by a second [bytes/s]."
+    )
     at_once_per_key: int | None = Field(
         None,
         ge=1,
-        description="Requests of one key that an ingress answers at once; null = a quarter of its `ongoing`.",
+        description="Concurrent requests of one key in an ingress; null = a quarter of its `ongoing`.",
     )
     images: int = Field(72, ge=1, description="Photos of one product.")
     photo_bytes: int = Field(
         192 * 2**20,
         gt=0,
-        description="All photos of a request, unpacked from its zip or fetched from its URLs [bytes].",
+        description="Total size of a request's photos, after unpacking a zip or fetching URLs [bytes].",
     )
     photo_pixels: int = Field(
-        2_000_000_000, gt=0, description="All photos of a request together, by their headers [pixels]."
+        2_000_000_000, gt=0, description="Total size of a request's photos, according to their headers [pixels]."
     )
     entries: int = Field(2000, ge=1, description="Files and folders in a zip of photos.")
-    json_bytes: int = Field(64 * 2**20, gt=0, description="Largest JSON body, photos in base64 included [bytes].")
+    json_bytes: int = Field(64 * 2**20, gt=0, description="Largest JSON body, including photos in base64 [bytes].")
     json_values: int = Field(
-        100_000, ge=1, description="Values in JSON that a client sends or that the server fetches."
+        100_000, ge=1, description="Values in a JSON document that a client sends or the server fetches."
     )
-    fields: int = Field(200, ge=1, description="Form fields beside the photos.")
+    fields: int = Field(200, ge=1, description="Form fields of a request, not counting photos.")
     prompt: int = Field(4000, ge=1, description="Length of a prompt [characters].")
     frames: int = Field(120, ge=1, le=360, description="Frames of one turn.")
     side: int = Field(1024, ge=64, le=2048, description="Longer side of a video [pixels].")
     picture_side: int = Field(2048, ge=64, le=4096, description="Longer side of a still [pixels].")
     steps: int = Field(100, ge=1, le=200, description="Denoising steps.")
-    seconds: float = Field(60, gt=0, description="Length of a video [s].")
+    seconds: float = Field(60, gt=0, description="Duration of a video [s].")
     video_pixels: int = Field(
-        1_000_000_000, gt=0, description="Width x height x frames of an encoded video, the repeated frames included."
+        1_000_000_000, gt=0, description="Width x height x frames of an encoded video, including repeated turns."
     )
-    queued: int = Field(200, ge=1, description="Jobs that may wait; more are answered by 429.")
-    queued_per_key: int | None = Field(
-        None, ge=1, description="Of these, jobs of one key; null = a quarter of `queued`."
-    )
+    queued: int = Field(200, ge=1, description="Queued jobs; further requests are answered with 429.")
+    queued_per_key: int | None = Field(None, ge=1, description="Queued jobs of one key; null = a quarter of `queued`.")
     wait_s: float = Field(
         300, gt=0, description="Longest synchronous wait for a job, and longest stream of its events [s]."
     )
     image_wait_s: float = Field(
-        90, ge=0, description="Image requests that do not say are answered with a job after so long [s]."
+        90,
+        ge=0,
+        description="How long an image request waits for its job, unless it says so itself, before it is answered with the unfinished job [s].",
     )
 
     @property
     def waiting_per_key(self) -> int:
-        """Jobs of one key that may wait."""
+        """Maximum number of queued jobs of one key."""
         return max(1, self.queued // 4) if self.queued_per_key is None else self.queued_per_key
 
 
@@ -83,79 +85,82 @@ class UrlRules(_Settings):
 
     schemes: tuple[Literal["https", "http"], ...] = Field(("https", "http"), description="Accepted schemes.")
     private: tuple[str, ...] = Field(
-        (), description="Networks that may be reached though they are not public, such as 10.1.0.0/16."
+        (), description="Networks that may be reached although they are not public, such as 10.1.0.0/16."
     )
-    max_bytes: int = Field(64 * 2**20, gt=0, description="Of one answer [bytes].")
-    timeout_s: float = Field(20, gt=0, description="Of one fetch, redirects included [s].")
-    redirects: int = Field(3, ge=0, le=10, description="Hops that are followed, each checked anew.")
+    max_bytes: int = Field(64 * 2**20, gt=0, description="Largest response [bytes].")
+    timeout_s: float = Field(20, gt=0, description="Longest fetch, including redirects [s].")
+    redirects: int = Field(3, ge=0, le=10, description="Redirects that are followed, each checked anew.")
 
 
 class JobRules(_Settings):
     """How jobs are run and kept."""
 
-    lease_s: float = Field(15, gt=0, description="A worker that is not heard of for so long has lost its job [s].")
-    poll_s: float = Field(0.1, gt=0, description="How often the queue is looked at [s].")
-    attempts: int = Field(3, ge=1, description="Times a job is tried when its workers die.")
-    timeout_s: float = Field(1800, gt=0, description="A job that runs longer fails [s].")
-    keep_s: float = Field(24 * 3600, gt=0, description="Results and uploads are kept so long [s].")
-    orphan_s: float = Field(3600, gt=0, description="Files that no job owns are removed after so long [s].")
-    running: int = Field(2, ge=1, description="Jobs at work at once: the generator's max_ongoing x max_replicas.")
+    lease_s: float = Field(15, gt=0, description="Time without a heartbeat after which a worker loses its job [s].")
+    poll_s: float = Field(0.1, gt=0, description="Pause between two polls of the queue [s].")
+    attempts: int = Field(3, ge=1, description="Attempts at a job whose workers die.")
+    timeout_s: float = Field(1800, gt=0, description="Longest running time of a job [s].")
+    keep_s: float = Field(24 * 3600, gt=0, description="How long results and uploads are kept [s].")
+    orphan_s: float = Field(3600, gt=0, description="Age at which files that belong to no job are removed [s].")
+    running: int = Field(2, ge=1, description="Concurrent jobs: the generator's max_ongoing x max_replicas.")
     webhook_tries: int = Field(5, ge=1, description="Deliveries of a webhook before it is given up.")
 
 
 class Replicas(_Settings):
     """Replicas of one deployment."""
 
-    min: int = Field(1, ge=0, description="Replicas that stay; 0 = none while nothing waits.")
-    max: int = Field(1, ge=1, description="Replicas at most.")
-    ongoing: int = Field(1, ge=1, description="Calls at once in one replica.")
+    min: int = Field(1, ge=0, description="Minimum number of replicas; 0 = none while no job waits.")
+    max: int = Field(1, ge=1, description="Maximum number of replicas.")
+    ongoing: int = Field(1, ge=1, description="Concurrent calls in one replica.")
     cpus: float = Field(0.5, ge=0, description="Logical CPUs of a replica.")
-    gpus: float = Field(0, ge=0, description="Share of a GPU of a replica; its process keeps to it.")
+    gpus: float = Field(0, ge=0, description="Fraction of a GPU of a replica; its GPU memory is limited to it.")
     threads: int = Field(2, ge=1, description="CPU threads of a replica.")
     memory_bytes: int | None = Field(
         None,
         gt=0,
-        description="What the work of a replica without a GPU may take beyond what it holds once it is loaded; null = a quarter of its node's memory [bytes].",
+        description="Memory that a replica without a GPU may allocate once its models are loaded; null = a quarter of its node's memory [bytes].",
     )
 
 
 class ServeSettings(_Settings):
-    """A whole server."""
+    """All settings of a server."""
 
-    profile: str = Field("classic", description="Models and settings of what is made.")
-    overrides: tuple[str, ...] = Field((), description="``name=value`` items over the profile.")
+    profile: str = Field("classic", description="Profile of models and settings.")
+    overrides: tuple[str, ...] = Field((), description="``name=value`` items that override the profile.")
     jobs_url: str | None = Field(
         None,
-        description="SQLAlchemy URL of the jobs' database; default GAPRAY_JOBS_URL, or SQLite in the state folder.",
+        description="SQLAlchemy URL of the job database; default GAPRAY_JOBS_URL, or SQLite in the state folder.",
     )
     artifacts: str | None = Field(
         None, description="Folder or fsspec URI of uploads and results; default GAPRAY_ARTIFACTS, or the state folder."
     )
-    shared_artifacts: bool = Field(False, description="The local folder of artifacts is a mount that every node has.")
+    shared_artifacts: bool = Field(
+        False, description="Whether a local folder of artifacts is a mount that every node has."
+    )
     webhook_secret: str | None = Field(
-        None, description="`whsec_…`, signs webhooks; default GAPRAY_WEBHOOK_SECRET, or one made in the state folder."
+        None,
+        description="Secret that signs webhooks, `whsec_…`; default GAPRAY_WEBHOOK_SECRET, or one generated in the state folder.",
     )
     audit: str | None = Field(
         None,
-        description="File of the audit log; default GAPRAY_AUDIT, or audit.jsonl in the state folder where that is used.",
+        description="File of the audit log; default GAPRAY_AUDIT, or audit.jsonl in the state folder if that is used.",
     )
     engine: Literal["pipeline", "null"] = Field(
-        "pipeline", description="`null` answers every job with one grey turn: to measure the service alone."
+        "pipeline", description="`null` answers every job with grey pictures, to measure the service alone."
     )
-    open: bool = Field(False, description="Answer callers without a key. Only for a server nobody else can reach.")
+    open: bool = Field(False, description="Whether callers need no key. Only for a server that nobody else can reach.")
     open_until_keyed: bool = Field(
-        False, description="Answer callers without a key until the first one is made; `gapray serve` decides it."
+        False, description="Whether callers need no key until the first one is created; set by `gapray serve`."
     )
     bound: tuple[str, int] | None = Field(
-        None, description="Address and port that the server listens at; `gapray serve` says them."
+        None, description="Address and port that the server listens on; set by `gapray serve`."
     )
     hosts: tuple[str, ...] = Field(
         (),
-        description="Names, such as render.lan:8000, by which a server that needs no key may be called, beside localhost and addresses.",
+        description="Host names, such as render.lan:8000, that a server without keys accepts besides localhost and IP addresses.",
     )
     cors_origins: tuple[str, ...] = Field(
         (),
-        description="Origins of web pages that may call this server, such as https://shop.example; `*` = any. None by default.",
+        description="Origins of web pages that may call this server, such as https://shop.example; `*` = any.",
     )
     limits: Limits = Limits()
     urls: UrlRules = UrlRules()
@@ -164,26 +169,29 @@ class ServeSettings(_Settings):
     packager: Replicas = Replicas(ongoing=2)
     generator: Replicas = Replicas()
     scorer: Replicas = Replicas(ongoing=8, cpus=0.25)
-    stylist: Replicas | None = Field(Replicas(ongoing=2, cpus=0.25), description="Draws stills; null = none are drawn.")
+    stylist: Replicas | None = Field(
+        Replicas(ongoing=2, cpus=0.25), description="Replicas that draw stills; null = the server draws none."
+    )
 
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            # RFC 6454, section 6.2: browsers send scheme, host and port, in lower case and without a slash behind them.
+            # RFC 6454, section 6.2: browsers send scheme, host and port, in lower case and without a trailing slash.
             if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@A-Z\s]+", origin) is None:
                 raise ValueError(f"{origin!r} is no origin; write it as https://shop.example or http://localhost:3000")
         return origins
 
     @property
     def requests_per_key(self) -> int:
-        """Requests of one key that an ingress answers at once."""
+        """Maximum number of concurrent requests of one key in an ingress."""
         return self.limits.at_once_per_key or max(1, self.ingress.ongoing // 4)
 
     def without_secrets(self) -> ServeSettings:
-        """The same in the form that Ray may be told of: its API, its logs and its store show what replicas are made with.
+        """Return a copy that may be passed to Ray, whose API, logs and object store show the arguments of replicas.
 
-        Passwords in URLs are ``***``; of the webhooks' secret there is a hash, by which another one is known.
+        Passwords in URLs are masked by ``***``, and the webhook secret is replaced by a hash, so that a node with another
+        secret is noticed.
         """
         return self.model_copy(
             update={
@@ -194,40 +202,40 @@ class ServeSettings(_Settings):
         )
 
     def with_places(self) -> ServeSettings:
-        """What `without_secrets` hid of the places, from the environment of the process that needs it.
+        """Return a copy with the URLs that `without_secrets` masked restored from this process's environment.
 
         Raises:
-            ConfigError: `config.secret` when this node's environment names another place, or none.
+            ConfigError: `config.secret` if this node's environment holds other URLs, or none.
         """
         return self.model_copy(
             update={
-                "jobs_url": revealed(str(self.jobs_url), JOBS_URL),
-                "artifacts": revealed(str(self.artifacts), ARTIFACTS),
+                "jobs_url": reveal_password(str(self.jobs_url), JOBS_URL),
+                "artifacts": reveal_password(str(self.artifacts), ARTIFACTS),
             }
         )
 
     def with_secrets(self) -> ServeSettings:
-        """As `with_places`, and the webhooks' secret from the environment or the state folder.
+        """Return a copy with restored URLs (`with_places`) and the webhook secret from the environment or the state folder.
 
         Raises:
-            ConfigError: `config.secret` when this node's secret is another one, or there is none.
+            ConfigError: `config.secret` if this node has another secret, or none.
         """
-        found = os.environ.get(WEBHOOK_SECRET) or _secret(_state())
-        if self.webhook_secret != _fingerprint(found):
+        secret = os.environ.get(WEBHOOK_SECRET) or _secret(_state())
+        if self.webhook_secret != _fingerprint(secret):
             raise ConfigError(
                 "config.secret", f"{WEBHOOK_SECRET} of this node is not the one that the server began with"
             )
-        return self.with_places().model_copy(update={"webhook_secret": found})
+        return self.with_places().model_copy(update={"webhook_secret": secret})
 
     def environment(self) -> dict[str, str]:
-        """The variables by which processes that inherit them find the places and the secret of these settings."""
+        """Return the environment variables from which other processes restore the URLs and the secret of these settings."""
         return {JOBS_URL: str(self.jobs_url), ARTIFACTS: str(self.artifacts), WEBHOOK_SECRET: str(self.webhook_secret)}
 
     def resolved(self) -> ServeSettings:
-        """The same with every place and secret filled in, so that all replicas agree on them.
+        """Return a copy with every location and secret filled in, so that all replicas agree on them.
 
         Raises:
-            ConfigError: `serve.write_failed`: one is missing, and there is nowhere to keep it.
+            ConfigError: `serve.write_failed` if one is missing and the state folder cannot be written.
         """
         filled = {
             "jobs_url": self.jobs_url or os.environ.get(JOBS_URL),
@@ -245,7 +253,7 @@ class ServeSettings(_Settings):
         return self.model_copy(update=filled)
 
     def loaded_profile(self) -> Profile:
-        """The profile with this server's overrides.
+        """Load the profile with this server's overrides.
 
         Raises:
             ConfigError: `profile.unknown` or `config.invalid`.
@@ -254,7 +262,7 @@ class ServeSettings(_Settings):
 
 
 def serve_settings(data: dict[str, object]) -> ServeSettings:
-    """Settings from a plain mapping.
+    """Validate settings given as a plain mapping.
 
     Raises:
         ConfigError: `config.invalid`.
@@ -267,22 +275,22 @@ def serve_settings(data: dict[str, object]) -> ServeSettings:
         raise ConfigError("config.invalid", f"setting {where}: {first['msg']}") from error
 
 
-def revealed(url: str, variable: str) -> str:
-    """A URL whose password was hidden, with it again, from this process's environment.
+def reveal_password(url: str, variable: str) -> str:
+    """Return a URL with its masked password restored from an environment variable.
 
     Raises:
-        ConfigError: `config.secret` when `variable` holds another URL, or none.
+        ConfigError: `config.secret` if `variable` is not set or holds another URL.
     """
     if HIDDEN not in url:
         return url
-    found = os.environ.get(variable, "")
-    if without_password(found) != url:
+    full_url = os.environ.get(variable, "")
+    if without_password(full_url) != url:
         raise ConfigError("config.secret", f"{variable} of this node is not {url}")
-    return found
+    return full_url
 
 
 def refuse_secrets(data: Mapping[str, object]) -> None:
-    """Refuse settings that Ray would show with a secret in them.
+    """Refuse settings that contain a secret, which Ray would show.
 
     Raises:
         ConfigError: `config.secret`.
@@ -301,14 +309,14 @@ def _fingerprint(secret: str) -> str:
 
 
 def _state() -> Path:
-    """Where this machine keeps what a server's settings do not place elsewhere; made when missing.
+    """Return this machine's state folder, created if missing; it holds what the settings do not place elsewhere.
 
     Raises:
         ConfigError: `serve.write_failed`.
     """
-    named = os.environ.get("GAPRAY_STATE")
+    configured = os.environ.get("GAPRAY_STATE")
     try:
-        state = Path(named) if named else Path.home() / ".local" / "share" / "gapray"
+        state = Path(configured) if configured else Path.home() / ".local" / "share" / "gapray"
     except RuntimeError as error:
         raise ConfigError("serve.write_failed", "this user has no home folder, and GAPRAY_STATE is not set") from error
     with writing(ConfigError, "serve.write_failed", f"the server's state, {state}"):
@@ -318,7 +326,7 @@ def _state() -> Path:
 
 
 def _secret(state: Path) -> str:
-    """The secret in a file that only its owner reads; made when missing.
+    """Return the webhook secret in the state folder, generated if missing; only its owner can read the file.
 
     Raises:
         ConfigError: `serve.write_failed`.
@@ -326,18 +334,18 @@ def _secret(state: Path) -> str:
     path = state / "webhook_secret"
     with writing(ConfigError, "serve.write_failed", path):
         if not path.exists():
-            _make_secret(path)
+            _create_secret(path)
         return path.read_text().strip()
 
 
-def _make_secret(path: Path) -> None:
-    """Write a secret whole: servers that start together all read the first one, and a full disk leaves no empty one."""
+def _create_secret(path: Path) -> None:
+    """Write a new secret atomically: servers that start together read the same one, and a full disk leaves no empty file."""
     import base64
     import secrets
 
-    handle, partial = tempfile.mkstemp(dir=path.parent)  # which only its owner may read
+    descriptor, partial = tempfile.mkstemp(dir=path.parent)  # readable only by its owner
     try:
-        with open(handle, "w") as file:
+        with open(descriptor, "w") as file:
             file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
         with suppress(FileExistsError):
             os.link(partial, path)

@@ -1,4 +1,4 @@
-"""A job as each API shows it."""
+"""Jobs as the JSON of each API."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from gapray.capture.kinds import described
 from gapray.errors import InputError
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.jobs import Job, Making
-from gapray.serve.making import USUAL_SIDE, length_of, preset_for, told_of_length
+from gapray.serve.jobs import GenerationParams, Job
+from gapray.serve.making import USUAL_SIDE, length_warnings, preset_for, video_length
 from gapray.serve.remedies import remedy_of
 
 log = logging.getLogger("gapray.serve")
@@ -37,32 +37,33 @@ ORDER_WARNING = (
     "photos by degrees (mug_045.jpg) or send azimuths"
 )
 MODE = "multiview_video"
-"""The prototype's word for what it made."""
+"""Value of `mode` in the prototype's output."""
 DEFAULT_FRAMES = 24
+"""Assumed number of frames if none was requested, until the video is rendered."""
 
 
-def job_id(shown: str) -> str:
-    """The store's id in whatever a client calls it: ``video_<id>``, ``<id>-u1``, ``sync-<id>-u1``.
+def job_id(public_id: str) -> str:
+    """Return the store's id in an API's id: ``video_<id>``, ``<id>-u1`` or ``sync-<id>-u1``.
 
     Raises:
-        InputError: `job.not_found`.
+        InputError: `job.not_found` if there is none in it.
     """
-    found = _ID.search(shown)
-    if found is None:
-        raise InputError("job.not_found", f"there is no job {shown[:80]!r}")
-    return found.group()
+    match = _ID.search(public_id)
+    if match is None:
+        raise InputError("job.not_found", f"there is no job {public_id[:80]!r}")
+    return match.group()
 
 
 def openai_video(job: Job) -> dict[str, Any]:
-    """OpenAI's Video object (openai 3.54, `types/video.py`), with what only gapray knows under `gap`."""
+    """Return OpenAI's Video object (openai 3.54, `types/video.py`), with gapray's own members under `gap`."""
     result = job.result or {}
     video = result.get("video", {})
-    # An encoder may need even sides: what will come is said from the first answer on.
+    # Until the video is made, size and duration are predicted; encoders may need even sides.
     frames = job.making.frames or DEFAULT_FRAMES
-    asked = preset_for(job.making, frames).files[0]
-    width, height = (video["width"], video["height"]) if video else asked.size or (USUAL_SIDE, USUAL_SIDE)
-    seconds = video["seconds"] if video else length_of(job.making, frames)[0]
-    shown: dict[str, Any] = {
+    output = preset_for(job.making, frames).files[0]
+    width, height = (video["width"], video["height"]) if video else output.size or (USUAL_SIDE, USUAL_SIDE)
+    seconds = video["seconds"] if video else video_length(job.making, frames)[0]
+    body: dict[str, Any] = {
         "id": f"video_{job.id}",
         "object": "video",
         "model": job.model,
@@ -79,28 +80,33 @@ def openai_video(job: Job) -> dict[str, Any]:
         "gap": _gap(job, "scores", "video", "calibration", "seconds"),
     }
     if job.error_code:
-        shown["error"] = {"code": job.error_code, "message": job.error_message}
-        shown["gap"]["remedy"] = remedy_of(job.error_code)
-    return shown
+        body["error"] = {"code": job.error_code, "message": job.error_message}
+        body["gap"]["remedy"] = remedy_of(job.error_code)
+    return body
 
 
-def readable(shape: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
-    """A job in one of the shapes here; as a failed one where its stored result is not of the form that its kind's has.
+def shape_or_failure(shape: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    """Apply one of the functions here to a job; if its stored result is malformed, show it as a failed job.
 
-    Raised, one such row would take a whole list with it.
+    Raising an error would hide all other jobs of a list.
     """
     try:
         return shape(job)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         log.exception("job %s cannot be shown", job.id)
-        why = f"this gapray cannot read the job's result: {type(error).__name__}"
-        return shape(
-            replace(job, status="failed", result=None, error_code="job.unreadable", error_message=why, making=Making())
+        failed = replace(
+            job,
+            status="failed",
+            result=None,
+            error_code="job.unreadable",
+            error_message=f"this gapray cannot read the job's result: {type(error).__name__}",
+            making=GenerationParams(),
         )
+        return shape(failed)
 
 
 def openai_event(job: Job) -> dict[str, Any]:
-    """What a webhook of the Videos API carries."""
+    """Return the event that a webhook of the Videos API carries."""
     kind = "completed" if job.status == "completed" else "failed"
     prefix = "video" if job.kind == "video" else job.kind
     return {
@@ -113,14 +119,14 @@ def openai_event(job: Job) -> dict[str, Any]:
 
 
 def openai_images(job: Job, data: list[dict[str, Any]]) -> dict[str, Any]:
-    """OpenAI's ImagesResponse (openai 3.57, `types/images_response.py`), with what only gapray knows under `gap`.
+    """Return OpenAI's ImagesResponse (openai 3.57, `types/images_response.py`), with gapray's own members under `gap`.
 
     Args:
-        job: Of kind `image`, at any state.
-        data: Its pictures, as bytes or URLs.
+        job: Job of kind `image`, in any state.
+        data: Its pictures: objects with `b64_json` or `url`.
     """
     images = (job.result or {}).get("images", [])
-    wish = job.making.still
+    still = job.making.still
     return {
         "id": f"image_{job.id}",
         "object": "image",
@@ -130,7 +136,7 @@ def openai_images(job: Job, data: list[dict[str, Any]]) -> dict[str, Any]:
         "expires_at": int(job.expires_at),
         "data": data,
         "background": "opaque",
-        "output_format": wish.format if wish else "png",
+        "output_format": still.format if still else "png",
         "size": f"{images[0]['width']}x{images[0]['height']}" if images else None,
         "usage": None,
         "error": _error(job),
@@ -139,8 +145,8 @@ def openai_images(job: Job, data: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def native_job(job: Job) -> dict[str, Any]:
-    """A package or score job."""
-    shown: dict[str, Any] = {
+    """Return a package or score job."""
+    body: dict[str, Any] = {
         "id": f"{job.kind}_{job.id}",
         "object": job.kind,
         "status": _OPENAI_STATUS[job.status],
@@ -150,26 +156,26 @@ def native_job(job: Job) -> dict[str, Any]:
         "expires_at": int(job.expires_at),
         "error": _error(job),
     }
-    return shown | (job.result or {}) | azimuths_of(job)
+    return body | (job.result or {}) | azimuths_and_warnings(job)
 
 
-def azimuths_of(job: Job) -> dict[str, Any]:
-    """How the azimuths of a job's photos were known, and all its warnings: the same in every API, from the first answer on."""
+def azimuths_and_warnings(job: Job) -> dict[str, Any]:
+    """Return how the azimuths were determined, and all warnings: part of every API's answers, from the first one on."""
     by = job.azimuths_by
-    told = [ORDER_WARNING] if by == "order" else []
+    warnings = [ORDER_WARNING] if by == "order" else []
     if job.input.ignored:
-        told.append(described(job.input.ignored))
+        warnings.append(described(job.input.ignored))
     if job.kind == "video":
-        drawn = (job.result or {}).get("video", {}).get("frames")
-        told += told_of_length(job.making, drawn or job.making.frames or DEFAULT_FRAMES)
-    return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *told]}
+        rendered = (job.result or {}).get("video", {}).get("frames")
+        warnings += length_warnings(job.making, rendered or job.making.frames or DEFAULT_FRAMES)
+    return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *warnings]}
 
 
 def _gap(job: Job, *names: str) -> dict[str, Any]:
-    """What only gapray knows of a job, with these parts of its result as far as they are there."""
+    """Return gapray's own members, with the named parts of the result if there are any."""
     result = job.result or {}
-    told = {"product_id": job.making.product_id, "stage": job.stage, "attempt": job.attempt}
-    return told | {name: result[name] for name in names if name in result} | azimuths_of(job)
+    members = {"product_id": job.making.product_id, "stage": job.stage, "attempt": job.attempt}
+    return members | {name: result[name] for name in names if name in result} | azimuths_and_warnings(job)
 
 
 def _error(job: Job) -> dict[str, Any] | None:
@@ -179,61 +185,64 @@ def _error(job: Job) -> dict[str, Any] | None:
 
 
 def runpod_id(job: Job) -> str:
-    """RunPod's ids end in the region."""
+    """Return a job's id in RunPod's form, which ends with a region."""
     return f"{job.id}-u1"
 
 
 def runpod_state(job: Job) -> str:
-    """RunPod's name of a job's state."""
+    """Return RunPod's name of a job's state."""
     if job.status == "failed" and job.error_code == "job.timed_out":
         return "TIMED_OUT"
     return _RUNPOD_STATUS[job.status]
 
 
 def runpod_output(job: Job, artifacts: Artifacts) -> dict[str, Any]:
-    """What a finished job of a RunPod endpoint puts out, with the members that the prototype's clients read."""
+    """Return the `output` of a completed RunPod job, with the members that the prototype's clients read."""
     result = job.result or {}
 
     def content(name: str) -> str:
         return base64.b64encode(artifacts.get(f"{job.folder}/{name}")).decode()
 
     if job.kind == "image":
-        return {"status": "ok"} | _runpod_image(result, content) | azimuths_of(job)
+        return {"status": "ok"} | _runpod_image(result, content) | azimuths_and_warnings(job)
     name = result["video"]["name"]
     scores = {"scores": result["scores"]} if "scores" in result else {}
     video = {"mode": MODE, "format": name.rpartition(".")[2], "video_b64": content(name)}
-    return {"status": "ok"} | video | scores | azimuths_of(job)
+    return {"status": "ok"} | video | scores | azimuths_and_warnings(job)
 
 
 def _runpod_image(result: dict[str, Any], content: Callable[[str], str]) -> dict[str, Any]:
-    """What the prototype's image endpoint answered: `image` in base64, `seed`, `width`, `height`; more pictures in `images`."""
-    told = [
-        {name: one[name] for name in ("seed", "width", "height")} | {"image": content(one["name"])}
-        for one in result["images"]
+    """Return the output of the prototype's image endpoint: `image` (base64), `seed`, `width` and `height`.
+
+    If there are several pictures, all of them are in `images` as well.
+    """
+    images = [
+        {name: image[name] for name in ("seed", "width", "height")} | {"image": content(image["name"])}
+        for image in result["images"]
     ]
-    judged = {name: result["images"][0][name] for name in ("gate", "reasons") if name in result["images"][0]}
-    more = {"images": told} if len(told) > 1 else {}
-    return told[0] | judged | more
+    verdict = {name: result["images"][0][name] for name in ("gate", "reasons") if name in result["images"][0]}
+    more = {"images": images} if len(images) > 1 else {}
+    return images[0] | verdict | more
 
 
 def runpod_accepted(job: Job) -> dict[str, Any]:
-    """What RunPod's ``run`` answers, with what only gapray knows under `gap`."""
-    return {"id": runpod_id(job), "status": runpod_state(job), "gap": azimuths_of(job)}
+    """Return the answer of RunPod's ``run``, with gapray's own members under `gap`."""
+    return {"id": runpod_id(job), "status": runpod_state(job), "gap": azimuths_and_warnings(job)}
 
 
 def runpod_status(job: Job, artifacts: Artifacts) -> dict[str, Any]:
-    """What RunPod's ``status`` answers; a failure stands in `output` too, where the prototype's clients look."""
-    shown: dict[str, Any] = {
+    """Return the answer of RunPod's ``status``; a failure is also in `output`, where the prototype's clients look for it."""
+    body: dict[str, Any] = {
         **runpod_accepted(job),
         "delayTime": round(job.seconds_queued * 1000),
         "executionTime": round(job.seconds_running * 1000),
         "retries": max(0, job.attempt - 1),
     }
     if job.status == "completed" and job.result:
-        shown["output"] = runpod_output(job, artifacts)
+        body["output"] = runpod_output(job, artifacts)
     elif job.status == "running":
-        shown["output"] = {"stage": job.stage, "progress": job.progress}
+        body["output"] = {"stage": job.stage, "progress": job.progress}
     elif job.error_code:
-        shown["error"] = job.error_message
-        shown["output"] = {"status": "error", "message": job.error_message, "code": job.error_code}
-    return shown
+        body["error"] = job.error_message
+        body["output"] = {"status": "error", "message": job.error_message, "code": job.error_code}
+    return body

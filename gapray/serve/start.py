@@ -1,4 +1,4 @@
-"""`gapray serve`: the application on this machine, or on a running cluster."""
+"""`gapray serve`: start the application on this machine, or on a running cluster."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ import yaml
 
 from gapray.environment import preserved_environment
 from gapray.errors import ConfigError
-from gapray.serve.front import binary_of_haproxy, free_port, front
-from gapray.serve.keys import any_made, listed
-from gapray.serve.port import port_kept
+from gapray.serve.front import find_haproxy, free_port, run_front
+from gapray.serve.keys import any_created, list_keys
+from gapray.serve.port import hold_port
 from gapray.serve.settings import ServeSettings, serve_settings
 from gapray.serve.tables import connect
 
 log = logging.getLogger("gapray.serve")
 APP = "gapray"
 OBJECT_STORE_BYTES = 2**30
-LOOK_S = 1.0
-"""Between two looks whether the proxy in front still runs."""
-_UNBOUND = "Failed to bind to address"
-"""In what Serve raises when its proxy cannot listen (2.60: serve/_private/http_util.py)."""
+FRONT_CHECK_S = 1.0
+"""Pause between two checks that the front proxy is running [s]."""
+_BIND_FAILURE = "Failed to bind to address"
+"""Part of the error message of Serve when its proxy cannot listen (2.60: serve/_private/http_util.py)."""
 
 
 def serve_settings_of(
     *, profile: str, config: Path | None, overrides: Sequence[str], jobs: str | None, artifacts: str | None
 ) -> ServeSettings:
-    """Settings from the flags of `gapray serve`, over a YAML file.
+    """Return the settings from a YAML file, overridden by the flags of `gapray serve`.
 
     Raises:
         ConfigError: `config.invalid`.
@@ -55,57 +55,66 @@ def serve_settings_of(
     return serve_settings(data).resolved()
 
 
-def admitted(settings: ServeSettings, host: str, *, insecure: bool) -> ServeSettings:
-    """Whether callers need keys: always, but when told so, or on a loopback address until the first key is made.
+def with_key_policy(settings: ServeSettings, host: str, *, insecure: bool) -> ServeSettings:
+    """Return the settings with the decision whether callers need keys.
+
+    They do, unless the server is explicitly insecure, or listens on a loopback address and no key has been created yet.
 
     Raises:
-        ConfigError: `auth.no_keys` for an address that others reach, when nobody could call.
+        ConfigError: `auth.no_keys` if other machines can reach the address and there is no key.
     """
     if insecure or settings.open:
         return settings.model_copy(update={"open": True})
     engine = connect(str(settings.jobs_url))
     keyed = settings.model_copy(update={"open_until_keyed": False})
-    if [key for key in listed(engine) if key.revoked_at is None]:
+    if any(key.revoked_at is None for key in list_keys(engine)):
         return keyed
     if not _is_loopback(host):
         raise ConfigError("auth.no_keys", f"{host} can be reached by others, and there is no API key")
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        # Serve lets HAProxy talk to the replicas over the network: they listen on every address.
+        # Serve's HAProxy talks to the replicas over the network, so they listen on every address.
         raise ConfigError(
             "auth.no_keys", "behind HAProxy the replicas can be reached by others, and there is no API key"
         )
-    # Who made a key wants it asked for, also once it is revoked.
-    return keyed if any_made(engine) else settings.model_copy(update={"open_until_keyed": True})
+    # Once a key has been created, keys are required, even if it was revoked.
+    return keyed if any_created(engine) else settings.model_copy(update={"open_until_keyed": True})
 
 
 def start(settings: ServeSettings, *, host: str, port: int, address: str | None, insecure: bool) -> None:
-    """Serve until interrupted.
+    """Run the server until it is interrupted.
 
-    On a cluster that runs already, its nodes have the secrets in an environment of their own.
-
-    Raises:
-        ConfigError: As `admitted`; `serve.cannot_bind`.
-        ResourceError: As `gapray.ray_session.start`.
-    """
-    chosen = admitted(settings, host, insecure=insecure).model_copy(update={"bound": (host, port)})
-    local = address is None and "RAY_ADDRESS" not in os.environ
-    if not local:  # there it is the nodes' proxies that listen, and what stands before them is the cluster's
-        _serve(chosen, host, port, address or "auto", fronted=False)
-        return
-    with port_kept(host, port):
-        fronted = binary_of_haproxy() is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1"
-        _serve(chosen, host, port, None, fronted=fronted)
-
-
-def _serve(chosen: ServeSettings, host: str, port: int, address: str | None, *, fronted: bool) -> None:
-    """Serve until interrupted.
+    The nodes of an existing cluster must have the secrets in their environment.
 
     Args:
-        chosen: Settings, with every place filled in.
-        host: Address for clients.
-        port: Port for clients.
-        address: Ray cluster; None = a Ray of its own.
-        fronted: HAProxy listens for clients, and Serve's own proxy behind it on the loopback.
+        settings: Resolved settings.
+        host: Address that clients connect to.
+        port: Port that clients connect to.
+        address: Address of a Ray cluster; None: `RAY_ADDRESS`, or else a local Ray instance.
+        insecure: Whether callers need no key.
+
+    Raises:
+        ConfigError: `auth.no_keys` if other machines can reach the address and there is no key; `serve.cannot_bind`.
+        ResourceError: Ray cannot be started or reached (`gapray.ray_session.start`).
+    """
+    settings = with_key_policy(settings, host, insecure=insecure).model_copy(update={"bound": (host, port)})
+    local = address is None and "RAY_ADDRESS" not in os.environ
+    if not local:  # the nodes' proxies listen for clients, behind whatever the cluster puts in front of them
+        _serve(settings, host, port, address or "auto", fronted=False)
+        return
+    with hold_port(host, port):
+        fronted = find_haproxy() is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1"
+        _serve(settings, host, port, None, fronted=fronted)
+
+
+def _serve(settings: ServeSettings, host: str, port: int, address: str | None, *, fronted: bool) -> None:
+    """Run the server until it is interrupted.
+
+    Args:
+        settings: Resolved settings, with the decision about keys.
+        host: Address that clients connect to.
+        port: Port that clients connect to.
+        address: Address of a Ray cluster; None: a local Ray instance.
+        fronted: Whether HAProxy listens for clients, with Serve's own proxy behind it on the loopback.
     """
     import ray
     from ray import serve
@@ -113,17 +122,16 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None, *, 
     from gapray.ray_session import start as start_ray
     from gapray.serve.deployments import application
 
-    # It tells of the port behind the front.
+    # Serve would log its own port, behind the front.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = threading.Event()
-    print(f"starting Ray and the workers of profile {chosen.profile} …", flush=True)  # noqa: T201
-    # For Ray's processes. Requests to the server stand in its own log; one line for each in Ray's would drown everything else.
-    # Ray lets its workers give way to everything else; here they are what the machine is for.
+    print(f"starting Ray and the workers of profile {settings.profile} …", flush=True)  # noqa: T201
+    # For Ray's processes: one line per request in Ray's log would drown everything else, and the server has its own log.
+    # Ray runs its workers at low priority; here they are the machine's main purpose.
     with preserved_environment(RAY_SERVE_LOG_TO_STDERR="0", RAY_worker_niceness="0"):
         if address is None:
-            os.environ |= (
-                chosen.environment()
-            )  # inherited by all processes of this Ray: nothing else tells them of secrets
+            # Ray's processes inherit the secrets; they get them in no other way.
+            os.environ |= settings.environment()
             start_ray("local", share_environment=False, object_store_memory=OBJECT_STORE_BYTES)
         else:
             start_ray(address, share_environment=False)
@@ -132,22 +140,24 @@ def _serve(chosen: ServeSettings, host: str, port: int, address: str | None, *, 
         try:
             inner = ("127.0.0.1", free_port()) if fronted else (host, port)
             serve.start(http_options={"host": inner[0], "port": inner[1], "request_timeout_s": None})
-            serve.run(application(chosen), name=APP, route_prefix="/")
+            serve.run(application(settings), name=APP, route_prefix="/")
         except Exception as error:
-            if _UNBOUND in str(error):
+            if _BIND_FAILURE in str(error):
                 raise ConfigError(
                     "serve.cannot_bind", f"{host}:{port}: a proxy of the cluster cannot bind it"
                 ) from error
             raise
-        keys = "no key needed" if chosen.open or chosen.open_until_keyed else "API key needed"
-        at_once = chosen.requests_per_key * chosen.ingress.max
-        with front(host, port, inner[1], at_once=at_once) if fronted else nullcontext() as before:
+        keys = "no key needed" if settings.open or settings.open_until_keyed else "API key needed"
+        concurrent = settings.requests_per_key * settings.ingress.max
+        with run_front(host, port, inner[1], requests_per_key=concurrent) if fronted else nullcontext() as proxy:
             print(f"http://{host}:{port}/ is ready ({keys}; stop with Ctrl-C)", flush=True)  # noqa: T201
             for number in handlers:
-                signal.signal(number, lambda *_: stop.set())  # only now: Ray sets its own when it starts
-            while not stop.wait(LOOK_S):
-                if before is not None:
-                    before.keep()
+                signal.signal(
+                    number, lambda *_: stop.set()
+                )  # only now, because Ray sets its own handlers when it starts
+            while not stop.wait(FRONT_CHECK_S):
+                if proxy is not None:
+                    proxy.restart_if_dead()
         print("stopping: what is not finished goes on at the next start", flush=True)  # noqa: T201
     finally:
         serve.shutdown()

@@ -1,8 +1,8 @@
-"""Jobs in a database: accepted once, leased to one worker at a time, finished once.
+"""The job store: jobs in a database are accepted once, leased to one worker at a time, and finished once.
 
-Every change of a running job names the attempt it belongs to (compare-and-set): a worker that was thought dead and wakes
-again changes nothing. A job's result and its webhook are written in one transaction. A deleted job is marked first, which
-ends it for clients and workers; its row goes when its files are gone.
+Every change of a running job names the attempt it belongs to (compare-and-set), so that a worker that was presumed dead
+cannot change anything. A job's result and its webhook are written in one transaction. A deleted job is first marked, which
+ends it for clients and workers; its row is removed once its files are gone.
 """
 
 from __future__ import annotations
@@ -21,59 +21,66 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
 
 from gapray.errors import InputError, ServeError
-from gapray.serve.jobs import FINAL, Job, JobInput, Kind, Making, NewJob
-from gapray.serve.tables import connect, database, jobs, notices, writing
-from gapray.serve.text import shown
+from gapray.serve.jobs import FINAL, GenerationParams, Job, JobInput, Kind, NewJob
+from gapray.serve.tables import connect, database, jobs, webhooks, write_transaction
+from gapray.serve.text import escaped
 
 log = logging.getLogger("gapray.serve")
 _COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
 _ROW = TypeAdapter(Job)
-_SEEN = jobs.c.deleted_at.is_(None)
-_NOTICE_LEASE_S = 60.0
-_NOTICES_LOOKED_AT = 1000
-_OF_ONE_HOST = 2
-"""Webhooks that are delivered to one host at a time."""
-_IDS_AT_ONCE = 500
-"""SQLite takes 999 parameters a statement at least."""
+_NOT_DELETED = jobs.c.deleted_at.is_(None)
+_WEBHOOK_LEASE_S = 60.0
+"""How long a webhook is reserved for the process that tries it [s]."""
+_WEBHOOK_BATCH = 1000
+"""Due webhooks that are considered at once."""
+_DELIVERIES_PER_HOST = 2
+"""Webhooks that are delivered to one host concurrently."""
+_IDS_PER_STATEMENT = 500
+"""SQLite accepts at least 999 parameters per statement."""
 
 
 @dataclass(frozen=True)
-class Notice:
-    """A webhook to deliver; its id stays the same over all tries."""
+class PendingWebhook:
+    """A webhook to deliver; its id stays the same for all tries."""
 
     id: str
     job_id: str
     url: str
     tries: int
+    """Number of tries so far, including the one that it was returned for."""
     owner: str
+    """Owner of the job."""
 
     @property
     def host(self) -> str:
-        """Whose receiver it is."""
+        """Host name of the receiver."""
         return (urlsplit(self.url).hostname or "").lower()
 
 
 @dataclass(frozen=True)
 class _Lease:
-    """A running job's lease, and since when it is as it is [seconds, monotonic]."""
+    """A running job's lease as this process saw it."""
 
     attempt: int
     until: float | None
+    """End of the lease [Unix s]."""
     since: float
+    """When this process first saw it unchanged [s on the monotonic clock]."""
 
 
 class JobStore:
-    """All that is done to jobs. Safe to use from threads and from several processes."""
+    """Operations on jobs. Safe to use from threads and from several processes."""
 
     def __init__(self, url: str) -> None:
         self.engine = connect(url)
         self._turns = count()
-        self._served: dict[str, int] = {}
-        """Owner -> number of the turn in which this store last leased a job of its. Rows tell less: a client can delete them."""
+        self._last_turns: dict[str, int] = {}
+        """Owner -> number of the turn in which this store last leased a job of that owner. Kept here because clients can
+        delete rows."""
         self._leases: dict[str, _Lease] = {}
-        """Running job -> its lease as this store saw it last."""
+        """Id of a running job -> its lease as this store last saw it."""
 
-    # ---- what a client does -------------------------------------------------------------------------------------
+    # ---- for clients --------------------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -81,26 +88,33 @@ class JobStore:
         *,
         max_queued: int,
         keep_s: float,
-        max_of_owner: int | None = None,
+        max_per_owner: int | None = None,
         concurrent: int | None = None,
     ) -> Job:
-        """Accept a job: when this returns, it is in the database.
+        """Accept a job; it is in the database when this returns.
 
         A second submission with the same idempotency key returns the first one's job.
 
+        Args:
+            new: The job.
+            max_queued: Maximum number of queued jobs of all owners.
+            keep_s: How long the job is kept [s].
+            max_per_owner: Maximum number of queued jobs of the job's owner; None = no limit.
+            concurrent: Maximum number of queued and running jobs of the owner; None = no limit.
+
         Raises:
-            ServeError: `queue.full`, `queue.key_full` or `rate.exceeded` (too many jobs of this owner at once).
+            ServeError: `queue.full`, `queue.key_full` or `rate.exceeded` (too many queued and running jobs of this owner).
             InputError: `request.idempotency_mismatch`.
         """
         now = time.time()
-        with writing(self.engine) as connection:
-            if new.idempotency_key and (known := self._by_idempotency(connection, new)):
-                return known
-            _one_at_a_time(connection, new.owner)
-            _refuse_full(connection, new.owner, max_queued, max_of_owner)
+        with write_transaction(self.engine) as connection:
+            if new.idempotency_key and (existing := self._by_idempotency_key(connection, new)):
+                return existing
+            _lock_owner(connection, new.owner)
+            _refuse_full(connection, new.owner, max_queued, max_per_owner)
             if concurrent is not None:
-                mine = jobs.c.owner == new.owner, jobs.c.status.in_(("queued", "running"))
-                if connection.execute(_count().where(*mine)).scalar_one() >= concurrent:
+                unfinished = jobs.c.owner == new.owner, jobs.c.status.in_(("queued", "running"))
+                if connection.execute(_count().where(*unfinished)).scalar_one() >= concurrent:
                     raise ServeError("rate.exceeded", f"this key may have {concurrent} jobs at once")
             row = {
                 "id": new.id,
@@ -128,29 +142,29 @@ class JobStore:
                 with connection.begin_nested():
                     connection.execute(jobs.insert().values(row))
             except sa.exc.IntegrityError:
-                # Another process took the same idempotency key since we looked.
-                if known := self._by_idempotency(connection, new):
-                    return known
+                # Another process has used the same idempotency key meanwhile.
+                if existing := self._by_idempotency_key(connection, new):
+                    return existing
                 raise
             return _job(connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == new.id)).one())
 
-    def refuse_when_full(self, owner: str, *, max_queued: int, max_of_owner: int | None = None) -> None:
-        """Refuse what `submit` would refuse by now.
+    def refuse_when_full(self, owner: str, *, max_queued: int, max_per_owner: int | None = None) -> None:
+        """Raise if `submit` would refuse a job of `owner` because of the length of the queue.
 
         Raises:
             ServeError: `queue.full` or `queue.key_full`.
         """
         with self.engine.connect() as connection:
-            _refuse_full(connection, owner, max_queued, max_of_owner)
+            _refuse_full(connection, owner, max_queued, max_per_owner)
 
     def get(self, job_id: str, owner: str | None) -> Job:
-        """A job of `owner` (None = of anybody).
+        """Return a job of `owner` (None = of any owner).
 
         Raises:
-            InputError: `job.not_found`, also for another owner's job: its existence is nobody else's business.
+            InputError: `job.not_found`, also for another owner's job, so that its existence is not revealed.
         """
         with self.engine.connect() as connection:
-            return self._mine(connection, job_id, owner)
+            return self._get(connection, job_id, owner)
 
     def page(
         self,
@@ -161,35 +175,42 @@ class JobStore:
         order: Literal["asc", "desc"] = "desc",
         kind: Kind | None = None,
     ) -> tuple[list[Job], bool]:
-        """A page of jobs by time of acceptance, and whether there are more.
+        """Return a page of jobs, ordered by time of acceptance, and whether there are more.
+
+        Args:
+            owner: Whose jobs; None = all owners'.
+            after: Id of the last job of the previous page.
+            limit: Maximum number of jobs.
+            order: Oldest (``asc``) or newest (``desc``) first.
+            kind: Only jobs of this kind.
 
         Raises:
-            InputError: `job.not_found` when `after` names no job.
+            InputError: `job.not_found` if `after` names no job.
         """
-        query = sa.select(*_COLUMNS).where(_SEEN)
+        query = sa.select(*_COLUMNS).where(_NOT_DELETED)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if kind is not None:
             query = query.where(jobs.c.kind == kind)
-        place = sa.tuple_(jobs.c.created_at, jobs.c.id)
+        position = sa.tuple_(jobs.c.created_at, jobs.c.id)
         with self.engine.connect() as connection:
             if after is not None:
-                last = self._mine(connection, after, owner)
-                edge = sa.tuple_(sa.literal(last.created_at), sa.literal(last.id))
-                query = query.where(place > edge if order == "asc" else place < edge)
+                last = self._get(connection, after, owner)
+                start = sa.tuple_(sa.literal(last.created_at), sa.literal(last.id))
+                query = query.where(position > start if order == "asc" else position < start)
             direction = sa.asc if order == "asc" else sa.desc
             query = query.order_by(direction(jobs.c.created_at), direction(jobs.c.id)).limit(limit + 1)
-            found = [_job(row) for row in connection.execute(query)]
-        return found[:limit], len(found) > limit
+            page = [_job(row) for row in connection.execute(query)]
+        return page[:limit], len(page) > limit
 
     def cancel(self, job_id: str, owner: str | None) -> Job:
-        """Stop a job that is not final; its worker hears of it at the next heartbeat.
+        """Cancel a job that is not final; its worker learns of it at the next heartbeat.
 
         Raises:
             InputError: `job.not_found`.
         """
-        with writing(self.engine) as connection:
-            self._mine(connection, job_id, owner)
+        with write_transaction(self.engine) as connection:
+            self._get(connection, job_id, owner)
             _finish(
                 connection,
                 [jobs.c.id == job_id],
@@ -197,21 +218,21 @@ class JobStore:
                 error_code="job.cancelled",
                 error_message="the job was cancelled",
             )
-            return self._mine(connection, job_id, owner)
+            return self._get(connection, job_id, owner)
 
     def retry(
-        self, job_id: str, owner: str | None, *, max_queued: int | None = None, max_of_owner: int | None = None
+        self, job_id: str, owner: str | None, *, max_queued: int | None = None, max_per_owner: int | None = None
     ) -> Job:
-        """Queue a failed job again, with all its attempts before it.
+        """Queue a failed job again, with a new allowance of attempts.
 
         Raises:
-            InputError: `job.not_found`, or `job.not_failed`.
+            InputError: `job.not_found` or `job.not_failed`.
             ServeError: `queue.full` or `queue.key_full`.
         """
-        with writing(self.engine) as connection:
-            found = self._mine(connection, job_id, owner)
-            _one_at_a_time(connection, found.owner)
-            _refuse_full(connection, found.owner, max_queued, max_of_owner)
+        with write_transaction(self.engine) as connection:
+            job = self._get(connection, job_id, owner)
+            _lock_owner(connection, job.owner)
+            _refuse_full(connection, job.owner, max_queued, max_per_owner)
             changed = connection.execute(
                 jobs.update()
                 .where(jobs.c.id == job_id, jobs.c.status == "failed")
@@ -219,8 +240,8 @@ class JobStore:
                     status="queued",
                     stage="",
                     progress=0,
-                    # Attempts go on counting up, so that no earlier worker's number comes back.
-                    tried_before=found.attempt,
+                    # Attempts keep counting up, so that a number of an earlier worker is not used again.
+                    tried_before=job.attempt,
                     wait_until=None,
                     lease_owner=None,
                     lease_until=None,
@@ -232,59 +253,60 @@ class JobStore:
                 )
             )
             if not changed.rowcount:
-                raise InputError("job.not_failed", f"job {job_id} is {found.status}")
-            return self._mine(connection, job_id, owner)
+                raise InputError("job.not_failed", f"job {job_id} is {job.status}")
+            return self._get(connection, job_id, owner)
 
     def purge(self, owner: str | None, endpoint: str | None = None) -> int:
-        """Cancel all waiting jobs; returns how many."""
-        which = [jobs.c.status == "queued"]
+        """Cancel all queued jobs (of an owner, of an endpoint); returns their number."""
+        conditions = [jobs.c.status == "queued"]
         if owner is not None:
-            which.append(jobs.c.owner == owner)
+            conditions.append(jobs.c.owner == owner)
         if endpoint is not None:
-            which.append(jobs.c.endpoint == endpoint)
-        with writing(self.engine) as connection:
+            conditions.append(jobs.c.endpoint == endpoint)
+        with write_transaction(self.engine) as connection:
             return _finish(
                 connection,
-                which,
+                conditions,
                 status="cancelled",
                 error_code="job.cancelled",
                 error_message="the queue was emptied",
             )
 
     def counts(self, owner: str | None = None, endpoint: str | None = None, kind: Kind | None = None) -> dict[str, int]:
-        """Status -> number of jobs, and ``retried`` -> attempts beyond the first."""
-        repeated = sa.func.sum(sa.case((jobs.c.attempt > 1, jobs.c.attempt - 1), else_=0))
-        query = sa.select(jobs.c.status, sa.func.count(), repeated).where(_SEEN).group_by(jobs.c.status)
+        """Return the number of jobs by status and, under ``retried``, the number of attempts beyond the first."""
+        retries = sa.func.sum(sa.case((jobs.c.attempt > 1, jobs.c.attempt - 1), else_=0))
+        query = sa.select(jobs.c.status, sa.func.count(), retries).where(_NOT_DELETED).group_by(jobs.c.status)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if endpoint is not None:
             query = query.where(jobs.c.endpoint == endpoint)
         if kind is not None:
             query = query.where(jobs.c.kind == kind)
-        found = dict.fromkeys(("queued", "running", "completed", "failed", "cancelled", "retried"), 0)
+        counts = dict.fromkeys(("queued", "running", "completed", "failed", "cancelled", "retried"), 0)
         with self.engine.connect() as connection:
-            for status, number, again in connection.execute(query):
-                found[status] = number
-                found["retried"] += int(again or 0)
-        return found
+            for status, number, retried in connection.execute(query):
+                counts[status] = number
+                counts["retried"] += int(retried or 0)
+        return counts
 
-    # ---- what a worker does -------------------------------------------------------------------------------------
+    # ---- for workers --------------------------------------------------------------------------------------------
 
-    def lease(self, worker: str, *, most: int, lease_s: float, attempts: int) -> list[Job]:
-        """Take up to `most` jobs that wait, or whose worker was not heard of in time.
+    def lease(self, worker: str, *, max_jobs: int, lease_s: float, attempts: int) -> list[Job]:
+        """Lease up to `max_jobs` jobs that are queued, or whose worker did not renew its lease in time.
 
-        Owners take turns: the next job is the oldest of the owner with the fewest jobs at work, of several such the one who
-        was served longest ago. Jobs that were tried `attempts` times, that waited too long or that cannot be read fail here.
+        Owners take turns: the next job is the oldest one of the owner with the fewest running jobs; among several such
+        owners, the one served longest ago comes first. Jobs that have had `attempts` attempts, that waited too long or that
+        cannot be read fail here.
         """
         now = time.time()
         late = sa.and_(jobs.c.status == "queued", jobs.c.wait_until < now)
-        taken: list[Job] = []
+        leased: list[Job] = []
         with self.engine.connect() as connection:
-            # Most looks find nothing; they take no write lock.
-            lost = self._lost(connection, now, lease_s)
+            # Most polls find nothing; they must not take the write lock.
+            lost = self._is_lost(connection, now, lease_s)
             if connection.execute(_count().where(sa.or_(jobs.c.status == "queued", lost))).scalar_one() == 0:
                 return []
-        with writing(self.engine) as connection:
+        with write_transaction(self.engine) as connection:
             _finish(
                 connection,
                 [late],
@@ -299,9 +321,9 @@ class JobStore:
                 error_code="job.attempts_exhausted",
                 error_message=f"the workers of this job died {attempts} times",
             )
-            if most <= 0:
+            if max_jobs <= 0:
                 return []
-            for job_id in self._in_turn(connection, sa.or_(jobs.c.status == "queued", lost), most):
+            for job_id in self._next_in_turn(connection, sa.or_(jobs.c.status == "queued", lost), max_jobs):
                 connection.execute(
                     jobs.update()
                     .where(jobs.c.id == job_id)
@@ -317,63 +339,63 @@ class JobStore:
                 )
                 row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one()
                 try:
-                    taken.append(_read(row))
+                    leased.append(_read(row))
                 except ValidationError as error:
-                    # Raised here it would hold up all jobs behind it, for ever.
+                    # Raising here would block all jobs behind it for ever.
                     _finish(connection, [jobs.c.id == job_id], status="failed", **_unreadable(error))
-        return taken
+        return leased
 
-    def _lost(self, connection: sa.Connection, now: float, lease_s: float) -> sa.ColumnElement[bool]:
-        """Jobs whose worker did not renew its lease in time.
+    def _is_lost(self, connection: sa.Connection, now: float, lease_s: float) -> sa.ColumnElement[bool]:
+        """Return the condition that a job's worker did not renew its lease in time.
 
-        The lease's end says so by the wall clocks of both machines. Those can be set back, and then it lies hours ahead: a
-        lease is over as well when it was not renewed for `lease_s` by this process's monotonic clock (as in the leader
-        election of Kubernetes' client-go, which compares no clocks of two machines).
+        Whether the lease has ended is judged by the wall clocks of two machines. If one of them is set back, the end may lie
+        hours ahead, so a lease also counts as expired if it has not been renewed for `lease_s` on this process's monotonic
+        clock (as in the leader election of Kubernetes' client-go, which never compares the clocks of two machines).
         """
-        seen, unchanged = time.monotonic(), []
+        seen_at, expired = time.monotonic(), []
         query = sa.select(jobs.c.id, jobs.c.attempt, jobs.c.lease_until).where(jobs.c.status == "running")
         leases = {}
         for row in connection.execute(query):
             known = self._leases.get(row.id)
-            same = known and (known.attempt, known.until) == (row.attempt, row.lease_until)
-            leases[row.id] = known if known and same else _Lease(row.attempt, row.lease_until, seen)
-            if seen - leases[row.id].since > lease_s:
-                unchanged.append(sa.and_(jobs.c.id == row.id, jobs.c.lease_until == row.lease_until))
+            unchanged = known and (known.attempt, known.until) == (row.attempt, row.lease_until)
+            leases[row.id] = known if known and unchanged else _Lease(row.attempt, row.lease_until, seen_at)
+            if seen_at - leases[row.id].since > lease_s:
+                expired.append(sa.and_(jobs.c.id == row.id, jobs.c.lease_until == row.lease_until))
         self._leases = leases
-        return sa.and_(jobs.c.status == "running", sa.or_(jobs.c.lease_until < now, *unchanged[:_IDS_AT_ONCE]))
+        return sa.and_(jobs.c.status == "running", sa.or_(jobs.c.lease_until < now, *expired[:_IDS_PER_STATEMENT]))
 
-    def beat(self, worker: str, held: Mapping[str, int], lease_s: float) -> set[str]:
-        """Say that `worker` still has these jobs (id -> attempt). Returns the ids that are its no longer."""
+    def heartbeat(self, worker: str, held: Mapping[str, int], lease_s: float) -> set[str]:
+        """Renew the leases of a worker's jobs (id -> attempt); returns the ids of jobs that it no longer owns."""
         if not held:
             return set()
         now = time.time()
-        with writing(self.engine) as connection:
+        with write_transaction(self.engine) as connection:
             rows = connection.execute(
                 sa.select(jobs.c.id, jobs.c.attempt, jobs.c.status, jobs.c.lease_owner).where(jobs.c.id.in_(held))
             ).all()
-            mine = {
+            owned = {
                 row.id
                 for row in rows
                 if row.status == "running" and row.lease_owner == worker and row.attempt == held[row.id]
             }
-            connection.execute(jobs.update().where(jobs.c.id.in_(mine)).values(lease_until=now + lease_s))
-        return set(held) - mine
+            connection.execute(jobs.update().where(jobs.c.id.in_(owned)).values(lease_until=now + lease_s))
+        return set(held) - owned
 
     def progress(self, job_id: str, attempt: int, stage: str, percent: int) -> bool:
-        """Note how far an attempt is. False = the job is no longer this attempt's."""
-        with writing(self.engine) as connection:
+        """Record an attempt's progress. Returns False if the attempt no longer owns the job."""
+        with write_transaction(self.engine) as connection:
             changed = connection.execute(
-                jobs.update().where(*_attempt(job_id, attempt)).values(stage=stage, progress=percent)
+                jobs.update().where(*_owned_by(job_id, attempt)).values(stage=stage, progress=percent)
             )
             return bool(changed.rowcount)
 
     def complete(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> bool:
-        """Publish a result. False = the job is no longer this attempt's, and nothing was changed."""
-        with writing(self.engine) as connection:
+        """Record a result. Returns False, and changes nothing, if the attempt no longer owns the job."""
+        with write_transaction(self.engine) as connection:
             return bool(
                 _finish(
                     connection,
-                    _attempt(job_id, attempt),
+                    _owned_by(job_id, attempt),
                     status="completed",
                     progress=100,
                     stage="",
@@ -382,50 +404,53 @@ class JobStore:
             )
 
     def fail(self, job_id: str, attempt: int, code: str, message: str) -> bool:
-        """Publish a failure. False as for `complete`."""
-        with writing(self.engine) as connection:
+        """Record a failure. Returns False, and changes nothing, if the attempt no longer owns the job."""
+        with write_transaction(self.engine) as connection:
             return bool(
                 _finish(
                     connection,
-                    _attempt(job_id, attempt),
+                    _owned_by(job_id, attempt),
                     status="failed",
                     error_code=code,
-                    error_message=shown(message),
+                    error_message=escaped(message),
                 )
             )
 
-    def fail_at_last(self, job_id: str, attempt: int, code: str, message: str, *, attempts: int) -> bool:
-        """Give a job back for another attempt, and publish the failure of the last of `attempts`. False as for `complete`."""
-        left = jobs.c.attempt - jobs.c.tried_before < attempts
-        with writing(self.engine) as connection:
-            again = jobs.update().where(*_attempt(job_id, attempt), left).values(lease_until=0.0)
-            if connection.execute(again).rowcount:
+    def fail_or_retry(self, job_id: str, attempt: int, code: str, message: str, *, attempts: int) -> bool:
+        """Release a job for another attempt; if this was the last of `attempts`, record its failure.
+
+        Returns False, and changes nothing, if the attempt no longer owns the job.
+        """
+        attempts_left = jobs.c.attempt - jobs.c.tried_before < attempts
+        with write_transaction(self.engine) as connection:
+            release = jobs.update().where(*_owned_by(job_id, attempt), attempts_left).values(lease_until=0.0)
+            if connection.execute(release).rowcount:
                 return True
         return self.fail(job_id, attempt, code, message)
 
     def release(self, job_id: str, attempt: int) -> bool:
-        """Give a job back at once, for another worker: this one is going. The attempt counts."""
-        with writing(self.engine) as connection:
-            changed = connection.execute(jobs.update().where(*_attempt(job_id, attempt)).values(lease_until=0.0))
+        """Release a job for another worker at once. The attempt counts. Returns False if it no longer owns the job."""
+        with write_transaction(self.engine) as connection:
+            changed = connection.execute(jobs.update().where(*_owned_by(job_id, attempt)).values(lease_until=0.0))
             return bool(changed.rowcount)
 
-    def holds(self, job_id: str, attempt: int) -> bool:
-        """Whether a job is still this attempt's. While the database does not answer, nothing says otherwise: True."""
+    def is_current(self, job_id: str, attempt: int) -> bool:
+        """Whether an attempt still owns its job; True while the database does not answer."""
         try:
             with self.engine.connect() as connection:
-                return bool(connection.execute(_count().where(*_attempt(job_id, attempt))).scalar_one())
+                return bool(connection.execute(_count().where(*_owned_by(job_id, attempt))).scalar_one())
         except sa.exc.SQLAlchemyError:
             return True
 
     # ---- deletion -----------------------------------------------------------------------------------------------
 
     def mark_deleted(self, job_id: str) -> None:
-        """Take a job away from clients and workers, its webhooks too. The row stays, so that its files are not forgotten."""
+        """Hide a job from clients and workers, and drop its webhooks. The row stays until the job's files are removed."""
         now = time.time()
-        with writing(self.engine) as connection:
+        with write_transaction(self.engine) as connection:
             connection.execute(
                 jobs.update()
-                .where(jobs.c.id == job_id, _SEEN)
+                .where(jobs.c.id == job_id, _NOT_DELETED)
                 .values(
                     deleted_at=now,
                     expires_at=now,
@@ -435,103 +460,109 @@ class JobStore:
                     lease_until=None,
                 )
             )
-            connection.execute(notices.delete().where(notices.c.job_id == job_id))
+            connection.execute(webhooks.delete().where(webhooks.c.job_id == job_id))
 
-    def doomed(self, most: int = 100) -> list[str]:
-        """Ids of jobs whose files are to be removed now: deleted ones, and final ones that were kept long enough."""
-        over = sa.or_(~_SEEN, jobs.c.status.in_(FINAL))
-        query = (
-            sa.select(jobs.c.id).where(over, jobs.c.expires_at < time.time()).order_by(jobs.c.expires_at).limit(most)
-        )
+    def due_for_removal(self, limit: int = 100) -> list[str]:
+        """Return ids of jobs whose files are to be removed now: deleted jobs, and finished ones that have expired."""
+        removable = sa.or_(~_NOT_DELETED, jobs.c.status.in_(FINAL))
+        expired = jobs.c.expires_at < time.time()
+        query = sa.select(jobs.c.id).where(removable, expired).order_by(jobs.c.expires_at).limit(limit)
         with self.engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
     def postpone(self, job_id: str, seconds: float) -> None:
-        """Name a deleted job as `doomed` again after so long: its files could not be removed."""
-        with writing(self.engine) as connection:
+        """Make a deleted job `due_for_removal` again after `seconds`, because its files could not be removed."""
+        with write_transaction(self.engine) as connection:
             connection.execute(
-                jobs.update().where(jobs.c.id == job_id, ~_SEEN).values(expires_at=time.time() + seconds)
+                jobs.update().where(jobs.c.id == job_id, ~_NOT_DELETED).values(expires_at=time.time() + seconds)
             )
 
     def erase(self, job_id: str) -> None:
-        """Remove the row of a deleted job: nothing else is left of it."""
-        with writing(self.engine) as connection:
-            connection.execute(jobs.delete().where(jobs.c.id == job_id, ~_SEEN))
+        """Remove the row of a job that is marked as deleted."""
+        with write_transaction(self.engine) as connection:
+            connection.execute(jobs.delete().where(jobs.c.id == job_id, ~_NOT_DELETED))
 
-    def known(self, job_ids: Iterable[str]) -> set[str]:
-        """Which of these jobs have a row, the deleted ones included."""
-        asked, found = sorted(job_ids), set[str]()
+    def existing(self, job_ids: Iterable[str]) -> set[str]:
+        """Return the ids among `job_ids` that have a row, including jobs marked as deleted."""
+        ids, existing = sorted(job_ids), set[str]()
         with self.engine.connect() as connection:
-            for start in range(0, len(asked), _IDS_AT_ONCE):
-                some = jobs.c.id.in_(asked[start : start + _IDS_AT_ONCE])
-                found.update(connection.execute(sa.select(jobs.c.id).where(some)).scalars())
-        return found
+            for start in range(0, len(ids), _IDS_PER_STATEMENT):
+                batch = jobs.c.id.in_(ids[start : start + _IDS_PER_STATEMENT])
+                existing.update(connection.execute(sa.select(jobs.c.id).where(batch)).scalars())
+        return existing
 
     def database_id(self) -> str:
-        """The random name that this database was given when it was made."""
+        """Return the random id that this database was given when it was created."""
         with self.engine.connect() as connection:
             return str(connection.execute(sa.select(database.c.id)).scalar_one())
 
     # ---- webhooks -----------------------------------------------------------------------------------------------
 
-    def due_notices(self, most: int = 10, *, at_work: Sequence[Notice] = ()) -> list[Notice]:
-        """Webhooks to try now; no other process tries them for a minute.
+    def due_webhooks(self, limit: int = 10, *, in_flight: Sequence[PendingWebhook] = ()) -> list[PendingWebhook]:
+        """Reserve webhooks to try now; no other process tries them for a minute.
 
         Args:
-            most: So many at most, those `at_work` included; one host has `_OF_ONE_HOST` of them and one owner half.
-            at_work: Those that this process is delivering.
+            limit: Maximum number of concurrent deliveries, including those in flight; at most `_DELIVERIES_PER_HOST` of them
+                go to one host, and at most half of them belong to one owner.
+            in_flight: Webhooks that this process is delivering.
         """
         now = time.time()
         due = (
-            sa.select(notices.c.id, notices.c.job_id, notices.c.url, notices.c.tries, jobs.c.owner)
-            .join(jobs, jobs.c.id == notices.c.job_id)
-            .where(notices.c.next_at <= now)
-            .order_by(notices.c.next_at)
-            .limit(_NOTICES_LOOKED_AT)
+            sa.select(webhooks.c.id, webhooks.c.job_id, webhooks.c.url, webhooks.c.tries, jobs.c.owner)
+            .join(jobs, jobs.c.id == webhooks.c.job_id)
+            .where(webhooks.c.next_at <= now)
+            .order_by(webhooks.c.next_at)
+            .limit(_WEBHOOK_BATCH)
         )
         with self.engine.connect() as connection:
-            chosen = _shared_out([Notice(*row) for row in connection.execute(due)], most, at_work)
+            chosen = _share_fairly([PendingWebhook(*row) for row in connection.execute(due)], limit, in_flight)
         if not chosen:
             return []
-        with writing(self.engine) as connection:
+        with write_transaction(self.engine) as connection:
             query = (
-                sa.select(notices.c.id)
-                .where(notices.c.id.in_([notice.id for notice in chosen]), notices.c.next_at <= now)
+                sa.select(webhooks.c.id)
+                .where(webhooks.c.id.in_([webhook.id for webhook in chosen]), webhooks.c.next_at <= now)
                 .with_for_update(skip_locked=True)
             )
             free = set(connection.execute(query).scalars())
-            found = [notice for notice in chosen if notice.id in free]
-            for one in found:
+            reserved = [replace(webhook, tries=webhook.tries + 1) for webhook in chosen if webhook.id in free]
+            for webhook in reserved:
                 connection.execute(
-                    notices.update()
-                    .where(notices.c.id == one.id)
-                    .values(next_at=now + _NOTICE_LEASE_S, tries=one.tries + 1)
+                    webhooks.update()
+                    .where(webhooks.c.id == webhook.id)
+                    .values(next_at=now + _WEBHOOK_LEASE_S, tries=webhook.tries)
                 )
-        return [replace(one, tries=one.tries + 1) for one in found]
+        return reserved
 
-    def notice_done(self, notice_id: str, *, error: str | None = None, again_in_s: float | None = None) -> None:
-        """What became of one try: delivered (no error), to be tried again, or given up."""
+    def record_delivery(self, webhook_id: str, *, error: str | None = None, retry_in_s: float | None = None) -> None:
+        """Record the outcome of one try.
+
+        Args:
+            webhook_id: Id of the webhook.
+            error: Why the try failed; None = the webhook was delivered.
+            retry_in_s: Time until the next try [s]; None = there is none.
+        """
         now = time.time()
-        with writing(self.engine) as connection:
+        with write_transaction(self.engine) as connection:
             connection.execute(
-                notices.update()
-                .where(notices.c.id == notice_id)
+                webhooks.update()
+                .where(webhooks.c.id == webhook_id)
                 .values(
                     delivered_at=None if error else now,
-                    last_error=None if error is None else shown(error),
-                    next_at=None if again_in_s is None else now + again_in_s,
+                    last_error=None if error is None else escaped(error),
+                    next_at=None if retry_in_s is None else now + retry_in_s,
                 )
             )
 
     def ping(self) -> None:
-        """Raise when the database does not answer."""
+        """Query the database; raises if it does not answer."""
         with self.engine.connect() as connection:
             connection.execute(sa.select(1))
 
-    # ---- inside -------------------------------------------------------------------------------------------------
+    # ---- internals ----------------------------------------------------------------------------------------------
 
-    def _mine(self, connection: sa.Connection, job_id: str, owner: str | None) -> Job:
-        query = sa.select(*_COLUMNS).where(jobs.c.id == job_id, _SEEN)
+    def _get(self, connection: sa.Connection, job_id: str, owner: str | None) -> Job:
+        query = sa.select(*_COLUMNS).where(jobs.c.id == job_id, _NOT_DELETED)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         row = connection.execute(query).one_or_none()
@@ -539,56 +570,57 @@ class JobStore:
             raise InputError("job.not_found", f"there is no job {job_id[:80]!r}")
         return _job(row)
 
-    def _in_turn(self, connection: sa.Connection, free: sa.ColumnElement[bool], most: int) -> list[str]:
-        """Ids of up to `most` free jobs, locked, in the order in which their owners' turns come."""
-        at_work = sa.func.sum(sa.case((free, 0), else_=1))
+    def _next_in_turn(self, connection: sa.Connection, free: sa.ColumnElement[bool], max_jobs: int) -> list[str]:
+        """Lock up to `max_jobs` free jobs, and return their ids in the order of their owners' turns."""
+        running = sa.func.sum(sa.case((free, 0), else_=1))
         owners = (
-            sa.select(jobs.c.owner, at_work, sa.func.min(sa.case((free, jobs.c.created_at))))
+            sa.select(jobs.c.owner, running, sa.func.min(sa.case((free, jobs.c.created_at))))
             .where(sa.or_(free, jobs.c.status == "running"))
             .group_by(jobs.c.owner)
         )
         waiting = {
-            owner: (int(working), oldest) for owner, working, oldest in connection.execute(owners) if oldest is not None
+            owner: (int(number), oldest) for owner, number, oldest in connection.execute(owners) if oldest is not None
         }
-        found: list[str] = []
-        while waiting and len(found) < most:
-            owner = min(waiting, key=lambda name: (waiting[name][0], self._served.get(name, -1), waiting[name][1]))
+        chosen: list[str] = []
+        while waiting and len(chosen) < max_jobs:
+            owner = min(waiting, key=lambda name: (waiting[name][0], self._last_turns.get(name, -1), waiting[name][1]))
             oldest = (
                 sa.select(jobs.c.id, jobs.c.created_at)
-                .where(free, jobs.c.owner == owner, jobs.c.id.not_in(found))
+                .where(free, jobs.c.owner == owner, jobs.c.id.not_in(chosen))
                 .order_by(jobs.c.created_at, jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
             )
             row = connection.execute(oldest).one_or_none()
-            if row is None:  # they were all taken, by this look or by another dispatcher's
+            if row is None:  # all jobs of this owner were taken, here or by another dispatcher
                 del waiting[owner]
                 continue
-            found.append(row.id)
+            chosen.append(row.id)
             waiting[owner] = waiting[owner][0] + 1, row.created_at
-            self._served[owner] = next(self._turns)
-        return found
+            self._last_turns[owner] = next(self._turns)
+        return chosen
 
-    def _by_idempotency(self, connection: sa.Connection, new: NewJob) -> Job | None:
+    def _by_idempotency_key(self, connection: sa.Connection, new: NewJob) -> Job | None:
         query = sa.select(*_COLUMNS).where(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
         row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        known = _job(row)
-        if known.digest != new.digest:
+        job = _job(row)
+        if job.digest != new.digest:
             raise InputError(
                 "request.idempotency_mismatch", f"idempotency key {new.idempotency_key!r} came with another request"
             )
-        return known
+        return job
 
 
-def _attempt(job_id: str, attempt: int) -> Sequence[sa.ColumnElement[bool]]:
+def _owned_by(job_id: str, attempt: int) -> Sequence[sa.ColumnElement[bool]]:
+    """Return the conditions that a job is running and owned by an attempt."""
     return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == "running"
 
 
-def _finish(connection: sa.Connection, which: Iterable[sa.ColumnElement[bool]], **values: Any) -> int:
-    """Make jobs final, and note the webhooks they owe, in the transaction at hand."""
-    query = sa.select(jobs.c.id, jobs.c.webhook).where(*which, jobs.c.status.not_in(FINAL)).with_for_update()
+def _finish(connection: sa.Connection, conditions: Iterable[sa.ColumnElement[bool]], **values: Any) -> int:
+    """Finish all matching jobs that are not final, and insert their webhooks; returns the number of jobs."""
+    query = sa.select(jobs.c.id, jobs.c.webhook).where(*conditions, jobs.c.status.not_in(FINAL)).with_for_update()
     rows = connection.execute(query).all()
     now = time.time()
     for row in rows:
@@ -599,7 +631,7 @@ def _finish(connection: sa.Connection, which: Iterable[sa.ColumnElement[bool]], 
         )
         if row.webhook:
             connection.execute(
-                notices.insert().values(
+                webhooks.insert().values(
                     id=f"msg_{uuid.uuid4().hex}", job_id=row.id, url=row.webhook, tries=0, next_at=now
                 )
             )
@@ -610,38 +642,41 @@ def _count() -> sa.Select[Any]:
     return sa.select(sa.func.count()).select_from(jobs)
 
 
-def _shared_out(due: Sequence[Notice], most: int, at_work: Sequence[Notice]) -> list[Notice]:
-    """The first of the notices that may be delivered beside those at work: no host and no owner has all places."""
-    hosts, owners = Counter(notice.host for notice in at_work), Counter(notice.owner for notice in at_work)
-    chosen: list[Notice] = []
-    for notice in due:
-        if len(at_work) + len(chosen) >= most:
+def _share_fairly(
+    due: Sequence[PendingWebhook], limit: int, in_flight: Sequence[PendingWebhook]
+) -> list[PendingWebhook]:
+    """Choose the webhooks to start next, so that no host and no owner occupies all `limit` deliveries."""
+    hosts, owners = Counter(webhook.host for webhook in in_flight), Counter(webhook.owner for webhook in in_flight)
+    chosen: list[PendingWebhook] = []
+    for webhook in due:
+        if len(in_flight) + len(chosen) >= limit:
             break
-        if hosts[notice.host] < _OF_ONE_HOST and owners[notice.owner] < max(1, most // 2):
-            hosts[notice.host] += 1
-            owners[notice.owner] += 1
-            chosen.append(notice)
+        if hosts[webhook.host] < _DELIVERIES_PER_HOST and owners[webhook.owner] < max(1, limit // 2):
+            hosts[webhook.host] += 1
+            owners[webhook.owner] += 1
+            chosen.append(webhook)
     return chosen
 
 
-def _one_at_a_time(connection: sa.Connection, owner: str) -> None:
-    """Let one transaction count an owner's jobs and add to them; SQLite lets but one write anyway."""
+def _lock_owner(connection: sa.Connection, owner: str) -> None:
+    """Serialise transactions that count and add an owner's jobs; SQLite allows only one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(owner, 0))))
 
 
-def _refuse_full(connection: sa.Connection, owner: str, max_queued: int | None, max_of_owner: int | None) -> None:
+def _refuse_full(connection: sa.Connection, owner: str, max_queued: int | None, max_per_owner: int | None) -> None:
+    """Refuse a further job if the queue, or the owner's part of it, is full."""
     queued = jobs.c.status == "queued"
-    if max_of_owner is not None:
-        mine = connection.execute(_count().where(queued, jobs.c.owner == owner)).scalar_one()
-        if mine >= max_of_owner:
-            raise ServeError("queue.key_full", f"{mine} jobs of this key are waiting")
+    if max_per_owner is not None:
+        of_owner = connection.execute(_count().where(queued, jobs.c.owner == owner)).scalar_one()
+        if of_owner >= max_per_owner:
+            raise ServeError("queue.key_full", f"{of_owner} jobs of this key are waiting")
     if max_queued is not None and (waiting := connection.execute(_count().where(queued)).scalar_one()) >= max_queued:
         raise ServeError("queue.full", f"{waiting} jobs are waiting")
 
 
 def _job(row: Any) -> Job:
-    """A row as a job. One that cannot be read is shown as failed: raised here it would hide all others of its page."""
+    """Convert a row to a job. One that cannot be read becomes a failed job: raising would hide all others of its page."""
     try:
         return _read(row)
     except ValidationError as error:
@@ -650,24 +685,30 @@ def _job(row: Any) -> Job:
 
 
 def _read(row: Any) -> Job:
-    """A row as a job.
+    """Convert a row to a job.
 
     Raises:
-        ValidationError: A column holds what this gapray cannot read.
+        ValidationError: A column holds a value that this version of gapray cannot read.
     """
     return _ROW.validate_python(dict(row._mapping))
 
 
 def _failed(row: Any, error: ValidationError) -> Job:
-    """What is left of a job whose row cannot be read: whose it is, and when it came as far as that is known."""
-    known = dict(row._mapping) | {"making": Making(), "input": JobInput(), "result": None, "status": "failed"}
+    """Return a failed job for a row that cannot be read, with the columns that can be."""
+    values = dict(row._mapping) | {
+        "making": GenerationParams(),
+        "input": JobInput(),
+        "result": None,
+        "status": "failed",
+    }
     numbers = ("created_at", "expires_at", "progress", "attempt")
     optional = ("started_at", "finished_at", "timeout_s")
-    kept = {name: value for name in (*numbers, *optional) if isinstance(value := known[name], (int, float))}
-    return Job(**known | dict.fromkeys(numbers, 0) | dict.fromkeys(optional) | kept | _unreadable(error))
+    readable = {name: value for name in (*numbers, *optional) if isinstance(value := values[name], (int, float))}
+    return Job(**values | dict.fromkeys(numbers, 0) | dict.fromkeys(optional) | readable | _unreadable(error))
 
 
 def _unreadable(error: ValidationError) -> dict[str, str]:
+    """Return the error columns of a job whose row cannot be read."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return {

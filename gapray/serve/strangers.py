@@ -1,6 +1,6 @@
-"""Products that a client's video is surely not of: the null of a foreign video's score, where no catalogue has other products.
+"""Sample products that a client's video certainly does not show: the null hypothesis when a foreign video is scored.
 
-They are the samples: the mug of the page, and the supplement jar.
+A server has no catalogue with other products. The samples are the web page's mug and a supplement jar.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from gapray.capture.decode import decode_photo
 
 
 @dataclass(frozen=True)
-class Stranger:
+class SampleProduct:
     """Photos of one product."""
 
     azimuths_deg: tuple[float, ...]
     photos: tuple[NDArray[np.uint8], ...]
-    """[H, W, 3] each."""
+    """One [H, W, 3] RGB image per azimuth."""
 
 
-def strangers() -> list[Stranger]:
-    """All that ship with gapray, in a fixed order."""
-    here = resources.files("gapray.serve")
-    return [_read(here / "page" / "sample"), _read(here / "strangers")]
+def sample_products() -> list[SampleProduct]:
+    """Load the sample products that ship with gapray, in a fixed order."""
+    package = resources.files("gapray.serve")
+    return [_load(package / "page" / "sample"), _load(package / "strangers")]
 
 
-def _read(folder: resources.abc.Traversable) -> Stranger:
-    """A product from its photos, named ``product_045.jpg``."""
-    named = sorted((item.name, item) for item in folder.iterdir() if item.name.endswith(".jpg"))
-    azimuths = tuple(float(name.removesuffix(".jpg").rpartition("_")[2]) for name, _ in named)
-    return Stranger(azimuths, tuple(decode_photo(item.read_bytes()) for _, item in named))
+def _load(folder: resources.abc.Traversable) -> SampleProduct:
+    """Load a product from its photos, named ``product_045.jpg``."""
+    files = sorted((file.name, file) for file in folder.iterdir() if file.name.endswith(".jpg"))
+    azimuths = tuple(float(name.removesuffix(".jpg").rpartition("_")[2]) for name, _ in files)
+    return SampleProduct(azimuths, tuple(decode_photo(file.read_bytes()) for _, file in files))

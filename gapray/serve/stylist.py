@@ -1,4 +1,4 @@
-"""The worker that draws stills, as a plain class: no Ray, no HTTP. `deployments` puts it into replicas."""
+"""The worker that draws stills, as a plain class without Ray or HTTP; `deployments` runs it in replicas."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gapray.models.load import best_device
 from gapray.resample import resized
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.engine import use_threads
-from gapray.serve.jobs import Job, StillWish
-from gapray.serve.making import drawn_size, scene_for, stills_for, wanted_size
+from gapray.serve.jobs import Job, StillParams
+from gapray.serve.making import drawn_size, requested_size, scene_for, stills_for
 from gapray.serve.settings import Replicas, ServeSettings
 from gapray.stills.load import load_still_backend
 from gapray.stills.scene import Scene
@@ -28,28 +28,32 @@ from gapray.video.provenance import Provenance
 
 
 class Stylist:
-    """Package and scene -> pictures, each judged and stored. Holds the still model and the judge.
+    """Draws stills of a package in a scene, judges whether they show the same product, and stores them.
 
     Args:
-        settings: Of the server.
-        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
-        holds: As `Artifacts.holds`.
+        settings: The server's settings.
+        device: ``cpu`` or ``cuda``. Defaults to a GPU if there is one.
+        is_current: Whether an attempt still owns its job; see `Artifacts.is_current`.
     """
 
     def __init__(
-        self, settings: ServeSettings, *, device: str | None = None, holds: Callable[[str, int], bool] | None = None
+        self,
+        settings: ServeSettings,
+        *,
+        device: str | None = None,
+        is_current: Callable[[str, int], bool] | None = None,
     ) -> None:
         self._profile = settings.loaded_profile()
         self._limits = self._profile.packaging.decode
-        self._artifacts = Artifacts.at(str(settings.artifacts), holds)
+        self._artifacts = Artifacts.at(str(settings.artifacts), is_current)
         self._threads = (settings.stylist or Replicas()).threads
-        chosen = device or best_device()
-        self._backend = load_still_backend(self._profile.stills, device=chosen)
-        self._judge = load_judge(self._profile.packaging, device=chosen, threads=self._threads)
+        device = device or best_device()
+        self._backend = load_still_backend(self._profile.stills, device=device)
+        self._judge = load_judge(self._profile.packaging, device=device, threads=self._threads)
         self._drawing = threading.Lock()
 
     def warm_up(self) -> None:
-        """A small picture of a drawn object, and its judgement, so that the first request does not wait for them."""
+        """Draw and judge a small picture of a toy object, so that the first request does not pay for start-up."""
         from gapray.serve.null import toy_package
 
         package = toy_package()
@@ -59,9 +63,9 @@ class Stylist:
             self._judge.of_pictures(package, [(still.image, still.placed)], 0.0)
 
     def style(self, job: Job, package: GapPackage) -> dict[str, Any]:
-        """Draw, judge and store; returns the job's result.
+        """Draw, judge and store the stills of a job, and return its result.
 
-        Judging and encoding one request's pictures goes on beside the drawing of the next one's.
+        Only drawing is exclusive: stills are judged and encoded while the next request's are drawn.
 
         Raises:
             InputError: `still.*` or `image.*`.
@@ -69,23 +73,27 @@ class Stylist:
             ServeError: `artifacts.failed`.
         """
         use_threads(self._threads)
-        wish = job.making.still or StillWish()
+        params = job.making.still or StillParams()
         scene, settings = scene_for(job.making), stills_for(job.making, self._profile.stills)
         if job.input.depth:  # no photo shows that pose
             settings = settings.model_copy(update={"sdxl": settings.sdxl.model_copy(update={"exact": False})})
-        view, warnings = self._shown(job, package, settings)
-        seeds = [job.making.seed + index for index in range(wish.count)]
+        view, warnings = self._choose_view(job, package, settings)
+        seeds = [job.making.seed + index for index in range(params.count)]
         with self._drawing:
             stills = self._backend.generate(package, view, scene, settings, seeds=seeds)
-        likenesses = self._judge.of_pictures(package, [(one.image, one.placed) for one in stills], view.azimuth_deg)
+        likenesses = self._judge.of_pictures(
+            package, [(still.image, still.placed) for still in stills], view.azimuth_deg
+        )
         files, images = {}, []
         for index, (still, seed, likeness) in enumerate(zip(stills, seeds, likenesses, strict=True)):
-            name = f"still-{index}.{'jpg' if wish.format == 'jpeg' else wish.format}"
-            picture = _at_size(still.image, wanted_size(job.making))
-            data = encoded_still(picture, name, wish.quality, self._provenance(job, package, still, seed, view, scene))
+            name = f"still-{index}.{'jpg' if params.format == 'jpeg' else params.format}"
+            picture = _at_size(still.image, requested_size(job.making))
+            data = encoded_still(
+                picture, name, params.quality, self._provenance(job, package, still, seed, view, scene)
+            )
             self._artifacts.put(f"{job.folder}/{name}", data)
             files[name] = {"bytes": len(data), "type": content_type(name)}
-            images.append(_facts(name, picture, seed, still, likeness, settings.min_same))
+            images.append(_image_facts(name, picture, seed, still, likeness, settings.min_same))
         return {
             "files": files,
             "azimuths_by": package.azimuths_by,
@@ -97,20 +105,20 @@ class Stylist:
             "warnings": [*warnings, *package.messages],
         }
 
-    def _shown(self, job: Job, package: GapPackage, settings: StillSettings) -> tuple[GapView, list[str]]:
-        """The view in the wanted pose and size, and what of the request has no effect."""
+    def _choose_view(self, job: Job, package: GapPackage, settings: StillSettings) -> tuple[GapView, list[str]]:
+        """Return the view in the requested pose and size, and warnings about parameters that have no effect."""
         view, warnings = best_view(package, settings.azimuth_deg), []
-        given, wish = job.input, job.making.still or StillWish()
+        inputs, params = job.input, job.making.still or StillParams()
         if not self._backend.generative:
-            if given.depth:
+            if inputs.depth:
                 warnings.append(f"{self._backend.name} shows a photo: the depth map's pose is not drawn")
             if job.making.prompt:
                 warnings.append(f"{self._backend.name} draws scenes by name: the prompt is not read")
-        elif given.depth:
-            depth = _as_depth(decode_grey(self._artifacts.get(given.depth), self._limits))
-            normals = decode_photo(self._artifacts.get(given.normals), self._limits) if given.normals else None
+        elif inputs.depth:
+            depth = _as_depth(decode_grey(self._artifacts.get(inputs.depth), self._limits))
+            normals = decode_photo(self._artifacts.get(inputs.normals), self._limits) if inputs.normals else None
             view = posed(view, depth, normals)
-            if wish.exact:
+            if params.exact:
                 warnings.append("the product cannot be kept exactly in a pose that no photo shows")
         size = drawn_size(job.making, self._profile.stills.megapixels)
         return (framed(view, size) if size else view), warnings
@@ -136,23 +144,24 @@ class Stylist:
 
 
 def _as_depth(image: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Grey levels of 8 or 16 bits -> 0 … 65535."""
+    """Scale grey levels of 8 or 16 bits to 0 … 65535."""
     levels = image.astype(np.uint32) * (DEPTH_MAX // 255 if image.dtype == np.uint8 else 1)
     return levels.astype(np.uint16)
 
 
 def _at_size(image: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """As large as it was wanted; it is drawn at multiples of eight, and no larger than the model is made for."""
+    """Resize a still to the requested [H, W]: it was drawn at multiples of 8 pixels, within the model's limit."""
     if size is None or image.shape[:2] == size:
         return image
     return resized(image, size)
 
 
-def _facts(
-    name: str, picture: NDArray[np.uint8], seed: int, still: Still, likeness: Likeness, least_same: float | None
+def _image_facts(
+    name: str, picture: NDArray[np.uint8], seed: int, still: Still, likeness: Likeness, min_same: float | None
 ) -> dict[str, Any]:
-    reasons = failings(likeness.reasons, likeness.same_percentile, least_same)
-    numbers = {key: value for key, value in likeness.as_dict().items() if key not in ("reasons", "azimuth_deg")}
+    """Return one still's entry in a job's result."""
+    reasons = failings(likeness.reasons, likeness.same_percentile, min_same)
+    identity = {key: value for key, value in likeness.as_dict().items() if key not in ("reasons", "azimuth_deg")}
     return {
         "name": name,
         "seed": seed,
@@ -161,5 +170,5 @@ def _facts(
         "pasted": still.pasted,
         "gate": "fail" if reasons else "pass",
         "reasons": reasons,
-        "identity": numbers,
+        "identity": identity,
     }

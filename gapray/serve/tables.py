@@ -1,4 +1,4 @@
-"""The jobs' database: its tables, and an engine for SQLite or PostgreSQL."""
+"""The job database: its tables, and an engine for SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gapray.serve.text import strict_json
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 UNREADABLE = "unreadable"
-"""What is read of a JSON column that holds nothing an answer could show; no column holds mere text."""
+"""Value of a JSON column whose content cannot be shown in an answer; no JSON column holds a bare string."""
 
-AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
-"""Raised while a database does not answer. Any other error comes back however often a statement is tried."""
+UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+"""Errors raised while a database does not answer. Retrying does not help against any other error."""
 
 _DISK_FULL = "53100"
-"""PostgreSQL's code (its documentation, appendix A)."""
+"""PostgreSQL's SQLSTATE ``disk_full`` (PostgreSQL documentation, appendix A)."""
 
 metadata = sa.MetaData()
-"""What the newest step of `gapray.serve.migrations` leaves; a change here needs a step there."""
+"""The schema after the newest migration; a change here needs a migration in `gapray.serve.migrations`."""
 
 jobs = sa.Table(
     "gapray_jobs",
@@ -64,9 +64,9 @@ jobs = sa.Table(
     sa.Index("gapray_jobs_queue", "status", "created_at"),
     sa.Index("gapray_jobs_owner", "owner", "created_at", "id"),
 )
-"""`deleted_at` not null = nobody sees the job any more; the row stays until its files are gone."""
+"""A job with `deleted_at` is hidden from clients; its row stays until its files are gone. `making` holds `GenerationParams`."""
 
-notices = sa.Table(
+webhooks = sa.Table(
     "gapray_webhooks",
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
@@ -78,7 +78,7 @@ notices = sa.Table(
     sa.Column("last_error", sa.Text),
     sa.Index("gapray_webhooks_due", "next_at"),
 )
-"""Webhooks to deliver. `next_at` null = delivered or given up."""
+"""Webhooks to deliver. `next_at` is null once a webhook is delivered or given up."""
 
 api_keys = sa.Table(
     "gapray_api_keys",
@@ -94,18 +94,18 @@ api_keys = sa.Table(
 )
 
 database = sa.Table("gapray_database", metadata, sa.Column("id", sa.String(32), primary_key=True))
-"""One row: a random name, by which an artifact store knows the database that its files belong to."""
+"""One row: a random id, by which an artifact store recognises the database that its files belong to."""
 
 
 def connect(url: str) -> Engine:
-    """An engine on which the tables exist as this gapray knows them.
+    """Return an engine whose database has the current schema, creating or migrating the tables if necessary.
 
     Args:
         url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
 
     Raises:
-        ConfigError: `jobs.store_unusable` when the database is of another kind or cannot be reached, `jobs.newer_schema` when
-            a newer gapray has changed it.
+        ConfigError: `jobs.store_unusable` if the database is of another kind or cannot be reached, `jobs.newer_schema` if
+            a newer version of gapray has migrated it.
     """
     try:
         parsed = make_url(url)
@@ -115,12 +115,12 @@ def connect(url: str) -> Engine:
     if backend not in ("sqlite", "postgresql"):
         raise ConfigError("jobs.store_unusable", f"jobs are kept in SQLite or PostgreSQL, not in {backend}")
     if backend == "postgresql":
-        parsed_as = parsed.set(drivername="postgresql+psycopg")
-        engine = sa.create_engine(parsed_as, pool_pre_ping=True, pool_size=8, **_JSON)
+        with_driver = parsed.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(with_driver, pool_pre_ping=True, pool_size=8, **_JSON)
     else:
         engine = sa.create_engine(parsed, connect_args={"timeout": 30}, **_JSON)
-        sa.event.listen(engine, "connect", _sqlite_connected)
-        sa.event.listen(engine, "begin", _sqlite_begun)
+        sa.event.listen(engine, "connect", _on_sqlite_connect)
+        sa.event.listen(engine, "begin", _on_sqlite_begin)
     try:
         bring_up_to_date(engine)
     except sa.exc.SQLAlchemyError as error:
@@ -129,13 +129,13 @@ def connect(url: str) -> Engine:
     return engine
 
 
-def writing(engine: Engine) -> Any:
-    """A transaction that writes: on SQLite it takes the write lock at once, so that it never fails half way."""
+def write_transaction(engine: Engine) -> Any:
+    """Begin a transaction that writes; on SQLite it takes the write lock at its beginning, so that it cannot fail half way."""
     return engine.execution_options(gapray_writes=True).begin()
 
 
-def loaded(stored: str | bytes) -> Any:
-    """A JSON column's value; `UNREADABLE` of one that is no JSON, or that holds NaN or half a surrogate pair."""
+def load_json(stored: str | bytes) -> Any:
+    """Return a JSON column's value, or `UNREADABLE` if it is not JSON or holds NaN or half a surrogate pair."""
     try:
         data = stored.encode() if isinstance(stored, str) else bytes(stored)
         value = strict_json(data)
@@ -146,11 +146,11 @@ def loaded(stored: str | bytes) -> Any:
     return value
 
 
-_JSON: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), "json_deserializer": loaded}
+_JSON: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), "json_deserializer": load_json}
 
 
 def is_sqlite(url: str) -> bool:
-    """Whether `url` names a file that only one machine can share."""
+    """Whether `url` names an SQLite database, a file that processes on several machines cannot share."""
     return url.startswith("sqlite")
 
 
@@ -160,16 +160,16 @@ def is_full(error: OperationalError) -> bool:
     return code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", None) == _DISK_FULL
 
 
-def _sqlite_connected(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by `_sqlite_begun` alone
+def _on_sqlite_connect(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # only `_on_sqlite_begin` begins transactions
     cursor = connection.cursor()
-    # WAL lets readers go on while one writes; FULL keeps what was accepted through a power cut.
+    # WAL lets readers continue during a write; FULL makes accepted jobs survive a power cut.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
-def _sqlite_begun(connection: Connection) -> None:
-    # A read is one statement, which SQLite makes a transaction by itself.
+def _on_sqlite_begin(connection: Connection) -> None:
+    # Reads are single statements, each of which SQLite runs as a transaction anyway.
     if connection.get_execution_options().get("gapray_writes"):
         connection.exec_driver_sql("BEGIN IMMEDIATE")

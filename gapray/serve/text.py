@@ -1,4 +1,4 @@
-"""Text and JSON that can be kept and shown again: checked where they come in, so that nothing behind needs to."""
+"""Checks of incoming text and JSON, so that everything accepted can be stored and shown again."""
 
 from __future__ import annotations
 
@@ -12,73 +12,76 @@ from gapray.capture.tables import number
 from gapray.errors import InputError
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters but tab and line breaks, and halves of surrogate pairs, which UTF-8 cannot hold (Unicode 17, 3.9, D92)."""
+"""Control characters except tab and line breaks, and lone surrogates, which UTF-8 cannot encode (Unicode 17, 3.9, D92)."""
 
 
-NESTING = 16
-"""Lists and objects within each other that a client may send."""
-LONGEST = 32_000
-"""Characters of a text that is no picture: as many as OpenAI's Images API takes of a prompt."""
-VALUES = 100_000
-"""Values of JSON within a body whose limits are not at hand; `limits.json_values` is as much."""
+MAX_NESTING = 16
+"""Maximum nesting depth of lists and objects in a client's JSON."""
+MAX_TEXT_LENGTH = 32_000
+"""Maximum length of a text that is not an image [characters]; OpenAI's Images API allows prompts of this length."""
+MAX_VALUES = 100_000
+"""Maximum number of values in JSON within a field, where the settings are not at hand; the default of `limits.json_values`."""
 _SLICE = 2**20
-"""Characters that are looked at in one call of C code, during which no other thread of the process runs."""
+"""Characters that are processed in one call of C code, during which no other thread of the process runs."""
 
 
 def strict_json(data: bytes | bytearray | str) -> Any:
-    """The value of a JSON text (RFC 8259), which has no NaN and no infinities, and no member of an object twice.
+    """Parse JSON (RFC 8259) without the extensions of Python's parser: no NaN, no infinities, no duplicate members.
 
-    Of two members with one name Python's parser keeps the last, and what the other one said would be lost.
+    Of several members with one name, Python's parser would keep the last and silently drop the others.
 
     Raises:
-        ValueError: It is no JSON, or a member comes twice.
-        RecursionError: It is nested as deep as Python's parser goes.
+        ValueError: The text is not JSON, or an object has a member twice.
+        RecursionError: The text is nested too deeply for Python's parser.
     """
-    return json.loads(data, parse_constant=_refused, object_pairs_hook=_members)
+    return json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_object_without_duplicates)
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the member {twice[:60]!r} comes twice")
-    return found
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        [(duplicate, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the member {duplicate[:60]!r} comes twice")
+    return members
 
 
-def _refused(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def refuse_many_values(what: str, data: bytes, most: int, code: str = "request.invalid") -> None:
-    """Refuse a JSON text of many values, each of which takes up to 100 bytes of memory for three of the text.
+def refuse_many_values(what: str, data: bytes, max_values: int, code: str = "request.invalid") -> None:
+    """Refuse JSON with too many values: three bytes of text can become a value that takes 100 bytes of memory.
 
     Args:
-        what: Holds them, for the message.
+        what: Name of the JSON document, for the message.
         data: The text, not yet parsed.
-        most: Values that it may hold.
-        code: Of the error.
+        max_values: Maximum number of values.
+        code: Error code.
 
     Raises:
-        InputError: With that code.
+        InputError: `code`.
     """
     values = 1
     for start in range(0, len(data), _SLICE):
-        if (values := values + values_in(data[start : start + _SLICE])) > most:
-            raise InputError(code, f"{what} holds more than {most} values")
+        if (values := values + count_values(data[start : start + _SLICE])) > max_values:
+            raise InputError(code, f"{what} holds more than {max_values} values")
 
 
-def values_in(part: bytes) -> int:
-    """How many JSON values begin in a part of a text: all but its first stand behind these; those within texts count too."""
+def count_values(part: bytes) -> int:
+    """Count the JSON values that begin in a part of a text, except the first, by their separators.
+
+    Separators within strings are counted as well.
+    """
     return part.count(b",") + part.count(b"[") + part.count(b"{")
 
 
-def number_of(value: Any) -> float:
-    """A number that a client sent, as such or as text such as ``315°``; Python counts `True` as 1, which no client means.
+def parse_number(value: Any) -> float:
+    """Return a client's number, sent as a number or as text such as ``315°``. Booleans are refused, which Python would take for 1 and 0.
 
     Raises:
-        TypeError: It is no number and no text.
-        ValueError: It is another text.
-        OverflowError: It is beyond floating point.
+        TypeError: The value is neither a number nor a text.
+        ValueError: The text is not a number.
+        OverflowError: The number is too large for floating point.
     """
     if isinstance(value, bool):
         raise TypeError("a truth value is no number")
@@ -86,86 +89,89 @@ def number_of(value: Any) -> float:
 
 
 def refuse_nested(what: str, value: Any) -> None:
-    """Refuse JSON data with lists and objects within each other, more than `NESTING` levels deep.
+    """Refuse JSON data that is nested more than `MAX_NESTING` levels deep.
 
     Args:
-        what: Is nested, for the message.
+        what: Name of the JSON document, for the message.
         value: JSON data.
 
     Raises:
         InputError: `request.invalid`.
     """
-    within = [value]
-    for _ in range(NESTING + 1):
-        lists = [item.values() if isinstance(item, dict) else item for item in within if isinstance(item, dict | list)]
-        if not lists:
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        containers = [
+            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)
+        ]
+        if not containers:
             return
-        within = [item for items in lists for item in items]
-    raise InputError("request.invalid", f"{what} is nested more than {NESTING} levels deep")
+        level = [item for items in containers for item in items]
+    raise InputError("request.invalid", f"{what} is nested more than {MAX_NESTING} levels deep")
 
 
 def refuse_unusable(name: str, value: Any) -> None:
-    """Refuse text that no database, file or answer could hold, wherever in a value it stands.
+    """Refuse text with characters that a database, file or answer could not hold, anywhere in a value.
 
     Args:
-        name: Of the field, for the message.
-        value: Text, or JSON data; its members' names are looked at too. Bytes and numbers hold no text.
+        name: Name of the field, for the message; it is checked as well.
+        value: Text, or JSON data, whose member names are checked as well. Bytes and numbers hold no text.
 
     Raises:
-        InputError: `request.invalid`, naming field and character.
+        InputError: `request.invalid`, naming the field and the character.
     """
-    for text in _texts_in(name, value):
-        if (found := _unusable_in(text)) is not None:
-            kind = "half a surrogate pair" if found.group() >= "\ud800" else "a control character"
-            where = shown(name[:60])
-            raise InputError("request.invalid", f"{where}: U+{ord(found.group()):04X} is {kind}, which no text holds")
+    for text in _strings_in(name, value):
+        if (match := _search_unusable(text)) is not None:
+            kind = "half a surrogate pair" if match.group() >= "\ud800" else "a control character"
+            where = escaped(name[:60])
+            raise InputError("request.invalid", f"{where}: U+{ord(match.group()):04X} is {kind}, which no text holds")
 
 
-def _unusable_in(text: str) -> re.Match[str] | None:
+def _search_unusable(text: str) -> re.Match[str] | None:
     for start in range(0, len(text), _SLICE):
         part = text[start : start + _SLICE]
-        # `isprintable` is false of all that is refused; it is ten times as fast, and photos come as text too.
-        if not part.isprintable() and (found := _UNUSABLE.search(part)) is not None:
-            return found
+        # Refused characters are never printable. `isprintable` is ten times as fast as the search; photos may come as text.
+        if not part.isprintable() and (match := _UNUSABLE.search(part)) is not None:
+            return match
     return None
 
 
 def refuse_long(name: str, value: Any) -> None:
-    """Refuse a text of more than `LONGEST` characters, wherever in a value it stands.
+    """Refuse a text of more than `MAX_TEXT_LENGTH` characters, anywhere in a value.
 
     Args:
-        name: Of the field, for the message.
-        value: Text, or JSON data; its members' names are looked at too.
+        name: Name of the field, for the message; it is checked as well.
+        value: Text, or JSON data, whose member names are checked as well.
 
     Raises:
         InputError: `request.invalid`, naming the field.
     """
-    for text in _texts_in(name, value):
-        if len(text) > LONGEST:
+    for text in _strings_in(name, value):
+        if len(text) > MAX_TEXT_LENGTH:
             raise InputError(
-                "request.invalid", f"{name[:60]} holds a text of {len(text)} characters; at most {LONGEST} are taken"
+                "request.invalid",
+                f"{name[:60]} holds a text of {len(text)} characters; at most {MAX_TEXT_LENGTH} are taken",
             )
 
 
-def _texts_in(name: str, value: Any) -> Iterator[str]:
-    """The name, and every text of JSON data with its members' names. No recursion: how deep the data lies is the client's choice."""
-    todo = [name, value]
-    while todo:
-        item = todo.pop()
+def _strings_in(name: str, value: Any) -> Iterator[str]:
+    """Yield the name, and every string and member name in JSON data. Iterative, because clients choose the nesting depth."""
+    stack = [name, value]
+    while stack:
+        item = stack.pop()
         if isinstance(item, str):
             yield item
         elif isinstance(item, dict):
-            todo += item.keys()
-            todo += item.values()
+            stack += item.keys()
+            stack += item.values()
         elif isinstance(item, list):
-            todo += item
+            stack += item
 
 
-def usable(text: str) -> str:
-    """The same with ``_`` for what `refuse_unusable` refuses: for names that are only read, never kept."""
+def without_unusable(text: str) -> str:
+    """Replace the characters that `refuse_unusable` refuses by ``_``; for names that are read, but never stored."""
     return _UNUSABLE.sub("_", text)
 
 
-def shown(text: str) -> str:
-    """The same with escapes for what `refuse_unusable` refuses: for messages."""
-    return _UNUSABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+def escaped(text: str) -> str:
+    """Escape the characters that `refuse_unusable` refuses, for messages."""
+    return _UNUSABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)

@@ -1,8 +1,8 @@
-"""Fetching what clients point at, without becoming their way into our network (SSRF, CWE-918).
+"""Requests to URLs that clients name, protected against server-side request forgery (SSRF, CWE-918).
 
-Every address of a host must be public (or in a network that the operator named); the connection is made to an address that
-was checked, not to whatever a second look-up says; each redirect is checked anew; size and time are capped; no proxy and
-no `.netrc` is used.
+Every address of a host must be public or in a network that the operator allowed; the connection is made to an address that
+was checked, not to the result of a second look-up; each redirect is checked anew; size and time are limited; neither proxies
+nor `.netrc` are used.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from gapray.serve.settings import UrlRules
 from gapray.serve.text import refuse_many_values, strict_json
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_LENGTH = 8000
-"""Longest URL [characters]: what servers take at least, by RFC 9110, section 4.1."""
+_MAX_LENGTH = 8000
+"""Maximum length of a URL [characters]; RFC 9110, section 4.1, recommends that servers support at least this."""
 _CHUNK = 64 * 1024
 LOOK_UP_S = 5.0
-"""Longest look-up of a name."""
-_LOOKING_UP = threading.BoundedSemaphore(64)
-"""Look-ups at a time, those that hang included."""
-_NEVER = tuple(
-    ipaddress.ip_network(one)
-    for one in (
+"""Longest look-up of a host name [s]."""
+_LOOK_UPS = threading.BoundedSemaphore(64)
+"""Limits the number of concurrent look-ups, including those that hang."""
+_NEVER_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
         "100.64.0.0/10",
         "192.88.99.0/24",
         "64:ff9b::/96",
@@ -45,15 +45,15 @@ _NEVER = tuple(
         "fec0::/10",
     )
 )
-"""Not public, or roads to IPv4 addresses that are not, whatever this Python's `is_global` says of them."""
+"""Networks that are not public, or that embed IPv4 addresses, whatever `is_global` of this version of Python says of them."""
 
 Resolver = Callable[[str, int], list[str]]
-"""Host, port -> addresses as text."""
+"""Resolves a host and port to addresses, as text."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A URL that was checked, and the address to connect to."""
+    """A checked URL, and the address to connect to."""
 
     url: str
     scheme: str
@@ -64,60 +64,60 @@ class Target:
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Every address of a host, by the system's resolver.
+    """Return every address of a host, as found by the system's resolver.
 
-    The resolver cannot be stopped, so each look-up has a thread of its own, which is left behind when its time is over.
+    The resolver cannot be interrupted, so each look-up has its own thread, which is abandoned when its time is over.
 
     Raises:
-        OSError: There is none, or none was found within `LOOK_UP_S`.
+        OSError: There is no address, or none was found within `LOOK_UP_S`.
     """
-    begun = time.monotonic()
-    if not _LOOKING_UP.acquire(timeout=LOOK_UP_S):
+    started = time.monotonic()
+    if not _LOOK_UPS.acquire(timeout=LOOK_UP_S):
         raise TimeoutError("too many names are looked up")
-    found: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
+    outcome: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.put(list(dict.fromkeys(str(info[4][0]) for info in infos)))
+            outcome.put(list(dict.fromkeys(str(info[4][0]) for info in infos)))
         except (OSError, UnicodeError) as error:
-            found.put(error)
+            outcome.put(error)
         finally:
-            _LOOKING_UP.release()
+            _LOOK_UPS.release()
 
     threading.Thread(target=look_up, name="look-up", daemon=True).start()
     try:
-        answer = found.get(timeout=max(0.0, begun + LOOK_UP_S - time.monotonic()))
+        addresses = outcome.get(timeout=max(0.0, started + LOOK_UP_S - time.monotonic()))
     except queue.Empty:
         raise TimeoutError(f"{host[:100]!r} was not found within {LOOK_UP_S:g} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    if isinstance(addresses, Exception):
+        raise addresses
+    return addresses
 
 
 def check_urls(urls: Iterable[str], rules: UrlRules, resolver: Resolver = resolve) -> None:
-    """`check_url` of all URLs of one request, each host looked up once, within the time that one URL may take.
+    """Check all URLs of a request with `check_url`, looking up each host once, within `timeout_s` in all.
 
     Raises:
-        InputError: As `check_url`; `url.failed` when the time is over.
+        InputError: `url.refused`; `url.failed` if the time is over.
     """
-    end = time.monotonic() + rules.timeout_s
+    deadline = time.monotonic() + rules.timeout_s
     look_up = functools.cache(resolver)
     for url in urls:
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise InputError("url.failed", f"the hosts of the URLs were not found within {rules.timeout_s:g} s")
         check_url(url, rules, look_up)
 
 
 def check_url(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Target:
-    """Whether the server may fetch `url`. Connects to nothing.
+    """Check that the server may fetch `url`, and choose the address to connect to. Opens no connection.
 
     Raises:
-        InputError: `url.refused`. A host that has no address reads as one that is not public: the difference would tell
-            strangers which internal names exist.
+        InputError: `url.refused`, with the same message for a host without an address as for one that is not public: the
+            difference would reveal which internal names exist.
     """
-    if len(url) > _LENGTH:
-        raise InputError("url.refused", f"the URL has {len(url)} characters; at most {_LENGTH} are taken")
+    if len(url) > _MAX_LENGTH:
+        raise InputError("url.refused", f"the URL has {len(url)} characters; at most {_MAX_LENGTH} are taken")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -134,14 +134,14 @@ def check_url(url: str, rules: UrlRules, resolver: Resolver = resolve) -> Target
         addresses = resolver(host, port)
     except (OSError, UnicodeError):
         addresses = []
-    if not addresses or not all(allowed(address, rules) for address in addresses):
+    if not addresses or not all(is_allowed(address, rules) for address in addresses):
         raise InputError("url.refused", f"the host {host[:100]!r} has no public address")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(url, parts.scheme, host, port, addresses[0], path)
 
 
-def allowed(address: str, rules: UrlRules) -> bool:
-    """Whether one address is public, or in a network that the operator named."""
+def is_allowed(address: str, rules: UrlRules) -> bool:
+    """Whether an address is public, or in a network that the operator allowed."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -150,7 +150,7 @@ def allowed(address: str, rules: UrlRules) -> bool:
         parsed = parsed.ipv4_mapped
     if any(parsed in ipaddress.ip_network(network) for network in rules.private):
         return True
-    if any(parsed in network for network in _NEVER if network.version == parsed.version):
+    if any(parsed in network for network in _NEVER_PUBLIC if network.version == parsed.version):
         return False
     return parsed.is_global and not (
         parsed.is_multicast or parsed.is_reserved or parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified
@@ -158,55 +158,55 @@ def allowed(address: str, rules: UrlRules) -> bool:
 
 
 def fetch(url: str, rules: UrlRules, resolver: Resolver = resolve, *, left: int | None = None) -> bytes:
-    """What lies at `url`.
+    """Fetch the content of a URL, following redirects.
 
     Args:
-        url: Of a client.
+        url: URL that a client named.
         rules: What may be fetched.
         resolver: Finds the host's addresses.
-        left: What the request that wants it may still read [bytes]; None = as much as `rules` let it.
+        left: What remains of the request's byte limit [bytes]; None = only the limits in `rules` apply.
 
     Raises:
         InputError: `url.refused` or `url.failed`; `request.too_large` beyond `left`.
     """
-    end = time.monotonic() + rules.timeout_s
+    deadline = time.monotonic() + rules.timeout_s
     for _ in range(rules.redirects + 1):
         target = check_url(url, rules, resolver)
-        with _exchange(target, "GET", end, None, {}) as answer:
-            if answer.status in _REDIRECTS and "location" in answer.headers:
-                url = urljoin(url, answer.headers["location"])
+        with _exchange(target, "GET", deadline, None, {}) as response:
+            if response.status in _REDIRECTS and "location" in response.headers:
+                url = urljoin(url, response.headers["location"])
                 continue
-            if answer.status != 200:
-                raise InputError("url.failed", f"{target.host} answered {answer.status}")
-            return _body(answer, target, rules, left)
+            if response.status != 200:
+                raise InputError("url.failed", f"{target.host} answered {response.status}")
+            return _read_body(response, target, rules, left)
     raise InputError("url.refused", f"more than {rules.redirects} redirects")
 
 
 def post_json(url: str, body: bytes, headers: Mapping[str, str], rules: UrlRules, resolver: Resolver = resolve) -> int:
-    """Post to a client's URL; redirects are not followed. Returns the status.
+    """Post JSON to a client's URL without following redirects; returns the HTTP status.
 
     Raises:
-        InputError: As `fetch`.
+        InputError: `url.refused` or `url.failed`.
     """
-    end = time.monotonic() + rules.timeout_s
-    with _exchange(check_url(url, rules, resolver), "POST", end, body, headers) as answer:
-        return answer.status
+    deadline = time.monotonic() + rules.timeout_s
+    with _exchange(check_url(url, rules, resolver), "POST", deadline, body, headers) as response:
+        return response.status
 
 
-def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_values: int = 100_000) -> Any:
-    """JSON at `url`.
+def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, max_values: int = 100_000) -> Any:
+    """Fetch and parse JSON.
 
     Args:
-        url: Of a client.
+        url: URL that a client named.
         rules: What may be fetched.
         resolver: Finds the host's addresses.
-        most_values: Values that it may hold.
+        max_values: Maximum number of values in the document.
 
     Raises:
-        InputError: As `fetch`; `url.failed` also when it is no JSON, or holds more values.
+        InputError: `url.refused`; `url.failed`, also if the document is not JSON or has more values.
     """
     data = fetch(url, rules, resolver)
-    refuse_many_values("the URL's JSON", data, most_values, "url.failed")
+    refuse_many_values("the URL's JSON", data, max_values, "url.failed")
     try:
         return strict_json(data)
     except (ValueError, RecursionError) as error:
@@ -217,41 +217,43 @@ def fetch_json(url: str, rules: UrlRules, resolver: Resolver = resolve, *, most_
 def _exchange(
     target: Target, method: str, end: float, body: bytes | None, headers: Mapping[str, str]
 ) -> Iterator[urllib3.BaseHTTPResponse]:
-    """One request and its answer, which are over by `end`: time-outs of single reads let a host send a byte now and then.
+    """Send a request and yield its response, both limited in time by `end` on the monotonic clock.
+
+    Timeouts of single reads are not enough: a host could send a byte now and then.
 
     Raises:
-        InputError: `url.failed`, also for what the caller reads of the answer.
+        InputError: `url.failed`, also while the caller reads the response.
     """
-    pool = _pool(target, max(0.1, end - time.monotonic()))
+    pool = _connection_pool(target, max(0.1, end - time.monotonic()))
     deadline = _Deadline(end)
-    pool.ConnectionCls = deadline.watching(pool.ConnectionCls)
+    pool.ConnectionCls = deadline.watch(pool.ConnectionCls)
     default = 443 if target.scheme == "https" else 80
     name = f"[{target.host}]" if ":" in target.host else target.host
-    sent = {"Host": name if target.port == default else f"{name}:{target.port}", "User-Agent": "gapray", **headers}
+    host = name if target.port == default else f"{name}:{target.port}"
     try:
         with deadline:
-            answer = pool.urlopen(
+            response = pool.urlopen(
                 method,
                 target.path,
                 body=body,
-                headers=sent,
+                headers={"Host": host, "User-Agent": "gapray", **headers},
                 redirect=False,
                 preload_content=False,
                 assert_same_host=False,
             )
             try:
-                deadline.check(target)  # a head that was cut off reads as one that ended
-                yield answer
+                deadline.check(target)  # truncated headers look like complete ones
+                yield response
                 deadline.check(target)
             finally:
-                answer.close()
+                response.close()
     except urllib3.exceptions.HTTPError as error:
         deadline.check(target)
         raise InputError("url.failed", f"{target.host}: {type(error).__name__}") from error
 
 
-def _pool(target: Target, left_s: float) -> urllib3.HTTPConnectionPool:
-    """Connects to the address that was checked; name and certificate stay those of the URL."""
+def _connection_pool(target: Target, left_s: float) -> urllib3.HTTPConnectionPool:
+    """Return a pool that connects to the checked address, but verifies the certificate for the URL's host name."""
     timeout = urllib3.Timeout(connect=min(10.0, left_s), read=left_s)
     options: dict[str, Any] = {"timeout": timeout, "retries": False, "maxsize": 1}
     if target.scheme == "https":
@@ -262,54 +264,55 @@ def _pool(target: Target, left_s: float) -> urllib3.HTTPConnectionPool:
 
 
 class _Deadline:
-    """Cuts the connections of one exchange when its time is over."""
+    """Closes the connections of one exchange when its time is over."""
 
     def __init__(self, end: float) -> None:
         self._left_s = max(0.1, end - time.monotonic())
         self._timer = threading.Timer(self._left_s, self._cut)
         self._timer.daemon = True
-        self._lines: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
         self._over = threading.Event()
 
-    def watching(self, kind: type[Any]) -> type[Any]:
-        """A class of connections that is cut with the others."""
-        lines = self._lines
+    def watch(self, connection_class: type[Any]) -> type[Any]:
+        """Return a subclass whose connections are closed at the deadline."""
+        sockets = self._sockets
 
-        class Watched(kind):  # type: ignore[misc]
+        class Watched(connection_class):  # type: ignore[misc]
             def _new_conn(self) -> socket.socket:
-                line: socket.socket = super()._new_conn()
-                lines.append(line.dup())  # TLS takes the first one over, and its handshake counts too
-                return line
+                connection: socket.socket = super()._new_conn()
+                # A duplicate, because TLS takes the original over; the handshake must be limited too.
+                sockets.append(connection.dup())
+                return connection
 
         return Watched
 
     def check(self, target: Target) -> None:
-        """Raise when the time is over.
+        """Check that the time is not over.
 
         Raises:
-            InputError: `url.failed`.
+            InputError: `url.failed` if it is.
         """
         if self._over.is_set():
             raise InputError("url.failed", f"{target.host} took longer than {self._left_s:.3g} s")
 
     def _cut(self) -> None:
         self._over.set()
-        for line in self._lines:
+        for connection in self._sockets:
             with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
         self._timer.start()
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        for line in self._lines:
-            line.close()
+        for connection in self._sockets:
+            connection.close()
 
 
-def _body(answer: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, left: int | None = None) -> bytes:
+def _read_body(response: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, left: int | None = None) -> bytes:
     data = bytearray()
-    while chunk := answer.read1(_CHUNK, decode_content=True):
+    while chunk := response.read1(_CHUNK, decode_content=True):
         data += chunk
         if len(data) > rules.max_bytes:
             raise InputError("url.failed", f"{target.host} sent more than {rules.max_bytes} bytes")

@@ -1,4 +1,4 @@
-"""One job from start to result: which worker does what, in which order. The same on a cluster and in one process."""
+"""The steps of a job, from start to result, over the workers' protocol: the same on a cluster and in one process."""
 
 from __future__ import annotations
 
@@ -9,78 +9,83 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gapray.errors import GaprayError, as_gapray_error
 from gapray.serve.artifacts import Artifacts, content_type
-from gapray.serve.jobs import Job, Making
-from gapray.serve.remedies import in_fields
+from gapray.serve.jobs import GenerationParams, Job
+from gapray.serve.remedies import as_request_fields
 
-if TYPE_CHECKING:  # the dispatcher moves these about without loading what makes them
+if TYPE_CHECKING:  # the dispatcher passes these on without importing the engine
     from gapray.fidelity.comparison import Comparison
     from gapray.fidelity.shown import Shown
     from gapray.gap.package import GapPackage
-    from gapray.serve.engine import Laid, Turn
+    from gapray.serve.engine import ForeignInputs, RenderedTurn
 
 Report = Callable[[str, int], Awaitable[None]]
-"""Stage, percent."""
+"""Reports progress: called with the stage's name and the percentage done."""
 
 
 class Workers(Protocol):
-    """Where the steps of a job are done."""
+    """Carries out the steps of a job. The methods are those of the classes in `engine` and `stylist`."""
 
     async def package(self, job: Job) -> GapPackage:
-        """See `Packager.package`."""
+        """Package a job's photos (`Packager.package`)."""
         ...
 
     async def store_package(self, job: Job, package: GapPackage) -> dict[str, Any]:
-        """See `Packager.store_package`."""
+        """Store a package as a zip, and return the job's result (`Packager.store_package`)."""
         ...
 
-    async def draw(self, making: Making, package: GapPackage) -> Turn:
-        """See `Generator.draw`."""
+    async def draw(self, params: GenerationParams, package: GapPackage) -> RenderedTurn:
+        """Render the frames of a turn (`Generator.draw`)."""
         ...
 
-    async def encode(self, job: Job, package: GapPackage, turn: Turn) -> dict[str, Any]:
-        """See `Packager.encode`."""
+    async def encode(self, job: Job, package: GapPackage, turn: RenderedTurn) -> dict[str, Any]:
+        """Encode and store a turn, and return the job's result (`Packager.encode`)."""
         ...
 
-    async def compare(self, job: Job, package: GapPackage, turn: Turn) -> Comparison:
-        """See `Packager.compare`."""
+    async def compare(self, job: Job, package: GapPackage, turn: RenderedTurn) -> Comparison:
+        """Cut out frames and photos for scoring (`Packager.compare`)."""
         ...
 
-    async def laid(self, job: Job) -> Laid:
-        """See `Packager.laid`."""
+    async def prepare_foreign(self, job: Job) -> ForeignInputs:
+        """Cut out a foreign video and the photos of its product (`Packager.prepare_foreign`)."""
         ...
 
     async def style(self, job: Job, package: GapPackage) -> dict[str, Any]:
-        """See `Stylist.style`."""
+        """Draw, judge and store stills, and return the job's result (`Stylist.style`)."""
         ...
 
     async def judge(self, comparison: Comparison) -> dict[str, Any]:
-        """See `Scorer.judge`."""
+        """Score one comparison (`Scorer.judge`)."""
         ...
 
     async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
-        """See `Scorer.judge_foreign`."""
+        """Align and score a foreign video (`Scorer.judge_foreign`)."""
         ...
 
 
-async def make(job: Job, workers: Workers, report: Report) -> dict[str, Any]:
-    """Do a job.
+async def run_job(job: Job, workers: Workers, report: Report) -> dict[str, Any]:
+    """Run a job's steps.
 
     Returns:
-        Its result: `files`, and `video`, `package`, `images` or `scores`, with the seconds of each stage.
+        The job's result: `files`, one of `video`, `package`, `images` and `scores`, and the `seconds` of each stage.
 
     Raises:
-        GaprayError: When nothing can be delivered. A video whose scoring fails is delivered, and its `scores` hold the error.
+        GaprayError: Nothing can be delivered. A video whose scoring fails is delivered; its `scores` then hold the error.
     """
     clock = _Clock()
     if job.kind == "score":
         await report("package", 5)
-        laid = await workers.laid(job)
+        inputs = await workers.prepare_foreign(job)
         clock.lap("package")
         await report("score", 60)
-        scores = await workers.judge_foreign(laid.clip, laid.photos, laid.others)
+        scores = await workers.judge_foreign(inputs.clip, inputs.photos, inputs.others)
         clock.lap("score")
-        told = {"warnings": list(laid.warnings), "azimuths_by": laid.azimuths_by}
-        return {"files": {}, "scores": scores, "seconds": clock.laps, **told}
+        return {
+            "files": {},
+            "scores": scores,
+            "seconds": clock.laps,
+            "warnings": list(inputs.warnings),
+            "azimuths_by": inputs.azimuths_by,
+        }
     await report("package", 5)
     package = await workers.package(job)
     clock.lap("package")
@@ -99,31 +104,32 @@ async def make(job: Job, workers: Workers, report: Report) -> dict[str, Any]:
     clock.lap("encode")
     if job.making.score:
         await report("score", 90)
-        result["scores"] = await _scored(job, workers, package, turn)
+        result["scores"] = await _score(job, workers, package, turn)
         clock.lap("score")
     return result | {"seconds": clock.laps}
 
 
-async def _scored(job: Job, workers: Workers, package: GapPackage, turn: Turn) -> dict[str, Any]:
+async def _score(job: Job, workers: Workers, package: GapPackage, turn: RenderedTurn) -> dict[str, Any]:
+    """Return a video's scores, or ``{"error": …}`` if scoring fails."""
     try:
         return await workers.judge(await workers.compare(job, package, turn))
     except Exception as error:
-        known = ours(error)
+        known = find_gapray_error(error)
         if known is None:
             raise
-        return {"error": {"code": known.code, "message": told(known)}}
+        return {"error": {"code": known.code, "message": client_message(known)}}
 
 
-def ours(error: BaseException) -> GaprayError | None:
-    """The gapray error that `error` is or, from another process, carries."""
-    for one in (error, getattr(error, "cause", None), error.__cause__):
-        if isinstance(one, GaprayError):
-            return one
+def find_gapray_error(error: BaseException) -> GaprayError | None:
+    """Return `error` if it is a gapray error, or the one that it wraps: Ray wraps errors of other processes."""
+    for candidate in (error, getattr(error, "cause", None), error.__cause__):
+        if isinstance(candidate, GaprayError):
+            return candidate
     return None
 
 
-async def make_nothing(job: Job, artifacts: Artifacts, report: Report) -> dict[str, Any]:
-    """The null engine: the same way through store, artifacts and APIs, with a grey turn at its end."""
+async def run_null_engine(job: Job, artifacts: Artifacts, report: Report) -> dict[str, Any]:
+    """Answer a job with grey pictures: store, artifacts and APIs are used as always, but no model."""
     from gapray.serve.making import SPRITE_COLUMNS, preset_for
     from gapray.serve.null import grey_turn
     from gapray.video.encode import export
@@ -172,29 +178,37 @@ async def _grey_stills(job: Job, artifacts: Artifacts) -> dict[str, Any]:
         files[name] = {"bytes": len(data), "type": content_type(name)}
         size = {"width": grey.shape[1], "height": grey.shape[0]}
         images.append({"name": name, "seed": job.making.seed + index, "pasted": False, **size})
-    told = {"backend": "null", "warnings": ["the null engine draws nothing"], "seconds": {}}
-    return {"files": files, "images": images} | told
+    return {
+        "files": files,
+        "images": images,
+        "backend": "null",
+        "warnings": ["the null engine draws nothing"],
+        "seconds": {},
+    }
 
 
 class _Clock:
+    """Measures the seconds of each stage of a job."""
+
     def __init__(self) -> None:
         self._last = time.monotonic()
         self.laps: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
+        """Record the time since the last lap under the stage's name."""
         now = time.monotonic()
         self.laps[stage] = round(now - self._last, 3)
         self._last = now
 
 
-def told(error: GaprayError) -> str:
-    """A message for clients: of a defect only that it is one."""
-    return "the server failed at this" if error.code == "internal.error" else in_fields(error.message)
+def client_message(error: GaprayError) -> str:
+    """Return an error's message for clients; details of internal errors are left out."""
+    return "the server failed at this" if error.code == "internal.error" else as_request_fields(error.message)
 
 
-def failure_of(error: BaseException) -> GaprayError:
-    """What a client is told of an error; the trace stays in the log."""
-    known = ours(error)
+def to_gapray_error(error: BaseException) -> GaprayError:
+    """Return the error that a client is shown for `error`; the traceback stays in the log."""
+    known = find_gapray_error(error)
     if known is not None:
         return known
     return as_gapray_error(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))

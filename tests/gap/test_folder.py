@@ -18,7 +18,7 @@ from PIL import Image
 
 from gapray.errors import GaprayError, InputError
 from gapray.gap import folder
-from gapray.serve.uploads import sent_in_manifest
+from gapray.serve.uploads import photos_in_manifest
 from tests.gap import prototype
 from tests.make import package
 
@@ -145,7 +145,7 @@ def test_an_inline_manifest_is_whole_by_itself(tmp_path):
         assert not [value for value in json.loads(alone.read_text())["views"][angle].values() if "/view_" in str(value)]
     same(original, folder.read(tmp_path / "gap"))
     for manifest in (json.loads(alone.read_text()), {"views": views}):
-        sent = sent_in_manifest(manifest)
+        sent = photos_in_manifest(manifest)
         assert [photo.azimuth_deg for photo in sent] == [view.azimuth_deg for view in original.views]
         assert [photo.data for photo in sent] == [base64.b64decode(view["reference_b64"]) for view in views.values()]
 

@@ -1,4 +1,4 @@
-"""Attacks run in a process of their own, whose resident memory is what they cost."""
+"""Runs attacks in a separate process, to measure the memory that they cost."""
 
 import json
 import subprocess
@@ -13,25 +13,24 @@ import json, sys
 from pathlib import Path
 {imports}
 from gapray.errors import GaprayError
-def peak_kb():  # of this process alone: getrusage counts its parent's before it was born
+def peak_kb():  # of this process alone: getrusage also counts the parent's memory from before the fork
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
 before = peak_kb()
-told = code = None
+outcome = code = None
 try:
-    told = {call}
+    outcome = {call}
 except GaprayError as error:
-    told, code = error.message, error.code
-print(json.dumps([code, told, (peak_kb() - before) / 1024]))
+    outcome, code = error.message, error.code
+print(json.dumps([code, outcome, (peak_kb() - before) / 1024]))
 """
 
 
 @pytest.fixture
 def cost():
-    """`cost(imports, call, *arguments)`: runs `call`, in which `sys.argv[1:]` are the arguments, in a fresh process.
+    """Return `cost(imports, call, *arguments)`, which evaluates `call` in a fresh process; `sys.argv[1:]` are the arguments.
 
-    Returns:
-        The error's code, or None; its message, or what the call returned; by how much its resident memory grew [MiB].
+    It returns the error's code or None, the error's message or the call's result, and the growth of the peak memory [MiB].
     """
 
     def run(imports, call, *arguments):

@@ -1,4 +1,4 @@
-"""Zips of some kilobytes that list, or whose tables hold, far more than a set of photos can need."""
+"""Small zips with far more entries, or far larger tables, than a set of photos can need."""
 
 import io
 import struct
@@ -20,10 +20,10 @@ ONE_REQUEST = """
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import DecodeSettings
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import Sent, arrived
+from gapray.serve.uploads import IncomingPhoto, prepare_upload
 def come(data):
-    sent = [Sent(data=data)]
-    arrived(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
+    sent = [IncomingPhoto(data=data)]
+    prepare_upload(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
 """
 ONE_SOURCE = """
 from gapray.capture.capture_set import Reject
@@ -72,15 +72,15 @@ TABLES = {
 
 @pytest.mark.parametrize("attack", TABLES)
 @pytest.mark.parametrize("way", ["request", "batch"])
-def test_a_table_is_measured_before_it_is_taken_apart(tmp_path, cost, attack, way):
+def test_a_table_is_measured_before_it_is_parsed(tmp_path, cost, attack, way):
     name, table = TABLES[attack]
     path = write_zip(tmp_path / "mug.zip", {**photos(), name: table})
     if way == "request":
-        code, told, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
+        code, message, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
     else:
-        code, told, grown = cost(ONE_SOURCE, "come(sys.argv[1])", path)
-    assert code == "capture.table_too_large", told
-    assert any(str(limit) in told for limit in (MAX_TABLE_CELLS, MAX_COLUMNS, 2**20)), told
+        code, message, grown = cost(ONE_SOURCE, "come(sys.argv[1])", path)
+    assert code == "capture.table_too_large", message
+    assert any(str(limit) in message for limit in (MAX_TABLE_CELLS, MAX_COLUMNS, 2**20)), message
     assert grown < ALLOWED_MIB
 
 
@@ -112,54 +112,54 @@ NAMES = {
 
 
 @pytest.mark.parametrize("attack", NAMES)
-def test_an_archive_is_measured_before_its_directory_is_kept(tmp_path, cost, attack):
+def test_an_archive_is_measured_before_its_directory_is_loaded(tmp_path, cost, attack):
     path = write_zip(tmp_path / "mug.zip", photos(), NAMES[attack])
-    code, told, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
-    assert code == "capture.archive_too_large", told
+    code, message, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
+    assert code == "capture.archive_too_large", message
     assert grown < ALLOWED_MIB
 
 
 @pytest.mark.parametrize("attack", list(NAMES)[:3])
 def test_an_archive_of_many_products_is_measured_too(tmp_path, cost, attack):
     path = write_zip(tmp_path / "mug.zip", photos(), NAMES[attack])
-    code, told, grown = cost(ONE_SOURCE, "come(sys.argv[1])", path)
-    assert code == "capture.archive_too_large" and str(ArchiveLimits().depth) in told
+    code, message, grown = cost(ONE_SOURCE, "come(sys.argv[1])", path)
+    assert code == "capture.archive_too_large" and str(ArchiveLimits().depth) in message
     assert grown < ALLOWED_MIB
 
 
 def directory_of(entries):
-    """A zip that lists nothing else than empty names, 46 bytes each (APPNOTE.TXT, 4.3.12)."""
+    """Return a zip whose directory has only empty names, 46 bytes each (APPNOTE.TXT, 4.3.12)."""
     directory = struct.pack("<4s6H3I5H2I", b"PK\x01\x02", *[0] * 16) * entries
     end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 0, 0, len(directory), 4, 0)
     return b"PK\x03\x04" + directory + end
 
 
 def test_a_directory_of_a_million_entries_is_not_read(tmp_path, cost):
-    """48 MB make a gigabyte of entries, whatever number of them the end's record states."""
+    """48 MB would become a gigabyte of entries, whatever number the end-of-directory record states."""
     path = tmp_path / "mug.zip"
     path.write_bytes(directory_of(1_000_000))
-    code, told, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
-    assert code == "capture.archive_too_large" and str(256 * Limits().entries) in told
+    code, message, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
+    assert code == "capture.archive_too_large" and str(256 * Limits().entries) in message
     assert grown < 100 + ALLOWED_MIB, "the upload itself is 46 MB, and once more a file"
 
 
-def test_photos_that_unpack_to_more_than_a_request_may_hold_are_not_unpacked(tmp_path, cost):
+def test_photos_that_unpack_to_too_many_bytes_are_not_unpacked(tmp_path, cost):
     packed = {name: data + bytes(30 * 2**20) for name, data in photos().items()}
     path = write_zip(tmp_path / "mug.zip", packed)
     assert path.stat().st_size < 2**20
-    code, told, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
-    assert code == "request.too_large" and str(Limits().photo_bytes) in told
+    code, message, grown = cost(ONE_REQUEST, "come(Path(sys.argv[1]).read_bytes())", path)
+    assert code == "request.too_large" and str(Limits().photo_bytes) in message
     assert grown < ALLOWED_MIB
 
 
 def test_the_pixels_of_all_photos_are_counted():
     from gapray.capture.azimuths import AzimuthOptions
     from gapray.config import DecodeSettings
-    from gapray.serve.uploads import Sent, arrived
+    from gapray.serve.uploads import IncomingPhoto, prepare_upload
 
-    sent = [Sent(name=name, data=data) for name, data in photos().items()]
+    sent = [IncomingPhoto(name=name, data=data) for name, data in photos().items()]
     given = {"azimuths": None, "options": AzimuthOptions(), "decode": DecodeSettings()}
-    arrived(sent, limits=Limits(photo_pixels=8 * 6400), **given)
+    prepare_upload(sent, limits=Limits(photo_pixels=8 * 6400), **given)
     with pytest.raises(InputError, match="51199") as error:
-        arrived(sent, limits=Limits(photo_pixels=8 * 6400 - 1), **given)
+        prepare_upload(sent, limits=Limits(photo_pixels=8 * 6400 - 1), **given)
     assert error.value.code == "request.too_large"

@@ -1,4 +1,4 @@
-"""Bodies made of what parsers trip over: surrogates, numbers without end, deep nesting, in JSON and in forms of several parts."""
+"""Bodies that are hard to parse: surrogates, huge numbers and deep nesting, in JSON and in multipart forms."""
 
 import random
 from collections import Counter
@@ -55,7 +55,7 @@ BYTES = [
 
 
 def value(rng, depth=0):
-    """JSON, or nearly."""
+    """Generate JSON, or something close to it."""
     kind = rng.random()
     if kind < 0.02:
         return rng.choice(BROKEN)
@@ -71,7 +71,7 @@ def value(rng, depth=0):
     inner = [value(rng, depth + 1) for _ in range(rng.randint(0, 4))]
     if kind < 0.88:
         return "[" + ",".join(inner) + "]"
-    return "{" + ",".join(f"{name(rng)}:{one}" for one in inner) + "}"
+    return "{" + ",".join(f"{name(rng)}:{item}" for item in inner) + "}"
 
 
 def name(rng):
@@ -88,7 +88,7 @@ def document(rng):
 
 
 def form(rng, photos):
-    """Parts whose names, file names, types and contents are anything."""
+    """Generate a multipart form with arbitrary names, file names, types and contents."""
     lines = []
     for _ in range(rng.randint(1, 8)):
         field = rng.choice(FIELDS).encode() if rng.random() < 0.8 else rng.choice(BYTES)[:200]
@@ -106,7 +106,7 @@ def form(rng, photos):
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2_000, marks=pytest.mark.night)])
-def test_no_body_is_an_error_of_ours(idle_server, photos, count):  # noqa: F811
+def test_no_body_causes_a_server_error(idle_server, photos, count):  # noqa: F811
     rng, statuses = random.Random(count), Counter()
     with requests.Session() as session:
         for _ in range(count):
@@ -126,7 +126,7 @@ def test_no_body_is_an_error_of_ours(idle_server, photos, count):  # noqa: F811
     pairs=st.lists(st.tuples(st.text(min_size=1), st.text()), max_size=20),
     step=st.sampled_from([4, 5, 2**18]),
 )
-def test_a_form_of_a_page_is_read_whatever_its_texts_are(pairs, step):
+def test_any_url_encoded_form_is_decoded(pairs, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bodies, "_STEP", step)
-        assert bodies._pairs(bytearray(urlencode(pairs).encode()), 20) == pairs
+        assert bodies._split_pairs(bytearray(urlencode(pairs).encode()), 20) == pairs

@@ -1,4 +1,4 @@
-"""Servers without keys: what web pages can do to them (nothing), and what a key changes while they run."""
+"""Servers without keys: foreign web pages can do nothing, and creating a key takes effect while the server runs."""
 
 import http.server
 import json
@@ -51,7 +51,7 @@ ASKED = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """As `gapray serve` starts on the loopback when no key was made."""
+    """A server as `gapray serve` starts it on the loopback before a key is created."""
     with served(tmp_path_factory.mktemp("keyless"), worker="none", open=False, open_until_keyed=True) as found:
         yield found
 
@@ -61,7 +61,7 @@ def ask(server, method, path, **headers):
 
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
-def test_a_page_of_another_origin_is_refused_whatever_it_asks(server, headers):
+def test_every_request_of_another_origin_is_refused(server, headers):
     for method, path in ASKED:
         answer = ask(server, method, path, **headers)
         assert answer.status_code == 403, (method, path)
@@ -73,10 +73,10 @@ def test_a_page_of_another_origin_is_refused_whatever_it_asks(server, headers):
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:{port}", "localhost.evil.example:{port}", "127.0.0.1.nip.io"]
 )
-def test_a_name_that_was_pointed_here_is_refused(server, host):
+def test_dns_rebinding_is_refused(server, host):
     port = server.url.rpartition(":")[2]
     for method, path in [*ASKED, ("GET", "/"), ("GET", "/assets/app.js")]:
-        # As a page of that name asks its own server: the browser takes both for one origin.
+        # A page of that name calls its own server: for the browser both have one origin.
         name = host.format(port=port)
         answer = ask(server, method, path, host=name, origin=f"http://{name}", **{"sec-fetch-site": "same-origin"})
         assert answer.status_code == 403, (method, path)
@@ -84,14 +84,14 @@ def test_a_name_that_was_pointed_here_is_refused(server, host):
             assert answer.json()["error"]["code"] == "request.host_refused"
 
 
-def test_a_request_changes_nothing_when_it_is_refused(server, form):
+def test_a_refused_request_changes_nothing(server, form):
     before = server.context.store.counts()
     for headers in FOREIGN:
         assert requests.post(f"{server.url}/v1/videos", files=form, headers=headers, timeout=10).status_code == 403
     assert server.context.store.counts() == before
 
 
-def test_programs_and_the_page_itself_are_let_in(server, form):
+def test_programs_and_the_server_s_own_page_are_accepted(server, form):
     own = {"sec-fetch-site": "same-origin", "origin": server.url, "referer": server.url + "/"}
     for headers in ({}, own, {"sec-fetch-mode": "cors"}, {"sec-fetch-site": "none"}, {"referer": server.url + "/"}):
         assert requests.get(f"{server.url}/v1/videos", headers=headers, timeout=5).status_code == 200, headers
@@ -108,12 +108,12 @@ def test_a_link_leads_to_the_page(server):
     assert ask(server, "GET", "/", **link).status_code == 200
 
 
-def test_health_is_told_under_any_name(server):
+def test_health_checks_are_answered_under_any_name(server):
     for path in ("/healthz", "/readyz"):
         assert ask(server, "GET", path, host="gapray.default.svc").status_code == 200
 
 
-def test_named_origins_may_call_and_a_key_replaces_the_check(tmp_path):
+def test_named_origins_are_accepted_and_keys_replace_the_check(tmp_path):
     shop = "https://shop.example"
     with served(tmp_path, worker="none", open=False, open_until_keyed=True, cors_origins=(shop,)) as found:
         asked = {"origin": shop, "sec-fetch-site": "cross-site"}
@@ -171,7 +171,7 @@ def test_names_of_a_server(bound, host, taken):
 
 
 @given(st.text(max_size=40) | st.from_regex(r"[a-z0-9.-]{1,20}(:[0-9]{1,6})?", fullmatch=True))
-def test_no_name_of_a_domain_is_taken(host):
+def test_no_domain_name_is_accepted(host):
     try:
         refuse_host([host], [], ("127.0.0.1", 8000))
     except InputError as error:
@@ -181,7 +181,7 @@ def test_no_name_of_a_domain_is_taken(host):
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
-def test_no_text_is_taken_for_an_own_origin_by_chance(origin, referer):
+def test_no_random_text_is_accepted_as_an_own_origin(origin, referer):
     headers = Headers(raw=[(b"host", b"localhost:8000"), (b"origin", origin.encode()), (b"referer", referer.encode())])
     said = headers["origin"] or headers["referer"]
     try:
@@ -197,7 +197,7 @@ def test_no_text_is_taken_for_an_own_origin_by_chance(origin, referer):
 
 @contextmanager
 def attacker(target):
-    """A page of another origin that tries to make, list and purge jobs at `target`."""
+    """Serve a page of another origin that tries to make, list and purge jobs at `target`."""
     script = f"""
       const form = new FormData(); form.append("prompt", "x");
       const asked = [
@@ -226,7 +226,7 @@ def attacker(target):
     found.shutdown()
 
 
-def test_a_browser_keeps_to_its_own_page(server, form, chromium):
+def test_a_browser_can_only_use_the_server_s_own_page(server, form, chromium):
     video = requests.post(f"{server.url}/v1/videos", files=form, timeout=10).json()["id"]
     context = chromium.new_context()
     page = context.new_page()
@@ -248,7 +248,7 @@ def test_a_browser_keeps_to_its_own_page(server, form, chromium):
     context.close()
 
 
-# ---- keys on a server that runs
+# ---- keys on a running server
 
 
 def wait_for(done, seconds=10.0):
@@ -258,7 +258,7 @@ def wait_for(done, seconds=10.0):
         time.sleep(0.05)
 
 
-def test_a_key_ends_openness_at_once_and_for_good(tmp_path):
+def test_creating_a_key_ends_keyless_access_for_good(tmp_path):
     with served(tmp_path, worker="none", open=False, open_until_keyed=True) as found:
         assert ask(found, "GET", "/v1/videos").status_code == 200
         key, secret = create(found.context.store.engine, "first")
@@ -272,7 +272,7 @@ def test_a_key_ends_openness_at_once_and_for_good(tmp_path):
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["a key is revoked", "the first key is made"])
-def test_streams_and_waits_end_with_what_let_them_in(tmp_path, form, keyed):
+def test_streams_and_waits_end_when_access_is_revoked(tmp_path, form, keyed):
     with served(tmp_path, worker="none", open=False, open_until_keyed=True) as found:
         engine, headers = found.context.store.engine, {}
         if keyed:
@@ -305,5 +305,5 @@ def test_streams_and_waits_end_with_what_let_them_in(tmp_path, form, keyed):
         assert not ended
         revoke(engine, key.id) if keyed else create(engine, "first")
         for thread in threads:
-            thread.join(20)  # far less than any of them would have gone on
+            thread.join(20)  # far less than any of them would have lasted
         assert ended == {"events": False, "packages": 401, "status-sync": 401}

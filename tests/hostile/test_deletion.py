@@ -1,4 +1,4 @@
-"""Gone is gone: deletions in the middle of everything, on storages that are slow and fail, and on a disk that is full."""
+"""Deletions at any moment, on storages that are slow and fail, and on a full disk: nothing of a deleted job remains."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from gapray.serve.http.app import build_app
 from gapray.serve.http.context import Context
 from gapray.serve.local import LocalWorkers
 from gapray.serve.scratch import clear_scratch
-from gapray.serve.work import make
+from gapray.serve.work import run_job
 from gapray.video.encode import encode_mp4
 from tests.hostile import troubled
 from tests.kinds.test_places import mounted
@@ -36,7 +36,7 @@ from tests.serve.conftest import listening, running, settings_in
 from tests.serve.test_deletion import accepted, until
 
 KEPT_OF = 16
-"""One of so many jobs is not deleted."""
+"""One in this number of jobs is not deleted."""
 STAGES = ("accepted", "package", "render", "encode", "score", "final")
 KINDS = ("video", "video", "package", "score", "image")
 GRACE_S = 5.0
@@ -44,7 +44,7 @@ GRACE_S = 5.0
 
 @pytest.fixture
 def s3():
-    """A bucket on a server that speaks Amazon S3's protocol: file system, path."""
+    """A bucket on a server that implements Amazon S3's protocol: its file system and path."""
     moto = pytest.importorskip("moto.server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -110,7 +110,7 @@ class Fire:
             self._changed.notify_all()
 
     def watched(self, workers):
-        """What does the jobs, and says how far each one is."""
+        """Return a function that runs jobs and records their progress."""
 
         async def do(job, report):
             async def heard(stage, percent):
@@ -118,7 +118,7 @@ class Fire:
                 self._note(job.id, stage)
 
             try:
-                return await make(job, workers, heard)
+                return await run_job(job, workers, heard)
             finally:
                 self._note(job.id, "final")
 
@@ -126,7 +126,7 @@ class Fire:
 
 
 def fire(settings, photos, clip, weather, jobs):
-    """Jobs under fire, the dispatcher and its workers replaced in the middle.
+    """Submit and delete jobs, and replace the dispatcher and its workers half way.
 
     Returns:
         The context, and the fire.
@@ -135,7 +135,7 @@ def fire(settings, photos, clip, weather, jobs):
     hers = Fire("", context, photos, clip, jobs)
 
     def workers():
-        return hers.watched(LocalWorkers(context.settings, device="cpu", holds=context.store.holds))
+        return hers.watched(LocalWorkers(context.settings, device="cpu", is_current=context.store.is_current))
 
     with ExitStack() as stack, ThreadPoolExecutor(8) as clients:
         hers._url = stack.enter_context(listening(build_app(context)))
@@ -144,22 +144,22 @@ def fire(settings, photos, clip, weather, jobs):
             list(clients.map(hers.one, range(half)))
             rest = [clients.submit(hers.one, number) for number in range(half, jobs)]
             until(lambda: len(hers.deleted) > half + jobs // 10, 300)
-        # Threads of the workers that were replaced are still at their jobs, as a worker is that was taken for dead.
+        # Threads of the replaced workers are still running their jobs, like a worker that was presumed dead.
         with running(context, workers()):
             for one in rest:
                 one.result()
             until(lambda: all(context.store.get(job_id, None).final for job_id in hers.kept), 300)
             assert weather.failures > jobs // 4
-            until(lambda: not context.store.known(hers.deleted), 300)
-            # Nothing of theirs, and nothing of requests that were refused in the middle of their photos.
+            until(lambda: not context.store.existing(hers.deleted), 300)
+            # Neither files of deleted jobs remain, nor those of requests that were refused half way.
             until(lambda: listed(context) <= set(hers.kept), 300)
             time.sleep(2 * GRACE_S)
-            until(lambda: listed(context) <= set(hers.kept), 60)  # what a slow writer brings back is found as well
+            until(lambda: listed(context) <= set(hers.kept), 60)  # files restored by a slow writer are found as well
     return context, hers
 
 
 def listed(context):
-    """The jobs of all files and folders in the store, as its own file system lists them."""
+    """Return the jobs that have files or folders in the store, as its own file system lists them."""
     filesystem, path = context.artifacts.folder.filesystem, context.artifacts.folder.path
     real = getattr(filesystem, "inner", None) or fsspec.filesystem("file")
     real.invalidate_cache()
@@ -169,14 +169,14 @@ def listed(context):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Pauses of a minute are seconds here."""
+    """Shorten pauses of a minute to half a second."""
     monkeypatch.setattr(dispatcher, "_TIDY_S", 0.5)
-    monkeypatch.setattr(deletion, "_AGAIN_S", 0.5)
+    monkeypatch.setattr(deletion, "_RETRY_S", 0.5)
 
 
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
-    """Where this process's temporary files are."""
+    """The folder of this process's temporary files."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     return tmp_path / "scratch"
@@ -184,7 +184,7 @@ def scratch(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def clip():
-    """A turntable video of the product whose photos are sent."""
+    """A turntable video of the product in the photos."""
     return encode_mp4(np.stack([photo(angle) for angle in range(0, 360, 15)]), fps=12)
 
 
@@ -198,9 +198,7 @@ def clip():
         pytest.param("folder and SQLite", 200, marks=pytest.mark.night),
     ],
 )
-def test_jobs_deleted_at_random_moments_of_every_stage(
-    tmp_path, photos, clip, place, jobs, quick, scratch, monkeypatch, request
-):
+def test_jobs_can_be_deleted_at_any_moment(tmp_path, photos, clip, place, jobs, quick, scratch, monkeypatch, request):
     weather = troubled.Weather(seed=22)
     more = {}
     if place == "folder and SQLite":
@@ -217,7 +215,7 @@ def test_jobs_deleted_at_random_moments_of_every_stage(
     assert sum(hers.moments[stage] for stage in STAGES[1:-1]) > jobs // 10, "most were deleted before or after the work"
     weather.calm()
     assert listed(context) <= set(hers.kept)
-    for job_id in hers.kept:  # and nothing of a living job was taken
+    for job_id in hers.kept:  # and no file of another job was removed
         job = context.store.get(job_id, None)
         assert job.status == "completed" or job.error_code == "artifacts.failed", (job.error_code, job.error_message)
         assert f"uploads/{job_id}/capture.zip" == job.input.capture and context.artifacts.get(job.input.capture)
@@ -228,13 +226,13 @@ def test_jobs_deleted_at_random_moments_of_every_stage(
 
 @pytest.fixture
 def small_disk():
-    """A disk of 24 MB that holds the jobs' database and the files, as one machine's state folder does."""
+    """A disk of 24 MB that holds the job database and the files, like the state folder of a single machine."""
     with mounted("size=24m") as found:
         yield found
 
 
 def fill(disk, left):
-    """Fill a disk but for so many bytes; returns the file that does."""
+    """Fill a disk except for some bytes; returns the file that fills it."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -243,7 +241,7 @@ def fill(disk, left):
     return filler
 
 
-def test_on_a_full_disk_jobs_can_be_deleted_and_give_their_room_back(small_disk):
+def test_jobs_can_be_deleted_on_a_full_disk(small_disk):
     context = Context.of(settings_in(small_disk))
     store, artifacts = context.store, context.artifacts
     jobs = [accepted(store, artifacts) for _ in range(3)]
@@ -253,22 +251,22 @@ def test_on_a_full_disk_jobs_can_be_deleted_and_give_their_room_back(small_disk)
     with pytest.raises(OperationalError, match="full"):
         store.mark_deleted(jobs[0].id)
     for job in jobs:
-        assert deletion.forget(store, artifacts, job.id)
-    assert not listed(context) and not store.known([job.id for job in jobs])
+        assert deletion.delete_job(store, artifacts, job.id)
+    assert not listed(context) and not store.existing([job.id for job in jobs])
     assert shutil.disk_usage(small_disk).free > 400_000
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_results_keeps_no_orphans(small_disk, photos, quick):
-    """A job that ends in the middle has a code, a request that finds no room has one too, and all of it can be deleted."""
+def test_a_disk_that_fills_up_leaves_no_orphans(small_disk, photos, quick):
+    """An interrupted job and a request that finds no room have error codes, and all of their files can be deleted."""
     settings = settings_in(small_disk, jobs={"poll_s": 0.02, "lease_s": 20, "orphan_s": 1.0})
     context = Context.of(settings)
     form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
-    workers = LocalWorkers(settings, device="cpu", holds=context.store.holds)
+    workers = LocalWorkers(settings, device="cpu", is_current=context.store.is_current)
     full = threading.Event()
 
     async def do(job, report):
         await asyncio.to_thread(full.wait, 60)
-        return await make(job, workers, report)
+        return await run_job(job, workers, report)
 
     with listening(build_app(context)) as url, running(context, do):
 
@@ -278,12 +276,12 @@ def test_a_disk_that_fills_up_in_the_middle_of_results_keeps_no_orphans(small_di
         video = post().json()["id"]
         job_id = video.removeprefix("video_")
         until(lambda: context.store.get(job_id, None).status == "running")
-        filler = fill(small_disk, 40_000)  # room for some of the small pictures that the work begins with
+        filler = fill(small_disk, 40_000)  # room for some of the previews that are written first
         full.set()
         until(lambda: shutil.disk_usage(small_disk).free < 4096)
         refused = post()
         assert refused.status_code == 503, refused.text
-        filler.unlink()  # until then the database cannot say what became of the job
+        filler.unlink()  # until then the database cannot record the outcome
         until(lambda: context.store.get(job_id, None).final)
         job = context.store.get(job_id, None)
         assert (job.status, job.error_code) == ("failed", "artifacts.failed"), job.error_message
@@ -303,7 +301,7 @@ with scratch() as folder:
 """
 
 
-def test_what_a_killed_worker_had_in_hand_is_removed_and_what_a_living_one_has_is_not(scratch):
+def test_files_of_killed_workers_are_removed_but_not_those_of_living_ones(scratch):
     def begun():
         environment = os.environ | {"TMPDIR": str(scratch)}
         worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True, env=environment)
@@ -322,7 +320,7 @@ def test_what_a_killed_worker_had_in_hand_is_removed_and_what_a_living_one_has_i
     assert clear_scratch() == [kept] and not list(scratch.iterdir())
 
 
-def test_a_job_outlives_a_disk_on_which_nobody_can_note_how_far_it_is(small_disk):
+def test_a_job_survives_a_disk_on_which_progress_cannot_be_recorded(small_disk):
     context = Context.of(settings_in(small_disk))
 
     async def do(job, report):

@@ -1,4 +1,4 @@
-"""Large bodies are parsed and hashed beside the event loop: health checks are answered meanwhile."""
+"""Large bodies are parsed and hashed off the event loop, so that health checks are answered meanwhile."""
 
 import base64
 import concurrent.futures
@@ -8,11 +8,11 @@ import time
 import pytest
 import requests
 
-from gapray.serve.front import binary_of_haproxy, free_port, front
+from gapray.serve.front import find_haproxy, free_port, run_front
 from tests.serve.conftest import served
 
 LONGEST_S = 4.0
-"""Between a health check and its answer, on a machine that does other things as well; parsed on the loop it took ten."""
+"""Longest latency of a health check on a busy machine [s]; with parsing on the event loop it was ten."""
 
 MANY = b'{"input": {"x": [' + b"1," * (15 * 2**20) + b"1]}}"
 DEEP = b'{"input": ' + b'{"a":' * 90_000 + b"1" + b"}" * 90_000 + b"}"
@@ -25,7 +25,7 @@ PICTURES = json.dumps(
     }
 ).encode()
 DOUBLED = json.dumps({"input": {f"k{at}": 0 for at in range(90_000)}}).encode().replace(b'"k89999"', b'"k89998"')
-"""The last of 90,000 names is the one that comes twice: to count each of them takes minutes."""
+"""The last of 90,000 names is a duplicate: counting each name separately would take minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +61,16 @@ def test_json_that_is_too_large_is_refused_by_its_size(server):
     assert answer.status_code == 413 and str(64 * 2**20) in answer.text
 
 
-@pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
+@pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy for this system")
 @pytest.mark.parametrize(
     ("data", "status"),
     [(b'{"views": [' + b'"eA==",' * 6_000_000 + b"1]}", 400), (b'{"prompt": "' + b"x" * (65 * 2**20) + b'"}', 413)],
     ids=["values", "bytes"],
 )
-def test_a_client_that_sends_all_before_it_reads_is_told_what_is_wrong(server, data, status):
-    """If the rest of its body were left unread, its connection would be reset."""
+def test_a_client_that_sends_everything_before_reading_gets_the_error(server, data, status):
+    """If the rest of the body were not read, the connection would be reset."""
     port = free_port()
-    with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+    with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
         kind = {"content-type": "application/json"}
         answer = requests.post(f"http://127.0.0.1:{port}/v1/videos", data=data, headers=kind, timeout=60)
     assert answer.status_code == status, answer.text
@@ -78,9 +78,9 @@ def test_a_client_that_sends_all_before_it_reads_is_told_what_is_wrong(server, d
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
 def test_neighbours_are_answered_while_percent_signs_are_read(server, kind):
-    """A look at each of millions is long; on the loop, or in one call, nobody is answered meanwhile."""
-    coded = b"%41" * (7 * 2**20)
-    body = b'{"views": ["' + coded + b'"]}' if "json" in kind else b"views=" + coded
+    """Decoding millions of them takes long; on the event loop, or in one call, it would block all other requests."""
+    only_gapray_errors = b"%41" * (7 * 2**20)
+    body = b'{"views": ["' + only_gapray_errors + b'"]}' if "json" in kind else b"views=" + only_gapray_errors
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
         post = beside.submit(
             requests.post, f"{server.url}/v1/videos", data=body, headers={"content-type": kind}, timeout=60

@@ -1,4 +1,4 @@
-"""One key can only spend its own share: of the queue, and of the workers."""
+"""Each key can only use its own share of the queue and of the workers."""
 
 import threading
 
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gapray.errors import ServeError
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.settings import Limits
 from gapray.serve.store import JobStore
 from tests.serve.conftest import served
@@ -22,16 +22,16 @@ def store(request, tmp_path):
 
 
 def submit(store, owner, **more):
-    new = NewJob(owner, "openai", "video", Making(), JobInput())
+    new = NewJob(owner, "openai", "video", GenerationParams(), JobInput())
     return store.submit(new, **({"max_queued": 1000, "keep_s": 60} | more))
 
 
 def lease(store, most=1, worker="w"):
-    return store.lease(worker, most=most, lease_s=60, attempts=3)
+    return store.lease(worker, max_jobs=most, lease_s=60, attempts=3)
 
 
 def served_by(store, slots, rounds):
-    """Owners in the order in which `slots` workers are given jobs, each job ending in the order of its beginning."""
+    """Return owners in the order in which `slots` workers lease their jobs; jobs end in the order of their leases."""
     order, running = [], []
     for _ in range(rounds):
         taken = lease(store, slots - len(running))
@@ -44,7 +44,7 @@ def served_by(store, slots, rounds):
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_a_late_tenant_waits_for_one_turn_not_for_the_queue(store, slots):
+def test_a_late_tenant_waits_for_one_turn_only(store, slots):
     for _ in range(12):
         submit(store, "first")
     assert served_by(store, slots, 2) == ["first"] * (slots + 1)
@@ -55,7 +55,7 @@ def test_a_late_tenant_waits_for_one_turn_not_for_the_queue(store, slots):
     assert order[6:] == ["first"] * len(order[6:]), order
 
 
-def test_within_a_key_the_oldest_comes_first(store):
+def test_the_oldest_job_of_a_key_comes_first(store):
     mine = [submit(store, "me").id for _ in range(5)]
     assert [job.id for job in lease(store, 5)] == mine
 
@@ -67,8 +67,8 @@ def test_many_free_workers_are_shared(store):
     assert sorted(job.owner for job in lease(store, 5)) == ["a"] * 4
 
 
-def test_who_deletes_its_jobs_gains_no_turn(store):
-    """Without rows nothing in the database tells that a key was served just now."""
+def test_deleting_jobs_gains_no_turn(store):
+    """Once rows are deleted, the database does not show that a key has just been served."""
     for _ in range(6):
         submit(store, "victim")
     served_owners = []
@@ -88,10 +88,10 @@ def test_who_deletes_its_jobs_gains_no_turn(store):
 def test_lost_jobs_take_their_turn_again(store):
     first = submit(store, "a")
     submit(store, "b")
-    [job] = store.lease("dead", most=1, lease_s=0.0, attempts=3)
+    [job] = store.lease("dead", max_jobs=1, lease_s=0.0, attempts=3)
     assert job.id == first.id
     taken = lease(store, 5)
-    assert sorted(one.owner for one in taken) == ["a", "b"] and {one.attempt for one in taken} == {1, 2}
+    assert sorted(leased.owner for leased in taken) == ["a", "b"] and {leased.attempt for leased in taken} == {1, 2}
 
 
 def test_two_dispatchers_share_no_job_and_leave_none(store):
@@ -124,35 +124,35 @@ def test_no_tenant_is_more_than_a_turn_behind(tmp_path_factory, waiting, slots):
     for end in range(len(order)):
         got = [order[: end + 1].count(f"owner{owner}") for owner in range(len(waiting))]
         for owner, count in enumerate(got):
-            if count < waiting[owner]:  # it still has jobs that wait
+            if count < waiting[owner]:  # it still has queued jobs
                 assert count >= max(got) - 1 - slots, (order, end)
     store.engine.dispose()
 
 
 def test_a_key_has_a_share_of_the_queue(store):
     for _ in range(3):
-        submit(store, "greedy", max_queued=5, max_of_owner=3)
+        submit(store, "greedy", max_queued=5, max_per_owner=3)
     with pytest.raises(ServeError) as error:
-        submit(store, "greedy", max_queued=5, max_of_owner=3)
+        submit(store, "greedy", max_queued=5, max_per_owner=3)
     assert error.value.code == "queue.key_full"
-    submit(store, "other", max_queued=5, max_of_owner=3)
-    [job] = [one for one in lease(store, 4) if one.owner == "greedy"][:1]
-    submit(store, "greedy", max_queued=5, max_of_owner=3)
+    submit(store, "other", max_queued=5, max_per_owner=3)
+    [job] = [leased for leased in lease(store, 4) if leased.owner == "greedy"][:1]
+    submit(store, "greedy", max_queued=5, max_per_owner=3)
     assert store.fail(job.id, job.attempt, "job.failed", "x")
     for _ in range(2):
-        submit(store, "greedy", max_queued=5, max_of_owner=3)
+        submit(store, "greedy", max_queued=5, max_per_owner=3)
     with pytest.raises(ServeError) as error:
-        store.retry(job.id, "greedy", max_queued=5, max_of_owner=3)
+        store.retry(job.id, "greedy", max_queued=5, max_per_owner=3)
     assert error.value.code == "queue.key_full", "trying again is no way round it"
     assert store.get(job.id, None).status == "failed"
 
 
-def test_asking_at_once_is_no_way_round_a_share(store):
+def test_concurrent_submissions_cannot_exceed_a_share(store):
     accepted, lock = [], threading.Lock()
 
     def ask():
         try:
-            job = submit(store, "greedy", max_of_owner=3)
+            job = submit(store, "greedy", max_per_owner=3)
         except ServeError as error:
             assert error.code == "queue.key_full"
         else:
@@ -174,7 +174,7 @@ def test_the_share_of_a_key_follows_the_queue():
     assert Limits(queued_per_key=7).waiting_per_key == 7
 
 
-def test_a_full_share_is_an_answer_of_its_own(tmp_path, form):
+def test_a_full_share_has_its_own_error_code(tmp_path, form):
     with served(tmp_path, worker="none", open=False, limits={"queued": 4, "queued_per_key": 2}) as server:
 
         def ask(who):

@@ -1,4 +1,4 @@
-"""Photos and manifests at URLs: what all of them hold together, whatever each of them does."""
+"""Photos and manifests at URLs: limits on all of them together."""
 
 import http.server
 import threading
@@ -15,12 +15,12 @@ FETCHED = """
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import DecodeSettings
 from gapray.serve.settings import Limits, UrlRules
-from gapray.serve.uploads import Sent, arrived
+from gapray.serve.uploads import IncomingPhoto, prepare_upload
 from gapray.serve.urls import fetch
 def come(server, photos):
     rules = UrlRules(private=("127.0.0.0/8",))
-    arrived(
-        [Sent(url=f"{server}/{index}.jpg") for index in range(photos)],
+    prepare_upload(
+        [IncomingPhoto(url=f"{server}/{index}.jpg") for index in range(photos)],
         azimuths=None, options=AzimuthOptions(), limits=Limits(photo_bytes=64 * 2**20), decode=DecodeSettings(),
         fetch=lambda url, left: fetch(url, rules, left=left),
     )
@@ -52,21 +52,21 @@ def host():
 
 
 def test_many_large_photos_are_not_all_fetched(host, cost):
-    """24 x 20 MiB are 480 MiB."""
-    code, told, grown = cost(FETCHED, "come(sys.argv[1], 24)", f"http://127.0.0.1:{host.server_port}")
-    assert code == "request.too_large" and str(4 * MIB) in told, told
+    """24 photos of 20 MiB would take 480 MiB."""
+    code, message, grown = cost(FETCHED, "come(sys.argv[1], 24)", f"http://127.0.0.1:{host.server_port}")
+    assert code == "request.too_large" and str(4 * MIB) in message, message
     assert len(host.asked) == 4, "three of 20 MiB fit, the fourth is cut off"
     assert grown < 64 + 40
 
 
-def test_photos_are_counted_before_one_is_fetched(host, cost):
-    code, told, _ = cost(FETCHED, "come(sys.argv[1], 5000)", f"http://127.0.0.1:{host.server_port}")
-    assert code == "request.too_many_images" and str(Limits().images) in told
+def test_the_number_of_photos_is_checked_before_fetching(host, cost):
+    code, message, _ = cost(FETCHED, "come(sys.argv[1], 5000)", f"http://127.0.0.1:{host.server_port}")
+    assert code == "request.too_many_images" and str(Limits().images) in message
     assert host.asked == []
 
 
-def test_a_manifest_is_measured_before_it_is_taken_apart(host):
+def test_a_manifest_is_measured_before_it_is_parsed(host):
     host.content = b"[" + b"[]," * 100_000
     with pytest.raises(InputError, match=str(Limits().json_values)) as error:
-        fetch_json(f"http://127.0.0.1:{host.server_port}/", HERE, most_values=Limits().json_values)
+        fetch_json(f"http://127.0.0.1:{host.server_port}/", HERE, max_values=Limits().json_values)
     assert error.value.code == "url.failed"

@@ -1,4 +1,4 @@
-"""Names of hosts that take long to look up, or that only exist inside."""
+"""Host names that take long to look up, or that only exist in the internal network."""
 
 import concurrent.futures
 import socket
@@ -13,12 +13,12 @@ from gapray.serve.settings import UrlRules
 from tests.serve.conftest import served
 
 NEIGHBOUR_S = 3.0
-"""A POST of photos beside thirty names that hang; alone it takes a tenth of a second, and each name hangs for ten."""
+"""Longest time of a POST while thirty look-ups hang for ten seconds each [s]; alone it takes a tenth of a second."""
 
 
 @pytest.fixture
 def hanging(monkeypatch):
-    """Names under `.slow` are found after ten seconds; others as ever."""
+    """Make look-ups of names under `.slow` take ten seconds."""
     look_up = socket.getaddrinfo
 
     def slow(host, *rest, **named):
@@ -45,7 +45,7 @@ def test_the_hosts_of_one_request_share_a_deadline(hanging, monkeypatch):
     assert time.monotonic() - begun < 3
 
 
-def test_a_host_is_looked_up_once_a_request():
+def test_a_host_is_looked_up_once_per_request():
     asked = []
 
     def resolver(host, port):
@@ -56,7 +56,7 @@ def test_a_host_is_looked_up_once_a_request():
     assert asked == ["shop.example"]
 
 
-def test_which_names_exist_inside_is_not_told():
+def test_internal_names_are_not_revealed():
     def told(addresses):
         with pytest.raises(InputError) as error:
             urls.check_url("http://payroll.internal/", UrlRules(), lambda host, port: addresses)
@@ -70,7 +70,7 @@ def test_which_names_exist_inside_is_not_told():
     assert told(["10.1.2.3"]) == told([]) == (error.value.code, error.value.message)
 
 
-def test_names_that_hang_hold_up_nobody_else(hanging, tmp_path, photos):
+def test_hanging_look_ups_block_nobody_else(hanging, tmp_path, photos):
     views = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
     with served(tmp_path, worker="none") as server, concurrent.futures.ThreadPoolExecutor(30) as many:
 

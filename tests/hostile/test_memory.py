@@ -1,4 +1,4 @@
-"""A hard cap below all budgets: what they miss ends one job with a code, and neither its worker nor its neighbours."""
+"""The hard memory cap: work that exceeds it fails with a code, and its worker and other jobs survive."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from gapray.errors import InputError, as_gapray_error, is_out_of_memory
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from tests.chaos.test_serve import Server
 from tests.hostile.test_videos import grey_mp4
 from tests.serve.conftest import TINY, running, settings_in
@@ -30,7 +30,7 @@ def capped(work, *given):
     try:
         work(*given)
     except Exception as error:
-        decode_photo(small)  # the process goes on
+        decode_photo(small)  # the process is still usable
         raise as_gapray_error(MemoryError() if is_out_of_memory(error) else error)
     return "all was done"
 """
@@ -51,7 +51,7 @@ def picture(side):
 
 
 @pytest.mark.parametrize("what", WORK)
-def test_beyond_the_cap_work_fails_with_a_code_and_its_process_goes_on(tmp_path, cost, what):
+def test_work_beyond_the_cap_fails_with_a_code_and_the_process_survives(tmp_path, cost, what):
     (tmp_path / "small.png").write_bytes(picture(96))
     large = tmp_path / "large"
     if what == "a video":
@@ -59,12 +59,12 @@ def test_beyond_the_cap_work_fails_with_a_code_and_its_process_goes_on(tmp_path,
     elif what == "a photo":
         large.write_bytes(picture(7700))
         assert large.stat().st_size < 2**20
-    code, told, grown = cost(CAPPED, f"capped({WORK[what]})", large, tmp_path / "small.png")
-    assert code == "job.out_of_memory", told
-    assert grown < 2 * CAP_MIB, grown  # libraries that are loaded first, and the cap
+    code, message, grown = cost(CAPPED, f"capped({WORK[what]})", large, tmp_path / "small.png")
+    assert code == "job.out_of_memory", message
+    assert grown < 2 * CAP_MIB, grown  # the cap, and libraries that are loaded before it
 
 
-def test_what_is_no_want_of_memory_keeps_its_code():
+def test_other_errors_keep_their_code():
     assert not is_out_of_memory(ValueError("no photo")) and not is_out_of_memory(None)
     assert not is_out_of_memory(InputError("request.invalid", "the product id 'bad_alloc' is none"))
     wrapped = InputError("image.truncated", "the pixels cannot be decoded")
@@ -72,8 +72,8 @@ def test_what_is_no_want_of_memory_keeps_its_code():
     assert is_out_of_memory(wrapped) and as_gapray_error(wrapped) is wrapped
 
 
-def test_a_job_without_memory_is_tried_again_and_fails_at_last_with_its_code(tmp_path):
-    """Another job of the same worker may have taken it."""
+def test_an_out_of_memory_job_is_retried_and_then_fails_with_its_code(tmp_path):
+    """Another job in the same worker may have used the memory."""
     context = Context.of(settings_in(tmp_path, jobs={"poll_s": 0.02, "lease_s": 2, "attempts": 3}))
     tried = []
 
@@ -85,7 +85,7 @@ def test_a_job_without_memory_is_tried_again_and_fails_at_last_with_its_code(tmp
 
     greedy, neighbour = (
         context.store.submit(
-            NewJob(owner=owner, api="native", kind="package", making=Making(), input=JobInput()),
+            NewJob(owner=owner, api="native", kind="package", making=GenerationParams(), input=JobInput()),
             max_queued=9,
             keep_s=60,
         )
@@ -101,9 +101,9 @@ def test_a_job_without_memory_is_tried_again_and_fails_at_last_with_its_code(tmp
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_worker_of_a_real_server_outlives_a_job_that_its_budgets_let_in(tmp_path, photos):
+def test_a_worker_survives_a_job_that_exceeds_the_cap(tmp_path, photos):
     settings = {
-        "overrides": [*TINY, "decode.max_pixels=200000000"],  # a budget that was set too high
+        "overrides": [*TINY, "decode.max_pixels=200000000"],  # a limit that is too high
         "packager": {"ongoing": 2, "memory_bytes": 300 * 2**20},
         "stylist": None,
         "jobs": {"attempts": 2},
@@ -120,7 +120,7 @@ def test_a_worker_of_a_real_server_outlives_a_job_that_its_budgets_let_in(tmp_pa
             asked = requests.post(f"{server.url}/v1/packages?wait=200", files=form, headers=keys[who], timeout=220)
             return asked.json()
 
-        large = picture(13_000)  # 484 MiB once it is decoded
+        large = picture(13_000)  # 484 MiB decoded
         greedy = package("greedy", dict.fromkeys(photos, large))
         assert (greedy["status"], greedy["error"]["code"]) == ("failed", "job.out_of_memory"), greedy
         done = package("neighbour", photos)

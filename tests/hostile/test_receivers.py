@@ -1,4 +1,4 @@
-"""Receivers of webhooks that take their time: they hold up their own tenant, and nobody else."""
+"""Slow receivers of webhooks delay their own tenant and nobody else."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
 from tests.serve.conftest import receiving, running, settings_in
 
@@ -21,35 +21,35 @@ def store(request, tmp_path):
 
 
 def submit(store, owner, webhook):
-    new = NewJob(owner=owner, api="openai", kind="video", making=Making(), input=JobInput(), webhook=webhook)
+    new = NewJob(owner=owner, api="openai", kind="video", making=GenerationParams(), input=JobInput(), webhook=webhook)
     return store.submit(new, max_queued=1000, keep_s=60)
 
 
 def finished(store, owner, webhook):
-    """A job that owes a webhook."""
+    """Finish a job that has a webhook."""
     job = submit(store, owner, webhook)
     store.cancel(job.id, owner)
     return job
 
 
-def test_no_host_and_no_owner_has_all_places(store):
+def test_no_host_and_no_owner_gets_all_deliveries(store):
     for number in range(30):
         finished(store, "greedy", f"https://slow{number % 2}.example/{number}")
     for number in range(30):
         finished(store, "many", f"https://host{number}.example/")
     late = finished(store, "late", "https://shop.example/done")
-    first = store.due_notices(10)
-    assert [notice.host for notice in first].count("slow0.example") == 2
-    assert {owner: [notice.owner for notice in first].count(owner) for owner in ("greedy", "many", "late")} == {
+    first = store.due_webhooks(10)
+    assert [webhook.host for webhook in first].count("slow0.example") == 2
+    assert {owner: [webhook.owner for webhook in first].count(owner) for owner in ("greedy", "many", "late")} == {
         "greedy": 4,
         "many": 5,
         "late": 1,
     }
-    assert late.id in [notice.job_id for notice in first]
-    assert store.due_notices(10, at_work=first) == [], "all places are taken"
-    rest = store.due_notices(10, at_work=[notice for notice in first if notice.owner == "greedy"])
-    assert {notice.owner for notice in rest} == {"many"} and len(rest) == 5
-    assert not {notice.id for notice in first} & {notice.id for notice in rest}
+    assert late.id in [webhook.job_id for webhook in first]
+    assert store.due_webhooks(10, in_flight=first) == [], "all deliveries are in use"
+    rest = store.due_webhooks(10, in_flight=[webhook for webhook in first if webhook.owner == "greedy"])
+    assert {webhook.owner for webhook in rest} == {"many"} and len(rest) == 5
+    assert not {webhook.id for webhook in first} & {webhook.id for webhook in rest}
 
 
 class Drip(BaseHTTPRequestHandler):
@@ -69,7 +69,7 @@ class Drip(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def slow():
-    """Receivers on many addresses of the loopback that answer a byte now and then."""
+    """Receivers on many loopback addresses that send a byte now and then."""
     found = ThreadingHTTPServer(("0.0.0.0", 0), Drip)
     found.daemon_threads = True
     found.stopping = threading.Event()
@@ -79,7 +79,7 @@ def slow():
     found.shutdown()
 
 
-def test_slow_receivers_hold_up_neither_jobs_nor_the_webhooks_of_others(tmp_path, slow):
+def test_slow_receivers_delay_neither_jobs_nor_others_webhooks(tmp_path, slow):
     context = Context.of(settings_in(tmp_path, **MINE))
     for number in range(2, 40):
         finished(context.store, "hostile", f"http://127.0.0.{number}:{slow}/")
@@ -90,7 +90,7 @@ def test_slow_receivers_hold_up_neither_jobs_nor_the_webhooks_of_others(tmp_path
         return {"files": {}}
 
     with receiving(lambda headers, body: heard.set()) as receiver, running(context, do) as dispatcher:
-        time.sleep(1)  # the slow ones hold their places by now
+        time.sleep(1)  # by now the slow receivers occupy their deliveries
         begun = time.monotonic()
         job = submit(context.store, "honest", f"http://127.0.0.1:{receiver.server_port}/")
         assert heard.wait(20), "within less than one exchange of the slow ones"

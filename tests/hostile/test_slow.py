@@ -1,4 +1,4 @@
-"""Bodies that drip, streams that never end and callers who only wait: each key has its own share of the places."""
+"""Slow bodies, endless streams and waiting callers: each key has its own share of the request slots."""
 
 import concurrent.futures
 import contextlib
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from gapray.serve.front import binary_of_haproxy, free_port, front
+from gapray.serve.front import find_haproxy, free_port, run_front
 from tests.serve.conftest import served
 
 SHARE = 3
@@ -30,7 +30,7 @@ def server(tmp_path):
 
 
 def dripping(server, who="writer", path="/v1/videos", kind="application/json", length=2**20):
-    """A connection whose body has begun."""
+    """Open a connection and send the beginning of a body."""
     where = urlsplit(server.url)
     line = socket.create_connection((where.hostname, where.port), timeout=20)
     lines = [f"POST {path} HTTP/1.1", f"Host: {where.netloc}", f"Content-Type: {kind}", f"Content-Length: {length}"]
@@ -41,7 +41,7 @@ def dripping(server, who="writer", path="/v1/videos", kind="application/json", l
 
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
-def test_a_body_that_drips_is_cut_off(server, kind):
+def test_a_slow_body_is_cut_off(server, kind):
     begun = time.monotonic()
     with dripping(server, kind=kind) as line:
         line.settimeout(0.1)
@@ -55,8 +55,8 @@ def test_a_body_that_drips_is_cut_off(server, kind):
     assert time.monotonic() - begun < 10
 
 
-def test_a_slow_line_is_no_attack(server, photos):
-    """Two seconds for what may take more than ten."""
+def test_a_slow_connection_is_accepted(server, photos):
+    """The body takes two seconds and may take more than ten."""
     form = [("input_reference[]", (name, data + bytes(25_000), "image/png")) for name, data in photos.items()]
     whole = requests.Request("POST", server.url + "/v1/videos", files=form, headers=server.headers("writer")).prepare()
     step = len(whole.body) // 20
@@ -71,8 +71,8 @@ def test_a_slow_line_is_no_attack(server, photos):
 
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
-def test_one_key_has_its_share_of_bytes_on_their_way_and_no_more(tmp_path, kind):
-    """Bodies that all but end would fill the memory: four of the largest are taken at once, and other keys have their own."""
+def test_body_bytes_in_flight_per_key_are_limited(tmp_path, kind):
+    """Unfinished bodies would fill the memory: each key may send four of the largest size at once."""
     limits = {"body_bytes": 2**20, "body_s": 60}
     with served(tmp_path, worker="none", open=False, limits=limits) as server:
         lines = [dripping(server, kind=kind) for _ in range(6)]
@@ -83,8 +83,8 @@ def test_one_key_has_its_share_of_bytes_on_their_way_and_no_more(tmp_path, kind)
             end = time.monotonic() + 20
             while len(concluded) < 2 and time.monotonic() < end:
                 concluded = select.select(lines, [], [], 0.1)[0]
-            told = [line.recv(4096) for line in concluded]
-            assert len(told) == 2 and all(said.startswith(b"HTTP/1.1 429") for said in told), told
+            replies = [line.recv(4096) for line in concluded]
+            assert len(replies) == 2 and all(reply.startswith(b"HTTP/1.1 429") for reply in replies), replies
             body = {"prompt": "x", "views": [" " * (2**20 - 1000)]}
             neighbour = requests.post(server.url + "/v1/videos", json=body, headers=server.headers("other"), timeout=10)
             assert neighbour.status_code == 400
@@ -103,7 +103,7 @@ def test_one_key_has_its_share_of_bytes_on_their_way_and_no_more(tmp_path, kind)
                 line.close()
 
 
-def test_one_key_has_its_share_of_places_and_no_more(server, photos):
+def test_request_slots_per_key_are_limited(server, photos):
     lines = [dripping(server) for _ in range(3 * SHARE)]
     time.sleep(0.5)
     try:
@@ -123,12 +123,12 @@ def test_one_key_has_its_share_of_places_and_no_more(server, photos):
         time.sleep(0.1)
 
 
-def test_health_is_told_when_all_places_are_taken(server):
+def test_health_checks_are_answered_when_all_slots_are_taken(server):
     lines = [dripping(server, who) for who in ("writer", "other", "admin") for _ in range(SHARE)]
     time.sleep(0.5)
     try:
-        told = requests.get(server.url + "/v1/videos", headers=server.headers("reader"), timeout=2)
-        assert told.status_code == 503 and told.json()["error"]["code"] == "serve.busy"
+        response = requests.get(server.url + "/v1/videos", headers=server.headers("reader"), timeout=2)
+        assert response.status_code == 503 and response.json()["error"]["code"] == "serve.busy"
         for path in ("/healthz", "/readyz"):
             assert requests.get(server.url + path, timeout=2).status_code == 200
     finally:
@@ -136,7 +136,7 @@ def test_health_is_told_when_all_places_are_taken(server):
             line.close()
 
 
-def test_places_are_given_back_however_a_request_ends(server):
+def test_slots_are_released_however_a_request_ends(server):
     for _ in range(4 * SHARE):
         for path, wanted in (("/v1/videos/video_" + "0" * 32, 404), ("/v1/models/none", 404), ("/nothing", 404)):
             assert requests.get(server.url + path, headers=server.headers("writer"), timeout=5).status_code == wanted
@@ -145,7 +145,7 @@ def test_places_are_given_back_however_a_request_ends(server):
     assert requests.get(server.url + "/v1/videos", headers=server.headers("writer"), timeout=5).status_code == 200
 
 
-def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(server, photos):
+def test_a_stream_ends_at_its_limit_and_can_be_resumed(server, photos):
     form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
     video = requests.post(server.url + "/v1/videos", files=form, headers=server.headers("writer"), timeout=20).json()
     for _ in range(2):
@@ -159,14 +159,14 @@ def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(server, photos):
         assert json.loads(data)["video"]["status"] == "queued"
 
 
-@pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
-def test_streams_that_their_client_left_give_their_places_back(tmp_path, photos):
-    """Behind HAProxy too, which by itself goes on with the answer: a page that is loaded anew would lock itself out."""
+@pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy for this system")
+def test_abandoned_streams_release_their_slots(tmp_path, photos):
+    """Also behind HAProxy, which by default keeps reading the response: a page that is reloaded would lock itself out."""
     settings = QUICK | {"limits": QUICK["limits"] | {"wait_s": 120}}
     form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
     with served(tmp_path, worker="none", **settings) as server:
         port = free_port()
-        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+        with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
             url, headers = f"http://127.0.0.1:{port}", server.headers("writer")
             video = requests.post(url + "/v1/videos", files=form, headers=headers, timeout=20).json()["id"]
             lines = []

@@ -1,4 +1,4 @@
-"""Text that no database, file or answer can hold, in every field of every API; and rows that cannot be read."""
+"""Text that databases, files or answers cannot hold, in every field of every API; and unreadable rows."""
 
 import base64
 import json
@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gapray.errors import ConfigError, InputError
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.keys import KeyRing, create
-from gapray.serve.tables import UNREADABLE, connect, jobs, loaded, writing
-from gapray.serve.text import LONGEST, refuse_unusable, shown, usable
+from gapray.serve.tables import UNREADABLE, connect, jobs, load_json, write_transaction
+from gapray.serve.text import MAX_TEXT_LENGTH, escaped, refuse_unusable, without_unusable
 from tests.serve.conftest import running, served
 
 BAD = {
@@ -43,7 +43,7 @@ TEXT_FIELDS += ("names", "closing_frame", "product", "scene", "package", "respon
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request, tmp_path_factory, postgres_server):
-    """Nobody works: jobs stay queued."""
+    """A server without workers: jobs stay queued."""
     url = {}
     if request.param == "postgresql":
         import psycopg
@@ -60,7 +60,7 @@ def views(photos):
 
 
 def post_json(server, path, value, **more):
-    """As no usual client can write it: halves of pairs by bytes of their own, which Python's JSON reads."""
+    """Post JSON with raw bytes of lone surrogates, which no usual client sends but Python's parser reads."""
     data = json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
     escaped = json.dumps(value).encode()
     kind = {"content-type": "application/json"} | more
@@ -69,15 +69,15 @@ def post_json(server, path, value, **more):
 
 def refused(answers):
     for answer in answers:
-        told = answer.json()
-        code = told["error"]["code"] if isinstance(told.get("error"), dict) else told.get("code", "")
-        assert 400 <= answer.status_code < 500 and (code or "errors" in told), answer.text
+        body = answer.json()
+        code = body["error"]["code"] if isinstance(body.get("error"), dict) else body.get("code", "")
+        assert 400 <= answer.status_code < 500 and (code or "errors" in body), answer.text
 
 
-def test_no_text_is_kept_that_is_longer_than_any_field_takes(server, photos):
-    """A prompt of megabytes would be stored, and come back with every list of jobs."""
+def test_overlong_texts_are_refused(server, photos):
+    """A prompt of megabytes would be stored, and returned with every list of jobs."""
     before = server.context.store.counts()
-    good, long = views(photos), "a" * (LONGEST + 1)
+    good, long = views(photos), "a" * (MAX_TEXT_LENGTH + 1)
     for field in TEXT_FIELDS:
         refused(post_json(server, "/v1/videos", {"views": good, field: long}))
         refused(post_json(server, "/v1/videos", {"views": good, "extra_body": {field: long}}))
@@ -96,7 +96,7 @@ def test_no_text_is_kept_that_is_longer_than_any_field_takes(server, photos):
 
 @pytest.mark.parametrize("text", ["[" + "1," * 150_000 + "1]", "[" + '"eA==",' * 150_000 + '"eA=="]'])
 def test_json_within_a_field_has_no_more_values_than_a_body(server, text):
-    """A comma that is written as an escape is not counted with the body's."""
+    """An escaped comma is not counted among the body's values."""
     escaped = '{"views": ' + json.dumps(text).replace(",", "\\u002c") + "}"
     kind = {"content-type": "application/json"}
     answers = [requests.post(f"{server.url}/v1/videos", data=escaped, headers=kind, timeout=20)]
@@ -118,11 +118,11 @@ def test_every_text_of_every_api_is_checked(server, photos, bad):
             refused(post_json(server, path, {"prompt": "x", "views": good} | {name: bad}))
         refused(post_json(server, path, {"prompt": "x", "views": good, bad: 1}))
         refused(post_json(server, path, {"prompt": "x", "views": good, "extra_body": {"prompt": bad}}))
-        refused(post_json(server, path, {"prompt": "x", "views": [{"name": bad, "b64": one} for one in good]}))
+        refused(post_json(server, path, {"prompt": "x", "views": [{"name": bad, "b64": text} for text in good]}))
         refused(post_json(server, path, {"prompt": "x", "views": [{"url": f"https://1.1.1.1/{bad}"}] * 8}))
-        # JSON within a text
+        # JSON in a text field
         refused(
-            post_json(server, path, {"prompt": "x", "views": json.dumps([{"name": bad, "b64": one} for one in good])})
+            post_json(server, path, {"prompt": "x", "views": json.dumps([{"name": bad, "b64": text} for text in good])})
         )
     for wrong in (
         {"prompt": bad},
@@ -171,7 +171,7 @@ def test_no_charset_of_a_form_smuggles_text_in(server, form, charset):
     assert listed.status_code == 200
 
 
-def test_file_names_are_only_read(server, photos):
+def test_file_names_are_read_but_not_stored(server, photos):
     names = [f"mug\0\x1b_{name.rpartition('_')[2]}" for name in photos]
     words = [f"=?utf-7?Q?+2D0-mug=5F{name.rpartition('_')[2]}?=" for name in photos]
     for given_names in (names, words):
@@ -208,18 +208,18 @@ def test_queries_paths_and_headers_are_checked(server, form):
     refused([requests.post(f"{server.url}/v1/videos", files=form, data={"webhook": long}, timeout=20)])
 
 
-def test_lines_tabs_and_every_script_are_text(server, form):
+def test_line_breaks_tabs_and_every_script_are_accepted(server, form):
     prompt = "a mug\r\n\ton a table, 马克杯 कप 😀 \u200f"
     answer = requests.post(f"{server.url}/v1/videos", files=form, data={"prompt": prompt}, timeout=20)
     assert answer.status_code == 200 and answer.json()["prompt"].split() == prompt.split()
 
 
-def test_odd_secrets_ask_no_database(tmp_path):
+def test_malformed_secrets_are_refused_without_the_database(tmp_path):
     ring = KeyRing(connect(f"sqlite:///{tmp_path}/jobs.db"))
     for secret in ("gap_\0_x", "gap_" + "g" * 12 + "_x", "gap_" + "0" * 400 + "_x"):
         with pytest.raises(Exception, match="wrong or was revoked"):
             ring.check(secret)
-    assert len(ring._known) == 1
+    assert len(ring._cache) == 1
     for name in ("", "a\0", "a\ud800", "x" * 129, "a\nb"):
         with pytest.raises(ConfigError) as error:
             create(ring._engine, name)
@@ -227,17 +227,19 @@ def test_odd_secrets_ask_no_database(tmp_path):
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
-def test_what_is_let_in_can_be_kept_and_shown(text):
+def test_accepted_text_can_be_stored_and_shown(text):
     try:
         refuse_unusable("a", text)
     except InputError as error:
-        assert usable(text) != text and error.message.encode() and shown(text).encode()
+        assert without_unusable(text) != text and error.message.encode() and escaped(text).encode()
     else:
         assert (
-            usable(text) == shown(text) == text and json.loads(json.dumps(text).encode()) == text and "\0" not in text
+            without_unusable(text) == escaped(text) == text
+            and json.loads(json.dumps(text).encode()) == text
+            and "\0" not in text
         )
-    refuse_unusable("a", usable(text))
-    refuse_unusable("a", shown(text))
+    refuse_unusable("a", without_unusable(text))
+    refuse_unusable("a", escaped(text))
 
 
 @given(
@@ -246,11 +248,11 @@ def test_what_is_let_in_can_be_kept_and_shown(text):
         lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
     )
 )
-def test_what_can_be_stored_is_read_as_it_was(value):
-    assert loaded(json.dumps(value)) == value
+def test_stored_json_is_read_unchanged(value):
+    assert load_json(json.dumps(value)) == value
 
 
-def test_depth_is_no_recursion():
+def test_deep_nesting_causes_no_recursion_error():
     deep = "x"
     for _ in range(100_000):
         deep = [deep]
@@ -258,11 +260,11 @@ def test_depth_is_no_recursion():
 
 
 @pytest.mark.parametrize("stored", ["", "{", '{"a": NaN}', '{"a": "\\ud83d"}', "[" * 100_000, "\xff"])
-def test_what_cannot_be_read_is_said(stored):
-    assert loaded(stored) == UNREADABLE
+def test_unreadable_json_columns_are_marked(stored):
+    assert load_json(stored) == UNREADABLE
 
 
-# ---- rows that are there
+# ---- existing rows
 
 
 BROKEN = {
@@ -280,11 +282,11 @@ ON_SQLITE = {
     "no number": {"status": "completed", "result": '{"files": {}, "scores": NaN}'},
     "text for a time": {"finished_at": "soon"},
 }
-"""What PostgreSQL does not even take."""
+"""Kinds of damage that PostgreSQL does not store in the first place."""
 
 
 def damaged(server, photos):
-    """One more job for each kind of damage, each between two whole ones; returns the ids of the damaged ones."""
+    """Submit a job for each kind of damage, each between two intact ones; returns the ids of the damaged ones."""
     postgres = server.context.store.engine.dialect.name == "postgresql"
     found = []
     for change in (BROKEN if postgres else BROKEN | ON_SQLITE).values():
@@ -292,29 +294,29 @@ def damaged(server, photos):
         job_id = answer[0].json()["id"].removeprefix("video_")
         cast = {name: f"CAST(:{name} AS JSON)" for name in ("making", "input", "result") if postgres}
         sets = ", ".join(f"{name} = {cast.get(name, ':' + name)}" for name in change)
-        with writing(server.context.store.engine) as connection:
+        with write_transaction(server.context.store.engine) as connection:
             connection.execute(sa.text(f"UPDATE gapray_jobs SET {sets} WHERE id = :id"), change | {"id": job_id})
         found.append(job_id)
     return found
 
 
-def test_one_bad_row_poisons_no_list(server, photos):
+def test_a_bad_row_does_not_break_lists(server, photos):
     broken = damaged(server, photos)
     for order in ("asc", "desc"):
         seen, after = {}, {}
         while True:
             page = requests.get(f"{server.url}/v1/videos?limit=7&order={order}", params=after, timeout=20)
             assert page.status_code == 200, page.text
-            seen |= {one["id"].removeprefix("video_"): one for one in page.json()["data"]}
+            seen |= {item["id"].removeprefix("video_"): item for item in page.json()["data"]}
             if not page.json()["has_more"]:
                 break
             after = {"after": page.json()["last_id"]}
-        assert {job_id for job_id, one in seen.items() if one["status"] == "failed"} >= set(broken)
+        assert {job_id for job_id, video in seen.items() if video["status"] == "failed"} >= set(broken)
         assert {seen[job_id]["error"]["code"] for job_id in broken} == {"job.unreadable"}
-        assert [one for one in seen.values() if one["status"] == "queued"]
+        assert [video for video in seen.values() if video["status"] == "queued"]
     for job_id in broken:
-        told = requests.get(f"{server.url}/v1/videos/{job_id}", timeout=5)
-        assert told.status_code == 200 and told.json()["error"]["code"] == "job.unreadable"
+        response = requests.get(f"{server.url}/v1/videos/{job_id}", timeout=5)
+        assert response.status_code == 200 and response.json()["error"]["code"] == "job.unreadable"
         assert requests.get(f"{server.url}/v1/videos/{job_id}/content", timeout=5).status_code in (400, 404)
         assert requests.get(f"{server.url}/v1/videos/{job_id}/events", timeout=20).text.startswith("event: done")
         assert requests.get(f"{server.url}/v2/any/status/{job_id}", timeout=5).json()["status"] == "FAILED"
@@ -323,16 +325,18 @@ def test_one_bad_row_poisons_no_list(server, photos):
         assert requests.get(f"{server.url}/v1/videos/{job_id}", timeout=5).status_code == 404
 
 
-def test_a_bad_row_is_failed_and_the_rest_is_made(tmp_path, photos):
-    from gapray.serve.work import make_nothing
+def test_a_bad_row_fails_and_other_jobs_are_processed(tmp_path, photos):
+    from gapray.serve.work import run_null_engine
 
     with served(tmp_path, worker="none") as found:
         store = found.context.store
-        bad = store.submit(NewJob("anybody", "openai", "video", Making(), JobInput()), max_queued=9, keep_s=60)
-        with writing(store.engine) as connection:
+        bad = store.submit(
+            NewJob("anybody", "openai", "video", GenerationParams(), JobInput()), max_queued=9, keep_s=60
+        )
+        with write_transaction(store.engine) as connection:
             connection.execute(jobs.update().values(making={"prompt": "\ud83d"}))
         good = post_json(found, "/v1/videos", {"views": views(photos)})[0].json()["id"].removeprefix("video_")
-        with running(found.context, lambda job, report: make_nothing(job, found.context.artifacts, report)):
+        with running(found.context, lambda job, report: run_null_engine(job, found.context.artifacts, report)):
             end = time.monotonic() + 20
             while not store.get(good, None).final:
                 assert time.monotonic() < end
@@ -343,10 +347,10 @@ def test_a_bad_row_is_failed_and_the_rest_is_made(tmp_path, photos):
             assert connection.execute(sa.select(jobs.c.status).where(jobs.c.id == bad.id)).scalar_one() == "failed"
 
 
-def test_a_worker_s_words_are_kept_whatever_they_are(server):
+def test_any_error_message_of_a_worker_is_stored(server):
     store = server.context.store
-    new = store.submit(NewJob("words", "openai", "video", Making(), JobInput()), max_queued=10**6, keep_s=60)
-    with writing(store.engine) as connection:
+    new = store.submit(NewJob("words", "openai", "video", GenerationParams(), JobInput()), max_queued=10**6, keep_s=60)
+    with write_transaction(store.engine) as connection:
         connection.execute(jobs.update().where(jobs.c.id == new.id).values(status="running", attempt=1))
     assert store.fail(new.id, 1, "job.failed", "a\0b \ud83d")
     assert store.get(new.id, None).error_message == "a\\x00b \\ud83d"

@@ -1,4 +1,4 @@
-"""Videos of some kilobytes that decode to gigabytes, or name files that are not theirs; and videos that are long to make."""
+"""Small videos that decode to gigabytes or refer to other files, and requests for very long videos."""
 
 import shutil
 
@@ -9,8 +9,8 @@ from PIL import Image
 
 from gapray.capture.video import MAX_FRAME_BYTES, MAX_PIXELS, count_frames, frames_of
 from gapray.errors import InputError
-from gapray.serve.jobs import Making
-from gapray.serve.making import check_making
+from gapray.serve.jobs import GenerationParams
+from gapray.serve.making import check_params
 from gapray.serve.settings import Limits
 from gapray.video.decode import MAX_DECODED_PIXELS, made_of_frames, read_frames
 from gapray.video.encode import encode_mp4, export
@@ -26,7 +26,7 @@ def read(path):
 
 
 def grey_mp4(path, width, height, frames, pixel_format="yuv420p"):
-    """Equal frames, each of which refers to the 16 before it: as much as a decoder of H.264 ever has to hold."""
+    """Encode equal frames, each referring to the 16 before it, which is the most that an H.264 decoder ever has to hold."""
     options = {"preset": "ultrafast", "crf": "51", "x264-params": "ref=16:keyint=1000"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options=options)
@@ -48,7 +48,7 @@ def animation(path, side, frames, mode):
 
 
 def claiming(path, width, height):
-    """The same mp4, whose container says that its frames are small (ISO/IEC 14496-12, 12.1.3.2)."""
+    """Return the mp4 with a container that declares small frames (ISO/IEC 14496-12, 12.1.3.2)."""
     data = path.read_bytes()
     at = data.index(b"avc1", data.index(b"stsd")) + 4 + 24
     path.write_bytes(data[:at] + width.to_bytes(2, "big") + height.to_bytes(2, "big") + data[at + 4 :])
@@ -64,28 +64,28 @@ def test_frames_that_are_too_large_are_not_decoded(tmp_path, cost):
     ]
     for path in attacks:
         assert path.stat().st_size < 600_000
-        code, told, grown = cost(READ, "read(sys.argv[1])", path)
-        assert code in ("video.too_many_pixels", "video.unreadable"), told
-        assert str(MAX_PIXELS) in told or str(MAX_FRAME_BYTES) in told, told
-        assert grown < 128, (path.name, grown)  # one frame, by which FFmpeg finds out what the video is
+        code, message, grown = cost(READ, "read(sys.argv[1])", path)
+        assert code in ("video.too_many_pixels", "video.unreadable"), message
+        assert str(MAX_PIXELS) in message or str(MAX_FRAME_BYTES) in message, message
+        assert grown < 128, (path.name, grown)  # FFmpeg decodes one frame to identify the video
 
 
 def test_frames_that_are_larger_than_the_container_says_are_not_decoded(tmp_path, cost):
     path = claiming(grey_mp4(tmp_path / "a.mp4", 4096, 4096, 20), 64, 64)
-    code, told, grown = cost(READ, "read(sys.argv[1])", path)
-    assert code in ("video.unreadable", "video.too_many_pixels"), told
+    code, message, grown = cost(READ, "read(sys.argv[1])", path)
+    assert code in ("video.unreadable", "video.too_many_pixels"), message
     assert grown < 64
 
 
-def test_the_largest_frames_that_are_decoded_take_no_more_than_the_decoder_must(tmp_path, cost):
-    """16 frames of 14 MB that others refer to, and what its threads hold."""
+def test_the_largest_accepted_frames_need_no_more_memory_than_the_decoder(tmp_path, cost):
+    """16 reference frames of 14 MB, and what the decoder's threads hold."""
     path = grey_mp4(tmp_path / "a.mp4", 4096, 2304, 40)
-    code, told, grown = cost(READ, "read(sys.argv[1])", path)
-    assert (code, told) == (None, 40)
+    code, message, grown = cost(READ, "read(sys.argv[1])", path)
+    assert (code, message) == (None, 40)
     assert grown < 700
 
 
-def test_pixels_of_all_frames_are_counted_before_one_is_decoded(tmp_path):
+def test_all_pixels_are_counted_before_a_frame_is_decoded(tmp_path):
     path = grey_mp4(tmp_path / "a.mp4", 2048, 2048, 1)
     from gapray.video import decode
 
@@ -95,8 +95,8 @@ def test_pixels_of_all_frames_are_counted_before_one_is_decoded(tmp_path):
     assert error.value.code == "video.too_many_pixels"
 
 
-def test_one_frame_of_a_video_is_held_while_it_is_read(tmp_path):
-    """What is made of a frame is made before the next one is decoded."""
+def test_one_frame_at_a_time_is_held_while_reading(tmp_path):
+    """Each frame is processed before the next one is decoded."""
     path = tmp_path / "turn.mp4"
     path.write_bytes(encode_mp4(turn(24, side=96), fps=12))
     whole = read_frames(path)
@@ -123,14 +123,14 @@ OTHERS = {
 def test_a_video_opens_no_other_file(tmp_path, monkeypatch, attack, name):
     (tmp_path / "inner.mp4").write_bytes(encode_mp4(turn(4), fps=8))
     (tmp_path / name).write_text(OTHERS[attack])
-    monkeypatch.chdir(tmp_path)  # relative names, which FFmpeg takes for safe
+    monkeypatch.chdir(tmp_path)  # FFmpeg considers relative names safe
     for read in (read_frames, count_frames, lambda path: list(frames_of(path))):
         with pytest.raises(InputError) as error:
             read(type(tmp_path)(name))
         assert error.value.code == "video.unreadable"
 
 
-def test_a_file_named_like_a_protocol_is_a_file(tmp_path, monkeypatch):
+def test_a_file_named_like_a_protocol_is_opened_as_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = type(tmp_path)("concat:a.mp4")
     path.write_bytes(encode_mp4(turn(4), fps=8))
@@ -138,7 +138,7 @@ def test_a_file_named_like_a_protocol_is_a_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", ["mov", "m4v", "mkv", "webm", "avi", "gif"])
-def test_every_kind_of_video_that_is_promised_is_read(tmp_path, ending):
+def test_every_supported_kind_of_video_is_read(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     codec, pixel_format = {"webm": ("libvpx-vp9", "yuv420p"), "gif": ("gif", "rgb8")}.get(ending, ("mpeg4", "yuv420p"))
     with av.open(str(path), "w", format={"m4v": "mp4"}.get(ending)) as container:
@@ -149,7 +149,7 @@ def test_every_kind_of_video_that_is_promised_is_read(tmp_path, ending):
             picture = np.full((64, 64, 3), 60 * grey, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    shutil.copy(path, tmp_path / "video")  # as the server stores it, without an ending
+    shutil.copy(path, tmp_path / "video")  # without a suffix, as the server stores it
     assert len(read_frames(tmp_path / "video")) == 3
 
 
@@ -169,7 +169,7 @@ def encode(output, side, frames):
 
 
 def test_a_long_video_is_encoded_frame_by_frame(cost):
-    """60 s at 60 frames a second: 2.8 GB of frames, of which 24 are different."""
+    """60 s at 60 frames per second: 2.8 GB of frames, 24 of them different."""
     output = 'Output(kind="mp4", name="a.mp4", fps=60, min_s=60)'
     code, size, grown = cost(ENCODE, f"encode({output}, 256, 24)")
     assert code is None and size > 10_000
@@ -178,7 +178,7 @@ def test_a_long_video_is_encoded_frame_by_frame(cost):
 
 @pytest.mark.parametrize("kind", ["frames", "viewer"])
 def test_frames_are_padded_to_a_file_s_size_one_by_one(cost, kind):
-    """48 frames at 1500 x 1500 hold 324 MB."""
+    """48 frames of 1500 x 1500 pixels take 324 MB."""
     name = "{index}.jpg" if kind == "frames" else f"a.{kind}"
     output = f'Output(kind="{kind}", name="{name}", size=(1500, 1500))'
     call = f"encode({output}, 64, 48)" if kind != "frames" else f"str(export_all({output}))"
@@ -202,16 +202,16 @@ def test_repeated_and_held_frames_are_those_of_the_turn(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(export(frames, Preset(name="a", description="", files=(output,)), PROVENANCE)["a.mp4"])
     shown = read_frames(path)
-    assert len(shown) == 40  # four turns of ten are the first that last 3 s
-    near = [int(np.abs(frames.astype(int) - one).mean((1, 2, 3)).argmin()) for one in shown]
+    assert len(shown) == 40  # four turns of ten frames are the fewest that last 3 s
+    near = [int(np.abs(frames.astype(int) - frame).mean((1, 2, 3)).argmin()) for frame in shown]
     assert near == [index // 2 % 5 for index in range(40)]
 
 
-def test_a_video_is_counted_before_it_is_drawn():
+def test_the_size_of_a_video_is_checked_before_it_is_rendered():
     limits = Limits()
-    check_making(Making(seconds=60, fps=60), limits)
-    check_making(Making(seconds=60, fps=12, width=1024, height=1024), limits)
+    check_params(GenerationParams(seconds=60, fps=60), limits)
+    check_params(GenerationParams(seconds=60, fps=12, width=1024, height=1024), limits)
     for asked in ({"seconds": 60, "fps": 60, "width": 1024, "height": 1024}, {"seconds": 60, "fps": 30, "width": 1024}):
         with pytest.raises(InputError, match=str(limits.video_pixels)) as error:
-            check_making(Making(**asked), limits)
+            check_params(GenerationParams(**asked), limits)
         assert error.value.code == "request.invalid"

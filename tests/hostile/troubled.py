@@ -1,4 +1,4 @@
-"""Storages that are slow and fail at random, in the ways of real ones: before, after and in the middle of what was asked."""
+"""Storages that are slow and fail at random, as real ones do: before, during and after an operation."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ SLOW_S = 0.3
 
 
 class Weather:
-    """When a storage fails, and how long it takes. Seeded; threads come in their own order."""
+    """Decides when a storage fails and how long it takes. Seeded, but the order of threads is not."""
 
     def __init__(self, seed, fails=0.08, slow=0.1):
         self._rng, self._lock = random.Random(seed), threading.Lock()
@@ -32,13 +32,13 @@ class Weather:
         time.sleep(SLOW_S * self.drawn() if self.drawn() < self.slow else 0.0)
 
     def strike(self):
-        """Fail, perhaps."""
+        """Fail at random."""
         if self.drawn() < self.fails:
             self.failures += 1
             raise OSError(errno.EIO, "the storage does not answer")
 
     def around(self, call, *args, **options):
-        """Do what was asked, or fail before it, or do it and say that it failed."""
+        """Do the operation, fail before it, or do it and report a failure."""
         self.wait()
         self.strike()
         found = call(*args, **options)
@@ -47,7 +47,7 @@ class Weather:
 
 
 class _Bucket(fsspec.AbstractFileSystem):
-    """What `Artifacts` asks of a bucket, passed on to a real one."""
+    """A bucket's file system that passes the operations of `Artifacts` on to a real one."""
 
     cachable = False
     inner: fsspec.AbstractFileSystem
@@ -76,7 +76,7 @@ class _Bucket(fsspec.AbstractFileSystem):
 
 
 class _Folder(LocalFileSystem):
-    """A folder of this machine. Its writes are slow and fail where disks do: when they are flushed (`troubled_disk`)."""
+    """A local folder whose writes are slow and fail where disks do: when they are flushed (`troubled_disk`)."""
 
     cachable = False
     weather: Weather
@@ -96,7 +96,7 @@ class _Folder(LocalFileSystem):
 
 
 def _remove(weather, inner, path, recursive):
-    """A removal may end in the middle: some files are gone."""
+    """Remove a folder; may fail half way, when some files are gone."""
     weather.wait()
     try:
         weather.strike()
@@ -110,12 +110,12 @@ def _remove(weather, inner, path, recursive):
 
 
 def bucket(inner, weather):
-    """The protocol under which a real bucket can be opened as a troubled one."""
+    """Register and return a protocol that opens a real bucket as a troubled one."""
     return _registered(type("TroubledBucket", (_Bucket,), {"inner": inner, "weather": weather}))
 
 
 def folder(weather, monkeypatch):
-    """The protocol of a troubled folder on this machine's disk."""
+    """Register and return a protocol that opens a local folder as a troubled one."""
     flush = os.fsync
 
     def troubled_disk(descriptor):

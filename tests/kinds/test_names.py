@@ -28,7 +28,7 @@ from gapray.cli.main import app
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import Sent, arrived, sent_in_manifest
+from gapray.serve.uploads import IncomingPhoto, photos_in_manifest, prepare_upload
 
 SEPARATORS = (" ({})", "({})", "_{}", "-{}", " {}", " [{}]", " - {}", "_({})", " #{}", "（{}）", ".{}")
 ENDINGS = (".jpg", ".JPG", ".jpeg", ".png", ".HEIC", ".tif", ".webp", ".jpg.png", "")
@@ -53,8 +53,8 @@ def name_of(base, separator, number, ending, encoding):
 def in_request(names, options=AzimuthOptions(), *, turn=True):
     """Name -> azimuth of photos sent by HTTP in this order, identified by their bytes."""
     data = dict(zip(names, COLOURS, strict=False))
-    found = arrived(
-        [Sent(name=name, data=data[name]) for name in names],
+    found = prepare_upload(
+        [IncomingPhoto(name=name, data=data[name]) for name in names],
         azimuths=None,
         options=options,
         limits=Limits(),
@@ -331,9 +331,9 @@ def test_two_photos_at_one_angle_are_refused_whatever_may_be_missing():
             read([*EIGHT, "mug_-45.jpg"], loose)
         assert error.value.code == "capture.duplicate_azimuth"
     for azimuths in ([0.0] * 8, [0.0, 45.0, 360.0], [0.0, 0.0]):
-        sent = [Sent(name="", data=data, azimuth_deg=at) for at, data in zip(azimuths, COLOURS, strict=False)]
+        sent = [IncomingPhoto(name="", data=data, azimuth_deg=at) for at, data in zip(azimuths, COLOURS, strict=False)]
         with pytest.raises(InputError) as error:
-            arrived(sent, azimuths=None, options=loose, limits=Limits(), decode=DecodeSettings())
+            prepare_upload(sent, azimuths=None, options=loose, limits=Limits(), decode=DecodeSettings())
         assert error.value.code == "capture.duplicate_azimuth"
     assert read_names(["mug_045.jpg"], replace(loose, names="degrees")).azimuths == {"mug_045.jpg": 45}
 
@@ -366,17 +366,19 @@ def uuids():
     ids=["blob", "nothing", "one name", "one numbered name", "letters", "random"],
 )
 def test_uninformative_names_go_by_order(names):
-    sent = [Sent(name=name, data=data) for name, data in zip(names, COLOURS, strict=False)]
+    sent = [IncomingPhoto(name=name, data=data) for name, data in zip(names, COLOURS, strict=False)]
     numbered = names[0] == "image_1.png"
     come = {"azimuths": None, "limits": Limits(), "decode": DecodeSettings()}
-    found = arrived(sent, options=AzimuthOptions(), **come)
+    found = prepare_upload(sent, options=AzimuthOptions(), **come)
     assert found.azimuths_by == "order" and list(found.azimuths_deg) == [45.0 * step for step in range(8)], numbered
-    explicit = arrived(
+    explicit = prepare_upload(
         [replace(photo, azimuth_deg=45.0 * step) for step, photo in enumerate(sent)], options=AzimuthOptions(), **come
     )
     assert explicit.azimuths_by == "table"
     with pytest.raises(InputError, match="7 of 8") as error:
-        arrived([sent[0], *(replace(photo, azimuth_deg=45.0) for photo in sent[1:])], options=AzimuthOptions(), **come)
+        prepare_upload(
+            [sent[0], *(replace(photo, azimuth_deg=45.0) for photo in sent[1:])], options=AzimuthOptions(), **come
+        )
     assert error.value.code == "request.invalid"
 
 
@@ -385,8 +387,8 @@ def test_a_manifest_without_angles_goes_by_order():
 
     photos = [{"reference_b64": base64.b64encode(data).decode()} for data in COLOURS[:8]]
     for views, by in ((photos, "order"), ({f"{45 * step:03d}": photo for step, photo in enumerate(photos)}, "table")):
-        sent = sent_in_manifest({"views": views})
-        found = arrived(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
+        sent = photos_in_manifest({"views": views})
+        found = prepare_upload(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
         assert found.azimuths_by == by and list(found.azimuths_deg) == [45.0 * step for step in range(8)]
 
 

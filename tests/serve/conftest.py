@@ -1,4 +1,4 @@
-"""A server in this process: the real application, store, dispatcher and workers, at a small size and without Ray."""
+"""Servers in this process: the real application, store, dispatcher and workers, at a small size and without Ray."""
 
 import asyncio
 import http.server
@@ -33,14 +33,14 @@ TINY += (
 
 
 @contextmanager
-def running(context, do):
-    """A dispatcher in a thread of its own."""
+def running(context, run):
+    """Run a dispatcher in a thread."""
     from gapray.serve.dispatcher import Dispatcher
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    dispatcher = Dispatcher(context.store, context.artifacts, context.settings, do)
+    dispatcher = Dispatcher(context.store, context.artifacts, context.settings, run)
 
     async def start():
         dispatcher.start()
@@ -54,7 +54,7 @@ def running(context, do):
 
 @contextmanager
 def listening(app):
-    """The application on a real port of the loopback."""
+    """Serve the application on a real port of the loopback address."""
     import uvicorn
 
     with socket.socket() as probe:
@@ -72,12 +72,12 @@ def listening(app):
 
 
 @contextmanager
-def receiving(note):
-    """A receiver of webhooks on this machine; `note` is told of each: headers, body."""
+def receiving(record):
+    """Run a receiver of webhooks on this machine; `record(headers, body)` is called for each."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
-            note(self.headers, self.rfile.read(int(self.headers["content-length"])))
+            record(self.headers, self.rfile.read(int(self.headers["content-length"])))
             self.send_response(200)
             self.end_headers()
 
@@ -116,9 +116,9 @@ def photos(tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def postgres_server():
-    """URL of a real PostgreSQL, started here for these tests."""
+    """URL of a real PostgreSQL server, started for these tests."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) + [
-        Path(one) for one in [shutil.which("postgres")] if one
+        Path(item) for item in [shutil.which("postgres")] if item
     ]
     need("postgresql", bool(found), "no PostgreSQL on this machine")
     bin_folder = found[-1].parent
@@ -160,14 +160,14 @@ def postgres_server():
         except psycopg.OperationalError:
             time.sleep(0.05)
     yield url
-    server.send_signal(signal.SIGINT)  # a fast shutdown: SIGTERM would wait for connections that killed servers left
+    server.send_signal(signal.SIGINT)  # a fast shutdown: SIGTERM would wait for connections left by killed servers
     server.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
 def postgres(postgres_server):
-    """URL of an empty database of this test's own."""
+    """URL of an empty database for one test."""
     import psycopg
 
     name = f"gapray_{uuid.uuid4().hex[:8]}"
@@ -179,7 +179,7 @@ def postgres(postgres_server):
 
 
 class Server:
-    """A running server and what is behind it."""
+    """A running server: its URL, its context, and the secrets of its keys by name."""
 
     def __init__(self, url, context, secrets=None):
         self.url, self.context, self.secrets = url, context, secrets or {}
@@ -190,13 +190,13 @@ class Server:
 
 @contextmanager
 def served(folder, *, worker, **more):
-    """A server in this process; `worker`: none, null or pipeline."""
+    """Run a server in this process; `worker` is ``none``, ``null`` or ``pipeline``."""
     from gapray.serve.http.app import build_app
     from gapray.serve.http.context import Context
     from gapray.serve.keys import create
-    from gapray.serve.work import make, make_nothing
+    from gapray.serve.work import run_job, run_null_engine
 
-    # No worker dies here, and real work on a busy machine may hold a lease's renewal up for longer than two seconds.
+    # No worker dies here, and real work on a busy machine may delay the renewal of a lease by more than two seconds.
     patient = {"jobs": {"poll_s": 0.02, "lease_s": 120}} if worker == "pipeline" else {}
     context = Context.of(settings_in(folder, **patient | more))
     secrets = {}
@@ -214,34 +214,34 @@ def served(folder, *, worker, **more):
             yield Server(url, context, secrets)
             return
         if worker == "null":
-            guarded = replace(context.artifacts, holds=context.store.holds)
-            do = lambda job, report: make_nothing(job, guarded, report)  # noqa: E731
+            guarded = replace(context.artifacts, is_current=context.store.is_current)
+            run = lambda job, report: run_null_engine(job, guarded, report)  # noqa: E731
         else:
             from gapray.serve.local import LocalWorkers
 
-            workers = LocalWorkers(context.settings, device="cpu", holds=context.store.holds)
-            do = lambda job, report: make(job, workers, report)  # noqa: E731
-        with running(context, do):
+            workers = LocalWorkers(context.settings, device="cpu", is_current=context.store.is_current)
+            run = lambda job, report: run_job(job, workers, report)  # noqa: E731
+        with running(context, run):
             yield Server(url, context, secrets)
 
 
 @pytest.fixture(scope="session")
 def guarded_server(tmp_path_factory):
-    """Keys needed, null engine."""
+    """A server with keys and the null engine."""
     with served(tmp_path_factory.mktemp("guarded"), worker="null", open=False) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def idle_server(tmp_path_factory):
-    """No key, nobody works: jobs stay queued."""
+    """A server without keys and without workers: jobs stay queued."""
     with served(tmp_path_factory.mktemp("idle"), worker="none", limits={"queued": 100_000}) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory, lpips_alex):
-    """No key, the real engine at a small size."""
+    """A server without keys, with the real engine at a small size."""
     del lpips_alex
     with served(tmp_path_factory.mktemp("real"), worker="pipeline") as found:
         yield found
@@ -249,5 +249,5 @@ def real_server(tmp_path_factory, lpips_alex):
 
 @pytest.fixture
 def form(photos):
-    """Photos as `requests` sends them."""
+    """Photos as form fields for `requests`."""
     return [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]

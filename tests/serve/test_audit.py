@@ -1,4 +1,4 @@
-"""The audit log: every change with its key and job, nothing of what was sent, and no line for whom nobody let in."""
+"""The audit log: every change with its key and job, no content of requests, and no line for unauthenticated callers."""
 
 import json
 import stat
@@ -24,7 +24,7 @@ def server(tmp_path):
         yield found
 
 
-def test_changes_are_noted_with_key_and_job_and_without_content(server, form, lines):
+def test_changes_are_logged_with_key_and_job_but_without_content(server, form, lines):
     def send(method, path, who="writer", **more):
         return requests.request(method, server.url + path, headers=server.headers(who), timeout=10, **more)
 
@@ -34,7 +34,7 @@ def test_changes_are_noted_with_key_and_job_and_without_content(server, form, li
     send("DELETE", f"/v1/videos/{made}")
     run = send("POST", "/v2/gap/run", "other", json={"input": {"image_urls": ["http://10.0.0.1/a.jpg"]}})
     end = time.monotonic() + 5
-    while len(lines()) < 4 and time.monotonic() < end:  # a line follows its answer
+    while len(lines()) < 4 and time.monotonic() < end:  # lines are written after the response
         time.sleep(0.02)
     found = lines()
     assert [(line["name"], line["did"], line["status"]) for line in found] == [
@@ -49,13 +49,13 @@ def test_changes_are_noted_with_key_and_job_and_without_content(server, form, li
     assert not any(secret in text for secret in server.secrets.values())
 
 
-def test_who_was_not_let_in_adds_nothing(server, form, tmp_path):
+def test_unauthenticated_requests_are_not_logged(server, form, tmp_path):
     for headers in ({}, {"authorization": "Bearer gap_wrong"}):
         assert requests.post(server.url + "/v1/videos", files=form, headers=headers, timeout=10).status_code == 401
     assert not (tmp_path / "audit.jsonl").exists()
 
 
-def test_keys_made_and_revoked_are_noted(tmp_path, monkeypatch, lines):
+def test_created_and_revoked_keys_are_logged(tmp_path, monkeypatch, lines):
     monkeypatch.setenv("GAPRAY_STATE", str(tmp_path))
     for name in ("GAPRAY_JOBS_URL", "GAPRAY_ARTIFACTS", "GAPRAY_WEBHOOK_SECRET", "GAPRAY_AUDIT"):
         monkeypatch.delenv(name, raising=False)
@@ -68,20 +68,20 @@ def test_keys_made_and_revoked_are_noted(tmp_path, monkeypatch, lines):
     assert key["secret"] not in json.dumps(found)
 
 
-def test_the_file_is_its_owner_s_alone_and_may_be_moved(tmp_path):
+def test_the_file_is_private_and_may_be_rotated(tmp_path):
     path = tmp_path / "new" / "audit.jsonl"
-    note = audit_log(str(path))
-    note(did="first")
+    write = audit_log(str(path))
+    write(did="first")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.rename(tmp_path / "old.jsonl")
-    note(did="second")
+    write(did="second")
     assert [json.loads((tmp_path / name).read_text())["did"] for name in ("old.jsonl", "new/audit.jsonl")] == [
         "first",
         "second",
     ]
 
 
-def test_a_file_that_cannot_be_written_is_told_and_holds_nobody_up(tmp_path, caplog):
+def test_a_file_that_cannot_be_written_is_reported_without_failing_requests(tmp_path, caplog):
     (tmp_path / "file").touch()
     audit_log(str(tmp_path / "file" / "audit.jsonl"))(did="something")
     assert "the audit log cannot be written" in caplog.text

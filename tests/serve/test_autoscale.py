@@ -1,4 +1,4 @@
-"""The queue decides how many generators there are."""
+"""The number of generators follows the queue."""
 
 import socket
 import threading
@@ -10,17 +10,17 @@ import pytest
 from ray.serve.config import AutoscalingPolicy
 
 from gapray.serve import autoscale
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
 
 
 def submit(store, kind="video"):
-    job = NewJob(owner="me", api="openai", kind=kind, making=Making(), input=JobInput(capture="x"))
+    job = NewJob(owner="me", api="openai", kind=kind, making=GenerationParams(), input=JobInput(capture="x"))
     return store.submit(job, max_queued=100, keep_s=60)
 
 
 def told(policy, ctx, wanted, seconds=60):
-    """Tick as Serve's controller does until the policy says `wanted`."""
+    """Call the policy repeatedly, like Serve's controller, until it returns `wanted`; False after `seconds`."""
     end = time.monotonic() + seconds
     while (said := policy(ctx)) != (wanted, {}):
         assert time.monotonic() < end, said
@@ -30,7 +30,7 @@ def told(policy, ctx, wanted, seconds=60):
 
 @pytest.fixture
 def silent_database():
-    """Takes connections and never says a word; holds how many it took."""
+    """Accept connections without ever answering, and count them."""
     listener, taken = socket.create_server(("127.0.0.1", 0)), []
 
     def take():
@@ -46,8 +46,8 @@ def silent_database():
         one.close()
 
 
-def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(autoscale, "_ASK_S", 0)
+def test_replicas_follow_queued_and_running_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(autoscale, "_POLL_S", 0)
     url = f"sqlite:///{tmp_path}/jobs.db"
     store, policy = JobStore(url), autoscale.QueuePolicy(url, 2)
     ctx = SimpleNamespace(target_num_replicas=7)
@@ -57,7 +57,7 @@ def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
     assert told(policy, ctx, 2), "only videos need a generator"
     jobs += [submit(store), submit(store)]
     assert told(policy, ctx, 3)
-    for job in store.lease("w", most=4, lease_s=30, attempts=3):
+    for job in store.lease("w", max_jobs=4, lease_s=30, attempts=3):
         if job.kind != "video":
             store.complete(job.id, job.attempt, {})
     jobs.append(submit(store)), jobs.append(submit(store))
@@ -67,7 +67,7 @@ def test_replicas_follow_what_waits_and_what_is_at_work(tmp_path, monkeypatch):
     assert told(policy, ctx, 0)
 
 
-def test_a_database_that_hangs_does_not_hold_the_controller_up(silent_database):
+def test_a_hanging_database_does_not_block_the_controller(silent_database):
     url, taken = silent_database
     said = []
 
@@ -82,7 +82,7 @@ def test_a_database_that_hangs_does_not_hold_the_controller_up(silent_database):
     assert len(taken) <= 1
 
 
-def test_a_database_that_fails_is_not_asked_again_at_each_tick():
+def test_a_failing_database_is_queried_with_growing_pauses():
     listener, asked = socket.create_server(("127.0.0.1", 0)), []
 
     def refuse():
@@ -104,8 +104,8 @@ def test_a_database_that_fails_is_not_asked_again_at_each_tick():
     assert len(asked) < ticks / 10
 
 
-def test_the_queue_is_known_again_when_the_database_is_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(autoscale, "_ASK_S", 0)
+def test_polling_resumes_when_the_database_is_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(autoscale, "_POLL_S", 0)
     folder = tmp_path / "mount"
     policy, ctx = autoscale.QueuePolicy(f"sqlite:///{folder}/jobs.db", 1), SimpleNamespace(target_num_replicas=4)
     assert policy(ctx) == (4, {})
@@ -114,8 +114,8 @@ def test_the_queue_is_known_again_when_the_database_is_back(tmp_path, monkeypatc
     assert told(policy, ctx, 1)
 
 
-def test_serve_makes_the_policy_with_its_arguments(tmp_path):
-    """Serve 2.60 gives `policy_kwargs` to classes only: a function with arguments would fail in the controller."""
+def test_serve_creates_the_policy_with_its_arguments(tmp_path):
+    """Serve 2.60 passes `policy_kwargs` to classes only: a function with arguments would fail in the controller."""
     from ray.serve._private.autoscaling_state import _resolve_policy_callable
 
     kwargs = {"jobs_url": f"sqlite:///{tmp_path}/jobs.db", "ongoing": 1}

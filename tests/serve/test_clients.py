@@ -1,4 +1,4 @@
-"""The clients that people have, unmodified, against a server of this process."""
+"""Unmodified third-party clients against a server in this process."""
 
 import base64
 import http.server
@@ -49,9 +49,9 @@ def test_openai_create_poll_list_download_delete(client, zipped):
     assert data.read()[4:8] == b"ftyp"
     assert client.videos.retrieve(video.id).id == video.id
     pages = client.videos.list(limit=1)
-    assert video.id in [one.id for one in pages]
+    assert video.id in [item.id for item in pages]
     assert client.videos.delete(video.id).deleted
-    assert [one.id for one in client.models.list()] == MODELS
+    assert [model.id for model in client.models.list()] == MODELS
 
 
 def test_openai_many_files_and_extra_body(client, photos):
@@ -102,7 +102,7 @@ def test_webhooks_are_verified_by_openai_and_retried_with_one_id(tmp_path, photo
     with served(tmp_path, worker="null", urls={"private": ["127.0.0.0/8"]}) as server:
         form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
         url = f"http://127.0.0.1:{listener.server_port}/done"
-        told = requests.post(server.url + "/v1/videos", files=form, data={"webhook": url}, timeout=10).json()
+        content = requests.post(server.url + "/v1/videos", files=form, data={"webhook": url}, timeout=10).json()
         for _ in range(200):
             if len(heard) == 2:
                 break
@@ -114,7 +114,7 @@ def test_webhooks_are_verified_by_openai_and_retried_with_one_id(tmp_path, photo
     client = openai.OpenAI(api_key="x", webhook_secret=secret)
     headers, body = heard[1]
     event = client.webhooks.unwrap(body, headers)
-    assert event.type == "video.completed" and event.data.id == told["id"]
+    assert event.type == "video.completed" and event.data.id == content["id"]
     with pytest.raises(openai.InvalidWebhookSignatureError):
         client.webhooks.verify_signature(body + b" ", headers)
 
@@ -141,7 +141,7 @@ for model in ("openai/gap-turntable", "hosted_vllm/gap-turntable"):
 
 
 def test_litellm(guarded_server, zipped, tmp_path):
-    """In a process of its own: at import it looks for a price list on the network."""
+    """In a separate process, because litellm looks for a price list on the network when it is imported."""
     pytest.importorskip("litellm")
     path = tmp_path / "views.zip"
     path.write_bytes(zipped)
@@ -187,7 +187,7 @@ print("runpod ok")
 
 @pytest.fixture
 def manifest(photos, tmp_path):
-    """What `gapray export --inline` writes, of a catalogue that a folder of the prototype was brought into."""
+    """A manifest written by `gapray export --inline`, from a catalogue with an imported folder of the prototype."""
     gap = prototype.write_package(tmp_path / "gap")
     for angle, photo in zip(range(0, 360, 45), photos.values(), strict=True):
         view = gap / f"view_{angle:03d}"
@@ -206,7 +206,7 @@ def manifest(photos, tmp_path):
 
 
 def test_runpod(guarded_server, manifest):
-    """A submitter that posts the bytes of the file GAP_MANIFEST alone, through the real client."""
+    """A script that posts the bytes of the file GAP_MANIFEST with the real client."""
     pytest.importorskip("runpod")
     done = subprocess.run(
         [sys.executable, "-c", RUNPOD, guarded_server.url, guarded_server.secrets["writer"]],
@@ -219,25 +219,25 @@ def test_runpod(guarded_server, manifest):
     assert "runpod ok" in done.stdout, done.stdout + done.stderr[-3000:]
 
 
-def test_an_exported_manifest_is_drawn_from_its_photos(real_server, manifest):
+def test_an_exported_manifest_makes_a_video(real_server, manifest):
     sent = {"manifest_b64": base64.b64encode(manifest.read_bytes()).decode(), "format": "mp4", "frames": 8}
-    told = requests.post(f"{real_server.url}/v2/e/runsync?wait=60000", json={"input": sent}, timeout=70).json()
-    assert told["status"] == "COMPLETED", told
-    assert base64.b64decode(told["output"]["video_b64"])[4:8] == b"ftyp"
+    body = requests.post(f"{real_server.url}/v2/e/runsync?wait=60000", json={"input": sent}, timeout=70).json()
+    assert body["status"] == "COMPLETED", body
+    assert base64.b64decode(body["output"]["video_b64"])[4:8] == b"ftyp"
 
 
-def test_a_failed_job_tells_runpod_s_clients_why(real_server):
-    """The SDK drops the top-level error: it stands in the output, as the prototype's clients expect."""
+def test_runpod_reports_why_a_job_failed(real_server):
+    """The SDK drops the top-level error, so it is in the output as well, as the prototype's clients expect."""
     import numpy as np
 
     blank = base64.b64encode(cv2.imencode(".png", np.full((96, 96, 3), 255, np.uint8))[1].tobytes()).decode()
     given = {"input": {"views": [blank] * 8}}
-    told = requests.post(f"{real_server.url}/v2/e/runsync?wait=60000", json=given, timeout=70).json()
-    assert told["status"] == "FAILED" and told["error"] == told["output"]["message"]
-    assert told["output"]["status"] == "error" and told["output"]["code"] == "image.blank"
+    body = requests.post(f"{real_server.url}/v2/e/runsync?wait=60000", json=given, timeout=70).json()
+    assert body["status"] == "FAILED" and body["error"] == body["output"]["message"]
+    assert body["output"]["status"] == "error" and body["output"]["code"] == "image.blank"
 
 
-def test_the_handler_for_those_who_stay_on_runpod(photos, monkeypatch, tmp_path):
+def test_the_runpod_handler(photos, monkeypatch, tmp_path):
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
@@ -250,11 +250,11 @@ def test_the_handler_for_those_who_stay_on_runpod(photos, monkeypatch, tmp_path)
     monkeypatch.setattr(runpod_handler, "_workers", lambda: workers)
     given = {"views": [base64.b64encode(data).decode() for data in photos.values()], "frames": 8, "score": False}
 
-    def aside(coroutine):  # the browser's driver may have a loop running in this thread
+    def aside(coroutine):  # the browser driver may run an event loop in this thread
         return ThreadPoolExecutor(1).submit(asyncio.run, coroutine).result()
 
-    told = aside(runpod_handler.handler({"input": given}))
-    assert (told["status"], told["format"]) == ("ok", "gif")
-    assert base64.b64decode(told["video_b64"])[:6] == b"GIF89a"
+    body = aside(runpod_handler.handler({"input": given}))
+    assert (body["status"], body["format"]) == ("ok", "gif")
+    assert base64.b64decode(body["video_b64"])[:6] == b"GIF89a"
     assert aside(runpod_handler.handler({"input": {"views": ["/etc/passwd"]}}))["code"] == "request.path_refused"
     assert aside(runpod_handler.handler({}))["status"] == "error"

@@ -1,11 +1,11 @@
-"""The Serve configs of the repository, checked offline: Ray's own schema, our settings, and that all replicas fit."""
+"""The repository's Serve configs, checked offline against Ray's schema and the settings, and that all replicas fit."""
 
 import pytest
 import yaml
 
 from gapray.errors import ConfigError
 from gapray.serve.settings import ServeSettings, serve_settings
-from gapray.serve.start import admitted
+from gapray.serve.start import with_key_policy
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "serve_configs").glob("*.yaml"))
@@ -27,8 +27,8 @@ def test_a_config_is_valid_and_fits(path, monkeypatch, tmp_path):
     settings = serve_settings(application.args)
     assert settings.stylist
     workers = (settings.packager, settings.generator, settings.scorer, settings.stylist)
-    asked = [(one.max, one.gpus) for one in workers]
-    assert sum(count * gpus for count, gpus in asked) <= GPUS[path.stem] + 1e-9
+    needed = [(replicas.max, replicas.gpus) for replicas in workers]
+    assert sum(count * gpus for count, gpus in needed) <= GPUS[path.stem] + 1e-9
     assert settings.jobs.running >= settings.generator.max * settings.generator.ongoing
     build(application.args)
 
@@ -47,35 +47,35 @@ def test_a_wrong_setting_is_named(data, what):
     assert error.value.code == "config.invalid" and what in error.value.message
 
 
-def test_who_is_let_in(tmp_path, monkeypatch):
+def test_when_keys_are_required(tmp_path, monkeypatch):
     from gapray.serve.keys import create, revoke
     from gapray.serve.tables import connect
 
     settings = ServeSettings(jobs_url=f"sqlite:///{tmp_path}/jobs.db", artifacts="x", webhook_secret="x")
     for host in ("127.0.0.1", "localhost", "::1"):
-        chosen = admitted(settings, host, insecure=False)
+        chosen = with_key_policy(settings, host, insecure=False)
         assert chosen.open_until_keyed and not chosen.open
     for host in ("0.0.0.0", "::", "10.0.0.4", "server.example"):
         with pytest.raises(ConfigError) as error:
-            admitted(settings, host, insecure=False)
+            with_key_policy(settings, host, insecure=False)
         assert error.value.code == "auth.no_keys"
-    assert admitted(settings, "0.0.0.0", insecure=True).open
+    assert with_key_policy(settings, "0.0.0.0", insecure=True).open
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
     with pytest.raises(ConfigError, match="HAProxy"):
-        admitted(settings, "127.0.0.1", insecure=False)
+        with_key_policy(settings, "127.0.0.1", insecure=False)
     key, _ = create(connect(settings.jobs_url), "somebody")
     for host in ("0.0.0.0", "127.0.0.1"):
-        chosen = admitted(settings, host, insecure=False)
-        assert not chosen.open and not chosen.open_until_keyed, "who made a key wants it asked for"
+        chosen = with_key_policy(settings, host, insecure=False)
+        assert not chosen.open and not chosen.open_until_keyed, "once a key is created, keys are required"
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY")
     revoke(connect(settings.jobs_url), key.id)
-    chosen = admitted(settings.model_copy(update={"open_until_keyed": True}), "127.0.0.1", insecure=False)
+    chosen = with_key_policy(settings.model_copy(update={"open_until_keyed": True}), "127.0.0.1", insecure=False)
     assert not chosen.open and not chosen.open_until_keyed, "revoking the last key opens nothing"
     with pytest.raises(ConfigError, match="no API key"):
-        admitted(settings, "0.0.0.0", insecure=False)
+        with_key_policy(settings, "0.0.0.0", insecure=False)
 
 
-def test_files_of_one_machine_are_refused_on_two(tmp_path, monkeypatch):
+def test_local_files_are_refused_on_two_nodes(tmp_path, monkeypatch):
     import ray
 
     from gapray.serve.deployments import refuse_unshared
@@ -93,7 +93,7 @@ def test_files_of_one_machine_are_refused_on_two(tmp_path, monkeypatch):
     refuse_unshared(shared.model_copy(update={"shared_artifacts": True}))
 
 
-def test_secrets_are_made_once_and_only_for_their_owner(tmp_path, monkeypatch):
+def test_secrets_are_created_once_and_private(tmp_path, monkeypatch):
     monkeypatch.setenv("GAPRAY_STATE", str(tmp_path / "state"))
     for name in ("GAPRAY_JOBS_URL", "GAPRAY_ARTIFACTS", "GAPRAY_WEBHOOK_SECRET"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""Whatever fails, is slow or dies: nothing of a deleted job stays, and nothing of a living one is taken."""
+"""Deletion despite failures, delays and crashes: nothing of a deleted job remains, and no other job loses a file."""
 
 import threading
 import time
@@ -12,17 +12,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from gapray.catalog.storage import Folder
 from gapray.errors import InputError, ServeError
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.deletion import Sweeper, forget
+from gapray.serve.deletion import Sweeper, delete_job
 from gapray.serve.http.app import build_app
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
-from gapray.serve.work import make_nothing
+from gapray.serve.work import run_null_engine
 from tests.serve.conftest import listening, running, served, settings_in
 
 
 class Bucket(MemoryFileSystem):
-    """A bucket of its own that fails, or waits, when a test says so."""
+    """An in-memory bucket that fails or waits when a test demands it."""
 
     cachable = False
 
@@ -61,22 +61,22 @@ def store(tmp_path):
 
 @pytest.fixture
 def artifacts(bucket, store):
-    return Artifacts(Folder(bucket, "/files"), store.holds)
+    return Artifacts(Folder(bucket, "/files"), store.is_current)
 
 
 def accepted(store, artifacts, **more):
-    new = NewJob(owner="me", api="openai", kind="video", making=Making(), input=JobInput(), **more)
+    new = NewJob(owner="me", api="openai", kind="video", making=GenerationParams(), input=JobInput(), **more)
     artifacts.put(f"uploads/{new.id}/capture.zip", b"photos")
     return store.submit(new, max_queued=100, keep_s=60)
 
 
 def begun(store, artifacts):
     accepted(store, artifacts)
-    [job] = store.lease("w", most=1, lease_s=30, attempts=3)
+    [job] = store.lease("w", max_jobs=1, lease_s=30, attempts=3)
     return job
 
 
-def test_a_job_is_gone_before_its_files_and_its_row_after_them(store, artifacts, bucket):
+def test_deletion_marks_the_job_then_removes_files_then_the_row(store, artifacts, bucket):
     job = begun(store, artifacts)
     artifacts.put(f"{job.folder}/turntable.mp4", b"video")
     seen = []
@@ -84,38 +84,38 @@ def test_a_job_is_gone_before_its_files_and_its_row_after_them(store, artifacts,
     def look(path):
         with pytest.raises(InputError, match="there is no job"):
             store.get(job.id, None)
-        seen.append(store.known([job.id]))
+        seen.append(store.existing([job.id]))
 
     bucket.before_removal = look
-    assert forget(store, artifacts, job.id)
+    assert delete_job(store, artifacts, job.id)
     assert seen and all(known == {job.id} for known in seen)
-    assert bucket.files() == [] and store.known([job.id]) == set()
+    assert bucket.files() == [] and store.existing([job.id]) == set()
 
 
-def test_a_storage_that_fails_loses_no_deletion(store, artifacts, bucket, tmp_path):
+def test_a_failing_storage_loses_no_deletion(store, artifacts, bucket, tmp_path):
     job = accepted(store, artifacts, idempotency_key="k", digest="d", webhook="https://client.example/hook")
-    [job] = store.lease("w", most=1, lease_s=30, attempts=3)
+    [job] = store.lease("w", max_jobs=1, lease_s=30, attempts=3)
     artifacts.put(f"{job.folder}/turntable.mp4", b"video")
     bucket.failing.add("remove")
-    assert not forget(store, artifacts, job.id)
+    assert not delete_job(store, artifacts, job.id)
     with pytest.raises(InputError):
         store.get(job.id, "me")
     assert store.page("me") == ([], False) and sum(store.counts().values()) == 0
-    assert not store.complete(job.id, job.attempt, {"files": {}}) and store.due_notices() == []
-    assert store.lease("other", most=9, lease_s=30, attempts=3) == []
+    assert not store.complete(job.id, job.attempt, {"files": {}}) and store.due_webhooks() == []
+    assert store.lease("other", max_jobs=9, lease_s=30, attempts=3) == []
     assert accepted(store, artifacts, idempotency_key="k", digest="other").status == "queued", "the key is free again"
-    assert len(bucket.files()) == 3 and store.doomed() == [], "it is tried again after a while"
-    # The server starts anew, the bucket is back, the pause is over.
+    assert len(bucket.files()) == 3 and store.due_for_removal() == [], "it is tried again after a while"
+    # The server is restarted, the bucket is available again, and the pause is over.
     bucket.failing.clear()
     store.postpone(job.id, -1)
-    assert store.doomed() == [job.id]
+    assert store.due_for_removal() == [job.id]
     context = replace(Context.of(settings_in(tmp_path)), artifacts=artifacts)
-    with running(context, lambda job, report: make_nothing(job, artifacts, report)):
-        until(lambda: store.known([job.id]) == set())
+    with running(context, lambda job, report: run_null_engine(job, artifacts, report)):
+        until(lambda: store.existing([job.id]) == set())
     assert not [name for name in bucket.files() if job.id in name]
 
 
-def test_one_job_whose_files_cannot_be_removed_keeps_no_other(store, artifacts, bucket, tmp_path):
+def test_files_that_cannot_be_removed_block_no_other_deletion(store, artifacts, bucket, tmp_path):
     first, second = accepted(store, artifacts), accepted(store, artifacts)
     for job in (first, second):
         store.cancel(job.id, None), store.mark_deleted(job.id)
@@ -126,9 +126,9 @@ def test_one_job_whose_files_cannot_be_removed_keeps_no_other(store, artifacts, 
 
     bucket.before_removal = first_fails
     context = replace(Context.of(settings_in(tmp_path)), artifacts=artifacts)
-    with running(context, lambda job, report: make_nothing(job, artifacts, report)):
-        until(lambda: store.known([second.id]) == set())
-    assert store.known([first.id]) == {first.id} and bucket.files() == [f"/files/uploads/{first.id}/capture.zip"]
+    with running(context, lambda job, report: run_null_engine(job, artifacts, report)):
+        until(lambda: store.existing([second.id]) == set())
+    assert store.existing([first.id]) == {first.id} and bucket.files() == [f"/files/uploads/{first.id}/capture.zip"]
 
 
 def test_a_slow_write_that_ends_after_the_deletion_leaves_nothing(store, artifacts, bucket):
@@ -149,7 +149,7 @@ def test_a_slow_write_that_ends_after_the_deletion_leaves_nothing(store, artifac
     worker = threading.Thread(target=work)
     worker.start()
     assert writing.wait(60)
-    assert forget(store, artifacts, job.id) and store.known([job.id]) == set()
+    assert delete_job(store, artifacts, job.id) and store.existing([job.id]) == set()
     go_on.set()
     worker.join(60)
     assert failed == ["job.cancelled"] and bucket.files() == []
@@ -159,20 +159,20 @@ def test_a_slow_write_that_ends_after_the_deletion_leaves_nothing(store, artifac
 
 
 def test_a_write_that_fails_after_the_deletion_leaves_no_folder(store, tmp_path):
-    artifacts = Artifacts.at(str(tmp_path / "files"), store.holds)
+    artifacts = Artifacts.at(str(tmp_path / "files"), store.is_current)
     job = begun(store, artifacts)
     artifacts.put(f"{job.folder}/turntable.mp4", b"video")
-    assert forget(store, artifacts, job.id)
+    assert delete_job(store, artifacts, job.id)
     with pytest.raises(InputError):
         artifacts.put(f"{job.folder}/poster.jpg", b"poster")
     assert artifacts.names("uploads") == artifacts.names("results") == []
 
 
-def test_an_attempt_that_lost_its_job_writes_nothing_beside_the_next(store, artifacts, bucket):
+def test_a_superseded_attempt_writes_nothing(store, artifacts, bucket):
     first = begun(store, artifacts)
     artifacts.put(f"{first.folder}/turntable.mp4", b"slow")
     store.release(first.id, 1)
-    [second] = store.lease("other", most=1, lease_s=30, attempts=3)
+    [second] = store.lease("other", max_jobs=1, lease_s=30, attempts=3)
     artifacts.put(f"{second.folder}/turntable.mp4", b"video")
     with pytest.raises(InputError, match="attempt 1"):
         artifacts.put(f"{first.folder}/poster.jpg", b"poster")
@@ -180,7 +180,7 @@ def test_an_attempt_that_lost_its_job_writes_nothing_beside_the_next(store, arti
 
 
 def test_a_folder_is_removed_while_files_in_it_are_renamed(tmp_path):
-    """`rmtree` ends at the first file that went since it was listed; a temporary name does that when it gets its own."""
+    """`rmtree` stops at the first file that vanished after the listing, as temporary files do when they are renamed."""
 
     class Busy(LocalFileSystem):
         cachable = False
@@ -199,9 +199,9 @@ def test_a_folder_is_removed_while_files_in_it_are_renamed(tmp_path):
     artifacts.remove("results/x")
 
 
-def test_the_sweeper_takes_what_no_job_owns_and_nothing_else(store, artifacts, bucket):
-    living, doomed = accepted(store, artifacts), accepted(store, artifacts)
-    store.mark_deleted(doomed.id)
+def test_the_sweeper_removes_only_files_without_a_job(store, artifacts, bucket):
+    living, due_for_removal = accepted(store, artifacts), accepted(store, artifacts)
+    store.mark_deleted(due_for_removal.id)
     lost = ["f" * 32, "e" * 32]
     artifacts.put(f"uploads/{lost[0]}/capture.zip", b"photos of a request that was never accepted")
     Artifacts(artifacts.folder).put(f"results/{lost[1]}/1/turntable.mp4", b"of a worker that was killed")
@@ -210,12 +210,13 @@ def test_the_sweeper_takes_what_no_job_owns_and_nothing_else(store, artifacts, b
     assert patient.sweep() == patient.sweep() == [], "an upload comes before its job"
     assert Sweeper(store, artifacts, 0).sweep() == [f"uploads/{lost[0]}", f"results/{lost[1]}"]
     left = [
-        f"/files/uploads/{name}" for name in (f"{living.id}/capture.zip", f"{doomed.id}/capture.zip", "readme.txt/x")
+        f"/files/uploads/{name}"
+        for name in (f"{living.id}/capture.zip", f"{due_for_removal.id}/capture.zip", "readme.txt/x")
     ]
     assert bucket.files() == sorted(left)
 
 
-def test_the_sweeper_goes_on_after_a_folder_that_cannot_be_removed(store, artifacts, bucket):
+def test_the_sweeper_continues_after_a_folder_that_cannot_be_removed(store, artifacts, bucket):
     for letter in "ab":
         artifacts.put(f"uploads/{letter * 32}/capture.zip", b"photos")
 
@@ -231,7 +232,7 @@ def test_the_sweeper_goes_on_after_a_folder_that_cannot_be_removed(store, artifa
 
 
 def test_the_files_of_another_database_are_left_alone(store, artifacts, bucket, tmp_path):
-    """Two servers were given one folder: to each the other's files look like nobody's."""
+    """Two servers share one folder: to each of them the other's files look like orphans."""
     job = accepted(store, artifacts)
     assert Sweeper(store, artifacts, 0).sweep() == []
     other = JobStore(f"sqlite:///{tmp_path}/other.db")
@@ -257,14 +258,14 @@ def test_over_http_a_failing_bucket_hides_the_job_and_keeps_no_upload(tmp_path, 
         assert requests.delete(f"{url}/v1/videos/{video}", timeout=30).json()["deleted"]
         assert requests.get(f"{url}/v1/videos/{video}", timeout=30).status_code == 404
         bucket.failing = {"video"}
-        told = requests.post(f"{url}/v1/scores", files=[*form, ("video", ("a.mp4", b"video"))], timeout=30)
-        assert told.status_code == 503 and told.json()["error"]["code"] == "artifacts.failed"
+        response = requests.post(f"{url}/v1/scores", files=[*form, ("video", ("a.mp4", b"video"))], timeout=30)
+        assert response.status_code == 503 and response.json()["error"]["code"] == "artifacts.failed"
         assert not [name for name in bucket.files() if video.removeprefix("video_") not in name], (
             "no photos without a job"
         )
 
 
-def test_a_packager_at_work_brings_nothing_back(tmp_path, photos, lpips_alex):
+def test_a_running_packager_restores_no_deleted_files(tmp_path, photos, lpips_alex):
     del lpips_alex
     form = [("input_reference[]", (name, data, "image/png")) for name, data in photos.items()]
     with served(tmp_path, worker="pipeline") as server:
@@ -277,7 +278,7 @@ def test_a_packager_at_work_brings_nothing_back(tmp_path, photos, lpips_alex):
         gone = post()
         until(lambda: artifacts.names(f"results/{gone}/1/views"))
         assert requests.delete(f"{server.url}/v1/videos/video_{gone}", timeout=30).json()["deleted"]
-        # Each worker does one thing at a time: when this one is done, the deleted one's calls have ended.
+        # Each worker handles one call at a time: once this job is done, the calls of the deleted one have ended.
         kept = post()
         until(lambda: server.context.store.get(kept, None).status == "completed")
         assert artifacts.names("results") == artifacts.names("uploads") == [kept]

@@ -1,17 +1,17 @@
-"""What a job or a result can do to the loop that moves jobs along: nothing that outlasts it."""
+"""Bad jobs and bad results do not stop the dispatcher."""
 
 import time
 
 import sqlalchemy as sa
 
 from gapray.serve.http.context import Context
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.tables import jobs
 from tests.serve.conftest import running, settings_in
 
 
 def submit(store):
-    new = NewJob(owner="me", api="openai", kind="video", making=Making(), input=JobInput())
+    new = NewJob(owner="me", api="openai", kind="video", making=GenerationParams(), input=JobInput())
     return store.submit(new, max_queued=9, keep_s=60)
 
 
@@ -23,8 +23,8 @@ def final(store, job):
     return found
 
 
-def test_a_result_that_no_database_takes_fails_its_job(tmp_path):
-    """Told again and again, it would keep its place among the running for ever."""
+def test_a_result_that_cannot_be_stored_fails_its_job(tmp_path):
+    """If recording it were retried, the job would occupy a worker for ever."""
     context = Context.of(settings_in(tmp_path))
 
     async def do(job, report):
@@ -40,7 +40,7 @@ def test_a_result_that_no_database_takes_fails_its_job(tmp_path):
             time.sleep(0.02)
 
 
-def test_a_job_that_cannot_be_read_fails_and_holds_no_other_up(tmp_path):
+def test_an_unreadable_job_fails_without_blocking_others(tmp_path):
     context = Context.of(settings_in(tmp_path))
     unread, good = submit(context.store), submit(context.store)
     with context.store.engine.begin() as connection:

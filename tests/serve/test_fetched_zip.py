@@ -1,4 +1,4 @@
-"""A zip that lies at a URL is fetched when its job begins, and is told of like one that was sent."""
+"""A zip at a URL is fetched when its job starts, and is treated like an uploaded one."""
 
 import http.server
 import io
@@ -25,7 +25,7 @@ SOURCES = {
 
 @pytest.fixture(scope="module")
 def archives(photos):
-    """URL of a host of one zip a source, below its number."""
+    """URL of a host that serves one zip per source, named by its index."""
     content = []
     for beside, _ in SOURCES.values():
         sink = io.BytesIO()
@@ -57,8 +57,8 @@ def server(tmp_path_factory):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_what_lies_beside_the_photos_is_told(server, archives, source):
-    _, told = SOURCES[source]
+def test_files_other_than_photos_are_reported(server, archives, source):
+    _, expected = SOURCES[source]
     sent = {
         "views": [{"url": f"{archives}/{list(SOURCES).index(source)}.zip"}],
         "prompt": "a mug",
@@ -71,7 +71,7 @@ def test_what_lies_beside_the_photos_is_told(server, archives, source):
         time.sleep(0.1)
         answer = requests.get(f"{server.url}/v1/images/{answer['id']}", timeout=20).json()
     assert answer["status"] == "completed", answer
-    assert [one for one in answer["gap"]["warnings"] if one.startswith("ignored")] == told
+    assert [warning for warning in answer["gap"]["warnings"] if warning.startswith("ignored")] == expected
 
 
 def finished(server, kind, answer):
@@ -90,14 +90,14 @@ def clip(photos):
 
 
 @pytest.mark.parametrize("kind", ["videos", "packages", "scores"])
-def test_one_zip_is_taken_for_every_kind(server, archives, clip, lpips_alex, kind):
+def test_a_zip_at_a_url_is_accepted_for_every_kind_of_job(server, archives, clip, lpips_alex, kind):
     sent = {"views": f"{archives}/1.zip", "direction": "cw", "score": "false"}
     files = {"video": ("turn.mp4", clip)} if kind == "scores" else {"x": ("", b"")}
     first = requests.post(f"{server.url}/v1/{kind}?wait=0", data=sent, files=files, timeout=20).json()
     answer = finished(server, kind, first)
     assert answer["status"] == "completed", answer
-    told = answer.get("gap", answer)
-    assert told["azimuths_by"] == "degrees" and "ignored: 3 (1 .md, 1 .txt, 1 system)" in told["warnings"]
+    facts = answer.get("gap", answer)
+    assert facts["azimuths_by"] == "degrees" and "ignored: 3 (1 .md, 1 .txt, 1 system)" in facts["warnings"]
     if kind == "packages":
         hashes = {view["azimuth_deg"]: view["sha256"] for view in answer["package"]["views"]}
         plain = finished(
@@ -109,8 +109,8 @@ def test_one_zip_is_taken_for_every_kind(server, archives, clip, lpips_alex, kin
         assert hashes == mirrored and len(hashes) == 8, "what the request says of names holds for names in the zip"
 
 
-def test_a_url_that_leads_to_one_photo_makes_no_turn(server, archives):
-    """A name that says photo is refused at once; behind any other a zip may lie, and the job says that none did."""
+def test_a_url_of_a_single_photo_is_refused(server, archives):
+    """A URL with a photo's file name is refused at once; any other may lead to a zip, so that only the job can fail."""
     refused = requests.post(f"{server.url}/v1/videos", data={"views": f"{archives}/mug_000.jpg"}, timeout=20)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "capture.missing_views")
     answer = requests.post(f"{server.url}/v1/videos", data={"views": f"{archives}/photo"}, timeout=20).json()
@@ -118,7 +118,7 @@ def test_a_url_that_leads_to_one_photo_makes_no_turn(server, archives):
     assert (answer["status"], answer["error"]["code"]) == ("failed", "capture.missing_views"), answer
 
 
-def test_azimuths_say_nothing_of_a_zip(server, archives, photos):
+def test_azimuths_are_refused_with_a_zip(server, archives, photos):
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
         for name, data in photos.items():
@@ -129,8 +129,8 @@ def test_azimuths_say_nothing_of_a_zip(server, archives, photos):
 
 
 @pytest.mark.parametrize("kind", ["packages", "scores"])
-def test_what_has_no_effect_is_named(server, photos, clip, kind):
-    """Neither draws a video: a client that asks for frames or a seed has mistaken it."""
+def test_fields_without_effect_are_reported(server, photos, clip, kind):
+    """Packages and scores render no video: a request for frames or a seed is a mistake."""
     files = [("views", (name, data)) for name, data in photos.items()]
     files += [("video", ("turn.mp4", clip))] * (kind == "scores")
     asked = {"num_frames": "36", "seed": "3", "size": "64x64", "product_id": "mug", "colour": "red"}
@@ -138,7 +138,7 @@ def test_what_has_no_effect_is_named(server, photos, clip, kind):
     assert answer["ignored"] == ["colour", "frames", "seed", "size"]
 
 
-def test_two_videos_are_not_one(server, photos, clip):
+def test_two_different_videos_are_refused(server, photos, clip):
     files = [*(("views", (name, data)) for name, data in photos.items()), ("video", ("a.mp4", clip))]
     answer = requests.post(f"{server.url}/v1/scores", files=[*files, ("video", ("b.mp4", clip + b"0"))], timeout=20)
     assert answer.status_code == 400 and "2 videos came" in answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""HAProxy before a server: heads are bounded in size, number and time, and a client's connections in number."""
+"""HAProxy in front of a server: limits on the size, number and duration of headers, and on a client's connections."""
 
 import socket
 import time
@@ -11,29 +11,29 @@ import pytest
 import requests
 
 from gapray.errors import ConfigError
-from gapray.serve.front import HEAD_S, OF_ONE_ADDRESS, binary_of_haproxy, free_port, front
+from gapray.serve.front import ADDRESS_CONNECTIONS, HEAD_S, find_haproxy, free_port, run_front
 from tests.serve.conftest import served
 
-pytestmark = pytest.mark.skipif(binary_of_haproxy() is None, reason="no HAProxy for this system")
+pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy for this system")
 
 
 @pytest.fixture(scope="module")
 def fronted(tmp_path_factory):
-    """A server without keys behind HAProxy: its host and port, and the running front."""
+    """A server without keys behind HAProxy: its URL, its address, and the running proxy."""
     with served(tmp_path_factory.mktemp("fronted"), worker="none") as server:
         port = free_port()
-        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])) as running:
+        with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2])) as running:
             yield f"http://127.0.0.1:{port}", ("127.0.0.1", port), running
 
 
 def talk(address, *parts, limit_s=30.0):
-    """What comes back to bytes sent as they are, until the other side ends."""
+    """Send raw bytes, and return the reply until the other side closes the connection."""
     with socket.create_connection(address, timeout=limit_s) as line:
         try:
             for part in parts:
                 line.sendall(part)
         except OSError:
-            pass  # an answer may come before all was sent
+            pass  # the response may come before everything is sent
         found = b""
         try:
             while more := line.recv(65536):
@@ -43,7 +43,7 @@ def talk(address, *parts, limit_s=30.0):
     return found
 
 
-def test_answers_are_the_server_s_own(fronted, photos):
+def test_responses_pass_through_unchanged(fronted, photos):
     url, _, _ = fronted
     direct = requests.get(f"{url}/v1/models", timeout=20)
     assert direct.status_code == 200 and direct.headers["x-request-id"] and direct.json()["data"]
@@ -63,7 +63,7 @@ def test_the_paths_of_ray_serve_are_not_for_clients(fronted, path):
 
 
 @pytest.mark.parametrize("head", ["one of 20 kB", "many", "endless"])
-def test_heads_beyond_the_limit_are_told(fronted, head):
+def test_oversized_heads_are_refused(fronted, head):
     url, address, _ = fronted
     start = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
     more = {
@@ -71,14 +71,14 @@ def test_heads_beyond_the_limit_are_told(fronted, head):
         "many": [b"".join(b"h%d: x\r\n" % at for at in range(500)) + b"\r\n"],
         "endless": [b"".join(b"h%d: %s\r\n" % (at, b"x" * 4000) for at in range(step, step + 10)) for step in range(0, 1000, 10)],
     }[head]  # fmt: skip
-    told = talk(address, start, *more)
-    assert told == b"" or told.startswith(b"HTTP/1.1 400 "), told[:200]
-    if head != "endless":  # whoever goes on sending may be cut off before he reads
-        assert told
+    reply = talk(address, start, *more)
+    assert reply == b"" or reply.startswith(b"HTTP/1.1 400 "), reply[:200]
+    if head != "endless":  # a client that keeps sending may be cut off before it reads
+        assert reply
     assert requests.get(f"{url}/healthz", timeout=5).status_code == 200
 
 
-def test_a_head_that_does_not_end_is_ended_and_holds_nobody_up(fronted):
+def test_an_endless_head_is_cut_off_without_blocking_others(fronted):
     url, address, running = fronted
     before = psutil.Process(running.pid).memory_info().rss
     lines = [socket.create_connection(address) for _ in range(150)]
@@ -89,19 +89,19 @@ def test_a_head_that_does_not_end_is_ended_and_holds_nobody_up(fronted):
     for _ in range(HEAD_S - 2):
         time.sleep(1)
         for line in lines[:50]:
-            line.sendall(b"a: b\r\n")  # a sign of life now and then changes nothing
+            line.sendall(b"a: b\r\n")  # occasional headers do not extend the deadline
     lines[0].settimeout(10)
-    told = lines[0].recv(4096)
-    assert told.startswith(b"HTTP/1.1 408 ")
+    reply = lines[0].recv(4096)
+    assert reply.startswith(b"HTTP/1.1 408 ")
     assert time.monotonic() - began < HEAD_S + 5
     assert psutil.Process(running.pid).memory_info().rss - before < 32 * 2**20
     for line in lines:
         line.close()
 
 
-def test_one_address_has_so_many_connections(fronted):
+def test_connections_per_address_are_limited(fronted):
     url, address, _ = fronted
-    lines = [socket.create_connection(address) for _ in range(OF_ONE_ADDRESS + 1)]
+    lines = [socket.create_connection(address) for _ in range(ADDRESS_CONNECTIONS + 1)]
     refused = requests.get(f"{url}/healthz", timeout=5)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate.exceeded")
     assert refused.headers["retry-after"]
@@ -113,33 +113,33 @@ def test_one_address_has_so_many_connections(fronted):
         time.sleep(0.05)
 
 
-def test_a_proxy_that_dies_comes_back(fronted):
+def test_a_dead_proxy_is_restarted(fronted):
     url, _, running = fronted
     psutil.Process(running.pid).kill()
     psutil.Process(running.pid).wait(5)
-    running.keep()
+    running.restart_if_dead()
     assert requests.get(f"{url}/healthz", timeout=5).status_code == 200
 
 
-def test_a_server_that_is_gone_is_told_so(tmp_path):
+def test_an_unreachable_server_is_answered_with_503(tmp_path):
     port = free_port()
-    with front("127.0.0.1", port, free_port()):
+    with run_front("127.0.0.1", port, free_port()):
         answer = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "serve.unavailable")
     assert answer.headers["retry-after"]
 
 
 def test_an_address_that_cannot_be_bound_is_named():
-    with pytest.raises(ConfigError) as error, front("203.0.113.7", free_port(), free_port()):
+    with pytest.raises(ConfigError) as error, run_front("203.0.113.7", free_port(), free_port()):
         pass
     assert error.value.code == "serve.cannot_bind" and "203.0.113.7" in error.value.message
 
 
-def test_a_key_that_floods_is_held_up_before_the_server_and_its_neighbour_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 20)
+def test_a_flooding_key_is_limited_and_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.KEY_REQUESTS", 20)
     with served(tmp_path, worker="none", open=False) as server:
         port = free_port()
-        with front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
+        with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2])):
             url = f"http://127.0.0.1:{port}/v1/videos"
 
             def ask(who):
@@ -156,20 +156,20 @@ def test_a_key_that_floods_is_held_up_before_the_server_and_its_neighbour_is_not
 
 @pytest.fixture
 def keyed(tmp_path):
-    """`with keyed(**named_of_front)`: URL of a server that wants keys behind HAProxy, and the server."""
+    """Return `keyed(**options_of_run_front)`, which yields the URL of a server with keys behind HAProxy, and the server."""
 
     @contextmanager
     def run(**named):
         with served(tmp_path, worker="none", open=False) as server:
             port = free_port()
-            with front("127.0.0.1", port, int(server.url.rpartition(":")[2]), **named):
+            with run_front("127.0.0.1", port, int(server.url.rpartition(":")[2]), **named):
                 yield f"http://127.0.0.1:{port}", server
 
     return run
 
 
-def test_callers_without_a_key_are_held_up_by_their_address_and_those_with_one_are_not(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_STRANGERS", 20)
+def test_callers_without_a_key_are_limited_by_address(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.ANONYMOUS_REQUESTS", 20)
     with keyed() as (url, server):
 
         def ask(key=None, path="/v1/videos"):
@@ -180,36 +180,36 @@ def test_callers_without_a_key_are_held_up_by_their_address_and_those_with_one_a
             with ThreadPoolExecutor(24) as beside:
                 return Counter(beside.map(lambda _: ask().status_code, range(24)))
 
-        assert ask(server.headers("writer")).status_code == 200  # a key that the front has seen
+        assert ask(server.headers("writer")).status_code == 200  # the front has now seen this key
         found = flood()
         assert found[401] in range(18, 23) and found[401] + found[429] == 24, found
         late = ask(path="/")
         assert late.status_code == 429 and late.headers["retry-after"]
         assert late.json()["error"]["code"] == "rate.exceeded" and late.json()["error"]["type"] == "rate_limit_error"
-        told = ask(path="/v2/gap/status/x").json()  # as RunPod's clients read it
-        assert (told["id"], told["status"], told["code"]) == (None, "FAILED", "rate.exceeded")
+        body = ask(path="/v2/gap/status/x").json()  # in RunPod's form
+        assert (body["id"], body["status"], body["code"]) == (None, "FAILED", "rate.exceeded")
         assert [ask(server.headers("writer")).status_code for _ in range(3)] == [200] * 3
         flood()
-        # An unknown key is no better than none, however often it changes; a good one that is new is let in when it comes again.
+        # Unknown keys count as none, even if they change; a valid key that is new is accepted when it comes again.
         assert {ask(f"Bearer gap_{at}").status_code for at in range(2)} == {429}
         assert [ask("Bearer gap_0").status_code for _ in range(2)] == [401, 429]
         flood()
         assert [ask(server.headers("other")).status_code for _ in range(2)] == [429, 200]
-        # Health checks are counted apart.
+        # Health checks are counted separately.
         assert [ask(path="/healthz").status_code for _ in range(10)] == [200] * 10
         assert 429 in [ask(path="/healthz").status_code for _ in range(15)]
 
 
-def test_unknown_keys_count_as_callers_without_one(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_STRANGERS", 20)
+def test_unknown_keys_count_as_no_key(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.ANONYMOUS_REQUESTS", 20)
     with keyed() as (url, _):
         asked = [{"authorization": f"Bearer gap_{at}"} for at in range(24)]
         statuses = [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for headers in asked]
         assert statuses == sorted(statuses) and statuses.count(401) in range(18, 23), statuses
 
 
-def test_a_key_that_goes_on_sending_what_is_refused_is_held_up_before_the_server(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_REFUSED", 10)
+def test_a_key_with_many_refused_requests_is_limited(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.KEY_REFUSALS", 10)
     with keyed() as (url, server):
 
         def post(who):
@@ -223,8 +223,8 @@ def test_a_key_that_goes_on_sending_what_is_refused_is_held_up_before_the_server
         assert post("other") == 400
 
 
-def test_a_key_is_one_key_however_its_header_is_written(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 20)
+def test_a_key_is_recognised_however_its_header_is_written(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.KEY_REQUESTS", 20)
     with keyed() as (url, server):
         secret = server.headers("writer")["authorization"].removeprefix("Bearer ")
         written = [
@@ -241,27 +241,27 @@ def test_a_key_is_one_key_however_its_header_is_written(keyed, monkeypatch):
         assert talk(address, head.encode()).startswith(b"HTTP/1.1 400 ")
 
 
-def test_http_2_is_not_spoken(fronted):
-    """One connection of it holds a hundred requests."""
+def test_http_2_is_not_supported(fronted):
+    """One HTTP/2 connection would carry a hundred requests at once."""
     _, address, _ = fronted
     assert talk(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])).startswith(
         b"HTTP/1.1 400 "
     )
 
 
-def test_health_checks_are_answered_to_a_key_that_floods(keyed, monkeypatch):
-    monkeypatch.setattr("gapray.serve.front.OF_ONE_KEY", 5)
+def test_health_checks_are_answered_even_to_a_flooding_key(keyed, monkeypatch):
+    monkeypatch.setattr("gapray.serve.front.KEY_REQUESTS", 5)
     with keyed() as (url, server):
         headers = server.headers("writer")
         assert 429 in [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for _ in range(8)]
         assert requests.get(f"{url}/healthz", headers=headers, timeout=20).status_code == 200
 
 
-def test_one_key_has_so_many_requests_at_once(keyed):
+def test_concurrent_requests_per_key_are_limited(keyed):
     head = (
         "POST /v1/videos HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\nauthorization: "
     )
-    with keyed(at_once=3) as (url, server):
+    with keyed(requests_per_key=3) as (url, server):
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         lines = [socket.create_connection(address, timeout=20) for _ in range(3)]
         for line in lines:
@@ -277,7 +277,7 @@ def test_one_key_has_so_many_requests_at_once(keyed):
             assert time.monotonic() < end
 
 
-def test_the_bodies_of_one_key_come_no_faster_than_its_share(keyed, monkeypatch):
+def test_the_upload_rate_per_key_is_limited(keyed, monkeypatch):
     monkeypatch.setattr("gapray.serve.front.KEY_BYTES_S", 2**20)
     with keyed() as (url, server):
 
@@ -290,4 +290,4 @@ def test_the_bodies_of_one_key_come_no_faster_than_its_share(keyed, monkeypatch)
 
         with ThreadPoolExecutor(2) as beside:
             took = list(beside.map(send, ["writer", "writer"]))
-        assert max(took) > 5, took  # 8 MiB at 1 MiB/s, less what lies in buffers on the way
+        assert max(took) > 5, took  # 8 MiB at 1 MiB/s, less what is buffered on the way

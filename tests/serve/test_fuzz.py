@@ -1,4 +1,4 @@
-"""Bad requests by the thousand: a code for each, never a 5xx, and no memory kept."""
+"""Thousands of bad requests: each is answered with a code and never with 5xx, and no memory leaks."""
 
 import gc
 import json
@@ -15,7 +15,7 @@ from schemathesis.checks import not_a_server_error
 
 
 def test_the_openapi_document_finds_no_5xx(idle_server):
-    """schemathesis makes requests from the document, valid ones and others, for every operation in it."""
+    """schemathesis generates valid and invalid requests for every operation of the document."""
     schema = schemathesis.openapi.from_url(idle_server.url + "/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
     assert len(operations) >= 31
@@ -29,13 +29,13 @@ def test_the_openapi_document_finds_no_5xx(idle_server):
     for operation in operations:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             strategy = operation.as_strategy(generation_mode=mode)
-            with suppress(Unsatisfiable):  # nothing can be wrong with a request that has no parameter
+            with suppress(Unsatisfiable):  # a request without parameters cannot be invalid
                 quick(given(case=strategy)(lambda case: ask(case)))()
     assert len(asked) > 300
 
 
 def bad_bodies(photos, count, seed):
-    """Real requests, damaged: (path, body, content type)."""
+    """Generate damaged requests: (path, body, content type)."""
     rng = random.Random(seed)
     boundary = "gapray-test"
     parts = [

@@ -1,4 +1,4 @@
-"""The HTTP APIs over a real port: shapes, keys, limits, ranges, events."""
+"""The HTTP APIs over a real port: forms of answers, keys, limits, ranges, events."""
 
 import base64
 import io
@@ -45,23 +45,23 @@ def done(server, path, who="writer", limit_s=60):
 def test_a_video_from_photos(real_server, form):
     answer = post(real_server, form, prompt="a mug", product_id="mug", size="80x64", seconds="2", wrong="1")
     assert answer.status_code == 200
-    told = answer.json()
-    assert (told["object"], told["status"], told["size"], told["prompt"]) == ("video", "queued", "80x64", "a mug")
-    assert told["gap"]["ignored"] == ["wrong"]
-    assert answer.headers["location"] == f"/v1/videos/{told['id']}" and answer.headers["x-request-id"]
-    found = done(real_server, f"/v1/videos/{told['id']}")
+    body = answer.json()
+    assert (body["object"], body["status"], body["size"], body["prompt"]) == ("video", "queued", "80x64", "a mug")
+    assert body["gap"]["ignored"] == ["wrong"]
+    assert answer.headers["location"] == f"/v1/videos/{body['id']}" and answer.headers["x-request-id"]
+    found = done(real_server, f"/v1/videos/{body['id']}")
     assert (found["status"], found["progress"], found["error"]) == ("completed", 100, None)
     gap = found["gap"]
     assert gap["video"]["frames"] == 8 and gap["video"]["fps"] == 4
-    assert {one["kind"] for one in gap["scores"]["angles"]} == {"key", "in-between"}
+    assert {angle["kind"] for angle in gap["scores"]["angles"]} == {"key", "in-between"}
     assert gap["scores"]["lpips"] > 0 and gap["scores"]["protocol"]["net"] == "alex"
-    views = get(real_server, f"/v1/videos/{told['id']}/views").json()["data"]
-    assert [one["azimuth_deg"] for one in views] == [45 * step for step in range(8)]
-    assert all(one["pictures"] == ["depth", "mask", "photo"] for one in views)
+    views = get(real_server, f"/v1/videos/{body['id']}/views").json()["data"]
+    assert [view["azimuth_deg"] for view in views] == [45 * step for step in range(8)]
+    assert all(view["pictures"] == ["depth", "mask", "photo"] for view in views)
     for picture in ("photo", "mask", "depth"):
-        answer = get(real_server, f"/v1/videos/{told['id']}/views/{views[1]['view']}/{picture}")
+        answer = get(real_server, f"/v1/videos/{body['id']}/views/{views[1]['view']}/{picture}")
         assert cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR) is not None
-    place = f"/v1/videos/{told['id']}/content"
+    place = f"/v1/videos/{body['id']}/content"
     whole = get(real_server, place)
     assert whole.headers["content-type"] == "video/mp4" and whole.content[4:8] == b"ftyp"
     part = get(real_server, place, headers={"Range": "bytes=4-7"})
@@ -76,27 +76,29 @@ def test_a_video_from_photos(real_server, form):
     assert cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR).shape == (128, 384, 3)
 
 
-@pytest.mark.parametrize(("asked", "format", "told"), [("81x65", "mp4", "82x66"), ("81x65", "gif", "81x65")])
-def test_the_size_that_will_come_is_said_from_the_first_answer_on(idle_server, form, asked, format, told):
+@pytest.mark.parametrize(
+    ("asked", "format", "size"), [("81x65", "mp4", "82x66"), ("81x65", "gif", "81x65")]
+)  # encoders of mp4 need even sides
+def test_the_first_answer_states_the_final_size(idle_server, form, asked, format, size):
     answer = post(idle_server, form, prompt="a mug", size=asked, format=format)
-    assert answer.status_code == 200 and answer.json()["size"] == told, answer.text
+    assert answer.status_code == 200 and answer.json()["size"] == size, answer.text
 
 
-def test_misspelt_fields_are_named_by_packages_too(idle_server, form):
-    told = post(idle_server, form, path="/v1/packages", product_id="mug", colour="red", frmaes="12").json()
-    assert told["ignored"] == ["colour", "frmaes"]
+def test_packages_report_misspelt_fields(idle_server, form):
+    body = post(idle_server, form, path="/v1/packages", product_id="mug", colour="red", frmaes="12").json()
+    assert body["ignored"] == ["colour", "frmaes"]
 
 
 @pytest.mark.parametrize(
     ("asked", "seconds"), [({"fps": 4, "frames": 8}, "2"), ({"fps": 2}, "12"), ({}, "2"), ({"seconds": 5}, "5")]
 )
-def test_the_length_that_will_come_is_said_from_the_first_answer_on(idle_server, form, asked, seconds):
+def test_the_first_answer_states_the_final_duration(idle_server, form, asked, seconds):
     answer = post(idle_server, form, prompt="a mug", **asked)
     assert answer.status_code == 200 and answer.json()["seconds"] == seconds, answer.text
     assert post(idle_server, form, fps="0.01").status_code == 400
 
 
-def test_events_tell_of_views_and_end(real_server, form):
+def test_events_report_views_and_end(real_server, form):
     video = post(real_server, form, score="false").json()["id"]
     seen, kinds = [], []
     with get(real_server, f"/v1/videos/{video}/events", stream=True) as answer:
@@ -111,7 +113,7 @@ def test_events_tell_of_views_and_end(real_server, form):
     assert "scores" not in seen[-1]["video"]["gap"]
 
 
-def test_a_product_that_cannot_be_made_fails_with_its_code(real_server):
+def test_a_failing_job_reports_its_code(real_server):
     blank = cv2.imencode(".png", np.full((96, 96, 3), 255, np.uint8))[1].tobytes()
     same = [("input_reference[]", (f"m_{a:03d}.png", blank, "image/png")) for a in range(0, 360, 45)]
     found = done(real_server, f"/v1/videos/{post(real_server, same).json()['id']}")
@@ -144,7 +146,7 @@ def test_packages_and_scores(real_server, form, photos):
     assert (score["status"], score["error"]["code"]) == ("failed", "video.unreadable")
 
 
-def test_nobody_without_a_key_gets_in(guarded_server, form):
+def test_requests_without_a_valid_key_are_refused(guarded_server, form):
     paths = ["/v1/videos", "/v1/videos/x", "/v1/models", "/v2/e/health", "/v2/e/status/x", "/metrics", "/v1/packages/x"]
     for path in paths:
         assert requests.get(guarded_server.url + path, timeout=5).status_code == 401, path
@@ -169,12 +171,12 @@ def test_scopes_owners_and_limits_of_keys(guarded_server, form):
     video = post(guarded_server, form).json()["id"]
     assert get(guarded_server, f"/v1/videos/{video}", "other").status_code == 404
     assert get(guarded_server, f"/v1/videos/{video}", "admin").status_code == 200
-    assert video not in [one["id"] for one in get(guarded_server, "/v1/videos", "other").json()["data"]]
+    assert video not in [item["id"] for item in get(guarded_server, "/v1/videos", "other").json()["data"]]
     bare = {"authorization": guarded_server.secrets["writer"]}
     assert requests.get(f"{guarded_server.url}/v1/videos/{video}", headers=bare, timeout=5).status_code == 200
     assert get(guarded_server, "/metrics").status_code == 403
-    told = get(guarded_server, "/metrics", "admin").text
-    assert 'gapray_jobs{status="completed"}' in told and "gapray_http_request_seconds_bucket" in told
+    body = get(guarded_server, "/metrics", "admin").text
+    assert 'gapray_jobs{status="completed"}' in body and "gapray_http_request_seconds_bucket" in body
     codes = [get(guarded_server, "/v1/models", "slow").status_code for _ in range(5)]
     assert codes == [200, 200, 200, 429, 429]
     refused = get(guarded_server, "/v1/models", "slow")
@@ -194,7 +196,7 @@ def test_a_revoked_key_stops_working(guarded_server):
         time.sleep(0.2)
 
 
-def test_a_secret_is_nowhere_in_the_database(guarded_server):
+def test_the_database_holds_no_secret(guarded_server):
     folder = Path(guarded_server.context.store.engine.url.database).parent
     data = b"".join(path.read_bytes() for path in folder.glob("jobs.db*"))
     assert b"writer" in data
@@ -216,10 +218,10 @@ def test_idempotency(idle_server, form):
 def test_deleting_removes_everything(guarded_server, form):
     video = post(guarded_server, form).json()["id"]
     done(guarded_server, f"/v1/videos/{video}")
-    told = requests.delete(
+    body = requests.delete(
         f"{guarded_server.url}/v1/videos/{video}", headers=guarded_server.headers(), timeout=5
     ).json()
-    assert told == {"id": video, "deleted": True, "object": "video.deleted"}
+    assert body == {"id": video, "deleted": True, "object": "video.deleted"}
     assert get(guarded_server, f"/v1/videos/{video}").status_code == 404
     job = video.removeprefix("video_")
     assert not guarded_server.context.artifacts.names(f"uploads/{job}")
@@ -227,7 +229,7 @@ def test_deleting_removes_everything(guarded_server, form):
 
 
 @pytest.mark.parametrize("kind", ["package", "score"])
-def test_packages_and_scores_are_deleted_as_videos_are(guarded_server, form, kind):
+def test_packages_and_scores_can_be_deleted(guarded_server, form, kind):
     files = [*form, ("video", ("turn.mp4", b"no video", "video/mp4"))] if kind == "score" else form
     job = post(guarded_server, files, path=f"/v1/{kind}s").json()["id"]
     place = f"{guarded_server.url}/v1/{kind}s/{job}"
@@ -236,8 +238,8 @@ def test_packages_and_scores_are_deleted_as_videos_are(guarded_server, form, kin
     assert requests.delete(place, headers=guarded_server.headers("other"), timeout=5).status_code == 404
     wrong = f"{guarded_server.url}/v1/{other}s/{job}"
     assert requests.delete(wrong, headers=guarded_server.headers(), timeout=5).status_code == 404
-    told = requests.delete(place, headers=guarded_server.headers(), timeout=5).json()
-    assert told == {"id": job, "deleted": True, "object": f"{kind}.deleted"}
+    body = requests.delete(place, headers=guarded_server.headers(), timeout=5).json()
+    assert body == {"id": job, "deleted": True, "object": f"{kind}.deleted"}
     assert get(guarded_server, f"/v1/{kind}s/{job}").status_code == 404
     assert not guarded_server.context.artifacts.names(f"uploads/{job.removeprefix(f'{kind}_')}")
 
@@ -245,11 +247,11 @@ def test_packages_and_scores_are_deleted_as_videos_are(guarded_server, form, kin
 def test_lists_and_models(guarded_server, form):
     ids = [post(guarded_server, form, "other").json()["id"] for _ in range(3)]
     page = get(guarded_server, "/v1/videos", "other", params={"limit": 2}).json()
-    assert [one["id"] for one in page["data"]] == ids[:0:-1] and page["has_more"]
+    assert [item["id"] for item in page["data"]] == ids[:0:-1] and page["has_more"]
     rest = get(guarded_server, "/v1/videos", "other", params={"limit": 2, "after": page["last_id"]}).json()
-    assert [one["id"] for one in rest["data"]] == ids[:1] and not rest["has_more"]
+    assert [job["id"] for job in rest["data"]] == ids[:1] and not rest["has_more"]
     models = get(guarded_server, "/v1/models").json()["data"]
-    assert [one["id"] for one in models] == [
+    assert [model["id"] for model in models] == [
         "gap-turntable",
         "gap-turntable-classic",
         "gap-stills",
@@ -259,7 +261,7 @@ def test_lists_and_models(guarded_server, form):
     assert post(guarded_server, form, model="sora-2").json()["error"]["code"] == "model.unknown"
 
 
-def test_a_full_queue_is_said_at_once(tmp_path, form):
+def test_a_full_queue_is_reported_at_once(tmp_path, form):
     with served(tmp_path, worker="none", limits={"queued": 2}) as server:
         assert [post(server, form).status_code for _ in range(2)] == [200, 200]
         began = time.monotonic()
@@ -286,13 +288,13 @@ def test_a_full_queue_is_said_at_once(tmp_path, form):
         ({"seed": "-1"}, 400, "request.invalid"),
     ],
 )
-def test_wishes_beyond_the_limits(idle_server, form, change, status, code):
+def test_parameters_beyond_the_limits_are_refused(idle_server, form, change, status, code):
     answer = post(idle_server, form, **change)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["remedy"]
 
 
-def test_bodies_that_are_wrong(idle_server):
+def test_malformed_bodies_are_refused(idle_server):
     url = idle_server.url + "/v1/videos"
     for body, kind, status in (
         (b"", "multipart/form-data", 400),
@@ -327,7 +329,7 @@ def test_a_body_over_the_limit_is_cut_off(tmp_path, form):
             answer = requests.post(server.url + "/v1/videos", data=chunks(), headers=kind, timeout=10)
             assert answer.status_code == 413 and answer.json()["error"]["code"] == "request.too_large"
         except requests.ConnectionError:
-            pass  # the server hung up while we were still sending
+            pass  # the server closed the connection while the body was being sent
 
 
 def test_runpod_by_hand(guarded_server, photos):
@@ -385,7 +387,7 @@ def test_runpod_cancel_purge_and_policy(idle_server, photos):
     assert requests.get(f"{base}/status/nonsense", timeout=5).status_code == 404
 
 
-def test_errors_tell_nothing_of_the_inside(idle_server, form, monkeypatch):
+def test_errors_reveal_no_internals(idle_server, form, monkeypatch):
     monkeypatch.setattr(type(idle_server.context.store), "submit", lambda *_, **__: 1 / 0)
     answer = post(idle_server, form)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal.error")
@@ -393,7 +395,7 @@ def test_errors_tell_nothing_of_the_inside(idle_server, form, monkeypatch):
     assert answer.headers["x-request-id"]
 
 
-def test_every_http_status_is_of_a_known_code():
+def test_every_http_status_belongs_to_a_known_code():
     from gapray.errors import REMEDIES
 
     assert set(STATUS) <= set(REMEDIES)
@@ -402,7 +404,7 @@ def test_every_http_status_is_of_a_known_code():
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_another_products_video_gets_no_score(tmp_path, samples, classic_weights, lpips_alex):
-    """It fits these photos better than most products would (LPIPS under .5), and its own product's far better."""
+    """The video fits these photos better than most products would (LPIPS below .5), but its own product's far better."""
     del classic_weights, lpips_alex
     from gapray.video.encode import encode_mp4
 
@@ -427,7 +429,7 @@ def test_another_products_video_gets_no_score(tmp_path, samples, classic_weights
             name = post(server, [*views, *clip], path="/v1/scores").json()["id"]
             return done(server, f"/v1/scores/{name}", limit_s=250)
 
-        # The mug is one of the strangers too, and no null for itself.
+        # The mug is also one of the sample products; it must not be its own null.
         mine = score("mug")
         assert mine["status"] == "completed" and mine["scores"]["lpips"] < 0.2, mine
         theirs = score("supplement")
@@ -435,22 +437,22 @@ def test_another_products_video_gets_no_score(tmp_path, samples, classic_weights
 
 
 def operations(server):
-    """(path, its methods) of the OpenAPI document, and of what stands outside of it."""
-    told = get(server, "/openapi.json").json()["paths"]
-    known = {path: {method.upper() for method in methods} for path, methods in told.items()}
+    """Return (path, methods) of the OpenAPI document, and of the routes that are not in it."""
+    body = get(server, "/openapi.json").json()["paths"]
+    known = {path: {method.upper() for method in methods} for path, methods in body.items()}
     for path in ("/", "/assets/app.js", "/assets/sample/mug_045.jpg", "/openapi.json"):
         known[path] = {"GET"}
     return known
 
 
 def filled(path, video):
-    """A path with names in place of its parameters."""
+    """Fill in the parameters of a path."""
     for name, value in {"video_id": video, "shown": video, "name": "gap-turntable", "endpoint": "e"}.items():
         path = path.replace("{" + name + "}", value)
     return re.sub(r"\{\w+\}", "0", path) + ("?wait=1000" if "status-sync" in path else "")
 
 
-def test_head_is_get_without_a_body_wherever_get_is(guarded_server, form):
+def test_head_is_answered_like_get_without_a_body(guarded_server, form):
     video = post(guarded_server, form).json()["id"]
     done(guarded_server, f"/v1/videos/{video}")
     paths = [path for path, methods in operations(guarded_server).items() if "GET" in methods]
@@ -472,8 +474,8 @@ def test_head_is_get_without_a_body_wherever_get_is(guarded_server, form):
     assert content.headers["content-type"] == "video/mp4" and int(content.headers["content-length"]) > 100
 
 
-def test_every_405_says_what_is_allowed(guarded_server):
-    """Neither less nor more than what is answered otherwise, over all routes of a path."""
+def test_every_405_lists_the_allowed_methods(guarded_server):
+    """The listed methods are exactly those that any route of the path answers."""
     for path, methods in operations(guarded_server).items():
         answers = {
             method: requests.request(method, guarded_server.url + filled(path, "x"), timeout=5)
@@ -482,20 +484,20 @@ def test_every_405_says_what_is_allowed(guarded_server):
         taken = {method for method, answer in answers.items() if answer.status_code != 405}
         assert methods <= taken < set(answers), path
         for method in answers.keys() - taken:
-            assert {one.strip() for one in answers[method].headers["allow"].split(",")} == taken, (method, path)
+            assert {item.strip() for item in answers[method].headers["allow"].split(",")} == taken, (method, path)
             assert answers[method].headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("sent", [None, "order-7.a_b", "a" * 500])
 @pytest.mark.parametrize("path", ["/healthz", "/v1/videos/x", "/v1/nothing", "/v1/models"])
-def test_a_request_has_one_id_also_behind_serve_s_proxy(tmp_path, path, sent):
+def test_a_response_has_one_request_id_even_behind_serve_s_proxy(tmp_path, path, sent):
     from ray.serve._private.http_util import RequestIdMiddleware
 
     from gapray.serve.http.app import build_app
     from gapray.serve.http.context import Context
 
     context = Context.of(settings_in(tmp_path))
-    for app in (build_app(context), RequestIdMiddleware(build_app(context, named_elsewhere=True))):
+    for app in (build_app(context), RequestIdMiddleware(build_app(context, adds_request_id=False))):
         with listening(app) as url:
             headers = {"x-request-id": sent} if sent else {}
             found = requests.get(url + path, headers=headers, timeout=5).raw.headers.getlist("x-request-id")
@@ -504,7 +506,7 @@ def test_a_request_has_one_id_also_behind_serve_s_proxy(tmp_path, path, sent):
             assert found == [sent]
 
 
-def test_pages_of_other_origins_are_let_in_by_name_alone(tmp_path, form):
+def test_only_named_origins_are_allowed(tmp_path, form):
     shop, other = "https://shop.example", "https://evil.example"
     ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,idempotency-key"}
     with served(tmp_path, worker="none") as server:
@@ -531,7 +533,7 @@ def test_pages_of_other_origins_are_let_in_by_name_alone(tmp_path, form):
 
 
 @pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://Shop.example", "https://a@b", ""])
-def test_what_no_browser_sends_is_no_origin(origin):
+def test_malformed_origins_are_refused_in_settings(origin):
     from gapray.serve.settings import serve_settings
 
     with pytest.raises(ConfigError, match="cors_origins"):

@@ -1,4 +1,4 @@
-"""Stills over HTTP: OpenAI's Images API and the prototype's image endpoint, by real clients, with the real engine."""
+"""Stills over HTTP: OpenAI's Images API and the prototype's image endpoint, with real clients and the real engine."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ def uri(data):
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def opened(text):
+def decode_image(text):
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
@@ -37,12 +37,12 @@ def test_openai_edits_put_the_photographed_product_into_a_scene(client, photos):
         image=files(photos), prompt="a mug at home", n=2, size="256x192", extra_body={"scene": "wooden-desk", "seed": 5}
     )
     assert found.size == "256x192" and len(found.data) == 2
-    first, second = (np.asarray(opened(one.b64_json)) for one in found.data)
+    first, second = (np.asarray(decode_image(image.b64_json)) for image in found.data)
     assert first.shape == (192, 256, 3) and (first != second).any()
-    told = found.model_extra["gap"]
-    assert [one["seed"] for one in told["images"]] == [5, 6] and told["backend"] == "composite"
-    assert all(one["pasted"] and one["gate"] == "pass" for one in told["images"]), told["images"]
-    assert told["scene"] == "wooden-desk" and "the prompt is not read" in told["warnings"][0]
+    gap = found.model_extra["gap"]
+    assert [image["seed"] for image in gap["images"]] == [5, 6] and gap["backend"] == "composite"
+    assert all(image["pasted"] and image["gate"] == "pass" for image in gap["images"]), gap["images"]
+    assert gap["scene"] == "wooden-desk" and "the prompt is not read" in gap["warnings"][0]
 
 
 def test_one_photo_is_enough_and_pictures_can_be_fetched(client, photos, real_server):
@@ -63,7 +63,7 @@ def test_one_photo_is_enough_and_pictures_can_be_fetched(client, photos, real_se
     assert requests.get(place, timeout=10).json()["error"]["code"] == "job.not_found"
 
 
-def test_a_finished_package_is_drawn_again_and_again(client, photos, real_server, form):
+def test_a_finished_package_can_be_used_repeatedly(client, photos, real_server, form):
     package = requests.post(real_server.url + "/v1/packages?wait=60", files=form, timeout=70).json()
     assert package["status"] == "completed"
     drawn = {}
@@ -72,14 +72,14 @@ def test_a_finished_package_is_drawn_again_and_again(client, photos, real_server
             prompt="{product} on stone", extra_body={"package": package["id"], "azimuth_deg": azimuth}
         )
         assert found.model_extra["gap"]["azimuth_deg"] == azimuth
-        drawn[azimuth] = np.asarray(opened(found.data[0].b64_json))
+        drawn[azimuth] = np.asarray(decode_image(found.data[0].b64_json))
     assert (drawn[0] != drawn[90]).any()
-    inline = client.images.generate(prompt="x", extra_body={"views": [uri(one) for one in photos.values()]})
-    assert (np.asarray(opened(inline.data[0].b64_json)) == drawn[0]).all()
+    inline = client.images.generate(prompt="x", extra_body={"views": [uri(photo) for photo in photos.values()]})
+    assert (np.asarray(decode_image(inline.data[0].b64_json)) == drawn[0]).all()
 
 
-def test_who_does_not_wait_is_told_where_to_ask(photos, real_server):
-    form = [("image[]", one) for one in files(photos)]
+def test_an_unfinished_request_is_answered_with_its_location(photos, real_server):
+    form = [("image[]", photo) for photo in files(photos)]
     asked = requests.post(
         real_server.url + "/v1/images/edits",
         files=form,
@@ -89,11 +89,14 @@ def test_who_does_not_wait_is_told_where_to_ask(photos, real_server):
     )
     assert asked.status_code == 202 and asked.json()["data"] == []
     for _ in range(300):
-        told = requests.get(real_server.url + asked.headers["location"], timeout=10)
-        if told.status_code == 200:
+        response = requests.get(real_server.url + asked.headers["location"], timeout=10)
+        if response.status_code == 200:
             break
         time.sleep(0.05)
-    assert told.json()["status"] == "completed" and opened(told.json()["data"][0]["b64_json"]).format == "PNG"
+    assert (
+        response.json()["status"] == "completed"
+        and decode_image(response.json()["data"][0]["b64_json"]).format == "PNG"
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +120,7 @@ def test_who_does_not_wait_is_told_where_to_ask(photos, real_server):
     ],
 )
 def test_bad_requests_have_codes(real_server, photos, fields, code):
-    # Photos beside a package would be two sources.
+    # Photos together with a package would be two sources.
     body = fields if "package" in fields else {"views": [uri(next(iter(photos.values())))]} | fields
     answer = requests.post(real_server.url + "/v1/images/generations", json=body, timeout=30)
     assert answer.status_code in (400, 404), answer.text
@@ -126,8 +129,8 @@ def test_bad_requests_have_codes(real_server, photos, fields, code):
 
 def test_scenes_and_models_are_listed(client, real_server):
     scenes = requests.get(real_server.url + "/v1/scenes", timeout=10).json()["data"]
-    assert len(scenes) == 15 and {"marble-kitchen", "gym-studio"} <= {one["name"] for one in scenes}
-    assert "gap-stills" in [one.id for one in client.models.list()]
+    assert len(scenes) == 15 and {"marble-kitchen", "gym-studio"} <= {scene["name"] for scene in scenes}
+    assert "gap-stills" in [model.id for model in client.models.list()]
 
 
 def test_the_prototype_s_image_endpoint(real_server, photos):
@@ -147,11 +150,11 @@ def test_the_prototype_s_image_endpoint(real_server, photos):
         "height": 128,
         "seed": 42,
     }
-    told = requests.post(f"{real_server.url}/v2/image/runsync?wait=60000", json={"input": given}, timeout=70).json()
-    assert told["status"] == "COMPLETED", told
-    output = told["output"]
+    body = requests.post(f"{real_server.url}/v2/image/runsync?wait=60000", json={"input": given}, timeout=70).json()
+    assert body["status"] == "COMPLETED", body
+    output = body["output"]
     assert (output["seed"], output["width"], output["height"]) == (42, 128, 128)
-    assert opened(output["image"]).size == (128, 128)
+    assert decode_image(output["image"]).size == (128, 128)
     assert "the depth map's pose is not drawn" in output["warnings"][0]
     for wrong, code in (
         ({"depth_image": "/etc/passwd"}, "request.path_refused"),
@@ -161,7 +164,7 @@ def test_the_prototype_s_image_endpoint(real_server, photos):
         assert answer.status_code == 400 and answer.json()["code"] == code, answer.text
 
 
-def test_runpod_s_own_worker_draws_pictures_too(photos, monkeypatch, tmp_path, lpips_alex):
+def test_the_runpod_handler_draws_stills(photos, monkeypatch, tmp_path, lpips_alex):
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
@@ -174,12 +177,12 @@ def test_runpod_s_own_worker_draws_pictures_too(photos, monkeypatch, tmp_path, l
     workers = settings, LocalWorkers(settings, device="cpu")
     monkeypatch.setattr(runpod_handler, "_workers", lambda: workers)
     given = {"reference_image": base64.b64encode(next(iter(photos.values()))).decode(), "prompt": "a mug", "seed": 3}
-    told = ThreadPoolExecutor(1).submit(asyncio.run, runpod_handler.handler({"input": given})).result()
-    assert told["status"] == "ok" and told["seed"] == 3, told
-    assert opened(told["image"]).size == (told["width"], told["height"])
+    body = ThreadPoolExecutor(1).submit(asyncio.run, runpod_handler.handler({"input": given})).result()
+    assert body["status"] == "ok" and body["seed"] == 3, body
+    assert decode_image(body["image"]).size == (body["width"], body["height"])
 
 
-def test_a_rendered_pose_and_every_wish_reach_the_diffusion_backend(photos, tmp_path, monkeypatch, lpips_alex):
+def test_a_pose_and_every_parameter_reach_the_diffusion_backend(photos, tmp_path, monkeypatch, lpips_alex):
     """The tiny SDXL stack behind the real server: each field of a request changes the picture."""
     from tests.stills.tiny_xl import write_mirror
 
@@ -218,19 +221,19 @@ def test_a_rendered_pose_and_every_wish_reach_the_diffusion_backend(photos, tmp_
     with served(tmp_path, worker="pipeline", overrides=tiny) as server:
         for change in changes:
             body = {"input": {name: value for name, value in (base | change).items() if value is not None}}
-            told = requests.post(f"{server.url}/v2/image/runsync?wait=60000", json=body, timeout=70).json()
-            assert told["status"] == "COMPLETED", json.dumps(told)[:500]
-            assert told["output"]["warnings"] == []
-            pictures.append(np.asarray(opened(told["output"]["image"])).astype(int))
-    assert all(one.shape == (64, 64, 3) for one in pictures)
-    same = [index for index, one in enumerate(pictures[1:], 1) if np.array_equal(one, pictures[0])]
+            content = requests.post(f"{server.url}/v2/image/runsync?wait=60000", json=body, timeout=70).json()
+            assert content["status"] == "COMPLETED", json.dumps(content)[:500]
+            assert content["output"]["warnings"] == []
+            pictures.append(np.asarray(decode_image(content["output"]["image"])).astype(int))
+    assert all(picture.shape == (64, 64, 3) for picture in pictures)
+    same = [index for index, picture in enumerate(pictures[1:], 1) if np.array_equal(picture, pictures[0])]
     assert same == [], [changes[index] for index in same]
 
 
-def test_a_server_of_videos_alone_says_so(tmp_path, photos):
+def test_a_server_without_a_stylist_refuses_stills(tmp_path, photos):
     with served(tmp_path, worker="none", stylist=None) as server:
         body = {"prompt": "x", "views": [uri(next(iter(photos.values())))]}
         answer = requests.post(server.url + "/v1/images/generations", json=body, timeout=10)
         assert answer.status_code == 404 and answer.json()["error"]["code"] == "request.unsupported"
-        names = [one["id"] for one in requests.get(server.url + "/v1/models", timeout=10).json()["data"]]
+        names = [model["id"] for model in requests.get(server.url + "/v1/models", timeout=10).json()["data"]]
     assert names == ["gap-turntable", "gap-turntable-classic"]

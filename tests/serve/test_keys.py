@@ -1,4 +1,4 @@
-"""`gapray keys`, and what the database keeps of a key."""
+"""API keys in the database, and the commands `gapray keys`."""
 
 import json
 
@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from gapray.cli.main import app
 from gapray.errors import ConfigError, ServeError
-from gapray.serve.keys import KeyRing, create, listed, revoke
+from gapray.serve.keys import KeyRing, create, list_keys, revoke
 from gapray.serve.tables import connect
 
 
@@ -16,10 +16,10 @@ def engine(tmp_path):
     return connect(f"sqlite:///{tmp_path}/jobs.db")
 
 
-def test_a_key_opens_only_as_a_whole(engine):
+def test_only_the_complete_key_is_valid(engine):
     key, secret = create(engine, "shop", per_minute=5)
     ring = KeyRing(engine)
-    assert ring.check(secret) == key and ring.knows(secret)
+    assert ring.check(secret) == key and ring.is_cached(secret)
     for wrong in (
         "",
         "gap_",
@@ -48,17 +48,17 @@ def test_guesses_do_not_fill_the_memory(engine):
     for guess in range(3000):
         with pytest.raises(ServeError):
             ring.check(f"gap_{guess:012d}_x")
-    assert len(ring._known) <= 1001
+    assert len(ring._cache) <= 1001
 
 
-def test_the_commands(tmp_path):
+def test_the_keys_commands(tmp_path):
     jobs = ["--jobs", f"sqlite:///{tmp_path}/jobs.db"]
     run = CliRunner().invoke
     made = json.loads(run(app, ["keys", "create", "shop", "--scope", "read", *jobs, "--json"]).stdout)
     assert made["scopes"] == ["read"] and made["secret"].startswith(f"gap_{made['id']}_")
     found = json.loads(run(app, ["keys", "list", *jobs, "--json"]).stdout)
-    assert [one["id"] for one in found] == [made["id"]] and "secret" not in found[0] and "sha256" not in found[0]
+    assert [key["id"] for key in found] == [made["id"]] and "secret" not in found[0] and "sha256" not in found[0]
     assert "shop" in run(app, ["keys", "list", *jobs]).stdout
     assert run(app, ["keys", "revoke", made["id"], *jobs]).exit_code == 0
     assert run(app, ["keys", "revoke", made["id"], *jobs]).exit_code == 2
-    assert listed(connect(jobs[1]))[0].revoked_at
+    assert list_keys(connect(jobs[1]))[0].revoked_at

@@ -1,4 +1,4 @@
-"""The jobs' database of an older gapray becomes this one's, with everything in it, however many processes begin at once."""
+"""The job database of an older gapray is migrated with all its content, by any number of concurrent processes."""
 
 import os
 import sqlite3
@@ -15,19 +15,19 @@ from alembic.script import ScriptDirectory
 
 from gapray.errors import ConfigError
 from gapray.serve import keys, migrations
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
-from gapray.serve.tables import api_keys, connect, jobs, metadata, notices
+from gapray.serve.tables import api_keys, connect, jobs, metadata, webhooks
 from tests.conftest import ROOT
 
 OLD = Path(__file__).with_name("jobs_22cc0ee_sqlite.sql"), Path(__file__).with_name("jobs_22cc0ee_postgresql.sql")
-"""Dumps of databases that the code of commit 22cc0ee made and filled: five jobs, two webhooks, an API key."""
+"""Dumps of databases created and filled by the code of commit 22cc0ee: five jobs, two webhooks, an API key."""
 SECRET = "gap_0123456789ab_frozen-secret-of-a-test"
 PROCESSES = 4
 
 
 class Database:
-    """An empty database, and how to fill it as the old gapray did."""
+    """An empty database, and a function that fills it like the old gapray."""
 
     def __init__(self, url, dump, execute):
         self.url, self._dump, self._execute = url, dump, execute
@@ -79,10 +79,10 @@ def test_an_old_database_is_upgraded_with_its_jobs(database):
     assert failed.error_code == "mask.too_small" and at_work.making.still.scene == "marble-kitchen"
     assert waiting.input.photos[0].azimuth_deg == 45.0 and waiting.timeout_s == 600.0
     assert keys.KeyRing(store.engine).check(SECRET).per_minute == 60
-    [notice] = store.due_notices()
-    assert (notice.job_id, notice.url) == (failed.id, "https://client.example/hook2")
-    # The old worker is gone: its job and the waiting one are done by a new one.
-    taken = store.lease("new", most=5, lease_s=30, attempts=3)
+    [webhook] = store.due_webhooks()
+    assert (webhook.job_id, webhook.url) == (failed.id, "https://client.example/hook2")
+    # The old worker is gone: a new one runs its job and the queued one.
+    taken = store.lease("new", max_jobs=5, lease_s=30, attempts=3)
     assert [(job.id, job.attempt) for job in taken] == [(at_work.id, 2), (waiting.id, 1)]
     assert all(store.complete(job.id, job.attempt, {"files": {}}) for job in taken)
     with store.engine.begin() as connection:
@@ -92,7 +92,7 @@ def test_an_old_database_is_upgraded_with_its_jobs(database):
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["empty", "old"])
-def test_the_steps_make_the_tables_that_the_code_knows(database, old):
+def test_migrations_lead_to_the_tables_in_the_code(database, old):
     if old:
         database.fill()
     engine = connect(database.url)
@@ -106,7 +106,7 @@ def test_the_steps_make_the_tables_that_the_code_knows(database, old):
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["empty", "old"])
-def test_processes_that_start_at_once_upgrade_it_once(database, old):
+def test_concurrent_processes_upgrade_the_database_once(database, old):
     if old:
         database.fill()
     code = "import sys; sys.stdin.read(1); from gapray.serve.tables import connect; connect(sys.argv[1])"
@@ -129,18 +129,19 @@ def test_processes_that_start_at_once_upgrade_it_once(database, old):
     assert version(engine) == [migrations.HEAD]
     with engine.connect() as connection:
         counts = [
-            connection.execute(sa.select(sa.func.count()).select_from(one)).scalar() for one in metadata.sorted_tables
+            connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
+            for table in metadata.sorted_tables
         ]
-        found = dict(zip([one.name for one in metadata.sorted_tables], counts, strict=True))
+        found = dict(zip([table.name for table in metadata.sorted_tables], counts, strict=True))
     assert found.pop("gapray_database") == 1
-    assert found == {jobs.name: 5 * old, notices.name: 2 * old, api_keys.name: 1 * old}
+    assert found == {jobs.name: 5 * old, webhooks.name: 2 * old, api_keys.name: 1 * old}
     engine.dispose()
 
 
-def test_an_upgraded_database_is_taken_as_it_is(database, monkeypatch):
+def test_a_current_database_is_not_migrated_again(database, monkeypatch):
     store = JobStore(database.url)
     job = store.submit(
-        NewJob(owner="me", api="openai", kind="video", making=Making(), input=JobInput(capture="x")),
+        NewJob(owner="me", api="openai", kind="video", making=GenerationParams(), input=JobInput(capture="x")),
         max_queued=9,
         keep_s=60,
     )
@@ -161,7 +162,7 @@ def test_a_database_of_a_newer_gapray_is_refused_and_left_alone(database):
     engine.dispose()
 
 
-def test_the_newest_step_is_the_one_that_is_named():
+def test_head_is_the_newest_migration():
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]

@@ -1,4 +1,4 @@
-"""The page in a real browser: give photos, watch, turn, score, download; by keyboard, on a phone, with a key."""
+"""The web page in a real browser: upload, progress, viewer, scores, downloads; by keyboard, on a phone, with a key."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_the_viewer_turns_by_keys_drag_and_button(page, real_server, files):
     assert not page.wrong, page.wrong
 
 
-def test_what_is_wrong_is_said_with_its_remedy(page, real_server, files):
+def test_errors_are_shown_with_their_remedy(page, real_server, files):
     page.goto(real_server.url)
     page.set_input_files("#files", files[:2])
     page.wait_for_selector("#error:not([hidden])")
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_said_with_its_remedy(page, real_server, files):
     assert page.get_attribute("#error", "role") == "alert"
 
 
-def test_names_that_say_no_angle_go_by_order_when_the_visitor_says_so(page, real_server, files, tmp_path):
+def test_the_order_of_names_can_be_used_instead_of_angles(page, real_server, files, tmp_path):
     camera = []
     for number, file in enumerate(sorted(files), start=1204):
         camera.append(str(Path(file).rename(tmp_path / f"IMG_{number}.png")))
@@ -116,7 +116,7 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(page, guarded_server, files):
     page.set_input_files("#files", files)
     expect(page.locator("#stage")).to_have_text("completed", timeout=30_000)
     assert page.evaluate("localStorage.length") == 0
-    assert all("401" in one for one in page.wrong), page.wrong
+    assert all("401" in message for message in page.wrong), page.wrong
 
 
 def test_it_fits_a_phone(page, real_server):
@@ -137,7 +137,7 @@ def test_it_loads_nothing_from_elsewhere(page, real_server):
 @pytest.mark.night
 @pytest.mark.long
 def test_the_sample_at_full_size(page, tmp_path, classic_weights, lpips_alex):
-    """What a newcomer sees; its picture is the README's."""
+    """The page as a new visitor sees it; its screenshot is in the README."""
     del classic_weights, lpips_alex
     with served(tmp_path, worker="pipeline", overrides=[]) as server:
         page.goto(server.url)

@@ -1,4 +1,4 @@
-"""A port that somebody has already: found before Ray starts, and said with a code."""
+"""A port in use is detected before Ray starts, and reported with a code."""
 
 import http.server
 import os
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from gapray.cli.main import app
 from gapray.errors import ConfigError
-from gapray.serve.port import port_kept, refuse_taken
+from gapray.serve.port import hold_port, refuse_taken
 from tests.serve.conftest import served
 
 
@@ -30,7 +30,7 @@ def other_program(host="127.0.0.1"):
 
 @contextmanager
 def shared_listener():
-    """Listens as Serve's proxy does, on a port that others may share, and never answers."""
+    """Listen with SO_REUSEPORT, like Serve's proxy, and never answer."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -40,7 +40,7 @@ def shared_listener():
 
 
 def refused(port, host="127.0.0.1"):
-    with pytest.raises(ConfigError) as error, port_kept(host, port):
+    with pytest.raises(ConfigError) as error, hold_port(host, port):
         pass
     assert error.value.code == "serve.cannot_bind" and "--port" in error.value.remedy
     return error.value.message
@@ -69,25 +69,25 @@ def test_gapray_is_named(tmp_path):
         assert f"gapray {__version__} listens there" in refused(port)
 
 
-def test_a_port_that_could_be_shared_is_taken_too(monkeypatch):
-    monkeypatch.setattr("gapray.serve.port._ASK_S", 0.2)
+def test_a_port_in_use_with_so_reuseport_is_refused(monkeypatch):
+    monkeypatch.setattr("gapray.serve.port._TIMEOUT_S", 0.2)
     with shared_listener() as port:
         assert "another program" in refused(port)
 
 
-def test_two_servers_that_start_at_once():
-    """Neither listens yet: the second one, in this process or another, ends; when the first has gone the port is free."""
+def test_two_servers_cannot_start_at_once():
+    """Before either listens, the second one is refused, in this process or another; the port is free once the first ends."""
     port = free_port()
-    code = f"from gapray.serve.port import port_kept\nwith port_kept('127.0.0.1', {port}): print('mine')"
-    with port_kept("127.0.0.1", port):
+    code = f"from gapray.serve.port import hold_port\nwith hold_port('127.0.0.1', {port}): print('mine')"
+    with hold_port("127.0.0.1", port):
         assert "another gapray" in refused(port)
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert told.returncode != 0 and "serve.cannot_bind" in told.stderr
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "mine\n"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert result.returncode != 0 and "serve.cannot_bind" in result.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "mine\n"
 
 
-def test_connections_that_linger_do_not_keep_a_server_from_starting_again():
+def test_lingering_connections_do_not_prevent_a_restart():
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", 0))
@@ -97,12 +97,12 @@ def test_connections_that_linger_do_not_keep_a_server_from_starting_again():
         accepted, _ = listener.accept()
         accepted.close()  # the side that closes first waits in TIME_WAIT
         client.close()
-    with port_kept("127.0.0.1", port):
+    with hold_port("127.0.0.1", port):
         pass
 
 
 def test_addresses_that_cannot_be_bound():
-    assert "192.0.2.1" in refused(free_port(), "192.0.2.1")  # TEST-NET-1 (RFC 5737) is nobody's
+    assert "192.0.2.1" in refused(free_port(), "192.0.2.1")  # TEST-NET-1 (RFC 5737) is not assigned
     assert "no.such.host.invalid" in refused(free_port(), "no.such.host.invalid")
 
 

@@ -1,4 +1,4 @@
-"""What callers over HTTP are told to do, they can do."""
+"""Remedies in HTTP answers are things that a caller over HTTP can do."""
 
 import pytest
 
@@ -19,22 +19,22 @@ ASKED = (
     "rate.",
     "queue.",
 )
-"""Kinds of errors that a request can meet, whoever runs the server."""
+"""Prefixes of error codes that a request to any server can cause."""
 OPERATORS = {"request.host_refused", "request.origin_refused"}
-"""Met on a server without keys alone, by whoever runs it."""
+"""Codes that only occur on servers without keys, and concern the operator."""
 
 
 @pytest.mark.parametrize("code", [code for code in REMEDIES if code.startswith(ASKED) and code not in OPERATORS])
 def test_no_remedy_of_a_request_names_a_flag_or_a_command(code):
-    told = remedy_of(code)
-    assert told and "--" not in told and "`gapray" not in told
+    remedy = remedy_of(code)
+    assert remedy and "--" not in remedy and "`gapray" not in remedy
 
 
 @pytest.mark.parametrize("code", ["capture.missing_views", "capture.ambiguous_azimuths", "capture.no_photos"])
-def test_photos_are_sent_not_laid_into_folders(code):
-    told = remedy_of(code)
-    assert told and "--" not in told and "folder" not in told and "capture.csv" not in told
+def test_remedies_speak_of_sending_photos(code):
+    remedy = remedy_of(code)
+    assert remedy and "--" not in remedy and "folder" not in remedy and "capture.csv" not in remedy
 
 
-def test_what_has_no_remedy_has_none():
+def test_unknown_codes_have_no_remedy():
     assert remedy_of(None) is None and remedy_of("no.such_code") is None

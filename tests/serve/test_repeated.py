@@ -1,4 +1,4 @@
-"""What comes twice and can only count once is refused: which of the two was meant nobody knows."""
+"""Single-valued fields with two different values are refused, because it is unknown which one was meant."""
 
 import base64
 import gzip
@@ -40,8 +40,8 @@ def views(photos):
     }
 
 
-def test_a_member_that_comes_twice_is_refused(idle_server, photos):
-    """Python's parser would keep the last of two photos at one angle."""
+def test_duplicate_json_members_are_refused(idle_server, photos):
+    """Of two photos at one angle, Python's parser would keep the last."""
     found = views(photos)
     body = json.dumps({"views": found})
     json_type = {"content-type": "application/json"}
@@ -56,7 +56,7 @@ def test_a_member_that_comes_twice_is_refused(idle_server, photos):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
-def test_a_compressed_body_is_refused_as_one(idle_server, photos, encoding):
+def test_a_compressed_body_is_refused(idle_server, photos, encoding):
     body = gzip.compress(json.dumps({"views": views(photos)}).encode())
     headers = {"content-type": "application/json", "content-encoding": encoding}
     for path in ("/v1/videos", "/v2/gap/run"):
@@ -73,7 +73,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("said", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 def test_azimuths_of_one_photo_must_agree(idle_server, photos, said):
-    """In a list of views, in views by their angles and in a manifest alike."""
+    """In a list of views, in views by angle, and in a manifest."""
     found = views(photos)
     right = said.get("angle") == 405
     listed = [{"image": data, **(said if at == "045" else {"azimuth": int(at)})} for at, data in found.items()]
@@ -106,7 +106,7 @@ def test_a_key_and_its_view_must_agree(idle_server, photos, said):
 
 
 @pytest.mark.parametrize("field", ["azimuths", "front", "frames", "seed", "guidance"])
-def test_a_truth_value_is_no_number(idle_server, photos, field):
+def test_booleans_are_not_numbers(idle_server, photos, field):
     given = {"views": list(views(photos).values()), field: [True] * 8 if field == "azimuths" else True}
     assert post(idle_server, json=given)[0] == 400
 
@@ -118,7 +118,7 @@ SOURCES = ["manifest_url", "manifest_b64", "manifest", "views", "images[]", "ref
     ("first", "second"),
     [(a, b) for at, a in enumerate(SOURCES) for b in SOURCES[at + 1 :] if (a, b) != ("views", "images[]")],
 )
-def test_photos_in_two_places_of_one_request_are_refused(idle_server, photos, first, second):
+def test_two_sources_of_photos_in_one_request_are_refused(idle_server, photos, first, second):
     found = views(photos)
     manifest = {"views": {at: {"reference_b64": data} for at, data in found.items()}}
     sources = {
@@ -134,18 +134,18 @@ def test_photos_in_two_places_of_one_request_are_refused(idle_server, photos, fi
     assert answer.status_code == 400 and first in answer.json()["error"] and second in answer.json()["error"]
 
 
-def test_runpod_says_what_it_ignored(idle_server, photos):
+def test_runpod_reports_ignored_fields(idle_server, photos):
     given = {"views": views(photos), "Direction": "cw", "num_frame": 9, "num_frames": 9, "fps": 4, "prompt": "a mug"}
     body = {"input": given, "Webhook": "https://x.example", "policy": {"ttl": 60_000, "lowPriority": True}}
     for path in ("run", "runsync?wait=1000"):
-        told = requests.post(f"{idle_server.url}/v2/e/{path}", json=body, timeout=20).json()
-        assert told["gap"]["ignored"] == ["Webhook", "policy.lowPriority", "Direction", "num_frame"]
-    told = requests.post(f"{idle_server.url}/v2/e/run", json={"input": {"views": given["views"]}}, timeout=20).json()
-    assert "ignored" not in told["gap"]
+        content = requests.post(f"{idle_server.url}/v2/e/{path}", json=body, timeout=20).json()
+        assert content["gap"]["ignored"] == ["Webhook", "policy.lowPriority", "Direction", "num_frame"]
+    content = requests.post(f"{idle_server.url}/v2/e/run", json={"input": {"views": given["views"]}}, timeout=20).json()
+    assert "ignored" not in content["gap"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds", "told"),
+    ("asked", "seconds", "message"),
     [
         ({"seconds": 4, "num_frames": 24, "fps": 24}, "4", "24 frames at 24 a second last 1 s, and 4 s were asked for"),
         ({"seconds": 4, "num_frames": 24, "fps": 24, "format": "gif"}, "1", "the video lasts 1 s"),
@@ -156,19 +156,19 @@ def test_runpod_says_what_it_ignored(idle_server, photos):
         ({"num_frames": 24, "fps": 24}, "1", None),
     ],
 )
-def test_lengths_that_do_not_go_together_are_told(idle_server, photos, asked, seconds, told):
+def test_contradicting_durations_are_reported(idle_server, photos, asked, seconds, message):
     given = {"views": views(photos), "prompt": "a mug"} | asked
     answer = requests.post(idle_server.url + "/v1/videos", json=given, timeout=20).json()
-    assert answer["seconds"] == seconds and bool(answer["gap"]["warnings"]) == bool(told)
-    assert told is None or told in answer["gap"]["warnings"][0]
+    assert answer["seconds"] == seconds and bool(answer["gap"]["warnings"]) == bool(message)
+    assert message is None or message in answer["gap"]["warnings"][0]
     shown = requests.post(f"{idle_server.url}/v2/e/run", json={"input": given}, timeout=20).json()
-    assert "format" not in asked or any(told in one for one in shown["gap"]["warnings"])
+    assert "format" not in asked or any(message in warning for warning in shown["gap"]["warnings"])
 
 
-def test_a_length_sets_the_rate_for_runpod_s_clients_too(idle_server, photos):
+def test_a_duration_sets_the_frame_rate_for_runpod_too(idle_server, photos):
     given = {"views": views(photos), "seconds": 4, "frames": 24}
-    told = requests.post(f"{idle_server.url}/v2/e/run", json={"input": given}, timeout=20).json()
-    assert told["gap"]["warnings"] == []
+    body = requests.post(f"{idle_server.url}/v2/e/run", json={"input": given}, timeout=20).json()
+    assert body["gap"]["warnings"] == []
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_length_sets_the_rate_for_runpod_s_clients_too(idle_server, photos):
     ],
     ids=["names", "front", "sentences"],
 )
-def test_errors_speak_of_fields_and_not_of_flags(idle_server, photos, names, more, words):
+def test_errors_name_fields_instead_of_flags(idle_server, photos, names, more, words):
     files = [("input_reference[]", (name, data)) for name, data in zip(names, photos.values(), strict=False)]
     status, message = post(idle_server, files=files, data=more)
     assert status == 400 and words in message and "--" not in message

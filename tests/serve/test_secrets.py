@@ -1,4 +1,4 @@
-"""Nothing that Ray is told of a server holds a secret, and every process finds it where it runs."""
+"""Nothing that Ray receives holds a secret; every process finds the secrets on its own node."""
 
 import json
 from types import SimpleNamespace
@@ -29,16 +29,16 @@ def node(monkeypatch, tmp_path):
     return monkeypatch
 
 
-def test_what_serve_is_given_holds_no_secret(node):
-    """Pickled as it goes to Serve's controller, and as JSON where its API shows it: classes' arguments, options, policies."""
+def test_arguments_of_deployments_hold_no_secret(node):
+    """Neither pickled, as it is sent to Serve's controller, nor as JSON, as its API shows arguments, options and policies."""
     del node
-    told = cloudpickle.dumps(build(dict(SLEEPING)))
+    pickled = cloudpickle.dumps(build(dict(SLEEPING)))
     for secret in (PASSWORD, FILES_PASSWORD, SECRET):
-        assert secret.encode() not in told
-    assert b"db.internal" in told and b"files.internal" in told, "the places themselves may be seen"
+        assert secret.encode() not in pickled
+    assert b"db.internal" in pickled and b"files.internal" in pickled, "the places themselves may be seen"
 
 
-def test_the_policy_s_arguments_are_shown_without_a_password(node):
+def test_the_policy_s_arguments_hold_no_password(node):
     del node
     bound = build(dict(SLEEPING))._bound_deployment
     found = []
@@ -65,13 +65,13 @@ def test_a_node_finds_the_secrets_in_its_environment(node):
 
 
 @pytest.mark.parametrize("missing", list(ENVIRONMENT))
-def test_a_node_with_other_secrets_is_found_out(node, missing):
-    """Without a word it would keep its jobs in another database, or sign with a secret that nobody knows."""
-    told = ServeSettings().resolved().without_secrets()
+def test_a_node_with_other_secrets_is_refused(node, missing):
+    """It would silently keep its jobs in another database, or sign with an unknown secret."""
+    shared = ServeSettings().resolved().without_secrets()
     for change in (lambda: node.delenv(missing), lambda: node.setenv(missing, ENVIRONMENT[missing] + "x")):
         change()
         with pytest.raises(ConfigError, match=missing) as error:
-            told.with_secrets()
+            shared.with_secrets()
         assert error.value.code == "config.secret"
         assert PASSWORD not in error.value.message and SECRET not in error.value.message
 
@@ -85,20 +85,20 @@ def test_a_config_with_a_secret_in_its_args_is_refused(node, args):
     assert PASSWORD not in error.value.message
 
 
-def test_flags_and_files_of_gapray_serve_may_hold_them(node, tmp_path):
-    """Its processes inherit them; Ray is told nothing."""
+def test_flags_and_config_files_of_gapray_serve_may_hold_secrets(node, tmp_path):
+    """Its processes inherit them, and Ray does not receive them."""
     for name in ENVIRONMENT:
         node.delenv(name)
     config = tmp_path / "serve.yaml"
     config.write_text(f"webhook_secret: {SECRET}\n")
     settings = serve_settings_of(profile="classic", config=config, overrides=[], jobs=JOBS, artifacts=FILES)
     assert settings.environment() == ENVIRONMENT
-    told = cloudpickle.dumps(application(settings))
-    assert not [secret for secret in (PASSWORD, FILES_PASSWORD, SECRET) if secret.encode() in told]
+    pickled = cloudpickle.dumps(application(settings))
+    assert not [secret for secret in (PASSWORD, FILES_PASSWORD, SECRET) if secret.encode() in pickled]
 
 
 def test_the_policy_finds_the_password_where_it_runs(node, postgres):
-    """Serve makes it in its controller, with arguments in which the password is hidden."""
+    """Serve creates the policy in its controller, with arguments in which the password is masked."""
     url = postgres.replace("gapray@", f"gapray:{PASSWORD}@")
     hidden, ctx = (
         ServeSettings(jobs_url=url).resolved().without_secrets().jobs_url,

@@ -1,4 +1,4 @@
-"""Jobs in SQLite and in a real PostgreSQL: accepted once, leased to one, finished once."""
+"""The job store in SQLite and in a real PostgreSQL: jobs are accepted once, leased to one worker, and finished once."""
 
 import threading
 import time
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from gapray.errors import ConfigError, InputError, ServeError
-from gapray.serve.jobs import JobInput, Making, NewJob
+from gapray.serve.jobs import GenerationParams, JobInput, NewJob
 from gapray.serve.store import JobStore
-from gapray.serve.tables import connect, notices
+from gapray.serve.tables import connect, webhooks
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -27,7 +27,9 @@ def store(request, tmp_path):
 
 
 def new(owner="me", **more):
-    return NewJob(owner=owner, api="openai", kind="video", making=Making(), input=JobInput(capture="x"), **more)
+    return NewJob(
+        owner=owner, api="openai", kind="video", making=GenerationParams(), input=JobInput(capture="x"), **more
+    )
 
 
 def submit(store, job=None, **more):
@@ -35,7 +37,7 @@ def submit(store, job=None, **more):
 
 
 def lease(store, worker="w", most=10, lease_s=30, attempts=3):
-    return store.lease(worker, most=most, lease_s=lease_s, attempts=attempts)
+    return store.lease(worker, max_jobs=most, lease_s=lease_s, attempts=attempts)
 
 
 def test_a_job_goes_from_queue_to_result(store):
@@ -53,14 +55,14 @@ def test_a_job_goes_from_queue_to_result(store):
     assert store.get(job.id, "me").result == {"files": {}}
 
 
-def test_a_lost_worker_s_job_goes_to_another_and_its_late_result_is_dropped(store):
+def test_a_lost_worker_s_job_is_leased_again_and_its_late_result_dropped(store):
     job = submit(store)
     lease(store, "first", lease_s=0.01)
     time.sleep(0.05)
     [again] = lease(store, "second")
     assert again.attempt == 2
-    assert store.beat("first", {job.id: 1}, 30) == {job.id}
-    assert store.beat("second", {job.id: 2}, 30) == set()
+    assert store.heartbeat("first", {job.id: 1}, 30) == {job.id}
+    assert store.heartbeat("second", {job.id: 2}, 30) == set()
     assert not store.complete(job.id, 1, {"from": "first"})
     assert not store.fail(job.id, 1, "internal.error", "late")
     assert not store.progress(job.id, 1, "render", 99)
@@ -68,8 +70,8 @@ def test_a_lost_worker_s_job_goes_to_another_and_its_late_result_is_dropped(stor
     assert store.get(job.id, None).result == {"from": "second"}
 
 
-def test_a_clock_that_is_set_back_keeps_no_job(store, monkeypatch):
-    """Its lease then ends hours ahead by every clock; a worker that lives renews it, and keeps its job."""
+def test_leases_expire_although_the_clock_is_set_back(store, monkeypatch):
+    """Leases then end hours in the future by every clock; a live worker renews its lease and keeps its job."""
     dead, alive = submit(store), submit(store)
     lease(store, "first")
     clock = time.time
@@ -77,7 +79,7 @@ def test_a_clock_that_is_set_back_keeps_no_job(store, monkeypatch):
     taken = []
     for _ in range(12):
         taken += [(job.id, job.attempt) for job in lease(store, "second", lease_s=0.3)]
-        store.beat("first", {alive.id: 1}, 30)
+        store.heartbeat("first", {alive.id: 1}, 30)
         time.sleep(0.05)
     assert taken[:1] == [(dead.id, 2)]
     assert {job for job, _ in taken} == {dead.id}
@@ -95,12 +97,12 @@ def test_attempts_run_out(store):
     assert (failed.status, failed.error_code) == ("failed", "job.attempts_exhausted")
     store.retry(job.id, None)
     [taken] = lease(store)
-    assert taken.attempt == 4, "numbers go on, so that a worker of before cannot be taken for one of now"
+    assert taken.attempt == 4, "attempt numbers continue, so that an earlier worker cannot be mistaken for a later one"
     store.release(job.id, 4)
     assert lease(store)[0].attempt == 5, "a retry has all its attempts"
 
 
-def test_only_failed_jobs_are_tried_again(store):
+def test_only_failed_jobs_can_be_retried(store):
     job = submit(store)
     with pytest.raises(InputError) as error:
         store.retry(job.id, None)
@@ -128,7 +130,7 @@ def test_workers_never_share_a_job(store):
     assert len(seen) == len(set(seen)) == 40
 
 
-def test_an_idempotency_key_makes_one_job_however_many_ask_at_once(store):
+def test_concurrent_requests_with_one_idempotency_key_make_one_job(store):
     found, errors = [], []
 
     def ask():
@@ -160,7 +162,7 @@ def test_a_full_queue_and_a_busy_key_are_refused(store):
     submit(store, new("another"), concurrent=1)
 
 
-def test_jobs_are_their_owner_s(store):
+def test_jobs_are_visible_to_their_owner_only(store):
     job = submit(store)
     for act in (store.get, store.cancel, store.retry):
         with pytest.raises(InputError) as error:
@@ -184,11 +186,11 @@ def test_pages_go_through_all_jobs_in_both_orders(store):
 
 
 def test_cancelling_reaches_the_worker_and_is_final(store):
-    waiting, at_work = submit(store), None
-    [at_work] = lease(store)
-    assert at_work.id == waiting.id
+    waiting = submit(store)
+    [running] = lease(store)
+    assert running.id == waiting.id
     assert store.cancel(waiting.id, "me").status == "cancelled"
-    assert store.beat("w", {waiting.id: 1}, 30) == {waiting.id}
+    assert store.heartbeat("w", {waiting.id: 1}, 30) == {waiting.id}
     assert not store.complete(waiting.id, 1, {})
     assert store.cancel(waiting.id, "me").error_code == "job.cancelled"
     submit(store)
@@ -203,47 +205,47 @@ def test_a_job_that_waited_too_long_fails(store):
     assert store.get(job.id, None).error_code == "job.timed_out"
 
 
-def test_one_webhook_a_job_with_one_id_over_all_tries(store):
+def test_a_job_has_one_webhook_with_one_id_for_all_tries(store):
     job = submit(store, new(webhook="https://shop.example/done"))
     lease(store, lease_s=0.01)
     time.sleep(0.05)
     lease(store)
-    assert store.due_notices() == []
+    assert store.due_webhooks() == []
     assert not store.complete(job.id, 1, {})
     assert store.complete(job.id, 2, {})
-    [first] = store.due_notices()
-    assert store.due_notices() == [], "no other process tries it meanwhile"
-    store.notice_done(first.id, error="answered 500", again_in_s=0)
-    [second] = store.due_notices()
+    [first] = store.due_webhooks()
+    assert store.due_webhooks() == [], "no other process tries it meanwhile"
+    store.record_delivery(first.id, error="answered 500", retry_in_s=0)
+    [second] = store.due_webhooks()
     assert (second.id, second.tries) == (first.id, 2)
-    store.notice_done(second.id)
-    assert store.due_notices() == []
+    store.record_delivery(second.id)
+    assert store.due_webhooks() == []
     with store.engine.connect() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(notices)).scalar_one() == 1
+        assert connection.execute(sa.select(sa.func.count()).select_from(webhooks)).scalar_one() == 1
 
 
-def test_what_is_old_and_final_expires(store):
+def test_old_final_jobs_expire(store):
     kept, old = submit(store), submit(store, keep_s=-1)
     running = submit(store, keep_s=-1)
     for job in lease(store):
         if job.id != running.id:
             store.complete(job.id, 1, {})
-    assert store.doomed() == [old.id]
+    assert store.due_for_removal() == [old.id]
     store.mark_deleted(old.id)
-    assert store.doomed() == [old.id], "until its files are gone"
+    assert store.due_for_removal() == [old.id], "until its files are gone"
     store.erase(old.id)
-    assert store.doomed() == [] and store.get(kept.id, None)
+    assert store.due_for_removal() == [] and store.get(kept.id, None)
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite:////nowhere/at/all/jobs.db"])
-def test_a_database_that_cannot_be_used_is_said(url):
+def test_an_unusable_database_is_reported(url):
     with pytest.raises(ConfigError) as error:
         connect(url)
     assert error.value.code == "jobs.store_unusable"
 
 
 class Life(RuleBasedStateMachine):
-    """Any order of submissions, leases, deaths, late results and cancels: one final state a job, never changed again."""
+    """Any order of submissions, leases, deaths, late results and cancellations leads to one final state per job."""
 
     def __init__(self):
         super().__init__()

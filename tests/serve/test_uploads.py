@@ -1,4 +1,4 @@
-"""Every encoding in which clients send eight views, and everything that must not get in."""
+"""Every encoding in which clients send eight views, and everything that must be refused."""
 
 import base64
 import io
@@ -17,13 +17,13 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import DecodeSettings
 from gapray.errors import GaprayError, InputError
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import Sent, arrived, opened, sent_by, sent_in_manifest
+from gapray.serve.uploads import IncomingPhoto, open_capture, photos_in_fields, photos_in_manifest, prepare_upload
 
 EIGHT = [45.0 * step for step in range(8)]
 
 
 def come(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), fetch=None):
-    return arrived(sent, azimuths=azimuths, options=options, limits=limits, decode=DecodeSettings(), fetch=fetch)
+    return prepare_upload(sent, azimuths=azimuths, options=options, limits=limits, decode=DecodeSettings(), fetch=fetch)
 
 
 def b64(data):
@@ -39,7 +39,7 @@ def zipped(files):
 
 
 def twice(archive, photos):
-    """A zip to which a second member of the first one's name is added, with another picture."""
+    """Return a zip with a second member that has the name of the first one but another picture."""
     sink = io.BytesIO(archive)
     name, *_, last = photos
     with zipfile.ZipFile(sink, "a") as opened, warnings.catch_warnings():
@@ -52,10 +52,10 @@ def as_jpeg(data):
     return cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))[1].tobytes()
 
 
-def test_a_jpeg_in_base64_is_no_path_though_it_begins_like_one(photos):
+def test_a_base64_jpeg_is_not_mistaken_for_a_path(photos):
     texts = [b64(as_jpeg(data)) for data in photos.values()]
     assert all(text.startswith("/9j/") for text in texts)
-    assert list(come(sent_by([("views", texts)])).azimuths_deg) == EIGHT
+    assert list(come(photos_in_fields([("views", texts)])).azimuths_deg) == EIGHT
 
 
 ENCODINGS = {
@@ -81,66 +81,67 @@ ENCODINGS = {
 
 @pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
 def test_every_encoding_gives_the_same_capture(photos, encoding, tmp_path):
-    found = come(sent_by([("prompt", "p"), *encoding(photos)]))
+    found = come(photos_in_fields([("prompt", "p"), *encoding(photos)]))
     assert list(found.azimuths_deg) == EIGHT
-    capture = opened(found.capture, tmp_path, "mug")
+    capture = open_capture(found.capture, tmp_path, "mug")
     assert [photo.azimuth_deg for photo in capture.photos] == EIGHT
     archive = zipfile.ZipFile(io.BytesIO(found.capture))
     assert [archive.read(photo.name) for photo in capture.photos] == list(photos.values())
 
 
-def test_what_a_zip_holds_beside_its_photos_is_counted(photos):
+def test_other_files_in_a_zip_are_counted(photos):
     files = {f"mug/{name}": data for name, data in photos.items()}
     beside = {"mug/notes.txt": b"as shot", "__MACOSX/mug/._a.png": b"x", "readme.md": b"read"}
-    found = come(sent_by([("input_reference", ("x.zip", zipped(files | beside)))]))
+    found = come(photos_in_fields([("input_reference", ("x.zip", zipped(files | beside)))]))
     assert found.ignored == {".md": 1, ".txt": 1, "system": 1}
-    assert come(sent_by([("input_reference", ("x.zip", zipped(files)))])).ignored == {}
+    assert come(photos_in_fields([("input_reference", ("x.zip", zipped(files)))])).ignored == {}
 
 
 def test_angles_of_photos_and_of_the_field_must_agree(photos):
     sent = [("views", [{"azimuth_deg": a, "b64": b64(d)} for a, d in zip(EIGHT, photos.values(), strict=True)])]
-    assert list(come(sent_by(sent), azimuths=EIGHT).azimuths_deg) == EIGHT
+    assert list(come(photos_in_fields(sent), azimuths=EIGHT).azimuths_deg) == EIGHT
     with pytest.raises(InputError, match="`azimuths` says 315 degrees and photo 2 says 45 degrees") as error:
-        come(sent_by(sent), azimuths=[0.0, *EIGHT[:0:-1]])
+        come(photos_in_fields(sent), azimuths=[0.0, *EIGHT[:0:-1]])
     assert error.value.code == "request.invalid"
 
 
 @pytest.mark.parametrize("key", ["{:g}", "{:03.0f}", "{:g}°", "{:g} deg", "{:g}.0"])
-def test_keys_are_degrees(photos, key):
-    sent = sent_by([("views", {key.format(a): b64(d) for a, d in zip(EIGHT, photos.values(), strict=True)})])
+def test_keys_of_an_object_of_views_are_degrees(photos, key):
+    sent = photos_in_fields([("views", {key.format(a): b64(d) for a, d in zip(EIGHT, photos.values(), strict=True)})])
     assert [photo.azimuth_deg for photo in sent] == EIGHT
 
 
-def test_what_a_view_says_twice_must_agree(photos):
+def test_two_angles_of_one_view_must_agree(photos):
     first, second, *_ = photos.values()
     views = {
         f"{azimuth:03.0f}": {"reference_b64": b64(data)} for azimuth, data in zip(EIGHT, photos.values(), strict=True)
     }
     assert [
-        photo.azimuth_deg for photo in sent_by([("views", views | {"045": {**views["045"], "azimuth_deg": 405}})])
+        photo.azimuth_deg
+        for photo in photos_in_fields([("views", views | {"045": {**views["045"], "azimuth_deg": 405}})])
     ] == EIGHT
     with pytest.raises(InputError, match="the photo says 315 degrees and its key '045' says 45 degrees"):
-        sent_by([("views", views | {"045": {**views["045"], "azimuth_deg": 315}})])
+        photos_in_fields([("views", views | {"045": {**views["045"], "azimuth_deg": 315}})])
     with pytest.raises(InputError, match="b64 and as image_b64, which differ"):
-        sent_by([("views", views | {"045": {"image_b64": b64(first), "b64": b64(second)}})])
-    assert sent_by([("photo", {"image_b64": b64(first), "b64": b64(first), "url": ""})])[0].data == first
+        photos_in_fields([("views", views | {"045": {"image_b64": b64(first), "b64": b64(second)}})])
+    assert photos_in_fields([("photo", {"image_b64": b64(first), "b64": b64(first), "url": ""})])[0].data == first
 
 
-def test_a_photo_that_shows_the_front_again_is_told_of(photos):
+def test_a_closing_photo_is_reported_as_ignored(photos):
     closing = {f"mug_{azimuth:03.0f}.jpg": data for azimuth, data in zip(EIGHT, photos.values(), strict=True)}
     closing["mug_360.jpg"] = next(iter(photos.values()))
-    found = come(sent_by([("input_reference", item) for item in closing.items()]))
+    found = come(photos_in_fields([("input_reference", item) for item in closing.items()]))
     assert list(found.azimuths_deg) == EIGHT and found.ignored == {".jpg": 1}
-    assert come([Sent(data=zipped(closing))]).ignored == {".jpg": 1}
+    assert come([IncomingPhoto(data=zipped(closing))]).ignored == {".jpg": 1}
 
 
-def test_keys_that_are_no_degrees_are_named(photos):
+def test_keys_that_are_not_degrees_are_named(photos):
     with pytest.raises(InputError, match="'front' is no angle"):
-        sent_by([("views", {"front": b64(next(iter(photos.values())))})])
+        photos_in_fields([("views", {"front": b64(next(iter(photos.values())))})])
 
 
 @pytest.mark.parametrize(
-    ("data", "code", "told"),
+    ("data", "code", "message"),
     [
         (b"", "image.empty", "photo 1 holds no bytes"),
         (zipped({}), "request.no_photos", "the zip is empty"),
@@ -149,10 +150,10 @@ def test_keys_that_are_no_degrees_are_named(photos):
     ],
     ids=["empty file", "empty zip", "zip in a zip", "truncated zip"],
 )
-def test_what_is_wrong_with_a_file_is_told_without_our_paths(data, code, told):
+def test_errors_of_files_name_no_server_paths(data, code, message):
     with pytest.raises(InputError) as error:
-        come(sent_by([("input_reference", ("x.zip", data))]))
-    assert error.value.code == code and told in error.value.message and "/tmp" not in error.value.message
+        come(photos_in_fields([("input_reference", ("x.zip", data))]))
+    assert error.value.code == code and message in error.value.message and "/tmp" not in error.value.message
 
 
 WRITINGS = {
@@ -184,51 +185,51 @@ AROUND = {
     step=st.sampled_from([4, 160, 2**20]),
 )
 @settings(max_examples=400)
-def test_base64_however_it_is_written(data, writing, around, step):
-    """Behind a JPEG's first bytes, so that the text begins as a path does, and before its last, which are no blank."""
+def test_every_form_of_base64_is_decoded(data, writing, around, step):
+    """Data between a JPEG's first bytes, which make the text begin like a path, and its last ones, which are no spaces."""
     data = b"\xff\xd8\xff\xe0" + data + b"\xff\xd9"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gapray.serve.uploads._STEP", step)
-        [found] = sent_by([("views", AROUND[around](WRITINGS[writing](b64(data))))])
+        [found] = photos_in_fields([("views", AROUND[around](WRITINGS[writing](b64(data))))])
     assert found.data == data
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("iVBORw0KG!o", "'!' at character 10"), ("iVBORw0KG", "9 characters"), ("iVBO=Rw0KGgo", "'=' at character 5")],
 )
-def test_what_is_wrong_with_base64_is_said(text, told):
-    with pytest.raises(InputError, match=told) as error:
-        sent_by([("views", text)])
+def test_invalid_base64_is_explained(text, message):
+    with pytest.raises(InputError, match=message) as error:
+        photos_in_fields([("views", text)])
     assert error.value.code == "request.invalid" and "not base64" in error.value.message
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "/data/photos/mug000", "./mug", "~/mug_000", "C:\\mug", "..\\mug"])
-def test_a_path_of_base64_s_letters_is_a_path(path):
+def test_a_path_of_base64_characters_is_refused_as_a_path(path):
     with pytest.raises(InputError) as error:
-        sent_by([("views", [path])])
+        photos_in_fields([("views", [path])])
     assert error.value.code == "request.path_refused"
 
 
 def test_the_name_in_a_data_uri_is_read(photos):
     texts = [f"data:image/png;name=mug%20{name[4:]};base64,{b64(data)}" for name, data in photos.items()]
-    found = come(sent_by([("views", texts[::-1])]))
+    found = come(photos_in_fields([("views", texts[::-1])]))
     assert found.azimuths_by == "degrees" and sorted(found.azimuths_deg) == EIGHT and found.azimuths_deg[0] == 315
 
 
 def test_urls_are_left_for_later_or_fetched(photos):
     urls = [f"https://photos.example/{name}?token=1" for name in photos]
-    sent = sent_by([("views", urls)])
+    sent = photos_in_fields([("views", urls)])
     later = come(sent)
-    assert later.capture is None and [one.url for one in later.photos] == urls
+    assert later.capture is None and [photo.url for photo in later.photos] == urls
     assert list(later.azimuths_deg) == EIGHT and later.azimuths_by == "degrees"
     now = come(sent, fetch=lambda url, left: photos[url.rpartition("/")[2].partition("?")[0]])
     assert now.capture is not None
 
 
-def test_who_says_the_azimuths(photos):
-    named = [Sent(name=name, data=data) for name, data in photos.items()]
-    plain = [Sent(name="image.png", data=data) for data in photos.values()]
+def test_sources_of_azimuths_in_order_of_precedence(photos):
+    named = [IncomingPhoto(name=name, data=data) for name, data in photos.items()]
+    plain = [IncomingPhoto(name="image.png", data=data) for data in photos.values()]
     assert come(named).azimuths_by == "degrees"
     assert come(plain).azimuths_by == "order"
     assert come(named, azimuths=[10 + a for a in EIGHT]).azimuths_deg[0] == 10
@@ -243,7 +244,7 @@ def test_the_prototype_s_manifest(photos):
     views = {
         f"{a:03.0f}": {"reference_b64": b64(d), "depth_b64": "x"} for a, d in zip(EIGHT, photos.values(), strict=True)
     }
-    assert list(come(sent_in_manifest({"asset_name": "mug", "views": views})).azimuths_deg) == EIGHT
+    assert list(come(photos_in_manifest({"asset_name": "mug", "views": views})).azimuths_deg) == EIGHT
 
 
 SECRET = "/etc/passwd"
@@ -264,26 +265,26 @@ SECRET = "/etc/passwd"
         ([("views", {"000": {"image_url": 5}})], "request.invalid"),
     ],
 )
-def test_what_is_no_photo_is_refused(values, code):
-    if code is None:  # a URL with a scheme that nobody fetches: refused where URLs are checked
-        assert sent_by(values)[0].url.startswith("file:")
+def test_fields_that_hold_no_photo_are_refused(values, code):
+    if code is None:  # a URL with an unsupported scheme is refused later, when URLs are checked
+        assert photos_in_fields(values)[0].url.startswith("file:")
         return
     with pytest.raises(InputError) as error:
-        sent_by(values)
+        photos_in_fields(values)
     assert error.value.code == code
 
 
 def test_manifests_that_point_at_the_server_s_disk_are_refused():
     for member in ("reference", "reference_no_bg"):
         with pytest.raises(InputError) as error:
-            sent_in_manifest({"views": {"000": {member: "view_000/canonical/reference.png"}}})
+            photos_in_manifest({"views": {"000": {member: "view_000/canonical/reference.png"}}})
         assert error.value.code == "request.path_refused"
     for manifest in (None, [], {}, {"views": {}}, {"views": 3}):
         with pytest.raises(InputError) as error:
-            sent_in_manifest(manifest)
+            photos_in_manifest(manifest)
         assert error.value.code == "request.invalid"
     with pytest.raises(InputError) as error:
-        sent_in_manifest({"views": {"000": {"depth_b64": "x"}}})
+        photos_in_manifest({"views": {"000": {"depth_b64": "x"}}})
     assert error.value.code == "request.no_photos"
 
 
@@ -292,7 +293,7 @@ def png(side=96, fill=200):
 
 
 def bomb():
-    """A png of 12,000 x 12,000 pixels in a few kilobytes."""
+    """Return a PNG of 12,000 x 12,000 pixels in a few kilobytes."""
     sink = io.BytesIO()
     from PIL import Image
 
@@ -313,9 +314,9 @@ def bomb():
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_bad_photos_are_refused_at_the_door(files, code):
+def test_bad_photos_are_refused_on_upload(files, code):
     with pytest.raises(InputError) as error:
-        come([Sent(name=name, data=data) for name, data in files.items()])
+        come([IncomingPhoto(name=name, data=data) for name, data in files.items()])
     assert error.value.code == code
 
 
@@ -331,17 +332,17 @@ def test_bad_zips_are_refused(photos):
     }
     for what, (data, code) in evil.items():
         with pytest.raises(InputError) as error:
-            come([Sent(data=data)])
+            come([IncomingPhoto(data=data)])
         assert error.value.code == code, what
 
 
-def test_a_zip_that_unpacks_to_more_than_it_may(photos):
+def test_a_zip_that_unpacks_to_too_many_bytes_is_refused(photos):
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
         for azimuth in EIGHT:
             archive.writestr(f"mug_{azimuth:03.0f}.png", png() + bytes(3 * 2**20))
     with pytest.raises(InputError) as error:
-        come([Sent(data=sink.getvalue())], limits=Limits(photo_bytes=8 * 2**20))
+        come([IncomingPhoto(data=sink.getvalue())], limits=Limits(photo_bytes=8 * 2**20))
     assert error.value.code == "request.too_large"
 
 
@@ -354,17 +355,17 @@ JSON = st.recursive(
 
 @given(values=st.lists(st.tuples(st.sampled_from(["views", "input_reference[]", "image_reference", "prompt"]), JSON)))
 @settings(max_examples=200, deadline=None)
-def test_any_json_is_photos_or_a_code(values):
+def test_any_json_gives_photos_or_an_error_code(values):
     try:
-        come(sent_by(values))
+        come(photos_in_fields(values))
     except GaprayError as error:
         assert error.code.split(".")[0] in {"request", "capture", "image"}
 
 
 @given(JSON)
 @settings(max_examples=200, deadline=None)
-def test_any_manifest_is_photos_or_a_code(manifest):
+def test_any_manifest_gives_photos_or_an_error_code(manifest):
     try:
-        come(sent_in_manifest({"views": manifest}))
+        come(photos_in_manifest({"views": manifest}))
     except GaprayError as error:
         assert error.code.split(".")[0] in {"request", "capture", "image"}

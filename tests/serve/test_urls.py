@@ -1,4 +1,4 @@
-"""The SSRF guard. Refusals must come before any connection is tried."""
+"""Protection against SSRF: URLs must be refused before any connection is attempted."""
 
 import http.server
 import ipaddress
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gapray.errors import InputError
 from gapray.serve.settings import UrlRules
-from gapray.serve.urls import allowed, fetch, fetch_json, post_json
+from gapray.serve.urls import fetch, fetch_json, is_allowed, post_json
 
 RULES = UrlRules(timeout_s=2)
 HERE = UrlRules(private=("127.0.0.0/8",), timeout_s=2, max_bytes=1000)
@@ -20,7 +20,7 @@ HERE = UrlRules(private=("127.0.0.0/8",), timeout_s=2, max_bytes=1000)
 
 @pytest.fixture
 def connections(monkeypatch):
-    """Every connection that is tried."""
+    """Every connection that is attempted."""
     tried = []
     real = socket.socket.connect
 
@@ -94,15 +94,15 @@ def test_one_private_address_among_public_ones_is_enough(connections):
 
 @given(st.ip_addresses())
 def test_only_global_addresses_pass(address):
-    if allowed(str(address), RULES):
+    if is_allowed(str(address), RULES):
         mapped = getattr(address, "ipv4_mapped", None) or address
         assert mapped.is_global and not mapped.is_private and not mapped.is_multicast
 
 
 @given(st.ip_addresses(v=4))
-def test_a_mapped_address_is_judged_as_what_it_stands_for(address):
+def test_a_mapped_address_is_judged_by_its_ipv4_address(address):
     mapped = ipaddress.IPv6Address(f"::ffff:{address}")
-    assert allowed(str(mapped), RULES) == allowed(str(address), RULES)
+    assert is_allowed(str(mapped), RULES) == is_allowed(str(address), RULES)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -123,7 +123,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.flush()
                 if self.server.stopping.wait(0.2):
                     break
-        elif self.path == "/head":  # a head that never ends
+        elif self.path == "/head":  # endless headers
             self.wfile.write(b"HTTP/1.1 200 OK\r\n")
             for number in range(40):
                 self.wfile.write(b"x-%d: y\r\n" % number)
@@ -155,14 +155,14 @@ def server():
     found.shutdown()
 
 
-def test_what_is_allowed_is_fetched_by_the_address_that_was_checked(server):
+def test_allowed_urls_are_fetched_from_the_checked_address(server):
     port = server.rpartition(":")[2]
-    told = fetch_json(f"http://photos.example:{port}/", HERE, lambda host, _: ["127.0.0.1"])
-    assert told == {"host": f"photos.example:{port}"}
+    body = fetch_json(f"http://photos.example:{port}/", HERE, lambda host, _: ["127.0.0.1"])
+    assert body == {"host": f"photos.example:{port}"}
 
 
-def test_dns_that_changes_its_mind_gains_nothing(server, connections):
-    """The second answer is never asked for: the connection goes to the first one's address."""
+def test_dns_rebinding_has_no_effect(server, connections):
+    """The name is resolved only once: the connection goes to the address that was checked."""
     answers = iter([["127.0.0.1"], ["169.254.169.254"]])
     fetch(server.replace("127.0.0.1", "rebind.example"), HERE, lambda host, port: next(answers))
     assert {address[0] for address in connections} == {"127.0.0.1"}
@@ -184,7 +184,7 @@ def test_redirects_are_checked_anew(server, connections):
 
 
 @pytest.mark.parametrize("path", ["/gone", "/long", "/drip", "/head"])
-def test_answers_that_are_wrong_long_or_slow(server, path):
+def test_wrong_large_and_slow_responses_are_refused(server, path):
     begun = time.monotonic()
     with pytest.raises(InputError) as error:
         fetch(server + path, HERE)
@@ -199,14 +199,14 @@ def test_a_webhook_s_answer_has_the_same_deadline(server):
     assert time.monotonic() - begun < HERE.timeout_s + 3
 
 
-def test_a_handshake_that_drips_is_cut_off():
-    """TLS begins before anything that HTTP could bound."""
+def test_a_slow_tls_handshake_is_cut_off():
+    """The TLS handshake precedes everything that HTTP timeouts cover."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stopping = threading.Event()
 
         def drip():
             line, _ = listener.accept()
-            line.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB is promised
+            line.sendall(b"\x16\x03\x03\x40\x00")  # announces a record of 16 KiB
             while not stopping.wait(0.2):
                 try:
                     line.sendall(b"\x02")

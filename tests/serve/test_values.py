@@ -1,4 +1,4 @@
-"""Values that are wrong in every field of every API: a code of 400 and above, never a 5xx; lists stay readable."""
+"""Wrong values in every field of every API are answered with a 4xx code, never with 5xx, and lists stay readable."""
 
 import json
 import random
@@ -6,17 +6,17 @@ import random
 import pytest
 import requests
 
-from gapray.serve.http.bodies import MAKING
+from gapray.serve.http.bodies import PARAM_FIELDS
 
 DEEP = 990
-"""Just what Python's own JSON parser still reads."""
+"""The deepest nesting that Python's JSON parser can read."""
 VALUES = [
     *("²", "²x²", "１２", "-0", "1e999", "NaN", "Infinity", "0x10", "1_0", " ", "\0", "\ud800", "a" * 70_000, "%00", "{", "[[", "..", "🧊"),
     *(10**400, -(10**400), 1e308, -1, 0, 2**63, 2**64, True, None, [], {}, [[]], [{}], {"a": {"b": []}}, [10**400], [None]),
     *({"azimuth": 10**400, "b64": "eA=="}, {"name": ["x"], "b64": "eA=="}, {"10" * 300: "eA=="}),
 ]  # fmt: skip
 FIELDS = sorted(
-    MAKING
+    PARAM_FIELDS
     | {"size", "azimuths", "front", "direction", "names", "closing_frame", "allow_missing", "model", "webhook", "n"}
     | {"views", "images", "depth_image", "reference_image", "manifest", "manifest_b64", "manifest_url", "scene"}
     | {"response_format", "output_format", "quality", "package", "extra_body", "user"}
@@ -39,7 +39,7 @@ SESSION = requests.Session()
 
 
 def ask(server, path, given):
-    # As `json.dumps` writes it: big numbers in full, lone surrogates as escapes.
+    # `json.dumps` writes big numbers in full and lone surrogates as escapes.
     data = json.dumps(PATHS[path](given))
     answer = SESSION.post(server.url + path, data=data, headers={"content-type": "application/json"}, timeout=30)
     assert answer.status_code < 500, (path, data[:200], answer.text[:300])
@@ -48,7 +48,7 @@ def ask(server, path, given):
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", "/v1/images/edits?wait=0", "/v2/e/run"])  # one of each reader of fields
-def test_no_value_of_any_field_is_an_error_of_ours(idle_server, path):
+def test_no_value_of_any_field_causes_a_server_error(idle_server, path):
     for name in FIELDS:
         for value in VALUES:
             ask(idle_server, path, {"prompt": "p", "views": ["eA=="] * 8, name: value})
@@ -56,7 +56,7 @@ def test_no_value_of_any_field_is_an_error_of_ours(idle_server, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nesting_is_bounded(idle_server, path):
+def test_nesting_is_limited(idle_server, path):
     for depth in (50, 500, DEEP, 5_000):
         text = '{"input": {"prompt": %s, "views": %s}, "views": %s}'
         lists = ["[" * depth + "]" * depth] * 3
@@ -91,8 +91,8 @@ def test_ranges_of_absurd_length(guarded_server, form, said):
 
 
 @pytest.mark.parametrize("change", ["name", "field", "kind"])
-def test_an_idempotency_key_is_of_one_request_alone(idle_server, photos, change):
-    """The same photos under other angles, in another field, or for another kind of work are another request."""
+def test_an_idempotency_key_belongs_to_one_request(idle_server, photos, change):
+    """The same photos with other angles, in another field or for another kind of job are another request."""
     headers = {"idempotency-key": f"key-{change}"}
     named = list(photos.items())
     first = [("input_reference[]", (name, data, "image/png")) for name, data in named]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from gapray.errors import ConfigError, InputError
-from gapray.serve.jobs import Making
+from gapray.serve.jobs import GenerationParams
 from gapray.serve.making import preset_for
 from gapray.video.decode import read_frames
 from gapray.video.encode import encode_mp4, export, gif_delays_ms
@@ -178,7 +178,7 @@ def patches(frames=24, side=96):
     return np.repeat(np.repeat(np.concatenate(rows), third, 0)[None], frames, 0)
 
 
-ONLINE = preset_for(Making(fps=24, format="mp4"), 24)
+ONLINE = preset_for(GenerationParams(fps=24, format="mp4"), 24)
 WITH_MP4 = [one for one in (*presets().values(), ONLINE) if any(output.kind == "mp4" for output in one.files)]
 
 
@@ -264,7 +264,7 @@ def test_a_white_backdrop_is_white_in_every_format(ffmpeg, tmp_path, preset, sha
 @pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
 def test_a_file_has_the_size_that_its_output_says(kind, size, tmp_path):
     """What answers over HTTP say of a video is its output's size."""
-    preset = preset_for(Making(width=size[0], height=size[1], format=kind), 8)
+    preset = preset_for(GenerationParams(width=size[0], height=size[1], format=kind), 8)
     data = export(turn(8), preset, PROVENANCE)[f"turntable.{kind}"]
     if kind == "mp4":
         with av.open(str(opened(data, tmp_path, "a.mp4"))) as container:

@@ -1,1 +1,1 @@
-"""The HTTP APIs: OpenAI Videos, RunPod v2, native, and the page. One job model stands behind them."""
+"""The HTTP APIs (OpenAI Videos and Images, RunPod v2, native) and the web page, all based on the same jobs."""

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, limits on bodies, request ids, HEAD, other origins, metrics."""
+"""The ASGI application: routes, limits on bodies, request ids, HEAD, CORS, metrics."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gapray.errors import GaprayError
-from gapray.serve.audit import Note
+from gapray.serve.audit import AuditWriter
 from gapray.serve.http import images, native, openai, runpod
-from gapray.serve.http.arriving import bounded, refuse_long
-from gapray.serve.http.browsers import Browsers
+from gapray.serve.http.arriving import limit_body, refuse_content_length
+from gapray.serve.http.browsers import BrowserGuard
 from gapray.serve.http.context import Context
 from gapray.serve.http.failures import on_any_error, on_gapray_error, on_http_error, on_validation_error
-from gapray.serve.http.places import Places
+from gapray.serve.http.places import RequestSlots
 from gapray.serve.settings import Limits
 
 PAGE = {
@@ -40,12 +40,10 @@ _PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-
-
-BODIES_OF_ONE_KEY = 4
-"""Largest bodies that one key may have on their way at once, in bytes; smaller ones are more."""
-_PATH = 200
-"""Characters of a path in the audit log."""
+BODIES_PER_KEY = 4
+"""The bodies that one key is sending may together have the size of so many bodies of the largest size."""
+_PATH_LENGTH = 200
+"""Maximum length of a path in the audit log [characters]."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _EXPOSED = (
     "allow",
@@ -56,15 +54,15 @@ _EXPOSED = (
     "retry-after",
     "x-request-id",
 )
-"""Headers of an answer that pages of other origins may read, beside those that browsers let them."""
+"""Response headers that pages of other origins may read, besides those that the CORS protocol always allows."""
 
 
-def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
-    """The application over one context.
+def build_app(context: Context, *, adds_request_id: bool = True) -> FastAPI:
+    """Build the application.
 
     Args:
-        context: Store, files, settings, keys.
-        named_elsewhere: Whatever runs the application adds `x-request-id` to answers, as Ray Serve's proxies do.
+        context: Store, files, settings and keys.
+        adds_request_id: Whether the application adds `x-request-id` to its responses; Ray Serve's proxies do so themselves.
     """
     from gapray import __version__
 
@@ -72,16 +70,16 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
         title="gapray",
         version=__version__,
         summary="Eight photos of a product in; a turntable video, stills and their fidelity out.",
-        docs_url=None,  # the usual page loads scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from a CDN
         redoc_url=None,
     )
     app.state.context = context
     limits = context.settings.limits
-    app.state.places = places = Places(
-        context.settings.ingress.ongoing, context.settings.requests_per_key, BODIES_OF_ONE_KEY * limits.body_bytes
+    app.state.slots = slots = RequestSlots(
+        context.settings.ingress.ongoing, context.settings.requests_per_key, BODIES_PER_KEY * limits.body_bytes
     )
     app.state.metrics = native.Metrics()
-    app.state.streamed = OrderedDict()
+    app.state.streamed_jobs = OrderedDict()
     for module in (openai, images, runpod, native):
         app.include_router(module.router)
     _add_page(app)
@@ -89,22 +87,22 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(
-        Browsers,
+        BrowserGuard,
         keyless=context.keyless,
         hosts=context.settings.hosts,
         bound=context.settings.bound,
         origins=context.settings.cors_origins,
     )
     app.add_middleware(
-        _Front,
+        _OutermostMiddleware,
         limits=limits,
-        places=places,
-        note=context.note,
+        slots=slots,
+        audit=context.audit,
         metrics=app.state.metrics,
-        named_elsewhere=named_elsewhere,
+        adds_request_id=adds_request_id,
     )
     if context.settings.cors_origins:
-        # Outside of `_Front`, so that refusals too can be read by the page that asked.
+        # Outside of `_OutermostMiddleware`, so that pages can read refusals too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=context.settings.cors_origins,
@@ -117,9 +115,9 @@ def build_app(context: Context, *, named_elsewhere: bool = False) -> FastAPI:
 
 def _add_page(app: FastAPI) -> None:
     folder = resources.files("gapray.serve") / "page"
-    for path, (name, kind) in PAGE.items():
+    for path, (name, media_type) in PAGE.items():
         data = (folder / name).read_bytes()
-        app.add_api_route(path, _static(data, kind), methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, _static(data, media_type), methods=["GET"], include_in_schema=False)
     for azimuth in SAMPLE_AZIMUTHS:
         name = f"mug_{azimuth:03d}.jpg"
         data = (folder / "sample" / name).read_bytes()
@@ -128,21 +126,21 @@ def _add_page(app: FastAPI) -> None:
         )
 
 
-def _static(data: bytes, kind: str) -> Any:
+def _static(data: bytes, media_type: str) -> Any:
     async def page() -> Response:
-        return Response(data, media_type=kind, headers=_PAGE_HEADERS)
+        return Response(data, media_type=media_type, headers=_PAGE_HEADERS)
 
     return page
 
 
-class _AnsweredError(Exception):
-    """Ends what makes the body of an answer to HEAD, once its headers are sent."""
+class _HeadAnsweredError(Exception):
+    """Stops a streaming response to HEAD once its headers are sent."""
 
 
-class _Front:
-    """Outermost: gives the request a place and a name, bounds its body, counts it, and answers HEAD as GET without a body.
+class _OutermostMiddleware:
+    """Takes a slot for each request, gives it an id, limits its body, counts it, and answers HEAD as GET without a body.
 
-    Errors that nothing else caught end here.
+    Errors that nothing else caught are answered here.
     """
 
     def __init__(
@@ -150,13 +148,13 @@ class _Front:
         app: ASGIApp,
         *,
         limits: Limits,
-        places: Places,
-        note: Note,
+        slots: RequestSlots,
+        audit: AuditWriter,
         metrics: native.Metrics,
-        named_elsewhere: bool,
+        adds_request_id: bool,
     ) -> None:
-        self._app, self._limits, self._places, self._note = app, limits, places, note
-        self._metrics, self._named_elsewhere = metrics, named_elsewhere
+        self._app, self._limits, self._slots, self._audit = app, limits, slots, audit
+        self._metrics, self._adds_request_id = metrics, adds_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -166,43 +164,43 @@ class _Front:
         scope = {**scope, "method": "GET"} if head else scope
         scope.setdefault("state", {})["head"] = head
         request = Request(scope)
-        said = request.headers.get("x-request-id", "")
-        request_id = said if _REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
-        began, status, started = time.monotonic(), 500, False
+        proposed_id = request.headers.get("x-request-id", "")
+        request_id = proposed_id if _REQUEST_ID.fullmatch(proposed_id) else uuid.uuid4().hex
+        started_at, status, responded = time.monotonic(), 500, False
 
-        async def named(message: Message) -> None:
-            nonlocal status, started
+        async def send_response(message: Message) -> None:
+            nonlocal status, responded
             if message["type"] == "http.response.start":
-                status, started = message["status"], True
-                if not self._named_elsewhere:
+                status, responded = message["status"], True
+                if self._adds_request_id:
                     message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             elif head and message["type"] == "http.response.body":
                 await send({"type": "http.response.body", "body": b""})
                 if message.get("more_body"):
-                    raise _AnsweredError
+                    raise _HeadAnsweredError
                 return
             await send(message)
 
         try:
-            arrived = partial(self._places.arrived, scope)
-            with self._places.taken(scope):
-                refuse_long(request.headers.get("content-length", ""), self._limits)
-                await self._app(scope, bounded(receive, self._limits, arrived), named)
-        except _AnsweredError:
+            count_bytes = partial(self._slots.count_body_bytes, scope)
+            with self._slots.take(scope):
+                refuse_content_length(request.headers.get("content-length", ""), self._limits)
+                await self._app(scope, limit_body(receive, self._limits, count_bytes), send_response)
+        except _HeadAnsweredError:
             pass
         except Exception as error:
-            failed = await on_any_error(request, error)
-            if not started:
-                await failed(scope, receive, named)
+            response = await on_any_error(request, error)
+            if not responded:
+                await response(scope, receive, send_response)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.monotonic() - began)
+            self._metrics.seconds.labels(route).observe(time.monotonic() - started_at)
             if scope["method"] != "GET" and (key := scope["state"].get("key")) is not None:
-                self._note(
+                self._audit(
                     key=key.id,
                     name=key.name,
-                    did=f"{scope['method']} {scope['path'][:_PATH]}",
+                    did=f"{scope['method']} {scope['path'][:_PATH_LENGTH]}",
                     job=scope["state"].get("job"),
                     status=status,
                     request=request_id,

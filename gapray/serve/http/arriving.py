@@ -1,4 +1,4 @@
-"""A request's body as it arrives: no larger and no slower than it may be."""
+"""Limits on the size and the speed of request bodies, applied while they arrive."""
 
 from __future__ import annotations
 
@@ -15,48 +15,47 @@ from gapray.serve.settings import Limits
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-def refuse_long(said: str, limits: Limits) -> None:
-    """Refuse a body by the length that its header `content-length` says.
+def refuse_content_length(value: str, limits: Limits) -> None:
+    """Refuse a body whose `content-length` header announces too many bytes.
 
     Raises:
         InputError: `request.too_large`.
     """
-    if _LENGTH.fullmatch(said) and int(said) > limits.body_bytes:
+    if _LENGTH.fullmatch(value) and int(value) > limits.body_bytes:
         raise _too_large(limits)
 
 
-def bounded(receive: Receive, limits: Limits, arrived: Callable[[int], None] = lambda _: None) -> Receive:
-    """`receive`, which refuses what is too large or comes too slowly.
+def limit_body(receive: Receive, limits: Limits, on_bytes: Callable[[int], None] = lambda _: None) -> Receive:
+    """Wrap an ASGI `receive` to refuse bodies that are too large or arrive too slowly.
 
     Args:
-        receive: The next message of the request.
-        limits: Of the body.
-        arrived: Told how many bytes of the body came.
+        receive: Returns the next message of the request.
+        limits: Limits on the body.
+        on_bytes: Called with the number of bytes in each message.
 
-    Raises:
-        InputError: `request.too_large` or `request.too_slow`, when the body is read.
-        ServeError: What `arrived` raises.
+    Returns:
+        The wrapped function. It raises InputError (`request.too_large` or `request.too_slow`) and whatever `on_bytes` raises.
     """
-    began, seen, whole = time.monotonic(), 0, False
+    started, received, complete = time.monotonic(), 0, False
 
-    async def bounded_receive() -> Message:
-        nonlocal seen, whole
-        if whole:
-            return await receive()  # what comes now is that the caller goes
-        left = began + limits.body_s + seen / limits.body_bytes_s - time.monotonic()
+    async def limited_receive() -> Message:
+        nonlocal received, complete
+        if complete:
+            return await receive()  # only the client's disconnection can follow
+        left = started + limits.body_s + received / limits.body_bytes_s - time.monotonic()
         try:
             message = await asyncio.wait_for(receive(), max(0.0, left))
         except TimeoutError:
-            slow = f"{seen} bytes of the body came within {time.monotonic() - began:.0f} s"
-            raise InputError("request.too_slow", slow) from None
-        whole = not message.get("more_body", False)
-        seen += len(message.get("body", b""))
-        arrived(len(message.get("body", b"")))
-        if seen > limits.body_bytes:
+            progress = f"{received} bytes of the body came within {time.monotonic() - started:.0f} s"
+            raise InputError("request.too_slow", progress) from None
+        complete = not message.get("more_body", False)
+        received += len(message.get("body", b""))
+        on_bytes(len(message.get("body", b"")))
+        if received > limits.body_bytes:
             raise _too_large(limits)
         return message
 
-    return bounded_receive
+    return limited_receive
 
 
 def _too_large(limits: Limits) -> InputError:

@@ -1,4 +1,4 @@
-"""Who asks, and what they may."""
+"""Authentication and authorisation of requests by API keys."""
 
 from __future__ import annotations
 
@@ -6,50 +6,52 @@ from starlette.requests import Request
 
 from gapray.errors import ServeError
 from gapray.serve.http.context import Context
-from gapray.serve.keys import ANYBODY, ApiKey, Scope
+from gapray.serve.keys import ANONYMOUS, ApiKey, Scope
 
 
 def context_of(request: Request) -> Context:
-    """The process's context."""
+    """Return the context of this process."""
     context: Context = request.app.state.context
     return context
 
 
 async def caller(request: Request, scope: Scope) -> ApiKey:
-    """The key of a request: ``Authorization: Bearer <key>``, or the bare key, as some of RunPod's clients send it.
+    """Authenticate a request, and count it towards its key's limits.
+
+    The key is sent as ``Authorization: Bearer <key>``, or bare, as some of RunPod's clients do.
 
     Raises:
         ServeError: `auth.missing`, `auth.invalid`, `auth.forbidden` or `rate.exceeded`.
     """
-    request.state.key = key = await _caller(request, scope)
-    request.app.state.places.hold(request.scope, key.id)
+    request.state.key = key = await _authenticate(request, scope)
+    request.app.state.slots.assign(request.scope, key.id)
     return key
 
 
-async def _caller(request: Request, scope: Scope) -> ApiKey:
+async def _authenticate(request: Request, scope: Scope) -> ApiKey:
     context = context_of(request)
-    sent = request.headers.get("authorization", "").strip()
-    kind, _, rest = sent.partition(" ")
-    secret = rest.strip() if kind.lower() == "bearer" else sent
+    header = request.headers.get("authorization", "").strip()
+    scheme, _, credentials = header.partition(" ")
+    secret = credentials.strip() if scheme.lower() == "bearer" else header
     if await context.keyless():
-        return ANYBODY
+        return ANONYMOUS
     if not secret:
         raise ServeError("auth.missing", "the request carries no API key")
     ring = context.keys
-    # The database is only asked for a key that was not seen for some seconds; another thread costs more than the check.
-    key: ApiKey = ring.check(secret) if ring.knows(secret) else await context.call(ring.check, secret)
+    # Only a look-up in the database needs a thread, which costs more than the check of a cached key.
+    key: ApiKey = ring.check(secret) if ring.is_cached(secret) else await context.call(ring.check, secret)
     if scope not in key.scopes and "admin" not in key.scopes:
         raise ServeError("auth.forbidden", f"this key may not {scope}")
-    context.within_rate(key)
+    context.count_request(key)
     return key
 
 
 def key_of(request: Request) -> ApiKey:
-    """Who `caller` found to ask."""
+    """Return the key of a request that `caller` has authenticated."""
     key: ApiKey = request.state.key
     return key
 
 
 def owner_of(key: ApiKey) -> str | None:
-    """Whose jobs a key sees: its own, or with `admin` everybody's."""
+    """Return the owner whose jobs a key may access: its own id, or None (all owners) with the scope `admin`."""
     return None if "admin" in key.scopes else key.id

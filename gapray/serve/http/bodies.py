@@ -1,4 +1,4 @@
-"""Bodies, whatever form they come in: multipart, URL-encoded or JSON -> (field, value) pairs in their order."""
+"""Parses request bodies (multipart, URL-encoded or JSON) into (field, value) pairs, and those into parameters."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from starlette.requests import Request
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
-from gapray.serve.jobs import Making, StillWish
+from gapray.serve.jobs import GenerationParams, StillParams
 from gapray.serve.settings import Limits
 from gapray.serve.text import (
-    LONGEST,
-    number_of,
+    MAX_TEXT_LENGTH,
+    count_values,
+    parse_number,
     refuse_long,
     refuse_nested,
     refuse_unusable,
     strict_json,
-    usable,
-    values_in,
+    without_unusable,
 )
-from gapray.serve.uploads import PHOTO_FIELDS, decoded
+from gapray.serve.uploads import PHOTO_FIELDS, decode_base64
 
-NAMES = {
+FIELD_ALIASES = {
     "num_frames": "frames",
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
@@ -51,86 +51,86 @@ NAMES = {
     "controlnet_conditioning_scale": "control_scale",
     "ip_adapter_scale": "ip_scale",
 }
-"""Names of vLLM-Omni and of the prototype -> ours."""
-MAKING = frozenset(Making.model_fields) - {"still"}
+"""Field names of vLLM-Omni and of the prototype -> fields of `GenerationParams`."""
+PARAM_FIELDS = frozenset(GenerationParams.model_fields) - {"still"}
 AZIMUTH_FIELDS = frozenset(
     {"azimuths", "azimuths_deg", "front", "allow_missing", "direction", "names", "closing_frame"}
 )
-STILL = {"n": "count", "output_compression": "quality"}
-"""Names of the Images API -> ours."""
-ONCE = (
-    MAKING
-    | frozenset(StillWish.model_fields)
-    | frozenset(STILL)
+STILL_ALIASES = {"n": "count", "output_compression": "quality"}
+"""Field names of the Images API -> fields of `StillParams`."""
+SINGLE_VALUE_FIELDS = (
+    PARAM_FIELDS
+    | frozenset(StillParams.model_fields)
+    | frozenset(STILL_ALIASES)
     | (AZIMUTH_FIELDS - {"azimuths", "azimuths_deg"})
     | {"size", "model", "webhook", "webhook_url", "package"}
 )
-"""Fields that have one value."""
-MOST_IGNORED = 20
-"""Fields that are named as ignored."""
+"""Fields that may have one value only."""
+MAX_IGNORED = 20
+"""Maximum number of fields that an answer names as ignored."""
 _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
 _FILE_FIELDS = PHOTO_FIELDS | {"video"}
 _STEP = 2**18
-"""Bytes that are decoded at once."""
-_READING = ThreadPoolExecutor(4, "bodies")
+"""Bytes that are decoded in one call of C code, during which no other thread runs."""
+_BODY_THREADS = ThreadPoolExecutor(4, "bodies")
 
 
 @dataclass(frozen=True)
 class Body:
-    """A request's fields."""
+    """The fields of a request."""
 
     fields: tuple[tuple[str, Any], ...]
-    """A value is a (file name, bytes) pair, a text, or JSON data."""
+    """Names and values in their order. A value is a (file name, bytes) pair, a text, or JSON data."""
 
     def last(self, *names: str) -> Any:
-        """The last value that is not empty of any of these fields."""
-        found = [value for name, value in self.fields if name in names and value not in (None, "")]
-        return found[-1] if found else None
+        """Return the last non-empty value of any of these fields; None if there is none."""
+        values = [value for name, value in self.fields if name in names and value not in (None, "")]
+        return values[-1] if values else None
 
     def text(self, *names: str) -> str | None:
-        """As `last`, of a field that must be text.
+        """Return the last non-empty value of any of these fields, which must be text; None if there is none.
 
         Raises:
-            InputError: `request.invalid`.
+            InputError: `request.invalid` if it is not text.
         """
         value = self.last(*names)
         if value is not None and not isinstance(value, str):
             raise InputError("request.invalid", f"{names[0]} must be text")
         return value
 
-    def digest(self, *asked: str) -> str:
-        """Hash of everything in it: tells two requests with one idempotency key apart.
+    def digest(self, *target: str) -> str:
+        """Return a hash of the whole request, which tells apart two requests with the same idempotency key.
 
         Args:
-            asked: What is asked for, beside the fields: which API, and what it shall make.
+            target: What was requested besides the fields: the API, and the kind of job.
         """
         total = hashlib.sha256()
-        for part in [list(asked), *([name, *_hashable(value)] for name, value in self.fields)]:
-            # JSON shows where each part ends: no two different lists are one text.
+        for part in [list(target), *([name, *_hashable(value)] for name, value in self.fields)]:
+            # JSON delimits the parts, so that different lists never give the same text.
             total.update(json.dumps(part, sort_keys=True).encode() + b"\n")
         return total.hexdigest()
 
 
 def _hashable(value: Any) -> tuple[Any, ...]:
-    """A field's value as JSON: of a file its name, which may say the photo's angle, and the hash of its bytes."""
+    """Return a field's value as JSON data: for a file its name, which may state the angle, and the hash of its bytes."""
     if isinstance(value, tuple):
         return ("file", value[0], hashlib.sha256(value[1]).hexdigest())
-    return ("value", _shortened(value))
+    return ("value", _with_hashes(value))
 
 
-def _shortened(value: Any) -> Any:
-    """JSON data with hashes for pictures in it: hashing lets other threads run, and writing JSON does not."""
-    if isinstance(value, str) and len(value) > LONGEST:
+def _with_hashes(value: Any) -> Any:
+    """Replace long texts in JSON data (images) by their hashes: hashing lets other threads run, writing JSON does not."""
+    if isinstance(value, str) and len(value) > MAX_TEXT_LENGTH:
         return hashlib.sha256(value.encode()).hexdigest()
     if isinstance(value, list):
-        return [_shortened(item) for item in value]
-    return {name: _shortened(item) for name, item in value.items()} if isinstance(value, dict) else value
+        return [_with_hashes(item) for item in value]
+    return {name: _with_hashes(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 async def read_body(request: Request, limits: Limits) -> Body:
-    """A request's fields.
+    """Read the fields of a multipart, URL-encoded or JSON request.
 
     Raises:
         InputError: `request.invalid`, `request.unsupported_media` or `request.too_large`.
@@ -138,59 +138,61 @@ async def read_body(request: Request, limits: Limits) -> Body:
     _refuse_encoded(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        body = await (_form if kind.startswith("multipart/") else _urlencoded)(request, limits)
+        body = await (_read_multipart if kind.startswith("multipart/") else _read_urlencoded)(request, limits)
         for name, value in body.fields:
             refuse_unusable(name, value)
     elif kind in ("application/json", "text/json") or kind.endswith("+json"):
         body = Body(tuple(_members(await read_json(request, limits))))
     else:
         raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
-    refuse_long_texts(body.fields, beside=_FILE_FIELDS | {"extra_body"})  # whose members are fields too
-    return _once(body)
+    # The members of `extra_body` are checked as fields of their own.
+    refuse_long_texts(body.fields, exempt=_FILE_FIELDS | {"extra_body"})
+    return _refuse_repeated(body)
 
 
-def refuse_long_texts(fields: Iterable[tuple[str, Any]], *, beside: Collection[str]) -> None:
-    """Refuse texts longer than any field takes, but in fields that may hold pictures.
+def refuse_long_texts(fields: Iterable[tuple[str, Any]], *, exempt: Collection[str]) -> None:
+    """Refuse texts of more than `MAX_TEXT_LENGTH` characters, except in fields that may hold images.
 
     Raises:
         InputError: `request.invalid`, naming the field.
     """
     for name, value in fields:
-        if name.partition("[")[0] not in beside:
+        if name.partition("[")[0] not in exempt:
             refuse_long(name, value)
 
 
 def _refuse_encoded(request: Request) -> None:
-    """Refuse a compressed body: a small one could hold any number of bytes."""
+    """Refuse a compressed body, which could expand to any size."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise InputError("request.unsupported_media", f"the body is encoded as {encoding[:40]!r}; send it as it is")
 
 
-def _once(body: Body) -> Body:
-    """The body, when no field that has one value comes with two.
+def _refuse_repeated(body: Body) -> Body:
+    """Return the body if no single-valued field has two different values.
 
     Raises:
         InputError: `request.invalid`, naming the field.
     """
-    said: dict[str, Any] = {}
+    first_values: dict[str, Any] = {}
     for name, value in body.fields:
-        if name in ONCE and value not in (None, "") and said.setdefault(name, value) != value:
+        if name in SINGLE_VALUE_FIELDS and value not in (None, "") and first_values.setdefault(name, value) != value:
             raise InputError("request.invalid", f"{name[:60]} comes twice, with different values")
     return body
 
 
-async def _form(request: Request, limits: Limits) -> Body:
-    found: list[tuple[str, Any]] = []
-    least: dict[str, Any] = {"max_fields": limits.fields, "max_part_size": limits.body_bytes}
+async def _read_multipart(request: Request, limits: Limits) -> Body:
+    fields: list[tuple[str, Any]] = []
+    options: dict[str, Any] = {"max_fields": limits.fields, "max_part_size": limits.body_bytes}
     try:
         async with aclosing(request.stream()) as stream:
-            form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **least).parse()
+            form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **options).parse()
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
-                found.append((name, (usable(plain_words(value.filename or "")), await _content(value))))
+                file_name = without_unusable(decode_encoded_words(value.filename or ""))
+                fields.append((name, (file_name, await _content(value))))
             else:
-                found.append((name, value))
+                fields.append((name, value))
         await form.close()
     except InputError:
         raise
@@ -198,55 +200,58 @@ async def _form(request: Request, limits: Limits) -> Body:
         raise InputError("request.invalid", error.message) from error
     except (ValueError, KeyError, AssertionError, UnicodeError) as error:
         raise InputError("request.invalid", f"the form cannot be read: {type(error).__name__}") from error
-    return Body(tuple(_named(found)))
+    return Body(tuple(_rename_aliases(fields)))
 
 
-async def _urlencoded(request: Request, limits: Limits) -> Body:
-    """Fields of a page's simplest form (URL standard, section 5.1), decoded off the event loop."""
-    data = await _kept(request, "form", limits.json_bytes)
-    found = await in_turn(request, _pairs, data, limits.fields)
-    return Body(tuple(_named(found)))
+async def _read_urlencoded(request: Request, limits: Limits) -> Body:
+    """Read the fields of a URL-encoded form (URL standard, section 5.1), decoding them off the event loop."""
+    data = await _read_limited(request, "form", limits.json_bytes)
+    fields = await run_per_key(request, _split_pairs, data, limits.fields)
+    return Body(tuple(_rename_aliases(fields)))
 
 
-def _pairs(data: bytearray, most: int) -> list[tuple[str, str]]:
-    if data.count(b"&") >= most:
-        raise InputError("request.invalid", f"Too many fields. Maximum number of fields is {most}.")
-    named = (part.partition(b"=") for part in data.split(b"&") if part)
-    return [(_unquoted(name), _unquoted(value)) for name, _, value in named]
+def _split_pairs(data: bytearray, max_fields: int) -> list[tuple[str, str]]:
+    if data.count(b"&") >= max_fields:
+        raise InputError("request.invalid", f"Too many fields. Maximum number of fields is {max_fields}.")
+    pairs = (part.partition(b"=") for part in data.split(b"&") if part)
+    return [(_unquote(name), _unquote(value)) for name, _, value in pairs]
 
 
-def _unquoted(text: bytearray) -> str:
-    """Text without percent-encoding, decoded in steps between which other threads run."""
-    found, start = bytearray(), 0
+def _unquote(text: bytearray) -> str:
+    """Decode percent-encoded text, in slices between which other threads can run."""
+    decoded, start = bytearray(), 0
     while start < len(text):
         end = start + _STEP
-        end += max(0, text.rfind(b"%", end - 2, end) + 3 - end)  # behind what a percent sign begins
-        found += unquote_to_bytes(bytes(text[start:end].replace(b"+", b" ")))
+        end += max(0, text.rfind(b"%", end - 2, end) + 3 - end)  # do not split a percent-encoded byte
+        decoded += unquote_to_bytes(bytes(text[start:end].replace(b"+", b" ")))
         start = end
-    return found.decode(errors="replace")
+    return decoded.decode(errors="replace")
 
 
 async def _content(file: UploadFile) -> bytes:
+    """Return the bytes of a part, decoding its content-transfer-encoding."""
     data = await file.read()
     if file.headers.get("content-transfer-encoding", "").strip().lower() == "base64":
-        return decoded(data.decode("latin-1"))
+        return decode_base64(data.decode("latin-1"))
     return data
 
 
 class _PhotoParser(MultiPartParser):
-    """Starlette's parser of multipart bodies, which also knows files by other signs than a plain ``filename``."""
+    """Starlette's multipart parser, extended to recognise files without a plain ``filename``."""
 
     def on_headers_finished(self) -> None:
-        """Take the name of ``filename*``, which the library leaves unread."""
+        """Read the file name from ``filename*``, which Starlette ignores."""
         part = self._current_part
-        said = (part.content_disposition or b"").decode("latin-1")
-        if (name := extended_name(said)) is not None:
+        disposition = (part.content_disposition or b"").decode("latin-1")
+        if (name := extended_name(disposition)) is not None:
             plain = re.sub(r"[\x00-\x1f\x7f\"\\]", "_", name).encode(errors="replace")
-            part.content_disposition = _FILE_NAME.sub("", said).encode("latin-1") + b'; filename="' + plain + b'"'
+            part.content_disposition = (
+                _FILE_NAME.sub("", disposition).encode("latin-1") + b'; filename="' + plain + b'"'
+            )
         super().on_headers_finished()
 
     def on_part_end(self) -> None:
-        """Make a file of bytes that nobody named: no photo is text in UTF-8, and every other way to send one is."""
+        """Treat a part without a file name as a file if it is not UTF-8 text, which URLs and base64 always are."""
         part = self._current_part
         if part.file is None and part.field_name.partition("[")[0] in _FILE_FIELDS and not _is_text(part.data):
             self.items.append((part.field_name, UploadFile(io.BytesIO(part.data), filename="")))
@@ -263,19 +268,22 @@ def _is_text(data: bytearray) -> bool:
 
 
 def extended_name(disposition: str) -> str | None:
-    """The ``filename*`` of a Content-Disposition (RFC 5987, RFC 2231), which some clients send alone or beside a poorer one."""
+    """Return the ``filename*`` of a Content-Disposition (RFC 5987, RFC 2231), or None.
+
+    Some clients send it instead of ``filename``, or together with a less precise one.
+    """
     message = Message()
     try:
         message["content-disposition"] = disposition
-        found = [value for name, value in message.get_params([], "content-disposition") if name.lower() == "filename"]
-        said = next((value for value in found if isinstance(value, tuple)), None)
-        return None if said is None else collapse_rfc2231_value(said).strip('"')
+        names = [value for name, value in message.get_params([], "content-disposition") if name.lower() == "filename"]
+        extended = next((value for value in names if isinstance(value, tuple)), None)
+        return None if extended is None else collapse_rfc2231_value(extended).strip('"')
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def plain_words(name: str) -> str:
-    """A file name without the encoded words of RFC 2047, as .NET's and Java's clients write them."""
+def decode_encoded_words(name: str) -> str:
+    """Decode a file name written in RFC 2047 encoded words, as .NET's and Java's clients do."""
     if "=?" not in name:
         return name
     try:
@@ -285,51 +293,54 @@ def plain_words(name: str) -> str:
 
 
 async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
-    """A JSON object. It is parsed and checked off the event loop, because either takes as long as the client likes.
+    """Read a JSON object. It is parsed and checked off the event loop, because both can take long.
 
     Raises:
-        InputError: `request.invalid`, or `request.too_large`.
+        InputError: `request.invalid` or `request.too_large`.
     """
     _refuse_encoded(request)
-    data = await _kept(request, "JSON", limits.json_bytes, limits.json_values)
-    found: dict[str, Any] = await in_turn(request, _object_of, data)
-    return found
+    data = await _read_limited(request, "JSON", limits.json_bytes, limits.json_values)
+    members: dict[str, Any] = await run_per_key(request, _parse_object, data)
+    return members
 
 
-async def _kept(request: Request, what: str, most_bytes: int, most_values: int | None = None) -> bytearray:
-    """A body within these limits. The rest of one beyond them is read and thrown away: most clients read no answer before they have sent all.
+async def _read_limited(request: Request, what: str, max_bytes: int, max_values: int | None = None) -> bytearray:
+    """Read a body within limits.
+
+    The rest of a body beyond them is read and discarded, because most clients read no answer before they have sent everything.
 
     Raises:
-        InputError: `request.invalid`, or `request.too_large`.
+        InputError: `request.invalid` or `request.too_large`.
     """
-    data, values, wrong = bytearray(), 1, None
+    data, values, error = bytearray(), 1, None
     async for part in request.stream():
-        if wrong is not None:
+        if error is not None:
             continue
         data += part
-        values += values_in(part)
-        if len(data) > most_bytes:
-            wrong = InputError("request.too_large", f"the {what} is larger than {most_bytes} bytes")
-        elif most_values is not None and values > most_values:
-            wrong = InputError("request.invalid", f"the body holds more than {most_values} values")
-        if wrong is not None:
+        values += count_values(part)
+        if len(data) > max_bytes:
+            error = InputError("request.too_large", f"the {what} is larger than {max_bytes} bytes")
+        elif max_values is not None and values > max_values:
+            error = InputError("request.invalid", f"the body holds more than {max_values} values")
+        if error is not None:
             data.clear()
-    if wrong is not None:
-        raise wrong
+    if error is not None:
+        raise error
     return data
 
 
-async def in_turn(request: Request, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    """Something that reads all of a body, off the event loop, and one at a time of each key.
+async def run_per_key(request: Request, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a function over a whole body in a thread, one at a time for each key.
 
-    C code over a large text lets no other thread run for up to 0.2 s: several at once would hold the event loop up one after the
-    other, and one key's bodies would take all the threads.
+    C code over a large text keeps other threads from running for up to 0.2 s. Several such calls at once would block the event
+    loop one after the other, and the bodies of one key would occupy all threads.
     """
-    async with request.app.state.places.turn(request.scope):
-        return await asyncio.get_running_loop().run_in_executor(_READING, partial(function, *args, **named))
+    async with request.app.state.slots.body_lock(request.scope):
+        return await asyncio.get_running_loop().run_in_executor(_BODY_THREADS, partial(function, *args, **kwargs))
 
 
-def _object_of(data: bytearray) -> dict[str, Any]:
+def _parse_object(data: bytearray) -> dict[str, Any]:
+    """Parse and check a JSON object."""
     try:
         value = strict_json(data or b"{}")
     except (ValueError, RecursionError) as error:
@@ -343,25 +354,31 @@ def _object_of(data: bytearray) -> dict[str, Any]:
 
 
 def _members(value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    extra = value.get("extra_body")  # SGLang's clients nest what OpenAI's SDK does not know
-    return _named([*value.items(), *(extra.items() if isinstance(extra, dict) else ())])
+    """Return the members of a JSON body, including those in `extra_body`, as fields."""
+    extra = value.get("extra_body")  # SGLang's clients put fields here that OpenAI's SDK does not know
+    return _rename_aliases([*value.items(), *(extra.items() if isinstance(extra, dict) else ())])
 
 
-def _named(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
+def _rename_aliases(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
+    """Replace the names that other APIs use for fields of `GenerationParams`."""
     for name, value in items:
-        yield NAMES.get(name, name), value
+        yield FIELD_ALIASES.get(name, name), value
 
 
-def making_of(body: Body, *, product_id: str | None = None) -> Making:
-    """What a request asks for.
+def parse_params(body: Body, *, product_id: str | None = None) -> GenerationParams:
+    """Validate the generation parameters of a request.
+
+    Args:
+        body: The request's fields.
+        product_id: Default product id.
 
     Raises:
-        InputError: `request.invalid`, naming the field.
+        InputError: `request.invalid`, naming the field, or `capture.invalid_product_id`.
     """
     values: dict[str, Any] = {
         name: value
         for name, value in body.fields
-        if name in MAKING and value not in (None, "") and not isinstance(value, tuple)
+        if name in PARAM_FIELDS and value not in (None, "") and not isinstance(value, tuple)
     }
     size = body.text("size")
     if size and size != "auto":
@@ -372,42 +389,45 @@ def making_of(body: Body, *, product_id: str | None = None) -> Making:
     if product_id is not None:
         values.setdefault("product_id", product_id)
     try:
-        making = Making.model_validate(values)
+        params = GenerationParams.model_validate(values)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise _invalid_field(error) from error
     from gapray.capture.discover import PRODUCT_ID
 
-    if PRODUCT_ID.fullmatch(making.product_id) is None:
-        raise InputError("capture.invalid_product_id", f"{making.product_id[:80]!r} cannot be a product id")
-    return making
+    if PRODUCT_ID.fullmatch(params.product_id) is None:
+        raise InputError("capture.invalid_product_id", f"{params.product_id[:80]!r} cannot be a product id")
+    return params
 
 
-def still_of(body: Body) -> StillWish:
-    """What a request asks for of stills alone.
+def parse_still_params(body: Body) -> StillParams:
+    """Validate the parameters that only stills have.
 
     Raises:
         InputError: `request.invalid`, naming the field.
     """
-    named = [(STILL.get(name, name), value) for name, value in body.fields]
+    renamed = [(STILL_ALIASES.get(name, name), value) for name, value in body.fields]
     values = {
-        name: value for name, value in named if name in StillWish.model_fields and value not in (None, "", "auto")
+        name: value for name, value in renamed if name in StillParams.model_fields and value not in (None, "", "auto")
     }
     try:
-        return StillWish.model_validate(values)
+        return StillParams.model_validate(values)
     except ValidationError as error:
-        sent = {field: name for name, field in STILL.items() if body.last(name) is not None}
-        raise _invalid(error, sent) from error
+        client_names = {field: name for name, field in STILL_ALIASES.items() if body.last(name) is not None}
+        raise _invalid_field(error, client_names) from error
 
 
-def _invalid(error: ValidationError, sent: Mapping[str, str] = MappingProxyType({})) -> InputError:
-    """What is wrong with the first field that is, by the name under which it was sent (`sent`: our name -> the client's)."""
+def _invalid_field(error: ValidationError, client_names: Mapping[str, str] = MappingProxyType({})) -> InputError:
+    """Return an error for the first invalid field, under the client's name for it (`client_names`: field -> name)."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "body"
-    return InputError("request.invalid", f"{sent.get(name, name)}: {first['msg']}")
+    return InputError("request.invalid", f"{client_names.get(name, name)}: {first['msg']}")
 
 
-def azimuths_of(body: Body) -> list[float] | None:
-    """``azimuths``: repeated, a JSON list, or numbers with commas.
+def parse_azimuths(body: Body) -> list[float] | None:
+    """Parse ``azimuths``: a repeated field, a JSON list, or numbers separated by commas.
+
+    Returns:
+        Azimuths in [0, 360) [degrees]; None if the request states none.
 
     Raises:
         InputError: `request.invalid`.
@@ -418,18 +438,18 @@ def azimuths_of(body: Body) -> list[float] | None:
     try:
         flat: list[Any] = []
         for value in values:
-            listed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
-            flat += listed if isinstance(listed, list) else str(listed).split(",")
-        found = [number_of(value) for value in flat]
+            parsed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
+            flat += parsed if isinstance(parsed, list) else str(parsed).split(",")
+        azimuths = [parse_number(value) for value in flat]
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InputError("request.invalid", "azimuths must be numbers of degrees") from error
-    if not all(abs(one) < 1e6 for one in found):
+    if not all(abs(azimuth) < 1e6 for azimuth in azimuths):
         raise InputError("request.invalid", "azimuths must be numbers of degrees")
-    return [one % 360.0 for one in found]
+    return [azimuth % 360.0 for azimuth in azimuths]
 
 
-def options_of(body: Body) -> AzimuthOptions:
-    """Direction, front photo, missing views, and how names are read.
+def parse_azimuth_options(body: Body) -> AzimuthOptions:
+    """Parse the options for reading azimuths: direction, front photo, missing views, and the meaning of file names.
 
     Raises:
         InputError: `request.invalid`.
@@ -437,7 +457,7 @@ def options_of(body: Body) -> AzimuthOptions:
     direction = body.text("direction") or "ccw"
     front = body.last("front")
     try:
-        front = 0 if front is None else int(front if isinstance(front, str) else number_of(front))
+        front = 0 if front is None else int(front if isinstance(front, str) else parse_number(front))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError("request.invalid", "front must be a whole number") from error
     if direction not in ("ccw", "cw"):
@@ -453,21 +473,21 @@ def options_of(body: Body) -> AzimuthOptions:
 
 
 def _choice(body: Body, name: str, choices: tuple[str, ...]) -> str:
-    """A field that takes one of some words; the first of them where it did not come."""
+    """Return a field's value, which must be one of `choices`; the first one if the field is missing."""
     value = body.text(name) or choices[0]
     if value not in choices:
         raise InputError("request.invalid", f"{name} must be one of {', '.join(choices)}")
     return value
 
 
-def ignored_in(body: Body, known: Sequence[str], *, making: Set[str] = MAKING | {"size"}) -> list[str]:
-    """Fields that nothing here reads: said in the answer, so that one that is misspelt or has no effect is noticed.
+def ignored_fields(body: Body, known: Sequence[str], *, params: Set[str] = PARAM_FIELDS | {"size"}) -> list[str]:
+    """Return the fields that have no effect; answers name them, so that misspelt fields are noticed.
 
     Args:
-        body: What came.
-        known: Fields that are read beside photos, azimuths and `making`.
-        making: Fields of `Making` that have an effect on what is asked for.
+        body: The request's fields.
+        known: Fields that have an effect, besides photos, azimuths and `params`.
+        params: Fields of `GenerationParams` that have an effect on the requested job.
     """
     names = {name.partition("[")[0] for name, _ in body.fields}
-    read = making | PHOTO_FIELDS | AZIMUTH_FIELDS | set(known)
-    return sorted(name[:60] for name in names - read)[:MOST_IGNORED]
+    effective = params | PHOTO_FIELDS | AZIMUTH_FIELDS | set(known)
+    return sorted(name[:60] for name in names - effective)[:MAX_IGNORED]

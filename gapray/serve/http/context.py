@@ -1,4 +1,4 @@
-"""What every route needs, made once a process."""
+"""The context shared by all routes: one per process."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import Profile
 from gapray.errors import GaprayError, InputError, ServeError
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.audit import Note, audit_log
-from gapray.serve.jobs import Api, Job, JobInput, Kind, Making, NewJob
-from gapray.serve.keys import ANYBODY, ApiKey, KeyRing
-from gapray.serve.making import check_making
+from gapray.serve.audit import AuditWriter, audit_log
+from gapray.serve.jobs import Api, GenerationParams, Job, JobInput, Kind, NewJob
+from gapray.serve.keys import ANONYMOUS, ApiKey, KeyRing
+from gapray.serve.making import check_params
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
-from gapray.serve.uploads import Sent, arrived
+from gapray.serve.uploads import IncomingPhoto, prepare_upload
 from gapray.serve.urls import check_urls
 
 WAIT_STEP_S = 0.05
-
-_ABROAD = ThreadPoolExecutor(16, "urls")
-"""Where the hosts of clients' URLs are looked up."""
+"""Pause between two look-ups of a job that a request waits for [s]."""
+_URL_THREADS = ThreadPoolExecutor(16, "urls")
+"""Threads that look up the hosts of clients' URLs."""
 
 
 @dataclass(frozen=True)
@@ -44,37 +44,37 @@ class Context:
     artifacts: Artifacts
     keys: KeyRing
     ready: Callable[[], str | None] = lambda: None
-    """What is not ready yet, if anything."""
-    note: Note = audit_log(None)
+    """Returns why the server is not ready, or None."""
+    audit: AuditWriter = audit_log(None)
     """Writes a line of the audit log."""
     rates: MovingWindowRateLimiter = field(default_factory=lambda: MovingWindowRateLimiter(MemoryStorage()))
-    """Per process: with several ingress replicas a key may do so many times more."""
+    """Counts the requests of keys in this process; each ingress replica grants a key its whole rate."""
 
     @classmethod
     def of(cls, settings: ServeSettings, ready: Callable[[], str | None] = lambda: None) -> Self:
-        """Connect to everything that the settings name."""
+        """Create a context from settings: connect to the database and the artifact store, and load the profile."""
         store = JobStore(str(settings.jobs_url))
         artifacts = Artifacts.at(str(settings.artifacts))
-        keys, note = KeyRing(store.engine), audit_log(settings.audit)
-        return cls(settings, settings.loaded_profile(), store, artifacts, keys, ready, note)
+        keys, audit = KeyRing(store.engine), audit_log(settings.audit)
+        return cls(settings, settings.loaded_profile(), store, artifacts, keys, ready, audit)
 
-    async def call(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        """Something that blocks, off the event loop."""
-        return await asyncio.to_thread(function, *args, **named)
+    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a blocking function in a thread."""
+        return await asyncio.to_thread(function, *args, **kwargs)
 
     async def keyless(self) -> bool:
-        """Whether a caller needs no key now: a key that is made on the running server ends that for good."""
+        """Whether callers need no key now; a key created while the server is running ends that for good."""
         if self.settings.open or not self.settings.open_until_keyed:
             return self.settings.open
-        made = self.keys.remembered
-        return not (await self.call(self.keys.any_made) if made is None else made)
+        created = self.keys.cached_any_created
+        return not (await self.call(self.keys.any_created) if created is None else created)
 
-    def watched(self, job_id: str, key: ApiKey) -> Job:
-        """A job that a caller who was let in goes on watching.
+    def refreshed(self, job_id: str, key: ApiKey) -> Job:
+        """Return the current state of a job for a caller who was authenticated before.
 
         Raises:
             InputError: `job.not_found`.
-            ServeError: `auth.invalid` or `auth.missing` when the caller would be let in no more.
+            ServeError: `auth.invalid` or `auth.missing` if the caller would no longer be authenticated.
         """
         self._refuse_revoked(key)
         return self.store.get(job_id, None)
@@ -83,8 +83,8 @@ class Context:
         if not self.settings.open:
             self.keys.refuse_revoked(key)
 
-    def within_rate(self, key: ApiKey) -> None:
-        """Count one request of a key.
+    def count_request(self, key: ApiKey) -> None:
+        """Count a request towards its key's rate limit.
 
         Raises:
             ServeError: `rate.exceeded`.
@@ -98,8 +98,8 @@ class Context:
         *,
         api: Api,
         kind: Kind,
-        making: Making,
-        sent: list[Sent],
+        params: GenerationParams,
+        photos: list[IncomingPhoto],
         azimuths: list[float] | None = None,
         options: AzimuthOptions = AzimuthOptions(),
         files: Mapping[str, bytes] = MappingProxyType({}),
@@ -113,24 +113,41 @@ class Context:
         timeout_s: float | None = None,
         ttl_s: float | None = None,
     ) -> Job:
-        """Check a request and accept it. When this returns, photos and job are on disk: nothing that dies now loses them.
+        """Check a request and accept it as a job; photos and job are stored safely when this returns.
 
-        `files` are kept with the photos: field of `JobInput` -> bytes. `package` is an artifact in place of photos.
+        Args:
+            key: The caller's key, which owns the job.
+            api: API of the request.
+            kind: Kind of the job.
+            params: Generation parameters.
+            photos: Photos of the product.
+            azimuths: Azimuth of each photo, if stated [degrees].
+            options: How azimuths are read from file names.
+            files: Further input files: field of `JobInput` -> bytes.
+            package: Artifact of a finished package, in place of photos.
+            manifest_url: URL of a manifest, in place of photos.
+            endpoint: RunPod's endpoint; for images the response format.
+            model: Model name that the client sent.
+            idempotency_key: Value of the client's header.
+            digest: Hash of the request, compared if the idempotency key comes again.
+            webhook: URL to notify when the job is finished.
+            timeout_s: Longest running time of the job [s].
+            ttl_s: Longest time in the queue [s].
 
         Raises:
-            InputError: For what is wrong with the request.
+            InputError: The request is invalid.
             ServeError: `queue.full`, `queue.key_full`, `rate.exceeded` or `artifacts.failed`.
         """
-        check_making(making, self.settings.limits)
-        if urls := [url for url in [*(photo.url for photo in sent), webhook, manifest_url] if url]:
-            # In threads of their own: names that are not found must not hold up requests that have none.
+        check_params(params, self.settings.limits)
+        if urls := [url for url in [*(photo.url for photo in photos), webhook, manifest_url] if url]:
+            # In separate threads, so that slow look-ups do not hold up requests without URLs.
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(_ABROAD, check_urls, urls, self.settings.urls)
+            await loop.run_in_executor(_URL_THREADS, check_urls, urls, self.settings.urls)
         new = NewJob(
             owner=key.id,
             api=api,
             kind=kind,
-            making=making,
+            making=params,
             input=JobInput(manifest_url=manifest_url, package=package, reading=options if manifest_url else None),
             endpoint=endpoint,
             model=model,
@@ -140,25 +157,25 @@ class Context:
             timeout_s=timeout_s,
             wait_until=time.time() + ttl_s if ttl_s else None,
         )
-        job: Job = await self.call(self._accepted, new, key, sent, azimuths, options, files)
+        job: Job = await self.call(self._store_and_submit, new, key, photos, azimuths, options, files)
         return job
 
-    def _accepted(
+    def _store_and_submit(
         self,
         new: NewJob,
         key: ApiKey,
-        sent: list[Sent],
+        photos: list[IncomingPhoto],
         azimuths: list[float] | None,
         options: AzimuthOptions,
         files: Mapping[str, bytes],
     ) -> Job:
-        self._refuse_revoked(key)  # a body may have been long on its way
+        self._refuse_revoked(key)  # the body may have taken long to arrive
         try:
-            given = self._stored(new, sent, azimuths, options, files)
+            inputs = self._store_inputs(new, photos, azimuths, options, files)
             job = self.store.submit(
-                NewJob(**{**vars(new), "input": given}),
+                NewJob(**{**vars(new), "input": inputs}),
                 max_queued=self.settings.limits.queued,
-                max_of_owner=self.max_queued_of(key),
+                max_per_owner=self.max_queued_of(key),
                 keep_s=self.settings.jobs.keep_s,
                 concurrent=key.concurrent,
             )
@@ -166,54 +183,55 @@ class Context:
             self._discard(new.id)
             raise
         if job.id != new.id:
-            self._discard(new.id)  # the same idempotency key was here before
+            self._discard(new.id)  # the idempotency key belongs to an earlier job
         return job
 
-    def _stored(
+    def _store_inputs(
         self,
         new: NewJob,
-        sent: list[Sent],
+        photos: list[IncomingPhoto],
         azimuths: list[float] | None,
         options: AzimuthOptions,
         files: Mapping[str, bytes],
     ) -> JobInput:
-        given = new.input
-        if given.manifest_url is None and given.package is None:
-            found = arrived(
-                sent,
+        """Store the inputs of a job, and return where they are."""
+        inputs = new.input
+        if inputs.manifest_url is None and inputs.package is None:
+            upload = prepare_upload(
+                photos,
                 azimuths=azimuths,
                 options=options,
                 limits=self.settings.limits,
                 decode=self.profile.packaging.decode,
                 turn=new.kind != "image",
             )
-            given = JobInput(
-                photos=found.photos,
-                azimuths_by=found.azimuths_by,
-                ignored=found.ignored,
-                reading=found.reading,
+            inputs = JobInput(
+                photos=upload.photos,
+                azimuths_by=upload.azimuths_by,
+                ignored=upload.ignored,
+                reading=upload.reading,
             )
-            if found.capture is not None:
+            if upload.capture is not None:
                 name = f"uploads/{new.id}/capture.zip"
-                self.artifacts.put(name, found.capture)
-                given = given.model_copy(update={"capture": name})
+                self.artifacts.put(name, upload.capture)
+                inputs = inputs.model_copy(update={"capture": name})
         for field_name, data in files.items():
             name = f"uploads/{new.id}/{field_name}"
             self.artifacts.put(name, data)
-            given = given.model_copy(update={field_name: name})
-        return given
+            inputs = inputs.model_copy(update={field_name: name})
+        return inputs
 
     def _discard(self, job_id: str) -> None:
-        """Remove the uploads of a job that was certainly not accepted; in doubt the sweeper finds out."""
+        """Remove the uploads of a job that was certainly not accepted; in doubt they are left to the sweeper."""
         with suppress(ServeError):
             self.artifacts.remove(f"uploads/{job_id}")
 
     def max_queued_of(self, key: ApiKey) -> int | None:
-        """Jobs of a key that may wait; None where there is but one tenant, who may fill the queue."""
-        return None if key is ANYBODY else self.settings.limits.waiting_per_key
+        """Return the maximum number of queued jobs of a key; None (no limit) if the server needs no keys."""
+        return None if key is ANONYMOUS else self.settings.limits.waiting_per_key
 
     async def refuse_when_full(self, key: ApiKey) -> None:
-        """A quick look before a body is read and photos are stored; `submit` decides.
+        """Refuse a request early, before its body is read, if the queue is full; `JobStore.submit` decides finally.
 
         Raises:
             ServeError: `queue.full` or `queue.key_full`.
@@ -222,24 +240,24 @@ class Context:
             self.store.refuse_when_full,
             key.id,
             max_queued=self.settings.limits.queued,
-            max_of_owner=self.max_queued_of(key),
+            max_per_owner=self.max_queued_of(key),
         )
 
-    async def waited(self, job: Job, seconds: float, key: ApiKey) -> Job:
-        """The job once it is final, or after `seconds`.
+    async def wait_for_job(self, job: Job, seconds: float, key: ApiKey) -> Job:
+        """Wait until a job is final, for at most `seconds`; returns its latest state.
 
         Raises:
-            InputError: `job.not_found` when it was deleted meanwhile.
-            ServeError: `auth.invalid` or `auth.missing` when the caller would be let in no more.
+            InputError: `job.not_found` if it was deleted meanwhile.
+            ServeError: `auth.invalid` or `auth.missing` if the caller would no longer be authenticated.
         """
-        end = time.monotonic() + min(seconds, self.settings.limits.wait_s)
-        while not job.final and time.monotonic() < end:
+        deadline = time.monotonic() + min(seconds, self.settings.limits.wait_s)
+        while not job.final and time.monotonic() < deadline:
             await asyncio.sleep(WAIT_STEP_S)
-            job = await self.call(self.watched, job.id, key)
+            job = await self.call(self.refreshed, job.id, key)
         return job
 
     async def file(self, job: Job, name: str) -> bytes:
-        """One file of a finished job.
+        """Read a result file of a finished job.
 
         Raises:
             InputError: `job.not_ready`, `job.failed` or `job.no_such_file`.

@@ -1,6 +1,6 @@
-"""OpenAI's Images API (openai 3.57, `resources/images.py`): a product out of photos, put into a scene.
+"""OpenAI's Images API (openai 3.57, `resources/images.py`): stills of a product from photos, in a scene.
 
-Synchronous as the SDKs expect it, up to a limit; a request that takes longer is answered by 202 and an id to ask for later.
+Synchronous, as the SDKs expect, up to a limit; a request that takes longer is answered with 202 and an id to poll.
 """
 
 from __future__ import annotations
@@ -16,25 +16,33 @@ from gapray.errors import GaprayError, InputError, ModelError, ServeError
 from gapray.serve.http.auth import caller, context_of, owner_of
 from gapray.serve.http.bodies import (
     Body,
-    azimuths_of,
-    ignored_in,
-    in_turn,
-    making_of,
-    options_of,
+    ignored_fields,
+    parse_azimuth_options,
+    parse_azimuths,
+    parse_params,
+    parse_still_params,
     read_body,
-    still_of,
+    run_per_key,
 )
 from gapray.serve.http.context import Context
-from gapray.serve.http.native import Wait, of_kind, preferred_wait
-from gapray.serve.http.openai import PHOTOS_SCHEMA, STILLS_MODEL, check_model, deleted, idempotency_key, one_job, ranged
-from gapray.serve.jobs import Job, StillWish
+from gapray.serve.http.native import Wait, preferred_wait, require_kind
+from gapray.serve.http.openai import (
+    PHOTOS_SCHEMA,
+    STILLS_MODEL,
+    check_model,
+    delete_and_answer,
+    file_response,
+    get_job,
+    idempotency_key,
+)
+from gapray.serve.jobs import Job, StillParams
 from gapray.serve.keys import ApiKey
 from gapray.serve.shapes import job_id, openai_images
-from gapray.serve.uploads import refuse_two_sources, sent_by
+from gapray.serve.uploads import photos_in_fields, refuse_two_sources
 
 router = APIRouter(prefix="/v1", tags=["images"])
-_ELSEWHERE = {"stream": ("true", "1"), "background": ("transparent",), "partial_images": ("1", "2", "3")}
-"""Values that would change what comes back and are not there: refused, where other fields are named as ignored."""
+_UNSUPPORTED = {"stream": ("true", "1"), "background": ("transparent",), "partial_images": ("1", "2", "3")}
+"""Values that would change the form of the answer, but are not supported: refused, whereas other unknown fields are ignored."""
 _KNOWN = (
     "prompt",
     "model",
@@ -57,9 +65,9 @@ _SCHEMA: dict[str, Any] = {
         "package": {"type": "string", "description": "Id of a finished package, in place of photos."},
         "product": {"type": "string", "description": "What prompts call the product.", "example": "a white mug"},
         "n": {"type": "integer", "minimum": 1, "maximum": 10},
-        "azimuth_deg": {"type": "number", "description": "Of the view that is shown."},
-        "exact": {"type": "boolean", "description": "Keep the photo's own product, pixel by pixel."},
-        "size": {"type": "string", "example": "1024x1024", "description": "Default: the photo's aspect."},
+        "azimuth_deg": {"type": "number", "description": "Azimuth of the view that is shown."},
+        "exact": {"type": "boolean", "description": "Keep the product's pixels exactly as in the photo."},
+        "size": {"type": "string", "example": "1024x1024", "description": "Default: the photo's aspect ratio."},
         "output_format": {"type": "string", "enum": ["png", "jpeg", "webp"]},
         "output_compression": {"type": "integer", "minimum": 0, "maximum": 100},
         "response_format": {"type": "string", "enum": ["b64_json", "url"]},
@@ -76,7 +84,7 @@ _FORM = _SCHEMA | {
         "image[]": {
             "type": "array",
             "items": {"type": "string", "format": "binary"},
-            "description": "The photos, one to eight and more, or one zip of them; azimuths as for videos.",
+            "description": "One or more photos, or one zip of them; azimuths as for videos.",
         },
     }
 }
@@ -90,50 +98,50 @@ BODY: dict[str, Any] = {
 
 @router.post("/images/generations", openapi_extra=BODY)
 async def generate_images(request: Request, wait: Wait = None) -> JSONResponse:
-    """Put a product into a scene: of a finished `package`, or of photos in `views`."""
-    return await _answered(request, wait)
+    """Put a product into a scene, from a finished `package` or from photos in `views`."""
+    return await _generate(request, wait)
 
 
 @router.post("/images/edits", openapi_extra=BODY)
 async def edit_images(request: Request, wait: Wait = None) -> JSONResponse:
-    """Put the product of these photos into a scene."""
-    return await _answered(request, wait)
+    """Put the product in these photos into a scene."""
+    return await _generate(request, wait)
 
 
 @router.get("/images/{image_id}")
 async def get_images(request: Request, image_id: str) -> JSONResponse:
-    """A request's state, and its pictures once they are done."""
-    job = of_kind(await one_job(request, image_id), "image")
-    return await _shown(request, job, [])
+    """Return a request's state and, once they are done, its pictures."""
+    job = require_kind(await get_job(request, image_id), "image")
+    return await _images_response(request, job, [])
 
 
 @router.get("/images/{image_id}/content/{index}", response_class=Response)
 async def get_image(request: Request, image_id: str, index: Annotated[int, Path(ge=0, le=99)]) -> Response:
-    """One picture's file."""
-    job = of_kind(await one_job(request, image_id), "image")
+    """Return the file of one picture."""
+    job = require_kind(await get_job(request, image_id), "image")
     images = (job.result or {}).get("images", [])
     name = images[index]["name"] if index < len(images) else f"picture {index}"
-    return ranged(request, await context_of(request).file(job, name), name)
+    return file_response(request, await context_of(request).file(job, name), name)
 
 
 @router.delete("/images/{image_id}")
 async def delete_images(request: Request, image_id: str) -> dict[str, Any]:
-    """Cancel a request if it is not done, and remove everything of it."""
-    return await deleted(request, of_kind(await one_job(request, image_id, "write"), "image"), "image")
+    """Cancel a request if it is not done, and delete all its data."""
+    return await delete_and_answer(request, require_kind(await get_job(request, image_id, "write"), "image"), "image")
 
 
 @router.get("/scenes")
 async def list_scenes(request: Request) -> dict[str, Any]:
-    """Scenes that a request can name."""
+    """List the scenes that a request can name."""
     from gapray.stills.scene import load_scenes, scene_names
 
     await caller(request, "read")
-    found = await context_of(request).call(load_scenes, scene_names())
-    return {"object": "list", "data": [{"name": scene.name, "prompt": scene.prompt} for scene in found]}
+    scenes = await context_of(request).call(load_scenes, scene_names())
+    return {"object": "list", "data": [{"name": scene.name, "prompt": scene.prompt} for scene in scenes]}
 
 
 def refuse_without_stylist(context: Context) -> None:
-    """A server of videos alone says so.
+    """Refuse a request for stills if the server has no stylist.
 
     Raises:
         InputError: `request.unsupported`.
@@ -142,82 +150,84 @@ def refuse_without_stylist(context: Context) -> None:
         raise InputError("request.unsupported", "this server draws no stills")
 
 
-async def _answered(request: Request, wait: float | None) -> JSONResponse:
+async def _generate(request: Request, wait: float | None) -> JSONResponse:
     key = await caller(request, "write")
     context = context_of(request)
     refuse_without_stylist(context)
     await context.refuse_when_full(key)
     body = await read_body(request, context.settings.limits)
-    for name, values in _ELSEWHERE.items():
+    for name, values in _UNSUPPORTED.items():
         if str(body.last(name)).lower() in values:
             raise InputError("request.invalid", f"{name}={body.last(name)} is not taken here")
-    form = body.text("response_format") or "b64_json"
-    if form not in ("b64_json", "url"):
+    response_format = body.text("response_format") or "b64_json"
+    if response_format not in ("b64_json", "url"):
         raise InputError("request.invalid", "response_format must be b64_json or url")
     model = body.text("model") or STILLS_MODEL
     check_model(context, model, STILLS_MODEL)
-    # `format` of a video is another thing.
-    making = making_of(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product")
+    # `format` here is the format of stills, not of a video.
+    params = parse_params(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product")
     refuse_two_sources(dict(body.fields), ["package"])
-    package = await _package(context, key, body.text("package"))
+    package = await _package_artifact(context, key, body.text("package"))
     job = await context.accept(
         key,
         api="openai",
         kind="image",
-        making=making.model_copy(update={"still": still_of(body)}),
-        sent=await in_turn(request, sent_by, body.fields, needed=package is None),
-        azimuths=azimuths_of(body),
-        options=replace(options_of(body), allow_missing=True),
+        params=params.model_copy(update={"still": parse_still_params(body)}),
+        photos=await run_per_key(request, photos_in_fields, body.fields, needed=package is None),
+        azimuths=parse_azimuths(body),
+        options=replace(parse_azimuth_options(body), allow_missing=True),
         package=package,
         model=model,
-        endpoint=form,
+        endpoint=response_format,
         idempotency_key=idempotency_key(request),
-        digest=await in_turn(request, body.digest, "openai", "image"),
+        digest=await run_per_key(request, body.digest, "openai", "image"),
         webhook=body.text("webhook", "webhook_url"),
     )
     request.state.job = job.id
-    job = await context.waited(job, preferred_wait(request, wait, context.settings.limits.image_wait_s), key)
+    job = await context.wait_for_job(job, preferred_wait(request, wait, context.settings.limits.image_wait_s), key)
     if job.final and job.status != "completed":
-        raise failure(job)
-    return await _shown(request, job, ignored_in(body, (*_KNOWN, *StillWish.model_fields, "package")))
+        raise job_error(job)
+    return await _images_response(request, job, ignored_fields(body, (*_KNOWN, *StillParams.model_fields, "package")))
 
 
-async def _package(context: Context, key: ApiKey, shown: str | None) -> str | None:
-    """The artifact of a caller's finished package."""
-    if shown is None:
+async def _package_artifact(context: Context, key: ApiKey, package_id: str | None) -> str | None:
+    """Return the artifact of a caller's finished package; None if the request names no package."""
+    if package_id is None:
         return None
-    job: Job = await context.call(context.store.get, job_id(shown), owner_of(key))
-    of_kind(job, "package")
+    job: Job = await context.call(context.store.get, job_id(package_id), owner_of(key))
+    require_kind(job, "package")
     if job.status != "completed":
-        raise InputError("job.not_ready" if not job.final else "job.failed", f"package {shown[:80]} is {job.status}")
+        code = "job.failed" if job.final else "job.not_ready"
+        raise InputError(code, f"package {package_id[:80]} is {job.status}")
     return f"{job.folder}/package.zip"
 
 
-def failure(job: Job) -> GaprayError:
-    """A job's failure as the error of the request that waited for it."""
+def job_error(job: Job) -> GaprayError:
+    """Return a job's failure as the error of the request that waited for it."""
     code, message = job.error_code or "internal.error", job.error_message or "the job failed"
     if code.startswith("model."):
         return ModelError(code, message)
     return ServeError(code, message) if code in ("internal.error", "artifacts.failed") else InputError(code, message)
 
 
-async def _shown(request: Request, job: Job, ignored: list[str]) -> JSONResponse:
+async def _images_response(request: Request, job: Job, ignored: list[str]) -> JSONResponse:
+    """Return a request's state and pictures; `ignored` are the request's fields that had no effect."""
     context = context_of(request)
-    place = f"/v1/images/image_{job.id}"
+    location = f"/v1/images/image_{job.id}"
 
-    def shown() -> JSONResponse:
+    def build() -> JSONResponse:
         images = (job.result or {}).get("images", []) if job.status == "completed" else []
         if job.endpoint == "url":
             base = str(request.base_url).rstrip("/")
-            data = [{"url": f"{base}{place}/content/{index}"} for index in range(len(images))]
+            data = [{"url": f"{base}{location}/content/{index}"} for index in range(len(images))]
         else:
-            # Megabytes of base64: made and written off the event loop.
-            files = [context.artifacts.get(f"{job.folder}/{one['name']}") for one in images]
-            data = [{"b64_json": base64.b64encode(one).decode()} for one in files]
-        answer = openai_images(job, data)
+            files = [context.artifacts.get(f"{job.folder}/{image['name']}") for image in images]
+            data = [{"b64_json": base64.b64encode(file).decode()} for file in files]
+        content = openai_images(job, data)
         if ignored:
-            answer["gap"]["ignored"] = ignored
-        return JSONResponse(answer, 200 if job.final else 202, {"location": place})
+            content["gap"]["ignored"] = ignored
+        return JSONResponse(content, 200 if job.final else 202, {"location": location})
 
-    answer: JSONResponse = await context.call(shown)
-    return answer
+    # Encoding megabytes of base64 would block the event loop.
+    response: JSONResponse = await context.call(build)
+    return response

@@ -11,21 +11,29 @@ from starlette.responses import JSONResponse, Response
 
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of
-from gapray.serve.http.bodies import Body, azimuths_of, ignored_in, in_turn, making_of, options_of, read_body
-from gapray.serve.http.openai import BODY, MODEL, deleted, idempotency_key, one_job, ranged
+from gapray.serve.http.bodies import (
+    Body,
+    ignored_fields,
+    parse_azimuth_options,
+    parse_azimuths,
+    parse_params,
+    read_body,
+    run_per_key,
+)
+from gapray.serve.http.openai import BODY, MODEL, delete_and_answer, file_response, get_job, idempotency_key
 from gapray.serve.jobs import Job, Kind
-from gapray.serve.shapes import native_job, readable
-from gapray.serve.uploads import sent_by
+from gapray.serve.shapes import native_job, shape_or_failure
+from gapray.serve.uploads import photos_in_fields
 
 router = APIRouter()
 _PREFER_WAIT = re.compile(r"\bwait=([0-9]{1,4})\b")
 Wait = Annotated[
-    float | None, Query(ge=0, le=300, description="Answer when the job is done, or after so many seconds.")
+    float | None, Query(ge=0, le=300, description="Longest time to wait for the job before answering [s].")
 ]
 
 
 class Metrics:
-    """Metrics of one ingress process."""
+    """Prometheus metrics of one ingress process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -44,8 +52,8 @@ class Metrics:
 
 @router.post("/v1/packages", tags=["packages"], openapi_extra=BODY)
 async def create_package(request: Request, wait: Wait = None) -> JSONResponse:
-    """Package photos: masks, depth, edges, identity. The zip of the GAP folder is its `content`."""
-    return await _submitted(request, "package", wait)
+    """Package photos: masks, depth, edges, identity. The GAP folder is available as a zip at `content`."""
+    return await _submit(request, "package", wait)
 
 
 @router.post(
@@ -69,11 +77,11 @@ async def create_package(request: Request, wait: Wait = None) -> JSONResponse:
     },
 )
 async def create_score(request: Request, wait: Wait = None) -> JSONResponse:
-    """Score a turntable video from anywhere against photos of its product: aligned LPIPS by angle."""
-    return await _submitted(request, "score", wait)
+    """Score a turntable video of any origin against photos of its product: aligned LPIPS by angle."""
+    return await _submit(request, "score", wait)
 
 
-async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONResponse:
+async def _submit(request: Request, kind: Kind, wait: float | None) -> JSONResponse:
     key = await caller(request, "write")
     context = context_of(request)
     await context.refuse_when_full(key)
@@ -91,100 +99,102 @@ async def _submitted(request: Request, kind: Kind, wait: float | None) -> JSONRe
         key,
         api="native",
         kind=kind,
-        making=making_of(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product"),
-        sent=await in_turn(request, sent_by, body.fields),
-        azimuths=azimuths_of(body),
-        options=options_of(body),
+        params=parse_params(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product"),
+        photos=await run_per_key(request, photos_in_fields, body.fields),
+        azimuths=parse_azimuths(body),
+        options=parse_azimuth_options(body),
         files=files,
         model=MODEL,
         idempotency_key=idempotency_key(request),
-        digest=await in_turn(request, body.digest, "native", kind),
+        digest=await run_per_key(request, body.digest, "native", kind),
         webhook=body.text("webhook", "webhook_url"),
     )
     request.state.job = job.id
-    job = await context.waited(job, preferred_wait(request, wait, 0.0), key)
-    place = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
+    job = await context.wait_for_job(job, preferred_wait(request, wait, 0.0), key)
+    headers = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
     known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))
-    # Neither draws anything: of what a client can say of a video the product's name alone has an effect.
-    ignored = ignored_in(body, known, making={"product_id"})
-    shown = native_job(job) | ({"ignored": ignored} if ignored else {})
-    return JSONResponse(shown, 200 if job.final else 202, place)
+    # Packages and scores render nothing: of the generation parameters only the product's id has an effect.
+    ignored = ignored_fields(body, known, params={"product_id"})
+    content = native_job(job) | ({"ignored": ignored} if ignored else {})
+    return JSONResponse(content, 200 if job.final else 202, headers)
 
 
-def preferred_wait(request: Request, wait: float | None, usual: float) -> float:
-    """Seconds to wait: what the query says, or the header `Prefer` (RFC 7240), or what is usual."""
-    said = request.headers.get("prefer", "")
-    preferred = _PREFER_WAIT.search(said)
+def preferred_wait(request: Request, wait: float | None, default: float) -> float:
+    """Return how long to wait for a job [s]: the query parameter, else the header `Prefer` (RFC 7240), else `default`."""
+    prefer = request.headers.get("prefer", "")
+    match = _PREFER_WAIT.search(prefer)
     if wait is not None:
         return wait
-    return float(preferred[1]) if preferred else 0.0 if "respond-async" in said else usual
+    return float(match[1]) if match else 0.0 if "respond-async" in prefer else default
 
 
 @router.get("/v1/packages/{package_id}", tags=["packages"])
 async def get_package(request: Request, package_id: str) -> dict[str, Any]:
-    """A package's state; when it is done, its views with their embeddings."""
-    return readable(native_job, of_kind(await one_job(request, package_id), "package"))
+    """Return a package's state and, once it is done, its views with their embeddings."""
+    return shape_or_failure(native_job, require_kind(await get_job(request, package_id), "package"))
 
 
 @router.get("/v1/packages/{package_id}/content", tags=["packages"], response_class=Response)
 async def get_package_content(request: Request, package_id: str) -> Response:
-    """The GAP folder as a zip."""
-    job = of_kind(await one_job(request, package_id), "package")
-    return ranged(request, await context_of(request).file(job, "package.zip"), "package.zip")
+    """Return the GAP folder as a zip."""
+    job = require_kind(await get_job(request, package_id), "package")
+    return file_response(request, await context_of(request).file(job, "package.zip"), "package.zip")
 
 
 @router.delete("/v1/packages/{package_id}", tags=["packages"])
 async def delete_package(request: Request, package_id: str) -> dict[str, Any]:
-    """Cancel a package if it is not done, and remove everything of it."""
-    return await deleted(request, of_kind(await one_job(request, package_id, "write"), "package"), "package")
+    """Cancel a package job if it is not done, and delete all its data."""
+    return await delete_and_answer(
+        request, require_kind(await get_job(request, package_id, "write"), "package"), "package"
+    )
 
 
 @router.get("/v1/scores/{score_id}", tags=["scores"])
 async def get_score(request: Request, score_id: str) -> dict[str, Any]:
-    """A score's state; when it is done, LPIPS by angle."""
-    return readable(native_job, of_kind(await one_job(request, score_id), "score"))
+    """Return a score's state and, once it is done, LPIPS by angle."""
+    return shape_or_failure(native_job, require_kind(await get_job(request, score_id), "score"))
 
 
 @router.delete("/v1/scores/{score_id}", tags=["scores"])
 async def delete_score(request: Request, score_id: str) -> dict[str, Any]:
-    """Cancel a score if it is not done, and remove everything of it."""
-    return await deleted(request, of_kind(await one_job(request, score_id, "write"), "score"), "score")
+    """Cancel a score job if it is not done, and delete all its data."""
+    return await delete_and_answer(request, require_kind(await get_job(request, score_id, "write"), "score"), "score")
 
 
 @router.get("/healthz", tags=["service"])
 async def healthz() -> dict[str, str]:
-    """This process answers. Loads nothing, asks nobody."""
+    """Report that this process answers, without checking anything else."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", tags=["service"])
 async def readyz(request: Request) -> JSONResponse:
-    """Jobs can be accepted and will be worked on."""
+    """Report whether jobs can be accepted and will be worked on."""
     context = context_of(request)
     try:
         await context.call(context.store.ping)
-        missing = await context.call(context.ready)
+        problem = await context.call(context.ready)
     except Exception:
-        missing = "the jobs' database does not answer"
-    return JSONResponse({"status": missing or "ready"}, 503 if missing else 200)
+        problem = "the jobs' database does not answer"
+    return JSONResponse({"status": problem or "ready"}, 503 if problem else 200)
 
 
 @router.get("/metrics", tags=["service"], response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Prometheus; asks for an admin key where the server asks for keys."""
+    """Return Prometheus metrics; needs an admin key if the server needs keys."""
     await caller(request, "admin")
     context = context_of(request)
-    found: Metrics = request.app.state.metrics
+    current: Metrics = request.app.state.metrics
     for status, count in (await context.call(context.store.counts)).items():
-        found.jobs.labels(status).set(count)
-    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
+        current.jobs.labels(status).set(count)
+    return Response(generate_latest(current.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def of_kind(job: Job, kind: Kind) -> Job:
-    """The job, when it is of that kind.
+def require_kind(job: Job, kind: Kind) -> Job:
+    """Return the job if it is of the given kind.
 
     Raises:
-        InputError: `job.not_found`.
+        InputError: `job.not_found` if it is not.
     """
     if job.kind != kind:
         raise InputError("job.not_found", f"there is no {kind} {job.id!r}")

@@ -1,4 +1,4 @@
-"""OpenAI's Videos API (openai 3.54, `resources/videos`), for its SDKs, litellm, and clients of vLLM-Omni and SGLang."""
+"""OpenAI's Videos API (openai 3.54, `resources/videos`), for its SDKs, litellm and clients of vLLM-Omni and SGLang."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gapray.errors import InputError, ModelError, ServeError
 from gapray.serve.artifacts import content_type
-from gapray.serve.deletion import forget
+from gapray.serve.deletion import delete_job
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
-from gapray.serve.http.bodies import azimuths_of, ignored_in, in_turn, making_of, options_of, read_body
+from gapray.serve.http.bodies import (
+    ignored_fields,
+    parse_azimuth_options,
+    parse_azimuths,
+    parse_params,
+    read_body,
+    run_per_key,
+)
 from gapray.serve.http.context import Context
 from gapray.serve.jobs import Job
 from gapray.serve.keys import ApiKey, Scope
-from gapray.serve.shapes import job_id, openai_video, readable
+from gapray.serve.shapes import job_id, openai_video, shape_or_failure
 from gapray.serve.text import refuse_unusable
-from gapray.serve.uploads import sent_by
+from gapray.serve.uploads import photos_in_fields
 
 router = APIRouter(prefix="/v1", tags=["videos"])
 MODEL = "gap-turntable"
 STILLS_MODEL = "gap-stills"
 EVENT_STEP_S, EVENT_PAUSE_S = 0.25, 1.0
-"""Between two looks at a job that is watched, right after something changed and when nothing does any more."""
+"""Pause between two polls of a streamed job [s]: right after a change, and at most, after longer inactivity."""
 _VARIANTS = {"thumbnail": "poster.jpg", "spritesheet": "sprite.jpg"}
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _PICTURES = ("photo", "mask", "depth")
@@ -43,13 +50,13 @@ PHOTOS_SCHEMA: dict[str, Any] = {
             "items": {"type": "string", "format": "binary"},
             "description": "The photos, or one zip of them. Azimuths are taken from `azimuths`, else read from the file names "
             "(`mug_045.jpg`, `mug (2).jpg`). Photos whose names carry no numbers are even steps in their order, with a warning; "
-            "`gap.azimuths_by` says which it was.",
+            "`gap.azimuths_by` states which.",
         },
         "azimuths": {"type": "string", "example": "0,45,90,135,180,225,270,315"},
         "names": {
             "type": "string",
             "enum": ["auto", "degrees", "index", "order"],
-            "description": "What the numbers in file names are; `order`: names are not read, the photos come in their order.",
+            "description": "Meaning of the numbers in file names; `order`: names are not read, the photos are in order.",
         },
         "closing_frame": {
             "type": "string",
@@ -68,7 +75,7 @@ PHOTOS_SCHEMA: dict[str, Any] = {
         "score": {"type": "boolean", "description": "Also measure LPIPS by angle."},
         "product_id": {"type": "string", "example": "mug"},
         "direction": {"type": "string", "enum": ["ccw", "cw"]},
-        "webhook": {"type": "string", "description": "URL that is told when the video is done."},
+        "webhook": {"type": "string", "description": "URL to notify when the video is done."},
     },
 }
 _JSON_EXAMPLE = {
@@ -92,7 +99,7 @@ BODY: dict[str, Any] = {
 
 @router.post("/videos", openapi_extra=BODY)
 async def create_video(request: Request) -> JSONResponse:
-    """Make a turntable video from photos. Answers at once; the video comes later."""
+    """Make a turntable video from photos. Answers at once; the video is made asynchronously."""
     key = await caller(request, "write")
     context = context_of(request)
     await context.refuse_when_full(key)
@@ -103,21 +110,21 @@ async def create_video(request: Request) -> JSONResponse:
         key,
         api="openai",
         kind="video",
-        making=making_of(body, product_id="product"),
-        sent=await in_turn(request, sent_by, body.fields),
-        azimuths=azimuths_of(body),
-        options=options_of(body),
+        params=parse_params(body, product_id="product"),
+        photos=await run_per_key(request, photos_in_fields, body.fields),
+        azimuths=parse_azimuths(body),
+        options=parse_azimuth_options(body),
         model=model,
         idempotency_key=idempotency_key(request),
-        digest=await in_turn(request, body.digest, "openai", "video"),
+        digest=await run_per_key(request, body.digest, "openai", "video"),
         webhook=body.text("webhook", "webhook_url"),
     )
     request.state.job = job.id
-    shown = openai_video(job)
-    ignored = ignored_in(body, ("prompt", "model", "webhook", "webhook_url", "extra_body", "user"))
+    video = openai_video(job)
+    ignored = ignored_fields(body, ("prompt", "model", "webhook", "webhook_url", "extra_body", "user"))
     if ignored:
-        shown["gap"]["ignored"] = ignored
-    return JSONResponse(shown, headers={"location": f"/v1/videos/{shown['id']}"})
+        video["gap"]["ignored"] = ignored
+    return JSONResponse(video, headers={"location": f"/v1/videos/{video['id']}"})
 
 
 @router.get("/videos")
@@ -127,9 +134,9 @@ async def list_videos(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> dict[str, Any]:
-    """Own videos, newest first."""
+    """List the caller's videos, newest first by default."""
     key = await caller(request, "read")
-    found, more = await context_of(request).call(
+    jobs, has_more = await context_of(request).call(
         context_of(request).store.page,
         owner_of(key),
         after=job_id(after) if after else None,
@@ -137,11 +144,11 @@ async def list_videos(
         order=order,
         kind="video",
     )
-    data = [readable(openai_video, job) for job in found]
+    data = [shape_or_failure(openai_video, job) for job in jobs]
     return {
         "object": "list",
         "data": data,
-        "has_more": more,
+        "has_more": has_more,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }
@@ -149,40 +156,40 @@ async def list_videos(
 
 @router.get("/videos/{video_id}")
 async def get_video(request: Request, video_id: str) -> JSONResponse:
-    """One video's state, and its scores once it is done."""
-    job = await one_job(request, video_id)
-    # OpenAI's poller sleeps for this long; a turntable is minutes on a CPU and seconds on a GPU.
+    """Return a video's state and, once it is done, its scores."""
+    job = await get_job(request, video_id)
+    # OpenAI's SDK polls at this interval; a turntable takes minutes on a CPU and seconds on a GPU.
     headers = {} if job.final else {"openai-poll-after-ms": "500"}
-    return JSONResponse(readable(openai_video, job), headers=headers)
+    return JSONResponse(shape_or_failure(openai_video, job), headers=headers)
 
 
 @router.delete("/videos/{video_id}")
 async def delete_video(request: Request, video_id: str) -> dict[str, Any]:
-    """Cancel a video if it is not done, and remove everything of it."""
-    return await deleted(request, await one_job(request, video_id, "write"), "video")
+    """Cancel a video if it is not done, and delete all its data."""
+    return await delete_and_answer(request, await get_job(request, video_id, "write"), "video")
 
 
 @router.get("/videos/{video_id}/content", response_class=Response)
 async def get_content(
     request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
 ) -> Response:
-    """The video, its poster or its sprite sheet; ranges are answered."""
-    job = await one_job(request, video_id)
+    """Return the video, its poster or its sprite sheet, or a range of its bytes."""
+    job = await get_job(request, video_id)
     name = _VARIANTS.get(variant) or str(((job.result or {}).get("video") or {}).get("name", ""))
-    return ranged(request, await context_of(request).file(job, name), name)
+    return file_response(request, await context_of(request).file(job, name), name)
 
 
 @router.get("/videos/{video_id}/views")
 async def list_views(request: Request, video_id: str) -> dict[str, Any]:
-    """Which views of a video's photos can be looked at by now."""
-    job = await one_job(request, video_id)
+    """List the views whose previews are available so far."""
+    job = await get_job(request, video_id)
     return {"object": "list", "data": await context_of(request).call(views_of, context_of(request), job)}
 
 
 @router.get("/videos/{video_id}/views/{view}/{picture}", response_class=Response)
 async def get_view(request: Request, video_id: str, view: str, picture: Literal["photo", "mask", "depth"]) -> Response:
-    """A small picture of one view: the photo, the product cut out, its depth."""
-    job = await one_job(request, video_id)
+    """Return a preview of one view: the photo, the product cut out, or its depth."""
+    job = await get_job(request, video_id)
     if not re.fullmatch(r"\d{3}\.\d{3}", view):
         raise InputError("job.no_such_file", f"there is no view {view[:40]!r}")
     context = context_of(request)
@@ -192,11 +199,11 @@ async def get_view(request: Request, video_id: str, view: str, picture: Literal[
 
 @router.get("/videos/{video_id}/events", response_class=StreamingResponse)
 async def get_events(request: Request, video_id: str) -> StreamingResponse:
-    """Server-sent events: `progress` whenever something changed, `done` at the end.
+    """Stream server-sent events: `progress` after every change, `done` at the end.
 
-    A stream ends after `limits.wait_s`; the next one begins with how the job is then.
+    A stream ends after `limits.wait_s`; a new one begins with the job's state at that time.
     """
-    job = await one_job(request, video_id)
+    job = await get_job(request, video_id)
     return StreamingResponse(
         _events(context_of(request), job, key_of(request)),
         media_type="text/event-stream",
@@ -205,11 +212,11 @@ async def get_events(request: Request, video_id: str) -> StreamingResponse:
 
 
 async def _events(context: Context, job: Job, key: ApiKey) -> AsyncIterator[str]:
-    last, end = "", time.monotonic() + context.settings.limits.wait_s
+    last, deadline = "", time.monotonic() + context.settings.limits.wait_s
     pause = EVENT_STEP_S
-    while time.monotonic() < end:
+    while time.monotonic() < deadline:
         views = await context.call(views_of, context, job)
-        data = json.dumps({"video": readable(openai_video, job), "views": views})
+        data = json.dumps({"video": shape_or_failure(openai_video, job), "views": views})
         pause = min(EVENT_PAUSE_S, 2 * pause) if data == last else EVENT_STEP_S
         if data != last:
             last = data
@@ -218,22 +225,22 @@ async def _events(context: Context, job: Job, key: ApiKey) -> AsyncIterator[str]
             return
         await asyncio.sleep(pause)
         try:
-            job = await context.call(context.watched, job.id, key)
+            job = await context.call(context.refreshed, job.id, key)
         except InputError:
             yield "event: gone\ndata: {}\n\n"
             return
         except ServeError:
-            return  # the caller is let in no more; who asks again is told why
+            return  # the caller is no longer authorised; a new request is answered with the reason
 
 
 def views_of(context: Context, job: Job) -> list[dict[str, Any]]:
-    """Views and the pictures there are of each."""
-    found: dict[str, list[str]] = {}
+    """Return the views of a job that have previews, with the kinds of preview of each."""
+    pictures: dict[str, list[str]] = {}
     for name in context.artifacts.names(f"{job.folder}/views"):
         view, _, picture = name.removesuffix(".jpg").partition("_")
         if picture in _PICTURES:
-            found.setdefault(view, []).append(picture)
-    return [{"view": view, "azimuth_deg": float(view), "pictures": sorted(found[view])} for view in sorted(found)]
+            pictures.setdefault(view, []).append(picture)
+    return [{"view": view, "azimuth_deg": float(view), "pictures": sorted(pictures[view])} for view in sorted(pictures)]
 
 
 @router.api_route("/videos/{video_id}/remix", methods=["POST"])
@@ -241,14 +248,14 @@ def views_of(context: Context, job: Job) -> list[dict[str, Any]]:
 @router.api_route("/videos/extensions", methods=["POST"])
 @router.api_route("/videos/characters", methods=["POST"])
 async def not_here(request: Request) -> None:
-    """Parts of the Videos API that make no sense for a turntable."""
+    """Refuse the parts of the Videos API that make no sense for a turntable."""
     await caller(request, "write")
     raise InputError("request.unsupported", f"{request.url.path} is not part of gapray")
 
 
 @router.get("/models", tags=["models"])
 async def list_models(request: Request) -> dict[str, Any]:
-    """What this server makes videos and stills with."""
+    """List the models for videos and stills."""
     await caller(request, "read")
     context = context_of(request)
     return {"object": "list", "data": [model_facts(context, name) for name in all_model_names(context)]}
@@ -256,7 +263,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 @router.get("/models/{name}", tags=["models"])
 async def get_model(request: Request, name: str) -> dict[str, Any]:
-    """One of them."""
+    """Return one model."""
     await caller(request, "read")
     context = context_of(request)
     check_model(context, name)
@@ -264,18 +271,18 @@ async def get_model(request: Request, name: str) -> dict[str, Any]:
 
 
 def model_names(context: Context, family: str) -> list[str]:
-    """`gap-turntable` is whatever this server has; the longer name says which."""
+    """Return the names of a model: the family, such as `gap-turntable`, alone and with the server's profile."""
     return [family, f"{family}-{context.profile.name}"]
 
 
 def all_model_names(context: Context) -> list[str]:
-    """Names of the models for videos, and for stills where they are drawn."""
+    """Return the names of the models for videos and, if the server draws stills, for stills."""
     stills = model_names(context, STILLS_MODEL) if context.settings.stylist else []
     return [*model_names(context, MODEL), *stills]
 
 
 def model_facts(context: Context, name: str) -> dict[str, Any]:
-    """OpenAI's Model object."""
+    """Return OpenAI's Model object."""
     return {
         "id": name,
         "object": "model",
@@ -289,7 +296,7 @@ def model_facts(context: Context, name: str) -> dict[str, Any]:
 
 
 def check_model(context: Context, name: str, family: str | None = None) -> None:
-    """Refuse a model that is not here: another one is never taken in silence.
+    """Refuse an unknown model, instead of silently using another one.
 
     Raises:
         ModelError: `model.unknown`.
@@ -299,26 +306,31 @@ def check_model(context: Context, name: str, family: str | None = None) -> None:
         raise ModelError("model.unknown", f"there is no model {name[:80]!r} here; models: {', '.join(names)}")
 
 
-async def one_job(request: Request, shown: str, scope: Scope = "read") -> Job:
-    """The job that a path names, if the caller may see it and the key has the scope."""
+async def get_job(request: Request, public_id: str, scope: Scope = "read") -> Job:
+    """Return the job with an API's id, if it is the caller's and the key has the scope.
+
+    Raises:
+        InputError: `job.not_found`.
+        ServeError: `auth.missing`, `auth.invalid`, `auth.forbidden` or `rate.exceeded`.
+    """
     key = await caller(request, scope)
     context = context_of(request)
-    job: Job = await context.call(context.store.get, job_id(shown), owner_of(key))
+    job: Job = await context.call(context.store.get, job_id(public_id), owner_of(key))
     return job
 
 
-async def deleted(request: Request, job: Job, name: str) -> dict[str, Any]:
-    """Remove a job and all its files; the answer calls it `name`, as OpenAI's API does."""
+async def delete_and_answer(request: Request, job: Job, name: str) -> dict[str, Any]:
+    """Delete a job and all its files, and return OpenAI's answer, in which the object is called `name`."""
     context = context_of(request)
-    await context.call(forget, context.store, context.artifacts, job.id)
+    await context.call(delete_job, context.store, context.artifacts, job.id)
     return {"id": f"{name}_{job.id}", "deleted": True, "object": f"{name}.deleted"}
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The header's value.
+    """Return the value of the header ``Idempotency-Key``; None if there is none.
 
     Raises:
-        InputError: `request.invalid` when it is too long, or holds control characters.
+        InputError: `request.invalid` if it is empty, too long, or contains control characters.
     """
     value = request.headers.get("idempotency-key")
     if value is not None:
@@ -328,12 +340,12 @@ def idempotency_key(request: Request) -> str | None:
     return value
 
 
-def ranged(request: Request, data: bytes, name: str) -> Response:
-    """A file, or the one range of it that is asked for (RFC 9110, section 14)."""
+def file_response(request: Request, data: bytes, name: str) -> Response:
+    """Return a file, or the single range of it that was requested (RFC 9110, section 14)."""
     headers = {"accept-ranges": "bytes", "content-disposition": f'inline; filename="{name}"'}
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if "if-range" in request.headers:
-        # It names a version of the file by a tag or date, none of which was ever sent: the whole is due (13.1.5).
+        # No validator was ever sent that it could match, so the whole file must be returned (section 13.1.5).
         match = None
     if match is None or match.groups() == ("", ""):
         return Response(data, media_type=content_type(name), headers=headers)

@@ -1,6 +1,6 @@
-"""Places: how many requests one process answers at once, and how many of them, and how much of their bodies, one key may have.
+"""Limits on concurrent requests: of a process, and of each key, whose requests and body bytes in flight are counted.
 
-A request that waits, streams or sends its body slowly keeps its place. Health checks need none.
+A request that waits, streams or sends its body slowly keeps its slot. Health checks need none.
 """
 
 from __future__ import annotations
@@ -14,40 +14,46 @@ from weakref import WeakValueDictionary
 from starlette.types import Scope
 
 from gapray.errors import ServeError
-from gapray.serve.keys import ANYBODY
+from gapray.serve.keys import ANONYMOUS
 
-WITHOUT = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Paths of those who watch the server."""
-BESIDE = 20
-"""Requests that Ray Serve lets through beside those that have places: these are for `WITHOUT`, and for refusals."""
+EXEMPT_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Paths for monitoring, which need no slot."""
+RESERVED_REQUESTS = 20
+"""Requests that Ray Serve lets through in addition to the slots: for `EXEMPT_PATHS`, and for requests that are refused."""
 _HOLDER = "holder"
-"""In a request's state: the id of the key that its place is counted for."""
+"""Member of a request's state: the id of the key that its slot is counted for."""
 _BYTES = "bytes"
-"""In a request's state: how much of its body is counted for that key."""
+"""Member of a request's state: the number of body bytes that are counted for that key."""
 
 
-class Places:
-    """The places of one process. Used on its event loop only."""
+class RequestSlots:
+    """The request slots of one process. May be used on its event loop only.
 
-    def __init__(self, most: int, of_one_key: int, bytes_of_one_key: int) -> None:
-        self._most, self._of_one_key, self._bytes_of_one_key = most, of_one_key, bytes_of_one_key
+    Args:
+        total: Maximum number of concurrent requests.
+        per_key: Maximum number of concurrent requests of one key.
+        bytes_per_key: Maximum total size of the bodies of one key's concurrent requests.
+    """
+
+    def __init__(self, total: int, per_key: int, bytes_per_key: int) -> None:
+        self._total, self._per_key, self._bytes_per_key = total, per_key, bytes_per_key
         self._taken = 0
         self._held: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._body_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @contextmanager
-    def taken(self, scope: Scope) -> Iterator[None]:
-        """A place for a request, until it is answered.
+    def take(self, scope: Scope) -> Iterator[None]:
+        """Take a slot until the request is answered.
 
         Raises:
-            ServeError: `serve.busy` when there is none.
+            ServeError: `serve.busy` if none is free.
         """
-        if scope["path"] in WITHOUT:
+        if scope["path"] in EXEMPT_PATHS:
             yield
             return
-        if self._taken >= self._most:
-            raise ServeError("serve.busy", f"{self._most} requests are at work")
+        if self._taken >= self._total:
+            raise ServeError("serve.busy", f"{self._total} requests are at work")
         self._taken += 1
         try:
             yield
@@ -55,37 +61,37 @@ class Places:
             self._taken -= 1
             if (holder := scope["state"].get(_HOLDER)) is not None:
                 self._held[holder] -= 1
-                self._held += Counter()  # forgets those that have none
+                self._held += Counter()  # drops entries of zero
                 self._bytes[holder] -= scope["state"].get(_BYTES, 0)
                 self._bytes += Counter()
 
-    def hold(self, scope: Scope, key_id: str) -> None:
-        """Count a request's place for the key that turns out to ask. Without keys there is but one tenant, who may have all.
+    def assign(self, scope: Scope, key_id: str) -> None:
+        """Count a request's slot for its key, once that is known. A server without keys has one tenant, who may use all slots.
 
         Raises:
-            ServeError: `rate.exceeded` when the key has as many as it may.
+            ServeError: `rate.exceeded` if the key already has `per_key` requests.
         """
-        if scope["path"] in WITHOUT or _HOLDER in scope["state"]:
+        if scope["path"] in EXEMPT_PATHS or _HOLDER in scope["state"]:
             return
-        if key_id != ANYBODY.id and self._held[key_id] >= self._of_one_key:
-            raise ServeError("rate.exceeded", f"this key may have {self._of_one_key} requests at once")
+        if key_id != ANONYMOUS.id and self._held[key_id] >= self._per_key:
+            raise ServeError("rate.exceeded", f"this key may have {self._per_key} requests at once")
         self._held[key_id] += 1
         scope["state"][_HOLDER] = key_id
 
-    def arrived(self, scope: Scope, count: int) -> None:
+    def count_body_bytes(self, scope: Scope, count: int) -> None:
         """Count bytes of a request's body for its key, until the request is answered.
 
         Raises:
-            ServeError: `rate.exceeded` when the key's requests hold more than they may.
+            ServeError: `rate.exceeded` if the key's requests together exceed `bytes_per_key`.
         """
-        holder = scope["state"].get(_HOLDER, ANYBODY.id)
-        if holder == ANYBODY.id:
+        holder = scope["state"].get(_HOLDER, ANONYMOUS.id)
+        if holder == ANONYMOUS.id:
             return
         scope["state"][_BYTES] = scope["state"].get(_BYTES, 0) + count
         self._bytes[holder] += count
-        if self._bytes[holder] > self._bytes_of_one_key:
-            raise ServeError("rate.exceeded", f"this key may send {self._bytes_of_one_key} bytes at once")
+        if self._bytes[holder] > self._bytes_per_key:
+            raise ServeError("rate.exceeded", f"this key may send {self._bytes_per_key} bytes at once")
 
-    def turn(self, scope: Scope) -> asyncio.Lock:
-        """To be held while a body is read, by one request of a key at a time."""
-        return self._turns.setdefault(scope["state"].get(_HOLDER, ANYBODY.id), asyncio.Lock())
+    def body_lock(self, scope: Scope) -> asyncio.Lock:
+        """Return the lock that allows one request of a key at a time to parse its body."""
+        return self._body_locks.setdefault(scope["state"].get(_HOLDER, ANONYMOUS.id), asyncio.Lock())

@@ -1,4 +1,4 @@
-"""RunPod's serverless API, version 2, and the little GraphQL that its SDK asks first (runpod 1.12)."""
+"""RunPod's serverless API, version 2, and the one GraphQL query that its SDK sends (runpod 1.12)."""
 
 from __future__ import annotations
 
@@ -14,45 +14,53 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import (
-    MAKING,
-    MOST_IGNORED,
-    NAMES,
-    STILL,
+    FIELD_ALIASES,
+    MAX_IGNORED,
+    PARAM_FIELDS,
+    STILL_ALIASES,
     Body,
-    azimuths_of,
-    ignored_in,
-    in_turn,
-    making_of,
-    options_of,
+    ignored_fields,
+    parse_azimuth_options,
+    parse_azimuths,
+    parse_params,
+    parse_still_params,
     read_json,
     refuse_long_texts,
-    still_of,
+    run_per_key,
 )
 from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
-from gapray.serve.jobs import Job, Making, StillWish
-from gapray.serve.shapes import job_id, readable, runpod_accepted, runpod_id, runpod_state, runpod_status
-from gapray.serve.text import VALUES, refuse_long, refuse_many_values, strict_json
-from gapray.serve.uploads import PHOTO_FIELDS, Sent, decoded, refuse_two_sources, sent_by, sent_in_manifest
+from gapray.serve.jobs import GenerationParams, Job, StillParams
+from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status, shape_or_failure
+from gapray.serve.text import MAX_VALUES, refuse_long, refuse_many_values, strict_json
+from gapray.serve.uploads import (
+    PHOTO_FIELDS,
+    IncomingPhoto,
+    decode_base64,
+    photos_in_fields,
+    photos_in_manifest,
+    refuse_two_sources,
+)
 
 router = APIRouter(tags=["runpod"])
 ENDPOINT = "gap-animatediff-video-sd15"
-"""The prototype's endpoint; any other name is served alike."""
+"""Name of the prototype's endpoint; any other name works as well."""
 Endpoint = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 IMAGE_FIELDS = ("reference_image", "depth_image", "normal_image")
-"""Fields of the prototype's image endpoint; any of them makes a job one for a picture."""
-_PICTURES = PHOTO_FIELDS | set(IMAGE_FIELDS) | {"manifest", "manifest_b64"}
-"""Fields of `input` that may hold pictures."""
-PROTOTYPE = {"fps": 8, "format": "gif"}
-"""What the prototype made when a request did not say."""
-_SPOKEN = ("prompt", "model", "user")
-"""Fields of the Videos API that change nothing here, or the words alone."""
+"""Fields of the prototype's image endpoint; a job with any of them makes stills."""
+_FILE_FIELDS = PHOTO_FIELDS | set(IMAGE_FIELDS) | {"manifest", "manifest_b64"}
+"""Fields of `input` that may hold images."""
+PROTOTYPE_DEFAULTS = {"fps": 8, "format": "gif"}
+"""The prototype's defaults for videos."""
+_ACCEPTED_FIELDS = ("prompt", "model", "user")
+"""Fields of the Videos API that are accepted without being reported as ignored."""
 RUNSYNC_WAIT_MS = 90_000
 STREAMS_REMEMBERED = 10_000
+"""Maximum number of jobs whose output is remembered as streamed."""
 _MANIFESTS = ("manifest_url", "manifest_b64", "manifest")
 _BODY_FIELDS = {"input": None, "webhook": None, "s3Config": None, "policy": ("executionTimeout", "ttl")}
-"""Members of a request, and those of their own of which one is read in parts."""
+"""Members of a request that are read; for those read in parts, their members."""
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -69,24 +77,24 @@ _BODY: dict[str, Any] = {
 @router.post("/v2/{endpoint}/run", openapi_extra=_BODY)
 async def run(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     """Accept a job."""
-    job, ignored = await _accepted(request, endpoint)
-    return _with(runpod_accepted(job), ignored)
+    job, ignored = await _submit(request, endpoint)
+    return _with_ignored(runpod_accepted(job), ignored)
 
 
 @router.post("/v2/{endpoint}/runsync", openapi_extra=_BODY)
 async def run_sync(
     request: Request, endpoint: Endpoint, wait: Annotated[int, Query(ge=1000, le=300_000)] = RUNSYNC_WAIT_MS
 ) -> JSONResponse:
-    """Accept a job and wait for it; a job that takes longer goes on."""
-    job, ignored = await _accepted(request, endpoint)
+    """Accept a job and wait for it; a job that takes longer continues in the background."""
+    job, ignored = await _submit(request, endpoint)
     context = context_of(request)
-    return await _status(context, await context.waited(job, wait / 1000, key_of(request)), ignored)
+    return await _status(context, await context.wait_for_job(job, wait / 1000, key_of(request)), ignored)
 
 
 @router.get("/v2/{endpoint}/status/{shown}")
 @router.post("/v2/{endpoint}/status/{shown}", include_in_schema=False)
 async def status(request: Request, endpoint: Endpoint, shown: str) -> JSONResponse:
-    """A job's state, and its output once it is done."""
+    """Return a job's state and, once it is done, its output."""
     del endpoint
     return await _status(context_of(request), await _job(request, shown))
 
@@ -96,42 +104,42 @@ async def status(request: Request, endpoint: Endpoint, shown: str) -> JSONRespon
 async def status_sync(
     request: Request, endpoint: Endpoint, shown: str, wait: Annotated[int, Query(ge=1000, le=300_000)] = RUNSYNC_WAIT_MS
 ) -> JSONResponse:
-    """As `status`, once the job is done."""
+    """Wait for a job, and return its state and output."""
     del endpoint
     context = context_of(request)
     job = await _job(request, shown)
-    return await _status(context, await context.waited(job, wait / 1000, key_of(request)))
+    return await _status(context, await context.wait_for_job(job, wait / 1000, key_of(request)))
 
 
 @router.get("/v2/{endpoint}/stream/{shown}")
 @router.post("/v2/{endpoint}/stream/{shown}", include_in_schema=False)
 async def stream(request: Request, endpoint: Endpoint, shown: str) -> dict[str, Any]:
-    """What a job has put out since it was last asked: progress while it runs, then its output."""
+    """Return a job's progress while it runs and, once, its output."""
     del endpoint
     context = context_of(request)
     job = await _job(request, shown)
     if not job.final:
-        # The SDK asks again at once while the stream is empty, and every second otherwise.
-        job = await context.waited(job, 1.0, key_of(request))
-    told = await context.call(readable, partial(runpod_status, artifacts=context.artifacts), job)
-    said = request.app.state.streamed
+        # The SDK polls without a pause while the stream is empty, and every second otherwise.
+        job = await context.wait_for_job(job, 1.0, key_of(request))
+    current = await context.call(shape_or_failure, partial(runpod_status, artifacts=context.artifacts), job)
+    streamed = request.app.state.streamed_jobs
     if job.final:
-        # RunPod's clients stop when a job is final and its stream is empty: the output is told once.
-        new = [] if job.id in said else [{"output": told.get("output")}]
+        # RunPod's clients stop once a job is final and its stream is empty, so the output is returned only once.
+        new = [] if job.id in streamed else [{"output": current.get("output")}]
         if not request.state.head:
-            said[job.id] = True
-        if len(said) > STREAMS_REMEMBERED:
-            said.popitem(last=False)
+            streamed[job.id] = True
+        if len(streamed) > STREAMS_REMEMBERED:
+            streamed.popitem(last=False)
         if job.status == "cancelled":
-            # runpod 1.12 does not count CANCELLED among the final states and would ask for ever.
+            # runpod 1.12 does not treat CANCELLED as final and would poll for ever.
             return {"status": "FAILED", "stream": new, "error": job.error_message}
-        return {"status": told["status"], "stream": new}
-    return {"status": told["status"], "stream": [{"output": told["output"]}] if "output" in told else []}
+        return {"status": current["status"], "stream": new}
+    return {"status": current["status"], "stream": [{"output": current["output"]}] if "output" in current else []}
 
 
 @router.post("/v2/{endpoint}/cancel/{shown}")
 async def cancel(request: Request, endpoint: Endpoint, shown: str) -> dict[str, Any]:
-    """Stop a job."""
+    """Cancel a job."""
     del endpoint
     key = await caller(request, "write")
     context = context_of(request)
@@ -150,14 +158,14 @@ async def retry(request: Request, endpoint: Endpoint, shown: str) -> dict[str, A
         job_id(shown),
         owner_of(key),
         max_queued=context.settings.limits.queued,
-        max_of_owner=context.max_queued_of(key),
+        max_per_owner=context.max_queued_of(key),
     )
     return {"id": runpod_id(job), "status": runpod_state(job)}
 
 
 @router.post("/v2/{endpoint}/purge-queue")
 async def purge_queue(request: Request, endpoint: Endpoint) -> dict[str, Any]:
-    """Cancel own waiting jobs of this endpoint; with an admin key, everybody's."""
+    """Cancel the caller's queued jobs of an endpoint; with an admin key, those of all callers."""
     key = await caller(request, "write")
     context = context_of(request)
     removed = await context.call(context.store.purge, owner_of(key), endpoint)
@@ -166,7 +174,7 @@ async def purge_queue(request: Request, endpoint: Endpoint) -> dict[str, Any]:
 
 @router.get("/v2/{endpoint}/health")
 async def health(request: Request, endpoint: Endpoint) -> dict[str, Any]:
-    """Own jobs by state, and workers."""
+    """Return the number of the caller's jobs by state, and of workers."""
     key = await caller(request, "read")
     context = context_of(request)
     counts = await context.call(context.store.counts, owner_of(key), endpoint)
@@ -187,7 +195,7 @@ async def health(request: Request, endpoint: Endpoint) -> dict[str, Any]:
 
 @router.post("/graphql")
 async def graphql(request: Request) -> dict[str, Any]:
-    """What `runpod.get_endpoints()` asks, with `status` and `workers`, which the prototype's script waits for."""
+    """Answer the query of `runpod.get_endpoints()`, adding `status` and `workers`, which the prototype's script waits for."""
     key = await caller(request, "read")
     context = context_of(request)
     query = (await read_json(request, context.settings.limits)).get("query")
@@ -222,37 +230,37 @@ async def graphql(request: Request) -> dict[str, Any]:
     return {"data": {"myself": {"endpoints": [endpoint]}}}
 
 
-def _with(shown: dict[str, Any], ignored: Sequence[str]) -> dict[str, Any]:
-    """An answer that also says what of its request nothing here reads."""
-    return shown | {"gap": shown["gap"] | {"ignored": list(ignored)}} if ignored else shown
+def _with_ignored(content: dict[str, Any], ignored: Sequence[str]) -> dict[str, Any]:
+    """Add the names of the request's fields that had no effect to an answer."""
+    return content | {"gap": content["gap"] | {"ignored": list(ignored)}} if ignored else content
 
 
 async def _status(context: Context, job: Job, ignored: Sequence[str] = ()) -> JSONResponse:
-    shown = await context.call(readable, partial(runpod_status, artifacts=context.artifacts), job)
-    shown = _with(shown, ignored)
-    # The output is megabytes of base64: it is written off the event loop.
+    content = await context.call(shape_or_failure, partial(runpod_status, artifacts=context.artifacts), job)
+    content = _with_ignored(content, ignored)
+    # Writing megabytes of base64 would block the event loop.
     return (
-        JSONResponse(shown)
-        if not {"video_b64", "image"} & set(shown.get("output") or {})
-        else await context.call(JSONResponse, shown)
+        JSONResponse(content)
+        if not {"video_b64", "image"} & set(content.get("output") or {})
+        else await context.call(JSONResponse, content)
     )
 
 
-async def _job(request: Request, shown: str) -> Job:
+async def _job(request: Request, public_id: str) -> Job:
     key = await caller(request, "read")
     context = context_of(request)
-    job: Job = await context.call(context.store.get, job_id(shown), owner_of(key))
+    job: Job = await context.call(context.store.get, job_id(public_id), owner_of(key))
     return job
 
 
-async def _accepted(request: Request, endpoint: str) -> tuple[Job, list[str]]:
-    """The job that a request asks for, and the fields that nothing here reads."""
+async def _submit(request: Request, endpoint: str) -> tuple[Job, list[str]]:
+    """Submit the job that a request describes; returns it, and the names of the fields that had no effect."""
     key = await caller(request, "write")
     context = context_of(request)
     await context.refuse_when_full(key)
     body = await read_json(request, context.settings.limits)
-    given = body.get("input")
-    if not isinstance(given, dict) or not given:
+    job_input = body.get("input")
+    if not isinstance(job_input, dict) or not job_input:
         raise InputError("request.invalid", "the body must hold an object `input`")
     if body.get("s3Config"):
         raise InputError("request.invalid", "s3Config is not taken; results come inline")
@@ -262,127 +270,136 @@ async def _accepted(request: Request, endpoint: str) -> tuple[Job, list[str]]:
     if webhook is not None and not isinstance(webhook, str):
         raise InputError("request.invalid", "webhook must be a URL")
     refuse_long("webhook", webhook)
-    refuse_long_texts(given.items(), beside=_PICTURES)
-    asked = await in_turn(request, asked_of, given)
-    if asked.kind == "image":
+    refuse_long_texts(job_input.items(), exempt=_FILE_FIELDS)
+    parsed = await run_per_key(request, parse_input, job_input)
+    if parsed.kind == "image":
         refuse_without_stylist(context)
     job = await context.accept(
         key,
         api="runpod",
-        **asked.as_arguments(),
+        **parsed.as_arguments(),
         endpoint=endpoint,
-        model=STILLS_MODEL if asked.kind == "image" else MODEL,
+        model=STILLS_MODEL if parsed.kind == "image" else MODEL,
         idempotency_key=idempotency_key(request),
-        digest=await in_turn(request, Body(tuple(given.items())).digest, "runpod", endpoint, asked.kind),
+        digest=await run_per_key(request, Body(tuple(job_input.items())).digest, "runpod", endpoint, parsed.kind),
         webhook=webhook,
         timeout_s=_seconds(policy.get("executionTimeout"), 5_000),
         ttl_s=_seconds(policy.get("ttl"), 10_000),
     )
     request.state.job = job.id
-    return job, [*_unread(body), *asked.ignored]
+    return job, [*_ignored_members(body), *parsed.ignored]
 
 
-def _unread(body: Mapping[str, Any]) -> list[str]:
-    """Members of a request beside its `input` that nothing here reads."""
-    beside = [name for name in body if name not in _BODY_FIELDS]
+def _ignored_members(body: Mapping[str, Any]) -> list[str]:
+    """Return the members of a request, other than those of its `input`, that have no effect."""
+    ignored = [name for name in body if name not in _BODY_FIELDS]
     for name, parts in _BODY_FIELDS.items():
         if parts is not None and isinstance(body.get(name), dict):
-            beside += [f"{name}.{part}" for part in body[name] if part not in parts]
-    return sorted(name[:60] for name in beside)[:MOST_IGNORED]
+            ignored += [f"{name}.{part}" for part in body[name] if part not in parts]
+    return sorted(name[:60] for name in ignored)[:MAX_IGNORED]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A job's `input`, read."""
+class ParsedInput:
+    """The parsed `input` of a job."""
 
     kind: Literal["video", "image"]
-    making: Making
-    sent: list[Sent]
+    params: GenerationParams
+    photos: list[IncomingPhoto]
     azimuths: list[float] | None
     options: AzimuthOptions
     manifest_url: str | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    """Further input files: field of `JobInput` -> bytes."""
     ignored: Sequence[str] = ()
-    """Fields that nothing here reads."""
+    """Fields that have no effect."""
 
     def as_arguments(self) -> dict[str, Any]:
-        """For `Context.accept`."""
+        """Return the keyword arguments for `Context.accept`."""
         return {member.name: getattr(self, member.name) for member in fields(self) if member.name != "ignored"}
 
 
-def asked_of(given: dict[str, Any]) -> Asked:
-    """What a job's `input` asks for: a video, or, by the fields of the prototype's image endpoint, a picture.
+def parse_input(job_input: dict[str, Any]) -> ParsedInput:
+    """Parse a job's `input`: a request for a video or, with the fields of the prototype's image endpoint, for stills.
 
     Raises:
         InputError: `request.*` or `capture.invalid_product_id`.
     """
-    if not any(given.get(name) for name in IMAGE_FIELDS):
-        # A length that is asked for sets the rate.
-        usual = {name: value for name, value in PROTOTYPE.items() if name != "fps" or not given.get("seconds")}
-        body = _body(usual | given)
-        refuse_two_sources(given, _MANIFESTS)
-        sent, manifest_url, name = photos_of(given)
-        making = making_of(body, product_id=name)
-        azimuths = azimuths_of(body)
+    if not any(job_input.get(name) for name in IMAGE_FIELDS):
+        # A requested duration determines the frame rate.
+        defaults = {
+            name: value for name, value in PROTOTYPE_DEFAULTS.items() if name != "fps" or not job_input.get("seconds")
+        }
+        body = _body(defaults | job_input)
+        refuse_two_sources(job_input, _MANIFESTS)
+        photos, manifest_url, name = parse_photos(job_input)
+        params = parse_params(body, product_id=name)
+        azimuths = parse_azimuths(body)
         if manifest_url is not None and azimuths is not None:
             raise InputError("request.invalid", "a manifest says its views' azimuths: send no `azimuths` beside it")
-        ignored = ignored_in(_body(given), (*_MANIFESTS, *_SPOKEN))
-        return Asked("video", making, sent, azimuths, options_of(body), manifest_url, ignored=ignored)
-    refuse_two_sources(given, ("reference_image", *_MANIFESTS))
-    # A scale or a size that is a video's means the same here; its file format does not.
-    body = _body({name: value for name, value in given.items() if name not in ("format", *IMAGE_FIELDS)})
-    making = making_of(body, product_id="product")
-    making = making.model_copy(update={"still": still_of(_body({"n": given.get("num_images")} | given))})
-    sent = (
-        sent_by([("image", given.get("reference_image"))]) if given.get("reference_image") else sent_by(given.items())
-    )
+        ignored = ignored_fields(_body(job_input), (*_MANIFESTS, *_ACCEPTED_FIELDS))
+        options = parse_azimuth_options(body)
+        return ParsedInput("video", params, photos, azimuths, options, manifest_url, ignored=ignored)
+    refuse_two_sources(job_input, ("reference_image", *_MANIFESTS))
+    # Fields of videos, such as scales and sizes, mean the same for stills, except for the file format.
+    body = _body({name: value for name, value in job_input.items() if name not in ("format", *IMAGE_FIELDS)})
+    params = parse_params(body, product_id="product")
+    still = parse_still_params(_body({"n": job_input.get("num_images")} | job_input))
+    params = params.model_copy(update={"still": still})
+    reference = job_input.get("reference_image")
+    photos = photos_in_fields([("image", reference)] if reference else job_input.items())
     files = {
-        field_name: _map_of(given[name], name)
+        field_name: _decode_map(job_input[name], name)
         for name, field_name in (("depth_image", "depth"), ("normal_image", "normals"))
-        if given.get(name)
+        if job_input.get(name)
     }
-    options = replace(options_of(body), allow_missing=True)
-    known = (*IMAGE_FIELDS, *StillWish.model_fields, *STILL, *_SPOKEN, "num_images")
-    ignored = ignored_in(_body(given), known, making=(MAKING | {"size"}) - {"format"})
-    return Asked("image", making, sent, azimuths_of(body), options, files=files, ignored=ignored)
+    options = replace(parse_azimuth_options(body), allow_missing=True)
+    known = (*IMAGE_FIELDS, *StillParams.model_fields, *STILL_ALIASES, *_ACCEPTED_FIELDS, "num_images")
+    ignored = ignored_fields(_body(job_input), known, params=(PARAM_FIELDS | {"size"}) - {"format"})
+    return ParsedInput("image", params, photos, parse_azimuths(body), options, files=files, ignored=ignored)
 
 
 def _body(values: dict[str, Any]) -> Body:
-    return Body(tuple((NAMES.get(name, name), value) for name, value in values.items()))
+    return Body(tuple((FIELD_ALIASES.get(name, name), value) for name, value in values.items()))
 
 
-def _map_of(value: Any, name: str) -> bytes:
-    """A depth or normal map: its bytes must be in the request."""
-    sent = sent_by([("image", value)])
-    if len(sent) != 1 or sent[0].data is None:
+def _decode_map(value: Any, name: str) -> bytes:
+    """Return the bytes of a depth or normal map, which must be sent inline."""
+    images = photos_in_fields([("image", value)])
+    if len(images) != 1 or images[0].data is None:
         raise InputError("request.invalid", f"{name} must be one picture, in base64 or a data URI")
-    return sent[0].data
+    return images[0].data
 
 
-def photos_of(given: dict[str, Any]) -> tuple[list[Sent], str | None, str]:
-    """Photos of the prototype's manifest, or of the fields that the Videos API takes too."""
-    url = given.get("manifest_url")
+def parse_photos(job_input: dict[str, Any]) -> tuple[list[IncomingPhoto], str | None, str]:
+    """Extract the photos from a manifest in the prototype's format, or from the photo fields of the Videos API.
+
+    Returns:
+        The photos, the URL of a manifest still to be fetched (or None), and the default product id.
+    """
+    url = job_input.get("manifest_url")
     if url is not None:
         if not isinstance(url, str):
             raise InputError("request.invalid", "manifest_url must be a URL")
         return [], url, "product"
-    manifest = given.get("manifest_b64", given.get("manifest"))
+    manifest = job_input.get("manifest_b64", job_input.get("manifest"))
     if manifest is None:
-        return sent_by(given.items()), None, "product"
+        return photos_in_fields(job_input.items()), None, "product"
     if isinstance(manifest, str):
         try:
-            text = decoded(manifest)
-            refuse_many_values("manifest_b64", text, VALUES)
+            text = decode_base64(manifest)
+            refuse_many_values("manifest_b64", text, MAX_VALUES)
             manifest = strict_json(text)
         except (ValueError, RecursionError) as error:
             raise InputError("request.invalid", "manifest_b64 holds no JSON") from error
     name = manifest.get("asset_name") if isinstance(manifest, dict) else None
-    return sent_in_manifest(manifest), None, name if isinstance(name, str) and name else "product"
+    return photos_in_manifest(manifest), None, name if isinstance(name, str) and name else "product"
 
 
-def _seconds(value: Any, least_ms: int) -> float | None:
+def _seconds(value: Any, min_ms: int) -> float | None:
+    """Convert a time of a policy from milliseconds to seconds; None for None."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least_ms <= value <= 7 * 86_400_000:
-        raise InputError("request.invalid", f"a policy's time is a number of milliseconds from {least_ms} to a week")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not min_ms <= value <= 7 * 86_400_000:
+        raise InputError("request.invalid", f"a policy's time is a number of milliseconds from {min_ms} to a week")
     return float(value) / 1000

@@ -1,7 +1,7 @@
-"""Steps that bring a jobs' database of an older gapray to this one's tables, by Alembic.
+"""Alembic migrations of the job database to the current schema.
 
-A new step: change `gapray.serve.tables`, add a file to `versions`, and name it in `HEAD`. Steps stand for themselves: they
-never import `gapray.serve.tables`, which goes on changing after them.
+To add one, change `gapray.serve.tables`, add a file to `versions`, and update `HEAD`. Migrations are self-contained: they
+never import `gapray.serve.tables`, which changes after them.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ from sqlalchemy.engine import Connection, Engine
 from gapray.errors import ConfigError
 
 FIRST = "0001"
-"""The tables as they were made before there were steps."""
+"""The schema from before there were migrations."""
 HEAD = "0002"
-"""The newest step. Written here, so that a process that finds the database up to date need not import Alembic."""
+"""The newest migration, stated here so that a process whose database is up to date need not import Alembic."""
 VERSION_TABLE = "gapray_schema"
 _ADVISORY_KEY = int.from_bytes(b"gapray", "big")
-"""Key of the lock that PostgreSQL gives to one process at a time."""
-_ONE_THREAD = threading.Lock()
-"""Alembic keeps the context of a run in its module."""
+"""Key of the PostgreSQL advisory lock that serialises migrations."""
+_ALEMBIC_LOCK = threading.Lock()
+"""Alembic keeps the context of a run in a module variable, so only one thread may use it."""
 
 
 def bring_up_to_date(engine: Engine) -> None:
-    """Make the tables, or take the steps that the database lacks. Several processes may do it at once.
+    """Create the tables, or run the migrations that the database lacks. Several processes may call this at once.
 
-    All steps are one transaction. It waits for the others at SQLite's write lock or at an advisory lock of PostgreSQL, and
-    then finds their work done.
+    All migrations run in one transaction. A process waits for others at SQLite's write lock or a PostgreSQL advisory lock,
+    and then finds their work done.
 
     Args:
-        engine: Of `gapray.serve.tables.connect`: its writing transactions take SQLite's write lock at their beginning.
+        engine: Engine as `gapray.serve.tables.connect` sets it up: transactions that write take SQLite's write lock at
+            their beginning.
 
     Raises:
-        ConfigError: `jobs.newer_schema`: a newer gapray has changed the database.
-        sqlalchemy.exc.SQLAlchemyError: The database refuses or does not answer.
+        ConfigError: `jobs.newer_schema` if a newer version of gapray has migrated the database.
+        sqlalchemy.exc.SQLAlchemyError: The database refuses the change or does not answer.
     """
     with engine.connect() as connection:
         if _version(connection) == HEAD:
             return
-    with _ONE_THREAD, engine.execution_options(gapray_writes=True).begin() as connection:
+    with _ALEMBIC_LOCK, engine.execution_options(gapray_writes=True).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_KEY)))
         _upgrade(connection)
@@ -67,9 +68,9 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _version(connection: Connection) -> str | None:
-    """The database's last step; None when it is empty or older than all steps."""
+    """Return the last migration of the database; None if it is empty or older than all migrations."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     version = sa.table(VERSION_TABLE, sa.column("version_num"))
-    found: str | None = connection.execute(sa.select(version.c.version_num)).scalar_one_or_none()
-    return found
+    number: str | None = connection.execute(sa.select(version.c.version_num)).scalar_one_or_none()
+    return number

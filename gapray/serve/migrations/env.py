@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the steps over the connection that `bring_up_to_date` holds."""
+"""Alembic's entry point: runs the migrations over the connection that `bring_up_to_date` holds."""
 
 from alembic import context
 

@@ -1,34 +1,34 @@
 "use strict";
-// The page of a gapray server. No build step: what is written here is what runs.
+// The web page of a gapray server. There is no build step.
 
 const KEY = "gapray-key";
 const $ = (id) => document.getElementById(id);
-const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 const STAGES = { fetch: "fetching", package: "cutting out the product", render: "drawing the turn", encode: "encoding", score: "scoring" };
 let picture = "mask";
 let video = null;
 let views = [];
-let stopEvents = null;
-let turn = null;
+let eventsController = null;
+let viewer = null;
 
 const headers = () => {
   const key = sessionStorage.getItem(KEY);
   return key ? { authorization: `Bearer ${key}` } : {};
 };
 
-async function ask(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
-  if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  if (answer.status === 401) {
+async function request(path, options = {}) {
+  const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  if (response.ok) return response;
+  const body = await response.json().catch(() => ({}));
+  if (response.status === 401) {
     $("key-form").hidden = false;
     $("key").focus();
   }
-  const error = told.error || {};
-  throw new Error([error.message || `The server answered ${answer.status}.`, error.remedy].filter(Boolean).join("\n"));
+  const error = body.error || {};
+  throw new Error([error.message || `The server answered ${response.status}.`, error.remedy].filter(Boolean).join("\n"));
 }
 
-function say(error) {
+function showError(error) {
   $("error").hidden = !error;
   $("error").textContent = error ? error.message || String(error) : "";
 }
@@ -37,10 +37,10 @@ $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(KEY, $("key").value.trim());
   $("key-form").hidden = true;
-  say(null);
+  showError(null);
 });
 
-// ---- giving photos
+// ---- uploading photos
 
 $("files").addEventListener("change", () => { if ($("files").files.length) send([...$("files").files]); });
 for (const kind of ["dragenter", "dragover"]) {
@@ -55,13 +55,13 @@ $("drop").addEventListener("drop", (event) => {
 $("sample").addEventListener("click", async () => {
   try {
     const names = Array.from({ length: 8 }, (_, step) => `mug_${String(45 * step).padStart(3, "0")}.jpg`);
-    const blobs = await Promise.all(names.map(async (name) => (await ask(`/assets/sample/${name}`)).blob()));
+    const blobs = await Promise.all(names.map(async (name) => (await request(`/assets/sample/${name}`)).blob()));
     send(blobs.map((blob, index) => new File([blob], names[index], { type: "image/jpeg" })));
-  } catch (error) { say(error); }
+  } catch (error) { showError(error); }
 });
 
 async function send(files) {
-  say(null);
+  showError(null);
   reset();
   const form = new FormData();
   const byName = new Intl.Collator(undefined, { numeric: true });
@@ -73,18 +73,18 @@ async function send(files) {
   $("work").hidden = false;
   $("stage").textContent = "sending";
   try {
-    video = await (await ask("/v1/videos", { method: "POST", body: form })).json();
-    follow();
+    video = await (await request("/v1/videos", { method: "POST", body: form })).json();
+    followProgress();
   } catch (error) {
     $("work").hidden = true;
-    say(error);
+    showError(error);
   }
 }
 
 function reset() {
-  if (stopEvents) stopEvents.abort();
-  if (turn) turn.stop();
-  turn = null;
+  if (eventsController) eventsController.abort();
+  if (viewer) viewer.stop();
+  viewer = null;
   for (const image of document.querySelectorAll("#views img")) URL.revokeObjectURL(image.src);
   views = [];
   $("views").replaceChildren();
@@ -92,15 +92,15 @@ function reset() {
   $("progress").value = 0;
 }
 
-// ---- watching the work: server-sent events, read by fetch because EventSource sends no key
+// ---- progress: server-sent events, read with fetch because EventSource cannot send a key
 
-async function follow() {
-  stopEvents = new AbortController();
+async function followProgress() {
+  eventsController = new AbortController();
   const id = video.id;
   while (video && video.id === id) {
     try {
-      const answer = await ask(`/v1/videos/${id}/events`, { signal: stopEvents.signal });
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      const response = await request(`/v1/videos/${id}/events`, { signal: eventsController.signal });
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
       for (;;) {
         const { value, done } = await reader.read();
@@ -111,31 +111,31 @@ async function follow() {
           const [, kind] = part.match(/^event: (\w+)/m) || [];
           const [, data] = part.match(/^data: (.*)$/m) || [];
           if (kind === "gone") return reset();
-          if (data && (await told(JSON.parse(data), kind === "done"))) return;
+          if (data && (await handleEvent(JSON.parse(data), kind === "done"))) return;
         }
       }
     } catch (error) {
       if (error.name === "AbortError") return;
       $("stage").textContent = "the connection was lost; trying again";
     }
-    await new Promise((again) => setTimeout(again, 1000));
+    await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
 
-async function told(data, done) {
+async function handleEvent(data, done) {
   video = data.video;
   const stage = STAGES[video.gap.stage] || (video.status === "queued" ? "waiting for a worker" : video.status);
   $("progress").value = video.progress;
   $("stage").textContent = done ? video.status : stage;
   await showViews(data.views);
   if (!done) return false;
-  if (video.error) say({ message: [video.error.message, video.gap.remedy].filter(Boolean).join("\n") });
+  if (video.error) showError({ message: [video.error.message, video.gap.remedy].filter(Boolean).join("\n") });
   if (video.status === "completed") await showResult();
   return true;
 }
 
-async function showViews(now) {
-  for (const view of now) {
+async function showViews(current) {
+  for (const view of current) {
     let item = document.querySelector(`[data-view="${view.view}"]`);
     if (!item) {
       item = document.createElement("li");
@@ -145,8 +145,8 @@ async function showViews(now) {
       $("views").append(item);
     }
   }
-  views = now;
-  await Promise.all(now.map(showView));
+  views = current;
+  await Promise.all(current.map(showView));
 }
 
 async function showView(view) {
@@ -154,7 +154,7 @@ async function showView(view) {
   const item = document.querySelector(`[data-view="${view.view}"]`);
   if (!shown || item.dataset.shown === shown) return;
   item.dataset.shown = shown;
-  const blob = await (await ask(`/v1/videos/${video.id}/views/${view.view}/${shown}`)).blob();
+  const blob = await (await request(`/v1/videos/${video.id}/views/${view.view}/${shown}`)).blob();
   const image = new Image();
   image.alt = `${shown === "mask" ? "cut out" : shown} at ${view.azimuth_deg}°`;
   image.src = URL.createObjectURL(blob);
@@ -165,28 +165,28 @@ for (const button of document.querySelectorAll("[data-picture]")) {
   button.addEventListener("click", () => {
     picture = button.dataset.picture;
     for (const other of document.querySelectorAll("[data-picture]")) other.setAttribute("aria-pressed", String(other === button));
-    showViews(views).catch(say);
+    showViews(views).catch(showError);
   });
 }
 
 $("cancel").addEventListener("click", async () => {
   if (!video) return;
   try {
-    await ask(`/v1/videos/${video.id}`, { method: "DELETE" });
+    await request(`/v1/videos/${video.id}`, { method: "DELETE" });
     video = null;
     reset();
     $("work").hidden = true;
-  } catch (error) { say(error); }
+  } catch (error) { showError(error); }
 });
 
 // ---- the result
 
 async function showResult() {
   const facts = video.gap.video;
-  const sheet = await createImageBitmap(await (await ask(`/v1/videos/${video.id}/content?variant=spritesheet`)).blob());
-  const clip = await (await ask(`/v1/videos/${video.id}/content`)).blob();
-  turn = new Turn($("viewer"), sheet, facts);
-  showScores(video.gap.scores, 0);
+  const sheet = await createImageBitmap(await (await request(`/v1/videos/${video.id}/content?variant=spritesheet`)).blob());
+  const clip = await (await request(`/v1/videos/${video.id}/content`)).blob();
+  viewer = new TurntableViewer($("viewer"), sheet, facts);
+  showScores(video.gap.scores);
   const links = [[facts.name, clip], ["scores.json", new Blob([JSON.stringify(video.gap, null, 2)], { type: "application/json" })]];
   $("downloads").replaceChildren(...links.map(([name, blob]) => {
     const link = document.createElement("a");
@@ -199,22 +199,22 @@ async function showResult() {
   $("warnings").textContent = (video.gap.warnings || []).join(" ");
   $("cancel").textContent = "Delete";
   $("result").hidden = false;
-  if (!calm) turn.play();
+  if (!reducedMotion) viewer.play();
 }
 
-class Turn {
+class TurntableViewer {
   constructor(canvas, sheet, facts) {
     Object.assign(this, { canvas, sheet, facts, frame: 0, timer: 0 });
     this.side = sheet.width / facts.sprite_columns;
     canvas.width = canvas.height = this.side;
     this.draw();
-    let from = null;
-    canvas.onpointerdown = (event) => { this.pause(); from = { x: event.clientX, frame: this.frame }; canvas.setPointerCapture(event.pointerId); };
+    let dragStart = null;
+    canvas.onpointerdown = (event) => { this.pause(); dragStart = { x: event.clientX, frame: this.frame }; canvas.setPointerCapture(event.pointerId); };
     canvas.onpointermove = (event) => {
-      // A whole turn is one width of the picture. The product follows the finger.
-      if (from) this.show(from.frame - Math.round((event.clientX - from.x) / canvas.clientWidth * facts.frames));
+      // Dragging across the whole width is one turn; the product follows the pointer.
+      if (dragStart) this.show(dragStart.frame - Math.round((event.clientX - dragStart.x) / canvas.clientWidth * facts.frames));
     };
-    canvas.onpointerup = canvas.onpointercancel = () => { from = null; };
+    canvas.onpointerup = canvas.onpointercancel = () => { dragStart = null; };
     canvas.onkeydown = (event) => {
       const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 6, PageDown: -6 }[event.key];
       if (step) this.show(this.frame + step);
@@ -263,23 +263,23 @@ function showScores(scores) {
     $("verdict").textContent = scores ? `Not scored: ${scores.error.message}` : "Not scored.";
     return;
   }
-  const most = Math.max(0.1, ...scores.angles.map((one) => one.lpips)) * 1.1;
-  const rings = [most / 3, 2 * most / 3, most];
-  const at = (azimuth, value) => {
-    const turned = (azimuth - 90) * Math.PI / 180, radius = 20 + 110 * value / most;
-    return [150 + radius * Math.cos(turned), 150 + radius * Math.sin(turned)].map((one) => one.toFixed(1));
+  const max = Math.max(0.1, ...scores.angles.map((angle) => angle.lpips)) * 1.1;
+  const radiusOf = (value) => 20 + 110 * value / max;
+  const position = (azimuth, value) => {
+    const radians = (azimuth - 90) * Math.PI / 180, radius = radiusOf(value);
+    return [150 + radius * Math.cos(radians), 150 + radius * Math.sin(radians)].map((coordinate) => coordinate.toFixed(1));
   };
-  const dots = scores.angles.map((one) => {
-    const [x, y] = at(one.azimuth_deg, one.lpips);
-    const kind = one.kind === "key" ? "key" : "between";
-    return `<circle class="${kind}" cx="${x}" cy="${y}" r="5"><title>${one.azimuth_deg}° ${one.kind}: LPIPS ${one.lpips.toFixed(3)}</title></circle>`;
+  const dots = scores.angles.map((angle) => {
+    const [x, y] = position(angle.azimuth_deg, angle.lpips);
+    const kind = angle.kind === "key" ? "key" : "between";
+    return `<circle class="${kind}" cx="${x}" cy="${y}" r="5"><title>${angle.azimuth_deg}° ${angle.kind}: LPIPS ${angle.lpips.toFixed(3)}</title></circle>`;
   });
-  const lines = rings.map((value) => `<circle class="ring" cx="150" cy="150" r="${(20 + 110 * value / most).toFixed(1)}"/>` +
-    `<text x="153" y="${(150 - 22 - 110 * value / most).toFixed(1)}">${value.toFixed(2)}</text>`);
-  $("polar").innerHTML = `<svg viewBox="0 0 300 300" role="img" aria-label="LPIPS by angle">${lines.join("")}` +
+  const rings = [max / 3, 2 * max / 3, max].map((value) => `<circle class="ring" cx="150" cy="150" r="${radiusOf(value).toFixed(1)}"/>` +
+    `<text x="153" y="${(148 - radiusOf(value)).toFixed(1)}">${value.toFixed(2)}</text>`);
+  $("polar").innerHTML = `<svg viewBox="0 0 300 300" role="img" aria-label="LPIPS by angle">${rings.join("")}` +
     `<line class="now" x1="150" y1="150" x2="150" y2="12"/>${dots.join("")}</svg>`;
-  const rivals = Object.entries(scores.baselines || {}).map(([name, value]) => `${name} ${number(value)}`).join(", ");
+  const baselines = Object.entries(scores.baselines || {}).map(([name, value]) => `${name} ${number(value)}`).join(", ");
   $("verdict").textContent = `LPIPS ${number(scores.lpips)} at angles drawn without their own photo (filled), ` +
-    `${number(scores.key_lpips)} at captured ones (open); lower is better.` + (rivals ? ` Beside it: ${rivals}.` : "") +
+    `${number(scores.key_lpips)} at captured ones (open); lower is better.` + (baselines ? ` Baselines: ${baselines}.` : "") +
     ` Gate: ${scores.gate}${scores.reasons.length ? ` (${scores.reasons.join("; ")})` : ""}.`;
 }

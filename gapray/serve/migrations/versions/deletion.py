@@ -1,4 +1,4 @@
-"""Deleted jobs keep their row until their files are gone, and the database has a name that its artifact store knows."""
+"""Deleted jobs keep their row until their files are gone, and the database gets an id that its artifact store records."""
 
 import uuid
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the mark of deletion, and the database's own name."""
+    """Add the column that marks deleted jobs, and the table with the database's id."""
     op.add_column("gapray_jobs", sa.Column("deleted_at", sa.Float(53)))
-    name = op.create_table("gapray_database", sa.Column("id", sa.String(32), primary_key=True))
-    op.bulk_insert(name, [{"id": uuid.uuid4().hex}])
+    database = op.create_table("gapray_database", sa.Column("id", sa.String(32), primary_key=True))
+    op.bulk_insert(database, [{"id": uuid.uuid4().hex}])

@@ -1,4 +1,4 @@
-"""Jobs, webhooks and API keys: the tables that gapray made before it had steps."""
+"""Jobs, webhooks and API keys: the schema from before there were migrations."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the tables in an empty database."""
+    """Create the tables in an empty database."""
     op.create_table(
         "gapray_jobs",
         sa.Column("id", sa.String(64), primary_key=True),
