@@ -35,7 +35,7 @@ from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
 from gapray.config import Profile, load_profile
-from gapray.fidelity.trunks import load_trunk
+from gapray.fidelity.trunks import load_backbone
 from gapray.models.cards import cards
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
@@ -114,12 +114,12 @@ def score_facts(catalog: str, profile: Profile) -> ScoreFacts:
     """What a scoring run needs to know, weights located first: without the right trunk there is no run.
 
     Raises:
-        ModelError: As `load_trunk` and `gapray.models.load.revisions`.
+        ModelError: As `load_backbone` and `gapray.models.load.revisions`.
     """
     found = revisions(profile.packaging)
     names = model_names(profile.packaging, found)
     return ScoreFacts(
-        new_run_id(), catalog, profile, names["mask"], names["identity"], load_trunk(profile.fidelity.net).sha256
+        new_run_id(), catalog, profile, names["mask"], names["identity"], load_backbone(profile.fidelity.net).sha256
     )
 
 

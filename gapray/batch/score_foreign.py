@@ -22,16 +22,16 @@ from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.config import Profile, canonical_hash
-from gapray.fidelity.foreign import MOST_FRAMES, AlignedScores, aligned_scores, refuse_strangers
+from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES, AlignedScores, aligned_scores, refuse_other_product
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS, FrameScore, Verdict, verdict
-from gapray.fidelity.shown import Shown, cut_out, known_masks, shown
+from gapray.fidelity.shown import NormalizedView, cut_out, known_masks, normalize_view
 from gapray.gap.package import GapPackage
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.orbit.weights import KEY_TOLERANCE_DEG
-from gapray.video.decode import made_of_frames, one_turn
+from gapray.video.decode import map_frames, one_turn
 from gapray.video.presets import preset_named
 
 STRANGERS = 3
@@ -89,12 +89,12 @@ def score_foreign(
     images = [decode_photo(read_bytes(one["uri"], profile.packaging.decode.max_bytes)) for one in hidden]
     truths = _merged(photos, laid.pictures(images, [one["azimuth_deg"] for one in hidden]))
     side = profile.packaging.decode.reference_side
-    clip = made_of_frames(Path(video), lambda frame: laid.pictures([frame])[0], most=MOST_FRAMES, side=side)
+    clip = map_frames(Path(video), lambda frame: laid.pictures([frame])[0], max_frames=MAX_ALIGNED_FRAMES, side=side)
     mine = aligned_scores(clip, truths, metric)
     products = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
     others = [name for name in products if name != product_id][:STRANGERS]
     strangers = [laid.package(opened.package(name)) for name in others]
-    refuse_strangers(mine, [aligned_scores(clip, one, metric) for one in strangers], str(video))
+    refuse_other_product(mine, [aligned_scores(clip, one, metric) for one in strangers], str(video))
     results = {label: mine}
     ours = _our_frames(opened, product_id)
     if ours is not None:
@@ -108,7 +108,7 @@ def score_foreign(
     }
     protocol = Protocol(
         net=metric.net,
-        trunk_sha256=metric.trunk.sha256,
+        trunk_sha256=metric.backbone.sha256,
         size=profile.fidelity.size,
         mask=facts.mask,
         framing="boxes",
@@ -127,12 +127,12 @@ class _Laid:
     def __init__(self, network: MaskModel, facts: ScoreFacts) -> None:
         self._network, self._profile, self._mask = network, facts.profile, facts.mask
 
-    def pictures(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[Shown]:
+    def pictures(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[NormalizedView]:
         azimuths = azimuths_deg or [0.0] * len(images)
         cuts = cut_out(images, azimuths, self._network, self._profile.packaging.mask)
-        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+        return [normalize_view(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
-    def package(self, package: GapPackage) -> list[Shown]:
+    def package(self, package: GapPackage) -> list[NormalizedView]:
         cuts = cut_out(
             [view.reference for view in package.views],
             [view.azimuth_deg for view in package.views],
@@ -140,10 +140,10 @@ class _Laid:
             self._profile.packaging.mask,
             within=known_masks(package, self._mask),
         )
-        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+        return [normalize_view(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
 
-def _merged(photos: Sequence[Shown], hidden: Sequence[Shown]) -> list[Shown]:
+def _merged(photos: Sequence[NormalizedView], hidden: Sequence[NormalizedView]) -> list[NormalizedView]:
     """All true angles, ascending; the package's own photo where both have one."""
     extra = [
         one
@@ -187,7 +187,7 @@ def _committed(
     row: dict[str, Any],
     protocol: Protocol,
     results: dict[str, AlignedScores],
-    truths: Sequence[Shown],
+    truths: Sequence[NormalizedView],
     package: GapPackage,
 ) -> ForeignResult:
     given = [view.azimuth_deg for view in package.views]
@@ -208,7 +208,9 @@ def _committed(
     return ForeignResult(found, all_notes)
 
 
-def _frame_score(label: str, index: int, truth: Shown, result: AlignedScores, given: Sequence[float]) -> FrameScore:
+def _frame_score(
+    label: str, index: int, truth: NormalizedView, result: AlignedScores, given: Sequence[float]
+) -> FrameScore:
     key = any(abs(turned(truth.azimuth_deg, azimuth)) <= KEY_TOLERANCE_DEG for azimuth in given)
     return FrameScore(
         label=label,
@@ -225,7 +227,7 @@ def _frame_score(label: str, index: int, truth: Shown, result: AlignedScores, gi
     )
 
 
-def _notes(result: AlignedScores, truths: Sequence[Shown]) -> list[str]:
+def _notes(result: AlignedScores, truths: Sequence[NormalizedView]) -> list[str]:
     found = result.alignment
     notes = [f"shows {found.span_deg:.0f} of 360 degrees, {'with' if found.direction > 0 else 'against'} the azimuths"]
     if found.unmatched:

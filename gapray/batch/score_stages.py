@@ -27,7 +27,7 @@ from gapray.catalog.schemas import REJECTS, SCORES, VERDICTS
 from gapray.catalog.storage import Folder
 from gapray.config import SCORE_FORMAT, OrbitSettings, Profile, VideoSettings, canonical_hash
 from gapray.errors import InputError, ResourceError
-from gapray.fidelity.comparison import Comparison, Drawn, Truth, compare, judged
+from gapray.fidelity.comparison import Comparison, LeftOutFrame, Truth, compare, judge_comparison
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
@@ -129,7 +129,7 @@ class Material:
     """uint8 [F, S, S, 3]."""
     azimuths_deg: tuple[float, ...]
     truths: tuple[Truth, ...]
-    drawn: tuple[Drawn, ...]
+    drawn: tuple[LeftOutFrame, ...]
     orbit: OrbitSettings
     video: VideoSettings
     """With `orbit`, what the video was drawn with, by its own record."""
@@ -287,13 +287,13 @@ class Judge:
     def _judged(self, row: Row) -> tuple[list[Row], list[Row]]:
         profile = self._facts.profile
         comparison, conditions = unpacked(row)
-        scores, verdicts = judged(comparison, self._metric, self._identity, profile.fidelity)
+        scores, verdicts = judge_comparison(comparison, self._metric, self._identity, profile.fidelity)
         for one in scores:
             if one.label == OURS:
                 observe("gapray_lpips", one.lpips, kind=one.kind)
         protocol = Protocol(
             net=self._metric.net,
-            trunk_sha256=self._metric.trunk.sha256,
+            trunk_sha256=self._metric.backbone.sha256,
             size=profile.fidelity.size,
             mask=self._facts.mask,
             framing=comparison.framing,

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from gapray.capture.azimuths import turned
 from gapray.geometry.calibrate import SHIFT_PRICE, SIDE, UNITS, Fit, Silhouettes, bounds, calibrate, unpacked
-from gapray.geometry.descend import descended
+from gapray.geometry.descend import minimize_lbfgs
 from gapray.geometry.frame import lay_out, mask_box, to_frame
 from gapray.resample import resized
 
@@ -466,7 +466,7 @@ class _Evidence:
         )
         low, high = bounds(crops)
         most = np.full(views, MOST_MOVED_DEG / MOVE_UNIT_DEG)
-        found = descended(priced, start, np.concatenate([low, -most]), np.concatenate([high, most]), iterations=40)
+        found = minimize_lbfgs(priced, start, np.concatenate([low, -most]), np.concatenate([high, most]), iterations=40)
         with torch.no_grad():
             values = torch.tensor(found, dtype=torch.float32)
             camera, shifts, moved = world(values)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.geometry.hull import hull_nearness
+from gapray.geometry.hull import hull_view_z
 from gapray.models.batches import equal_shapes
 
 
@@ -52,7 +52,7 @@ class HullDepth:
     def predict(self, sets: Sequence[MaskedSet]) -> list[list[NDArray[np.float32]]]:
         """See `DepthModel.predict`."""
         return [
-            hull_nearness([view[..., 3] >= 128 for view in one.rgba], one.azimuths_deg, self._elevation_deg)
+            hull_view_z([view[..., 3] >= 128 for view in one.rgba], one.azimuths_deg, self._elevation_deg)
             for one in sets
         ]
 

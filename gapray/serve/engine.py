@@ -24,13 +24,13 @@ from gapray.capture.capture_set import CaptureSet
 from gapray.capture.kinds import described
 from gapray.config import Profile
 from gapray.errors import GaprayError, as_gapray_error
-from gapray.fidelity.comparison import Comparison, Drawn, compare, judged, judged_together
-from gapray.fidelity.foreign import MOST_FRAMES, aligned_scores, refuse_strangers, unlike
+from gapray.fidelity.comparison import Comparison, LeftOutFrame, compare, judge_comparison, judge_comparisons
+from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES, aligned_scores, dissimilar_products, refuse_other_product
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import FrameScore, Verdict
-from gapray.fidelity.shown import Shown, cut_out, shown
+from gapray.fidelity.shown import NormalizedView, cut_out, normalize_view
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
 from gapray.inspect.doubts import looked_over
@@ -46,7 +46,7 @@ from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import strangers
 from gapray.serve.uploads import arrived, at_url, opened, sent_in_manifest
 from gapray.serve.urls import fetch, fetch_json
-from gapray.video.decode import made_of_frames
+from gapray.video.decode import map_frames
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_revisions
 from gapray.video.provenance import Provenance
@@ -63,7 +63,7 @@ class Turn:
     """[F, S, S, 3]."""
     azimuths_deg: tuple[float, ...]
     key_frames: tuple[int, ...]
-    left_out: tuple[Drawn, ...]
+    left_out: tuple[LeftOutFrame, ...]
     """Views drawn from the others, to be scored."""
     calibration: dict[str, Any]
     warnings: tuple[str, ...]
@@ -78,11 +78,11 @@ class Turn:
 class Laid:
     """A client's video and photos in one form."""
 
-    clip: list[Shown]
+    clip: list[NormalizedView]
     """The video's frames."""
-    photos: list[Shown]
+    photos: list[NormalizedView]
     """By azimuth."""
-    others: list[list[Shown]]
+    others: list[list[NormalizedView]]
     """Photos of other products."""
     warnings: tuple[str, ...]
     """What is wrong with the photos, and what came beside them and was not used."""
@@ -272,10 +272,10 @@ class Packager:
             path = place / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             # Each frame is cut out as it is decoded: as large as it was filmed, no two are held.
-            clip = made_of_frames(
+            clip = map_frames(
                 path,
                 lambda frame: self._boxed([frame], [0.0])[0],
-                most=MOST_FRAMES,
+                max_frames=MAX_ALIGNED_FRAMES,
                 side=self._profile.packaging.decode.reference_side,
             )
         cut_views = cut_out(
@@ -285,17 +285,17 @@ class Packager:
             self._profile.packaging.mask,
             within=[view.mask for view in package.views],
         )
-        photos = [shown(cut, size, framing="boxes") for cut in cut_views]
+        photos = [normalize_view(cut, size, framing="boxes") for cut in cut_views]
         return Laid(clip, photos, self._strangers, told, package.azimuths_by)
 
     @cached_property
-    def _strangers(self) -> list[list[Shown]]:
+    def _strangers(self) -> list[list[NormalizedView]]:
         """Cut out when the first foreign video comes."""
         return [self._boxed(one.photos, one.azimuths_deg) for one in strangers()]
 
-    def _boxed(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[Shown]:
+    def _boxed(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[NormalizedView]:
         cuts = cut_out(images, azimuths_deg, self._models.mask, self._profile.packaging.mask)
-        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+        return [normalize_view(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
     def _stored(self, job: Job, files: Mapping[str, bytes]) -> dict[str, Any]:
         for name, data in files.items():
@@ -341,7 +341,7 @@ class Generator:
         profile = profile_for(making, self._profile)
         conditions = build_conditions(package, profile.orbit, device=self._device)
         frames = self._backend.generate(package, conditions, profile.video, seed=making.seed)
-        left_out: Sequence[Drawn] = ()
+        left_out: Sequence[LeftOutFrame] = ()
         if making.score and len(package.views) > 3:
             left_out = draw_left_out(
                 package,
@@ -388,13 +388,13 @@ class Scorer:
     def judge(self, comparison: Comparison) -> dict[str, Any]:
         """One video's scores: by angle, in the mean, and those of the baselines at the same angles."""
         use_threads(self._threads)
-        return self._told(comparison, *judged(comparison, self._metric, self._identity, self._settings))
+        return self._told(comparison, *judge_comparison(comparison, self._metric, self._identity, self._settings))
 
     def judge_together(self, comparisons: Sequence[Comparison]) -> list[dict[str, Any] | GaprayError]:
         """`judge` of several videos, whose pictures go through the networks together; a video that fails, fails alone."""
         use_threads(self._threads)
         try:
-            found = judged_together(comparisons, self._metric, self._identity, self._settings)
+            found = judge_comparisons(comparisons, self._metric, self._identity, self._settings)
             return [self._told(one, *its) for one, its in zip(comparisons, found, strict=True)]
         except Exception as error:
             log.exception("%d comparisons failed together", len(comparisons))
@@ -432,7 +432,10 @@ class Scorer:
         }
 
     def judge_foreign(
-        self, clip: Sequence[Shown], photos: Sequence[Shown], others: Sequence[Sequence[Shown]] = ()
+        self,
+        clip: Sequence[NormalizedView],
+        photos: Sequence[NormalizedView],
+        others: Sequence[Sequence[NormalizedView]] = (),
     ) -> dict[str, Any]:
         """A video from elsewhere, laid along the photos.
 
@@ -446,8 +449,10 @@ class Scorer:
         """
         use_threads(self._threads)
         found = aligned_scores(clip, photos, self._metric)
-        nulls = [aligned_scores(clip, other, self._metric) for other in unlike(photos, others, self._metric)]
-        refuse_strangers(found, nulls, "the video")
+        nulls = [
+            aligned_scores(clip, other, self._metric) for other in dissimilar_products(photos, others, self._metric)
+        ]
+        refuse_other_product(found, nulls, "the video")
         angles = [
             {"azimuth_deg": photo.azimuth_deg, "lpips": value} for photo, value in zip(photos, found.lpips, strict=True)
         ]
@@ -461,7 +466,7 @@ class Scorer:
     def _protocol(self, framing: Any, truth: Any, *, aligned: bool) -> dict[str, Any]:
         return Protocol(
             net=self._metric.net,
-            trunk_sha256=self._metric.trunk.sha256,
+            trunk_sha256=self._metric.backbone.sha256,
             size=self._settings.size,
             mask=self._mask,
             framing=framing,

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gapray.fidelity.comparison import Comparison
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 from gapray.gap.package import GapPackage
 from gapray.serve.engine import Generator, Laid, Packager, Scorer, Turn
 from gapray.serve.jobs import Job, Making
@@ -92,7 +92,9 @@ class LocalWorkers:
         found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge, comparison)
         return found
 
-    async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
+    async def judge_foreign(
+        self, clip: list[NormalizedView], photos: list[NormalizedView], others: list[list[NormalizedView]]
+    ) -> dict[str, Any]:
         """See `Workers`."""
         found: dict[str, Any] = await self._in_turn("scorer", self._scorer.judge_foreign, clip, photos, others)
         return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gapray.capture.decode import decode_grey, decode_photo
 from gapray.config import StillSettings
-from gapray.fidelity.same_product import Likeness, failings, load_judge
+from gapray.fidelity.same_product import Likeness, gate_failures, load_judge
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.load import best_device
 from gapray.resample import resized
@@ -151,7 +151,7 @@ def _at_size(image: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[
 def _facts(
     name: str, picture: NDArray[np.uint8], seed: int, still: Still, likeness: Likeness, least_same: float | None
 ) -> dict[str, Any]:
-    reasons = failings(likeness.reasons, likeness.same_percentile, least_same)
+    reasons = gate_failures(likeness.reasons, likeness.same_percentile, least_same)
     numbers = {key: value for key, value in likeness.as_dict().items() if key not in ("reasons", "azimuth_deg")}
     return {
         "name": name,

@@ -14,7 +14,7 @@ from gapray.serve.remedies import in_fields
 
 if TYPE_CHECKING:  # the dispatcher moves these about without loading what makes them
     from gapray.fidelity.comparison import Comparison
-    from gapray.fidelity.shown import Shown
+    from gapray.fidelity.shown import NormalizedView
     from gapray.gap.package import GapPackage
     from gapray.serve.engine import Laid, Turn
 
@@ -57,7 +57,9 @@ class Workers(Protocol):
         """See `Scorer.judge`."""
         ...
 
-    async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
+    async def judge_foreign(
+        self, clip: list[NormalizedView], photos: list[NormalizedView], others: list[list[NormalizedView]]
+    ) -> dict[str, Any]:
         """See `Scorer.judge_foreign`."""
         ...
 

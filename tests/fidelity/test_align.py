@@ -9,8 +9,8 @@ from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings
 from gapray.errors import InputError
 from gapray.fidelity.align import align
-from gapray.fidelity.foreign import aligned_scores, refuse_strangers
-from gapray.fidelity.shown import Shown, cut_out, shown
+from gapray.fidelity.foreign import aligned_scores, refuse_other_product
+from gapray.fidelity.shown import NormalizedView, cut_out, normalize_view
 
 
 def circle(count):
@@ -71,7 +71,9 @@ def real_spins(spins, mask_network):
         frames = json.loads((spins / name / "views.json").read_text())["frames"][::2]
         photos = [decode_photo((spins / name / one["file"]).read_bytes()) for one in frames]
         cuts = cut_out(photos, [one["azimuth_deg"] for one in frames], mask_network, MaskSettings())
-        found[name] = sorted((shown(cut, 128, framing="boxes") for cut in cuts), key=lambda one: one.azimuth_deg)
+        found[name] = sorted(
+            (normalize_view(cut, 128, framing="boxes") for cut in cuts), key=lambda one: one.azimuth_deg
+        )
     return found
 
 
@@ -102,11 +104,11 @@ def test_real_spins_are_laid_to_within_one_frame(real_spins, lpips_alex, order):
 def test_another_products_video_is_refused(real_spins, lpips_alex):
     shoe, dresser = real_spins["vans_plaid_shoe"], real_spins["dresser_brown"]
     right, wrong = (aligned_scores(shoe, truths[::2], lpips_alex) for truths in (shoe, dresser))
-    refuse_strangers(right, [wrong], "shoe.mp4")
-    refuse_strangers(right, [], "shoe.mp4")
+    refuse_other_product(right, [wrong], "shoe.mp4")
+    refuse_other_product(right, [], "shoe.mp4")
     for others in ([right], []):
         with pytest.raises(InputError) as error:
-            refuse_strangers(wrong, others, "shoe.mp4")
+            refuse_other_product(wrong, others, "shoe.mp4")
         assert error.value.code == "score.not_this_product"
 
 
@@ -118,7 +120,7 @@ def test_a_frozen_spin_does_not_score_well(real_spins, lpips_alex):
 
 
 def test_short_and_long_videos():
-    picture = Shown(0.0, np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
+    picture = NormalizedView(0.0, np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
     with pytest.raises(InputError) as error:
         aligned_scores([picture], [picture] * 8, None)
     assert error.value.code == "score.too_short"

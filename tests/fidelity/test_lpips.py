@@ -9,7 +9,7 @@ import torch
 from gapray.capture.decode import decode_photo
 from gapray.errors import ModelError
 from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.trunks import Trunk, load_trunk
+from gapray.fidelity.trunks import Backbone, load_backbone
 from tests.conftest import need
 
 ANSWERS = json.loads((Path(__file__).parent / "known_answers.json").read_text())
@@ -63,9 +63,9 @@ def test_batches_do_not_matter(lpips_alex):
 
 def test_a_random_trunk_fails_the_self_test(lpips_alex):
     del lpips_alex
-    real = load_trunk("alex")
+    real = load_backbone("alex")
     torch.manual_seed(0)
     random = {name: torch.randn_like(value) * value.std() for name, value in real.state.items()}
     with pytest.raises(ModelError) as error:
-        Lpips("alex", trunk=Trunk("alex", random, real.sha256))
+        Lpips("alex", backbone=Backbone("alex", random, real.sha256))
     assert error.value.code == "model.failed"

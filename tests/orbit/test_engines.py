@@ -6,7 +6,7 @@ import torch
 
 from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
-from gapray.orbit.engines import ENGINES, TRIED, between
+from gapray.orbit.engines import ENGINES, TRIED, draw_between
 from gapray.orbit.reconstruct import build_scene
 from tests.geometry import scenes
 
@@ -52,20 +52,20 @@ def test_settings_name_the_engine():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_draws_whole_frames(engine):
     scene, _ = scene_of(scenes.letter, settings=CHOSEN)
-    truth, nearness, _ = scenes.look(scenes.letter, CAMERA, 20.0)
-    [frame] = between(scene, [20.0], engine)
-    assert frame.colour.shape == (3, 96, 96) and frame.alpha.shape == frame.nearness.shape == (96, 96)
+    truth, view_z, _ = scenes.look(scenes.letter, CAMERA, 20.0)
+    [frame] = draw_between(scene, [20.0], engine)
+    assert frame.colour.shape == (3, 96, 96) and frame.alpha.shape == frame.view_z.shape == (96, 96)
     assert float(frame.colour.min()) >= 0 and float(frame.colour.max()) <= 1
     drawn = frame.alpha.numpy() > 0.5
     least = {"synthesis": 0.9, "morph": 0.9, "flow": 0.7, "nearest": 0.7}[engine]
     assert (drawn & (truth > 0)).sum() / (drawn | (truth > 0)).sum() > least
     both = drawn & (truth > 0)
-    assert np.median(np.abs(frame.nearness.numpy()[both] - nearness[both])) < 0.25
+    assert np.median(np.abs(frame.view_z.numpy()[both] - view_z[both])) < 0.25
 
 
 def test_flow_at_a_photos_own_angle_is_the_photo():
     scene, _ = scene_of(scenes.box, settings=CHOSEN)
-    [frame] = between(scene, [90.0], "flow")
+    [frame] = draw_between(scene, [90.0], "flow")
     assert torch.equal(frame.colour, scene.photos[2]) and torch.equal(frame.alpha, scene.alpha[2])
 
 
@@ -80,6 +80,6 @@ def test_a_tall_product_from_above_ends_at_its_foot():
     masks, _, photos = scenes.shoot(bottle, camera)
     scene, _ = build_scene(list(photos), list(masks), scenes.EIGHT, CHOSEN)
     lowest = max(int(np.flatnonzero(mask.any(1))[-1]) for mask in masks)
-    [frame] = between(scene, [22.5], "morph")
+    [frame] = draw_between(scene, [22.5], "morph")
     assert not (frame.alpha[lowest + 3 :] > 0.1).any()
     assert (frame.alpha[lowest - 3] > 0.5).any()

@@ -34,7 +34,7 @@ def rays(camera, azimuth, size):
 
 
 def analytic_box(half, camera, azimuth, size):
-    """Hit or not, and nearness, of an axis-aligned box by slabs."""
+    """Hit or not, and view_z, of an axis-aligned box by slabs."""
     begin, heading = rays(camera, azimuth, size)
     sides = torch.tensor(half)
     first, second = (-sides - begin) / heading, (sides - begin) / heading
@@ -55,30 +55,30 @@ def analytic_ball(camera, azimuth, size):
 def test_a_box_is_where_slabs_say(azimuth):
     half = (0.5, 0.3, 0.2)
     shots = shoot(case(half), CAMERA, [azimuth], STUDIO, SIZE, lattice=64)
-    hit, nearness = analytic_box(half, CAMERA, azimuth, SIZE * 8)
+    hit, view_z = analytic_box(half, CAMERA, azimuth, SIZE * 8)
     share = torch.nn.functional.avg_pool2d(hit.float()[None, None], 8)[0, 0]
     assert (shots.alpha[0] - share).abs().max() <= 0.5 and (shots.alpha[0] - share).abs().mean() < 0.006
     assert float(shots.alpha[0].sum()) == pytest.approx(float(share.sum()), rel=0.01)
     whole = share == 1
-    middle = nearness.view(SIZE, 8, SIZE, 8).mean((1, 3))
-    assert (shots.nearness[0] - middle)[whole].abs().quantile(0.95) < 0.01
+    middle = view_z.view(SIZE, 8, SIZE, 8).mean((1, 3))
+    assert (shots.view_z[0] - middle)[whole].abs().quantile(0.95) < 0.01
 
 
 def test_a_ball_is_where_its_equation_says():
     shots = shoot(ball(), CAMERA, [77.0], STUDIO, SIZE, lattice=64)
-    hit, nearness = analytic_ball(CAMERA, 77.0, SIZE * 8)
+    hit, view_z = analytic_ball(CAMERA, 77.0, SIZE * 8)
     share = torch.nn.functional.avg_pool2d(hit.float()[None, None], 8)[0, 0]
     assert (shots.alpha[0] - share).abs().mean() < 0.006
     well = torch.nn.functional.max_pool2d(1 - share[None], 9, 1, 4)[0] == 0
-    middle = nearness.view(SIZE, 8, SIZE, 8).mean((1, 3))
-    assert (shots.nearness[0] - middle)[well].abs().max() < 0.02
+    middle = view_z.view(SIZE, 8, SIZE, 8).mean((1, 3))
+    assert (shots.view_z[0] - middle)[well].abs().max() < 0.02
 
 
 def test_outlines_are_smooth_and_nothing_shows_beside_them():
     shots = shoot(ball(), CAMERA, [0.0], STUDIO, SIZE, lattice=64)
     alpha = shots.alpha[0]
     assert 0.25 in alpha and 0.5 in alpha and 1.0 in alpha
-    assert (shots.colour[0][:, alpha == 0] == 0).all() and (shots.nearness[0][alpha == 0] == NOTHING).all()
+    assert (shots.colour[0][:, alpha == 0] == 0).all() and (shots.view_z[0][alpha == 0] == NOTHING).all()
     assert (shots.colour[0] <= alpha + 1e-6).all()
 
 

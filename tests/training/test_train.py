@@ -12,7 +12,7 @@ from gapray.orbit.synthesis.draw import load_network
 from gapray.orbit.synthesis.network import Synthesis
 from training.checkpoint import PART_BYTES, Position, load_state, save_state
 from training.evaluate import as_text, means
-from training.examples import MOST_VIEWS, Recipe, examples
+from training.examples import MAX_VIEWS, Recipe, examples
 from training.losses import WEIGHTS, Plain, losses, weighed
 from training.pool import Pool
 from training.sets import Photo, Subject, load_sets, pack
@@ -40,12 +40,12 @@ def store(made):
 def test_an_example_holds_photos_and_truth_that_belong_together(made):
     assert len(made) == TINY.skins
     for one in made:
-        assert one.photos.shape == (MOST_VIEWS, 4, 64, 64) and one.frames.shape == (2, 10, 64, 64)
+        assert one.photos.shape == (MAX_VIEWS, 4, 64, 64) and one.frames.shape == (2, 10, 64, 64)
         hull, flow, truth = one.frames[:, 8] >= 128, one.frames[:, 7] >= 128, one.frames[:, 9] >= 128
         assert ((hull & truth).sum((1, 2)) / (hull | truth).sum((1, 2))).min() > 0.8
         assert ((flow & truth).sum((1, 2)) / (flow | truth).sum((1, 2))).min() > 0.6
-        shown = one.nearness[:, 1] > NOTHING / 2
-        assert np.abs(one.nearness[:, 1] - one.nearness[:, 0])[shown & (one.nearness[:, 0] > NOTHING / 2)].mean() < 0.15
+        shown = one.view_z[:, 1] > NOTHING / 2
+        assert np.abs(one.view_z[:, 1] - one.view_z[:, 0])[shown & (one.view_z[:, 0] > NOTHING / 2)].mean() < 0.15
         # Where an outline is steep, resampling overshoots in colour and alpha each by its own.
         assert (one.truth.astype(int) <= one.frames[:, 9:].astype(int) + 24).all()
 

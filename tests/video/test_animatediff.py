@@ -8,7 +8,7 @@ from PIL import Image
 from gapray.config import AnimateDiffSettings
 from gapray.orbit.weights import view_weights
 from gapray.video.animatediff.backend import AnimateDiff
-from gapray.video.animatediff.engine import Clip, Engine
+from gapray.video.animatediff.engine import AnimateDiffEngine, Clip
 from tests.video import tiny
 
 F, V, S = 8, 4, tiny.SIDE
@@ -242,5 +242,5 @@ def test_an_engine_needs_no_image_adapter():
         known=None,
         key_frames=(),
     )
-    assert isinstance(backend.engine, Engine)
+    assert isinstance(backend.engine, AnimateDiffEngine)
     assert apart(ours(backend, clip), stock(tiny.pipeline(plus=None), ip_adapter_image=None)) < 1e-4

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gapray.errors import InputError
 from gapray.resample import resized
-from gapray.video.decode import MAX_FRAMES, evenly, one_turn, read_frames
+from gapray.video.decode import MAX_FRAMES, evenly_spaced, one_turn, read_frames
 from gapray.video.encode import encode_mp4, export
 from gapray.video.presets import preset_named, presets
 from tests.video.test_encode import PROVENANCE, turn
@@ -82,9 +82,9 @@ def test_a_turn_that_is_cut_off_is_unreadable():
 
 @settings(deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 300))
-def test_chosen_frames_are_evenly_spaced(count, most):
-    chosen = evenly(count, most)
-    assert chosen[0] == 0 and len(set(chosen)) == len(chosen) == min(count, most) and chosen[-1] < count
+def test_chosen_frames_are_evenly_spaced(count, max_count):
+    chosen = evenly_spaced(count, max_count)
+    assert chosen[0] == 0 and len(set(chosen)) == len(chosen) == min(count, max_count) and chosen[-1] < count
     even = np.arange(len(chosen)) * count / len(chosen)
     assert np.abs(even - chosen).max() <= 0.5
 
@@ -100,11 +100,11 @@ def test_a_long_video_is_thinned_and_shrunk_while_it_is_read(tmp_path, kind):
     else:
         name = {"mp4": "web", "webp": "webp"}[kind]
         path.write_bytes(export(frames, preset_named(name), PROVENANCE)[f"turntable.{kind}"])
-    read = read_frames(path, most=7, side=64)
+    read = read_frames(path, max_frames=7, side=64)
     assert [frame.shape for frame in read] == [(64, 64, 3)] * 7
     small = np.stack([resized(frame, (64, 64)) for frame in frames]).astype(int)
     near = [int(np.abs(small - one).mean((1, 2, 3)).argmin()) for one in read]
-    assert near == evenly(24, 7)
+    assert near == evenly_spaced(24, 7)
     assert len(read_frames(path)) == 24
 
 
@@ -112,20 +112,20 @@ def test_too_many_frames_are_refused(tmp_path):
     for index in range(MAX_FRAMES + 1):
         (tmp_path / f"{index}.jpg").touch()
     with pytest.raises(InputError) as error:
-        read_frames(tmp_path, most=4)
+        read_frames(tmp_path, max_frames=4)
     assert error.value.code == "video.too_long"
 
 
 READ = """
 import sys
 from pathlib import Path
-from gapray.fidelity.foreign import MOST_FRAMES
+from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES
 from gapray.video.decode import read_frames
 def peak_kb():  # of this process alone: getrusage counts its parent's before it was born
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
 before = peak_kb()
-frames = read_frames(Path(sys.argv[1]), most=MOST_FRAMES, side=512)
+frames = read_frames(Path(sys.argv[1]), max_frames=MAX_ALIGNED_FRAMES, side=512)
 print(len(frames), frames[0].shape, (peak_kb() - before) // 1024)
 """
 

@@ -18,7 +18,7 @@ from gapray.orbit.synthesis.network import SHARPNESS, Synthesis
 from gapray.orbit.without_shape import by_flow
 from tests.geometry import scenes
 
-MOST_BYTES = 12e6
+MAX_BYTES = 12e6
 SETTINGS = OrbitSettings(size=64, voxels=32, framing="photo", engine="synthesis", refine_camera=False)
 
 
@@ -36,11 +36,11 @@ def network():
 def test_frames_have_the_scene_s_size_and_range(scene, network):
     [frame, other] = draw(network, scene, [10.0, 200.0])
     assert frame.colour.shape == (3, 64, 64) and not torch.equal(frame.colour, other.colour)
-    assert frame.alpha.shape == frame.nearness.shape == frame.visibility.shape == (64, 64)
+    assert frame.alpha.shape == frame.view_z.shape == frame.visibility.shape == (64, 64)
     assert float(frame.colour.min()) >= 0 and float(frame.colour.max()) <= 1
     assert float(frame.alpha.min()) >= 0 and float(frame.alpha.max()) <= 1
     shown = frame.alpha > 0.5 / 255
-    assert (frame.nearness[~shown] == NOTHING).all() and (frame.nearness[shown].abs() < 1.5).all()
+    assert (frame.view_z[~shown] == NOTHING).all() and (frame.view_z[shown].abs() < 1.5).all()
 
 
 def test_an_untrained_network_s_outline_is_the_hull_s(scene, network):
@@ -89,7 +89,7 @@ def test_a_view_left_out_is_not_read(scene, network):
 def test_weights_are_small_and_come_back(tmp_path, scene, network):
     file = tmp_path / "synthesis.safetensors"
     save_network(dict(network.named_parameters()), file)
-    assert file.stat().st_size < MOST_BYTES
+    assert file.stat().st_size < MAX_BYTES
     [before], [after] = (draw(one, scene, [33.0]) for one in (network, load_network(file)))
     assert torch.allclose(before.colour, after.colour, atol=2e-2)
 
@@ -107,7 +107,7 @@ def test_every_weight_is_learned(scene, network):
 
 
 def test_the_weights_that_come_with_gapray_draw_a_scene(scene):
-    assert WEIGHTS.stat().st_size < MOST_BYTES
+    assert WEIGHTS.stat().st_size < MAX_BYTES
     network = load_network()
     truth, _, painted = scenes.look(scenes.letter, OrbitCamera(18, 0.2, 0.0, 0.0), 22.5, size=64)
     [frame] = draw(network, scene, [22.5])

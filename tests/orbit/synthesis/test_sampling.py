@@ -19,7 +19,7 @@ def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int =
         flow=plane.expand(1, 3, -1, -1),
         flow_alpha=plane,
         alpha=plane,
-        nearness=plane,
+        view_z=plane,
         views=torch.arange(len(photos))[None],
         angles_deg=torch.zeros(1, len(photos)),
         turns=torch.tensor(turns, dtype=torch.float32)[None],
@@ -39,12 +39,12 @@ def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int =
 def test_located_is_unproject_then_project(elevation, inverse_distance, axis, azimuth, other, direction):
     camera = OrbitCamera(elevation, inverse_distance, axis, -axis, direction)
     photos = [other, other + 40, azimuth, azimuth - 90]
-    nearness = torch.linspace(-0.5, 0.5, 3)[None, :, None, None].expand(1, 3, 32, 32)
-    where, toward = located(frames(camera, azimuth, photos), nearness)
+    view_z = torch.linspace(-0.5, 0.5, 3)[None, :, None, None].expand(1, 3, 32, 32)
+    where, toward = located(frames(camera, azimuth, photos), view_z)
     u, v = frame_grid(32)
     for view, photo in enumerate(photos):
         for depth in range(3):
-            points = camera.unproject(u, v, nearness[0, depth], azimuth)
+            points = camera.unproject(u, v, view_z[0, depth], azimuth)
             expected = camera.project(points, photo)
             found = (where[0, view, depth, ..., 0], where[0, view, depth, ..., 1], toward[0, view, depth])
             for a, b in zip(found, expected, strict=True):
