@@ -80,7 +80,7 @@ def test_pairs_by_angle_and_kind(package, frames):
     assert (found.truth, len(found.clip), len(found.given)) == ("held-out", 24, 8)
 
 
-def test_nothing_to_compare_with(package, frames):
+def test_nothing_to_compare_with_is_refused(package, frames):
     with pytest.raises(InputError) as error:
         compared(package, frames, truths=truths(package, 45))
     assert error.value.code == "score.no_truth"
@@ -88,17 +88,17 @@ def test_nothing_to_compare_with(package, frames):
 
 def test_key_frames_score_near_zero_and_ours_beats_a_frozen_video(package, frames, lpips_alex):
     drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=2)
-    assert [one.view for one in drawn] == [1, 5]
+    assert [frame.view for frame in drawn] == [1, 5]
     scores, verdicts = judge_comparison(
         compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity
     )
     ours = verdicts[0]
-    assert [one.label for one in verdicts] == ["gapray", *BASELINES]
+    assert [row.label for row in verdicts] == ["gapray", *BASELINES]
     assert (ours.angles, ours.key_angles) == (2, 8)
     assert ours.key_lpips < 0.02 < ours.lpips
     assert ours.loop_gap is not None and ours.flicker is not None
-    assert {one.gate for one in verdicts[1:]} == {"none"}
-    assert all(one.kind == "in-between" for one in scores if one.label != "gapray")
+    assert {row.gate for row in verdicts[1:]} == {"none"}
+    assert all(row.kind == "in-between" for row in scores if row.label != "gapray")
     frozen = np.repeat(frames.initial[:1], 24, 0)
     _, still = judge_comparison(
         compared(package, frames, frozen, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity
@@ -107,17 +107,17 @@ def test_key_frames_score_near_zero_and_ours_beats_a_frozen_video(package, frame
     assert still[0].span_deg == 0
 
 
-def test_a_baseline_never_sees_the_view_left_out(package, frames, lpips_alex):
+def test_a_baseline_never_sees_the_left_out_view(package, frames, lpips_alex):
     drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
     scores, _ = judge_comparison(compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
-    [left] = [one for one in scores if one.label == "nearest view"]
+    [left] = [row for row in scores if row.label == "nearest view"]
     assert left.lpips > 0.01
 
 
 def test_videos_judged_together_get_their_own_scores_in_one_pass(package, frames, lpips_alex):
     drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
     frozen = np.repeat(frames.initial[:1], 24, 0)
-    large = np.stack([cv2.resize(one, (128, 128)) for one in frames.initial])
+    large = np.stack([cv2.resize(frame, (128, 128)) for frame in frames.initial])
     comparisons = [compared(package, frames, images, drawn=drawn) for images in (None, frozen, large)]
     passes = []
 
@@ -132,12 +132,11 @@ def test_videos_judged_together_get_their_own_scores_in_one_pass(package, frames
     # All pairs and baselines, the steps of all turns, and the pairs at each of the videos' two sizes.
     assert len(passes) == 4
     for comparison, (scores, verdicts) in zip(comparisons, together, strict=True):
-        alone, its = judge_comparison(comparison, lpips_alex, ColourGradient(), PROFILE.fidelity)
-        for one, other in zip([*scores, *verdicts], [*alone, *its], strict=True):
-            for name, value in one.as_dict().items():
-                assert value == (
-                    pytest.approx(getattr(other, name), abs=1e-5) if isinstance(value, float) else getattr(other, name)
-                )
+        single_scores, single_verdicts = judge_comparison(comparison, lpips_alex, ColourGradient(), PROFILE.fidelity)
+        for found, single in zip([*scores, *verdicts], [*single_scores, *single_verdicts], strict=True):
+            for name, value in found.as_dict().items():
+                expected = getattr(single, name)
+                assert value == (pytest.approx(expected, abs=1e-5) if isinstance(value, float) else expected)
 
 
 def test_a_photo_is_cut_out_by_the_network_that_cuts_out_the_frames(package, frames):
@@ -151,7 +150,7 @@ def test_a_photo_is_cut_out_by_the_network_that_cuts_out_the_frames(package, fra
     assert kept.mean() > 0.8 > 0.6 > anew.mean()
 
 
-def test_too_few_views_to_leave_one_out(package):
+def test_too_few_views_to_leave_one_out_are_refused(package):
     few = dataclasses.replace(package, views=package.views[:3])
     with pytest.raises(InputError) as error:
         draw_left_out(few, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
@@ -184,13 +183,13 @@ def test_a_verdict_never_mixes_key_and_in_between():
         ({"min_span_deg": 350}, "degrees shown 200 is under 350"),
     ],
 )
-def test_the_gate_says_why(gate, reason):
+def test_the_gate_gives_its_reasons(gate, reason):
     limits = GateSettings(**(dict.fromkeys(GateSettings.model_fields) | gate))
     found = verdict("gapray", [score(15, 0.1), score(30, 0.3)], limits, MotionScores(0.01, 1.0, 200.0))
     assert (found.gate, found.reasons) == ("fail", (reason,))
 
 
-def test_what_was_not_measured_fails_nothing():
+def test_a_missing_measurement_fails_no_gate():
     assert verdict("gapray", [score(45, 0.0, "key")], GateSettings()).gate == "pass"
 
 

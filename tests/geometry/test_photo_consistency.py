@@ -26,7 +26,7 @@ def test_photos_of_a_surface_agree_under_the_camera_that_took_them():
         assert disagreement(colour, alpha, view_z, scenes.EIGHT, wrong).mean() > 2 * own.mean()
 
 
-def test_where_there_is_no_surface_the_whole_colour_is_wrong():
+def test_a_point_off_the_surface_costs_its_whole_colour():
     colour, alpha, view_z = tensors(scenes.box)
     nothing = disagreement(colour, alpha, torch.full_like(view_z, -9.0), scenes.EIGHT, CAMERA)
     expected = (colour.mean(1) * alpha).sum((1, 2)) / alpha.sum((1, 2))

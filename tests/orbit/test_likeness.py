@@ -13,7 +13,7 @@ def picture(seed, side=64):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(1001, 2000))
-def test_it_is_a_distance_of_looks(seed, other):
+def test_dissimilarity_is_a_distance(seed, other):
     first, second = picture(seed), picture(other)
     assert float(dissimilarity(first, first)) < 1e-6
     there, back = float(dissimilarity(first, second)), float(dissimilarity(second, first))

@@ -1,4 +1,4 @@
-"""Frames that know no shape, on a real scene of a drawn solid."""
+"""Frames drawn without a shape, on a real scene of a drawn solid."""
 
 import dataclasses
 
@@ -22,8 +22,8 @@ def test_between_photos_flow_lies_between_them(letter_scene):
     assert (drawn.view_z[drawn.alpha < 1e-4] == NOTHING).all() and (drawn.view_z[inside].abs() < 1.5).all()
 
 
-def test_colours_go_on_beyond_the_outline(letter_scene):
-    """So that an outline that is moved outwards does not show black."""
+def test_colours_extend_beyond_the_outline(letter_scene):
+    """So that an outline that flow moves outwards does not show black."""
     drawn = by_flow(letter_scene, 67.5)
     beside = (drawn.alpha == 0) & (torch.nn.functional.max_pool2d(drawn.alpha[None], 5, 1, 2)[0] > 0.5)
     assert beside.any()

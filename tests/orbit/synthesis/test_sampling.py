@@ -11,7 +11,7 @@ from gapray.orbit.synthesis.sampling import filled_in, located, read
 
 
 def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int = 32) -> Frames:
-    turns = np.stack([camera.axes(one) @ camera.axes(azimuth).T for one in photos])
+    turns = np.stack([camera.axes(photo) @ camera.axes(azimuth).T for photo in photos])
     plane = torch.zeros(1, 1, size, size)
     return Frames(
         morph=plane.expand(1, 3, -1, -1),
@@ -51,7 +51,7 @@ def test_located_is_unproject_then_project(elevation, inverse_distance, axis, az
                 assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_reading_at_the_grid_gives_the_image_back():
+def test_sampling_at_the_grid_gives_the_image_back():
     image = torch.rand(2, NEAREST, 3, 16, 16)
     grid = torch.stack(frame_grid(16), -1).expand(2, NEAREST, 16, 16, 2)
     for mode in ("bilinear", "bicubic"):
