@@ -1,12 +1,13 @@
-"""How near to the true angles are the views that are picked out of a turntable video?
+"""Measure how close to the true angles the views picked from a turntable video are.
 
     python benchmarks/capture.py [--shots 12] [--spins ../shared/data/spins] [--seed 7]
 
-Samples: both products re-projected by their true depth at every degree, filmed at 512 pixels from any start, both ways, over 1.03
-to 2.2 turns of 5 to 10 s, the speed differing by up to 20 % over once or twice a turn, at 24, 30 and 60 frames a second, stored
-turned by 0 to 270 degrees, H.264 at crf 18 to 30, half of them with a hand for half a second, half with frame times that jitter. A
-pick is right when its frame shows its angle to within 4 degrees. Spins: photo series shown one by one; their steps are up to 10
-degrees, so a pick is judged by the azimuth that is written for it. A video that is refused counts as eight wrong picks.
+Samples: both products, re-projected by their true depth at every degree, are filmed at 512 pixels from any start, in both
+directions, over 1.03 to 2.2 turns of 5 to 10 s, with speed varying by up to 20 % over one or two cycles a turn, at 24, 30 and 60
+frames a second, stored rotated by 0 to 270 degrees, H.264 at crf 18 to 30; half of them with a hand in view for half a second,
+half with jittering frame times. A pick is right if its frame shows its angle to within 4 degrees. Spins: photo series shown one
+by one; their steps are up to 10 degrees, so a pick is judged by the azimuth written for it. A refused video counts as eight
+wrong picks.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def main() -> None:
             ("samples", name, lambda n=name: of_sample(n, chosen.shots, rng, path)) for name in ("mug", "supplement")
         ]
         spins = (
-            sorted(one for one in chosen.spins.glob("*") if not one.name.startswith("eth80")) if chosen.spins else []
+            sorted(spin for spin in chosen.spins.glob("*") if not spin.name.startswith("eth80")) if chosen.spins else []
         )
-        jobs += [("spins", one.name, lambda f=one: of_spin(f, chosen.shots, rng, path)) for one in spins]
+        jobs += [("spins", spin.name, lambda f=spin: of_spin(f, chosen.shots, rng, path)) for spin in spins]
         for kind, name, job in jobs:
             errors = np.array(job())
             everything[kind].extend(errors)
@@ -104,13 +105,13 @@ def main() -> None:
 
 
 def line(name: str, errors: np.ndarray) -> None:
-    share, median, high, worst = (
+    right, median, high, worst = (
         (errors <= RIGHT_DEG).mean(),
         np.median(errors),
         np.percentile(errors, 95),
         errors.max(),
     )
-    print(f"{name:24}{len(errors):7}{share:11.1%}{median:8.2f}{high:7.2f}{worst:7.2f}", flush=True)
+    print(f"{name:24}{len(errors):7}{right:11.1%}{median:8.2f}{high:7.2f}{worst:7.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How well `gapray capture check` finds what is wrong with photos, on the real photo sets of a SPINS folder.
+"""Measure how well `gapray capture check` finds what is wrong with photos, on the real photo sets of a SPINS folder.
 
     python benchmarks/check.py angles SPINS [--seed 7] [--part 0/1] [--to cases.jsonl] [--only NAME …]
     python benchmarks/check.py quality SPINS
     python benchmarks/check.py odd SPINS SCANS …           false alarms and finds of `gapray.inspect.odd`
-    python benchmarks/check.py table cases.jsonl …        the table of one or several runs of `angles`
+    python benchmarks/check.py table cases.jsonl …        the table of one or more runs of `angles`
 
-`angles`: eight photos of each set (nearest to 45 degrees) as they are, from several starts; then with two exchanged, with one
-mirrored, with one taken 20 degrees (22.5 on ETH-80) off its angle, all the other way round, and with one doubled (saved again at
+`angles`: eight photos of each set (nearest to 45-degree steps) unchanged, from several starts; then with two exchanged, with one
+mirrored, with one taken 20 degrees (22.5 on ETH-80) off its angle, all in reverse order, and with one duplicated (saved again at
 JPEG quality 60 and half the size). `quality`: the same photos degraded by known amounts. Masks come from the network, as always.
 """
 
@@ -37,17 +37,17 @@ from gapray.resample import cropped
 PROFILE = load_profile("classic")
 PLACES = ("azimuth.swapped", "azimuth.off", "azimuth.mirrored", "azimuth.duplicate", "azimuth.misfit")
 OWN_MIRROR = 0.87
-"""A photo whose mask is its own mirror image to this IoU cannot be told from a mirrored one by its outline."""
+"""A photo whose mask equals its own mirror image to this IoU cannot be told from a mirrored one by its outline."""
 
 
 class Photos:
-    """Photos, masks and azimuths of one set; masks are made once a photo."""
+    """Photos, masks and azimuths of one set; each photo's mask is computed once."""
 
     def __init__(self, folder: Path, network: Any) -> None:
         self.name, self._network = folder.name, network
         frames = json.loads((folder / "views.json").read_text())["frames"]
-        self.azimuths = np.array([float(one["azimuth_deg"]) for one in frames])
-        self._files = [folder / one["file"] for one in frames]
+        self.azimuths = np.array([float(frame["azimuth_deg"]) for frame in frames])
+        self._files = [folder / frame["file"] for frame in frames]
         self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.true = folder.name.startswith("eth80")
 
@@ -76,9 +76,9 @@ def judged(photos: Sequence[tuple[np.ndarray, np.ndarray]], azimuths: Sequence[f
 
 def own_mirror(mask: np.ndarray) -> bool:
     columns = np.flatnonzero((mask >= 128).any(0))
-    one = mask[:, columns[0] : columns[-1] + 1] >= 128
-    other = one[:, ::-1]
-    return float((one & other).sum() / (one | other).sum()) > OWN_MIRROR
+    shape = mask[:, columns[0] : columns[-1] + 1] >= 128
+    mirrored = shape[:, ::-1]
+    return float((shape & mirrored).sum() / (shape | mirrored).sum()) > OWN_MIRROR
 
 
 def angle_cases(photos: Photos, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -86,10 +86,15 @@ def angle_cases(photos: Photos, rng: np.random.Generator) -> Iterator[dict[str, 
     starts = (0.0, 22.5) if photos.true else (0.0, 20.0, -20.0)
     for start in starts:
         chosen = photos.eight(start)
-        yield {"kind": "clean", "photos": [photos[one] for one in chosen], "said": photos.azimuths[chosen], "bad": []}
+        yield {
+            "kind": "clean",
+            "photos": [photos[index] for index in chosen],
+            "said": photos.azimuths[chosen],
+            "bad": [],
+        }
     chosen = photos.eight()
     said = photos.azimuths[chosen]
-    plain = [photos[one] for one in chosen]
+    plain = [photos[index] for index in chosen]
     pairs = [(a, b) for a in range(8) for b in range(a)]
     for place in rng.choice(len(pairs), 2, replace=False):
         a, b = pairs[place]
@@ -109,12 +114,12 @@ def angle_cases(photos: Photos, rng: np.random.Generator) -> Iterator[dict[str, 
             "bad": [int(a)],
         }
     yield {"kind": "reversed", "photos": plain, "said": -said, "bad": []}
-    a, b = (int(one) for one in rng.choice(8, 2, replace=False))
+    a, b = (int(index) for index in rng.choice(8, 2, replace=False))
     yield {"kind": "doubled", "photos": [again(photos, plain[a][0]) if i == b else plain[i] for i in range(8)], "said": said, "bad": [a, b]}  # fmt: skip
 
 
 def again(photos: Photos, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Saved at quality 60 and half the size, and enlarged again so that it does not give itself away by its size."""
+    """Save at quality 60 and half the size, then enlarge again so that the size does not give the copy away."""
     half = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", half, [cv2.IMWRITE_JPEG_QUALITY, 60])
     copy = cv2.resize(cv2.imdecode(data, 1), photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
@@ -123,7 +128,7 @@ def again(photos: Photos, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def angles(spins: Path, seed: int, part: tuple[int, int], to: Path, only: Sequence[str], kinds: Sequence[str]) -> None:
     network = load_mask(PROFILE.packaging, threads=1)
-    folders = [one for one in sorted(spins.iterdir()) if (one / "views.json").exists()]
+    folders = [folder for folder in sorted(spins.iterdir()) if (folder / "views.json").exists()]
     with to.open("a") as sink:
         for folder in folders[part[0] :: part[1]]:
             if only and folder.name not in only:
@@ -157,7 +162,7 @@ def angles(spins: Path, seed: int, part: tuple[int, int], to: Path, only: Sequen
 
 
 def interval(hits: Sequence[bool]) -> str:
-    """Share and its 95 % bootstrap interval."""
+    """Mean and its 95 % bootstrap interval, as text."""
     if not hits:
         return "—"
     rng = np.random.default_rng(0)
@@ -215,7 +220,7 @@ def table(files: Sequence[Path]) -> None:
 
 
 def degraded() -> dict[str, tuple[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]]]:
-    """Name -> code that must be found, and what is done to a photo. Amounts are of a product of 512 pixels."""
+    """Name -> code that must be found, and how a photo is changed. Amounts are for a product of 512 pixels."""
 
     def blurred(sigma: float) -> Callable[..., np.ndarray]:
         return lambda photo, mask, rng: cv2.GaussianBlur(photo, (0, 0), sigma * longer(mask) / 512)
@@ -290,7 +295,7 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
             continue
         photos = Photos(folder, network)
         chosen = photos.eight()
-        plain = [photos[one] for one in chosen]
+        plain = [photos[index] for index in chosen]
         said = [float(one) for one in photos.azimuths[chosen]]
         fingerprints = [fingerprint(*one) for one in plain]
         far += [difference(fingerprints[a], fingerprints[b]) for a in range(8) for b in range(a)]
@@ -315,7 +320,7 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
                     continue
                 if (
                     code == "photo.scale"
-                ):  # told by the arrangement; photos with crops of their own have no common scale
+                ):  # found by the arrangement; photos that were cropped individually have no common scale
                     if not photos.true:
                         told = judged(changed, said).findings
                         found.setdefault(name, []).append(
@@ -348,7 +353,7 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
 
 
 def strange(folders: Sequence[Path], only: Sequence[str]) -> None:
-    """Each photo of eight turned, and one of another set put in its place; and the eight as they are."""
+    """Turn each of eight photos, and put one of another set in its place; also test the eight unchanged."""
     network = load_mask(PROFILE.packaging, threads=1)
     sets = {
         folder.name: [photos[index] for index in photos.eight()]
@@ -383,8 +388,8 @@ def main() -> None:
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--to", type=Path, default=Path("check-cases.jsonl"))
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--kinds", nargs="*", default=[], help="Only these kinds of cases, as the table names them.")
-    parser.add_argument("--raw", action="store_true", help="Print the numbers of every photo.")
+    parser.add_argument("--kinds", nargs="*", default=[], help="only these kinds of cases, as named in the table")
+    parser.add_argument("--raw", action="store_true", help="print the numbers of every photo")
     given = parser.parse_args()
     first, count = map(int, given.part.split("/"))
     if given.what == "angles":

@@ -1,11 +1,11 @@
-"""Fidelity of the view morph on spins, against every baseline: table with intervals, and a curve by angle.
+"""Fidelity of the view morph on spins, against every baseline: a table with intervals, and a curve by angle.
 
 python benchmarks/fidelity.py [DATASET…] [--svg FOLDER] [--json FILE] [--net vgg]
 
-A dataset is `samples` (default) or a folder of spins with `views.json` each. Eight photos are given, the others hidden:
-of ETH-80 every other one, else those nearest to 45-degree steps, scored at the photos nearest to the other 15-degree
+A dataset is `samples` (default) or a folder of spins with a `views.json` each. Eight photos are given, the others hidden: on
+ETH-80 every other one, otherwise those nearest to 45-degree steps, scored at the photos nearest to the other 15-degree
 steps. Both sides are cut out by u2netp and laid on white; photos that were each cropped to their own product are compared
-by their boxes. Intervals are 95% bootstrap over objects, never over frames.
+by their boxes. Intervals are 95% bootstrap intervals over objects, never over frames.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from gapray.capture.decode import decode_photo
 from gapray.config import Profile, load_profile
 from gapray.fidelity.baselines import BASELINES
-from gapray.fidelity.comparison import Truth, compare, judged
+from gapray.fidelity.comparison import Truth, compare, judge_comparison
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.score import OURS, FrameScore, Verdict
 from gapray.fidelity.shown import Cut, cut_out
@@ -73,7 +73,7 @@ def spins(dataset: str) -> Iterator[Spin]:
 
 
 def package_of(name: str, cuts: list[Cut]) -> GapPackage:
-    """Of a package, geometry and scoring need photos, masks and azimuths alone."""
+    """A package with only what geometry and scoring need: photos, masks and azimuths."""
     views = tuple(
         GapView(
             name=f"{cut.azimuth_deg:g}",
@@ -109,18 +109,18 @@ def scored(spin: Spin, network: MaskModel, metric: Lpips, profile: Profile) -> t
         settings=profile.fidelity,
         shifted=conditions.calibration.shifted,
     )
-    return judged(comparison, metric, ColourGradient(), profile.fidelity)
+    return judge_comparison(comparison, metric, ColourGradient(), profile.fidelity)
 
 
 def curves(scores: dict[str, list[FrameScore]]) -> dict[str, list[PolarPoint]]:
-    """Mean over objects in 15-degree bins: LPIPS by angle of each method."""
-    found: dict[str, dict[float, list[float]]] = {}
-    for one in (one for listed in scores.values() for one in listed):
-        bins = found.setdefault(one.label, {})
-        bins.setdefault(round(one.azimuth_deg / 7.5) * 7.5 % 360, []).append(one.lpips)
+    """LPIPS by angle of each label: means over objects in 7.5-degree bins."""
+    by_label: dict[str, dict[float, list[float]]] = {}
+    for score in (score for listed in scores.values() for score in listed):
+        bins = by_label.setdefault(score.label, {})
+        bins.setdefault(round(score.azimuth_deg / 7.5) * 7.5 % 360, []).append(score.lpips)
     return {
         label: [PolarPoint(azimuth, float(np.mean(values)), False) for azimuth, values in bins.items()]
-        for label, bins in found.items()
+        for label, bins in by_label.items()
     }
 
 
@@ -143,18 +143,18 @@ def main() -> None:
             scores, verdicts = scored(spin, network, metric, profile)
             groups.setdefault(spin.group, {})[spin.name] = verdicts
             angles.setdefault(spin.group, {})[spin.name] = scores
-            line = ", ".join(f"{one.label} {one.lpips:.3f}" for one in verdicts)
+            line = ", ".join(f"{verdict.label} {verdict.lpips:.3f}" for verdict in verdicts)
             print(f"  {spin.name}: {line}", flush=True)
     print("\n| set | method | objects | LPIPS (95%) | / nearest view | better on | PSNR | SSIM | IoU |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for group, members in groups.items():
         nearest = {name: _of(verdicts, "nearest view").lpips for name, verdicts in members.items()}
         for label in (OURS, *BASELINES):
-            mine = {name: _of(verdicts, label) for name, verdicts in members.items()}
-            spread = bootstrap([one.lpips for one in mine.values()])
+            own = {name: _of(verdicts, label) for name, verdicts in members.items()}
+            spread = bootstrap([verdict.lpips for verdict in own.values()])
             ratio = spread.mean / np.mean(list(nearest.values()))
-            better = sum(one.lpips < nearest[name] for name, one in mine.items())
-            rest = [np.mean([getattr(one, field) for one in mine.values()]) for field in ("psnr", "ssim", "iou")]
+            better = sum(verdict.lpips < nearest[name] for name, verdict in own.items())
+            rest = [np.mean([getattr(verdict, field) for verdict in own.values()]) for field in ("psnr", "ssim", "iou")]
             print(
                 f"| {group} | {label} | {spread.count} | {spread.mean:.3f} ({spread.low:.3f} – {spread.high:.3f}) "
                 f"| {ratio:.2f} | {better} | {rest[0]:.1f} | {rest[1]:.3f} | {rest[2]:.3f} |"
@@ -165,14 +165,14 @@ def main() -> None:
             path.write_text(polar_svg(curves(angles[group]), title=f"LPIPS by angle, {group}"))
     if chosen.json:
         table = {
-            group: {name: [asdict(one) for one in listed] for name, listed in members.items()}
+            group: {name: [asdict(verdict) for verdict in listed] for name, listed in members.items()}
             for group, members in groups.items()
         }
         chosen.json.write_text(json.dumps(table, indent=1))
 
 
 def _of(verdicts: list[Verdict], label: str) -> Verdict:
-    return next(one for one in verdicts if one.label == label)
+    return next(verdict for verdict in verdicts if verdict.label == label)
 
 
 if __name__ == "__main__":

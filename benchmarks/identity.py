@@ -1,11 +1,11 @@
-"""What tells a product from others: calibrates `gapray.fidelity.same_product` on real photos.
+"""Calibrate `gapray.fidelity.same_product` on real photos: what distinguishes a product from others?
 
     python benchmarks/identity.py SPINS [--write]
-    python benchmarks/identity.py SPINS --changes      what the stored gate says of hue-shifted, blurred and mirrored photos
+    python benchmarks/identity.py SPINS --changes      how the stored gate judges hue-shifted, blurred and mirrored photos
 
 Same: photos half way between the eight captured angles of a set, against those eight. Different: the same photos against every
-other set, the ETH-80 cars among themselves included. Weights are fitted with each product left out in turn, so that no product
-is judged by weights that saw it; --write fits them on all and stores them with the quantiles and the plot.
+other set, including the ETH-80 cars against each other. Weights are fitted with each product left out in turn, so that no product
+is judged by weights that saw it; --write fits them on all products and stores them with the quantiles and the plot.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from gapray.config import load_profile
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.same_product import (
     FEATURES,
-    LEAST_DETAIL,
-    LEAST_MIRROR,
-    MOST_COLOUR,
-    MOST_HUE,
-    Calibration,
+    MAX_COLOUR,
+    MAX_HUE,
+    MIN_DETAIL,
+    MIN_MIRROR,
     SameProduct,
+    ScoreCalibration,
 )
 from gapray.fidelity.shown import Cut
 from gapray.models.identity import ColourGradient
@@ -49,7 +49,7 @@ def fitted(x: np.ndarray, same: np.ndarray) -> dict[str, float]:
         return float((weight * np.logaddexp(0, -margin)).sum() + 1e-4 * (w[:-1] ** 2).sum())
 
     w = minimize(loss, np.zeros(x.shape[1] + 1), method="BFGS").x
-    return dict(zip((*FEATURES, "bias"), (float(one) for one in w), strict=True))
+    return dict(zip((*FEATURES, "bias"), (float(value) for value in w), strict=True))
 
 
 def hue(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -67,12 +67,12 @@ def main() -> None:
     spins = Path(sys.argv[1])
     network = load_mask(PROFILE.packaging, threads=2)
     judge = SameProduct(Lpips("alex"), ColourGradient(), network, PROFILE.packaging.mask)
-    sets = [Photos(one, network) for one in sorted(spins.iterdir()) if (one / "views.json").exists()]
+    sets = [Photos(folder, network) for folder in sorted(spins.iterdir()) if (folder / "views.json").exists()]
     if "--changes" in sys.argv:
         changed_photos(judge, sets)
         return
-    given = [[Cut(float(one.azimuths[at]), *one[at]) for at in one.eight()] for one in sets]
-    asked = [[Cut(float(one.azimuths[at]), *one[at]) for at in one.eight(22.5)] for one in sets]
+    given = [[Cut(float(photos.azimuths[at]), *photos[at]) for at in photos.eight()] for photos in sets]
+    asked = [[Cut(float(photos.azimuths[at]), *photos[at]) for at in photos.eight(22.5)] for photos in sets]
     views = [judge.views_of(cuts) for cuts in given]
     rows, owners, against = [], [], []
     for mine, cuts in enumerate(asked):
@@ -88,14 +88,14 @@ def main() -> None:
     scores = np.zeros(len(x))
     for product in range(len(sets)):
         touched = (owner == product) | (other == product)
-        known = Calibration(fitted(x[~touched], same[~touched]), 0, (0, 1), (0, 1))
+        known = ScoreCalibration(fitted(x[~touched], same[~touched]), 0, (0, 1), (0, 1))
         for index in np.flatnonzero(owner == product):
             scores[index] = known.score(rows[index])
     threshold = float(np.quantile(scores[same], FALSE_REJECTS))
     print(f"pairs: {same.sum()} same, {(~same).sum()} different; each product judged by weights that never saw it")
     print(f"threshold {threshold:.3f}: false rejects {interval(list(scores[same] < threshold))}")
     print(f"                 false accepts {interval(list(scores[~same] >= threshold))}")
-    cars = [index for index, one in enumerate(sets) if "car" in one.name]
+    cars = [index for index, photos in enumerate(sets) if "car" in photos.name]
     among = ~same & np.isin(owner, cars) & np.isin(other, cars)
     print(f"                 … of the five cars among themselves {interval(list(scores[among] >= threshold))}")
     worst = sorted(zip(scores[~same], owner[~same], other[~same], strict=True), reverse=True)[:8]
@@ -106,10 +106,7 @@ def main() -> None:
             f"{name} of the same product: {np.quantile(values, [0, 0.01, 0.05, 0.5, 0.95, 0.99, 1]).round(3).tolist()}"
         )
     hard = [
-        row["colour"] > MOST_COLOUR
-        or row["hue"] > MOST_HUE
-        or row["detail"] < LEAST_DETAIL
-        or row["mirror"] < LEAST_MIRROR
+        row["colour"] > MAX_COLOUR or row["hue"] > MAX_HUE or row["detail"] < MIN_DETAIL or row["mirror"] < MIN_MIRROR
         for row in rows
     ]
     refused = (scores < threshold) | np.array(hard)
@@ -131,8 +128,8 @@ def main() -> None:
 
 
 def changed_photos(judge: SameProduct, sets: list[Photos]) -> None:
-    """What the gate says of captured photos that were changed; it knows which view they show, as of a still."""
-    given = [[Cut(float(one.azimuths[at]), *one[at]) for at in one.eight()] for one in sets]
+    """Print how the gate judges captured photos that were changed, given the view that they show, as for a still."""
+    given = [[Cut(float(photos.azimuths[at]), *photos[at]) for at in photos.eight()] for photos in sets]
     views = [judge.views_of(cuts) for cuts in given]
     changes: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         "hue + 60 degrees": hue,
@@ -147,22 +144,22 @@ def changed_photos(judge: SameProduct, sets: list[Photos]) -> None:
                     changed = Cut(
                         0.0, np.ascontiguousarray(cut.image[:, ::-1]), np.ascontiguousarray(cut.mask[:, ::-1])
                     )
-                found = judge.likeness(changed, package, cut.azimuth_deg)
-                row = found.as_dict()
+                likeness = judge.likeness(changed, package, cut.azimuth_deg)
+                row = likeness.as_dict()
                 seen.append([row[name] for name in ("colour", "hue", "detail", "mirror")])
-                failed.append(bool(found.reasons))
+                failed.append(bool(likeness.reasons))
         print(
-            f"captured photos {what}: refused {interval(failed)}; by set {dict(zip([one.name for one in sets], np.array(failed).reshape(len(sets), -1).sum(1).tolist(), strict=True))}"
+            f"captured photos {what}: refused {interval(failed)}; by set {dict(zip([photos.name for photos in sets], np.array(failed).reshape(len(sets), -1).sum(1).tolist(), strict=True))}"
         )
         for name, values in zip(("colour", "hue", "detail", "mirror"), np.array(seen).T, strict=True):
             print(f"    {name}: {np.quantile(values, [0, 0.01, 0.05, 0.5, 0.95, 0.99, 1]).round(3).tolist()}")
 
 
 def plot(same: np.ndarray, other: np.ndarray, threshold: float) -> str:
-    """Both distributions of scores, as an SVG."""
+    """Both distributions of scores as an SVG."""
     bins = np.linspace(0, 1, 41)
-    bars = [np.histogram(one, bins)[0] / len(one) for one in (same, other)]
-    top = max(float(one.max()) for one in bars)
+    bars = [np.histogram(scores, bins)[0] / len(scores) for scores in (same, other)]
+    top = max(float(bar.max()) for bar in bars)
     width, height, left, low = 560, 240, 46, 200
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 30}" font-family="system-ui, sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
@@ -171,8 +168,8 @@ def plot(same: np.ndarray, other: np.ndarray, threshold: float) -> str:
         ("#c2571a", bars[1], f"other products ({len(other)})", 60),
         ("#0b62c4", bars[0], f"the same product ({len(same)})", 240),
     ):
-        for index, share in enumerate(heights):
-            tall = 180 * float(share) / top
+        for index, frequency in enumerate(heights):
+            tall = 180 * float(frequency) / top
             parts.append(
                 f'<rect x="{left + index * 12:.0f}" y="{low - tall:.1f}" width="11" height="{tall:.1f}" fill="{colour}" fill-opacity="0.6"/>'
             )

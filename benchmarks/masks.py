@@ -1,4 +1,4 @@
-"""Mask IoU on the ETH-80 objects, by network alone and after each step of clean-up.
+"""Mask IoU on the ETH-80 objects, of the network alone and after each step of clean-up.
 
 python benchmarks/masks.py SPINS_FOLDER [MASK_CARD]
 """
@@ -18,9 +18,9 @@ from gapray.packaging.silhouette import cleaned, keyed, silhouette
 
 
 def iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union at half level."""
-    found = mask >= 128
-    return float((found & truth).sum() / (found | truth).sum())
+    """Intersection over union of the mask, thresholded at half, and the truth."""
+    inside = mask >= 128
+    return float((inside & truth).sum() / (inside | truth).sum())
 
 
 def main() -> None:
@@ -40,8 +40,8 @@ def main() -> None:
             scores.append([iou(mask, truth) for mask in steps])
         mean, worst = np.mean(scores, 0), np.min(scores, 0)[-1]
         everything += scores
-        print(f"{folder.name:16s} {len(scores):5d} " + " ".join(f"{one:8.3f}" for one in [*mean, worst]))
-    print(f"{'mean':16s} {len(everything):5d} " + " ".join(f"{one:8.4f}" for one in np.mean(everything, 0)))
+        print(f"{folder.name:16s} {len(scores):5d} " + " ".join(f"{value:8.3f}" for value in [*mean, worst]))
+    print(f"{'mean':16s} {len(everything):5d} " + " ".join(f"{value:8.4f}" for value in np.mean(everything, 0)))
 
 
 if __name__ == "__main__":

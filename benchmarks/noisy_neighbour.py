@@ -1,14 +1,15 @@
-"""What one hostile key costs its neighbour: attacks on a server as a user starts it, one after the other.
+"""Measure what one hostile key costs its neighbour: attacks on a server as a user would start it, one after the other.
 
 python benchmarks/noisy_neighbour.py [--seconds 12] [--only NAME …] [--contention] [--json FILE]
 
-Prints, for each attack: the requests of the hostile key (or of nobody, where no key is needed), latencies of the neighbour's
-`GET /v1/packages/<id>` with those of a bare server beside it, which is the machine's own noise, how long the neighbour's job took, the
-most private memory of all of the server's processes, and what was left on disk once the hostile jobs were deleted. Aims for two cores:
-p99 under 250 ms beyond the noise, a job within twice its usual time. `--contention` measures each row again while other processes burn
-as much CPU time as the attack cost its client and what answers it (HAProxy, Serve's proxy, the ingress), and never touch the server: what
-is the same there is two cores being shared, not the server. Only the loopback is reached; about eight minutes in all.
-Slow look-ups need root (a resolver that never answers, in a mount namespace of the server's own); without it that line is left out.
+Prints, for each attack: the requests of the hostile key (or of nobody, where no key is needed); latencies of the neighbour's
+`GET /v1/packages/<id>` next to those of a bare server, which are the machine's own noise; how long the neighbour's job took; the
+peak private memory of all of the server's processes; and what was left on disk after the hostile jobs were deleted. Targets for
+two cores: p99 under 250 ms beyond the noise, a job within twice its usual time. `--contention` measures each row again while
+other processes burn as much CPU time as the attack cost its client and what answers it (HAProxy, Serve's proxy, the ingress),
+without touching the server: whatever is the same there is caused by two cores being shared, not by the server. Only the loopback
+is used; about eight minutes in total. Slow look-ups need root (a resolver that never answers, in a mount namespace of the
+server's own); without root that line is omitted.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ import yaml
 SAMPLE = Path(__file__).resolve().parent.parent / "gapray" / "serve" / "page" / "sample"
 SETTINGS = {"urls": {"private": ["127.0.0.0/8"]}}
 SILENT = "127.0.0.53"
-"""Where a resolver listens that never answers."""
+"""Address of a resolver that never answers."""
 PAUSE_S = 0.05
 JOB_S = 240.0
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--seconds", type=float, default=12, help="of each attack")
-    options.add_argument("--only", nargs="*", default=None, help="of the attacks, by name")
+    options.add_argument("--seconds", type=float, default=12, help="duration of each attack")
+    options.add_argument("--only", nargs="*", default=None, help="names of the attacks to run")
     options.add_argument(
-        "--contention", action="store_true", help="measure each with its CPU time burnt elsewhere, too"
+        "--contention", action="store_true", help="also measure each attack with its CPU time burnt elsewhere"
     )
     options.add_argument("--json", type=Path, help="also write the rows here")
     chosen = options.parse_args()
@@ -64,7 +65,7 @@ def main() -> None:
         silent_resolver() as slow_names,
         Server(Path(place), slow_names) as server,
     ):
-        server.job()  # the first one pays for what is loaded late
+        server.job()  # the first job includes what is loaded late
         for name, attack in {"nothing": nothing, **ATTACKS}.items():
             if (chosen.only and name not in ("nothing", *chosen.only)) or (attack is slow_look_ups and not slow_names):
                 continue
@@ -102,7 +103,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def measured(server: Server, name: str, attack: Attack, seconds: float) -> dict[str, Any]:
-    """One attack of so many seconds, or of as many as the neighbour's job takes beside it."""
+    """Run one attack for the given seconds, or for as long as the neighbour's job takes."""
     before = server.memory()
     hostile = Hostile(server)
     with probing(server) as found, sampling(server) as peak:
@@ -127,7 +128,7 @@ def measured(server: Server, name: str, attack: Attack, seconds: float) -> dict[
 
 
 class Server:
-    """`gapray serve` with the keys of two tenants."""
+    """`gapray serve` with keys of two tenants."""
 
     def __init__(self, folder: Path, slow_names: Path | None) -> None:
         (folder / "serve.yaml").write_text(yaml.safe_dump(SETTINGS))
@@ -150,7 +151,7 @@ class Server:
             subprocess.run([*words, "keys", "create", who], env=self._env, capture_output=True, text=True, check=True)
             for who in ("hostile", "neighbour")
         ]
-        self.hostile, self.neighbour = ({"authorization": f"Bearer {one.stdout.strip()}"} for one in made)
+        self.hostile, self.neighbour = ({"authorization": f"Bearer {process.stdout.strip()}"} for process in made)
         serve = [*words, "serve", "--config", str(self._folder / "serve.yaml"), "--port", str(self.port)]
         if self._slow_names:
             mount = f'mount --bind {self._slow_names} $(readlink -f /etc/resolv.conf) && exec "$@"'
@@ -171,7 +172,7 @@ class Server:
         self._process.wait(60)
 
     def job(self) -> float:
-        """Seconds until a job of the neighbour's is done."""
+        """Run a job of the neighbour's; returns its duration [s]."""
         begun = time.monotonic()
         made = requests.post(self.url + "/v1/packages", files=self._form, headers=self.neighbour, timeout=120)
         made.raise_for_status()
@@ -187,16 +188,16 @@ class Server:
         return float("inf")
 
     def memory(self) -> float:
-        """Private memory of all its processes together [MiB]: what no file and no shared memory is behind."""
+        """Private memory of all its processes together [MiB]: backed neither by files nor by shared memory."""
         total = 0
-        for one in [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]:
+        for process in [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]:
             with suppress(OSError, psutil.NoSuchProcess):
-                lines = Path(f"/proc/{one.pid}/status").read_text().splitlines()
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
                 total += sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
         return total / 1024
 
     def answering_s(self) -> float:
-        """CPU time so far of what answers requests, and of this process, which makes the hostile ones [s]."""
+        """CPU time so far of the processes that answer requests, and of this one, which makes the hostile ones [s]."""
         total = sum(psutil.Process().cpu_times()[:2])
         for process in psutil.Process(self._process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -206,19 +207,24 @@ class Server:
         return total
 
     def left(self) -> str:
-        """Files of the hostile tenant's, and folders of work that is over."""
+        """Remaining files of the hostile tenant, and folders of finished work."""
         end = time.monotonic() + 20
         while True:
             folder = self._folder / "state" / "artifacts"
-            files = [one for one in folder.rglob("*") if one.is_file() and one.relative_to(folder).parts[0] != "owner"]
-            files = [one for one in files if one.relative_to(folder).parts[1] not in self._kept]
+            files = [
+                file for file in folder.rglob("*") if file.is_file() and file.relative_to(folder).parts[0] != "owner"
+            ]
+            files = [file for file in files if file.relative_to(folder).parts[1] not in self._kept]
             files += [
-                one for work in (self._folder / "tmp").glob("gapray-work-*") for one in work.rglob("*") if one.is_file()
+                file
+                for work in (self._folder / "tmp").glob("gapray-work-*")
+                for file in work.rglob("*")
+                if file.is_file()
             ]
             if not files or time.monotonic() > end:
                 break
             time.sleep(0.5)
-        return f"{len(files)} files, {sum(one.stat().st_size for one in files)} bytes" if files else "nothing"
+        return f"{len(files)} files, {sum(file.stat().st_size for file in files)} bytes" if files else "nothing"
 
 
 def free_port() -> int:
@@ -231,7 +237,7 @@ def free_port() -> int:
 
 
 class Bare(http.server.BaseHTTPRequestHandler):
-    """Answers at once: what is slow about it is the machine."""
+    """Answers at once: whatever is slow about it is the machine."""
 
     protocol_version = "HTTP/1.1"
 
@@ -250,7 +256,7 @@ def bare(port: int) -> None:
 
 
 def probe(url: str, headers: dict[str, str], stop: Any, found: Any) -> None:
-    """Latencies of one request after the other [ms], in a process of its own."""
+    """Measure latencies of one request after the other [ms], in a process of its own."""
     seen = []
     with requests.Session() as session:
         while not stop.is_set():
@@ -266,7 +272,7 @@ def probe(url: str, headers: dict[str, str], stop: Any, found: Any) -> None:
 
 @contextmanager
 def probing(server: Server) -> Iterator[dict[str, float]]:
-    """The neighbour's and a bare server's latencies while the block runs."""
+    """Measure the latencies of the neighbour and of a bare server while the block runs."""
     context = multiprocessing.get_context("spawn")
     port, stop = free_port(), context.Event()
     beside = context.Process(target=bare, args=(port,), daemon=True)
@@ -305,7 +311,7 @@ def sampling(server: Server) -> Iterator[list[float]]:
 
 
 class Hostile:
-    """A tenant with a key, and the threads in which it attacks."""
+    """A tenant with a key, and the threads that attack."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.headers, self.url = server, server.hostile, server.url
@@ -316,7 +322,7 @@ class Hostile:
         self._threads: list[threading.Thread] = []
 
     def repeat(self, threads: int, once: Callable[[], None], pause_s: float = 0.0) -> None:
-        """Do something again and again until the attack is over."""
+        """Repeat a function in several threads until the attack is over."""
 
         def loop() -> None:
             while not self.stop.is_set():
@@ -336,7 +342,7 @@ class Hostile:
             self._places.append(answer.headers["location"])
 
     def drip(self, head: list[str], line: Callable[[], bytes], pause_s: float) -> None:
-        """One connection on which a request never ends."""
+        """Open a connection on which a request never ends."""
         self.requests += 1
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=20) as begun:
             begun.sendall("\r\n".join(head).encode())
@@ -350,7 +356,7 @@ class Hostile:
                     return
 
     def end(self) -> None:
-        """End the attack, and delete what it made."""
+        """End the attack and delete what it made."""
         self.stop.set()
         for thread in self._threads:
             thread.join(90)
@@ -369,16 +375,16 @@ def nothing(hostile: Hostile) -> None:
     pass
 
 
-def burn(share: float) -> None:
+def burn(load: float) -> None:
     while True:
-        end = time.perf_counter() + 0.02 * share
+        end = time.perf_counter() + 0.02 * load
         while time.perf_counter() < end:
             pass
-        time.sleep(0.02 * (1 - share))
+        time.sleep(0.02 * (1 - load))
 
 
 def burning(cores: float) -> Attack:
-    """Processes that need so much CPU time and nothing else."""
+    """Processes that use this much CPU time and do nothing else."""
 
     def attack(hostile: Hostile) -> None:
         context = multiprocessing.get_context("spawn")
@@ -445,7 +451,7 @@ def deep_entry(hostile: Hostile) -> None:
 
 
 def huge_video(hostile: Hostile) -> None:
-    """Some kilobytes that are 20 frames of 4096 x 2304, the largest that are taken."""
+    """A few kilobytes that decode to 20 frames of 4096 x 2304, the largest size accepted."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.mp4"
         options = {"preset": "ultrafast", "crf": "51", "x264-params": "ref=16:keyint=1000"}
@@ -478,7 +484,7 @@ def slow_look_ups(hostile: Hostile) -> None:
 
 
 def dripping_receiver(hostile: Hostile) -> None:
-    """Webhooks of thirty cancelled jobs, to a host that sends a byte of its answer now and then."""
+    """Webhooks of thirty cancelled jobs, to a host that sends one byte of its answer now and then."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.5)
 
@@ -525,7 +531,7 @@ ATTACKS: dict[str, Attack] = {
 
 @contextmanager
 def silent_resolver() -> Iterator[Path | None]:
-    """A resolv.conf of a resolver that never answers; None where this user may start none."""
+    """A resolv.conf that names a resolver that never answers; None if this user may not start one."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
         yield None
         return

@@ -2,11 +2,11 @@
 
 python benchmarks/orbit.py [DATASET…]
 
-A dataset is `samples` (default), or a folder of spins with `views.json` each. From spins the frames nearest to 45-degree
+A dataset is `samples` (default), or a folder of spins with a `views.json` each. From spins the frames nearest to 45-degree
 steps are given (ETH-80: every other one) and the frames nearest to the other 15-degree steps are hidden (ETH-80: all
-others). All images at 256 px on white, LPIPS with AlexNet. ETH-80 photos are each cropped to their own product, so there
-truth and result are both re-centred by their mask's box. `cut` is the IoU with the mask that gapray cuts out of the
-hidden photo, `true` that with the data set's own mask. The trunk: GAPRAY_MODELS=FOLDER with alexnet_features.pth.
+others). All images are compared at 256 px on white, LPIPS with AlexNet. ETH-80 photos are each cropped to their own product, so
+truth and result are both re-centred there by their mask's box. `cut` is the IoU with the mask that gapray cuts out of the
+hidden photo, `true` that with the data set's own mask. The backbone: GAPRAY_MODELS=FOLDER with alexnet_features.pth.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import numpy as np
 
 from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings, OrbitSettings, load_profile
-from gapray.fidelity.baselines import faded, flowed
+from gapray.fidelity.baselines import blend, blend_along_flow
 from gapray.fidelity.lpips import Lpips
 from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
-from gapray.orbit.engines import Engine, between
+from gapray.orbit.engines import Engine, draw_between
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.weights import neighbours
 from gapray.packaging.silhouette import silhouette
 
 SIDE = 256
 WORSE = 0.005
-"""LPIPS by which no object may be worse than its best baseline."""
+"""An object is reported if its LPIPS exceeds that of its best baseline by more than this."""
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 
 
@@ -118,41 +118,41 @@ def recentred(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarr
 Drawer = Callable[[float], tuple[np.ndarray, np.ndarray]]
 
 
-def baselines(one: Object) -> dict[str, Drawer]:
-    masks = [framed(shot.mask) for shot in one.given]
-    images = [on_white(framed(shot.photo), mask) for shot, mask in zip(one.given, masks, strict=True)]
+def baselines(item: Object) -> dict[str, Drawer]:
+    masks = [framed(shot.mask) for shot in item.given]
+    images = [on_white(framed(shot.photo), mask) for shot, mask in zip(item.given, masks, strict=True)]
 
     def around(azimuth: float) -> tuple[int, int, float]:
-        return neighbours({index: shot.azimuth_deg - azimuth for index, shot in enumerate(one.given)})
+        return neighbours({index: shot.azimuth_deg - azimuth for index, shot in enumerate(item.given)})
 
     def nearest(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
-        low, high, share = around(azimuth)
-        chosen = low if share <= 0.5 else high
+        low, high, fraction = around(azimuth)
+        chosen = low if fraction <= 0.5 else high
         return images[chosen], masks[chosen]
 
     def both(mix: Callable[[np.ndarray, np.ndarray, float], np.ndarray]) -> Drawer:
         def draw(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
-            low, high, share = around(azimuth)
+            low, high, fraction = around(azimuth)
             grey = [np.repeat(mask[..., None], 3, 2) for mask in (masks[low], masks[high])]
-            return mix(images[low], images[high], share), mix(*grey, share)[..., 0]
+            return mix(images[low], images[high], fraction), mix(*grey, fraction)[..., 0]
 
         return draw
 
-    return {"nearest": nearest, "cross-fade": both(faded), "flow": both(flowed)}
+    return {"nearest": nearest, "cross-fade": both(blend), "flow": both(blend_along_flow)}
 
 
-def ours(one: Object) -> tuple[dict[str, Drawer], Calibration]:
-    """The view morph, and what a render draws: by the engine that is best at photos left out."""
+def ours(item: Object) -> tuple[dict[str, Drawer], Calibration]:
+    """The view morph, and what a render draws: with the engine that is best at withheld photos."""
     scene, calibration = build_scene(
-        [shot.photo for shot in one.given],
-        [shot.mask for shot in one.given],
-        [shot.azimuth_deg for shot in one.given],
+        [shot.photo for shot in item.given],
+        [shot.mask for shot in item.given],
+        [shot.azimuth_deg for shot in item.given],
         OrbitSettings(size=SIDE, framing="photo"),
     )
 
     def by(engine: Engine) -> Drawer:
         def draw(azimuth: float) -> tuple[np.ndarray, np.ndarray]:
-            [frame] = between(scene, [azimuth], engine)
+            [frame] = draw_between(scene, [azimuth], engine)
             mask = (frame.alpha * 255).round().byte().numpy()
             return on_white((frame.colour * 255).permute(1, 2, 0).round().byte().numpy(), mask), mask
 
@@ -161,16 +161,16 @@ def ours(one: Object) -> tuple[dict[str, Drawer], Calibration]:
     return {"morph": by("morph"), "gapray": by(calibration.engine)}, calibration
 
 
-def score(one: Object, draw: Drawer, metric: Lpips) -> list[float]:
-    """LPIPS, PSNR, IoU with the cut-out and with the true mask, means over the hidden photos."""
+def score(item: Object, draw: Drawer, metric: Lpips) -> list[float]:
+    """LPIPS, PSNR, IoU with the cut-out and with the true mask; means over the hidden photos."""
     images, truths, overlaps = [], [], []
-    for hidden in one.hidden:
-        # Samples have exact masks; of real photos gapray's own cut-out is the truth, as of the given ones.
-        cut = framed(hidden.true_mask if one.group == "samples" and hidden.true_mask is not None else hidden.mask)
+    for hidden in item.hidden:
+        # Samples have exact masks; for real photos gapray's own cut-out is the truth, as for the given ones.
+        cut = framed(hidden.true_mask if item.group == "samples" and hidden.true_mask is not None else hidden.mask)
         truth = on_white(framed(hidden.photo), cut)
         true = framed(hidden.true_mask) if hidden.true_mask is not None else None
         image, mask = draw(hidden.azimuth_deg)
-        if one.group == "ETH-80":
+        if item.group == "ETH-80":
             image, mask = recentred(image, mask)
             truth, cut = recentred(truth, cut)
             true = recentred(true, true)[1] if true is not None else None
@@ -189,23 +189,23 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("datasets", nargs="*", default=["samples"])
-    parser.add_argument("--json", type=Path, help="write the table here too")
+    parser.add_argument("--json", type=Path, help="also write the table here")
     chosen = parser.parse_args()
     network = load_mask(load_profile("classic", environment={}).packaging, threads=2)
     metric = Lpips()
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
     seconds: dict[str, float] = {}
     for dataset in chosen.datasets:
-        for one in objects(dataset, network):
+        for item in objects(dataset, network):
             begun = time.process_time()
-            drawers, calibration = ours(one)
-            seconds[one.name] = time.process_time() - begun
-            results = {name: score(one, draw, metric) for name, draw in (baselines(one) | drawers).items()}
-            table.setdefault(one.group, {})[one.name] = results
+            drawers, calibration = ours(item)
+            seconds[item.name] = time.process_time() - begun
+            results = {name: score(item, draw, metric) for name, draw in (baselines(item) | drawers).items()}
+            table.setdefault(item.group, {})[item.name] = results
             best = min(results[name][0] for name in ("nearest", "cross-fade", "flow"))
             worse = results["gapray"][0] - best
             print(
-                f"{one.name}: scene {seconds[one.name]:.0f} CPU s, elevation {calibration.elevation_deg:.1f}, {calibration.engine} "
+                f"{item.name}: scene {seconds[item.name]:.0f} CPU s, elevation {calibration.elevation_deg:.1f}, {calibration.engine} "
                 f"({', '.join(f'{engine} {error:.4f}' for engine, error in calibration.engine_errors.items())})"
                 f"{f', WORSE than the best baseline by {worse:.3f}' if worse > WORSE else ''}",
                 flush=True,

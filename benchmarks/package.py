@@ -1,12 +1,12 @@
-"""`gapray package` against a plain loop, rembg's own command, and itself at a hundred times the size. One run, one machine.
+"""Compare `gapray package` with a plain loop, with rembg's own command, and with itself at a hundred times the size. One run.
 
     python benchmarks/package.py speed [PRODUCTS]      views/s at 8 views a product (default 25: 200 views)
     python benchmarks/package.py growth [COUNT …]      overhead a product with null models (default 100 1000 10000)
 
-`speed` runs the plain loop in this process, the pipeline in another, and ``rembg p`` in a throw-away environment, made by
-uv when there is one. The whole run includes loading the models on both sides and, on ours, the start of five processes on
-a Ray that is there already, as on a cluster; one line adds the start of Ray itself. Steady state counts parts as they are
-committed from a quarter to nine tenths of the products, so it also counts what earlier stages had done ahead.
+`speed` runs the plain loop in this process, the pipeline in another, and ``rembg p`` in a temporary environment, made by uv if
+it is installed. The whole run includes loading the models on both sides and, on ours, the start of five processes on a Ray
+that is already running, as on a cluster; one line adds the start of Ray itself. Steady state counts parts as they are committed
+between a quarter and nine tenths of the products, so it also counts what earlier stages had done ahead.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-
 
 
 def copies_of_samples(root: Path, products: int) -> Path:
-    """The samples' captures again and again, each photo's bytes made its own."""
+    """Copies of the samples' captures, with each photo's bytes made unique."""
     for index in range(products):
         source = ROOT / "samples" / "captures" / ("mug", "supplement")[index % 2]
         folder = root / f"sku-{index:04d}"
@@ -41,7 +41,7 @@ def copies_of_samples(root: Path, products: int) -> Path:
 
 
 def tiny_products(root: Path, products: int) -> Path:
-    """Products of eight 64-pixel photos: what is left is what the pipeline itself costs."""
+    """Products of eight 64-pixel photos, so that the time measured is that of the pipeline itself."""
     rng = np.random.default_rng(0)
     bodies = [cv2.imencode(".jpg", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))[1].tobytes() for _ in range(8)]
     for index in range(products):
@@ -53,7 +53,7 @@ def tiny_products(root: Path, products: int) -> Path:
 
 
 def plain_loop(source: Path, out: Path) -> dict[str, float]:
-    """Load the models, then package and commit product after product, in one process."""
+    """Load the models, then package and commit products one after the other, in one process."""
     from gapray.capture.discover import discover
     from gapray.catalog.import_package import import_package
     from gapray.catalog.storage import Folder
@@ -73,7 +73,7 @@ def plain_loop(source: Path, out: Path) -> dict[str, float]:
 
 
 def pipeline(source: Path, out: Path, overrides: list[str]) -> dict[str, float]:
-    """`gapray.package`, with the times at which parts were committed."""
+    """Run `gapray.package` and record the times at which parts are committed."""
     import ray
 
     import gapray
@@ -92,8 +92,8 @@ def pipeline(source: Path, out: Path, overrides: list[str]) -> dict[str, float]:
     )
     total = time.perf_counter() - started
     assert summary.rejected == 0, summary.rejects
-    begin = next(one for one in seen if one[1] >= summary.views * 0.25)
-    end = next(one for one in seen if one[1] >= summary.views * 0.9)
+    begin = next(progress for progress in seen if progress[1] >= summary.views * 0.25)
+    end = next(progress for progress in seen if progress[1] >= summary.views * 0.9)
     return {
         "whole run": summary.views / total,
         "with Ray's start": summary.views / (total + started - before),
@@ -181,7 +181,7 @@ def main() -> None:
         small = ["run.products_per_part=128", "run.products_per_block=64", "mask.backdrop_key=false"]
         print(json.dumps(pipeline(Path(arguments[0]), Path(arguments[1]), [*NULL, *small])))
     elif mode == "growth":
-        growth([int(one) for one in arguments] or [100, 1000, 10000])
+        growth([int(count) for count in arguments] or [100, 1000, 10000])
     else:
         speed(int(arguments[0]) if arguments else 25)
 

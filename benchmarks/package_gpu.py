@@ -1,8 +1,8 @@
-"""Depth and identity through the pipeline against a plain loop over the same networks, on one GPU, in one run.
+"""Depth and identity through the pipeline, compared with a plain loop over the same networks, on one GPU, in one run.
 
-Networks have the real architectures and sizes (Depth-Anything-V2-Small, CLIP ViT-B/32) with random weights, which is
-right for speed and says nothing of quality. Photos are JPEGs of one megapixel; masks come from `null-model`, because the
-mask network runs on the CPU and is not what is measured here.
+Networks have the real architectures and sizes (Depth-Anything-V2-Small, CLIP ViT-B/32) with random weights, which is valid
+for speed but says nothing about quality. Photos are JPEGs of one megapixel; masks come from `null-model`, because the mask
+network runs on the CPU and is not measured here.
 
     python benchmarks/package_gpu.py [PRODUCTS] [REFERENCE_SIDE]
 """
@@ -26,7 +26,7 @@ BATCH = 64
 
 
 def write_photos(root: Path, products: int) -> None:
-    """JPEGs of 1024 x 1024 with texture; every file's bytes are its own."""
+    """Write JPEGs of 1024 x 1024 with texture; every file's bytes are unique."""
     rng = np.random.default_rng(0)
     bodies = []
     for _ in range(32):
@@ -46,7 +46,7 @@ def write_photos(root: Path, products: int) -> None:
 
 
 def write_networks(root: Path) -> None:
-    """Random weights of the real sizes, where `GAPRAY_MODELS` finds them."""
+    """Write random weights of the real sizes where `GAPRAY_MODELS` finds them."""
     import open_clip
     from safetensors.torch import save_file
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
@@ -69,7 +69,7 @@ def write_networks(root: Path) -> None:
 
 
 def plain_loop(settings, photos: list[Path], views: int) -> dict[str, float]:
-    """Views/s of the two networks in one process: alone, and with decode before them."""
+    """Views/s of the two networks in one process: alone, and with decoding before them."""
     from gapray.capture.decode import decode_photo
     from gapray.models.depth import MaskedSet
     from gapray.models.load import load_depth, load_identity
@@ -84,18 +84,18 @@ def plain_loop(settings, photos: list[Path], views: int) -> dict[str, float]:
         pixels = decode_photo(path.read_bytes(), settings.decode)
         work.append(work_image(pixels, NullMask().predict([pixels])[0], settings.depth.work_side))
     decode_rate = BATCH / (time.perf_counter() - started)
-    one = MaskedSet(work, [0.0] * BATCH)
+    masked_set = MaskedSet(work, [0.0] * BATCH)
     for _ in range(3):
-        depth.predict([one]), identity.predict(work)
+        depth.predict([masked_set]), identity.predict(work)
     torch.cuda.synchronize()
     started = time.perf_counter()
     rounds = max(1, views // BATCH)
     for _ in range(rounds):
-        depth.predict([one])
+        depth.predict([masked_set])
         identity.predict(work)
     torch.cuda.synchronize()
     networks = rounds * BATCH / (time.perf_counter() - started)
-    reference = depth.predict([one])[0]
+    reference = depth.predict([masked_set])[0]
     assert all(np.isfinite(view).all() for view in reference)
     del depth, identity
     torch.cuda.empty_cache()
@@ -115,8 +115,8 @@ def pipeline(source: Path, out: Path, overrides: list[str]) -> dict[str, float]:
     )
     total = time.perf_counter() - started
     assert summary.rejected == 0, summary.rejects
-    begin = next(one for one in seen if one[1] >= summary.views * 0.25)
-    end = next(one for one in seen if one[1] >= summary.views * 0.9)
+    begin = next(progress for progress in seen if progress[1] >= summary.views * 0.25)
+    end = next(progress for progress in seen if progress[1] >= summary.views * 0.9)
     return {"whole run": summary.views / total, "steady state": (end[1] - begin[1]) / (end[0] - begin[0])}
 
 

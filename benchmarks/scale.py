@@ -1,11 +1,11 @@
-"""What the pipeline and the catalogue cost as they grow.
+"""Measure what the pipeline and the catalogue cost as they grow.
 
     python benchmarks/scale.py pipeline [COUNT …]   package, render and score with null models (default 1000 10000 100000)
     python benchmarks/scale.py catalog [COUNT]      manifest, anti-join, part writer, resume, compaction (default 1000000)
 
-`pipeline` runs photos of 64 pixels through networks that answer at once: what is left is what gapray and Ray cost. Each count
-runs in a process of its own on a Ray of its own. `catalog` makes Arrow batches of rows with images of a few bytes and sends them
-through the very functions that a run uses; no row is a Python object on the way.
+`pipeline` runs photos of 64 pixels through networks that answer at once, so the time measured is that of gapray and Ray. Each
+count runs in a process of its own with a Ray of its own. `catalog` makes Arrow batches of rows with images of a few bytes and
+sends them through the same functions that a run uses; no row becomes a Python object on the way.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCH = 65_536
 
 
 class Memory(threading.Thread):
-    """Largest resident memory of this process and of its largest child, in bytes, looked at twice a second."""
+    """Peak resident memory of this process and of its largest child, in bytes, sampled twice a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -98,7 +98,7 @@ def one_pipeline(count: int, folder: Path) -> dict[str, float]:
         source,
         out=folder / "catalog",
         profile=profile,
-        on_progress=lambda one: seen.append((time.perf_counter(), one.done)),
+        on_progress=lambda progress: seen.append((time.perf_counter(), progress.done)),
     )
     seconds = time.perf_counter() - started
     assert summary.packaged == count, summary
@@ -106,7 +106,7 @@ def one_pipeline(count: int, folder: Path) -> dict[str, float]:
     begun = time.perf_counter()
     assert gapray.package(source, out=folder / "catalog", profile=profile).finished == count
     resume = time.perf_counter() - begun
-    first, last = (next(one for one in seen if one[1] >= count * share) for share in (0.25, 0.9))
+    first, last = (next(progress for progress in seen if progress[1] >= count * fraction) for fraction in (0.25, 0.9))
     return {
         "seconds": seconds,
         "steady_ms": 1e3 * (last[0] - first[0]) / max(1, last[1] - first[1]),
@@ -173,7 +173,7 @@ def names(start: int, count: int) -> pa.Array:
 
 
 def hashes(ids: pa.Array, salt: str) -> pa.Array:
-    """64 characters that follow from an id: as long and as random as real ones, made without a loop."""
+    """64 characters derived from an id: as long and as random as real hashes, made without a loop."""
     import duckdb
 
     rows = pa.table({"id": ids})  # noqa: F841 - DuckDB finds it by its name
@@ -203,7 +203,7 @@ def manifest_rows(start: int, count: int) -> pa.Table:
 
 
 def catalog_rows(start: int, count: int) -> tuple[pa.Table, pa.Table]:
-    """Rows as a run commits them, but for images of 16 bytes."""
+    """Rows as a run commits them, except that images have 16 bytes."""
     from datetime import UTC, datetime
 
     from gapray.catalog.schemas import PRODUCTS, VIEWS
@@ -254,7 +254,7 @@ def main() -> None:
     elif mode == "catalog":
         catalog(int(arguments[0]) if arguments else 1_000_000)
     else:
-        pipeline([int(one) for one in arguments] or [1_000, 10_000, 100_000])
+        pipeline([int(count) for count in arguments] or [1_000, 10_000, 100_000])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""Views/s of packaging and clips/h of rendering on 1, 2, … GPUs of one host: what does another GPU add?
+"""Views/s of packaging and clips/h of rendering on 1, 2, … GPUs of one host: how much does another GPU add?
 
     python benchmarks/scale_gpu.py [--gpus 1 2 4] [--products 3000] [--clips 6] [--also run.device_gb=32]
 
-Each number of GPUs gets a Ray of its own, in a process that sees only so many devices (CUDA_VISIBLE_DEVICES) and may run only on
-their share of the host's cores (its CPU affinity, and Ray's `num_cpus`): 16 cores a GPU on a host of 32 cores and 2 GPUs. Without
-that, one GPU would be fed by the whole host and every other number would look bad. Work grows with the GPUs (`--products` and
-`--clips` are for one GPU), so that each run lasts as long as the first one where scaling is perfect.
+Each number of GPUs gets a Ray of its own, in a process that sees only that many devices (CUDA_VISIBLE_DEVICES) and may run only
+on their share of the host's cores (its CPU affinity, and Ray's `num_cpus`): 16 cores a GPU on a host of 32 cores and 2 GPUs.
+Otherwise one GPU would be fed by the whole host and every other number would look bad. Work grows with the GPUs (`--products`
+and `--clips` are for one GPU), so that each run lasts as long as the first one if scaling is perfect.
 
-Networks have the real architectures and sizes with random weights, which is right for speed and says nothing of quality. Masks
-come from `null-model`, because the mask network runs on the CPU; that leaves canny out, too. Clips are the profile's own: 24
-frames of 512 px, a schedule of 25 steps of which the second half is run from the view morph (`strength` 0.5), eager kernels.
+Networks have the real architectures and sizes with random weights, which is valid for speed but says nothing about quality.
+Masks come from `null-model`, because the mask network runs on the CPU; canny is left out as well. Clips are the profile's own:
+24 frames of 512 px, a schedule of 25 steps of which the second half is run from the view morph (`strength` 0.5), eager kernels.
 
-Steady state: of packaging, views between a quarter and nine tenths of the run; of rendering, per worker the clips after its first
-one, over the time between the ends of its first and last clip, summed over the workers. Efficiency is rate(n) / (n rate(1)).
-"Whole run" begins with Ray up and the manifest written; models load in it. `--also` packages again with another setting on every
-number of GPUs but the first. `--smoke` tries the script on a machine without a GPU: small photos, no networks, the view morph
-instead of AnimateDiff.
+Steady state: for packaging, views between a quarter and nine tenths of the run; for rendering, each worker's clips after its
+first one, over the time between the ends of its first and last clip, summed over the workers. Efficiency is rate(n) / (n rate(1)).
+"Whole run" begins with Ray up and the manifest written, and includes loading models. `--also` packages again with another setting
+on every number of GPUs except the first. `--smoke` tries the script on a machine without a GPU: small photos, no networks, the
+view morph instead of AnimateDiff.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ VIEWS = 8
 BODIES = 64
 COMPARED = 64
 STORE_BYTES = 10 * 2**30
-"""Object store for one GPU."""
+"""Size of the object store for each GPU."""
 PACKAGING = (
     "mask.model=null-model",
     "mask.backdrop_key=false",
@@ -56,7 +56,7 @@ PACKAGING = (
 
 
 def write_photos(root: Path, products: int, side: int) -> None:
-    """JPEGs with texture and little noise; every file's bytes are its own."""
+    """Write JPEGs with texture and little noise; every file's bytes are unique."""
     rng = np.random.default_rng(0)
     bodies = []
     for _ in range(BODIES):
@@ -66,7 +66,7 @@ def write_photos(root: Path, products: int, side: int) -> None:
         Image.fromarray(noisy).save(sink, "JPEG", quality=90)
         bodies.append(sink.getvalue())
 
-    def one(product: int) -> None:
+    def write_product(product: int) -> None:
         folder = root / f"sku-{product:05d}"
         folder.mkdir(parents=True)
         for view in range(VIEWS):
@@ -75,12 +75,12 @@ def write_photos(root: Path, products: int, side: int) -> None:
             (folder / f"v_{view * 45:03d}.jpg").write_bytes(body + unique)  # after the end marker: ignored by decoders
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, range(products)))
+        list(pool.map(write_product, range(products)))
     print(f"{products * VIEWS} photos of {side} px, {sum(map(len, bodies)) / BODIES / 1e3:.0f} kB", flush=True)
 
 
 def prepare(work: Path, products: int, smoke: bool) -> None:
-    """Photos, their manifest and the networks' weights."""
+    """Write photos, their manifest and the networks' weights."""
     from gapray.capture.discover import DiscoverOptions, scan
     from gapray.capture.manifest import write_manifest
 
@@ -130,12 +130,12 @@ class Watch:
         inside = [sample for sample in self._samples if window[0] <= sample[0] <= window[1]]
         if not inside:
             return {"gpu": [], "cpu": 0.0}
-        each = [statistics.mean(one[1][gpu] for one in inside) for gpu in range(min(gpus, len(inside[0][1])))]
-        return {"gpu": each, "cpu": statistics.mean(statistics.mean(one[2][:cores]) for one in inside)}
+        each = [statistics.mean(sample[1][gpu] for sample in inside) for gpu in range(min(gpus, len(inside[0][1])))]
+        return {"gpu": each, "cpu": statistics.mean(statistics.mean(sample[2][:cores]) for sample in inside)}
 
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job in a process of its own, on its share of the host."""
+    """Run a job in a process of its own, on its share of the host."""
     result = Path(job["result"])
     environment = os.environ | {
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(job["gpus"]))),
@@ -160,7 +160,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
         )
         told: dict[str, Any] = json.loads(result.read_text())
     told |= watch.means(tuple(told["window"]), job["gpus"], len(job["cores"]))
-    use = "/".join(f"{one:.0f}" for one in told["gpu"]) or "-"
+    use = "/".join(f"{percent:.0f}" for percent in told["gpu"]) or "-"
     print(
         f"{job['label']}: {told['rate']:.1f} steady, {told['whole']:.1f} whole, {told['seconds']:.0f} s, GPU {use} %, "
         f"cores {told['cpu']:.0f} %, loads {told['loads']}, stages {told['stages']}",
@@ -170,7 +170,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def work_on(job: dict[str, Any]) -> None:
-    """The child: one run in one Ray."""
+    """Run one job with one Ray; called in the child process."""
     import ray
 
     from gapray.config import load_profile
@@ -193,7 +193,7 @@ def work_on(job: dict[str, Any]) -> None:
 
 
 def packaged(job: dict[str, Any], profile: Any, logs: Path) -> dict[str, Any]:
-    """Views/s of `gapray.package`, and that every product is there once."""
+    """Views/s of `gapray.package`; checks that every product is there once."""
     import gapray
 
     seen: list[tuple[float, int]] = []
@@ -206,9 +206,9 @@ def packaged(job: dict[str, Any], profile: Any, logs: Path) -> dict[str, Any]:
     assert summary.rejected == 0, summary.rejects
     assert len(names) == len(names.unique()) == summary.packaged == job["products"], (len(names), summary)
     assert summary.views == job["products"] * VIEWS
-    first = next(one for one in seen if one[1])
-    begin = next(one for one in seen if one[1] >= summary.views * 0.25)
-    end = next(one for one in seen if one[1] >= summary.views * 0.9)
+    first = next(progress for progress in seen if progress[1])
+    begin = next(progress for progress in seen if progress[1] >= summary.views * 0.25)
+    end = next(progress for progress in seen if progress[1] >= summary.views * 0.9)
     told = recorded(job, logs, unit=summary.views)
     return told | {
         "whole": summary.views / seconds,
@@ -220,7 +220,7 @@ def packaged(job: dict[str, Any], profile: Any, logs: Path) -> dict[str, Any]:
 
 
 def rendered(job: dict[str, Any], profile: Any, logs: Path) -> dict[str, Any]:
-    """Clips/h of `gapray.render`, and that every video is there once."""
+    """Clips/h of `gapray.render`; checks that every video is there once."""
     import gapray
 
     names = sorted(gapray.open_catalog(job["catalog"]).products()["product_id"].to_pylist())[: job["clips"]]
@@ -238,7 +238,7 @@ def rendered(job: dict[str, Any], profile: Any, logs: Path) -> dict[str, Any]:
     for spans in ends.values():
         spans.sort()
         warm.append(spans[0][1])
-        later += [one[1] for one in spans[1:]]
+        later += [span[1] for span in spans[1:]]
         if len(spans) > 1:
             rate += 3600 * (len(spans) - 1) / (spans[-1][0] - spans[0][0])
     told = recorded(job, logs, unit=len(names))
@@ -249,12 +249,12 @@ def rendered(job: dict[str, Any], profile: Any, logs: Path) -> dict[str, Any]:
         "draw": statistics.mean(later) if later else 0.0,
         "clips_by_worker": [len(spans) for spans in ends.values()],
         "seconds": seconds,
-        "window": (min(one[0][0] for one in ends.values()), max(one[-1][0] for one in ends.values())),
+        "window": (min(spans[0][0] for spans in ends.values()), max(spans[-1][0] for spans in ends.values())),
     }
 
 
 def recorded(job: dict[str, Any], logs: Path, *, unit: int) -> dict[str, Any]:
-    """From the run's record and its workers' logs: milliseconds by stage for one piece, loads, spilling."""
+    """Summarise the run's record and its workers' logs: milliseconds by stage for each item, loading times, spilling."""
     from gapray.catalog.runs import runs
     from gapray.catalog.storage import Folder
 
@@ -270,12 +270,12 @@ def recorded(job: dict[str, Any], logs: Path, *, unit: int) -> dict[str, Any]:
             name.partition(".")[2]: round(1000 * totals["seconds"] / unit, 2)
             for name, totals in record["stages"].items()
         },
-        "loads": {stage: (min(found), max(found)) for stage, found in loads.items()},
+        "loads": {stage: (min(seconds), max(seconds)) for stage, seconds in loads.items()},
     }
 
 
 def log_lines(logs: Path) -> list[tuple[str, dict[str, Any]]]:
-    """What workers logged as JSON, each with its worker."""
+    """JSON lines that workers logged, each with its worker."""
     found = []
     for path in logs.glob("session_2*/logs/worker-*.err"):
         lines = path.read_text(errors="replace").splitlines()
@@ -283,13 +283,13 @@ def log_lines(logs: Path) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def compared(one: str, two: str, videos: bool) -> dict[str, Any]:
-    """Are a catalogue's first products the same in another one? Columns by column, and videos by PSNR where bytes differ."""
+def compared(first: str, second: str, videos: bool) -> dict[str, Any]:
+    """Compare the first products of two catalogues, column by column, and videos by PSNR where their bytes differ."""
     from gapray.catalog.reader import open_catalog
     from gapray.gap.images import decode_grey16
     from gapray.video.decode import read_frames
 
-    left, right = open_catalog(one), open_catalog(two)
+    left, right = open_catalog(first), open_catalog(second)
     homes = [{row["product_id"]: row for row in side.parts_of_views().to_pylist()} for side in (left, right)]
     names = sorted(homes[0])
     told: dict[str, Any] = {"products": 0, "equal": 0, "depth_steps": 0, "identity": 0.0}
@@ -319,7 +319,7 @@ def compared(one: str, two: str, videos: bool) -> dict[str, Any]:
         worst, equal = float("inf"), 0
         for key in shared:
             [name] = [file for file in rows[0][key]["files"] if file.endswith(".mp4")]
-            paths = [Path(folder) / name for folder in (one, two)]
+            paths = [Path(folder) / name for folder in (first, second)]
             if paths[0].read_bytes() == paths[1].read_bytes():
                 equal += 1
                 continue
@@ -331,25 +331,25 @@ def compared(one: str, two: str, videos: bool) -> dict[str, Any]:
 
 
 def shares(counts: list[int], gpus: int | None) -> dict[int, list[int]]:
-    """Cores for each number of GPUs: as many a GPU as the host has."""
+    """Cores for each number of GPUs: as many for each GPU as the host has."""
     cores = sorted(os.sched_getaffinity(0))
     each = len(cores) // max(gpus or 1, max(counts))
     return {count: cores[: each * count] for count in counts}
 
 
 def table(results: dict[str, dict[str, Any]], counts: list[int]) -> None:
-    """One table of everything."""
+    """Print one table of all results."""
     print("| what | GPUs | steady | whole run | efficiency | first s | load s | GPU % | cores % | spilled |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for label, told in results.items():
         kind, count = told["kind"], told["gpus"]
         base = results.get(f"{kind} {counts[0]}")
-        share = told["rate"] * counts[0] / (count * base["rate"]) if base and base["rate"] else float("nan")
+        efficiency = told["rate"] * counts[0] / (count * base["rate"]) if base and base["rate"] else float("nan")
         unit = "views/s" if kind == "package" else "clips/h"
         load = told["loads"].get("describe" if kind == "package" else "draw", (0, 0))[1]
-        use = "/".join(f"{one:.0f}" for one in told["gpu"]) or "-"
+        use = "/".join(f"{percent:.0f}" for percent in told["gpu"]) or "-"
         print(
-            f"| {label.replace(f' {count}', '', 1)} | {count} | {told['rate']:.1f} {unit} | {told['whole']:.1f} {unit} | {share:.3f} "
+            f"| {label.replace(f' {count}', '', 1)} | {count} | {told['rate']:.1f} {unit} | {told['whole']:.1f} {unit} | {efficiency:.3f} "
             f"| {told['first']:.1f} | {load:.1f} | {use} | {told['cpu']:.0f} | {told['spilled'] / 1e9:.1f} GB |"
         )
     names = sorted({stage for told in results.values() for stage in told["stages"]})
@@ -363,10 +363,10 @@ def main() -> None:
     options.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
     options.add_argument("--products", type=int, default=3000, help="for one GPU")
     options.add_argument("--clips", type=int, default=6, help="for one GPU; 0 = no rendering")
-    options.add_argument("--set", action="append", default=[], help="a setting of all packaging runs")
+    options.add_argument("--set", action="append", default=[], help="a setting for all packaging runs")
     options.add_argument("--also", action="append", default=[], help="package again with this setting")
     options.add_argument("--only", choices=("prepare", "package", "render"), action="append")
-    options.add_argument("--work", type=Path, default=Path("/tmp/gapray-scale"), help="goes on with what is there")
+    options.add_argument("--work", type=Path, default=Path("/tmp/gapray-scale"), help="continues with what is there")
     options.add_argument("--smoke", action="store_true")
     options.add_argument("--job", help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -408,7 +408,7 @@ def main() -> None:
         manifest = work / f"manifest-{count}.parquet"
         pq.write_table(pq.read_table(work / "all.parquet").slice(0, chosen.products * count), manifest)
         label = " ".join(["package", str(count), *extra])
-        catalog = str(work / "-".join(["catalog", str(count), *(one.replace("=", "_") for one in extra)]))
+        catalog = str(work / "-".join(["catalog", str(count), *(setting.replace("=", "_") for setting in extra)]))
         job = {"kind": "package", "gpus": count, "manifest": str(manifest), "catalog": catalog}
         run(label, job | {"products": chosen.products * count, "overrides": [*common, *extra]})
     backend = ["video.backend=morph", "orbit.size=64", "orbit.voxels=32", "orbit.frames=8"] if smoke else []

@@ -1,10 +1,10 @@
-"""Pairs a second of LPIPS: the batch path through Ray Data, a plain batched loop, and one pair at a time.
+"""LPIPS pairs a second: the batch path through Ray Data, a plain batched loop, and one pair at a time.
 
 python benchmarks/score.py [PAIRS] [--workers N]
 
-The same uint8 pairs of 256 px lie in memory (the object store, or an array) before each clock starts; all three upload,
-convert and answer with one number a pair. The usual way is the `lpips` package's own example, a pair a call. Floor: the
-network alone on a batch that is on the device already.
+The same uint8 pairs of 256 px are in memory (the object store, or an array) before each clock starts; all three upload, convert
+and return one number for each pair. One pair at a time is the way of the `lpips` package's own example. The lower bound is the
+network alone on a batch that is already on the device.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> None:
         tables = [
             {"image": images[at : at + block], "truth": truths[at : at + block]} for at in range(0, chosen.pairs, block)
         ]
-        held = ray.data.from_blocks([_table(one) for one in tables]).materialize()
+        held = ray.data.from_blocks([_table(columns) for columns in tables]).materialize()
         begun = time.perf_counter()
         stage = held.map_batches(
             Stage,

@@ -1,9 +1,9 @@
-"""What the server itself costs: requests/s and latencies with the null engine, and what a real job takes over a direct call.
+"""Measure what the server itself costs: requests/s and latencies with the null engine, and the overhead of a real job.
 
 python benchmarks/serve.py [--seconds 10] [--jobs 3]
 
-Loads with `wrk` on the loopback, which shares the machine's cores with Ray, the proxy and the replicas. Bounded: a few
-connections, a few thousand requests. Targets for 2 cores: status p50 <= 10 ms and >= 200/s, submit of 8 photos of 1 MB p50
+Load comes from `wrk` on the loopback, which shares the machine's cores with Ray, the proxy and the replicas. It is bounded: a few
+connections, a few thousand requests. Targets for 2 cores: status p50 <= 10 ms and >= 200/s, submission of 8 photos of 1 MB p50
 <= 120 ms, refusals at 5 x overload < 50 ms with no accepted job lost, a whole job <= 0.5 s over the direct call.
 """
 
@@ -34,9 +34,9 @@ SAMPLE = Path(__file__).resolve().parent.parent / "gapray" / "serve" / "page" / 
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--seconds", type=int, default=10, help="of each load")
-    options.add_argument("--jobs", type=int, default=3, help="real jobs, each way")
-    options.add_argument("--haproxy", action="store_true", help="Serve behind HAProxy")
+    options.add_argument("--seconds", type=int, default=10, help="duration of each load")
+    options.add_argument("--jobs", type=int, default=3, help="number of real jobs, each way")
+    options.add_argument("--haproxy", action="store_true", help="run Serve behind HAProxy")
     chosen = options.parse_args()
     rows: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as place:
@@ -103,7 +103,7 @@ class Server:
     def pids(self) -> list[int]:
         import psutil
 
-        return [one.pid for one in psutil.Process(self._process.pid).children(recursive=True)]
+        return [process.pid for process in psutil.Process(self._process.pid).children(recursive=True)]
 
 
 def multipart(photos: dict[str, bytes]) -> bytes:
@@ -129,7 +129,7 @@ def photos(side: int) -> dict[str, bytes]:
 def wrk(
     server: Server, folder: Path, seconds: int, connections: int, path: str, body: bytes | None = None
 ) -> dict[str, float]:
-    """requests/s and latencies [ms] by wrk; refuses to print anything when an answer was not 200."""
+    """Requests/s and latencies [ms] by wrk; exits if any answer was not 200."""
     lua = [f'wrk.headers["authorization"] = "Bearer {server.key}"']
     if body is not None:
         (folder / "body").write_bytes(body)
@@ -149,14 +149,14 @@ def wrk(
     (folder / "load.lua").write_text("\n".join(lua))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", str(folder / "load.lua")]
     out = subprocess.run([*command, server.url + path], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"^R (\S+) (\S+) (\S+) (\S+) (\d+)$", out, re.MULTILINE)
-    assert found, out
-    if int(found[5]):
-        raise SystemExit(f"{found[5]} answers of {path} were errors:\n{out}")
-    return dict(zip(("rate", "p50", "p95", "p99"), map(float, found.groups()[:4]), strict=True))
+    match = re.search(r"^R (\S+) (\S+) (\S+) (\S+) (\d+)$", out, re.MULTILINE)
+    assert match, out
+    if int(match[5]):
+        raise SystemExit(f"{match[5]} answers of {path} were errors:\n{out}")
+    return dict(zip(("rate", "p50", "p95", "p99"), map(float, match.groups()[:4]), strict=True))
 
 
-def shown(load: dict[str, float]) -> str:
+def as_text(load: dict[str, float]) -> str:
     return f"{load['rate']:.0f}/s, p50 {load['p50']:.1f}, p95 {load['p95']:.1f}, p99 {load['p99']:.1f} ms"
 
 
@@ -166,18 +166,18 @@ def status_and_submit(server: Server, folder: Path, seconds: int) -> list[tuple[
     video = requests.post(server.url + "/v1/videos", data=small, headers=form, timeout=20).json()["id"]
     time.sleep(3)
     wrk(server, folder, 3, 4, f"/v1/videos/{video}")  # warms up
-    rows = [("GET /healthz, 1 connection", shown(wrk(server, folder, seconds, 1, "/healthz")))]
+    rows = [("GET /healthz, 1 connection", as_text(wrk(server, folder, seconds, 1, "/healthz")))]
     for connections in (1, 2, 4, 16):
         load = wrk(server, folder, seconds, connections, f"/v1/videos/{video}")
-        rows.append((f"GET status, {connections} connections", shown(load)))
+        rows.append((f"GET status, {connections} connections", as_text(load)))
     for name, body, connections in (("small photos", small, 4), (f"{len(large) / 2**20:.1f} MiB of photos", large, 1)):
         load = wrk(server, folder, seconds, connections, "/v1/videos", body)
-        rows.append((f"POST video, {name}, {connections} connections", shown(load)))
+        rows.append((f"POST video, {name}, {connections} connections", as_text(load)))
     return rows
 
 
 def overload(server: Server) -> list[tuple[str, str]]:
-    """Five times as many submissions as are done, from threads; every accepted one must be completed."""
+    """Submit five times as many jobs as can be done, from threads; every accepted one must be completed."""
     body = multipart(photos(96))
     form = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"} | server.headers
     accepted: list[str] = []

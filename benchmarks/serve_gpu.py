@@ -1,10 +1,10 @@
-"""`serve_configs/sd15-1gpu.yaml` on one GPU with random weights at real size: do all replicas fit, what does HTTP add, and
-does a scorer that runs out of its share take anybody with it?
+"""Run `serve_configs/sd15-1gpu.yaml` on one GPU with random weights at real size: do all replicas fit, what does HTTP add, and
+does a scorer that exceeds its share of memory affect the others?
 
 python benchmarks/serve_gpu.py [--clips 3] [--set NAME=VALUE…]
 
-Random weights are right for speed and memory, and say nothing of quality. The mask network is left out (`null-model`): it
-runs on the CPU. LPIPS needs its real trunk (`GAPRAY_MODELS` or the store).
+Random weights are valid for speed and memory, but say nothing about quality. The mask network is left out (`null-model`): it
+runs on the CPU. LPIPS needs its real backbone (`GAPRAY_MODELS` or the store).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PORT = 8199
 
 
 def write_stack(root: Path) -> None:
-    """SD 1.5, AnimateDiff, ControlNet, IP-Adapter Plus, Depth-Anything and CLIP of the real sizes, where cards find them."""
+    """Write SD 1.5, AnimateDiff, ControlNet, IP-Adapter Plus, Depth-Anything and CLIP at real size, where cards find them."""
     import json
 
     from diffusers import AutoencoderKL, ControlNetModel, MotionAdapter, UNet2DConditionModel
@@ -113,15 +113,15 @@ def clip_over_http(form: list) -> tuple[float, dict]:
 
 
 def force_the_scorer(form: list) -> list[tuple[str, str]]:
-    """Pictures that do not fit into a tenth of the card, straight to the scorer's handle, while a clip is being drawn."""
+    """Send pictures that do not fit into a tenth of the GPU directly to the scorer's handle, while a clip is being drawn."""
     from ray import serve
 
-    from gapray.fidelity.shown import Shown
+    from gapray.fidelity.shown import NormalizedView
     from gapray.serve.work import find_gapray_error
 
     side = 8192
     blank = np.zeros((side, side), np.uint8)
-    pictures = [Shown(45.0 * step, np.full((side, side, 3), 9 * step, np.uint8), blank) for step in range(8)]
+    pictures = [NormalizedView(45.0 * step, np.full((side, side, 3), 9 * step, np.uint8), blank) for step in range(8)]
     video = requests.post(f"http://127.0.0.1:{PORT}/v1/videos", files=form, data={"format": "webp"}, timeout=60).json()[
         "id"
     ]
@@ -204,7 +204,7 @@ def main() -> None:
         ("memory of all replicas", f"{used_gb() - before:.1f} GB"),
     ]
     deployed = serve.status().applications["gapray"].deployments
-    rows.append(("replicas", ", ".join(f"{one} {state.status.value}" for one, state in deployed.items())))
+    rows.append(("replicas", ", ".join(f"{deployment} {state.status.value}" for deployment, state in deployed.items())))
     form = [("input_reference[]", (path.name, path.read_bytes(), "image/jpeg")) for path in sorted(SAMPLE.iterdir())]
     over, inside = [], []
     for index in range(chosen.clips + 1):

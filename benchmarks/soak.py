@@ -1,11 +1,11 @@
-"""Package, render and score the samples again and again while workers are killed at random: does anything leak or get lost?
+"""Package, render and score the samples repeatedly while workers are killed at random: does anything leak or get lost?
 
     python benchmarks/soak.py [--minutes 30] [--kill-every 120] [--seed N]
 
-One Ray and one driver for the whole time. Each round works on copies of the samples whose bytes are its own, into a catalogue of
-its own, so that nothing is skipped. Every two minutes one worker process dies by SIGKILL. After every round the catalogue must
-hold each product once, with a video and scores, and the driver's memory, its open files, those of Ray's daemons, and the number of
-Ray's processes are written down. At the end a line is fitted through each: its slope an hour says whether something leaks.
+One Ray and one driver are used throughout. Each round works on copies of the samples with unique bytes, into a catalogue of its
+own, so that nothing is skipped. Every two minutes one worker process is killed by SIGKILL. After every round the catalogue must
+hold each product once, with a video and scores, and the driver's memory, its open files, those of Ray's daemons, and the number
+of Ray's processes are recorded. At the end a line is fitted to each: its slope per hour shows whether something leaks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS = ["run.products_per_part=1", "run.products_per_block=1", "run.videos_per_
 
 
 class Killer(threading.Thread):
-    """Kills one of the run's worker processes every so often."""
+    """Kills one of the run's worker processes at regular intervals."""
 
     def __init__(self, every: float, seed: int) -> None:
         super().__init__(daemon=True)
@@ -47,7 +47,9 @@ class Killer(threading.Thread):
             if time.monotonic() < due:
                 continue
             victims = [
-                one for one in ray_processes() if any(word in title(one) for word in ("MapWorker", "MapBatches"))
+                process
+                for process in ray_processes()
+                if any(word in title(process) for word in ("MapWorker", "MapBatches"))
             ]
             if not victims:
                 continue
@@ -70,7 +72,11 @@ def ray_processes() -> list[psutil.Process]:
 
 
 def daemons() -> list[psutil.Process]:
-    return [one for one in ray_processes() if any(name in title(one) for name in ("gcs_server", "raylet/raylet"))]
+    return [
+        process
+        for process in ray_processes()
+        if any(name in title(process) for name in ("gcs_server", "raylet/raylet"))
+    ]
 
 
 def over(processes: list[psutil.Process], read: Callable[[psutil.Process], int]) -> int:
@@ -89,14 +95,14 @@ def vital_signs() -> dict[str, float]:
         "driver MB": me.memory_info().rss / 1e6,
         "driver files": me.num_fds(),
         "driver threads": me.num_threads(),
-        "daemons MB": over(daemons(), lambda one: one.memory_info().rss) / 1e6,
-        "daemons files": over(daemons(), lambda one: one.num_fds()),
+        "daemons MB": over(daemons(), lambda process: process.memory_info().rss) / 1e6,
+        "daemons files": over(daemons(), lambda process: process.num_fds()),
         "Ray processes": len(ray_processes()),
     }
 
 
 def one_round(folder: Path, number: int, profile: Any) -> dict[str, int]:
-    """All three runs over fresh copies of the samples; returns what was lost (nothing, if all is well)."""
+    """Package, render and score fresh copies of the samples; returns the number of rejects."""
     import gapray
 
     source, catalog = folder / f"shoot-{number}", folder / f"catalog-{number}"
@@ -119,7 +125,7 @@ def one_round(folder: Path, number: int, profile: Any) -> dict[str, int]:
     assert all(len(opened.package(name).views) == 8 for name in names)
     shutil.rmtree(source)
     shutil.rmtree(catalog)
-    return {"rejected": sum(one.rejected for one in runs)}
+    return {"rejected": sum(run.rejected for run in runs)}
 
 
 def slope_an_hour(hours: list[float], values: list[float]) -> float:
@@ -157,7 +163,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     # The first rounds load libraries and fill caches.
     kept = signs[len(signs) // 5 :]
-    hours = [one["hours"] for one in kept]
+    hours = [sign["hours"] for sign in kept]
     print(
         f"{number} rounds, {2 * number} products, {killer.killed} kills, {rejected} rejected, 0 lost; "
         f"median round {statistics.median(seconds):.1f} s, slowest {max(seconds):.1f} s"
@@ -165,7 +171,7 @@ def main() -> None:
     summary = {}
     for name in kept[0]:
         if name != "hours":
-            values = [one[name] for one in kept]
+            values = [sign[name] for sign in kept]
             summary[name] = {"first": values[0], "last": values[-1], "an hour": slope_an_hour(hours, values)}
             print(f"{name:16s} {values[0]:8.0f} -> {values[-1]:8.0f}, slope {summary[name]['an hour']:+8.1f} an hour")
     print(json.dumps(summary))

@@ -1,10 +1,11 @@
-"""Seconds a picture on one GPU: diffusers' own SDXL ControlNet pipeline and gapray's loop, random weights at real size.
+"""Seconds per picture on one GPU: diffusers' own SDXL ControlNet pipeline and gapray's loop, random weights at real size.
 
 python benchmarks/stills_gpu.py [--offload-only] [--no-compile] [--side 1024] [--steps 30]
 
-1024 px, 30 steps, guidance, two full ControlNets, IP-Adapter-Plus, half precision. All in one process, after a warm-up, timed with
-synchronisation; "first" holds compilation. `--offload-only` compares diffusers with itself under CPU offload, as the RunPod handler
-that gapray replaces ran it. The floor is arithmetic: 779 TFLOP a picture at 790 TFLOP/s (dense half precision of an H100 SXM or H200) = 0.99 s.
+1024 px, 30 steps, guidance, two full ControlNets, IP-Adapter-Plus, half precision. All in one process, after a warm-up, timed
+with synchronisation; "first" includes compilation. `--offload-only` compares diffusers with itself under CPU offload, which is how
+the RunPod handler that gapray replaces ran it. The lower bound is arithmetic: 779 TFLOP a picture at 790 TFLOP/s (dense half
+precision of an H100 SXM or H200) = 0.99 s.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ PROMPT, NEGATIVE = "a mug on a white marble kitchen counter, morning sun", "text
 def tokenizer(pad: str) -> CLIPTokenizer:
     characters = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256))]
     characters += [chr(256 + index) for index in range(256 - len(characters))]
-    words = [*characters, *(one + "</w>" for one in characters)]
+    words = [*characters, *(character + "</w>" for character in characters)]
     words += [f"<filler{index}>" for index in range(49406 - len(words))] + ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77, pad_token=pad)
@@ -134,7 +135,7 @@ def pipeline() -> StableDiffusionXLControlNetPipeline:
 
 
 def timed(work: Callable[[], object], repeats: int) -> tuple[float, float, float]:
-    """Seconds of the first call, of the fastest later one, and peak memory [GB]."""
+    """Seconds of the first call and of the fastest later one, and peak memory [GB]."""
     torch.cuda.reset_peak_memory_stats()
     spent = []
     for _ in range(repeats + 1):
@@ -149,7 +150,7 @@ def timed(work: Callable[[], object], repeats: int) -> tuple[float, float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--offload-only", action="store_true", help="Diffusers alone, with and without CPU offload.")
+    parser.add_argument("--offload-only", action="store_true", help="diffusers alone, with and without CPU offload")
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=30)
     given = parser.parse_args()
@@ -167,7 +168,7 @@ def main() -> None:
 
     def stock(count: int, steps: int = given.steps, **more: object) -> object:
         return pipe(
-            prompt=[PROMPT] * count, negative_prompt=[NEGATIVE] * count, image=[Image.fromarray(one) for one in pictures],
+            prompt=[PROMPT] * count, negative_prompt=[NEGATIVE] * count, image=[Image.fromarray(picture) for picture in pictures],
             height=given.side, width=given.side, num_inference_steps=steps, guidance_scale=5.0,
             controlnet_conditioning_scale=[0.5, 0.5], ip_adapter_image=reference, **more,
         ).images  # fmt: skip
@@ -195,35 +196,36 @@ def main() -> None:
     backend = Sdxl(pipe, licence="x")
     engine = backend.engine
     prompts, pooled = encoded(pipe, [NEGATIVE, PROMPT])
-    controls = [torch.from_numpy(one).permute(2, 0, 1).float() / 255 for one in pictures]
+    controls = [torch.from_numpy(picture).permute(2, 0, 1).float() / 255 for picture in pictures]
     with torch.no_grad():
         tokens = engine.image_tokens(backend._embeds([np.asarray(reference)]))
         zero = engine.image_tokens(backend._encoded(torch.zeros_like(backend._features([np.asarray(reference)]))))
     plain = Picture(prompts, pooled, controls, torch.stack([zero, tokens]), None, noise[0])
 
     def ours(count: int, settings: SdxlSettings = chosen) -> object:
-        # Prompts and reference are read anew each time, as diffusers' pipeline does.
+        # Prompts and reference are encoded every time, as in diffusers' pipeline.
         states, vector = encoded(pipe, [NEGATIVE, PROMPT])
         with torch.no_grad():
-            looked = torch.stack([zero, engine.image_tokens(backend._embeds([np.asarray(reference)]))])
+            image_tokens = torch.stack([zero, engine.image_tokens(backend._embeds([np.asarray(reference)]))])
         batch = [
-            replace(plain, prompts=states, pooled=vector, tokens=looked, noise=noise[index]) for index in range(count)
+            replace(plain, prompts=states, pooled=vector, tokens=image_tokens, noise=noise[index])
+            for index in range(count)
         ]
         return backend.decode(engine.denoise(batch, settings))
 
     short = chosen.model_copy(update={"steps": 2})
-    mine = engine.denoise([plain], short)
+    own = engine.denoise([plain], short)
     print(
-        f"two steps against diffusers': {float((mine - theirs).abs().max() / theirs.abs().max()):.1e} relative",
+        f"two steps against diffusers': {float((own - theirs).abs().max() / theirs.abs().max()):.1e} relative",
         flush=True,
     )
     measure("gapray, one at a time, not compiled", 1, lambda: ours(1))
     measure("gapray, four at once, not compiled", 4, lambda: ours(4), 1)
     if not given.no_compile:
         backend.compile()
-        mine = engine.denoise([plain, *(replace(plain, noise=noise[index]) for index in (1, 2, 3))], short)
+        own = engine.denoise([plain, *(replace(plain, noise=noise[index]) for index in (1, 2, 3))], short)
         print(
-            f"compiled, two steps: {float((mine[:1] - theirs).abs().max() / theirs.abs().max()):.1e} relative",
+            f"compiled, two steps: {float((own[:1] - theirs).abs().max() / theirs.abs().max()):.1e} relative",
             flush=True,
         )
         measure("gapray, four at once, compiled", 4, lambda: ours(4))

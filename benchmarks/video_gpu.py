@@ -1,11 +1,11 @@
-"""Seconds a clip on one GPU: diffusers' own AnimateDiff pipeline and gapray's loop, random weights at real size.
+"""Seconds per clip on one GPU: diffusers' own AnimateDiff pipeline and gapray's loop, random weights at real size.
 
 python benchmarks/video_gpu.py [--only NAME…] [--profile] [--package FOLDER]
 
-24 frames, 512 px, 25 steps, guidance, ControlNet, IP-Adapter, half precision. Both run in one process, after a warm-up,
-timed with synchronisation; "first" holds compilation, from inductor's cache where an earlier process left one. `--only`
-chooses rows by a part of their name; `--package` also times the geometry of a GAP package on the GPU.
-The floor is arithmetic: 1,734 TFLOP at 790 TFLOP/s (dense half precision of an H100 SXM or H200) = 2.20 s.
+24 frames, 512 px, 25 steps, guidance, ControlNet, IP-Adapter, half precision. Both run in one process, after a warm-up, timed
+with synchronisation; "first" includes compilation, from inductor's cache if an earlier process filled it. `--only` chooses rows
+by a part of their name; `--package` also times the geometry of a GAP package on the GPU.
+The lower bound is arithmetic: 1,734 TFLOP at 790 TFLOP/s (dense half precision of an H100 SXM or H200) = 2.20 s.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def ip_state(unet: torch.nn.Module) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def words() -> CLIPTokenizer:
-    """A tokenizer of single bytes: what it says is not measured."""
+    """A tokenizer of single bytes; the meaning of its tokens does not matter here."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     characters = [chr(code) for code in printable] + [chr(256 + index) for index in range(256 - len(printable))]
-    tokens = [*characters, *(one + "</w>" for one in characters), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [*characters, *(character + "</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=77)
 
 
@@ -156,13 +156,13 @@ def conditions() -> OrbitConditions:
         key_views=key_views(azimuths, captured),
         references=references,
         background=(255, 255, 255),
-        calibration=Calibration(0, 0, 0, 1, False, False, False, (1.0,) * V),
+        calibration=Calibration(0, 0, 0, 1, False, False, False, "morph", {}, (1.0,) * V),
         warnings=(),
     )
 
 
 class Package:
-    """Of a package the backend only needs the views' azimuths here."""
+    """A stand-in for a package: the backend only needs the views' azimuths here."""
 
     product_id = "random"
     views = tuple(type("View", (), {"azimuth_deg": azimuth})() for azimuth in even_orbit(V))
@@ -188,7 +188,9 @@ def timed(what: str, work: Callable[[], object], *, runs: int = 2) -> float:
 
 
 def stock_clip(pipe: AnimateDiffControlNetPipeline, orbit: OrbitConditions, **options: object) -> Callable[[], object]:
-    depths = [Image.fromarray(np.rint(np.repeat(one[..., None], 3, 2) * 255).astype(np.uint8)) for one in orbit.depth]
+    depths = [
+        Image.fromarray(np.rint(np.repeat(depth[..., None], 3, 2) * 255).astype(np.uint8)) for depth in orbit.depth
+    ]
     return lambda: (
         pipe(
             prompt="a product photo",
@@ -218,7 +220,7 @@ def equality(pipe: AnimateDiffControlNetPipeline, orbit: OrbitConditions) -> flo
     backend, _ = our_clip(orbit, steps=1, prompt="a product photo", negative_prompt="blurry", **OFF)
     clip = backend.clip(Package(), orbit, 0)
     got = backend.engine.denoise([clip], backend.prompts(), backend.blank())
-    # diffusers draws noise in half precision, we in single: both get ours.
+    # diffusers draws noise in half precision, we in single precision: both get ours.
     noise = clip.noise[None].to("cuda", torch.float16)
     want = stock_clip(pipe, orbit, num_inference_steps=1, output_type="latent", latents=noise)()
     return float((got - want).float().abs().max() / want.float().abs().max())
@@ -234,7 +236,7 @@ KINDS = {
 
 
 def profiled(work: Callable[[], object], steps: int) -> None:
-    """Milliseconds a step by kind of kernel, and the longest kernels."""
+    """Print milliseconds per step by kind of kernel, and the longest kernels."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as traced:

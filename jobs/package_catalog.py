@@ -1,6 +1,6 @@
 """`gapray package` as an entry point: ``ray job submit --working-dir . -- python jobs/package_catalog.py SRC --out CATALOG``.
 
-Takes the flags of ``gapray package``. Inside a job Ray sets RAY_ADDRESS, so that the run uses the job's cluster.
+Takes the flags of ``gapray package``. Inside a job Ray sets RAY_ADDRESS, so the run uses the job's cluster.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """`gapray stills` as an entry point: ``ray job submit --working-dir . -- python jobs/render_stills.py CATALOG``.
 
-Takes the flags of ``gapray stills``. Inside a job Ray sets RAY_ADDRESS, so that the run uses the job's cluster.
+Takes the flags of ``gapray stills``. Inside a job Ray sets RAY_ADDRESS, so the run uses the job's cluster.
 """
 
 import sys

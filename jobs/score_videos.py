@@ -1,6 +1,6 @@
 """`gapray score` as an entry point: ``ray job submit --working-dir . -- python jobs/score_videos.py CATALOG``.
 
-Takes the flags of ``gapray score``. Inside a job Ray sets RAY_ADDRESS, so that the run uses the job's cluster.
+Takes the flags of ``gapray score``. Inside a job Ray sets RAY_ADDRESS, so the run uses the job's cluster.
 """
 
 import sys

@@ -10,7 +10,7 @@ from gapray.capture.discover import discover
 from gapray.cli.options import truth_options
 from gapray.config import load_profile
 from gapray.fidelity.baselines import BASELINES
-from gapray.fidelity.comparison import Truth, compare, judged
+from gapray.fidelity.comparison import Truth, compare, judge_comparison
 from gapray.models.identity import ColourGradient
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package
@@ -54,7 +54,7 @@ def scored(samples, classic_weights, mask_network, lpips_alex):
             mask=PROFILE.packaging.mask,
             settings=PROFILE.fidelity,
         )
-        found[capture.product_id] = judged(comparison, lpips_alex, ColourGradient(), PROFILE.fidelity)
+        found[capture.product_id] = judge_comparison(comparison, lpips_alex, ColourGradient(), PROFILE.fidelity)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Where the weights of `gapray.orbit.synthesis` come from: procedural products, photographed, reconstructed, learned from.
+"""Training of the weights of `gapray.orbit.synthesis`: procedural products are photographed, reconstructed and learned from.
 
-Not part of the wheel. `docs/synthesis.md` has the recipe.
+Not part of the wheel; `docs/synthesis.md` has the recipe.
 """

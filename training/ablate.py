@@ -1,9 +1,9 @@
-"""What each idea gives: networks that lack one, trained side by side for equally many steps.
+"""Ablations: networks that each lack one idea, trained side by side for the same number of steps.
 
 python -m training.ablate --out FOLDER --ideas network|data [--minutes M] [--sets sets.zip]
 
-All learn at once on one device, a step each in turn, from the same seeds, and begin with the same weights. Ideas about the
-network share their products; ideas about data have products of their own, made of the same seeds. All are measured on the
+All are trained at once on one device, one step each in turn, from the same seeds and the same initial weights. Ideas about the
+network share their products; ideas about data have products of their own, made from the same seeds. All are measured on the
 same held-out products, which lack nothing, and on the photo sets.
 """
 
@@ -25,87 +25,86 @@ from torch import Tensor, nn
 
 from gapray.fidelity.lpips import Lpips
 from gapray.orbit.synthesis.inputs import NEAREST, Frames, Photos
-from gapray.orbit.synthesis.network import GROUPS, SIDES, Plan, Search, Synthesis, Taken
+from gapray.orbit.synthesis.network import GROUPS, SIDES, DrawingPlan, PhotoSamples, Search, Synthesis
 from training.evaluate import Prepared, as_text, held_out, means, measure_with, prepared, score_sets, validation
 from training.examples import Recipe
 from training.pool import Pool, every
 from training.sets import load_sets
 from training.store import Store
-from training.train import Learner, Place
-from training.train import Plan as Run
+from training.train import DistributedState, Learner, TrainingSettings
 
 NEVER = -1e4
-"""Logit of a candidate that is not shown."""
+"""Logit of a candidate that is never shown."""
 
 
-class WithoutOne(Synthesis):
-    """One of the candidates is seen, but never shown."""
+class WithoutCandidate(Synthesis):
+    """A network that sees one of the candidates but never shows it."""
 
     hidden: int
-    """Its place among them."""
+    """Index of that candidate."""
 
-    def _decided(self, frames: Frames, photos: Photos) -> tuple[Plan, Taken]:
-        plan, taken = super()._decided(frames, photos)
+    def _decided(self, frames: Frames, photos: Photos) -> tuple[DrawingPlan, PhotoSamples]:
+        plan, samples = super()._decided(frames, photos)
         shown = torch.arange(plan.logits.shape[1], device=plan.logits.device) != self.hidden
         logits = plan.logits.masked_fill(~shown[:, None, None], NEVER)
-        return replace(plan, logits=logits), taken
+        return replace(plan, logits=logits), samples
 
 
-class WithoutMorph(WithoutOne):
-    """The view morph is never shown."""
+class WithoutMorph(WithoutCandidate):
+    """A network that never shows the view morph."""
 
     hidden = NEAREST
 
 
-class WithoutFlow(WithoutOne):
-    """The photos moved by optical flow are never shown."""
+class WithoutFlow(WithoutCandidate):
+    """A network that never shows the photos warped by optical flow."""
 
     hidden = NEAREST + 1
 
 
-class Still(Search):
-    """Photos are read at the hull's front."""
+class FixedSearch(Search):
+    """A search that corrects nothing: photos are sampled at the hull's front."""
 
     def forward(self, frames: Frames, photos: Photos, hull: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """What `Search.forward` returns, with the hull's front for each surface and no shifts."""
+        """Return what `Search.forward` returns, with the hull's front for every surface and no shifts."""
         surfaces, shifts, memory = super().forward(frames, photos, hull)
         return [surface * 0 + hull for surface in surfaces], shifts * 0, memory
 
 
-class Blind(nn.Module):
-    """Hides how well the photos agree."""
+class HideAgreement(nn.Module):
+    """Zeroes the channels that tell how well the photos agree."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, s, s], the first channels of which are agreements."""
+        """[B, C, s, s], whose first channels are agreements."""
         costs = (2 * SIDES + 1) * 2 * GROUPS
         return torch.cat([x[:, :costs] * 0, x[:, costs:]], 1)
 
 
 def without_moving() -> Synthesis:
-    """The search corrects nothing."""
+    """A network whose search corrects nothing."""
     network = Synthesis()
-    search = Still()
+    search = FixedSearch()
     search.load_state_dict(network.search.state_dict())
     network.search = search
     return network
 
 
 def without_searching() -> Synthesis:
-    """The surface is corrected without a look at the photos around it."""
+    """A network that corrects the surface without looking at the photos around it."""
     network = Synthesis()
-    network.search.look = nn.Sequential(Blind(), *network.search.look)
+    network.search.look = nn.Sequential(HideAgreement(), *network.search.look)
     return network
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One network to train."""
+    """A network and the data that it is trained on."""
 
     network: Callable[[], Synthesis] = Synthesis
     recipe: tuple[tuple[str, object], ...] = ()
-    """Fields of `Recipe` that differ."""
+    """Fields of `Recipe` that differ from the base recipe."""
     products: int = 400
-    """Only the first so many are learned from."""
+    """Number of products to learn from."""
 
 
 IDEAS = {
@@ -127,12 +126,12 @@ IDEAS = {
 
 
 def streams(recipes: Iterable[Recipe]) -> dict[Recipe, Iterator[tuple[int, Recipe]]]:
-    """The jobs of each recipe: the same seeds for all."""
+    """The jobs of each recipe, with the same seeds for all."""
     return {recipe: zip(itertools.count(), itertools.repeat(recipe)) for recipe in set(recipes)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train all variants, measure them, write ``ablation.json``."""
+    """Train all variants, measure them and write ``ablation.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ideas", choices=sorted(IDEAS), required=True)
@@ -146,13 +145,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--sets", type=Path)
     chosen = parser.parse_args(arguments)
-    begun, place = time.monotonic(), Place.found()
-    base = Recipe(chosen.size, voxels=chosen.voxels, lattice=chosen.voxels, renderer=place.device)
-    run = Run(chosen.out, minutes=chosen.minutes, steps=chosen.steps, batch=chosen.batch, warm_up=100)
+    begun, state = time.monotonic(), DistributedState.initialize()
+    base = Recipe(chosen.size, voxels=chosen.voxels, lattice=chosen.voxels, renderer=state.device)
+    run = TrainingSettings(chosen.out, minutes=chosen.minutes, steps=chosen.steps, batch=chosen.batch, warm_up=100)
     variants = IDEAS[chosen.ideas]
     recipes = {name: replace(base, **dict(variant.recipe)) for name, variant in variants.items()}  # type: ignore[arg-type]
-    workers = chosen.workers // len(set(recipes.values()))  # a recipe; with none, all is made in this process
-    held = Store(chosen.held_out, base, place.device)
+    workers = chosen.workers // len(set(recipes.values()))  # for each recipe; with 0 everything is made in this process
+    held = Store(chosen.held_out, base, state.device)
     for example in every(held_out(chosen.held_out, base), chosen.workers):
         held.add(example)
     executor = ProcessPoolExecutor(2, get_context("spawn")) if chosen.sets else None
@@ -161,9 +160,9 @@ def main(arguments: list[str] | None = None) -> None:
     pools = {recipe: at_work.enter_context(Pool(jobs, workers)) for recipe, jobs in streams(recipes.values()).items()}
     # Variants that learn from the same products share their store.
     kinds = {(recipes[name], variant.products) for name, variant in variants.items()}
-    shared = {kind: Store(kind[1], base, place.device) for kind in kinds}
+    shared = {kind: Store(kind[1], base, state.device) for kind in kinds}
     stores = {name: shared[recipes[name], variant.products] for name, variant in variants.items()}
-    learners = {name: Learner(run, place, variant.network) for name, variant in variants.items()}
+    learners = {name: Learner(run, state, variant.network) for name, variant in variants.items()}
 
     def take(patience: float) -> None:
         for recipe, pool in pools.items():
@@ -191,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
                 flush=True,
             )
     at_work.close()
-    _report(chosen.out, learners, held, stores, [subject.result() for subject in subjects], place.device)
+    _report(chosen.out, learners, held, stores, [subject.result() for subject in subjects], state.device)
     if executor:
         executor.shutdown(wait=False, cancel_futures=True)
 
@@ -199,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _report(
     out: Path, learners: dict[str, Learner], held: Store, stores: dict[str, Store], ready: list[Prepared], device: str
 ) -> None:
-    """Measure the averaged weights of all variants; print the table, write ``ablation.json``."""
+    """Measure the averaged weights of all variants, print the table and write ``ablation.json``."""
     with contextlib.ExitStack() as stack:
         networks = {name: stack.enter_context(learner.averaged()) for name, learner in learners.items()}
         measure = measure_with(Lpips("alex", device=device))

@@ -1,7 +1,7 @@
-"""A run's state in a few small files: weights, their averages, a small optimiser, and where the seeds are.
+"""The state of a training run in a few small files: weights, their averages, a small optimiser, and the next seed.
 
-Averaged weights are float16; the weights themselves are kept as bfloat16 differences from those, exact to a 256th of what
-they differ by; Adam's moments are bfloat16. Eight bytes a weight, and rounding far below the noise of training.
+Averaged weights are float16; the weights themselves are stored as bfloat16 differences from those, exact to a 256th of the
+difference; Adam's moments are bfloat16. That is eight bytes for each weight, with rounding far below the noise of training.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 PART_BYTES = 15 * 2**20
-"""Of one file at most."""
+"""Maximum size of one file."""
 
 
 @dataclass
 class Position:
-    """Where training stands."""
+    """Progress of a training run."""
 
     step: int = 0
     next_seed: int = 0
-    """Of the next product; seeds before it have been learned from."""
+    """Seed of the next product; earlier ones have been used."""
     minutes: float = 0.0
-    """Of training, over all runs."""
+    """Training time over all runs."""
 
 
 def save_state(
     folder: Path, network: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer, position: Position
 ) -> None:
-    """Write ``state-N.safetensors``, N from 0."""
+    """Write ``state-N.safetensors``, with N from 0."""
     tensors: dict[str, Tensor] = {}
     for name, value in network.named_parameters():
         mean = average[name].half()
@@ -64,7 +64,7 @@ def load_state(
 
     Raises:
         FileNotFoundError: There is no state.
-        KeyError: It is another network's.
+        KeyError: It belongs to another network.
     """
     files = sorted(folder.glob("state-*.safetensors"))
     if not files:

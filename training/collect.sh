@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# After a run: keep its state for the next one, its line for the log, its weights to look at.
+# After a run: keep its state for the next one, append its line to the log, copy its weights and pictures.
 #
-#   bash training/collect.sh FOLDER        # where the run's files lie
+#   bash training/collect.sh FOLDER        # the folder of the run's files
 set -euo pipefail
 mkdir -p .carry/state
 rm -f .carry/state/state-*.safetensors

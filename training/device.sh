@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One run on a machine with a card: make products and train at the same time, evaluate, and leave what the next run needs.
+# One training run on a machine with a GPU: make products and train at the same time, evaluate, and save what the next run needs.
 #
 #   bash training/device.sh [MINUTES] [FLAGS of python -m training.train…]
 #
-# Expects .carry/ (docs/synthesis.md says how it is made): wheels/*.whl, alexnet_features.pth, sets.zip and, to go on from an
-# earlier run, state/state-*.safetensors. Writes into $OUT: state-*.safetensors, synthesis.safetensors, run.json, sheet.jpg, log.
+# Expects .carry/ (see docs/synthesis.md): wheels/*.whl, alexnet_features.pth, sets.zip and, to continue an earlier run,
+# state/state-*.safetensors. Writes into $OUT: state-*.safetensors, synthesis.safetensors, run.json, sheet.jpg, log.
 set -euo pipefail
 minutes=${1:-8}
 shift || true

@@ -1,11 +1,11 @@
-"""How well each engine draws what was hidden from it.
+"""Evaluate how well each engine draws photos that were withheld from it.
 
 python -m training.evaluate WEIGHTS [--sets sets.zip] [FOLDER…] [--held-out N] [--sheet sheet.jpg] [--json table.json]
 
-Engines: the nearest photo, optical flow between the two nearest, the view morph, the network. Sets are read from a file of
-`python -m training.sets` or from folders as there; `--held-out` adds procedural products that training never sees. All at
-256 px on white, LPIPS with AlexNet, as `benchmarks/orbit.py` does it: ETH-80's photos, which were each cropped to their own
-product, are centred again by their masks, truth and result alike.
+Engines: the nearest photo, optical flow between the two nearest, the view morph, the network. Sets are read from a file
+written by `python -m training.sets`, or from folders as described there; `--held-out` adds procedural products that training
+never sees. Everything is compared at 256 px on white, LPIPS with AlexNet, as in `benchmarks/orbit.py`: ETH-80's photos, which
+were each cropped to their own product, are centred again by their masks, truth and result alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gapray.config import OrbitSettings
 from gapray.fidelity.baselines import flow_morph, nearest
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.metrics import psnr, silhouette_iou
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.orbit.reconstruct import build_scene
 from gapray.orbit.synthesis.draw import load_network
@@ -42,27 +42,27 @@ from training.store import Batch, Store
 SIDE = 256
 BASELINES = ("nearest", "flow", "morph")
 HELD_OUT_SEED = 1_000_000_000
-"""Training's seeds stay below."""
+"""First seed of the held-out products; training's seeds are lower."""
 Scores = dict[str, dict[str, list[float]]]
 """Engine -> object -> LPIPS, PSNR, IoU."""
 Networks = Mapping[str, Synthesis]
-"""By the name under which their scores are listed."""
-Measure = Callable[[Sequence[Shown], Sequence[Shown]], list[float]]
+"""Name in the table of scores -> network."""
+Measure = Callable[[Sequence[NormalizedView], Sequence[NormalizedView]], list[float]]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A subject and what the network is given of it: what takes a processor's time. Arrays, so that processes can pass it."""
+    """A subject and its network inputs, which take CPU time to compute. Stored as arrays, so that processes can pass it on."""
 
     subject: Subject
     frames: dict[str, NDArray[np.generic]]
-    """Fields of `Frames`, one a hidden photo."""
+    """Fields of `Frames`, one frame for each hidden photo."""
     photos: dict[str, NDArray[np.generic]]
     """Fields of `Photos`."""
 
 
 def prepared(subject: Subject) -> Prepared:
-    """Reconstruct a subject as gapray does."""
+    """Reconstruct a subject in the same way as gapray."""
     torch.set_num_threads(1)
     scene, _ = build_scene(
         [photo.image for photo in subject.given],
@@ -77,7 +77,7 @@ def prepared(subject: Subject) -> Prepared:
 
 
 def _arrays(tensors: Frames | Photos) -> dict[str, NDArray[np.generic]]:
-    return {one.name: getattr(tensors, one.name).numpy() for one in fields(tensors)}
+    return {field.name: getattr(tensors, field.name).numpy() for field in fields(tensors)}
 
 
 def _tensors(arrays: dict[str, NDArray[np.generic]]) -> dict[str, torch.Tensor]:
@@ -85,10 +85,10 @@ def _tensors(arrays: dict[str, NDArray[np.generic]]) -> dict[str, torch.Tensor]:
 
 
 def measure_with(metric: Lpips) -> Measure:
-    """Mean LPIPS, PSNR and IoU of drawn frames against the truth."""
+    """Make a function that returns mean LPIPS, PSNR and IoU of drawn frames against the truth."""
 
-    def measure(drawn: Sequence[Shown], truth: Sequence[Shown]) -> list[float]:
-        images, truths = np.stack([one.image for one in drawn]), np.stack([one.image for one in truth])
+    def measure(drawn: Sequence[NormalizedView], truth: Sequence[NormalizedView]) -> list[float]:
+        images, truths = (np.stack([view.image for view in views]) for views in (drawn, truth))
         return [
             float(metric.distance(images, truths).mean()),
             float(np.mean([psnr(a, b) for a, b in zip(images, truths, strict=True)])),
@@ -98,13 +98,13 @@ def measure_with(metric: Lpips) -> Measure:
     return measure
 
 
-def compare(one: Prepared, networks: Networks, measure: Measure, device: str) -> dict[str, list[float]]:
-    """Scores of each engine on one subject."""
-    subject = one.subject
-    given = [_shown(photo) for photo in subject.given]
-    truth = [_shown(photo) for photo in subject.hidden]
+def compare(ready: Prepared, networks: Networks, measure: Measure, device: str) -> dict[str, list[float]]:
+    """Score each engine on one subject."""
+    subject = ready.subject
+    given = [_on_white(photo) for photo in subject.given]
+    truth = [_on_white(photo) for photo in subject.hidden]
     azimuths = [photo.azimuth_deg for photo in subject.hidden]
-    photos, frames = Photos(**_tensors(one.photos)), Frames(**_tensors(one.frames))
+    photos, frames = Photos(**_tensors(ready.photos)), Frames(**_tensors(ready.frames))
     drawn = {
         "nearest": [nearest(given, azimuth) for azimuth in azimuths],
         "flow": [flow_morph(given, azimuth) for azimuth in azimuths],
@@ -129,36 +129,38 @@ def _run(network: Synthesis, frames: Frames, photos: Photos, device: str) -> tup
     return torch.cat(colours), torch.cat(alphas)
 
 
-def pictures(colour: torch.Tensor, alpha: torch.Tensor) -> list[Shown]:
-    """[B, 3, S, S] and [B, 1, S, S] -> frames on white."""
+def pictures(colour: torch.Tensor, alpha: torch.Tensor) -> list[NormalizedView]:
+    """Composite [B, 3, S, S] and [B, 1, S, S] on white, as frames without an azimuth."""
     laid = ((colour * alpha + 1 - alpha).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     masks = (alpha[:, 0] * 255).round().byte().cpu().numpy()
-    return [Shown(0.0, image, mask) for image, mask in zip(laid, masks, strict=True)]
+    return [NormalizedView(0.0, image, mask) for image, mask in zip(laid, masks, strict=True)]
 
 
-def _shown(photo: Photo) -> Shown:
+def _on_white(photo: Photo) -> NormalizedView:
     height, width = photo.mask.shape
     place = Placement(width / 2, height / 2, max(height, width) / 2)
     image, mask = to_frame(photo.image, place, SIDE), to_frame(photo.mask, place, SIDE)
-    share = mask[..., None] / 255
-    return Shown(photo.azimuth_deg, np.rint(image * share + 255 * (1 - share)).astype(np.uint8), mask)
+    alpha = mask[..., None] / 255
+    return NormalizedView(photo.azimuth_deg, np.rint(image * alpha + 255 * (1 - alpha)).astype(np.uint8), mask)
 
 
-def _centred(frame: Shown) -> Shown:
+def _centred(frame: NormalizedView) -> NormalizedView:
     if not (frame.mask >= 128).any():
         return frame
     left, right, upper, lower = mask_box(frame.mask >= 128)
     place = Placement((left + right) / 2, (upper + lower) / 2, 0.55 * max(right - left, lower - upper))
-    return Shown(frame.azimuth_deg, to_frame(frame.image, place, SIDE, outside=255), to_frame(frame.mask, place, SIDE))
+    return NormalizedView(
+        frame.azimuth_deg, to_frame(frame.image, place, SIDE, outside=255), to_frame(frame.mask, place, SIDE)
+    )
 
 
 def validation(store: Store, networks: Networks, measure: Measure) -> Scores:
-    """The morph and the networks on the products of a store, one line a product."""
+    """Score the morph and the networks on the products of a store, one row for each product."""
     table: Scores = {"morph": {}, **{name: {} for name in networks}}
     for product in range(len(store)):
         batch = store.at(torch.arange(product * store.targets, (product + 1) * store.targets))
         white = pictures(batch.truth + (1 - batch.alpha), batch.alpha)
-        truth = [Shown(0.0, _unmixed(batch, index), one.mask) for index, one in enumerate(white)]
+        truth = [NormalizedView(0.0, _unmixed(batch, index), frame.mask) for index, frame in enumerate(white)]
         table["morph"][store.names[product]] = measure(pictures(batch.frames.morph, batch.frames.alpha), truth)
         for name, network in networks.items():
             with torch.no_grad():
@@ -173,25 +175,25 @@ def _unmixed(batch: Batch, index: int) -> NDArray[np.uint8]:
 
 
 def means(table: Scores) -> dict[str, list[float]]:
-    """Engine -> LPIPS, PSNR, IoU."""
+    """Mean LPIPS, PSNR and IoU of each engine."""
     return {name: [round(float(value), 4) for value in np.mean(list(rows.values()), 0)] for name, rows in table.items()}
 
 
 def held_out(count: int, recipe: Recipe) -> list[tuple[int, Recipe]]:
-    """Jobs for procedural products that training never sees: `count` shapes in one skin each."""
+    """Jobs for procedural products that training never sees: `count` shapes with one skin each."""
     return [(seed, replace(recipe, skins=1)) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + count)]
 
 
 def sheet(store: Store, network: Synthesis, products: int) -> NDArray[np.uint8]:
-    """The morph, the network and the truth in rows, one column a product, uint8 [3 S, products x S, 3]."""
-    by_name = sorted(range(len(store)), key=lambda place: store.names[place])
+    """The morph, the network and the truth in rows, one column for each product, uint8 [3 S, products x S, 3]."""
+    by_name = sorted(range(len(store)), key=lambda index: store.names[index])
     indices = torch.tensor(by_name[:products]) * store.targets
     batch = store.at(indices)
     with torch.no_grad():
         drawn = network(batch.frames, batch.photos)
     rows = [
-        [one.image for one in pictures(batch.frames.morph, batch.frames.alpha)],
-        [one.image for one in pictures(drawn.colour, drawn.alpha)],
+        [frame.image for frame in pictures(batch.frames.morph, batch.frames.alpha)],
+        [frame.image for frame in pictures(drawn.colour, drawn.alpha)],
         [_unmixed(batch, index) for index in range(len(indices))],
     ]
     return np.concatenate([np.concatenate(row, 1) for row in rows], 0)
@@ -200,24 +202,24 @@ def sheet(store: Store, network: Synthesis, products: int) -> NDArray[np.uint8]:
 def on_sets(
     subjects: Iterable[Subject], networks: Networks, measure: Measure, device: str, workers: int
 ) -> dict[str, Scores]:
-    """Group -> scores."""
+    """Reconstruct subjects and score them, by group."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as executor:
         ready = list(executor.map(prepared, subjects))
     return score_sets(ready, networks, measure, device)
 
 
 def score_sets(ready: Iterable[Prepared], networks: Networks, measure: Measure, device: str) -> dict[str, Scores]:
-    """Group -> scores, of subjects that are reconstructed."""
+    """Score subjects that are already reconstructed, by group."""
     groups: dict[str, Scores] = {}
-    for one in ready:
-        scores = compare(one, networks, measure, device)
+    for item in ready:
+        scores = compare(item, networks, measure, device)
         for name, values in scores.items():
-            groups.setdefault(one.subject.group, {}).setdefault(name, {})[one.subject.name] = values
+            groups.setdefault(item.subject.group, {}).setdefault(name, {})[item.subject.name] = values
     return groups
 
 
 def as_text(groups: dict[str, Scores]) -> str:
-    """A table for people."""
+    """A table for people, with the objects on which a network is worse than the morph."""
     wide = max((len(name) for table in groups.values() for name in table), default=7)
     lines = [
         f"{'set':16s} {'engine':{wide}s} {'n':>3s} {'LPIPS':>7s} {'PSNR':>6s} {'IoU':>6s}  worse than the morph on"
@@ -235,7 +237,7 @@ def as_text(groups: dict[str, Scores]) -> str:
 
 
 def main() -> None:
-    """Evaluate."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("folders", nargs="*", help="`samples`, or folders of spins")

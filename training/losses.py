@@ -1,4 +1,4 @@
-"""What the network is punished for."""
+"""Training losses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gapray.fidelity.trunks import load_trunk
+from gapray.fidelity.trunks import load_backbone
 from gapray.geometry.carve import NOTHING
-from gapray.orbit.synthesis.network import Drawn
+from gapray.orbit.synthesis.network import RenderedFrames
 from training.store import Batch
 
 WEIGHTS = {
@@ -24,59 +24,59 @@ WEIGHTS = {
     "surface": 0.3,
 }
 FAR = 0.15
-"""True and found surfaces that differ more say something about the camera, not about the search [half frames]."""
+"""Larger differences between true and estimated surfaces reflect the camera, not the search, and are clipped [half frames]."""
 FADE = 0.8
-"""An earlier round of the search counts so much less than the next."""
+"""Weight of a round of the search, relative to the following one."""
 
 
 class Perceptual(nn.Module):
     """LPIPS with AlexNet, differentiable; images [B, 3, S, S], 0 … 1 -> [B].
 
     Raises:
-        ModelError: The trunk is not to be had; the environment's GAPRAY_MODELS names its folder.
+        ModelError: The backbone is unavailable; the environment variable GAPRAY_MODELS names its folder.
     """
 
     def __init__(self) -> None:
         super().__init__()
         import lpips
 
-        trunk = load_trunk("alex")
+        backbone = load_backbone("alex")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             self.model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
         names = {key: "features." + key.split(".", 1)[1] for key in self.model.net.state_dict()}
-        self.model.net.load_state_dict({key: trunk.state[name] for key, name in names.items()})
+        self.model.net.load_state_dict({key: backbone.state[name] for key, name in names.items()})
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor, truth: Tensor) -> Tensor:
-        """[B]."""
+        """LPIPS of each pair of images, [B]."""
         return torch.as_tensor(self.model(image * 2 - 1, truth * 2 - 1)).flatten()
 
 
 class Plain(nn.Module):
-    """Stands in for `Perceptual` where no trunk is to be had: mean difference of images and of their edges."""
+    """A substitute for `Perceptual` where no backbone is available: mean difference of images and of their edges."""
 
     def forward(self, image: Tensor, truth: Tensor) -> Tensor:
-        """[B]."""
+        """Mean difference of each pair of images, [B]."""
         return (image - truth).abs().mean((1, 2, 3)) + edges(image, truth).mean((1, 2, 3))
 
 
 def edges(image: Tensor, truth: Tensor) -> Tensor:
-    """How differently two images change from pixel to pixel, [B, 6, S - 1, S - 1]."""
+    """Difference of two images' horizontal and vertical gradients, [B, 6, S - 1, S - 1]."""
     difference = image - truth
     right = difference[..., :-1, 1:] - difference[..., :-1, :-1]
     down = difference[..., 1:, :-1] - difference[..., :-1, :-1]
     return torch.cat([right, down], 1).abs()
 
 
-def losses(drawn: Drawn, batch: Batch, background: Tensor, perceptual: nn.Module) -> dict[str, Tensor]:
-    """The parts of the loss, not yet weighed.
+def losses(drawn: RenderedFrames, batch: Batch, background: Tensor, perceptual: nn.Module) -> dict[str, Tensor]:
+    """Compute the terms of the loss, unweighted.
 
     Args:
-        drawn: What the network made of `batch`.
-        batch: With the truth.
-        background: [B, 3, 1, 1], laid behind both.
-        perceptual: [B, 3, S, S] twice -> [B].
+        drawn: The network's output for `batch`.
+        batch: The inputs with their truth.
+        background: [B, 3, 1, 1], composited behind both.
+        perceptual: Maps two images [B, 3, S, S] to a distance [B].
     """
     frames = batch.frames
     image = drawn.colour * drawn.alpha + background * (1 - drawn.alpha)
@@ -86,7 +86,7 @@ def losses(drawn: Drawn, batch: Batch, background: Tensor, perceptual: nn.Module
     distance = perceptual(image, truth)
     with torch.no_grad():
         simple = torch.minimum(perceptual(morph, truth), perceptual(flow, truth))
-    halves = [functional.avg_pool2d(one, 2) for one in (image, truth)]
+    halves = [functional.avg_pool2d(picture, 2) for picture in (image, truth)]
     rim = functional.max_pool2d(batch.alpha, 9, 1, 4) + functional.max_pool2d(-batch.alpha, 9, 1, 4)
     seen = drawn.seen[:, :, None] * (batch.alpha > 0.99)[:, None]
     apart = (drawn.moved - (batch.truth / batch.alpha.clamp(min=0.5))[:, None]).abs() * seen
@@ -102,12 +102,12 @@ def losses(drawn: Drawn, batch: Batch, background: Tensor, perceptual: nn.Module
     }
 
 
-def _surfaces(drawn: Drawn, batch: Batch) -> Tensor:
-    """How far each round of the search is from the truth, the last counting most [half frames]."""
+def _surfaces(drawn: RenderedFrames, batch: Batch) -> Tensor:
+    """Distance of each round's surface from the truth, the last weighted most [half frames]."""
     side = drawn.surfaces[0].shape[-1]
-    step = batch.nearness.shape[-1] // side
-    true = batch.nearness[..., step // 2 :: step, step // 2 :: step]
-    known = (true > NOTHING / 2) & (batch.frames.nearness[..., step // 2 :: step, step // 2 :: step] > NOTHING / 2)
+    step = batch.view_z.shape[-1] // side
+    true = batch.view_z[..., step // 2 :: step, step // 2 :: step]
+    known = (true > NOTHING / 2) & (batch.frames.view_z[..., step // 2 :: step, step // 2 :: step] > NOTHING / 2)
     total = torch.zeros((), device=true.device)
     for age, surface in enumerate(reversed(drawn.surfaces)):
         apart = torch.where(known, (surface - true).abs().clamp(max=FAR), 0)
@@ -116,5 +116,5 @@ def _surfaces(drawn: Drawn, batch: Batch) -> Tensor:
 
 
 def weighed(parts: dict[str, Tensor]) -> Tensor:
-    """The loss."""
+    """The weighted sum of the terms."""
     return torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum()

@@ -1,9 +1,9 @@
-"""How fast examples are made here.
+"""Measure how fast examples are made on this machine.
 
 python -m training.measure [--seconds 40] [--workers 8 16] [--devices cpu cuda]
 
-Prints, for each number of processes and each device to reconstruct on, the shapes and frames made a second once the processes
-have warmed up, and the errors that calibration makes on them: what training will see.
+Prints, for each number of processes and each device for reconstruction, the shapes and frames made per second once the
+processes have warmed up, and the errors of calibration on them, which training will see.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEED = 2_000_000_000
 
 
 def main() -> None:
-    """Measure."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--workers", type=int, nargs="+", default=[14])
@@ -41,12 +41,12 @@ def main() -> None:
             while time.perf_counter() - begun < chosen.seconds:
                 made += pool.ready(patience=1)
             spent, shapes = time.perf_counter() - begun, pool.finished - before
-        off = [abs(one.facts["found_elevation_deg"] - one.facts["elevation_deg"]) for one in made]
+        off = [abs(example.facts["found_elevation_deg"] - example.facts["elevation_deg"]) for example in made]
         print(
             f"{workers} processes, reconstruction on {device}: {shapes / spent:.2f} shapes/s, "
             f"{len(made) * recipe.targets / spent:.1f} frames/s, {pool.dropped} of {pool.finished} dropped; elevation off by "
             f"{np.median(off):.1f} degrees (median), {np.quantile(off, 0.9):.1f} (90 %), "
-            f"turned round {sum(one.facts['direction'] < 0 for one in made)} of {len(made)}",
+            f"turned round {sum(example.facts['direction'] < 0 for example in made)} of {len(made)}",
             flush=True,
         )
 

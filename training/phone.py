@@ -1,4 +1,4 @@
-"""What phones, cutting networks and people do to photos of a product."""
+"""Simulates what phones, mask networks and people do to photos of a product."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Session:
-    """How good one product's photos are: drawn once, so that faults go together as they do."""
+    """The quality of one product's photos: drawn once, so that faults are correlated as they are in practice."""
 
     exposure: float
-    """Deviation of each photo's exposure [stops]."""
+    """Standard deviation of each photo's exposure [stops]."""
     balance: float
-    """Deviation of each photo's white balance [share]."""
+    """Standard deviation of each photo's white balance, relative."""
     noise: float
-    """Deviation of a pixel's grain, 0 … 1."""
+    """Standard deviation of a pixel's grain, 0 … 1."""
     blur: float
-    """Deviation of the Gaussian at most [pixels]."""
+    """Maximum standard deviation of the Gaussian blur [pixels]."""
     quality: tuple[int, int]
     """Range of JPEG quality."""
     azimuth: float
-    """Each photo is off by up to this [degrees]."""
+    """Maximum error of each photo's azimuth [degrees]."""
     mask: float
     """How wrong outlines are, 0 … 1; 0 = exact."""
     rim: float
-    """Deviation of the Gaussian by which the cutting network softens every outline of this product [pixels of 256]…"""
+    """Standard deviation of the Gaussian by which the mask network softens all outlines of this product [pixels of 256]."""
     level: float
-    """…and the level at which it then cuts, 0 … 1: below 0.5 a rim of the backdrop stays."""
+    """Level at which the softened outline is then cut, 0 … 1; below 0.5 a rim of the backdrop is included."""
     own_crops: bool
-    """Each photo was cropped to its product."""
+    """Whether each photo was cropped to its product."""
 
     @staticmethod
     def studio() -> Session:
-        """No faults: exact masks and angles, no grain, hardly any compression."""
+        """A session without faults: exact masks and angles, no grain, hardly any compression."""
         return Session(0.0, 0.0, 0.0, 0.0, (95, 96), 0.0, 0.0, 0.0, 0.5, own_crops=False)
 
     @staticmethod
     def random(rng: np.random.Generator) -> Session:
-        """From rendered turntables to hurried phone photos."""
+        """A random session, from rendered turntables to hurried phone photos."""
         careful = rng.random()
         bad = 0.0 if careful < 0.2 else rng.uniform(0.1, 1.0)
         mask = 0.0 if rng.random() < 0.25 else bad
@@ -64,12 +64,12 @@ class Session:
 
 
 def photographed(rng: np.random.Generator, colour: NDArray[np.float32], session: Session) -> Pixels:
-    """A photo as a file would hold it.
+    """Degrade an image to the photo that a file would hold.
 
     Args:
-        rng: Of this photo.
+        rng: Random numbers of this photo.
         colour: float32 [P, P, 3], 0 … 1, with its backdrop.
-        session: Of the product.
+        session: Quality of the product's photos.
     """
     gain = 2 ** rng.normal(0, session.exposure) * (1 + rng.normal(0, session.balance, 3))
     image = np.clip(colour, 0, 1) ** 2.2 * gain
@@ -87,15 +87,15 @@ def photographed(rng: np.random.Generator, colour: NDArray[np.float32], session:
 
 
 def cut_out(rng: np.random.Generator, alpha: Pixels, session: Session) -> Pixels:
-    """A mask as a network makes it of one photo: `outlined`, and now and then lost thin parts, closed holes, a shadow.
+    """A mask such as a network makes of one photo: `outlined`, and sometimes lost thin parts, closed holes, a shadow.
 
     Args:
-        rng: Of this photo.
+        rng: Random numbers of this photo.
         alpha: uint8 [P, P], the truth, not empty.
-        session: Of the product.
+        session: Quality of the product's photos.
 
     Returns:
-        uint8 [P, P]; the truth when less than 60 % of it would be left.
+        uint8 [P, P]; the truth if less than 60 % of it would be left.
     """
     wrong = session.mask
     if wrong == 0:
@@ -110,7 +110,7 @@ def cut_out(rng: np.random.Generator, alpha: Pixels, session: Session) -> Pixels
     if rng.random() < 0.15 * wrong:  # thin parts are lost
         side = 2 * int(rng.uniform(0.5, 3) * unit) + 1
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
-    if rng.random() < 0.15 * wrong:  # a shadow is taken for product, or a bright spot for backdrop
+    if rng.random() < 0.15 * wrong:  # a shadow is mistaken for product, or a bright spot for backdrop
         rows, columns = np.nonzero((mask > 0.2) & (mask < 0.8))
         if len(rows):
             at = int(rng.integers(len(rows)))
@@ -121,16 +121,16 @@ def cut_out(rng: np.random.Generator, alpha: Pixels, session: Session) -> Pixels
 
 
 def outlined(alpha: Pixels, session: Session) -> Pixels:
-    """The outline that the product's masks have in common: softened corners, a rim too much or too little.
+    """The outline that the product's masks have in common: softened corners, a rim too wide or too narrow.
 
-    Frames in between should have it too, or a turn's outline changes from photo to frame and back.
+    In-between frames should have it too, otherwise the outline of a turn alternates between photos and frames.
 
     Args:
         alpha: uint8 [P, P], the truth, not empty.
-        session: Of the product.
+        session: Quality of the product's photos.
 
     Returns:
-        uint8 [P, P]; the truth when less than 60 % of it would be left.
+        uint8 [P, P]; the truth if less than 60 % of it would be left.
     """
     if session.mask == 0:
         return alpha
@@ -138,25 +138,26 @@ def outlined(alpha: Pixels, session: Session) -> Pixels:
 
 
 def _softened(alpha: Pixels, rim: float, level: float) -> NDArray[np.float32]:
-    """Float32 [P, P], 0 … 1; as steep as the blur was wide, and steep enough that nothing is nothing and product is product."""
+    """A softened mask, float32 [P, P], 0 … 1; its slope matches the blur, but always reaches both 0 and 1."""
     soft = cv2.GaussianBlur(alpha.astype(np.float32) / 255, (0, 0), rim * alpha.shape[0] / 256)
     slope = max(2.5 * rim, 0.5 / min(level, 1 - level))
     return np.asarray(np.clip((soft - level) * slope + 0.5, 0, 1), np.float32)
 
 
 def _unless_lost(mask: NDArray[np.float32], alpha: Pixels) -> Pixels:
-    found = (mask * 255).round().astype(np.uint8)
-    true, kept = int((alpha >= 128).sum()), int(((alpha >= 128) & (found >= 128)).sum())
-    return found if kept > 0.6 * true else alpha
+    """The mask as uint8, or the truth if too little of it would be left."""
+    pixels = (mask * 255).round().astype(np.uint8)
+    true, kept = int((alpha >= 128).sum()), int(((alpha >= 128) & (pixels >= 128)).sum())
+    return pixels if kept > 0.6 * true else alpha
 
 
 def own_crop(mask: Pixels, rng: np.random.Generator) -> Placement:
-    """A square around the product, as photos that were cropped one by one."""
+    """A square around the product, as in photos that were cropped one by one."""
     left, right, upper, lower = mask_box(mask >= 128)
     half = max(right - left, lower - upper) / 2 * (1.12 + rng.normal(0, 0.01))
     return Placement((left + right) / 2, (upper + lower) / 2, half)
 
 
 def cropped(image: Pixels, placement: Placement, *, outside: int) -> Pixels:
-    """The same number of pixels of another square."""
+    """Resample another square of a photo at the photo's own number of pixels."""
     return np.asarray(to_frame(image, placement, image.shape[0], outside=outside), np.uint8)

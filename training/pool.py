@@ -1,4 +1,4 @@
-"""Examples made by processes of their own while the trainer trains."""
+"""Worker processes that make examples while the trainer trains."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from training.examples import Example, Recipe, examples
 
 
 class Pool:
-    """Makes the examples of a stream of seeds, a few ahead.
+    """Makes the examples of a stream of seeds, a few ahead of time.
 
     Args:
-        jobs: Seeds and what is made of each, in this order; examples come out in the order in which they are done.
-        workers: Processes; with none, `ready` makes one example when it is asked.
+        jobs: Seeds and their recipes, in order; examples are returned in the order in which they are finished.
+        workers: Number of processes; with 0, `ready` makes one example whenever it is called.
     """
 
     def __init__(self, jobs: Iterable[tuple[int, Recipe]], workers: int) -> None:
         self.workers = workers
         self.made = self.dropped = self.asked = self.finished = 0
         self.exhausted = False
-        """The seeds are used up, and all that they gave has been taken."""
+        """Whether all seeds are used up and all their examples have been taken."""
         self._jobs = iter(jobs)
         self._ahead: set[Future[list[Example]]] = set()
         self._executor: ProcessPoolExecutor | None = None
@@ -47,7 +47,7 @@ class Pool:
             self._ahead.add(made)
 
     def ready(self, *, patience: float = 0.0) -> Iterator[Example]:
-        """Examples that are done, waiting for the first at most so many seconds.
+        """Yield finished examples, waiting at most `patience` seconds for the first.
 
         Raises:
             concurrent.futures.process.BrokenProcessPool: A process has died.
@@ -67,7 +67,7 @@ class Pool:
             yield from made
 
     def give_up(self) -> None:
-        """Ask for nothing more."""
+        """Request nothing more."""
         self._jobs, self._ahead = iter(()), set()
 
     def __enter__(self) -> Pool:
@@ -78,7 +78,7 @@ class Pool:
     ) -> None:
         if not self._executor:
             return
-        # What is in the making is not wanted any more.
+        # Unfinished examples are no longer wanted.
         for process in list(self._executor._processes.values()):
             process.kill()
         self._executor.shutdown(wait=False, cancel_futures=True)

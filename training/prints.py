@@ -1,4 +1,4 @@
-"""What is printed on products, or grows on them: labels with text, bar codes and pictures; wood, cloth, stone, skin."""
+"""Textures of products: labels with text, bar codes and pictures; wood, cloth, stone, skin."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ WORDS = [
     "warranty",
     "recycle",
 ]
-SMALLEST_PX = 5
+MIN_FONT_PX = 5
 
 
 @functools.lru_cache
 def font_files() -> tuple[str, ...]:
-    """TrueType files of this machine: packages with the entry point `fonts_ttf`, Matplotlib's, the system's DejaVu."""
+    """TrueType files on this machine: packages with the entry point `fonts_ttf`, Matplotlib's, the system's DejaVu."""
     packaged = [point.load() for point in entry_points(group="fonts_ttf")]
-    found = [path for files in packaged for path in (files.values() if isinstance(files, dict) else [files])]
+    paths = [path for files in packaged for path in (files.values() if isinstance(files, dict) else [files])]
     folders = [Path("/usr/share/fonts/truetype/dejavu")]
     try:
         import matplotlib  # type: ignore[import-not-found, unused-ignore]
@@ -135,14 +135,14 @@ def font_files() -> tuple[str, ...]:
     except ImportError:
         pass
     for folder in folders:
-        found += sorted(str(path) for path in folder.glob("DejaVu*.ttf") if "Display" not in path.name)
-    by_name = {Path(path).name: path for path in found}
+        paths += sorted(str(path) for path in folder.glob("DejaVu*.ttf") if "Display" not in path.name)
+    by_name = {Path(path).name: path for path in paths}
     return tuple(by_name[name] for name in sorted(by_name))
 
 
 @functools.lru_cache(maxsize=512)
 def font(index: int, px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """One of the fonts; Pillow's own where there is none."""
+    """One of the fonts, by index modulo their number; Pillow's own if there are none."""
     files = font_files()
     return ImageFont.truetype(files[index % len(files)], px) if files else ImageFont.load_default(px)
 
@@ -150,13 +150,13 @@ def font(index: int, px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def paint(
     rng: np.random.Generator, width: int, height: int, *, panels: int = 1, kind: Print | None = None
 ) -> NDArray[np.uint8]:
-    """A print, uint8 [height, width, 3].
+    """Make a print, uint8 [height, width, 3].
 
     Args:
-        rng: The same state gives the same print, where the same fonts are installed.
-        width: In pixels; the right edge meets the left.
+        rng: The same state gives the same print if the same fonts are installed.
+        width: In pixels; the right edge continues at the left.
         height: In pixels.
-        panels: Designed side by side; 4 for the sides of a box.
+        panels: Panels designed side by side; 4 for the sides of a box.
         kind: Default: mostly labels.
     """
     chosen = kind or rng.choice(["label", "pattern", "picture"], p=[0.78, 0.12, 0.1])
@@ -182,7 +182,7 @@ def _uneven(rng: np.random.Generator, width: int) -> NDArray[np.int64]:
 
 
 def _palette(rng: np.random.Generator) -> list[Colour]:
-    """A background, a band and inks that stand out."""
+    """A background, a band and contrasting inks."""
     base = rng.integers(0, 256, 3) if rng.random() < 0.65 else np.full(3, int(rng.integers(225, 256)))
     ink = np.full(3, 15) if base.mean() > 120 else np.full(3, 245)
     others = [rng.integers(0, 256, 3) for _ in range(3)]
@@ -227,7 +227,7 @@ def _title(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, heigh
     for _ in range(int(rng.integers(1, 4))):
         text = _words(rng, int(rng.integers(1, 3)))
         px = int(
-            np.clip(1.7 * width * rng.uniform(0.5, 1.0) / max(len(text), 3), SMALLEST_PX, height * 0.4 + SMALLEST_PX)
+            np.clip(1.7 * width * rng.uniform(0.5, 1.0) / max(len(text), 3), MIN_FONT_PX, height * 0.4 + MIN_FONT_PX)
         )
         x = int(width * rng.uniform(0.02, 0.15))
         outline = max(1, px // 14) if rng.random() < 0.2 else 0
@@ -240,7 +240,7 @@ def _title(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, heigh
 def _paragraph(
     rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, height: int, palette: list[Colour]
 ) -> None:
-    px = int(rng.integers(SMALLEST_PX, max(SMALLEST_PX + 1, min(18, height // 5 + SMALLEST_PX + 1))))
+    px = int(rng.integers(MIN_FONT_PX, max(MIN_FONT_PX + 1, min(18, height // 5 + MIN_FONT_PX + 1))))
     face, fill = font(int(rng.integers(2**16)), px), palette[1]
     x, y = int(width * rng.uniform(0, 0.6)), int(height * rng.uniform(0, 0.9))
     lines, table = int(rng.integers(2, 9)), rng.random() < 0.3
@@ -256,7 +256,7 @@ def _paragraph(
 
 
 def _bar_code(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
-    """95 modules as EAN-13 has, of widths 1 to 4, on white, digits below."""
+    """95 modules as in EAN-13, of widths 1 to 4, on white, with digits below."""
     module = max(1, int(min(width, 260) * rng.uniform(0.4, 0.9) / 105))
     tall = int(np.clip(module * 55, 8, height * 0.4))
     x0, y0 = int(rng.integers(0, max(1, width - 105 * module))), int(rng.integers(0, max(1, height - tall - 12)))
@@ -268,7 +268,7 @@ def _bar_code(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, he
             pen.rectangle([x, y0 + 3, x + run - 1, y0 + tall], fill=(8, 8, 8))
         x, dark = x + run, not dark
     digits = "".join(str(digit) for digit in rng.integers(0, 10, 13))
-    pen.text((x0 + 5 * module, y0 + tall), digits, fill=(8, 8, 8), font=font(0, max(SMALLEST_PX, 7 * module)))
+    pen.text((x0 + 5 * module, y0 + tall), digits, fill=(8, 8, 8), font=font(0, max(MIN_FONT_PX, 7 * module)))
 
 
 def _logo(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, height: int, palette: list[Colour]) -> None:
@@ -287,26 +287,26 @@ def _logo(rng: np.random.Generator, pen: ImageDraw.ImageDraw, width: int, height
 def clouds(
     rng: np.random.Generator, width: int, height: int, *, roughness: float = 1.0, stretch: float = 1.0
 ) -> NDArray[np.float32]:
-    """Fractal noise, about 0 … 1, float32 [height, width]; `stretch` above 1 draws it out vertically."""
+    """Fractal noise, about 0 … 1, float32 [height, width]; `stretch` above 1 elongates it vertically."""
     total = np.zeros((height, width), np.float32)
     weight, cells = 0.0, 2
     while cells < max(width, height):
         across, up = max(2, min(cells, width)), max(2, min(int(cells / stretch), height))
         coarse = rng.random((up, across), dtype=np.float32)
-        share = cells**-roughness
-        total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * share
-        weight, cells = weight + share, cells * 2
+        amplitude = cells**-roughness
+        total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * amplitude
+        weight, cells = weight + amplitude, cells * 2
     spread = (total / weight - 0.5) * 2.2 + 0.5
     return np.asarray(np.clip(spread, 0, 1), np.float32)
 
 
 def picture(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
-    """Something like a photo: colours that flow, soft and hard shapes, light and grain, uint8 [height, width, 3]."""
+    """Something like a photo: flowing colours, soft and hard shapes, light and grain, uint8 [height, width, 3]."""
     ramp = rng.random((5, 3)).astype(np.float32)
     field = clouds(rng, width, height, roughness=rng.uniform(0.7, 1.6))
     image = np.stack([np.interp(field, np.linspace(0, 1, 5), ramp[:, channel]) for channel in range(3)], -1)
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    for _ in range(int(rng.integers(1, 9))):  # round things with light on them
+    for _ in range(int(rng.integers(1, 9))):  # lit round objects
         r = min(width, height) * rng.uniform(0.06, 0.35)
         cx, cy, flat = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.6, 1.4)
         inside = 1 - ((x - cx) ** 2 + ((y - cy) * flat) ** 2) / r**2
@@ -318,17 +318,17 @@ def picture(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uin
 
 
 def surface(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
-    """A material, uint8 [height, width, 3]."""
+    """A random material, uint8 [height, width, 3]."""
     maker: Callable[[np.random.Generator, int, int], NDArray[np.float32]] = MATERIALS[int(rng.integers(len(MATERIALS)))]
     image = maker(rng, width, height)
     return np.asarray((np.clip(image, 0, 1) * 255).round(), np.uint8)
 
 
-def _between(rng: np.random.Generator, share: NDArray[np.float32], contrast: float = 1.0) -> NDArray[np.float32]:
-    """From one random colour to another."""
+def _between(rng: np.random.Generator, fraction: NDArray[np.float32], contrast: float = 1.0) -> NDArray[np.float32]:
+    """Interpolate between two random colours, float32 [H, W, 3]; `fraction` [H, W] is the weight of the second, 0 … 1."""
     first = rng.random(3)
     second = np.clip(first + (rng.random(3) - first) * contrast, 0, 1)
-    return np.asarray(first + share[..., None] * (second - first), np.float32)
+    return np.asarray(first + fraction[..., None] * (second - first), np.float32)
 
 
 def _wood(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
@@ -340,7 +340,7 @@ def _wood(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float
 
 
 def _plaid(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
-    """Stripes that cross: checks, tartans, ticking."""
+    """Crossing stripes: checks, tartans, ticking."""
     cell = max(4, int(rng.uniform(0.03, 0.2) * max(width, height)))
     count = int(rng.integers(2, 6))
     stops, colours = np.sort(rng.random(count)), rng.random((count, 3))
@@ -375,15 +375,15 @@ def _stone(rng: np.random.Generator, width: int, height: int) -> NDArray[np.floa
 
 def _brushed(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
     lines = rng.random((height, 1), dtype=np.float32) * np.ones((1, width), np.float32)
-    share = 0.5 + 0.5 * (cv2.GaussianBlur(lines, (0, 0), 1) - 0.5) + 0.3 * (clouds(rng, width, height) - 0.5)
-    return _between(rng, np.asarray(share, np.float32), 0.25)
+    fraction = 0.5 + 0.5 * (cv2.GaussianBlur(lines, (0, 0), 1) - 0.5) + 0.3 * (clouds(rng, width, height) - 0.5)
+    return _between(rng, np.asarray(fraction, np.float32), 0.25)
 
 
 def _skin(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
-    """Fruit and ceramics: one colour turning into another, faint mottling."""
+    """Fruit and ceramics: one colour blending into another, with faint mottling."""
     slope = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.ones((1, width), np.float32)
-    share = np.clip(slope + 0.7 * (clouds(rng, width, height, roughness=1.2) - 0.5), 0, 1)
-    return _between(rng, np.asarray(share, np.float32), rng.uniform(0.2, 1))
+    fraction = np.clip(slope + 0.7 * (clouds(rng, width, height, roughness=1.2) - 0.5), 0, 1)
+    return _between(rng, np.asarray(fraction, np.float32), rng.uniform(0.2, 1))
 
 
 def _dots(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""Procedural products: a few dozen solids, materials and prints that look enough like what shops sell.
+"""Procedural products: a few dozen kinds of solids, materials and prints that resemble what shops sell.
 
-A product is a union of two kinds of solids. A *loft* is a rounded rectangle whose width, depth and place change along its
+A product is a union of two kinds of solids. A *loft* is a rounded rectangle whose width, depth and position change along its
 own vertical axis: bottles, boxes, gables, shoes, legs, bent wires. An *arc* is part of a torus: handles. Lofts marked as
-cuts are taken away: the inside of a mug. Lengths are in half frames once `normalised`; +y is up.
+cuts are subtracted: the inside of a mug. Lengths are in half frames after `normalised`; +y is up.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from training.prints import Print, paint, surface
 
 SAMPLES = 33
-"""Of a loft's profiles, from its lower end to its upper."""
+"""Samples of a loft's profiles, from its lower end to its upper."""
 FILL = (0.5, 0.84)
 """Range of the largest extent of a normalised product [half frames]."""
-MOST_LOFTS, MOST_ARCS = 24, 8
+MAX_LOFTS, MAX_ARCS = 24, 8
 
 Vector = NDArray[np.float64]
 Curve = NDArray[np.float64]
@@ -28,22 +28,22 @@ Curve = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Finish:
-    """What a solid's surface looks like."""
+    """Appearance of a solid's surface."""
 
     colour: tuple[float, float, float]
-    """sRGB, 0 … 1; where there is no print."""
+    """sRGB, 0 … 1, where there is no print."""
     print: int | None = None
     """Index into `Product.prints`."""
     faces: bool = False
-    """The print's quarters are the four sides of a box; else it runs round."""
+    """Whether the print's quarters are the four sides of a box; otherwise it wraps around."""
     gloss: float = 0.1
     """Strength of reflections, 0 … 1."""
     roughness: float = 0.4
     """Width of highlights, 0 … 1."""
     metal: float = 0.0
-    """Share of reflection tinted by the colour, 0 … 1."""
+    """Fraction of the reflection that is tinted by the colour, 0 … 1."""
     clear: float = 0.0
-    """Share of light that goes through, 0 … 1."""
+    """Fraction of the light that is transmitted, 0 … 1."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ class Loft:
     profile: Curve
     """[SAMPLES, 4]: half width, half depth, shift along the width, shift along the depth."""
     corner: float
-    """Radius of the corners as a share of the shorter half side; 1 with equal sides is round."""
+    """Radius of the corners as a fraction of the shorter half side; 1 with equal sides is round."""
     finish: Finish
     cut: bool = False
+    """Whether the solid is subtracted."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,13 @@ class Arc:
     """Part of a torus in a vertical plane, open downwards in its own axes."""
 
     centre: Vector
+    """[3]."""
     rotation: Vector
+    """[3, 3]: columns are the arc's own axes in the world."""
     radius: float
     thickness: float
     half_angle: float
-    """Of the part that is there [radians], measured from its top; pi is a whole ring."""
+    """Half the angle that the arc spans [radians], measured from its top; pi is a whole ring."""
     flat: float
     """Its width across the plane, in thicknesses."""
     finish: Finish
@@ -80,27 +83,27 @@ class Arc:
 
 @dataclass(frozen=True)
 class Product:
-    """One thing to photograph."""
+    """A product to photograph."""
 
     kind: str
     lofts: tuple[Loft, ...]
     arcs: tuple[Arc, ...] = ()
     prints: tuple[NDArray[np.uint8], ...] = ()
-    """[h, w, 3] each."""
+    """uint8 [h, w, 3] each."""
     blend: float = 0.0
-    """Solids flow into one another over this distance [half frames]."""
+    """Distance over which solids blend into each other [half frames]."""
     bounds: Vector = field(default_factory=lambda: np.ones(3))
-    """Half extents of a box around the origin that holds everything."""
+    """Half extents of a box around the origin that contains everything, [3]."""
 
 
 class Shop:
-    """Draws random numbers and materials for one product, and keeps its prints.
+    """Draws random numbers and materials for one product, and collects its prints.
 
     Args:
-        rng: Of shapes.
-        paint: Of colours and prints, so that one shape can be painted in many ways.
-        print_px: Pixels of a print on each half frame of surface.
-        labels: Whether prints are labels mostly; else patterns.
+        rng: Random numbers of shapes.
+        paint: Random numbers of colours and prints, so that one shape can be painted in many ways.
+        print_px: Pixels of a print for each half frame of surface.
+        labels: Whether prints are mostly labels; otherwise patterns.
     """
 
     def __init__(self, rng: np.random.Generator, paint: np.random.Generator, print_px: float, labels: bool) -> None:
@@ -108,15 +111,15 @@ class Shop:
         self.prints: list[NDArray[np.uint8]] = []
 
     def between(self, low: float, high: float) -> float:
-        """Uniform."""
+        """A uniformly distributed number."""
         return float(self.rng.uniform(low, high))
 
-    def maybe(self, share: float) -> bool:
+    def maybe(self, probability: float) -> bool:
         """True with this probability."""
-        return bool(self.rng.random() < share)
+        return bool(self.rng.random() < probability)
 
     def colour(self) -> tuple[float, float, float]:
-        """White, grey and black are as common as colours are."""
+        """A random colour, sRGB, 0 … 1; white, grey and black are as common as other colours."""
         draw = self.paint.uniform
         if self.paint.random() < 0.45:
             grey, warm = draw(0.03, 0.95), draw(-0.04, 0.04)
@@ -126,7 +129,7 @@ class Shop:
         return shades[0], shades[1], shades[2]
 
     def finish(self, **fixed: float) -> Finish:
-        """Matt, satin, glossy or metal."""
+        """A matt, satin, glossy or metallic finish, with some fields fixed."""
         draw = self.paint.uniform
         style = int(self.paint.choice(4, p=[0.35, 0.3, 0.25, 0.1]))
         gloss = draw(*((0, 0.05), (0.05, 0.25), (0.25, 0.7), (0.4, 0.9))[style])
@@ -135,7 +138,7 @@ class Shop:
         return replace(finish, **fixed)  # type: ignore[arg-type]  # floats only
 
     def printed(self, across: float, up: float, *, faces: bool = False) -> Finish:
-        """A finish with a print made for a wrap of this length and height [half frames, before normalising]."""
+        """A finish with a print for a wrap of this length and height [half frames, before normalising]."""
         width, height = (int(np.clip(round(side * self.print_px), 16, 1600)) for side in (across, up))
         base = self.finish()
         kind: Print | None = None if self.labels else "pattern"
@@ -143,7 +146,7 @@ class Shop:
         return replace(base, print=len(self.prints) - 1, faces=faces, metal=0.0, gloss=min(base.gloss, 0.5))
 
     def grained(self, across: float, up: float, *, faces: bool = False) -> Finish:
-        """A material with a texture of its own: wood, cloth, stone, brushed metal."""
+        """A textured material of this length and height: wood, cloth, stone, brushed metal."""
         width, height = (int(np.clip(round(side * self.print_px), 16, 1200)) for side in (across, up))
         self.prints.append(surface(self.paint, width, height))
         gloss = self.paint.uniform(0, 0.2)
@@ -161,7 +164,7 @@ def turn_about(axis: int, angle: float) -> Vector:
 
 
 def curve(points: list[tuple[float, float]], smooth: int = 0) -> Curve:
-    """[SAMPLES] through (place 0 … 1, value) points, each corner softened over `smooth` samples."""
+    """A curve [SAMPLES] through points (position 0 … 1, value), with corners smoothed over `smooth` samples."""
     at, values = zip(*points, strict=True)
     line = np.interp(np.linspace(0, 1, SAMPLES), at, values)
     for _ in range(smooth):
@@ -172,9 +175,9 @@ def curve(points: list[tuple[float, float]], smooth: int = 0) -> Curve:
 def profile(
     width: Curve | float, depth: Curve | float | None = None, x: Curve | float = 0, z: Curve | float = 0
 ) -> Curve:
-    """[SAMPLES, 4]; the depth is the width unless it is given."""
+    """The profile of a loft, [SAMPLES, 4]; the depth equals the width unless it is given."""
     columns = [width, width if depth is None else depth, x, z]
-    return np.stack([np.broadcast_to(np.asarray(one, float), (SAMPLES,)) for one in columns], 1)
+    return np.stack([np.broadcast_to(np.asarray(column, float), (SAMPLES,)) for column in columns], 1)
 
 
 def loft(
@@ -187,19 +190,19 @@ def loft(
     rotation: Vector | None = None,
     cut: bool = False,
 ) -> Loft:
-    """A loft with plain tuples."""
+    """Make a loft from plain tuples."""
     return Loft(np.array(centre), np.eye(3) if rotation is None else rotation, half_height, sides, corner, finish, cut)
 
 
 def block(
     centre: tuple[float, float, float], half: tuple[float, float, float], finish: Finish, corner: float = 0.05
 ) -> Loft:
-    """A box."""
+    """Make a box."""
     return loft(centre, half[1], profile(half[0], half[2]), finish, corner=corner)
 
 
 def rod(begin: Vector, end: Vector, radius: float, finish: Finish, *, bend: float = 0.0) -> Loft:
-    """A round bar or wire from one point to another, bent sideways by `bend` in its middle."""
+    """Make a round bar or wire from one point to another, bent sideways by `bend` in its middle."""
     up = (end - begin) / np.linalg.norm(end - begin)
     side = np.cross(up, [0.3, 0.2, 1.0])
     side /= np.linalg.norm(side)
@@ -210,14 +213,14 @@ def rod(begin: Vector, end: Vector, radius: float, finish: Finish, *, bend: floa
 
 
 def hollowed(shell: Loft, wall: float, floor: float) -> Loft:
-    """What is taken out of a vessel."""
+    """The inside of a vessel, to be cut out of its shell."""
     inner = shell.profile.copy()
     inner[:, :2] = np.maximum(inner[:, :2] - wall, 0.004)
     return replace(shell, centre=shell.centre + np.array([0, floor, 0]), profile=inner, cut=True)
 
 
 def handle(shop: Shop, at: float, y: float, radius: float, finish: Finish, angle: float, *, level: bool = False) -> Arc:
-    """A ring that sticks out sideways at distance `at` from the axis; `level` lays it flat as a pot's ears are."""
+    """A ring that sticks out sideways at distance `at` from the axis; `level` lays it flat, like a pot's ears."""
     turn = turn_about(1, angle)
     axes = turn @ turn_about(2, -math.pi / 2) @ (turn_about(1, math.pi / 2) if level else np.eye(3))
     return Arc(
@@ -272,7 +275,7 @@ def can(shop: Shop) -> Product:
 
 
 def box(shop: Shop) -> Product:
-    """A printed box, thin ones too, sometimes with a band or a lid."""
+    """A printed box, sometimes thin, sometimes with a band or a lid."""
     w, h, d = shop.between(0.15, 0.6), shop.between(0.08, 0.7), shop.between(0.05, 0.5)
     skin = shop.printed(4 * (w + d), 2 * h, faces=True)
     parts = [block((0, 0, 0), (w, h, d), skin, shop.between(0.01, 0.12))]
@@ -404,7 +407,7 @@ def shoe(shop: Shop) -> Product:
 
 
 def blob(shop: Shop) -> Product:
-    """Rounded bodies flowing into one another: toys, fruit, figures, animals."""
+    """Rounded bodies blending into one another: toys, fruit, figures, animals."""
     cloth = [shop.grained(1.2, 0.8) if shop.maybe(0.5) else shop.finish() for _ in range(3)]
     parts = []
     for _ in range(int(shop.rng.integers(2, 8))):
@@ -418,7 +421,7 @@ def blob(shop: Shop) -> Product:
 
 
 def fruit(shop: Shop) -> Product:
-    """One nearly round thing, often bent, with a stem."""
+    """A single nearly round object, often bent, with a stem."""
     h = shop.between(0.3, 0.6)
     t = np.linspace(-1, 1, SAMPLES)
     belly = np.sqrt(np.maximum(1 - t**2, 0.01)) * (1 + shop.between(-0.35, 0.35) * t) * shop.between(0.25, 0.5)
@@ -489,7 +492,7 @@ def cabinet(shop: Shop) -> Product:
 
 
 def lamp(shop: Shop) -> Product:
-    """Thin things: a lamp, a wine glass, an umbrella stand: a foot, a thin stem, something on top."""
+    """Thin objects such as a lamp, a wine glass or an umbrella stand: a foot, a thin stem, something on top."""
     r, h = shop.between(0.15, 0.3), shop.between(0.35, 0.6)
     metal = shop.finish(metal=float(shop.maybe(0.5)))
     stem = shop.between(0.012, 0.04)
@@ -508,7 +511,7 @@ def lamp(shop: Shop) -> Product:
 
 
 def basket(shop: Shop) -> Product:
-    """Wires and bars: a basket, a rack, a stand: rings joined by thin rods."""
+    """Wires and bars, such as a basket, a rack or a stand: rings joined by thin rods."""
     r, h = shop.between(0.3, 0.5), shop.between(0.2, 0.45)
     wire, metal = shop.between(0.012, 0.03), shop.finish(metal=float(shop.maybe(0.6)))
     level = turn_about(0, math.pi / 2)
@@ -576,7 +579,7 @@ def bag(shop: Shop) -> Product:
 
 
 def assembly(shop: Shop) -> Product:
-    """Boxes, cylinders and rings put together at random: what nobody thought of."""
+    """Random boxes, cylinders and rings put together: shapes that nobody thought of."""
     parts = []
     for _ in range(int(shop.rng.integers(2, 7))):
         half = shop.rng.uniform(0.05, 0.35, 3)
@@ -632,7 +635,7 @@ KINDS: dict[str, tuple[Callable[[Shop], Product], float]] = {
     "bag": (bag, 1.5),
     "assembly": (assembly, 2.0),
 }
-"""Name -> how it is made, and how often."""
+"""Name -> function that makes the product, and its relative frequency."""
 
 
 def product(
@@ -643,30 +646,31 @@ def product(
     kind: str | None = None,
     labels: bool = True,
 ) -> Product:
-    """A random product, turned and normalised.
+    """Make a random product, turned and normalised.
 
     Args:
         rng: The same state gives the same shape.
-        paint: The same state gives the same colours and prints, where the same fonts are installed.
-        print_px: Pixels of a print on each half frame of surface.
+        paint: The same state gives the same colours and prints, if the same fonts are installed.
+        print_px: Pixels of a print for each half frame of surface.
         kind: One of `KINDS`; default: any.
-        labels: Whether prints are labels mostly; else patterns.
+        labels: Whether prints are mostly labels; otherwise patterns.
     """
     names = list(KINDS)
-    shares = np.array([KINDS[name][1] for name in names])
-    name = kind or str(rng.choice(names, p=shares / shares.sum()))
+    frequencies = np.array([KINDS[name][1] for name in names])
+    name = kind or str(rng.choice(names, p=frequencies / frequencies.sum()))
     made = KINDS[name][0](Shop(rng, paint, print_px, labels))
-    if len(made.lofts) > MOST_LOFTS or len(made.arcs) > MOST_ARCS:
+    if len(made.lofts) > MAX_LOFTS or len(made.arcs) > MAX_ARCS:
         raise ValueError(f"a {name} has {len(made.lofts)} lofts and {len(made.arcs)} arcs")
     off_axis = np.array([rng.normal(0, 0.02), 0, rng.normal(0, 0.02)])
     return normalised(made, float(rng.uniform(*FILL)), turn_about(1, float(rng.uniform(0, 2 * math.pi))), off_axis)
 
 
 def normalised(made: Product, extent: float, turn: Vector, off_axis: Vector) -> Product:
-    """The product turned, scaled so that its largest half extent is `extent`, its middle over `off_axis`."""
-    lofts = [replace(one, centre=turn @ one.centre, rotation=turn @ one.rotation) for one in made.lofts]
-    arcs = [replace(one, centre=turn @ one.centre, rotation=turn @ one.rotation) for one in made.arcs]
-    corners = np.concatenate([_corners(one) for one in lofts if not one.cut] + [_ring(one) for one in arcs])
+    """Turn a product, scale it so that its largest half extent is `extent`, and centre it at `off_axis`."""
+    lofts = [replace(solid, centre=turn @ solid.centre, rotation=turn @ solid.rotation) for solid in made.lofts]
+    arcs = [replace(solid, centre=turn @ solid.centre, rotation=turn @ solid.rotation) for solid in made.arcs]
+    outer = [_corners(solid) for solid in lofts if not solid.cut] + [_ring(solid) for solid in arcs]
+    corners = np.concatenate(outer)
     low, high = corners.min(0), corners.max(0)
     radius = float(np.hypot(*(corners - (low + high) / 2)[:, [0, 2]].T).max())
     scale = extent / max(radius, float(high[1] - low[1]) / 2)
@@ -675,33 +679,42 @@ def normalised(made: Product, extent: float, turn: Vector, off_axis: Vector) -> 
         made,
         lofts=tuple(
             replace(
-                one, centre=one.centre * scale + shift, half_height=one.half_height * scale, profile=one.profile * scale
+                solid,
+                centre=solid.centre * scale + shift,
+                half_height=solid.half_height * scale,
+                profile=solid.profile * scale,
             )
-            for one in lofts
+            for solid in lofts
         ),
         arcs=tuple(
-            replace(one, centre=one.centre * scale + shift, radius=one.radius * scale, thickness=one.thickness * scale)
-            for one in arcs
+            replace(
+                solid,
+                centre=solid.centre * scale + shift,
+                radius=solid.radius * scale,
+                thickness=solid.thickness * scale,
+            )
+            for solid in arcs
         ),
         blend=made.blend * scale,
         bounds=np.abs(np.stack([low, high]) * scale + shift).max(0) + 0.02,
     )
 
 
-def _corners(one: Loft) -> Vector:
+def _corners(solid: Loft) -> Vector:
     """Points that enclose a loft, [N, 3]."""
-    along = np.linspace(-1, 1, SAMPLES) * one.half_height
-    half_x, half_z, x, z = one.profile.T
-    round_ = one.corner > 0.99
+    along = np.linspace(-1, 1, SAMPLES) * solid.half_height
+    half_x, half_z, x, z = solid.profile.T
+    round_ = solid.corner > 0.99
     turns = np.linspace(0, 2 * math.pi, 17)
     ring = np.stack([np.cos(turns), np.sin(turns)], 1) if round_ else np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
     points = [np.stack([x + half_x * u, along, z + half_z * v], 1) for u, v in ring]
-    return np.concatenate(points) @ one.rotation.T + one.centre
+    return np.concatenate(points) @ solid.rotation.T + solid.centre
 
 
-def _ring(one: Arc) -> Vector:
-    turns = np.linspace(-one.half_angle, one.half_angle, 24)
-    reach = one.radius + one.thickness
+def _ring(solid: Arc) -> Vector:
+    """Points that enclose an arc, [N, 3]."""
+    turns = np.linspace(-solid.half_angle, solid.half_angle, 24)
+    reach = solid.radius + solid.thickness
     points = np.stack([np.sin(turns) * reach, np.cos(turns) * reach, np.zeros(24)], 1)
-    wide = np.array([0, 0, one.thickness * one.flat])
-    return np.concatenate([points - wide, points + wide]) @ one.rotation.T + one.centre
+    wide = np.array([0, 0, solid.thickness * solid.flat])
+    return np.concatenate([points - wide, points + wide]) @ solid.rotation.T + solid.centre

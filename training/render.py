@@ -1,8 +1,8 @@
-"""Photos of procedural products, in plain PyTorch on any device.
+"""Render photos of procedural products, in plain PyTorch on any device.
 
-The solids' signed distances are sampled once on a lattice, through which all rays of a photo march with one look-up a step,
-whatever the product is made of; hits are then refined, shaded and printed on by the solids themselves. Each pixel is the
-mean of `SUPER` x `SUPER` rays. Light and camera stand still while the product turns.
+The solids' signed distances are sampled once on a lattice, through which all rays of a photo march with one look-up for each
+step, whatever the product consists of; hits are then refined, shaded and textured by the solids themselves. Each pixel is the
+mean of `SUPER` x `SUPER` rays. Light and camera are fixed while the product turns.
 """
 
 from __future__ import annotations
@@ -25,37 +25,39 @@ SUPER = 2
 LATTICE = 144
 """Samples of the distance along each side of the product's box."""
 MARCHES, ROUND = 72, 8
-"""Steps at most, and between two clearings of rays that have ended."""
+"""Maximum number of steps, and steps between two removals of rays that have ended."""
 CAUTION = 0.8
-"""Share of a distance that is stepped: distances of lofts are estimates."""
+"""Fraction of a distance that each step covers, because distances to lofts are estimates."""
 CLOSE = 4e-3
-"""A ray has hit when the solids themselves are no farther [half frames]."""
+"""A ray has hit when the solids themselves are within this distance [half frames]."""
 EPS = 1.5e-3
-"""Half the base of the differences that give normals."""
+"""Half the step of the finite differences that give normals."""
 CHUNK = 1 << 18
-"""Points whose distances are taken from the solids at once."""
+"""Points whose distances to the solids are computed at once."""
 RAYS = 3 << 20
-"""Rays that march together: whole photos, as many as this holds, because small pieces of work leave a GPU idle."""
+"""Rays that march together: as many whole photos as fit, because small batches leave a GPU idle."""
 
 
 @dataclass(frozen=True)
 class Studio:
-    """Light and backdrop, in the camera's axes (right, up, towards)."""
+    """Light and backdrop, in the camera's axes (right, up, towards the camera)."""
 
     key: tuple[float, float, float]
     """Direction towards the main light."""
     ambient: float
-    """Share of light from everywhere."""
+    """Strength of the ambient light, relative."""
     warmth: float
-    """-1 … 1: the main light against the ambient."""
+    """Colour of the main light relative to the ambient, -1 … 1."""
     boxes: tuple[tuple[float, float, float, float], ...]
-    """Soft boxes that shine in reflections: azimuth, elevation, half width, half height [radians]."""
+    """Soft boxes that are seen in reflections: azimuth, elevation, half width, half height [radians]."""
     backdrop: tuple[float, float, float]
+    """sRGB, 0 … 1."""
     shadows: bool
+    """Whether the main light casts shadows."""
 
     @staticmethod
     def random(rng: np.random.Generator) -> Studio:
-        """A window, a lamp or a light tent."""
+        """A random studio: a window, a lamp or a light tent."""
         away, up = rng.uniform(-1.3, 1.3), rng.uniform(0.2, 1.2)
         boxes = tuple(
             (rng.uniform(-1.8, 1.8), rng.uniform(-0.2, 1.2), rng.uniform(0.08, 0.6), rng.uniform(0.1, 0.7))
@@ -77,18 +79,18 @@ class Studio:
 
 @dataclass(frozen=True)
 class Shots:
-    """V photos, P x P pixels, before any camera has spoilt them."""
+    """V photos, P x P pixels, before the camera's faults."""
 
     colour: Tensor
     """[V, 3, P, P], 0 … 1, sRGB, multiplied by alpha."""
     alpha: Tensor
     """[V, P, P], 0 … 1."""
-    nearness: Tensor
-    """[V, P, P]: mean over the product's share of a pixel, `NOTHING` beside it."""
+    view_z: Tensor
+    """[V, P, P]: mean view z over the part of a pixel that shows the product, `NOTHING` beside it."""
 
 
 class Solids:
-    """A product's distances on a device."""
+    """The solids of a product on a device, as a signed-distance function."""
 
     def __init__(self, product: Product, device: str | torch.device) -> None:
         def put(values: Sequence[object]) -> Tensor:
@@ -97,33 +99,33 @@ class Solids:
         lofts, arcs = product.lofts, product.arcs
         self.product, self.blend = product, product.blend
         self.bounds = put([product.bounds])[0]
-        self.cut = torch.tensor([one.cut for one in lofts], device=device)
-        self.centres, self.rotations = put([one.centre for one in lofts]), put([one.rotation for one in lofts])
-        self.heights, self.corners = put([one.half_height for one in lofts]), put([one.corner for one in lofts])
-        self.tables = put([_table(one) for one in lofts])  # [L, SAMPLES, 5]
+        self.cut = torch.tensor([solid.cut for solid in lofts], device=device)
+        self.centres, self.rotations = put([solid.centre for solid in lofts]), put([solid.rotation for solid in lofts])
+        self.heights, self.corners = put([solid.half_height for solid in lofts]), put([solid.corner for solid in lofts])
+        self.tables = put([_table(solid) for solid in lofts])  # [L, SAMPLES, 5]
         self.arcs = len(arcs)
         if arcs:
             self.arc_centres, self.arc_rotations = (
-                put([one.centre for one in arcs]),
-                put([one.rotation for one in arcs]),
+                put([solid.centre for solid in arcs]),
+                put([solid.rotation for solid in arcs]),
             )
-            self.radii, self.thick = put([one.radius for one in arcs]), put([one.thickness for one in arcs])
-            self.flat, self.ends = put([one.flat for one in arcs]), put([one.half_angle for one in arcs])
-        self.finishes: list[Finish] = [one.finish for one in lofts] + [one.finish for one in arcs]
+            self.radii, self.thick = put([solid.radius for solid in arcs]), put([solid.thickness for solid in arcs])
+            self.flat, self.ends = put([solid.flat for solid in arcs]), put([solid.half_angle for solid in arcs])
+        self.finishes: list[Finish] = [solid.finish for solid in lofts] + [solid.finish for solid in arcs]
 
     def parts(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each solid's distance at points [N, 3].
+        """Distance of each solid at points [N, 3].
 
         Returns:
-            [N, L + A] distances; [N, L, 3] places in the lofts' own axes; [N, L, 4] their profiles there.
+            Distances [N, L + A]; positions in the lofts' own axes [N, L, 3]; the lofts' profiles there [N, L, 4].
         """
         own = torch.einsum("nlc,lcd->nld", points[:, None] - self.centres, self.rotations)
         along = ((own[..., 1] / self.heights).clamp(-1, 1) + 1) * ((SAMPLES - 1) / 2)
         index = along.floor().clamp(max=SAMPLES - 2).long()
-        share = (along - index)[..., None]
+        fraction = (along - index)[..., None]
         flat = self.tables.flatten(0, 1)
         index = index + torch.arange(len(self.heights), device=points.device) * SAMPLES
-        profile = torch.lerp(flat[index], flat[index + 1], share)
+        profile = torch.lerp(flat[index], flat[index + 1], fraction)
         half_x, half_z, shift_x, shift_z, slope = profile.unbind(-1)
         corner = self.corners * torch.minimum(half_x, half_z)
         x = (own[..., 0] - shift_x).abs() - half_x + corner
@@ -143,40 +145,40 @@ class Solids:
         return torch.cat([distance, ring], 1), own, profile[..., :4]
 
     def joined(self, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole product's distance, [N], and which solid's surface is nearest, [N], from `parts`."""
+        """Distance to the whole product, [N], and index of the solid with the nearest surface, [N], from `parts`."""
         cut = functional.pad(self.cut, (0, self.arcs))
         added = torch.where(cut, torch.inf, distances)
-        least, which = added.min(1)
+        nearest, which = added.min(1)
         if self.blend > 0:
-            least = -self.blend * torch.logsumexp(-added / self.blend, 1)
+            nearest = -self.blend * torch.logsumexp(-added / self.blend, 1)
         if bool(self.cut.any()):
             away, by = torch.where(cut, -distances, -torch.inf).max(1)
-            which = torch.where(away > least, by, which)
-            least = torch.maximum(least, away)
-        return least, which
+            which = torch.where(away > nearest, by, which)
+            nearest = torch.maximum(nearest, away)
+        return nearest, which
 
     def distance(self, points: Tensor) -> Tensor:
-        """[N, 3] -> [N]."""
+        """Distance to the whole product, [N, 3] -> [N]."""
         return torch.cat([self.joined(self.parts(part)[0])[0] for part in torch.split(points, CHUNK)])
 
     def normals(self, points: Tensor) -> Tensor:
-        """Unit normals at [N, 3], by differences on a tetrahedron."""
+        """Unit normals at [N, 3], from differences on a tetrahedron."""
         corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=points.device)
         slopes = [corner * self.distance(points + corner * EPS)[:, None] for corner in corners]
         return functional.normalize(torch.stack(slopes).sum(0), dim=1)
 
 
-def _table(one: Loft) -> np.ndarray:
-    """A loft's profile, and by how much its steepest change shortens distances."""
-    step = 2 * one.half_height / (SAMPLES - 1)
-    rise = np.abs(np.diff(one.profile, axis=0)) / step
+def _table(solid: Loft) -> np.ndarray:
+    """A loft's profile, with the factor by which its steepest slope shortens distances, [SAMPLES, 5]."""
+    step = 2 * solid.half_height / (SAMPLES - 1)
+    rise = np.abs(np.diff(solid.profile, axis=0)) / step
     slope = np.maximum(rise[:, 0] + rise[:, 2], rise[:, 1] + rise[:, 3])
     around = np.maximum(np.pad(slope, (1, 0), mode="edge"), np.pad(slope, (0, 1), mode="edge"))
-    return np.concatenate([one.profile, 1 / np.sqrt(1 + around**2)[:, None]], 1)
+    return np.concatenate([solid.profile, 1 / np.sqrt(1 + around**2)[:, None]], 1)
 
 
 class Lattice:
-    """The product's distance, sampled."""
+    """The product's distance, sampled on a regular grid."""
 
     def __init__(self, solids: Solids, samples: int) -> None:
         device = solids.bounds.device
@@ -187,29 +189,32 @@ class Lattice:
         self.field = solids.distance(points).view(1, 1, samples, samples, samples)
 
     def at(self, points: Tensor) -> Tensor:
-        """[N, 3] -> [N]."""
+        """Interpolated distance, [N, 3] -> [N]."""
         grid = (points / self.half).view(1, -1, 1, 1, 3)
         return functional.grid_sample(self.field, grid, align_corners=True, padding_mode="border").flatten()
 
     def entered(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Where rays enter and leave the box, [N] each; they miss it where the first is not less than the second."""
+        """Distances at which rays enter and leave the box, [N] each; a ray misses it if the first is not less than the second."""
         safe = torch.where(directions.abs() < 1e-9, 1e-9, directions)
         first, second = (-self.half - origins) / safe, (self.half - origins) / safe
         return torch.minimum(first, second).amax(1).clamp(min=0), torch.maximum(first, second).amin(1)
 
 
 def march(lattice: Lattice, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of rays that may hit, and how far along.
+    """Find the rays that may hit, and their lengths.
 
     Args:
-        lattice: Of the product.
+        lattice: Distances of the product.
         origins: [N, 3].
-        directions: [N, 3], unit.
+        directions: [N, 3], unit vectors.
+
+    Returns:
+        Indices of the rays, [M], and their lengths, [M].
     """
     near, far = lattice.entered(origins, directions)
     live = (near < far).nonzero()[:, 0]
     travelled, ends = near[live], far[live]
-    found, lengths = [], []
+    hits, lengths = [], []
     for _ in range(MARCHES // ROUND):
         start, heading = origins[live], directions[live]
         distance = travelled
@@ -217,12 +222,12 @@ def march(lattice: Lattice, origins: Tensor, directions: Tensor) -> tuple[Tensor
             distance = lattice.at(start + heading * travelled[:, None])
             travelled = travelled + distance.clamp(min=-0.02) * CAUTION
         arrived = distance.abs() < CLOSE / 4
-        found.append(live[arrived])
+        hits.append(live[arrived])
         lengths.append(travelled[arrived])
         still = ~arrived & (travelled < ends)
         live, travelled, ends = live[still], travelled[still], ends[still]
     close = lattice.at(origins[live] + directions[live] * travelled[:, None]).abs() < 4 * CLOSE
-    return torch.cat([*found, live[close]]), torch.cat([*lengths, travelled[close]])
+    return torch.cat([*hits, live[close]]), torch.cat([*lengths, travelled[close]])
 
 
 @torch.no_grad()
@@ -241,17 +246,17 @@ def shoot(
 
     Args:
         product: Normalised.
-        camera: The true one.
-        azimuths_deg: One a photo.
-        studio: Light.
+        camera: The true camera.
+        azimuths_deg: One azimuth for each photo.
+        studio: Light and backdrop.
         size: Side of the photos [pixels].
-        device: Where to work.
-        lattice: Samples of the distance a side.
+        device: Where to compute.
+        lattice: Samples of the distance along each side.
         rays: Rays along each side of a pixel.
     """
     solids = Solids(product, device)
     field = Lattice(solids, lattice)
-    prints = [torch.tensor(one, device=device).permute(2, 0, 1).float() / 255 for one in product.prints]
+    prints = [torch.tensor(image, device=device).permute(2, 0, 1).float() / 255 for image in product.prints]
     together = max(1, RAYS // (size * rays) ** 2)
     parts = [azimuths_deg[begin : begin + together] for begin in range(0, len(azimuths_deg), together)]
     shots = [_shots(solids, field, prints, camera, part, studio, size, rays) for part in parts]
@@ -312,10 +317,10 @@ def shade(
         field: Its lattice.
         prints: [3, h, w] each.
         points: [N, 3].
-        heading: Of the rays that hit them, unit.
-        axes: [N, 3, 3]: the axes in the world of the camera that sees each point.
-        studio: Light, which stands still before the camera.
-        through: Follow light through clear materials.
+        heading: Directions of the rays that hit them, [N, 3], unit vectors.
+        axes: [N, 3, 3]: the axes, in the world, of the camera that sees each point.
+        studio: Light, which is fixed to the camera.
+        through: Whether to follow light through clear materials.
     """
     if not len(points):
         return points
@@ -339,8 +344,8 @@ def shade(
     glassy = clear > 0
     if through and bool(glassy.any()):
         behind = _behind(solids, field, prints, points[glassy], heading[glassy], normals[glassy], axes[glassy], studio)
-        share = clear[glassy, None] * (1 - grazing[glassy, None])
-        matt[glassy] = torch.lerp(matt[glassy], behind * (0.35 + 0.65 * albedo[glassy]), share)
+        fraction = clear[glassy, None] * (1 - grazing[glassy, None])
+        matt[glassy] = torch.lerp(matt[glassy], behind * (0.35 + 0.65 * albedo[glassy]), fraction)
     return (matt + strength * tint * shine * (0.4 + 0.6 * open_[:, None])).clamp(0, 1)
 
 
@@ -354,7 +359,7 @@ def _behind(
     axes: Tensor,
     studio: Studio,
 ) -> Tensor:
-    """What is seen through a clear surface: the far side of the same solid, and the backdrop."""
+    """Colour seen through a clear surface: the far side of the same solid, and the backdrop."""
     bent = functional.normalize(heading - 0.15 * normals, dim=1)
     at = points + bent * 0.03
     for _ in range(24):
@@ -367,11 +372,11 @@ def _behind(
 
 
 def painted(solids: Solids, prints: list[Tensor], points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-    """Each point's own colour, [N, 3], and gloss, roughness, metal and clearness, [N, 4]."""
+    """Albedo of each point, [N, 3], and gloss, roughness, metal and clearness, [N, 4]."""
     distances, own, profile = solids.parts(points)
     _, which = solids.joined(distances)
     finishes = solids.finishes
-    facts = [(*one.colour, one.gloss, one.roughness, one.metal, one.clear) for one in finishes]
+    facts = [(*finish.colour, finish.gloss, finish.roughness, finish.metal, finish.clear) for finish in finishes]
     table = torch.tensor(facts, device=points.device)[which]
     albedo, look = table[:, :3].clamp(0, 1).clone(), table[:, 3:]
     for index, finish in enumerate(finishes[: len(solids.heights)]):
@@ -394,7 +399,7 @@ def painted(solids: Solids, prints: list[Tensor], points: Tensor, normals: Tenso
 
 
 def _unrolled(own: Tensor, profile: Tensor, height: Tensor, normals: Tensor, faces: bool) -> Tensor:
-    """Where a loft's points lie on its print, [N, 2] in -1 … 1."""
+    """Texture coordinates of a loft's points on its print, [N, 2] in -1 … 1."""
     x, z = (
         (own[:, 0] - profile[:, 2]) / profile[:, 0].clamp(min=1e-3),
         (own[:, 2] - profile[:, 3]) / profile[:, 1].clamp(min=1e-3),
@@ -413,20 +418,20 @@ def _unrolled(own: Tensor, profile: Tensor, height: Tensor, normals: Tensor, fac
 
 
 def _unshadowed(field: Lattice, points: Tensor, normals: Tensor, key: Tensor) -> Tensor:
-    """Share of the main light that arrives, by Quilez' soft shadows."""
-    share, along = torch.ones_like(points[:, 0]), torch.full_like(points[:, 0], 0.03)
+    """Fraction of the main light that arrives, [N], by Quilez' soft shadows."""
+    lit, along = torch.ones_like(points[:, 0]), torch.full_like(points[:, 0], 0.03)
     start = points + normals * 0.015
     for _ in range(14):
         at = start + key * along[:, None]
         outside = ((at / field.half).abs() > 1).any(1)
         distance = torch.where(outside, 1.0, field.at(at))
-        share = torch.minimum(share, 10 * distance / along)
+        lit = torch.minimum(lit, 10 * distance / along)
         along = along + distance.clamp(0.02, 0.2)
-    return share.clamp(0, 1)
+    return lit.clamp(0, 1)
 
 
 def _open(field: Lattice, points: Tensor, normals: Tensor) -> Tensor:
-    """Ambient occlusion: how much room there is before a surface, 0.3 … 1."""
+    """Ambient occlusion: how much free space there is in front of a surface, [N], 0.3 … 1."""
     blocked = torch.zeros_like(points[:, 0])
     for step in (0.03, 0.07, 0.14):
         at = points + normals * step
@@ -436,7 +441,7 @@ def _open(field: Lattice, points: Tensor, normals: Tensor) -> Tensor:
 
 
 def _surroundings(directions: Tensor, roughness: Tensor, studio: Studio) -> Tensor:
-    """Light that comes from directions in the camera's axes, [N, 3]: soft boxes in a grey room."""
+    """Light from directions in the camera's axes, [N, 3]: soft boxes in a grey room."""
     azimuth = torch.atan2(directions[:, 0], directions[:, 2])
     elevation = directions[:, 1].clamp(-1, 1).asin()
     soft = 0.02 + 0.5 * roughness

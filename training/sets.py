@@ -1,9 +1,9 @@
-"""Real and scanned products to measure on, shrunk into one file that travels to the machine with the card.
+"""Pack real and scanned products for evaluation into one small file that travels to the machine with the GPU.
 
 python -m training.sets sets.zip FOLDER…
 
-A folder is `samples` or one of spins with `views.json` each, read as `benchmarks/orbit.py` reads them: the same photos are
-given, the same hidden, and masks are cut by the same network.
+A folder is `samples` or one of spins with a `views.json` each, read in the same way as by `benchmarks/orbit.py`: the same
+photos are given, the same are hidden, and masks are made by the same network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST = 256
-"""Photos are shrunk to this side [pixels]."""
+"""Photos are reduced to this side [pixels]."""
 QUALITY = 93
 
 
@@ -30,14 +30,14 @@ class Photo:
 
     azimuth_deg: float
     image: NDArray[np.uint8]
-    """[H, W, 3]."""
+    """uint8 [H, W, 3], sRGB."""
     mask: NDArray[np.uint8]
-    """[H, W]: of a given photo as gapray cuts it out, of a hidden one the best that is known."""
+    """uint8 [H, W]: gapray's own mask for a given photo, the best known one for a hidden photo."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One object, and what is given and hidden of it."""
+    """One object with its given and hidden photos."""
 
     name: str
     group: str
@@ -88,32 +88,32 @@ def pack(subjects: Iterator[Subject], path: Path) -> None:
 
 
 def from_folders(folders: list[str]) -> Iterator[Subject]:
-    """Read data sets where they lie; needs gapray's mask network."""
+    """Read data sets from their folders; needs gapray's mask network."""
     from benchmarks.orbit import objects
     from gapray.config import load_profile
     from gapray.models.load import load_mask
 
     network = load_mask(load_profile("classic", environment={}).packaging, threads=2)
     for folder in folders:
-        for one in objects(folder, network):
-            group = one.group if one.group != "product spins" or "scans" not in Path(folder).name else "scans"
+        for item in objects(folder, network):
+            group = item.group if item.group != "product spins" or "scans" not in Path(folder).name else "scans"
             yield Subject(
-                one.name,
+                item.name,
                 group,
-                tuple(Photo(shot.azimuth_deg, shot.photo, shot.mask) for shot in one.given),
+                tuple(Photo(shot.azimuth_deg, shot.photo, shot.mask) for shot in item.given),
                 tuple(
                     Photo(
                         shot.azimuth_deg,
                         shot.photo,
                         shot.true_mask if group == "samples" and shot.true_mask is not None else shot.mask,
                     )
-                    for shot in one.hidden
+                    for shot in item.hidden
                 ),
             )
 
 
 def main() -> None:
-    """Pack."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("to", type=Path)
     parser.add_argument("folders", nargs="+")

@@ -1,4 +1,4 @@
-"""Examples on the device that learns: a ring of products, from which batches are drawn."""
+"""Examples on the training device: a ring buffer of products, from which batches are drawn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from gapray.orbit.synthesis.inputs import NEAREST, Frames, Photos
-from training.examples import MOST_VIEWS, Example, Recipe
+from training.examples import MAX_VIEWS, Example, Recipe
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B frames, their photos, and what they should look like."""
+    """B frames, their photos, and what the frames should look like."""
 
     frames: Frames
     photos: Photos
@@ -21,17 +21,17 @@ class Batch:
     """[B, 3, S, S], multiplied by its alpha."""
     alpha: Tensor
     """[B, 1, S, S]."""
-    nearness: Tensor
-    """[B, 1, S, S], `NOTHING` beside the product."""
+    view_z: Tensor
+    """[B, 1, S, S]: true view z [half frames], `NOTHING` beside the product."""
 
 
 class Store:
-    """Room for so many products; the oldest make way.
+    """A buffer of a fixed number of products, in which new ones replace the oldest.
 
     Args:
-        capacity: Products.
-        recipe: Of the examples.
-        device: Where they lie.
+        capacity: Number of products.
+        recipe: Recipe of the examples.
+        device: Device of the buffer.
     """
 
     def __init__(self, capacity: int, recipe: Recipe, device: str) -> None:
@@ -43,10 +43,10 @@ class Store:
             return torch.empty(capacity, *shape, dtype=kind, device=device)
 
         self._arrays = {
-            "photos": room(MOST_VIEWS, 4, size, size, kind=torch.uint8),
-            "fronts": room(MOST_VIEWS, size, size, kind=torch.float16),
+            "photos": room(MAX_VIEWS, 4, size, size, kind=torch.uint8),
+            "fronts": room(MAX_VIEWS, size, size, kind=torch.float16),
             "frames": room(targets, 10, size, size, kind=torch.uint8),
-            "nearness": room(targets, 2, size, size, kind=torch.float16),
+            "view_z": room(targets, 2, size, size, kind=torch.float16),
             "truth": room(targets, 3, size, size, kind=torch.uint8),
             "views": room(targets, NEAREST, kind=torch.int64),
             "angles_deg": room(targets, NEAREST, kind=torch.float32),
@@ -66,7 +66,7 @@ class Store:
         self.added += 1
 
     def drawn(self, count: int, generator: torch.Generator) -> Batch:
-        """Random frames."""
+        """Random frames as a batch."""
         return self.at(torch.randint(0, len(self) * self.targets, (count,), generator=generator))
 
     def at(self, indices: Tensor) -> Batch:
@@ -77,14 +77,14 @@ class Store:
         views = arrays["views"][product, target]
         shown = arrays["photos"][product[:, None], views].float() / 255
         planes = arrays["frames"][product, target].float() / 255
-        nearness = arrays["nearness"][product, target].float()
+        view_z = arrays["view_z"][product, target].float()
         frames = Frames(
             morph=planes[:, :3],
             visibility=planes[:, 3:4],
             flow=planes[:, 4:7],
             flow_alpha=planes[:, 7:8],
             alpha=planes[:, 8:9],
-            nearness=nearness[:, :1],
+            view_z=view_z[:, :1],
             views=views,
             angles_deg=arrays["angles_deg"][product, target],
             turns=arrays["turns"][product, target],
@@ -92,11 +92,11 @@ class Store:
         )
         photos = Photos(shown[:, :, :3], shown[:, :, 3:], arrays["fronts"][product[:, None], views].float())
         truth = arrays["truth"][product, target].float() / 255
-        return Batch(frames, photos, truth, planes[:, 9:], nearness[:, 1:])
+        return Batch(frames, photos, truth, planes[:, 9:], view_z[:, 1:])
 
 
 def varied(batch: Batch, generator: torch.Generator) -> Batch:
-    """The same frames in other colours, and half of the time in a mirror."""
+    """The same frames with colour channels permuted, and half of the time mirrored."""
     device = batch.truth.device
     order = torch.randperm(3, generator=generator).to(device)
     frames, photos = batch.frames, batch.photos
@@ -107,10 +107,10 @@ def varied(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def mirrored(batch: Batch) -> Batch:
-    """Left and right exchanged, in pictures and in geometry."""
+    """Exchange left and right, in images and in geometry."""
     frames, photos = batch.frames, batch.photos
     sides = torch.tensor([-1.0, 1.0, 1.0], device=batch.truth.device)
-    pictures = ("morph", "visibility", "flow", "flow_alpha", "alpha", "nearness")
+    pictures = ("morph", "visibility", "flow", "flow_alpha", "alpha", "view_z")
     flipped = {name: getattr(frames, name).flip(-1) for name in pictures}
     frames = replace(
         frames,
@@ -120,4 +120,4 @@ def mirrored(batch: Batch) -> Batch:
         camera=frames.camera * torch.tensor([1.0, -1.0, 1.0], device=batch.truth.device),
     )
     photos = Photos(photos.colour.flip(-1), photos.alpha.flip(-1), photos.fronts.flip(-1))
-    return Batch(frames, photos, batch.truth.flip(-1), batch.alpha.flip(-1), batch.nearness.flip(-1))
+    return Batch(frames, photos, batch.truth.flip(-1), batch.alpha.flip(-1), batch.view_z.flip(-1))

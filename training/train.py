@@ -3,8 +3,8 @@
 python -m training.train --out FOLDER [--resume FOLDER] [--minutes M] [--steps N] …
 torchrun --nproc-per-node G -m training.train …        # G GPUs, each with its own products
 
-Several processes make examples (`training.pool`), the trainer draws batches from all that it has so far. It stops after so
-many minutes or steps, writes the state to resume from, the averaged weights, a validation table, a sheet of pictures, and a
+Several processes make examples (`training.pool`), and the trainer draws batches from all that it has so far. It stops after the
+given minutes or steps and writes the state to resume from, the averaged weights, a validation table, a sheet of pictures, and a
 line for the log.
 """
 
@@ -57,25 +57,25 @@ from training.store import Store, varied
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides a run."""
+class TrainingSettings:
+    """All settings of a run."""
 
     out: Path
     resume: Path | None = None
     start: Path | None = None
-    """Weights to begin with where there is no state to resume from."""
+    """Weights to start from if there is no state to resume from."""
     minutes: float = 8.0
-    """From the start of the process."""
+    """Measured from the start of the process."""
     steps: int = 1_000_000
     batch: int = 16
-    """Frames a step and GPU."""
+    """Frames for each step and GPU."""
     rate: float = 4e-4
     warm_up: int = 300
     """Steps over which the learning rate rises."""
     cool: float = 0.2
-    """Last share of the minutes (or steps, when they end sooner) over which it falls to nearly nothing."""
+    """Last fraction of the minutes (or steps, if they end sooner) over which it falls to nearly nothing."""
     average: float = 0.999
-    """Of the exponential average of weights, a step."""
+    """Decay of the exponential moving average of weights, for each step."""
     size: int = 256
     skins: int = 3
     targets: int = 6
@@ -83,11 +83,11 @@ class Plan:
     capacity: int = 1500
     """Products that are kept on a GPU."""
     first: int = 48
-    """Products that are there before the first step."""
+    """Products that are made before the first step."""
     workers: int = 14
-    """Processes a GPU that make products. They render on the GPU…"""
+    """Processes for each GPU that make products; they render on the GPU."""
     scene_device: str = "cpu"
-    """…and reconstruct here: `cpu` or `cuda`."""
+    """Device on which they reconstruct: `cpu` or `cuda`."""
     held_out: int = 24
     every: float = 90.0
     """Seconds between validations."""
@@ -98,23 +98,23 @@ class Plan:
 
 
 class Clock:
-    """How much of a run is over."""
+    """How much of a run is over, by time and by steps."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.begun, self.plan = time.monotonic(), plan
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.begun, self.settings = time.monotonic(), settings
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Time since the start [s]."""
         return time.monotonic() - self.begun
 
     def over(self, step: int) -> float:
-        """0 … 1."""
-        return max(self.seconds / 60 / self.plan.minutes, step / self.plan.steps)
+        """Fraction of the run that is over, from 0; 1 = finished."""
+        return max(self.seconds / 60 / self.settings.minutes, step / self.settings.steps)
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedState:
     """This process among those that train together."""
 
     rank: int
@@ -122,8 +122,8 @@ class Place:
     device: str
 
     @staticmethod
-    def found() -> Place:
-        """As torchrun says; joins the others."""
+    def initialize() -> DistributedState:
+        """Read torchrun's environment variables and join the other processes."""
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         cuda = torch.cuda.is_available()
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
@@ -132,50 +132,54 @@ class Place:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
         if world > 1:
-            # The first process measures for a minute while the others wait for it.
+            # The first process evaluates for a minute while the others wait for it.
             torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=10))
-        return Place(rank, world, device)
+        return DistributedState(rank, world, device)
 
-    def any(self, wish: bool) -> bool:
-        """Whether any process wishes it: all stop at the same step."""
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process, so that all stop at the same step."""
         if self.world == 1:
-            return wish
-        flag = torch.tensor(float(wish), device=self.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag > 0)
+            return flag
+        count = torch.tensor(float(flag), device=self.device)
+        torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
+        return bool(count > 0)
 
 
 class Learner:
-    """The network, the average of its weights, and how it changes."""
+    """The network, its averaged weights, and the optimiser."""
 
-    def __init__(self, plan: Plan, place: Place, network: Callable[[], Synthesis] = Synthesis) -> None:
+    def __init__(
+        self, settings: TrainingSettings, state: DistributedState, network: Callable[[], Synthesis] = Synthesis
+    ) -> None:
         torch.manual_seed(0)
-        self.plan, self.place = plan, place
-        self.network = network().to(place.device).to(memory_format=torch.channels_last)
-        if plan.start:
-            self.network.load_state_dict(load_network(plan.start, place.device).state_dict())
+        self.settings, self.state = settings, state
+        self.network = network().to(state.device).to(memory_format=torch.channels_last)
+        if settings.start:
+            self.network.load_state_dict(load_network(settings.start, state.device).state_dict())
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), plan.rate, betas=(0.9, 0.99), weight_decay=1e-2)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), settings.rate, betas=(0.9, 0.99), weight_decay=1e-2
+        )
         self.position = Position()
-        if plan.resume:
-            self.position = load_state(plan.resume, self.network, self.average, self.optimiser)
-        self.perceptual = _perceptual(place.device)
-        self.generator = torch.Generator().manual_seed(self.position.next_seed * 64 + place.rank)
+        if settings.resume:
+            self.position = load_state(settings.resume, self.network, self.average, self.optimiser)
+        self.perceptual = _perceptual(state.device)
+        self.generator = torch.Generator().manual_seed(self.position.next_seed * 64 + state.rank)
         self._forward: nn.Module = self.network
-        if plan.compile:
+        if settings.compile:
             self._forward = torch.compile(self.network)  # type: ignore[assignment]  # a module, says its documentation
-        if place.world > 1:
-            self._forward = DistributedDataParallel(self._forward, [place.rank] if place.device != "cpu" else None)
+        if state.world > 1:
+            self._forward = DistributedDataParallel(self._forward, [state.rank] if state.device != "cpu" else None)
 
     def learn(self, store: Store, over: float) -> dict[str, Tensor]:
-        """One step on random frames of the store, `over` of the run being over; the parts of its loss."""
-        plan, device = self.plan, self.place.device
-        level = min(1.0, (self.position.step + 1) / plan.warm_up, max(0.02, (1 - over) / plan.cool))
+        """Take one step on random frames of the store, with `over` of the run behind it; returns the terms of its loss."""
+        settings, device = self.settings, self.state.device
+        level = min(1.0, (self.position.step + 1) / settings.warm_up, max(0.02, (1 - over) / settings.cool))
         for group in self.optimiser.param_groups:
-            group["lr"] = plan.rate * level
-        batch = varied(store.drawn(plan.batch, self.generator), self.generator)
-        white = torch.rand(plan.batch, 1, 1, 1, generator=self.generator) < 0.4
-        background = torch.where(white, 1.0, torch.rand(plan.batch, 3, 1, 1, generator=self.generator)).to(device)
+            group["lr"] = settings.rate * level
+        batch = varied(store.drawn(settings.batch, self.generator), self.generator)
+        white = torch.rand(settings.batch, 1, 1, 1, generator=self.generator) < 0.4
+        background = torch.where(white, 1.0, torch.rand(settings.batch, 3, 1, 1, generator=self.generator)).to(device)
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
             drawn = self._forward(batch.frames, batch.photos)
         parts = losses(drawn, batch, background, self.perceptual)
@@ -183,7 +187,7 @@ class Learner:
         torch.autograd.backward(weighed(parts))
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
-        keep = min(plan.average, (1 + self.position.step) / (10 + self.position.step))
+        keep = min(settings.average, (1 + self.position.step) / (10 + self.position.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.network.parameters()), 1 - keep)
         self.position.step += 1
@@ -191,7 +195,7 @@ class Learner:
 
     @contextmanager
     def averaged(self) -> Iterator[Synthesis]:
-        """The network with its averaged weights, for as long as the block lasts."""
+        """The network with its averaged weights, for the duration of the block."""
         kept = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self._put(self.average)
         try:
@@ -207,15 +211,15 @@ class Learner:
 
 @dataclass
 class Run:
-    """One run of one process."""
+    """One run in one process."""
 
-    plan: Plan
-    place: Place
+    settings: TrainingSettings
+    state: DistributedState
     clock: Clock
     learner: Learner
     store: Store
     held: Store | None = None
-    """Held-out products; only the first process has them, and not before they are made."""
+    """Held-out products, once they are made; only in the first process."""
     measure: Measure | None = None
     steps: int = 0
     made: int = 0
@@ -225,42 +229,42 @@ class Run:
 
     def say(self, *words: object) -> None:
         """Print with the time, in the first process."""
-        if self.place.rank == 0:
+        if self.state.rank == 0:
             print(f"[{self.clock.seconds:6.1f} s]", *words, flush=True)
 
     def train(self, pool: Pool) -> None:
-        """Until time or steps are used up."""
-        while len(self.store) < self.plan.first and not pool.exhausted:
+        """Train until time or steps are used up."""
+        while len(self.store) < self.settings.first and not pool.exhausted:
             self._take(pool, patience=20.0)
-        self.say(f"{len(self.store)} products, {self.store.targets} frames each; training on {self.place.device}")
+        self.say(f"{len(self.store)} products, {self.store.targets} frames each; training on {self.state.device}")
         begun = validated = time.monotonic()
-        while not self.place.any(self.clock.over(self.steps) >= 1):
+        while not self.state.any(self.clock.over(self.steps) >= 1):
             if self.steps % 10 == 9:
                 self._take(pool)
             parts = self.learner.learn(self.store, self.clock.over(self.steps))
             self.steps += 1
             if self.steps % 200 == 1:
                 rate = self.steps / (time.monotonic() - begun)
-                found = {name: round(float(part), 4) for name, part in parts.items()}
-                self.say(f"step {self.learner.position.step} ({rate:.1f}/s), {self.made} products, {found}")
-            if time.monotonic() - validated > self.plan.every:
+                text = {name: round(float(part), 4) for name, part in parts.items()}
+                self.say(f"step {self.learner.position.step} ({rate:.1f}/s), {self.made} products, {text}")
+            if time.monotonic() - validated > self.settings.every:
                 self.validate()
                 validated = time.monotonic()
         own = pool.asked - (self.held.capacity if self.held is not None else 0)
-        self.learner.position.next_seed += own * self.place.world
+        self.learner.position.next_seed += own * self.state.world
         self.learner.position.minutes = round(self.learner.position.minutes + self.clock.seconds / 60, 2)
         self.say(f"stopped at step {self.learner.position.step}, {self.steps} of them now; {self.made} products")
 
     def validate(self) -> None:
-        """Draw held-out products."""
+        """Score held-out products."""
         if self.held and self.measure:
             with self.learner.averaged() as network:
-                found = means(validation(self.held, {"network": network}, self.measure))
-            self.say("validation", found)
-            self.trace.append({"step": self.learner.position.step, "made": self.made, **found})
+                scores = means(validation(self.held, {"network": network}, self.measure))
+            self.say("validation", scores)
+            self.trace.append({"step": self.learner.position.step, "made": self.made, **scores})
 
     def _take(self, pool: Pool, *, patience: float = 0.0) -> None:
-        """Move what is done from the pool to the store."""
+        """Move finished examples from the pool to the store."""
         try:
             for example in pool.ready(patience=patience):
                 if self.held is not None and int(example.name.split(".")[0]) >= HELD_OUT_SEED:
@@ -276,55 +280,57 @@ class Run:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train."""
-    plan = _plan(arguments)
-    clock, place = Clock(plan), Place.found()
+    """Train from the command line."""
+    settings = _parse_arguments(arguments)
+    clock, state = Clock(settings), DistributedState.initialize()
     recipe = Recipe(
-        plan.size,
-        plan.skins,
-        plan.targets,
-        plan.voxels,
-        lattice=plan.voxels,
-        renderer=place.device,
-        device=place.device if plan.scene_device == "cuda" else "cpu",
+        settings.size,
+        settings.skins,
+        settings.targets,
+        settings.voxels,
+        lattice=settings.voxels,
+        renderer=state.device,
+        device=state.device if settings.scene_device == "cuda" else "cpu",
     )
-    learner = Learner(plan, place)
-    run = Run(plan, place, clock, learner, Store(plan.capacity, recipe, place.device))
+    learner = Learner(settings, state)
+    run = Run(settings, state, clock, learner, Store(settings.capacity, recipe, state.device))
     subjects: list[Future[Prepared]] = []
     executor = None
-    seeds = itertools.count(learner.position.next_seed + place.rank, place.world)
+    seeds = itertools.count(learner.position.next_seed + state.rank, state.world)
     jobs: Iterator[tuple[int, Recipe]] = ((seed, recipe) for seed in seeds)
-    if place.rank == 0:
-        # Held-out products come first from the same processes.
-        run.held = Store(plan.held_out, recipe, place.device)
-        jobs = itertools.chain(held_out(plan.held_out, recipe), jobs)
+    if state.rank == 0:
+        # Held-out products come first, from the same processes.
+        run.held = Store(settings.held_out, recipe, state.device)
+        jobs = itertools.chain(held_out(settings.held_out, recipe), jobs)
         if isinstance(learner.perceptual, Perceptual):
-            run.measure = measure_with(Lpips("alex", device=place.device))
-        if plan.sets:
+            run.measure = measure_with(Lpips("alex", device=state.device))
+        if settings.sets:
             executor = ProcessPoolExecutor(2, get_context("spawn"))
-            subjects = [executor.submit(prepared, one) for one in load_sets(plan.sets)]
-    with Pool(jobs, plan.workers) as pool:
+            subjects = [executor.submit(prepared, subject) for subject in load_sets(settings.sets)]
+    with Pool(jobs, settings.workers) as pool:
         run.train(pool)
-    if place.rank == 0:
-        save_state(plan.out, learner.network, learner.average, learner.optimiser, learner.position)
-        save_network(learner.average, plan.out / "synthesis.safetensors")
+    if state.rank == 0:
+        save_state(settings.out, learner.network, learner.average, learner.optimiser, learner.position)
+        save_network(learner.average, settings.out / "synthesis.safetensors")
         _report(run, subjects)
     if executor:
         executor.shutdown(wait=False, cancel_futures=True)
-    if place.world > 1:
+    if state.world > 1:
         torch.distributed.destroy_process_group()
 
 
 def _report(run: Run, subjects: list[Future[Prepared]]) -> None:
-    """Evaluate, draw the sheet, write ``run.json`` and the log's line."""
-    plan, position, cards = run.plan, run.learner.position, run.place.world
+    """Evaluate, draw the sheet, and write ``run.json`` and the line for the log."""
+    settings, position, cards = run.settings, run.learner.position, run.state.world
     minutes = round(run.clock.seconds / 60, 2)
     groups: dict[str, Scores] = {}
     with run.learner.averaged() as network:
         if run.held:
-            cv2.imwrite(str(plan.out / "sheet.jpg"), sheet(run.held, network, 12)[..., ::-1])
+            cv2.imwrite(str(settings.out / "sheet.jpg"), sheet(run.held, network, 12)[..., ::-1])
         if run.measure:
-            groups = score_sets((one.result() for one in subjects), {"network": network}, run.measure, run.place.device)
+            groups = score_sets(
+                (subject.result() for subject in subjects), {"network": network}, run.measure, run.state.device
+            )
             if run.held:
                 groups["procedural"] = validation(run.held, {"network": network}, run.measure)
     print(as_text(groups), flush=True)
@@ -336,18 +342,18 @@ def _report(run: Run, subjects: list[Future[Prepared]]) -> None:
         "made": run.made * cards,
         "shapes": run.shapes * cards,
         "dropped": run.dropped * cards,
-        "batch": plan.batch * cards,
-        "size": plan.size,
+        "batch": settings.batch * cards,
+        "size": settings.size,
         "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cards": cards,
         "commit": _commit(),
-        "note": plan.note,
+        "note": settings.note,
         "trace": run.trace,
         "sets": {group: means(table) for group, table in groups.items()},
     }
-    (plan.out / "run.json").write_text(json.dumps({**line, "objects": groups}))
-    if plan.log:
-        with plan.log.open("a") as log:
+    (settings.out / "run.json").write_text(json.dumps({**line, "objects": groups}))
+    if settings.log:
+        with settings.log.open("a") as log:
             log.write(json.dumps(line) + "\n")
 
 
@@ -360,7 +366,7 @@ def _perceptual(device: str) -> nn.Module:
 
 
 def _commit() -> str:
-    """Of the working tree; the environment's GIT_COMMIT where there is no repository."""
+    """Commit of the working tree; the environment variable GIT_COMMIT if there is no repository."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
@@ -368,18 +374,21 @@ def _commit() -> str:
         return os.environ.get("GIT_COMMIT", "")
 
 
-def _plan(arguments: list[str] | None) -> Plan:
+def _parse_arguments(arguments: list[str] | None) -> TrainingSettings:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for one in fields(Plan):
-        flag = "--" + one.name.replace("_", "-")
-        if one.type == "bool":
+    for setting in fields(TrainingSettings):
+        flag = "--" + setting.name.replace("_", "-")
+        if setting.type == "bool":
             parser.add_argument(flag, action="store_true")
         else:
-            kind = {"int": int, "float": float, "str": str}.get(str(one.type), Path)
+            kind = {"int": int, "float": float, "str": str}.get(str(setting.type), Path)
             parser.add_argument(
-                flag, type=kind, default=None if one.name == "out" else one.default, required=one.name == "out"
+                flag,
+                type=kind,
+                default=None if setting.name == "out" else setting.default,
+                required=setting.name == "out",
             )
-    return Plan(**vars(parser.parse_args(arguments)))
+    return TrainingSettings(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
 from gapray.config import Profile, load_profile
-from gapray.fidelity.trunks import load_trunk
+from gapray.fidelity.trunks import load_backbone
 from gapray.models.cards import cards
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
@@ -111,7 +111,7 @@ def score_facts(catalog: str, profile: Profile) -> ScoreFacts:
     """
     names = model_names(profile.packaging, revisions(profile.packaging))
     return ScoreFacts(
-        new_run_id(), catalog, profile, names["mask"], names["identity"], load_trunk(profile.fidelity.net).sha256
+        new_run_id(), catalog, profile, names["mask"], names["identity"], load_backbone(profile.fidelity.net).sha256
     )
 
 

@@ -22,16 +22,16 @@ from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.config import Profile, canonical_hash
-from gapray.fidelity.foreign import MOST_FRAMES, AlignedScores, aligned_scores, refuse_strangers
+from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES, AlignedScores, aligned_scores, refuse_other_product
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS, FrameScore, Verdict, verdict
-from gapray.fidelity.shown import Shown, cut_out, known_masks, shown
+from gapray.fidelity.shown import NormalizedView, cut_out, known_masks, normalize_view
 from gapray.gap.package import GapPackage
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.orbit.weights import KEY_TOLERANCE_DEG
-from gapray.video.decode import made_of_frames, one_turn
+from gapray.video.decode import map_frames, one_turn
 from gapray.video.presets import preset_named
 
 OTHER_PRODUCTS = 3
@@ -90,12 +90,14 @@ def score_foreign(
     images = [decode_photo(read_bytes(photo["uri"], profile.packaging.decode.max_bytes)) for photo in held_out]
     truths = _merged(photos, preprocess.images(images, [photo["azimuth_deg"] for photo in held_out]))
     side = profile.packaging.decode.reference_side
-    clip = made_of_frames(Path(video), lambda frame: preprocess.images([frame])[0], most=MOST_FRAMES, side=side)
+    clip = map_frames(
+        Path(video), lambda frame: preprocess.images([frame])[0], max_frames=MAX_ALIGNED_FRAMES, side=side
+    )
     foreign_scores = aligned_scores(clip, truths, metric)
     products = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
     other_ids = [name for name in products if name != product_id][:OTHER_PRODUCTS]
     other_products = [preprocess.package(opened.package(name)) for name in other_ids]
-    refuse_strangers(foreign_scores, [aligned_scores(clip, other, metric) for other in other_products], str(video))
+    refuse_other_product(foreign_scores, [aligned_scores(clip, other, metric) for other in other_products], str(video))
     results = {label: foreign_scores}
     own_frames = _own_frames(opened, product_id)
     if own_frames is not None:
@@ -109,7 +111,7 @@ def score_foreign(
     }
     protocol = Protocol(
         net=metric.net,
-        trunk_sha256=metric.trunk.sha256,
+        trunk_sha256=metric.backbone.sha256,
         size=profile.fidelity.size,
         mask=facts.mask,
         framing="boxes",
@@ -129,13 +131,13 @@ class _Preprocessor:
     def __init__(self, network: MaskModel, facts: ScoreFacts) -> None:
         self._network, self._profile, self._mask = network, facts.profile, facts.mask
 
-    def images(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[Shown]:
+    def images(self, images: Sequence[Any], azimuths_deg: Sequence[float] | None = None) -> list[NormalizedView]:
         """Preprocess images, uint8 [H, W, 3] each, with their azimuths [degrees] if they are known."""
         azimuths = azimuths_deg or [0.0] * len(images)
         cuts = cut_out(images, azimuths, self._network, self._profile.packaging.mask)
-        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+        return [normalize_view(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
-    def package(self, package: GapPackage) -> list[Shown]:
+    def package(self, package: GapPackage) -> list[NormalizedView]:
         """Preprocess the photos of a package."""
         cuts = cut_out(
             [view.reference for view in package.views],
@@ -144,10 +146,10 @@ class _Preprocessor:
             self._profile.packaging.mask,
             within=known_masks(package, self._mask),
         )
-        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+        return [normalize_view(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
 
-def _merged(photos: Sequence[Shown], held_out: Sequence[Shown]) -> list[Shown]:
+def _merged(photos: Sequence[NormalizedView], held_out: Sequence[NormalizedView]) -> list[NormalizedView]:
     """Merge truth photos by ascending azimuth; at angles that both have, the package's own photo is kept."""
     extra = [
         photo
@@ -192,7 +194,7 @@ def _commit_scores(
     row: dict[str, Any],
     protocol: Protocol,
     results: dict[str, AlignedScores],
-    truths: Sequence[Shown],
+    truths: Sequence[NormalizedView],
     package: GapPackage,
 ) -> ForeignResult:
     captured_deg = [view.azimuth_deg for view in package.views]
@@ -214,7 +216,7 @@ def _commit_scores(
 
 
 def _frame_score(
-    label: str, index: int, truth: Shown, result: AlignedScores, captured_deg: Sequence[float]
+    label: str, index: int, truth: NormalizedView, result: AlignedScores, captured_deg: Sequence[float]
 ) -> FrameScore:
     key = any(abs(turned(truth.azimuth_deg, azimuth)) <= KEY_TOLERANCE_DEG for azimuth in captured_deg)
     return FrameScore(
@@ -232,7 +234,7 @@ def _frame_score(
     )
 
 
-def _notes(result: AlignedScores, truths: Sequence[Shown]) -> list[str]:
+def _notes(result: AlignedScores, truths: Sequence[NormalizedView]) -> list[str]:
     alignment = result.alignment
     direction = "with" if alignment.direction > 0 else "against"
     notes = [f"shows {alignment.span_deg:.0f} of 360 degrees, {direction} the azimuths"]

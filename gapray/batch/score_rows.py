@@ -15,7 +15,7 @@ from gapray.batch.render_stages import PACKAGE
 from gapray.batch.rows import ERROR_FIELDS, Row
 from gapray.catalog.schemas import REJECTS, SCORES, VERDICTS, VIEWS
 from gapray.fidelity.comparison import Comparison, Pair
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 
 TRUTH = pa.struct([("uri", pa.string()), ("azimuth_deg", pa.float64())])
 PENDING_SCORE = pa.schema(
@@ -57,7 +57,7 @@ GATHERED = pa.schema(
     ]
 )
 """A video, its package, and either truth photos or left-out views redrawn from the others."""
-_SHOWN = pa.struct(
+_VIEW = pa.struct(
     [
         ("azimuth_deg", pa.float64()),
         ("side", pa.int32()),
@@ -67,12 +67,12 @@ _SHOWN = pa.struct(
 )
 _PAIR = pa.struct(
     [
-        ("image", _SHOWN),
-        ("truth", _SHOWN),
+        ("image", _VIEW),
+        ("truth", _VIEW),
         ("kind", pa.string()),
         ("frame", pa.int32()),
         ("without", pa.int32()),
-        ("native", pa.struct([("image", _SHOWN), ("truth", _SHOWN)])),
+        ("native", pa.struct([("image", _VIEW), ("truth", _VIEW)])),
     ]
 )
 COMPARED = pa.schema(
@@ -80,8 +80,8 @@ COMPARED = pa.schema(
         *IDENTITY,
         pa.field("conditions_deg", pa.list_(pa.float64())),  # azimuths of the package's views
         pa.field("pairs", pa.list_(_PAIR)),
-        pa.field("given", pa.list_(_SHOWN)),
-        pa.field("clip", pa.list_(_SHOWN)),
+        pa.field("given", pa.list_(_VIEW)),
+        pa.field("clip", pa.list_(_VIEW)),
         pa.field("framing", pa.string()),
         pa.field("truth", pa.string()),
     ]
@@ -122,8 +122,8 @@ def comparison_columns(comparison: Comparison) -> Row:
     """Return a comparison as columns of `COMPARED`."""
     return {
         "pairs": [_pair_columns(pair) for pair in comparison.pairs],
-        "given": [_shown_columns(view) for view in comparison.given],
-        "clip": [_shown_columns(frame) for frame in comparison.clip],
+        "given": [_view_columns(view) for view in comparison.given],
+        "clip": [_view_columns(frame) for frame in comparison.clip],
         "framing": comparison.framing,
         "truth": comparison.truth,
     }
@@ -133,18 +133,18 @@ def comparison_of(row: Row) -> Comparison:
     """Return the comparison of `comparison_columns`; its arrays are read-only."""
     return Comparison(
         pairs=tuple(_pair(pair) for pair in row["pairs"]),
-        given=tuple(_shown(view) for view in row["given"]),
-        clip=tuple(_shown(frame) for frame in row["clip"]),
+        given=tuple(_view(view) for view in row["given"]),
+        clip=tuple(_view(frame) for frame in row["clip"]),
         framing=row["framing"],
         truth=row["truth"],
     )
 
 
 def _pair_columns(pair: Pair) -> Row:
-    native: Any = pair.native and {"image": _shown_columns(pair.native[0]), "truth": _shown_columns(pair.native[1])}
+    native: Any = pair.native and {"image": _view_columns(pair.native[0]), "truth": _view_columns(pair.native[1])}
     return {
-        "image": _shown_columns(pair.image),
-        "truth": _shown_columns(pair.truth),
+        "image": _view_columns(pair.image),
+        "truth": _view_columns(pair.truth),
         "kind": pair.kind,
         "frame": pair.frame,
         "without": pair.without,
@@ -153,11 +153,11 @@ def _pair_columns(pair: Pair) -> Row:
 
 
 def _pair(row: Row) -> Pair:
-    native = row["native"] and (_shown(row["native"]["image"]), _shown(row["native"]["truth"]))
-    return Pair(_shown(row["image"]), _shown(row["truth"]), row["kind"], row["frame"], row["without"], native)
+    native = row["native"] and (_view(row["native"]["image"]), _view(row["native"]["truth"]))
+    return Pair(_view(row["image"]), _view(row["truth"]), row["kind"], row["frame"], row["without"], native)
 
 
-def _shown_columns(view: Shown) -> Row:
+def _view_columns(view: NormalizedView) -> Row:
     return {
         "azimuth_deg": view.azimuth_deg,
         "side": view.mask.shape[0],
@@ -166,7 +166,7 @@ def _shown_columns(view: Shown) -> Row:
     }
 
 
-def _shown(row: Row) -> Shown:
+def _view(row: Row) -> NormalizedView:
     side = row["side"]
     image = np.frombuffer(row["pixels"], np.uint8).reshape(side, side, 3)
-    return Shown(row["azimuth_deg"], image, np.frombuffer(row["mask"], np.uint8).reshape(side, side))
+    return NormalizedView(row["azimuth_deg"], image, np.frombuffer(row["mask"], np.uint8).reshape(side, side))

@@ -36,7 +36,7 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.storage import Folder
 from gapray.config import SCORE_FORMAT, DecodeSettings, OrbitSettings, Profile, VideoSettings, canonical_hash
 from gapray.errors import InputError, ResourceError
-from gapray.fidelity.comparison import Drawn, Truth, compare, judged
+from gapray.fidelity.comparison import LeftOutFrame, Truth, compare, judge_comparison
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
@@ -207,7 +207,7 @@ class Compare:
             row["azimuths_deg"],
             self._network,
             truths=[Truth(truth["azimuth_deg"], picture_of(truth)) for truth in row["truths"]],
-            drawn=[Drawn(drawn["view"], picture_of(drawn)) for drawn in row["left_out"]],
+            drawn=[LeftOutFrame(drawn["view"], picture_of(drawn)) for drawn in row["left_out"]],
             orbit=orbit,
             mask=self._facts.profile.packaging.mask,
             settings=self._facts.profile.fidelity,
@@ -244,13 +244,13 @@ class Judge:
     def _judge(self, row: Row) -> tuple[list[Row], list[Row]]:
         profile = self._facts.profile
         comparison = comparison_of(row)
-        scores, verdicts = judged(comparison, self._metric, self._identity, profile.fidelity)
+        scores, verdicts = judge_comparison(comparison, self._metric, self._identity, profile.fidelity)
         for score in scores:
             if score.label == OURS:
                 observe("gapray_lpips", score.lpips, kind=score.kind)
         protocol = Protocol(
             net=self._metric.net,
-            trunk_sha256=self._metric.trunk.sha256,
+            trunk_sha256=self._metric.backbone.sha256,
             size=profile.fidelity.size,
             mask=self._facts.mask,
             framing=comparison.framing,

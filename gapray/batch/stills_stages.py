@@ -21,7 +21,7 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, canonical_hash
-from gapray.fidelity.same_product import Likeness, failings, load_judge
+from gapray.fidelity.same_product import Likeness, gate_failures, load_judge
 from gapray.models.cards import card_named
 from gapray.models.load import require
 from gapray.stills.load import load_still_backend, still_cards
@@ -154,7 +154,7 @@ class DrawStills:
     ) -> Row:
         settings = self._facts.profile.stills
         numbers = {name: value for name, value in likeness.as_dict().items() if name != "azimuth_deg"}
-        reasons = failings(likeness.reasons, likeness.same_percentile, settings.min_same)
+        reasons = gate_failures(likeness.reasons, likeness.same_percentile, settings.min_same)
         return {
             "product_id": row["product_id"],
             "key": key,

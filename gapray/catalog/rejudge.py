@@ -13,8 +13,8 @@ from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import utc_now
 from gapray.config import GateSettings
-from gapray.fidelity.same_product import failings
-from gapray.fidelity.score import OURS, Verdict, gated
+from gapray.fidelity.same_product import gate_failures
+from gapray.fidelity.score import OURS, Verdict, apply_gate
 
 ROWS_AT_ONCE = 4096
 
@@ -38,7 +38,7 @@ def rejudge_videos(catalog: Catalog, gate: GateSettings, run_id: str) -> int:
     changed: dict[str, dict[str, Any]] = {}
     for row in _rows(catalog.sql(query)) if catalog.folder.parts("verdicts") else ():
         key = row.pop("key")
-        found = gated(Verdict(**row), gate)
+        found = apply_gate(Verdict(**row), gate)
         judged = {"gate": found.gate, "reasons": list(found.reasons)}
         if judged != {"gate": row["gate"], "reasons": row["reasons"]}:
             changed[key] = judged
@@ -67,7 +67,7 @@ def rejudge_stills(catalog: Catalog, least_same: float | None, keys: Collection[
     """
     changed: dict[str, dict[str, Any]] = {}
     for row in _rows(catalog.table("stills", columns=["key", "gate", "reasons", "same_percentile"])):
-        reasons = failings(row["reasons"], row["same_percentile"], least_same)
+        reasons = gate_failures(row["reasons"], row["same_percentile"], least_same)
         judged = {"gate": "fail" if reasons else "pass", "reasons": reasons}
         if row["key"] in keys and judged != {"gate": row["gate"], "reasons": row["reasons"]}:
             changed[row["key"]] = judged

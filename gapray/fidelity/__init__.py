@@ -1,1 +1,1 @@
-"""How faithful frames are: metrics and, later, the protocol that makes their numbers comparable."""
+"""How faithful frames are: metrics, and the protocol that makes their numbers comparable."""

@@ -1,4 +1,4 @@
-"""What anybody could do with the same photos, drawn at any azimuth; none knows the product's shape."""
+"""Baselines: images at any azimuth that simple methods make of the same photos, without knowing the product's shape."""
 
 from __future__ import annotations
 
@@ -8,64 +8,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.azimuths import turned
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.weights import neighbours
 
 Image = NDArray[np.uint8]
 Mix = Callable[[Image, Image, float], Image]
-"""(first, second, share of the second) -> what lies between, uint8 [S, S, 3]."""
+"""(first, second, fraction of the second) -> the image between them, uint8 [S, S, 3]."""
 
 
-def nearest(given: Sequence[Shown], azimuth_deg: float) -> Shown:
-    """The photo nearest in angle."""
-    low, high, share = _around(given, azimuth_deg)
-    chosen = given[low if share <= 0.5 else high]
-    return Shown(azimuth_deg, chosen.image, chosen.mask)
+def nearest(given: Sequence[NormalizedView], azimuth_deg: float) -> NormalizedView:
+    """Return the photo nearest in angle."""
+    low, high, fraction = _around(given, azimuth_deg)
+    chosen = given[low if fraction <= 0.5 else high]
+    return NormalizedView(azimuth_deg, chosen.image, chosen.mask)
 
 
-def cross_fade(given: Sequence[Shown], azimuth_deg: float) -> Shown:
-    """The two nearest photos, one fading into the other."""
-    return _mixed(given, azimuth_deg, faded)
+def cross_fade(given: Sequence[NormalizedView], azimuth_deg: float) -> NormalizedView:
+    """Cross-fade the two nearest photos."""
+    return _mixed(given, azimuth_deg, blend)
 
 
-def flow_morph(given: Sequence[Shown], azimuth_deg: float) -> Shown:
-    """The two nearest photos moved along the optical flow between them, then faded: ordinary frame interpolation."""
-    return _mixed(given, azimuth_deg, flowed)
+def flow_morph(given: Sequence[NormalizedView], azimuth_deg: float) -> NormalizedView:
+    """Warp the two nearest photos along the optical flow between them, then cross-fade: ordinary frame interpolation."""
+    return _mixed(given, azimuth_deg, blend_along_flow)
 
 
-def front_view(given: Sequence[Shown], azimuth_deg: float) -> Shown:
-    """The front photo at every angle: all that a weight-free engine can make of one image. A straw man, and named so."""
-    front = min(given, key=lambda one: min(one.azimuth_deg % 360, -one.azimuth_deg % 360))
-    return Shown(azimuth_deg, front.image, front.mask)
+def front_view(given: Sequence[NormalizedView], azimuth_deg: float) -> NormalizedView:
+    """Return the front photo at every angle: all that a weight-free engine can do with one image. A deliberately weak baseline."""
+    front = min(given, key=lambda view: min(view.azimuth_deg % 360, -view.azimuth_deg % 360))
+    return NormalizedView(azimuth_deg, front.image, front.mask)
 
 
-BASELINES: dict[str, Callable[[Sequence[Shown], float], Shown]] = {
+BASELINES: dict[str, Callable[[Sequence[NormalizedView], float], NormalizedView]] = {
     "nearest view": nearest,
     "cross-fade": cross_fade,
     "flow morph": flow_morph,
     "front view only": front_view,
 }
-"""Label -> drawer."""
+"""Label -> function that draws a baseline from the given photos at an azimuth."""
 
 
-def faded(first: Image, second: Image, share: float) -> Image:
-    """Weighted mean."""
-    return np.rint(first * (1 - share) + second * share).astype(np.uint8)
+def blend(first: Image, second: Image, fraction: float) -> Image:
+    """Weighted mean of two images; `fraction` is the weight of the second, 0 … 1."""
+    return np.rint(first * (1 - fraction) + second * fraction).astype(np.uint8)
 
 
-def flowed(first: Image, second: Image, share: float) -> Image:
-    """Both images moved along the optical flow to the time in between, then faded."""
-    motion = motion_between(first, second, share)
+def blend_along_flow(first: Image, second: Image, fraction: float) -> Image:
+    """Both images warped along the optical flow to the time in between, then cross-faded."""
+    motion = motion_between(first, second, fraction)
     return np.rint(motion.applied(first.astype(np.float32), second.astype(np.float32))).astype(np.uint8)
 
 
-def _mixed(given: Sequence[Shown], azimuth_deg: float, mix: Mix) -> Shown:
-    low, high, share = _around(given, azimuth_deg)
+def _mixed(given: Sequence[NormalizedView], azimuth_deg: float, mix: Mix) -> NormalizedView:
+    low, high, fraction = _around(given, azimuth_deg)
     first, second = given[low], given[high]
-    before, after = (np.repeat(one.mask[..., None], 3, 2) for one in (first, second))
-    return Shown(azimuth_deg, mix(first.image, second.image, share), mix(before, after, share)[..., 0])
+    first_mask, second_mask = (np.repeat(view.mask[..., None], 3, 2) for view in (first, second))
+    mask = mix(first_mask, second_mask, fraction)[..., 0]
+    return NormalizedView(azimuth_deg, mix(first.image, second.image, fraction), mask)
 
 
-def _around(given: Sequence[Shown], azimuth_deg: float) -> tuple[int, int, float]:
-    return neighbours({index: turned(one.azimuth_deg, azimuth_deg) for index, one in enumerate(given)})
+def _around(given: Sequence[NormalizedView], azimuth_deg: float) -> tuple[int, int, float]:
+    return neighbours({index: turned(view.azimuth_deg, azimuth_deg) for index, view in enumerate(given)})

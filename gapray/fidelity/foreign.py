@@ -1,4 +1,4 @@
-"""A video that somebody else made, against the photos of a product: aligned, and honest about what that hides."""
+"""Score a video that somebody else made against a product's photos; alignment is part of the score, and reported."""
 
 from __future__ import annotations
 
@@ -11,88 +11,92 @@ from numpy.typing import NDArray
 from gapray.errors import InputError
 from gapray.fidelity.align import Alignment, align
 from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 
-MOST_FRAMES = 96
-"""Frames that are read of a longer video, evenly spaced."""
+MAX_ALIGNED_FRAMES = 96
+"""Longer videos are sampled down to this many frames, evenly spaced."""
 SAME_PRODUCT = 0.85
-"""Aligned cost over the cost of the best other product's photos, from which on a video is taken for the other product's."""
+"""A video is taken for another product's when its aligned cost, over that of the best other product's photos, is larger."""
 STRANGE_COST = 0.5
-"""Aligned LPIPS from which on a video is refused whatever it is compared with: most pairs of products, cropped alike, lie above
+"""A video with a larger aligned LPIPS is always refused: most pairs of different products, cropped alike, lie above
 (docs/fidelity.md)."""
 ALIKE_COST = 0.4
-"""Aligned LPIPS of two products' photos below which one is no null for the other: a video of the one fits the other too."""
+"""Below this aligned LPIPS two products look too alike to serve as each other's null: a video of one matches the other too."""
 
 
 @dataclass(frozen=True)
 class AlignedScores:
-    """Scores of one video. Angles that no frame shows count at the cost of the frame that shows the nearest angle."""
+    """Scores of one video. Angles that no frame shows are scored with the frame that shows the nearest angle."""
 
     alignment: Alignment
     chosen: tuple[int, ...]
-    """Frame that stands for each angle."""
+    """Index of the frame that represents each angle."""
     lpips: tuple[float, ...]
-    """[A], one a true angle."""
+    """LPIPS at each true angle, [A]."""
 
     @property
     def mean(self) -> float:
-        """Over all angles, the uncovered ones included."""
+        """Mean LPIPS over all angles, including those that no frame shows."""
         return float(np.mean(self.lpips))
 
 
-def aligned_scores(frames: Sequence[Shown], truths: Sequence[Shown], metric: Lpips) -> AlignedScores:
-    """Lay a video along the true angles and score it there.
+def aligned_scores(frames: Sequence[NormalizedView], truths: Sequence[NormalizedView], metric: Lpips) -> AlignedScores:
+    """Align a video to the true angles and score it there.
 
     Args:
-        frames: In order, framing ``boxes``; their azimuths are not looked at.
-        truths: Ascending azimuths, framing ``boxes``.
-        metric: Loaded.
+        frames: In order, framing ``boxes``; their azimuths are ignored.
+        truths: Photos with ascending azimuths, framing ``boxes``.
+        metric: The LPIPS network.
 
     Raises:
         InputError: `score.too_short`.
     """
     if len(frames) < 2 or len(truths) < 3:
         raise InputError("score.too_short", f"{len(frames)} frames and {len(truths)} photos cannot be aligned")
-    cost = metric.all_pairs(np.stack([one.image for one in frames]), np.stack([one.image for one in truths]))
-    found = align(cost, np.array([one.azimuth_deg for one in truths]))
-    chosen = [_best_frame(cost, found, angle) for angle in range(len(truths))]
-    return AlignedScores(found, tuple(chosen), tuple(float(cost[frame, angle]) for angle, frame in enumerate(chosen)))
+    images, photos = (np.stack([view.image for view in views]) for views in (frames, truths))
+    cost = metric.all_pairs(images, photos)
+    alignment = align(cost, np.array([truth.azimuth_deg for truth in truths]))
+    chosen = [_best_frame(cost, alignment, angle) for angle in range(len(truths))]
+    lpips = tuple(float(cost[frame, angle]) for angle, frame in enumerate(chosen))
+    return AlignedScores(alignment, tuple(chosen), lpips)
 
 
-def unlike(photos: Sequence[Shown], others: Sequence[Sequence[Shown]], metric: Lpips) -> list[Sequence[Shown]]:
-    """Those of several products' photos that look unlike a product's, so that they can be a null for its videos.
+def dissimilar_products(
+    photos: Sequence[NormalizedView], others: Sequence[Sequence[NormalizedView]], metric: Lpips
+) -> list[Sequence[NormalizedView]]:
+    """Select the products that look different enough from one product to serve as a null for its videos.
 
     Args:
-        photos: Of the product, ascending azimuths, framing ``boxes``; at least three.
-        others: The same of each other product.
-        metric: Loaded.
+        photos: The product's photos, ascending azimuths, framing ``boxes``; at least three.
+        others: The photos of each other product, likewise.
+        metric: The LPIPS network.
     """
     return [other for other in others if aligned_scores(photos, other, metric).alignment.cost >= ALIKE_COST]
 
 
-def refuse_strangers(mine: AlignedScores, others: Sequence[AlignedScores], what: str) -> None:
+def refuse_other_product(own: AlignedScores, others: Sequence[AlignedScores], what: str) -> None:
     """Refuse a video that shows another product.
 
     Args:
-        mine: Against the product it is said to show.
-        others: Against other products of the catalogue, as many as are at hand.
-        what: Of the message.
+        own: Scores against the product that the video is said to show.
+        others: Scores against other products of the catalogue, as many as are available.
+        what: Names the video in the error message.
 
     Raises:
         InputError: `score.not_this_product`.
     """
     null = min((other.alignment.cost for other in others), default=None)
-    if mine.alignment.cost > (STRANGE_COST if null is None else min(STRANGE_COST, SAME_PRODUCT * null)):
+    if own.alignment.cost > (STRANGE_COST if null is None else min(STRANGE_COST, SAME_PRODUCT * null)):
         beside = "" if null is None else f", {null:.2f} against another product's photos"
-        raise InputError("score.not_this_product", f"{what}: LPIPS {mine.alignment.cost:.2f} after alignment{beside}")
+        raise InputError("score.not_this_product", f"{what}: LPIPS {own.alignment.cost:.2f} after alignment{beside}")
 
 
-def _best_frame(cost: NDArray[np.float64], found: Alignment, angle: int) -> int:
-    """The best of the frames that show an angle, or the frame next to them; else one that shows the nearest angle."""
-    shown = np.array(found.angles)
+def _best_frame(cost: NDArray[np.float64], alignment: Alignment, angle: int) -> int:
+    """The best frame among those that show an angle and their neighbours; failing that, one that shows the nearest angle."""
+    shown = np.array(alignment.angles)
     count = cost.shape[1]
     apart = np.abs((shown - angle + count // 2) % count - count // 2)
-    at = np.flatnonzero(apart == apart.min())
+    frames = np.flatnonzero(apart == apart.min())
     if apart.min() == 0:
-        at = np.unique(np.clip(np.concatenate([at - 1, at, at + 1]), 0, len(shown) - 1))
-    return int(at[cost[at, angle].argmin()])
+        frames = np.unique(np.clip(np.concatenate([frames - 1, frames, frames + 1]), 0, len(shown) - 1))
+    return int(frames[cost[frames, angle].argmin()])

@@ -1,4 +1,4 @@
-"""How alike an image and its truth are, but for LPIPS. All take uint8 sRGB images and uint8 masks, 128 and above = product."""
+"""Image metrics other than LPIPS. All take uint8 sRGB images and uint8 masks, 128 and above = product."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PSNR_CEILING_DB = 100.0
-"""PSNR of identical images, where the formula has no value."""
+"""PSNR of identical images, for which the formula is infinite."""
 
 
 def psnr(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
@@ -31,12 +31,12 @@ def ssim(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
 
 def silhouette_iou(mask: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     """Intersection over union of two silhouettes, 0 … 1, higher is better; 1 when both are empty."""
-    ours, theirs = mask >= 128, truth >= 128
-    union = int((ours | theirs).sum())
-    return float((ours & theirs).sum() / union) if union else 1.0
+    first, second = mask >= 128, truth >= 128
+    union = int((first | second).sum())
+    return float((first & second).sum() / union) if union else 1.0
 
 
 def identity_cosine(features: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
     """Cosine of the 512 appearance features of two identity embeddings, -1 … 1, higher is better."""
-    a, b = (np.asarray(one[:512], np.float64) for one in (features, truth))
+    a, b = (np.asarray(embedding[:512], np.float64) for embedding in (features, truth))
     return float(a @ b) / max(float(np.linalg.norm(a)) * float(np.linalg.norm(b)), 1e-12)

@@ -1,4 +1,4 @@
-"""How a number was made: written beside every score, so that two numbers are compared only where they may be."""
+"""How a score was measured: stored beside every score, so that only comparable numbers are compared."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gapray.config import canonical_hash
 from gapray.fidelity.shown import Framing
 
 TruthKind = Literal["held-out", "leave-one-out", "given"]
-"""``held-out``: photos that the generator never saw. ``leave-one-out``: generated from the other views, scored at the one
-left out. ``given``: photos that the generator saw, for foreign videos only."""
+"""``held-out``: photos that the generator never saw. ``leave-one-out``: a view generated from the other views is scored
+against the one left out. ``given``: photos that the generator saw, for foreign videos only."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What one set of scores was measured with."""
+    """The conditions that one set of scores was measured under."""
 
     net: str
     trunk_sha256: str
@@ -33,12 +33,12 @@ class Protocol:
     resampling: str = "area"
     lpips_version: str = "0.1"
     aligned: bool = False
-    """Frames were laid along the true angles by time warping, with the freedom that this gives."""
+    """Whether frames were matched to the true angles by time warping, with the freedom that this allows."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The protocol as plain data, for JSON."""
         return asdict(self)
 
     def digest(self) -> str:
-        """Part of `scores.key`."""
+        """Hash of the protocol, part of `scores.key`."""
         return canonical_hash(self.as_dict())

@@ -1,4 +1,4 @@
-"""Pairs of image and truth -> scores; scores of one video -> a verdict."""
+"""Scores of image-truth pairs, and verdicts on whole videos."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ import numpy as np
 from gapray.config import GateSettings
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.metrics import identity_cosine, psnr, silhouette_iou, ssim
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 from gapray.models.identity import IdentityModel
 
 OURS = "gapray"
 NATIVE_BATCH = 16
-"""Pairs at a video's own size in one forward pass."""
-Kind = Literal["key", "in-between"]
-"""``key``: the generator saw the photo of this very angle. Means never mix the two."""
+"""Pairs in one forward pass at a video's own size."""
+AngleKind = Literal["key", "in-between"]
+"""``key``: the generator saw the photo of this angle. The two kinds are never averaged together."""
 
 
 @dataclass(frozen=True)
 class FrameScore:
-    """One image against the photo of its angle."""
+    """Scores of one image against the photo of its angle."""
 
     label: str
     frame: int | None
-    """Index in the video; None for what is no frame of one."""
+    """Index of the frame in the video; None for an image that is not one of its frames."""
     azimuth_deg: float
-    kind: Kind
+    kind: AngleKind
     lpips: float
     lpips_native: float | None
     psnr: float | None
     ssim: float | None
     iou: float | None
     identity: float | None
-    """Null, as the three above, for aligned foreign videos, whose pixels are only roughly in place."""
+    """None, like the three above, for aligned foreign videos, whose pixels are only roughly in place."""
     product_share: float
-    """Share of the truth image that is product: white background dilutes every score by it."""
+    """Fraction of the truth image that is product; the white background dilutes every score accordingly."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For rows and JSON."""
+        """The fields as plain data, for rows and JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """Images of one label against truths, one to one."""
+    """Images with one label and their truths, one to one."""
 
     label: str
     """Who made the images."""
-    images: Sequence[Shown]
+    images: Sequence[NormalizedView]
     """At the protocol's size."""
-    truths: Sequence[Shown]
+    truths: Sequence[NormalizedView]
     """At the same size."""
-    kinds: Sequence[Kind]
+    kinds: Sequence[AngleKind]
     frames: Sequence[int | None] | None = None
     """Index of each image in its video."""
-    native: Sequence[tuple[Shown, Shown]] | None = None
+    native: Sequence[tuple[NormalizedView, NormalizedView]] | None = None
     """The same pairs at the video's own size."""
 
 
@@ -66,48 +66,49 @@ def score_pairs(sets: Sequence[PairSet], *, metric: Lpips, identity: IdentityMod
     """Score images against truths. The pairs of all sets go through each network together.
 
     Args:
-        sets: Of one video or of several.
-        metric: LPIPS.
+        sets: Pairs of one video or several.
+        metric: The LPIPS network.
         identity: Model of the identity embedding.
 
     Returns:
-        A list a set, with a score a pair.
+        One list for each set, with one score for each pair.
     """
-    pairs = [pair for one in sets for pair in zip(one.images, one.truths, strict=True)]
+    pairs = [pair for pair_set in sets for pair in zip(pair_set.images, pair_set.truths, strict=True)]
     if not pairs:
         return [[] for _ in sets]
     distances = iter(metric.distances([(image.image, truth.image) for image, truth in pairs]))
     fine = iter(
         metric.distances(
-            [(image.image, truth.image) for one in sets for image, truth in one.native or ()], batch=NATIVE_BATCH
+            [(image.image, truth.image) for pair_set in sets for image, truth in pair_set.native or ()],
+            batch=NATIVE_BATCH,
         )
     )
-    rgba = [np.dstack([one.image, one.mask]) for pair in pairs for one in pair]
+    rgba = [np.dstack([view.image, view.mask]) for pair in pairs for view in pair]
     features = iter(identity.predict(rgba))
     return [
         [
             FrameScore(
-                label=one.label,
-                frame=None if one.frames is None else one.frames[index],
+                label=pair_set.label,
+                frame=None if pair_set.frames is None else pair_set.frames[index],
                 azimuth_deg=truth.azimuth_deg,
-                kind=one.kinds[index],
+                kind=pair_set.kinds[index],
                 lpips=next(distances),
-                lpips_native=next(fine) if one.native else None,
+                lpips_native=next(fine) if pair_set.native else None,
                 psnr=psnr(image.image, truth.image),
                 ssim=ssim(image.image, truth.image),
                 iou=silhouette_iou(image.mask, truth.mask),
                 identity=identity_cosine(next(features), next(features)),
                 product_share=float((truth.mask >= 128).mean()),
             )
-            for index, (image, truth) in enumerate(zip(one.images, one.truths, strict=True))
+            for index, (image, truth) in enumerate(zip(pair_set.images, pair_set.truths, strict=True))
         ]
-        for one in sets
+        for pair_set in sets
     ]
 
 
 @dataclass(frozen=True)
-class Motion:
-    """What is known of a video as a whole."""
+class MotionScores:
+    """Scores of a video as a whole; None where they could not be measured."""
 
     flicker: float | None = None
     loop_gap: float | None = None
@@ -116,7 +117,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One video, or one baseline, in a line. Means are over in-between angles unless they say key."""
+    """Summary of one video or one baseline. Means are over in-between angles unless the name says key."""
 
     label: str
     angles: int
@@ -134,62 +135,64 @@ class Verdict:
     loop_gap: float | None
     span_deg: float | None
     gate: Literal["pass", "fail", "none"]
-    """``none``: for baselines, which nobody ships."""
+    """``none`` for baselines, which are never delivered."""
     reasons: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For rows and JSON."""
+        """The fields as plain data, for rows and JSON."""
         return asdict(self)
 
 
-def verdict(label: str, scores: Sequence[FrameScore], gate: GateSettings | None, motion: Motion = Motion()) -> Verdict:
-    """Sum one label's scores up, and judge them.
+def verdict(
+    label: str, scores: Sequence[FrameScore], gate: GateSettings | None, motion: MotionScores = MotionScores()
+) -> Verdict:
+    """Summarise the scores of one label and judge them.
 
     Args:
-        label: Whose scores.
-        scores: Of this label; in-between and key angles are averaged apart.
-        gate: None = do not judge.
-        motion: Of the video.
+        label: Who made the images.
+        scores: Scores of this label; in-between and key angles are averaged separately.
+        gate: The limits to judge by; None = do not judge.
+        motion: Scores of the whole video.
     """
-    between = [one for one in scores if one.kind == "in-between"]
-    keys = [one for one in scores if one.kind == "key"]
-    worst = max(between, key=lambda one: one.lpips, default=None)
-    found = Verdict(
+    between = [score for score in scores if score.kind == "in-between"]
+    keys = [score for score in scores if score.kind == "key"]
+    worst = max(between, key=lambda score: score.lpips, default=None)
+    summary = Verdict(
         label=label,
         angles=len(between),
-        lpips=_mean([one.lpips for one in between]),
+        lpips=_mean([score.lpips for score in between]),
         worst_lpips=worst.lpips if worst else None,
         worst_azimuth_deg=worst.azimuth_deg if worst else None,
-        lpips_native=_mean([one.lpips_native for one in between]),
-        psnr=_mean([one.psnr for one in between]),
-        ssim=_mean([one.ssim for one in between]),
-        iou=_mean([one.iou for one in between]),
-        identity=_mean([one.identity for one in between]),
+        lpips_native=_mean([score.lpips_native for score in between]),
+        psnr=_mean([score.psnr for score in between]),
+        ssim=_mean([score.ssim for score in between]),
+        iou=_mean([score.iou for score in between]),
+        identity=_mean([score.identity for score in between]),
         key_angles=len(keys),
-        key_lpips=_mean([one.lpips for one in keys]),
+        key_lpips=_mean([score.lpips for score in keys]),
         flicker=motion.flicker,
         loop_gap=motion.loop_gap,
         span_deg=motion.span_deg,
         gate="none",
         reasons=(),
     )
-    return found if gate is None else gated(found, gate)
+    return summary if gate is None else apply_gate(summary, gate)
 
 
-def gated(found: Verdict, gate: GateSettings) -> Verdict:
-    """The same numbers, judged by a gate, whatever was said of them before."""
-    reasons = tuple(_complaints(found, gate))
-    return replace(found, gate="fail" if reasons else "pass", reasons=reasons)
+def apply_gate(summary: Verdict, gate: GateSettings) -> Verdict:
+    """Judge a verdict's numbers by a gate, whatever it was judged by before."""
+    reasons = tuple(_violations(summary, gate))
+    return replace(summary, gate="fail" if reasons else "pass", reasons=reasons)
 
 
-def _complaints(found: Verdict, gate: GateSettings) -> list[str]:
+def _violations(summary: Verdict, gate: GateSettings) -> list[str]:
     limits = [
-        ("LPIPS", found.lpips, None, gate.max_lpips),
-        (f"LPIPS at {found.worst_azimuth_deg}°", found.worst_lpips, None, gate.max_worst_lpips),
-        ("silhouette IoU", found.iou, gate.min_iou, None),
-        ("flicker", found.flicker, None, gate.max_flicker),
-        ("loop gap", found.loop_gap, None, gate.max_loop_gap),
-        ("degrees shown", found.span_deg, gate.min_span_deg, None),
+        ("LPIPS", summary.lpips, None, gate.max_lpips),
+        (f"LPIPS at {summary.worst_azimuth_deg}°", summary.worst_lpips, None, gate.max_worst_lpips),
+        ("silhouette IoU", summary.iou, gate.min_iou, None),
+        ("flicker", summary.flicker, None, gate.max_flicker),
+        ("loop gap", summary.loop_gap, None, gate.max_loop_gap),
+        ("degrees shown", summary.span_deg, gate.min_span_deg, None),
     ]
     return [
         f"{name} {value:.3g} is {'under' if low is not None else 'over'} {low if low is not None else high:g}"

@@ -1,4 +1,4 @@
-"""Both sides of a comparison brought into one form: cut out by the same network, on white, in one frame, one size."""
+"""Normalise both sides of a comparison: cut out by the same network, on white, in one frame, at one size."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from gapray.geometry.frame import Layout, Placement, lay_out, mask_box, to_frame
 from gapray.models.mask import MaskModel
 from gapray.packaging.silhouette import silhouette
 
-BOX_SHARE = 1 / 1.1
-"""Share of the frame's side that the longer side of the product's box fills under framing ``boxes``."""
+BOX_FRACTION = 1 / 1.1
+"""Fraction of the frame's side that the longer side of the product's box fills under framing ``boxes``."""
 Framing = Literal["camera", "boxes"]
-"""``camera``: photos stand in the orbit's frame as the given ones do. ``boxes``: each image is centred and scaled by its own
-product's box, for photos that each have a frame of their own and for foreign videos."""
+"""``camera``: images stay in the orbit's frame, where the given photos lie. ``boxes``: each image is centred and scaled by its
+own product's bounding box, for photos that each have a frame of their own and for foreign videos."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One side of a comparison."""
+class NormalizedView:
+    """One side of a comparison: a product cut out, on white, in a square."""
 
     azimuth_deg: float
     image: NDArray[np.uint8]
-    """[S, S, 3] on white."""
+    """uint8 [S, S, 3], sRGB, on white."""
     mask: NDArray[np.uint8]
-    """[S, S]."""
+    """uint8 [S, S], 128 and above = product."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A picture and its product's silhouette, [H, W, 3] and [H, W]."""
+    """A picture, uint8 [H, W, 3], and its product's silhouette, uint8 [H, W]."""
 
     azimuth_deg: float
     image: NDArray[np.uint8]
@@ -51,14 +51,14 @@ def cut_out(
     *,
     within: Sequence[NDArray[np.uint8] | None] | None = None,
 ) -> list[Cut]:
-    """Cut products out, truth and generated alike. A picture in which none is found has an empty mask: it scores badly.
+    """Cut products out of truth and generated images alike. An image without a product gets an empty mask, and scores badly.
 
     Args:
         images: uint8 [H, W, 3] each.
-        azimuths_deg: One an image.
-        network: Of the packages.
-        settings: Of the packages.
-        within: Masks that are known already.
+        azimuths_deg: One azimuth an image.
+        network: The packages' mask network.
+        settings: The packages' mask settings.
+        within: Masks that are already known, None for the others.
     """
     known = list(within) if within is not None else [None] * len(images)
     unknown = [image for image, mask in zip(images, known, strict=True) if mask is None]
@@ -70,11 +70,11 @@ def cut_out(
 
 
 def known_masks(package: GapPackage, mask_model: str | None) -> list[NDArray[np.uint8] | None]:
-    """A package's masks for `cut_out`'s `within`: none where another network made them, so that both sides are cut out alike.
+    """A package's masks for `cut_out`'s `within`, or None for each if another network made them: both sides are cut out alike.
 
     Args:
-        package: Whose photos are cut out.
-        mask_model: name@revision of the network that cuts the other side out.
+        package: The package whose photos are cut out.
+        mask_model: name@revision of the network that cuts out the other side.
     """
     same = package.models.get("mask") == mask_model
     return [view.mask if same else None for view in package.views]
@@ -87,29 +87,29 @@ def _silhouette(image: NDArray[np.uint8], soft: NDArray[np.uint8], settings: Mas
         return np.zeros(image.shape[:2], np.uint8)
 
 
-def layout_of(masks: Sequence[NDArray[np.uint8]], settings: OrbitSettings) -> Layout:
-    """Where the orbit's frame lies in the photos, as `gapray.orbit.reconstruct.build_scene` starts from."""
+def orbit_layout(masks: Sequence[NDArray[np.uint8]], settings: OrbitSettings) -> Layout:
+    """Where the orbit's frame lies in the photos; the layout that `gapray.orbit.reconstruct.build_scene` starts from."""
     return lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin)
 
 
-def for_size(placement: Placement, kept: tuple[int, ...], actual: tuple[int, ...]) -> Placement:
-    """The same place in a photo of another size: packages keep photos smaller than the camera's.
+def scale_placement(placement: Placement, kept: tuple[int, ...], actual: tuple[int, ...]) -> Placement:
+    """Transfer a placement to a photo of another size: packages store photos smaller than the camera's.
 
     Args:
-        placement: In a photo of the package.
+        placement: Placement in a photo of the package.
         kept: [H, W] of that photo.
-        actual: [H, W] of the other.
+        actual: [H, W] of the other photo.
     """
     scale = max(actual) / max(kept)
     return Placement(placement.x * scale, placement.y * scale, placement.half * scale)
 
 
-def shown(cut: Cut, size: int, *, framing: Framing, placement: Placement | None = None) -> Shown:
-    """Lay a cut-out on white.
+def normalize_view(cut: Cut, size: int, *, framing: Framing, placement: Placement | None = None) -> NormalizedView:
+    """Lay a cut-out on white, in a square of one size.
 
     Args:
         cut: Picture and silhouette.
-        size: Side in pixels; area averages down.
+        size: Side in pixels; images are reduced by area averaging.
         framing: See `Framing`.
         placement: ``camera`` only: where the frame lies in the picture; default: all of it, as in the orbit's own frames.
     """
@@ -117,10 +117,10 @@ def shown(cut: Cut, size: int, *, framing: Framing, placement: Placement | None 
     at = placement or Placement(width / 2, height / 2, max(width, height) / 2)
     if framing == "boxes" and (cut.mask >= 128).any():
         left, right, upper, lower = mask_box(cut.mask >= 128)
-        at = Placement((left + right) / 2, (upper + lower) / 2, max(right - left, lower - upper) / 2 / BOX_SHARE)
+        at = Placement((left + right) / 2, (upper + lower) / 2, max(right - left, lower - upper) / 2 / BOX_FRACTION)
     alpha = cut.mask[..., None].astype(np.float32) / 255
     on_white = np.rint(cut.image * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    return Shown(
+    return NormalizedView(
         cut.azimuth_deg,
         to_frame(on_white, at, size, outside=255),
         to_frame(cut.mask, at, size),

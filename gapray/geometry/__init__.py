@@ -1,1 +1,1 @@
-"""Cameras and silhouettes: pure NumPy, no networks."""
+"""Cameras, silhouettes and hulls, in NumPy and PyTorch; no networks."""

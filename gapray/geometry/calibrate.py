@@ -1,10 +1,10 @@
-"""The camera from the silhouettes alone.
+"""Calibrate the orbit's camera from silhouettes alone.
 
-The right camera is the one whose visual hull fills the silhouettes again: the hull of all masks but one, seen from that
-one's angle, must cover it (silhouette coherence; Hernandez, Schmitt and Cipolla 2007, "Silhouette coherence for camera
-calibration under circular motion"). Coverage is measured on random pixels of each mask and is differentiable, so that a
-coarse grid and a quasi-Newton search find elevation, field of view, axis and, where each photo was cropped on its own,
-a shift and a scale a view.
+The right camera is the one whose visual hull fills the silhouettes: the hull of all masks but one, seen from that mask's
+angle, must cover the mask (silhouette coherence; Hernandez, Schmitt and Cipolla 2007, "Silhouette coherence for camera
+calibration under circular motion"). Coverage is measured at random pixels of each mask and is differentiable, so a
+coarse grid followed by a quasi-Newton search finds elevation, field of view and axis and, where each photo was cropped on
+its own, a shift and a scale for each view.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gapray.geometry.descend import descended
+from gapray.geometry.descend import minimize_lbfgs
 
 ELEVATIONS_DEG = (0.0, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0)
 INVERSE_DISTANCES = (0.0, 0.15, 0.3)
 MAX_INVERSE_DISTANCE = 0.45
 MIN_ELEVATION_DEG, MAX_ELEVATION_DEG = -5.0, 60.0
 SIDE = 96
-"""Masks are compared at this size [pixels]."""
+"""Side at which masks are compared [pixels]."""
 BLUR_PX = 0.7
 GRID_PIXELS, GRID_DEPTHS = 100, 28
 FIT_PIXELS, FIT_DEPTHS = 240, 40
 """Pixels of each mask and depths along each of their rays, for the grid and for the search."""
-QUICK_SHARE = 0.45
-"""Share of those pixels that are looked at where the search is quick."""
+QUICK_FRACTION = 0.45
+"""Fraction of those pixels that a quick search uses."""
 SHIFT_GAIN = 0.75
-"""Shifts are believed when they leave at most this share of what a fixed camera leaves uncovered: 0.29 … 0.70 on ETH-80,
+"""Shifts are accepted when they leave at most this fraction of what a fixed camera leaves uncovered: 0.29 … 0.70 on ETH-80,
 whose photos were each cropped on their own."""
 SHIFT_PRICE = 1e-4
-"""Weight of the squares of shifts and log scales, in their unit: what the outlines leave open stays at 0."""
+"""Weight of the penalty on squared shifts and log scales, in search units; what the outlines do not determine stays at 0."""
 UNITS = (10.0, 0.2, 0.05, 0.05)
-"""Elevation [degrees], inverse distance, axis u, shifts and log scales are searched in these units."""
+"""Search units of elevation [degrees], inverse distance, axis u, and of shifts and log scales."""
 
 
 @dataclass(frozen=True)
@@ -45,38 +45,45 @@ class Fit:
     """A camera and how well it explains the silhouettes, for one direction of rotation."""
 
     elevation_deg: float
+    """Above the horizon."""
     inverse_distance: float
+    """1 / distance of the camera [1 / half frames]; 0 = orthographic."""
     axis_x: float
+    """u of the turning axis, -1 … 1."""
     axis_y: float
+    """v of the world's origin, -1 … 1."""
     direction: int
+    """Direction of rotation, +1 or -1."""
     shifts: NDArray[np.float64]
-    """[V, 3]: what the frame's origin shows at (du, dv) in view V belongs to the axis; log of the view's scale."""
+    """[V, 3]: (du, dv) in view V of the point that belongs at the frame's origin; log of the view's scale."""
     shifted: bool
-    """Whether `shifts` differ from 0: no fixed camera explains the masks."""
+    """Whether `shifts` differ from 0, because no fixed camera explains the masks."""
     coverage: NDArray[np.float64]
-    """[V], share of each mask that the hull of the others fills, 0 … 1."""
+    """[V], fraction of each mask that the hull of the others fills, 0 … 1."""
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Points along the rays of n pixels of each view [i], as every view [j] sees them."""
+    """Points along the rays through n pixels of each view [i], as every view [j] sees them; m points a ray."""
 
     x: Tensor
-    """[i, n, m]: to the right of the axis, in the world as view [i] stands."""
+    """[i, n, m]: to the right of the axis, in the coordinates of view [i]."""
     back: Tensor
-    """[i, n, m]: towards view [i], horizontally."""
+    """[i, n, m]: horizontally towards view [i]."""
     x_there: Tensor
-    """[i, j, n, m], as `x` but as view [j] stands; `back_there` likewise."""
+    """[i, j, n, m]: as `x`, in the coordinates of view [j]."""
     back_there: Tensor
+    """[i, j, n, m]: as `back`, in the coordinates of view [j]."""
     u: Tensor
-    """[i, j, n, m]: where view [j] sees the point, -1 … 1; `v` likewise."""
+    """[i, j, n, m]: where view [j] sees the point, -1 … 1."""
     v: Tensor
+    """[i, j, n, m]: likewise."""
     seen: Tensor
-    """[j, i, n, m]: how much product view [j] sees there, 0 … 1."""
+    """[j, i, n, m]: the soft mask of view [j] there, 0 … 1."""
 
 
 class Silhouettes:
-    """Soft masks of one product, random pixels of them, and what the other masks say about the rays through those."""
+    """Soft masks of one product, random pixels of them, and what the other masks say about the rays through those pixels."""
 
     def __init__(self, masks: Tensor, azimuths_deg: list[float], axis_y: float) -> None:
         small = torch.nn.functional.interpolate(masks[:, None], (SIDE, SIDE), mode="area")
@@ -98,11 +105,11 @@ class Silhouettes:
         self.nothing = torch.zeros(self.views, 3, device=masks.device)
 
     def pixels(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """U and v, [V, count] each, of random pixels of each mask; the same for the same seed."""
+        """U and v of random pixels of each mask, [V, count] each; the same seed gives the same pixels."""
         rng = np.random.default_rng(seed)
         us, vs = [], []
         for mask in self.masks[:, 0].cpu().numpy():
-            # A speck is nowhere that bright once it is averaged to this size.
+            # Averaging to this size leaves no pixel of a speck that bright.
             rows, columns = np.nonzero(mask > min(0.5, mask.max() / 2))
             chosen = rng.integers(0, len(rows), count)
             us.append((columns[chosen] + 0.5) / SIDE * 2 - 1)
@@ -120,16 +127,16 @@ class Silhouettes:
         azimuths: Tensor | None = None,
         sides: Tensor | None = None,
     ) -> Rays:
-        """Follow the rays through `pixels`.
+        """Follow the rays through pixels.
 
         Args:
-            pixels: As `pixels()` gives them.
+            pixels: u and v, from `pixels()`.
             depths: Points along each ray.
             camera: [3]: elevation [rad], inverse distance, axis u.
-            direction: Of rotation, +1 or -1.
-            shifts: [V, 3], as `Fit.shifts`.
-            azimuths: [V] in radians; default: those that the photos are said to have.
-            sides: [V], -1 for a photo that is taken for mirrored about the axis, else 1.
+            direction: Direction of rotation, +1 or -1.
+            shifts: [V, 3], like `Fit.shifts`.
+            azimuths: [V] in radians; default: the azimuths that the photos came with.
+            sides: [V], -1 for a photo that is assumed to be mirrored about the axis, else 1.
         """
         elevation, k, axis_x = camera
         sin_e, cos_e = elevation.sin(), elevation.cos()
@@ -157,14 +164,14 @@ class Silhouettes:
         return Rays(x, back, x_j, back_j, u_j, v_j, seen.view(self.views, self.views, *x.shape[1:]))
 
     def inside(self, rays: Rays) -> Tensor:
-        """How surely all other views see product at each point, [i, n, m], 0 … 1."""
+        """How certainly all other views see product at each point, [i, n, m], 0 … 1."""
         itself = torch.eye(self.views, device=rays.seen.device)[..., None, None]
         return (rays.seen + itself).amin(0).clamp(max=1)
 
     def coverage(
         self, pixels: tuple[Tensor, Tensor], depths: int, camera: Tensor, direction: int, shifts: Tensor
     ) -> Tensor:
-        """Share of each mask's pixels that the other masks' hull covers, [V]; arguments as of `rays`."""
+        """Fraction of each mask's pixels that the other masks' hull covers, [V]; arguments as for `rays`."""
         return self.inside(self.rays(pixels, depths, camera, direction, shifts)).amax(-1).mean(-1)
 
 
@@ -175,19 +182,19 @@ def calibrate(
 
     Args:
         masks: float32 [V, S, S] in the frame, 0 … 1, none empty.
-        azimuths_deg: One a view.
+        azimuths_deg: One azimuth a view.
         axis_y: v of the world's origin: the middle of the product.
-        own_crops: Each photo may have a frame of its own, so a shift and a scale a view are searched as well.
-        quick: A third of the time, for a camera that is only a start for something else.
+        own_crops: Each photo may have a frame of its own, so a shift and a scale for each view are searched as well.
+        quick: Take a third of the time, for a camera that only starts another search.
 
     Returns:
-        Two fits, for directions +1 and -1. Silhouettes alone often cannot tell them apart (for a level orthographic
-        camera they never can): see `gapray.geometry.direction`.
+        Two fits, for directions +1 and -1. Silhouettes alone often cannot tell them apart; for a level orthographic
+        camera they never can.
     """
     problem = Silhouettes(masks, azimuths_deg, axis_y)
-    thin = QUICK_SHARE if quick else 1.0
-    coarse = problem.pixels(round(GRID_PIXELS * thin), seed=0)
-    pixels, depths = problem.pixels(round(FIT_PIXELS * thin), seed=1), round(FIT_DEPTHS * max(thin, 0.7))
+    fraction = QUICK_FRACTION if quick else 1.0
+    coarse = problem.pixels(round(GRID_PIXELS * fraction), seed=0)
+    pixels, depths = problem.pixels(round(FIT_PIXELS * fraction), seed=1), round(FIT_DEPTHS * max(fraction, 0.7))
     fits = []
     for direction in (1, -1):
         with torch.no_grad():
@@ -231,11 +238,11 @@ def _search(
 
 
 def reshifted(problem: Silhouettes, fit: Fit) -> Fit:
-    """Shifts and scales found anew for a camera that is held.
+    """Search shifts and scales again for a fixed camera.
 
     Args:
         problem: The silhouettes.
-        fit: The camera, and shifts to begin with.
+        fit: The camera, and the shifts to start from.
     """
     camera = torch.tensor([math.radians(fit.elevation_deg), fit.inverse_distance, fit.axis_x]).to(problem.masks)
     pixels = problem.pixels(FIT_PIXELS, seed=1)
@@ -248,16 +255,16 @@ def reshifted(problem: Silhouettes, fit: Fit) -> Fit:
 
     low, high = bounds(3 * problem.views)
     start = fit.shifts.ravel() / UNITS[3]
-    found = descended(cost, start, low[3:], high[3:], iterations=30, device=problem.masks.device)
+    found = minimize_lbfgs(cost, start, low[3:], high[3:], iterations=30, device=problem.masks.device)
     shifts = found.reshape(problem.views, 3) * UNITS[3]
     return replace(fit, shifts=shifts - shifts.mean(0))
 
 
 def unpacked(values: Tensor, views: int) -> tuple[Tensor, Tensor]:
-    """Camera and shifts of the numbers that are searched.
+    """Convert search variables to a camera and shifts.
 
     Args:
-        values: [3] or [3 + 3 V], in units of `UNITS`: elevation, inverse distance, axis u; shifts and log scales of V views.
+        values: [3] or [3 + 3 V], in `UNITS`: elevation, inverse distance, axis u; then shifts and log scales of V views.
         views: V.
 
     Returns:
@@ -267,12 +274,16 @@ def unpacked(values: Tensor, views: int) -> tuple[Tensor, Tensor]:
     if len(values) == 3:
         return camera, torch.zeros(views, 3, device=values.device)
     shifts = values[3:].view(views, 3) * UNITS[3]
-    # What moves all views alike, or scales them alike, belongs to the camera and the unit of length.
+    # What moves or scales all views alike belongs to the camera and the unit of length.
     return camera, shifts - shifts.mean(0)
 
 
 def bounds(loose: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Least and largest camera, and shifts, in the units of `unpacked`; `loose` is the number of shifts and log scales."""
+    """Bounds of the search variables, in `UNITS`; `loose` is the number of shifts and log scales.
+
+    Returns:
+        Lower and upper bounds, float64 [3 + loose] each.
+    """
     low = np.array([MIN_ELEVATION_DEG / UNITS[0], 0.0, -20.0] + [-8.0] * loose)
     high = np.array([MAX_ELEVATION_DEG / UNITS[0], MAX_INVERSE_DISTANCE / UNITS[1], 20.0] + [8.0] * loose)
     return low, high
@@ -287,7 +298,7 @@ def _descend(
         return missed + SHIFT_PRICE * (values[3:] ** 2).sum()
 
     low, high = bounds(len(start) - 3)
-    return descended(cost, start, low, high, iterations=30, device=problem.masks.device)
+    return minimize_lbfgs(cost, start, low, high, iterations=30, device=problem.masks.device)
 
 
 def _fit_of(

@@ -1,8 +1,9 @@
-"""The orbit's camera, in one convention for the whole project.
+"""The orbit's camera and its coordinate convention, shared by the whole project.
 
 World: +y up, +z towards the camera at azimuth 0, +x to that camera's right. The camera at azimuth a and elevation e looks
 at the origin from ``(sin a cos e, sin e, cos a cos e)``; a grows counter-clockwise seen from above. Lengths are in half
-sides of the frame: a square picture whose coordinates u (right) and v (down) run from -1 to 1 between its outer edges.
+frames: the frame is a square picture whose coordinates u (right) and v (down) run from -1 to 1 between its outer edges.
+View z is the coordinate towards the camera, 0 at the origin, larger = nearer (OpenGL's sign of z in view space).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 
 def camera_axes(azimuth_deg: float, elevation_deg: float) -> NDArray[np.float64]:
-    """Right, up and towards-the-camera as rows of a rotation matrix.
+    """Right, up and towards the camera as the rows of a rotation matrix.
 
     Args:
         azimuth_deg: Degrees, counter-clockwise seen from above.
@@ -39,44 +40,44 @@ def camera_axes(azimuth_deg: float, elevation_deg: float) -> NDArray[np.float64]
 
 @dataclass(frozen=True)
 class OrbitCamera:
-    """A still camera before a turntable: the same for every view but for the azimuth."""
+    """A fixed camera in front of a turntable: the same for every view except for the azimuth."""
 
     elevation_deg: float
     """Above the horizon."""
     inverse_distance: float
     """1 / distance from the origin [1 / half frame] = the tangent of half the frame's field of view; 0 = orthographic."""
     axis_x: float
-    """u at which the turning axis is seen."""
+    """u of the turning axis."""
     axis_y: float
-    """v at which the origin is seen."""
+    """v of the origin."""
     direction: int = 1
-    """+1, or -1 when the photos turn out to run the other way round than their azimuths say."""
+    """+1, or -1 when the photos run in the opposite direction to their azimuths."""
 
     def axes(self, azimuth_deg: float) -> NDArray[np.float64]:
         """`camera_axes` with this camera's direction and elevation."""
         return camera_axes(self.direction * azimuth_deg, self.elevation_deg)
 
     def project(self, points: Tensor, azimuth_deg: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Where world points are seen.
+        """Project world points into a view.
 
         Args:
             points: [..., 3].
-            azimuth_deg: Degrees.
+            azimuth_deg: Azimuth of the view.
 
         Returns:
-            u, v and nearness (the coordinate towards the camera), [...] each.
+            u, v and view z, [...] each.
         """
         right, up, toward = self._rows(azimuth_deg, points)
-        nearness = points @ toward
-        scale = 1 / (1 - self.inverse_distance * nearness)
-        return self.axis_x + (points @ right) * scale, self.axis_y - (points @ up) * scale, nearness
+        view_z = points @ toward
+        scale = 1 / (1 - self.inverse_distance * view_z)
+        return self.axis_x + (points @ right) * scale, self.axis_y - (points @ up) * scale, view_z
 
-    def unproject(self, u: Tensor, v: Tensor, nearness: Tensor, azimuth_deg: float) -> Tensor:
-        """World points [..., 3] that are seen at u, v with this nearness, broadcast; the inverse of `project`."""
-        right, up, toward = self._rows(azimuth_deg, nearness)
-        scale = 1 - self.inverse_distance * nearness
+    def unproject(self, u: Tensor, v: Tensor, view_z: Tensor, azimuth_deg: float) -> Tensor:
+        """World points [..., 3] seen at u, v with this view z, broadcast; the inverse of `project`."""
+        right, up, toward = self._rows(azimuth_deg, view_z)
+        scale = 1 - self.inverse_distance * view_z
         x, y = (u - self.axis_x) * scale, (self.axis_y - v) * scale
-        return x[..., None] * right + y[..., None] * up + nearness[..., None] * toward
+        return x[..., None] * right + y[..., None] * up + view_z[..., None] * toward
 
     def _rows(self, azimuth_deg: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.as_tensor(self.axes(azimuth_deg), dtype=like.dtype, device=like.device)
@@ -91,12 +92,12 @@ def frame_grid(size: int, device: str | torch.device = "cpu") -> tuple[Tensor, T
 
 
 def sample(image: Tensor, u: Tensor, v: Tensor, *, mode: str = "bilinear") -> Tensor:
-    """Look up in a frame; beyond its edge the nearest pixel goes on.
+    """Sample a frame at u, v; beyond its edge the nearest pixel is repeated.
 
     Args:
         image: [C, S, S].
-        u: [...].
-        v: [...].
+        u: [...], -1 … 1 inside the frame.
+        v: [...], likewise.
         mode: ``bilinear``, ``bicubic`` for colours that should stay sharp, or ``nearest``.
 
     Returns:

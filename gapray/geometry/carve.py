@@ -1,4 +1,4 @@
-"""The visual hull (Laurentini 1994) of calibrated silhouettes as a field, and what a camera sees of it."""
+"""The visual hull (Laurentini 1994) of calibrated silhouettes as a signed-distance field, and how a camera sees it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from torch.nn import functional
 from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 
 VOXELS = 144
-"""Along each side of the field."""
+"""Voxels along each side of the field."""
 NOTHING = -9.0
-"""Nearness where no surface is seen."""
+"""View z where no surface is seen."""
 COARSE_STEPS, FINE_STEPS = 56, 40
+"""Samples along a ray, to find the hull and to find its surface."""
 DENIALS = 2
-"""So many masks may be wrong about a voxel that the others want."""
+"""At most this many masks may be overruled about a voxel."""
 SUPPORT = 0.6
-"""Share of the other views that must show unexplained product there."""
+"""Fraction of the other views that must show unexplained product there."""
 NEAR_PX = 9.0
-"""A coarse sample farther than this outside the hull has no surface between it and its neighbours."""
+"""Between two coarse samples farther than this outside the hull there is no surface."""
 
 
 @dataclass(frozen=True)
 class Hull:
-    """Signed distance to the nearest of all outlines, as seen in the photos, in frame pixels; positive inside."""
+    """Signed distance to the nearest of all outlines as the photos show them, in frame pixels; positive inside."""
 
     field: Tensor
     """float32 [N, N, N], axes z, y, x; spans ±`reach`."""
     reach: tuple[float, float]
     """Half extents of the field: horizontal, vertical [half frames]."""
     level: float = 0.0
-    """The surface lies where the field equals this; below 0 the hull is a little fuller than the silhouettes."""
+    """The surface lies where the field equals this; below 0 the hull is slightly fuller than the silhouettes."""
 
     def at(self, points: Tensor) -> Tensor:
-        """The field above its level at world points [..., 3]; [...]."""
+        """The field minus its level at world points [..., 3]; [...]."""
         across, up = self.reach
         scale = torch.tensor([1 / across, 1 / up, 1 / across], device=points.device)
         grid = (points * scale).reshape(1, -1, 1, 1, 3)
@@ -54,11 +55,11 @@ def carve(
     """Carve the hull.
 
     Args:
-        silhouettes: (signed distance [S, S] in pixels, azimuth in degrees) a view. A product that is cut by the photo's
-            edge is not carved beyond it; where the photo shows background at its edge, there is no product beyond it.
+        silhouettes: (signed distance [S, S] in pixels, azimuth in degrees) for each view. A product that is cut off by the
+            photo's edge is not carved beyond it; where the photo shows background at its edge, nothing lies beyond it.
         camera: Shared by all views.
         reach: Half extents that enclose the product: horizontal, vertical [half frames].
-        voxels: Along each side.
+        voxels: Along each side of the field.
     """
     points = lattice(reach, voxels, silhouettes[0][0].device)
     field = torch.full((voxels,) * 3, float("inf"), device=points.device)
@@ -69,35 +70,35 @@ def carve(
 
 
 def carved_by_fronts(hull: Hull, fronts: Tensor, azimuths_deg: Sequence[float], camera: OrbitCamera) -> Hull:
-    """Carve what lies in front of trusted surfaces, so that concavities show.
+    """Carve away what lies in front of trusted surfaces, to reveal concavities.
 
     Args:
         hull: From `carve`.
-        fronts: float32 [V, S, S], nearness of each view's surface, `NOTHING` where it is not trusted.
-        azimuths_deg: One a view.
-        camera: The hull's.
+        fronts: float32 [V, S, S], view z of each view's surface, `NOTHING` where it is not trusted.
+        azimuths_deg: One azimuth a view.
+        camera: The hull's camera.
     """
     points = lattice(hull.reach, hull.field.shape[0], hull.field.device)
     field = hull.field
-    for nearness, azimuth in zip(fronts, azimuths_deg, strict=True):
+    for view_z, azimuth in zip(fronts, azimuths_deg, strict=True):
         u, v, toward = camera.project(points, azimuth)
-        trusted, surface = sample(torch.stack([(nearness > NOTHING / 2).float(), nearness]), u, v)
-        behind = ((surface - toward) * nearness.shape[-1] / 2).clamp(-16, 16)
+        trusted, surface = sample(torch.stack([(view_z > NOTHING / 2).float(), view_z]), u, v)
+        behind = ((surface - toward) * view_z.shape[-1] / 2).clamp(-16, 16)
         field = torch.where(trusted > 0.99, torch.minimum(field, behind + hull.level), field)
     return replace(hull, field=field)
 
 
 def mended(hull: Hull, silhouettes: Sequence[tuple[Tensor, float]], camera: OrbitCamera, uncovered: Tensor) -> Hull:
-    """Put back what one or two wrong silhouettes carved away.
+    """Restore what one or two wrong silhouettes carved away.
 
-    A mask that lost a part of the product carves it for all views. Such voxels give themselves away: few views deny them,
-    and most of the others show product there that nothing else explains.
+    A mask that lost a part of the product carves it for all views. Such voxels can be recognised: few views deny them, and
+    most of the others show product there that nothing else explains.
 
     Args:
         hull: From `carve`.
-        silhouettes: The same.
-        camera: The same.
-        uncovered: bool [V, S, S]: product in the mask on which no part of the hull is seen.
+        silhouettes: Those that the hull was carved from.
+        camera: The hull's camera.
+        uncovered: bool [V, S, S]: pixels of the mask on which no part of the hull is seen.
     """
     points = lattice(hull.reach, hull.field.shape[0], hull.field.device)
     thick = functional.max_pool2d(uncovered.float(), 3, 1, 1)
@@ -115,30 +116,30 @@ def mended(hull: Hull, silhouettes: Sequence[tuple[Tensor, float]], camera: Orbi
 
 
 def lattice(reach: tuple[float, float], voxels: int, device: torch.device | str) -> Tensor:
-    """World points of the voxels' centres, float32 [N, N, N, 3], indexed z, y, x."""
+    """World coordinates of the voxel centres, float32 [N, N, N, 3], indexed z, y, x."""
     side = (torch.arange(voxels, device=device, dtype=torch.float32) + 0.5) / voxels * 2 - 1
     z, y, x = torch.meshgrid(side * reach[0], side * reach[1], side * reach[0], indexing="ij")
     return torch.stack([x, y, z], -1)
 
 
 def _distance_at(distance: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Signed distance to a photo's outline where its plane is met at u, v [...], also beyond its edges; [...] pixels."""
+    """Signed distance to a photo's outline at u, v [...] of its plane, also beyond its edges; [...] pixels."""
     at_edge = sample(distance[None], u, v)[0]
     beyond = torch.hypot((u.abs() - 1).clamp(min=0), (v.abs() - 1).clamp(min=0)) * distance.shape[-1] / 2
     return torch.where(at_edge > 0, at_edge, at_edge - beyond)
 
 
 def front(hull: Hull, camera: OrbitCamera, azimuth_deg: float, size: int) -> tuple[Tensor, Tensor]:
-    """What a camera sees of the hull.
+    """Find the hull's front surface in a view.
 
     Args:
         hull: From `carve`.
         camera: The camera.
-        azimuth_deg: Where it stands.
+        azimuth_deg: Azimuth of the view.
         size: Pixels along each side of the frame.
 
     Returns:
-        Nearness of the first surface, float32 [size, size], `NOTHING` where there is none; and the largest field value
+        View z of the first surface, float32 [size, size], `NOTHING` where there is none; and the largest field value
         along each ray, float32 [size, size]: the distance to the hull's outline in pixels of the field's own frame.
     """
     device = hull.field.device
@@ -155,7 +156,7 @@ def front(hull: Hull, camera: OrbitCamera, azimuth_deg: float, size: int) -> tup
     end = torch.where(some, along[(last + 1).clamp(max=COARSE_STEPS - 1)], -NOTHING)
     begin = functional.max_pool2d(begin[None], 3, 1, 1)
     end = -functional.max_pool2d(-end[None], 3, 1, 1)
-    begin, end = (functional.interpolate(one[None], (size, size))[0, 0] for one in (begin, end))
+    begin, end = (functional.interpolate(plane[None], (size, size))[0, 0] for plane in (begin, end))
     row, column = (begin > end).nonzero(as_tuple=True)
     u, v = frame_grid(size, device)
     steps = torch.linspace(0, 1, FINE_STEPS, device=device)
@@ -165,10 +166,10 @@ def front(hull: Hull, camera: OrbitCamera, azimuth_deg: float, size: int) -> tup
     at = hit.float().argmax(1).clamp(min=1)
     pixel = torch.arange(len(at), device=device)
     before, after = values[pixel, at - 1], values[pixel, at]
-    share = torch.where(before > 0, 0.0, (before / (before - after - 1e-9)).clamp(0, 1))
-    surface = torch.lerp(ray[pixel, at - 1], ray[pixel, at], share)
-    nearness = torch.full((size, size), NOTHING, device=device)
-    nearness[row, column] = torch.where(hit.any(1), surface, NOTHING)
+    fraction = torch.where(before > 0, 0.0, (before / (before - after - 1e-9)).clamp(0, 1))
+    surface = torch.lerp(ray[pixel, at - 1], ray[pixel, at], fraction)
+    view_z = torch.full((size, size), NOTHING, device=device)
+    view_z[row, column] = torch.where(hit.any(1), surface, NOTHING)
     inside = torch.full((size, size), float(hull.field.min()), device=device)
     inside[row, column] = values.amax(1)
-    return nearness, inside
+    return view_z, inside

@@ -1,4 +1,4 @@
-"""From photos to one common frame: a square picture in which the product stands alike in every view."""
+"""Place photos in one common frame: a square picture in which the product stands alike in every view."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gapray.resample import cropped
 
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 
-CENTRED_SHARE = 0.01
-"""Boxes that stand in the middle of nearly all photos, to this share of a side, were put there photo by photo."""
+MAX_OFF_CENTRE = 0.01
+"""Boxes within this fraction of a side of the centre in nearly all photos were centred photo by photo."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Placement:
     """Half its side [photo pixels]."""
 
     def moved(self, du: float, dv: float, scale: float) -> Placement:
-        """The square around what this one shows at (du, dv), `scale` times as large."""
+        """The square around the point that this one shows at (du, dv), `scale` times as large."""
         return Placement(self.x + du * self.half, self.y + dv * self.half, self.half * scale)
 
     @property
@@ -40,15 +40,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the photos of one product come into the frame."""
+    """How the photos of one product are placed in the frame."""
 
     placements: tuple[Placement, ...]
+    """One for each photo."""
     own_crops: bool
-    """Each photo may have a frame of its own: where the product stands in it says nothing about the camera."""
+    """Each photo may have a frame of its own: the product's position in it says nothing about the camera."""
 
 
 def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Left, right, upper, lower edge of a mask in pixels.
+    """Bounding box of a mask: left, right, upper and lower edge [pixels].
 
     Raises:
         ValueError: The mask is empty.
@@ -63,10 +64,10 @@ def lay_out(masks: Sequence[NDArray[np.bool_]], *, framing: Literal["product", "
     """Choose the frame.
 
     Args:
-        masks: One silhouette a photo, bool [H, W], none empty; sizes may differ.
-        framing: ``product`` puts the turning product in the middle; ``photo`` keeps the photo's own framing, padded to a
-            square. Photos of different sizes are always laid out by the product.
-        margin: ``product`` only: empty border at least, in half sides of the frame.
+        masks: One silhouette for each photo, bool [H, W], none empty; sizes may differ.
+        framing: ``product`` centres the turning product; ``photo`` keeps the photo's own framing, padded to a square.
+            Photos of different sizes are always framed by the product.
+        margin: ``product`` only: minimum empty border, in half frames.
 
     Raises:
         ValueError: A mask is empty.
@@ -80,24 +81,24 @@ def lay_out(masks: Sequence[NDArray[np.bool_]], *, framing: Literal["product", "
         half = 0.5 * height * max(1.0, float((width / height).max())) / (1 - margin)
         return Layout(tuple(map(Placement, centre_x, centre_y, half)), own_crops=True)
     off_centre = np.abs(np.stack([centre_x / sides[:, 1], centre_y / sides[:, 0]]) - 0.5)
-    centred = bool((off_centre < CENTRED_SHARE).all(0).mean() >= 0.75)
+    centred = bool((off_centre < MAX_OFF_CENTRE).all(0).mean() >= 0.75)
     if framing == "photo":
-        one = Placement(sides[0, 1] / 2, sides[0, 0] / 2, float(sides[0].max()) / 2)
+        placement = Placement(sides[0, 1] / 2, sides[0, 0] / 2, float(sides[0].max()) / 2)
     else:
         axis_x = float(centre_x.mean())
         upper, lower = box[:, 2].min(), box[:, 3].max()
         reach = max(np.abs(box[:, :2] - axis_x).max(), (lower - upper) / 2)
-        one = Placement(axis_x, float(upper + lower) / 2, float(reach) / (1 - margin))
-    return Layout((one,) * len(masks), own_crops=centred)
+        placement = Placement(axis_x, float(upper + lower) / 2, float(reach) / (1 - margin))
+    return Layout((placement,) * len(masks), own_crops=centred)
 
 
 def to_frame(image: NDArray[_Pixel], placement: Placement, size: int, *, outside: int = 0) -> NDArray[_Pixel]:
-    """Resample a photo, or a map of its size, into the frame: area averages down, cubic up.
+    """Resample a photo, or a map of its size, into the frame: by area averaging when reducing, cubic when enlarging.
 
     Args:
         image: uint8 or uint16, [H, W] or [H, W, C].
         placement: Where the frame lies in it.
-        size: Side of the frame in pixels.
+        size: Side of the frame [pixels].
         outside: Value beyond the photo's edges.
 
     Returns:

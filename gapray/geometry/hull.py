@@ -1,6 +1,6 @@
-"""Depth from silhouettes alone, for profiles without a depth network: what each photo sees of the product's visual hull.
+"""Depth from silhouettes alone, for profiles without a depth network: each photo's view of the product's visual hull.
 
-Quick on purpose: a level orthographic camera at a given elevation and a coarse hull. The orbit calibrates its own.
+Fast by design: a level orthographic camera at a given elevation and a coarse hull. The orbit calibrates its own camera.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from gapray.resample import cropped
 SIZE = 96
 """Side of the frame [pixels]."""
 VOXELS = 64
+"""Voxels along each side of the hull's field."""
 SLACK_PX = 1.0
-"""The hull is so much fuller than the silhouettes, because a too small one carves for good [frame pixels]."""
+"""The hull is fuller than the silhouettes by this much, because what is carved too tightly is lost for good [frame pixels]."""
 
 
 @torch.no_grad()
-def hull_nearness(
+def hull_view_z(
     masks: Sequence[NDArray[np.bool_]], azimuths_deg: Sequence[float], elevation_deg: float
 ) -> list[NDArray[np.float32]]:
-    """How near the hull's front is in each view.
+    """View z of the hull's front in each view.
 
     Args:
-        masks: One silhouette a view, bool [H, W] each, none empty; sizes may differ.
-        azimuths_deg: One azimuth a view, degrees.
-        elevation_deg: The camera's elevation, the same for all views, degrees.
+        masks: One silhouette for each view, bool [H, W] each, none empty; sizes may differ.
+        azimuths_deg: One azimuth for each view [degrees].
+        elevation_deg: The camera's elevation, the same for all views [degrees].
 
     Returns:
-        float32 [H, W] a view: distance of the front surface from the turning axis towards the camera, in half sides of
-        the frame that holds the product (about -1 … 1, larger is nearer), on one scale for all views. Inside a mask every
-        pixel has a value; pixels that the hull does not reach take their nearest neighbour's. Outside it is 0.
+        float32 [H, W] for each view: distance of the front surface from the turning axis towards the camera, in half sides
+        of the frame that holds the product (about -1 … 1, larger is nearer), on one scale for all views. Every pixel inside
+        a mask has a value; pixels that the hull does not reach take their nearest neighbour's. Outside it is 0.
 
     Raises:
-        ValueError: The lengths differ, or a mask is empty.
+        ValueError: The numbers of masks and azimuths differ, or a mask is empty.
     """
     if len(masks) != len(azimuths_deg):
         raise ValueError(f"{len(masks)} masks for {len(azimuths_deg)} azimuths")
@@ -60,14 +61,14 @@ def hull_nearness(
     ]
 
 
-def _in_photo(nearness: NDArray[np.float32], mask: NDArray[np.bool_], at: Placement) -> NDArray[np.float32]:
-    """From the frame back to the photo, filled to the mask's rim."""
-    missed = (nearness < NOTHING / 2).astype(np.uint8)
+def _in_photo(view_z: NDArray[np.float32], mask: NDArray[np.bool_], at: Placement) -> NDArray[np.float32]:
+    """Transfer a map from the frame back to the photo, filled up to the mask's edge."""
+    missed = (view_z < NOTHING / 2).astype(np.uint8)
     if missed.all():
         return np.zeros(mask.shape, np.float32)
     _, labels = cv2.distanceTransformWithLabels(missed, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
     value_of_label = np.zeros(int(labels.max()) + 1, np.float32)
-    value_of_label[labels[missed == 0]] = nearness[missed == 0]
+    value_of_label[labels[missed == 0]] = view_z[missed == 0]
     left, _, upper, _ = at.box
     scale = SIZE / (2 * at.half)
     height, width = mask.shape

@@ -1,8 +1,8 @@
 """Photo consistency: do the photos agree on the colours of a surface?
 
-The notion is Kutulakos' and Seitz' (2000, "A theory of shape by space carving"). Silhouettes of a can look alike
-from many elevations; its print does not: with the wrong camera a photo re-projected into its neighbour lands beside what
-the neighbour shows.
+The notion is from Kutulakos and Seitz (2000, "A theory of shape by space carving"). Silhouettes of a can look alike from
+many elevations; its print does not: under the wrong camera a photo re-projected into its neighbour does not line up with
+what the neighbour shows.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from gapray.geometry.camera import OrbitCamera, frame_grid
 from gapray.geometry.carve import NOTHING
 
 DEPTH_TOLERANCE = 0.06
-"""A photo sees a surface point when its own surface there is nearer by less [half frames]."""
+"""A photo sees a surface point if its own surface there is nearer by less than this [half frames]."""
 ANGLE_DEG = 35.0
-"""Deviation of the Gaussian by which a photo counts less, the farther its angle is."""
+"""Standard deviation of the Gaussian weight of a photo by its angular distance."""
 UNSEEN = 1e-3
-"""Weight of a photo that does not see a point: where no photo sees it, the nearest ones still say something."""
+"""Weight of a photo that does not see a point: where no photo sees it, the nearest ones are still informative."""
 
 
 def disagreement(
-    colour: Tensor, alpha: Tensor, nearness: Tensor, azimuths_deg: Sequence[float], camera: OrbitCamera
+    colour: Tensor, alpha: Tensor, view_z: Tensor, azimuths_deg: Sequence[float], camera: OrbitCamera
 ) -> Tensor:
-    """How badly each photo is predicted from the others.
+    """How poorly each photo is predicted from the others.
 
     Args:
         colour: float32 [V, 3, S, S], 0 … 1, extended beyond the masks.
         alpha: float32 [V, S, S], 0 … 1.
-        nearness: float32 [V, S, S], the surface in each view [half frames], `NOTHING` beside it.
-        azimuths_deg: One a view.
+        view_z: float32 [V, S, S], the surface in each view [half frames], `NOTHING` beside it.
+        azimuths_deg: One azimuth a view.
         camera: The camera under which the surface was found.
 
     Returns:
-        Mean absolute difference of colour over each mask, where there is no surface the whole colour; [V], 0 … 1.
+        Mean absolute difference of colour over each mask, and the full colour where there is no surface; [V], 0 … 1.
     """
     views, size = alpha.shape[0], alpha.shape[-1]
-    shown = (nearness > NOTHING / 2) & (alpha > 0.5)
+    shown = (view_z > NOTHING / 2) & (alpha > 0.5)
     u, v = frame_grid(size, alpha.device)
     points = torch.stack(
-        [camera.unproject(u, v, near, azimuth) for near, azimuth in zip(nearness, azimuths_deg, strict=True)]
+        [camera.unproject(u, v, near, azimuth) for near, azimuth in zip(view_z, azimuths_deg, strict=True)]
     ).flatten(1, 2)  # [i, S * S, 3]
-    normals = _normals(nearness, azimuths_deg, camera).flatten(1, 2)
+    normals = _normals(view_z, azimuths_deg, camera).flatten(1, 2)
     total = torch.zeros(views, size * size, device=alpha.device)
     mixed = torch.zeros(3, views, size * size, device=alpha.device)
-    # The nearer of a pixel and its surroundings: at steps of depth bilinear values lie on no surface.
-    surface = torch.stack([nearness, functional.max_pool2d(nearness, 3, 1, 1)], 1)
+    # The nearer of a pixel and its surroundings: at depth discontinuities bilinear values lie on no surface.
+    surface = torch.stack([view_z, functional.max_pool2d(view_z, 3, 1, 1)], 1)
     for other, azimuth in enumerate(azimuths_deg):
         u_there, v_there, near = camera.project(points, azimuth)
         grid = torch.stack([u_there, v_there], -1)[None]
@@ -72,13 +72,14 @@ def disagreement(
 
 
 def _by_angle(azimuth_deg: float, own_deg: float) -> float:
+    """Weight of a photo at an azimuth for a view at another."""
     return math.exp(-0.5 * (math.remainder(azimuth_deg - own_deg, 360.0) / ANGLE_DEG) ** 2)
 
 
-def _normals(nearness: Tensor, azimuths_deg: Sequence[float], camera: OrbitCamera) -> Tensor:
+def _normals(view_z: Tensor, azimuths_deg: Sequence[float], camera: OrbitCamera) -> Tensor:
     """Unit normals of each view's surface in world coordinates, [V, S, S, 3]."""
-    smooth = functional.avg_pool2d(nearness[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
-    down, right = torch.gradient(smooth, spacing=2 / nearness.shape[-1], dim=(1, 2))
+    smooth = functional.avg_pool2d(view_z[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+    down, right = torch.gradient(smooth, spacing=2 / view_z.shape[-1], dim=(1, 2))
     flat = functional.normalize(torch.stack([-right, down, torch.ones_like(right)], -1), dim=-1)
     rows = [torch.as_tensor(camera.axes(azimuth), dtype=flat.dtype, device=flat.device) for azimuth in azimuths_deg]
     return torch.stack([view @ axes for view, axes in zip(flat, rows, strict=True)])

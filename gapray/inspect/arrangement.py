@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from gapray.capture.azimuths import turned
 from gapray.geometry.calibrate import SHIFT_PRICE, SIDE, UNITS, Fit, Silhouettes, bounds, calibrate, unpacked
-from gapray.geometry.descend import descended
+from gapray.geometry.descend import minimize_lbfgs
 from gapray.geometry.frame import lay_out, mask_box, to_frame
 from gapray.resample import resized
 
@@ -486,7 +486,7 @@ class _Evidence:
         low, high = bounds(crops)
         max_move = np.full(views, MAX_MOVE_DEG / MOVE_UNIT_DEG)
         low, high = np.concatenate([low, -max_move]), np.concatenate([high, max_move])
-        solution = descended(penalised, start, low, high, iterations=40)
+        solution = minimize_lbfgs(penalised, start, low, high, iterations=40)
         with torch.no_grad():
             values = torch.tensor(solution, dtype=torch.float32)
             camera, shifts, moved = world(values)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.geometry.hull import hull_nearness
+from gapray.geometry.hull import hull_view_z
 from gapray.models.batches import equal_shapes
 
 
@@ -53,7 +53,7 @@ class HullDepth:
     def predict(self, sets: Sequence[MaskedSet]) -> list[list[NDArray[np.float32]]]:
         """Depth of the hull's front in each view, float32 [h, w], as `DepthModel.predict` returns it."""
         return [
-            hull_nearness([view[..., 3] >= 128 for view in views.rgba], views.azimuths_deg, self._elevation_deg)
+            hull_view_z([view[..., 3] >= 128 for view in views.rgba], views.azimuths_deg, self._elevation_deg)
             for views in sets
         ]
 

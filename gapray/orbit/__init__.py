@@ -1,1 +1,1 @@
-"""What every frame of an orbit should look like: geometry, view morph, weights."""
+"""What every frame of an orbit should look like: geometry, view morph, drawing engines, view weights."""

@@ -1,8 +1,8 @@
-"""The camera that outlines and colours agree on.
+"""Find the camera that outlines and colours agree on.
 
-Outlines alone are fooled by round products: a can looks nearly the same from 12 and from 25 degrees above. So cameras are
-judged by both: how much of the masks their hull leaves uncovered, and how badly each photo is predicted from the others. What
-neither can tell, a plain cup's elevation for one, is settled by what photographers usually do.
+Round products defeat outlines alone: a can looks nearly the same from 12 and from 25 degrees above. So cameras are judged by
+both: how much of the masks their hull leaves uncovered, and how poorly each photo is predicted from the others. What neither
+determines, such as a plain cup's elevation, is settled by what photographers usually do.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from gapray.geometry.calibrate import (
 )
 from gapray.geometry.frame import Layout, Placement, mask_box, to_frame
 from gapray.geometry.photo_consistency import disagreement
-from gapray.orbit.scene import Laid, carved_scene, laid_out
+from gapray.orbit.scene import FramedPhotos, carved_scene, frame_photos
 
 QUICK_SIZE, QUICK_VOXELS = 64, 40
 SIZE, VOXELS = 96, 48
-"""Photos are predicted from each other at these sizes [pixels] and resolutions: to choose a start, and to search from it."""
+"""Side [pixels] of the photos that are predicted from each other, and voxels: to choose a start, and to search from it."""
 STARTS_DEG = (5.0, 15.0, 25.0, 35.0)
-"""Elevations that are tried beside the one that fits the outlines best."""
+"""Elevations tried in addition to the one that fits the outlines best."""
 INVERSE_DISTANCES = (0.05, 0.15, 0.25, 0.35)
 EVALUATIONS = 26
-"""How often the simplex search may evaluate the cost."""
+"""Maximum number of cost evaluations of the simplex search."""
 STEPS = (5.0, 0.08, 0.02)
-"""Edges of the first simplex: elevation [degrees], inverse distance, axis u."""
+"""Edges of the initial simplex: elevation [degrees], inverse distance, axis u."""
 COLOUR_FLOOR, COVER_FLOOR = 0.01, 0.005
-"""Noise of a photo's colours and of a mask's outline: differences below do not count."""
-COVER_SHARE = 0.5
-"""Weight of the outlines beside the colours; both count by their logarithm, so that neither's unit matters."""
+"""Noise of a photo's colours and of a mask's outline; smaller differences do not count."""
+COVER_WEIGHT = 0.5
+"""Weight of the outlines relative to the colours; both enter as logarithms, so their units do not matter."""
 USUAL_ELEVATION_DEG, USUAL_INVERSE_DISTANCE = (15.0, 15.0), (0.25, 0.12)
-"""Mean and deviation of what photographers do: phones stand a little above the product, one to four product sizes away."""
-USUAL_SHARE = 0.02
-"""Weight of that, for what the photos leave open."""
+"""Mean and standard deviation of common practice: phones are held slightly above the product, one to four product sizes away."""
+USUAL_WEIGHT = 0.02
+"""Weight of common practice, which decides what the photos leave open."""
 DIRECTION_DOUBT = 0.98
-"""The photos' own order is turned round only when the other one predicts them this much better."""
+"""The photos' order is reversed only if that multiplies their disagreement by less than this."""
 
 
-def found_camera(
+def find_camera(
     photos: Sequence[NDArray[np.uint8]],
     masks: Sequence[NDArray[np.uint8]],
     azimuths_deg: tuple[float, ...],
@@ -69,12 +69,12 @@ def found_camera(
     """Find the camera and the direction of rotation.
 
     Args:
-        photos: uint8 [H, W, 3] a view.
-        masks: uint8 [H, W] a view, none empty.
-        azimuths_deg: One a view.
-        layout: Of the photos in the frame.
-        size: Of the frame in which outlines are compared [pixels].
-        refine: Search by colours and outlines; else the camera that fits the outlines best is taken as it is.
+        photos: uint8 [H, W, 3] for each view.
+        masks: uint8 [H, W] for each view, none empty.
+        azimuths_deg: One azimuth a view.
+        layout: Placement of the photos in the frame.
+        size: Side of the frame in which outlines are compared [pixels].
+        refine: Search by colours and outlines; otherwise the camera that fits the outlines best is returned.
         device: Where the tensors live.
 
     Raises:
@@ -91,16 +91,16 @@ def found_camera(
     fits = calibrate(alpha, list(azimuths_deg), axis_y=axis_y, own_crops=layout.own_crops, quick=True)
     outlines = Silhouettes(alpha, list(azimuths_deg), axis_y)
     quick, fine = (
-        [laid_out(photos, masks, azimuths_deg, placed(layout, fit), side, device) for fit in fits]
+        [frame_photos(photos, masks, azimuths_deg, placed(layout, fit), side, device) for fit in fits]
         for side in (QUICK_SIZE, SIZE)
     )
-    wrong = [_disagreement(fit, laid, QUICK_VOXELS) for fit, laid in zip(fits, quick, strict=True)]
+    wrong = [_disagreement(fit, framed, QUICK_VOXELS) for fit, framed in zip(fits, quick, strict=True)]
     chosen = 1 if wrong[1] < DIRECTION_DOUBT * wrong[0] else 0
     return _searched(fits[chosen], quick[chosen], fine[chosen], outlines) if refine else fits[chosen]
 
 
 def placed(layout: Layout, fit: Fit) -> list[Placement]:
-    """Where the frame lies in each photo, with the fit's shifts and scales."""
+    """Placements of the frame in the photos, with the fit's shifts and scales applied."""
     return [
         at.moved(du, dv, float(np.exp(log_scale)))
         for at, (du, dv, log_scale) in zip(layout.placements, fit.shifts, strict=True)
@@ -108,13 +108,13 @@ def placed(layout: Layout, fit: Fit) -> list[Placement]:
 
 
 def _middle(mask: NDArray[np.uint8]) -> float:
-    """V of the middle of a mask's box."""
+    """V of the middle of a mask's bounding box."""
     _, _, upper, lower = mask_box(mask >= 128)
     return (upper + lower) / len(mask) - 1
 
 
-def _searched(fit: Fit, quick: Laid, fine: Laid, outlines: Silhouettes) -> Fit:
-    """From the best of several starts, by a simplex search: the colours' cost has steps and no useful slope."""
+def _searched(fit: Fit, quick: FramedPhotos, fine: FramedPhotos, outlines: Silhouettes) -> Fit:
+    """Choose the best of several starts and refine it by a simplex search: the colour cost has steps and no useful gradient."""
     pixels = outlines.pixels(FIT_PIXELS, seed=1)
     shifts = torch.tensor(fit.shifts, device=outlines.masks.device).float()
 
@@ -125,12 +125,12 @@ def _searched(fit: Fit, quick: Laid, fine: Laid, outlines: Silhouettes) -> Fit:
     def missed(at: Fit) -> float:
         return 1 - float(covered(at).mean())
 
-    def cost(at: Fit, laid: Laid, voxels: int) -> float:
+    def cost(at: Fit, framed: FramedPhotos, voxels: int) -> float:
         return (
-            math.log(_disagreement(at, laid, voxels) + COLOUR_FLOOR)
-            + COVER_SHARE * math.log(missed(at) + COVER_FLOOR)
-            + USUAL_SHARE * _off(at.elevation_deg, USUAL_ELEVATION_DEG)
-            + USUAL_SHARE * _off(at.inverse_distance, USUAL_INVERSE_DISTANCE)
+            math.log(_disagreement(at, framed, voxels) + COLOUR_FLOOR)
+            + COVER_WEIGHT * math.log(missed(at) + COVER_FLOOR)
+            + USUAL_WEIGHT * _off(at.elevation_deg, USUAL_ELEVATION_DEG)
+            + USUAL_WEIGHT * _off(at.inverse_distance, USUAL_INVERSE_DISTANCE)
         )
 
     starts = [fit]
@@ -154,8 +154,8 @@ def _searched(fit: Fit, quick: Laid, fine: Laid, outlines: Silhouettes) -> Fit:
         steps[1] = -steps[1]
     simplex = np.vstack([first, first + np.diag(steps)]) / np.array(UNITS[:3])
     options = {"initial_simplex": simplex, "maxfev": EVALUATIONS, "xatol": 0.02, "fatol": 1e-4}
-    found = minimize(lambda values: cost(at(values), fine, VOXELS), simplex[0], method="Nelder-Mead", options=options)
-    best = at(found.x)
+    result = minimize(lambda values: cost(at(values), fine, VOXELS), simplex[0], method="Nelder-Mead", options=options)
+    best = at(result.x)
     if fit.shifted:
         best = reshifted(outlines, best)
         shifts = torch.tensor(best.shifts, device=shifts.device).float()
@@ -166,7 +166,7 @@ def _off(value: float, usual: tuple[float, float]) -> float:
     return ((value - usual[0]) / usual[1]) ** 2
 
 
-def _disagreement(fit: Fit, laid: Laid, voxels: int) -> float:
-    scene = carved_scene(laid, fit, voxels)
-    views = disagreement(scene.colour, scene.alpha, scene.nearness, scene.azimuths_deg, scene.camera)
+def _disagreement(fit: Fit, framed: FramedPhotos, voxels: int) -> float:
+    scene = carved_scene(framed, fit, voxels)
+    views = disagreement(scene.colour, scene.alpha, scene.view_z, scene.azimuths_deg, scene.camera)
     return float(views.mean())

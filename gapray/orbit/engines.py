@@ -1,8 +1,8 @@
-"""What draws the frames between the photos: the network, the view morph, optical flow, or the nearest photo.
+"""Engines that draw the frames between the photos: the network, the view morph, optical flow, or the nearest photo.
 
-The network needs the product's shape. Where the photos do not give it (glossy fruit that looks alike from everywhere), what knows no
-shape at all can be better, so the network, flow and the nearest photo are asked to draw photos that they were not given. The view morph
-is one of the network's candidates, and drawn only where the settings name it.
+The network needs the product's shape. Where the photos do not reveal it (glossy fruit that looks alike from everywhere),
+methods that use no shape at all can be better. So the network, flow and the nearest photo are tested on photos withheld from
+them. The view morph is one of the network's candidates, and is used alone only where the settings name it.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from torch.nn import functional
 
 from gapray.geometry.carve import carve
 from gapray.geometry.rounding import rounded
-from gapray.orbit.likeness import unlikeness
+from gapray.orbit.likeness import dissimilarity
 from gapray.orbit.morph import render
-from gapray.orbit.scene import OrbitFrame, Scene, seen_from_views, silhouettes_of
+from gapray.orbit.scene import OrbitFrame, OrbitScene, seen_from_views, silhouettes_of
 from gapray.orbit.synthesis.draw import SIDE, draw, shipped_network
 from gapray.orbit.without_shape import by_flow, by_nearest
 
 Engine = Literal["synthesis", "morph", "flow", "nearest"]
 TRIAL_SIZE, TRIAL_VOXELS = SIDE, 96
-"""Photos are drawn from the others at the size at which the network decides [pixels], and at this resolution."""
+"""Size at which photos are drawn from the others, the one at which the network decides [pixels], and voxels of their hulls."""
 TRIALS = 4
-"""So many of them, evenly spread."""
-LEAST_VIEWS = 4
+"""Number of photos that are withheld in turn, evenly spread."""
+MIN_VIEWS = 4
+"""Views below which nothing can be withheld."""
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 TRIED: tuple[Engine, ...] = ("synthesis", "flow", "nearest")
-"""Those that a product's photos decide between."""
+"""Engines among which a product's photos decide."""
 
 
-def between(scene: Scene, azimuths_deg: Sequence[float], engine: Engine, *, flow: bool = True) -> list[OrbitFrame]:
-    """Draw frames by an engine.
+def draw_between(
+    scene: OrbitScene, azimuths_deg: Sequence[float], engine: Engine, *, flow: bool = True
+) -> list[OrbitFrame]:
+    """Draw frames with an engine.
 
     Args:
         scene: From `build_scene`.
@@ -57,24 +60,24 @@ def between(scene: Scene, azimuths_deg: Sequence[float], engine: Engine, *, flow
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The engine that draws a product's frames in between, and why."""
+class EngineChoice:
+    """The engine that draws a product's in-between frames, and the errors that decided it."""
 
     engine: Engine
     errors: Mapping[Engine, float]
-    """What each engine made of photos that it was not given, mean `unlikeness`; empty when the settings name the engine."""
+    """Mean `dissimilarity` of each engine's frames to the withheld photos; empty when the settings name the engine."""
 
 
-def chosen_engine(scene: Scene, *, rounding: bool) -> Choice:
-    """The engine that draws each photo best from the others.
+def choose_engine(scene: OrbitScene, *, rounding: bool) -> EngineChoice:
+    """Choose the engine that draws withheld photos best from the others.
 
     Args:
-        scene: From `build_scene`. The network is taken where fewer than four views leave nothing to try with.
-        rounding: Whether the scene's hull was rounded; those of the trials then are too.
+        scene: From `build_scene`. With fewer than four views nothing can be withheld, and the network is chosen.
+        rounding: Whether the scene's hull was rounded; if so, the trials' hulls are too.
     """
     count = len(scene.azimuths_deg)
-    if count < LEAST_VIEWS:
-        return Choice("synthesis", {})
+    if count < MIN_VIEWS:
+        return EngineChoice("synthesis", {})
     views = [trial * count // TRIALS for trial in range(TRIALS)]
     small = _shrunk(scene, TRIAL_SIZE)
     truth = small.photos * small.alpha[:, None] + 1 - small.alpha[:, None]
@@ -82,15 +85,17 @@ def chosen_engine(scene: Scene, *, rounding: bool) -> Choice:
     for view in views:
         rest = _without_view(small, view, rounding)
         for engine in TRIED:
-            [frame] = between(rest, [scene.azimuths_deg[view]], engine)
+            [frame] = draw_between(rest, [scene.azimuths_deg[view]], engine)
             drawn[engine].append(frame.colour * frame.alpha + 1 - frame.alpha)
-    errors = {engine: float(unlikeness(torch.stack(frames), truth[views]).mean()) for engine, frames in drawn.items()}
-    # No margin for those that know the shape: leaving a photo out doubles the gap, which is harder on those that know no shape.
-    return Choice(min(errors, key=lambda engine: errors[engine]), errors)
+    errors = {
+        engine: float(dissimilarity(torch.stack(frames), truth[views]).mean()) for engine, frames in drawn.items()
+    }
+    # No margin for engines that know the shape: withholding a photo doubles the gap, which is harder on those that do not.
+    return EngineChoice(min(errors, key=lambda engine: errors[engine]), errors)
 
 
-def _without_view(scene: Scene, view: int, rounding: bool) -> Scene:
-    """The scene as it is known without one of its photos: carved anew, with the same camera."""
+def _without_view(scene: OrbitScene, view: int, rounding: bool) -> OrbitScene:
+    """The scene as it would be without one of its photos: carved again, with the same camera."""
     kept = [index for index in range(len(scene.azimuths_deg)) if index != view]
     azimuths = tuple(scene.azimuths_deg[index] for index in kept)
     cut = (scene.alpha[kept] * 255).round().byte().cpu().numpy()
@@ -106,14 +111,14 @@ def _without_view(scene: Scene, view: int, rounding: bool) -> Scene:
         photos=scene.photos[kept],
         colour=scene.colour[kept],
         alpha=scene.alpha[kept],
-        nearness=scene.nearness[kept],
+        view_z=scene.view_z[kept],
         hull=hull,
     )
     return seen_from_views(rest)
 
 
-def _shrunk(scene: Scene, size: int) -> Scene:
-    """The scene with smaller photos; the hull counts its distances in their pixels."""
+def _shrunk(scene: OrbitScene, size: int) -> OrbitScene:
+    """The scene with smaller photos; the hull's distances are scaled to their pixels."""
     if size >= scene.size:
         return scene
 

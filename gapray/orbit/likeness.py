@@ -1,4 +1,4 @@
-"""How unlike two pictures of a product look, without a network."""
+"""A dissimilarity of two pictures of a product, without a network."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 from torch.nn import functional
 
 SCALES = 3
-"""Gradients are compared at the pictures' size and at halves of it."""
+"""Gradients are compared at this many scales: the pictures' size and halves of it."""
 STABILITY = 0.0026
-"""The constant of gradient magnitude similarity for values of 0 … 1 (Xue et al. 2014, "Gradient magnitude similarity deviation",
+"""The constant of gradient magnitude similarity for values in 0 … 1 (Xue et al. 2014, "Gradient magnitude similarity deviation",
 section II: 170 for 8 bits)."""
 NOISE = 1e-4
-"""Differences of this size are noise; it keeps the geometric mean of equal colours and unequal gradients from being 0."""
-GRADIENT_SHARE = 2 / 3
-"""Weight of gradients beside colours in the geometric mean of both: outlines and print are seen before shades."""
+"""Smaller differences are noise; this also keeps the geometric mean of equal colours and unequal gradients above 0."""
+GRADIENT_WEIGHT = 2 / 3
+"""Weight of gradients relative to colours in their geometric mean: outlines and print are noticed before shades."""
 
 
-def unlikeness(first: Tensor, second: Tensor) -> Tensor:
-    """The weighted geometric mean of how much colours differ and how much gradients differ.
+def dissimilarity(first: Tensor, second: Tensor) -> Tensor:
+    """The weighted geometric mean of colour difference and gradient difference.
 
     Args:
         first: float32 [N, 3, S, S], 0 … 1.
@@ -30,7 +30,7 @@ def unlikeness(first: Tensor, second: Tensor) -> Tensor:
     colour = (first - second).abs().mean((1, 2, 3))
     gradient = torch.stack([_gradients_differ(*pair) for pair in _pyramid(first, second)]).mean(0)
     return (
-        torch.exp((1 - GRADIENT_SHARE) * torch.log(colour + NOISE) + GRADIENT_SHARE * torch.log(gradient + NOISE))
+        torch.exp((1 - GRADIENT_WEIGHT) * torch.log(colour + NOISE) + GRADIENT_WEIGHT * torch.log(gradient + NOISE))
         - NOISE
     )
 

@@ -1,7 +1,7 @@
 """The view morph: photos re-projected through the hull to any azimuth and blended (image-based rendering).
 
-Unstructured lumigraph weights (Buehler et al. 2001): a photo counts by how near its angle is and where it sees the
-surface. What the hull's shape leaves misaligned between the two nearest photos is moved by optical flow.
+Weights follow the unstructured lumigraph (Buehler et al. 2001): a photo counts by how near its angle is and where it sees the
+surface. Misalignment that the hull's shape leaves between the two nearest photos is corrected by optical flow.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from torch.nn import functional
 from gapray.capture.azimuths import turned
 from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING, front
-from gapray.orbit.scene import OrbitFrame, Scene, enlarged, filled
+from gapray.orbit.scene import OrbitFrame, OrbitScene, enlarged, filled
 from gapray.orbit.weights import neighbours
 
 DEPTH_TOLERANCE = 0.05
-"""A photo sees a surface point when its own depth there differs by less [half frames]."""
+"""A photo sees a surface point if its own depth there differs by less than this [half frames]."""
 HELPERS = 5
-"""Photos that may fill what the two nearest do not see."""
+"""Number of photos that may fill in what the two nearest do not see."""
 HELPER_WEIGHTS = (2e-2, 2e-2, 3e-3, 1e-3, 3e-4)
-"""Weight of a helper by its rank in angle."""
+"""Weight of a helper by its rank in angular distance."""
 ANGLE_POWER = 2
 FACING_POWER = 2
-"""A photo's weight falls with these powers of the angle to the frame and of the surface's slant."""
+"""Exponents by which a photo's weight falls with its angle to the frame and with the surface's slant."""
 DETAIL_POWER = 4
-"""Details take the photos' weights to this power: nearly all from the better one."""
+"""Exponent of the photos' weights for details, which thus come almost entirely from the better photo."""
 BAND_BLUR = 0.012
 NORMAL_BLUR = 0.008
-"""Deviations of the Gaussians that part shade from detail and smooth the surface for its normals [frame sides]."""
+"""Standard deviations of the Gaussians that separate shade from detail, and that smooth the surface for its normals [frame
+sides]."""
 COARSE_BLUR_PX = 2.0
+"""Wider blurs are computed at half size [pixels]."""
 FLOW_LIMIT = 0.055
-"""Longest residual motion that is believed [half frames]."""
+"""Longest residual motion that is accepted [half frames]."""
 
 
-def render(scene: Scene, azimuth_deg: float, *, without: int | None = None, flow: bool = False) -> OrbitFrame:
+def render(scene: OrbitScene, azimuth_deg: float, *, without: int | None = None, flow: bool = False) -> OrbitFrame:
     """Render one frame.
 
     Args:
@@ -51,27 +53,29 @@ def render(scene: Scene, azimuth_deg: float, *, without: int | None = None, flow
     """
     size, camera = scene.size, scene.camera
     near, inside = front(scene.hull, camera, azimuth_deg, size // 2)
-    nearness, alpha = enlarged(filled(near), size), (enlarged(inside, size) + 0.5).clamp(0, 1)
-    shown = (alpha > 0) & (nearness > NOTHING / 2)
+    view_z, alpha = enlarged(filled(near), size), (enlarged(inside, size) + 0.5).clamp(0, 1)
+    shown = (alpha > 0) & (view_z > NOTHING / 2)
     u, v = frame_grid(size, scene.colour.device)
     row, column = shown.nonzero(as_tuple=True)
     at = row, column
-    points = camera.unproject(u[at], v[at], nearness[at], azimuth_deg)
-    normals = _normals(nearness, shown, camera, azimuth_deg)[at]
-    offsets = {view: turned(one, azimuth_deg) for view, one in enumerate(scene.azimuths_deg) if view != without}
-    low, high, share = neighbours(offsets)
-    by_angle = {low: (1 - share) ** ANGLE_POWER, high: share**ANGLE_POWER} if low != high else {low: 1.0}
+    points = camera.unproject(u[at], v[at], view_z[at], azimuth_deg)
+    normals = _normals(view_z, shown, camera, azimuth_deg)[at]
+    offsets = {
+        view: turned(captured, azimuth_deg) for view, captured in enumerate(scene.azimuths_deg) if view != without
+    }
+    low, high, fraction = neighbours(offsets)
+    by_angle = {low: (1 - fraction) ** ANGLE_POWER, high: fraction**ANGLE_POWER} if low != high else {low: 1.0}
     ranked = sorted(offsets, key=lambda view: abs(offsets[view]))[:HELPERS]
     looks = {view: _look(scene, view, points, normals) for view in ranked}
     base, known = _mixed(looks, by_angle, ranked, at, size)
     photos = [_photo(looks[view], by_angle[view], base, at) for view in by_angle if view in looks]
     if flow and len(photos) == 2:
-        pairs = zip((low, high), photos, _meeting(photos, share), strict=True)
+        pairs = zip((low, high), photos, _meeting(photos, fraction), strict=True)
         photos = [_moved(scene.colour[view], photo, looks[view], at, step) for view, photo, step in pairs]
     colour = _blended(photos, known) if photos else base
     visibility = torch.zeros_like(alpha)
     visibility[at] = torch.stack([looks[view].seen for view in by_angle if view in looks]).amax(0)
-    return OrbitFrame(colour, torch.where(shown, alpha, 0), torch.where(shown, nearness, NOTHING), visibility)
+    return OrbitFrame(colour, torch.where(shown, alpha, 0), torch.where(shown, view_z, NOTHING), visibility)
 
 
 @dataclass(frozen=True)
@@ -83,19 +87,19 @@ class _Look:
     where: Tensor
     """[2, P]: u and v in the photo."""
     seen: Tensor
-    """[P], 0 … 1: how surely it sees them."""
+    """[P], 0 … 1: how certainly it sees them."""
     facing: Tensor
-    """[P], 0 … 1: cosine between the surface and the view; a grazing photo has few pixels and the rim's shade there."""
+    """[P], 0 … 1: cosine between surface normal and view; a grazing photo has few pixels there, in the shade of the rim."""
 
 
-def _look(scene: Scene, view: int, points: Tensor, normals: Tensor) -> _Look:
+def _look(scene: OrbitScene, view: int, points: Tensor, normals: Tensor) -> _Look:
     azimuth = scene.azimuths_deg[view]
-    u, v, nearness = scene.camera.project(points, azimuth)
-    own = scene.nearness[view]
-    # The nearer of a pixel and its surroundings: at steps of depth bilinear values lie on no surface.
+    u, v, view_z = scene.camera.project(points, azimuth)
+    own = scene.view_z[view]
+    # The nearer of a pixel and its surroundings: at depth discontinuities bilinear values lie on no surface.
     around = functional.max_pool2d(own[None], 3, 1, 1)[0]
     surfaces = sample(torch.stack([own, around]), u, v)
-    apart = (surfaces - nearness).abs().amin(0)
+    apart = (surfaces - view_z).abs().amin(0)
     seen = (1 - (apart - DEPTH_TOLERANCE) / DEPTH_TOLERANCE).clamp(0, 1) * ((u.abs() < 1) & (v.abs() < 1))
     toward = torch.as_tensor(scene.camera.axes(azimuth)[2], dtype=points.dtype, device=points.device)
     return _Look(
@@ -103,10 +107,10 @@ def _look(scene: Scene, view: int, points: Tensor, normals: Tensor) -> _Look:
     )
 
 
-def _normals(nearness: Tensor, shown: Tensor, camera: OrbitCamera, azimuth_deg: float) -> Tensor:
+def _normals(view_z: Tensor, shown: Tensor, camera: OrbitCamera, azimuth_deg: float) -> Tensor:
     """Unit normals of the smoothed front in world coordinates, [S, S, 3]."""
-    size = nearness.shape[-1]
-    smooth = blurred(nearness[None], shown.float(), size * NORMAL_BLUR)[0]
+    size = view_z.shape[-1]
+    smooth = blurred(view_z[None], shown.float(), size * NORMAL_BLUR)[0]
     down, right = torch.gradient(smooth, spacing=2 / size)
     flat = torch.stack([-right, down, torch.ones_like(right)], -1)
     rows = torch.as_tensor(camera.axes(azimuth_deg), dtype=flat.dtype, device=flat.device)
@@ -116,7 +120,7 @@ def _normals(nearness: Tensor, shown: Tensor, camera: OrbitCamera, azimuth_deg: 
 def _mixed(
     looks: dict[int, _Look], by_angle: dict[int, float], ranked: list[int], at: tuple[Tensor, Tensor], size: int
 ) -> tuple[Tensor, Tensor]:
-    """A first colour everywhere, [3, S, S], from all helpers; and where any of them knew it, [S, S]."""
+    """A base colour everywhere, [3, S, S], from all helpers; and where any of them saw the surface, [S, S]."""
     weights = {
         view: looks[view].seen * looks[view].facing * (by_angle.get(view, 0.0) + HELPER_WEIGHTS[rank])
         for rank, view in enumerate(ranked)
@@ -132,7 +136,7 @@ def _mixed(
 
 
 def _photo(look: _Look, by_angle: float, base: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
-    """One of the two nearest photos as the frame would see it: colour and weight, [4, S, S]."""
+    """One of the two nearest photos re-projected into the frame: colour and weight, [4, S, S]."""
     image = torch.cat([base, torch.full_like(base[:1], 1e-4)])
     image[:3, at[0], at[1]] = torch.lerp(base[:, at[0], at[1]], look.colour, look.seen)
     image[3, at[0], at[1]] = (look.seen * look.facing**FACING_POWER * by_angle).clamp(min=1e-4)
@@ -155,12 +159,12 @@ def _blended(photos: list[Tensor], known: Tensor) -> Tensor:
 
 
 def blurred(image: Tensor, inside: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of [C, S, S] that looks only at pixels where `inside` [S, S] is 1."""
+    """Gaussian blur of [C, S, S] over the pixels where `inside` [S, S] is 1."""
     if sigma > COARSE_BLUR_PX and image.shape[-1] % 2 == 0:
         # A wide blur has no detail to lose: half the size costs an eighth.
         coarse = functional.avg_pool2d(torch.cat([image * inside, inside[None]]), 2)
-        share = coarse[-1]
-        below = blurred(coarse[:-1] / share.clamp(min=1e-6), share, sigma / 2)
+        covered = coarse[-1]
+        below = blurred(coarse[:-1] / covered.clamp(min=1e-6), covered, sigma / 2)
         wide = functional.interpolate(below[None], image.shape[-2:], mode="bilinear", align_corners=False)[0]
         return torch.where(inside > 0, wide, image)
     reach = max(1, round(2.5 * sigma))
@@ -172,7 +176,7 @@ def blurred(image: Tensor, inside: Tensor, sigma: float) -> Tensor:
 
 
 def _push_pull(image: Tensor, known: Tensor) -> Tensor:
-    """Fill [C, S, S] where `known` [S, S] is 0 from ever coarser averages (Gortler et al. 1996, "The lumigraph", 3.4)."""
+    """Fill [C, S, S] where `known` [S, S] is 0 with ever coarser averages (Gortler et al. 1996, "The lumigraph", 3.4)."""
     if float(known.min()) > 0 or image.shape[-1] < 2:
         return image
     half = image.shape[-1] // 2
@@ -182,15 +186,15 @@ def _push_pull(image: Tensor, known: Tensor) -> Tensor:
     return torch.where(known > 0, image, smooth)
 
 
-def _meeting(photos: list[Tensor], share: float) -> list[Tensor]:
-    """Where the frame finds each photo's pixels when both are moved along the flow between them, [2, S, S] each."""
+def _meeting(photos: list[Tensor], fraction: float) -> list[Tensor]:
+    """U and v in each photo of the frame's pixels, when both photos move along the flow between them, [2, S, S] each."""
     size = photos[0].shape[-1]
     first, second = (_grey(photo[:3]) for photo in photos)
-    there = _limited(_flow(first, second), FLOW_LIMIT * size / 2)
-    back = _limited(_flow(second, first), FLOW_LIMIT * size / 2)
-    # Flow from the frame in between to each side, to second order (Jiang et al. 2018, "Super SloMo", equation 4).
-    to_first = -(1 - share) * share * there + share**2 * back
-    to_second = (1 - share) ** 2 * there - share * (1 - share) * back
+    forward = _limited(_flow(first, second), FLOW_LIMIT * size / 2)
+    backward = _limited(_flow(second, first), FLOW_LIMIT * size / 2)
+    # Flow from the in-between frame to each side, to second order (Jiang et al. 2018, "Super SloMo", equation 4).
+    to_first = -(1 - fraction) * fraction * forward + fraction**2 * backward
+    to_second = (1 - fraction) ** 2 * forward - fraction * (1 - fraction) * backward
     u, v = frame_grid(size, photos[0].device)
     grid = torch.stack([u, v])
     return [
@@ -199,7 +203,7 @@ def _meeting(photos: list[Tensor], share: float) -> list[Tensor]:
 
 
 def _moved(colour: Tensor, photo: Tensor, look: _Look, at: tuple[Tensor, Tensor], to: Tensor) -> Tensor:
-    """`_photo` read at other places of the frame, with one look-up in the photo: a second would blur it."""
+    """`_photo` read at other positions of the frame, sampling the photo only once: a second sampling would blur it."""
     size = photo.shape[-1]
     where = torch.zeros(2, size, size, device=photo.device)
     known = torch.zeros(size, size, device=photo.device)
@@ -216,7 +220,7 @@ def _grey(image: Tensor) -> NDArray[np.uint8]:
 
 
 def _flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Dense inverse search (Kroeger et al. 2016), OpenCV's medium preset: [S, S, 2] pixels."""
+    """Optical flow by dense inverse search (Kroeger et al. 2016), OpenCV's medium preset: [S, S, 2] pixels."""
     return np.asarray(
         cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None), np.float32
     )

@@ -1,4 +1,4 @@
-"""Photos and masks -> a scene: calibrate, find the direction, carve, mend, round, fuse depth."""
+"""From photos and masks to a scene: calibrate, find the direction, carve, mend, round, fuse depth."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gapray.geometry.carve import NOTHING, carved_by_fronts, mended
 from gapray.geometry.depth_fusion import trusted_fronts
 from gapray.geometry.frame import lay_out, to_frame
 from gapray.geometry.rounding import rounded
-from gapray.orbit.camera_search import found_camera, placed
-from gapray.orbit.engines import Choice, Engine, chosen_engine
+from gapray.orbit.camera_search import find_camera, placed
+from gapray.orbit.engines import Engine, EngineChoice, choose_engine
 from gapray.orbit.scene import (
-    Scene,
+    OrbitScene,
     carved_scene,
-    laid_out,
+    frame_photos,
     outline_distances,
     seen_from_views,
     silhouettes_of,
@@ -31,12 +31,12 @@ from gapray.orbit.scene import (
 )
 
 LEVELS_PX = (0.0, -0.5, -1.0, -2.0)
-"""The hull's surface is put at the one of these that fills the masks best: masks that are a little too small carve thin
-parts away for good."""
+"""Candidate levels of the hull's surface; the one that fills the masks best is used, because masks that are slightly too small
+carve thin parts away for good."""
 MEND_ABOVE = 0.01
-"""Share of the masks that the hull leaves uncovered, from which on wrong silhouettes are looked for."""
+"""Wrong silhouettes are looked for when the hull leaves more than this fraction of the masks uncovered."""
 ROUND_ABOVE = 0.995
-"""Re-projection IoU from which on masks are exact enough to round what they leave open."""
+"""Only masks with a larger re-projection IoU are exact enough for rounding."""
 POOR_IOU = 0.9
 """A view whose mask and hull agree less is named in a warning."""
 PLAIN_ENGINES: Mapping[Engine, str] = {
@@ -53,24 +53,24 @@ class Calibration:
     inverse_distance: float
     """1 / distance of the camera [1 / half frames]; 0 = orthographic."""
     axis_x: float
-    """Where the turning axis is seen, -1 … 1."""
+    """u of the turning axis, -1 … 1."""
     direction: int
-    """+1, or -1 when the photos run the other way round than their azimuths say."""
+    """+1, or -1 when the photos run in the opposite direction to their azimuths."""
     shifted: bool
-    """A shift and a scale a view were needed: the photos are no fixed camera's."""
+    """Whether each view needed a shift and a scale: no fixed camera took the photos."""
     mended: bool
-    """Parts that one or two masks had lost were put back."""
+    """Whether parts that one or two masks had lost were restored."""
     rounded: bool
-    """Ridges that no photo shows were rounded."""
+    """Whether ridges that no photo shows were rounded."""
     engine: Engine
-    """Draws the frames in between."""
+    """The engine that draws the in-between frames."""
     engine_errors: Mapping[Engine, float]
-    """See `gapray.orbit.engines.Choice`."""
+    """Errors that decided the engine, see `gapray.orbit.engines.EngineChoice`."""
     reprojection_iou: tuple[float, ...]
     """Overlap of each view's mask with the hull seen from there, 0 … 1."""
 
     def warnings(self, names: Sequence[str]) -> list[str]:
-        """Sentences for people about what looks wrong, naming the views."""
+        """Messages for people about what looks wrong, naming the views."""
         poor = [
             f"{name}: its outline fits the other views badly (IoU {iou:.2f}); check its mask and azimuth"
             for name, iou in zip(names, self.reprojection_iou, strict=True)
@@ -89,51 +89,51 @@ def build_scene(
     *,
     depths: Sequence[NDArray[np.uint16]] | None = None,
     device: str = "cpu",
-) -> tuple[Scene, Calibration]:
+) -> tuple[OrbitScene, Calibration]:
     """Calibrate the photos and carve the product.
 
     Args:
-        photos: uint8 [H, W, 3] a view; sizes may differ.
-        masks: uint8 [H, W] a view, 128 and above = product.
-        azimuths_deg: One a view.
+        photos: uint8 [H, W, 3] for each view; sizes may differ.
+        masks: uint8 [H, W] for each view, 128 and above = product.
+        azimuths_deg: One azimuth a view.
         settings: Size, framing and which refinements are on.
-        depths: uint16 [H, W] a view as `GapView.depth`, when a network estimated them: they show concavities that no
+        depths: uint16 [H, W] for each view, as `GapView.depth`, if a network estimated them: they show concavities that no
             outline does.
         device: Where the tensors live.
 
     Raises:
         ValueError: A mask is empty, or there are fewer than three views.
-        InputError: `mask.too_small` for a mask of which nothing is left in the frame; `orbit.empty_hull`.
+        InputError: `mask.too_small` for a mask that vanishes in the frame; `orbit.empty_hull`.
     """
     if len(photos) < 3:
         raise ValueError(f"{len(photos)} views are too few for a hull")
     azimuths = tuple(float(azimuth) for azimuth in azimuths_deg)
     layout = lay_out([mask >= 128 for mask in masks], framing=settings.framing, margin=settings.margin)
-    chosen = found_camera(
-        photos, masks, azimuths, layout, size=settings.size, refine=settings.refine_camera, device=device
-    )
-    placements = placed(layout, chosen)
-    scene = carved_scene(laid_out(photos, masks, azimuths, placements, settings.size, device), chosen, settings.voxels)
-    scene, calibration = _refined(scene, chosen)
-    if not (scene.nearness > NOTHING / 2).any():
+    fit = find_camera(photos, masks, azimuths, layout, size=settings.size, refine=settings.refine_camera, device=device)
+    placements = placed(layout, fit)
+    scene = carved_scene(frame_photos(photos, masks, azimuths, placements, settings.size, device), fit, settings.voxels)
+    scene, calibration = _refined(scene, fit)
+    if not (scene.view_z > NOTHING / 2).any():
         raise InputError("orbit.empty_hull", "the masks contradict each other: nothing is seen in all of them")
     if depths is not None:
-        laid16 = [to_frame(one, at, settings.size) for one, at in zip(depths, placements, strict=True)]
-        network = torch.tensor(np.stack(laid16).astype(np.float32) / DEPTH_MAX, device=device)
-        fronts = trusted_fronts(scene.nearness, network, scene.alpha, azimuths, scene.camera)
+        framed = [to_frame(depth, at, settings.size) for depth, at in zip(depths, placements, strict=True)]
+        network = torch.tensor(np.stack(framed).astype(np.float32) / DEPTH_MAX, device=device)
+        fronts = trusted_fronts(scene.view_z, network, scene.alpha, azimuths, scene.camera)
         scene = seen_from_views(replace(scene, hull=carved_by_fronts(scene.hull, fronts, azimuths, scene.camera)))
     choice = (
-        Choice(settings.engine, {}) if settings.engine != "auto" else chosen_engine(scene, rounding=calibration.rounded)
+        EngineChoice(settings.engine, {})
+        if settings.engine != "auto"
+        else choose_engine(scene, rounding=calibration.rounded)
     )
-    if choice.engine in PLAIN_ENGINES and chosen.shifted:
-        # Shifts that come from a geometry which does not even help to draw the photos are not believed.
-        laid = laid_out(photos, masks, azimuths, layout.placements, settings.size, device)
-        scene = unshifted(scene, laid, chosen)
+    if choice.engine in PLAIN_ENGINES and fit.shifted:
+        # Shifts from a geometry that does not even help to draw the photos are not trusted.
+        unshifted_photos = frame_photos(photos, masks, azimuths, layout.placements, settings.size, device)
+        scene = unshifted(scene, unshifted_photos, fit)
     return scene, replace(calibration, engine=choice.engine, engine_errors=choice.errors)
 
 
-def _refined(scene: Scene, fit: Fit) -> tuple[Scene, Calibration]:
-    """Mend what wrong masks carved, find the best level, round what nobody sees."""
+def _refined(scene: OrbitScene, fit: Fit) -> tuple[OrbitScene, Calibration]:
+    """Mend what wrong masks carved away, find the best level, round what nobody sees."""
     inside = outline_distances(scene)
     uncovered = (inside < -1) & (scene.alpha > 0.5)
     mend = float(uncovered.sum() / (scene.alpha > 0.5).sum()) > MEND_ABOVE
@@ -164,5 +164,6 @@ def _refined(scene: Scene, fit: Fit) -> tuple[Scene, Calibration]:
 
 
 def _iou(inside: Tensor, alpha: Tensor) -> Tensor:
-    found, true = inside > 0, alpha > 0.5
-    return (found & true).sum((1, 2)) / (found | true).sum((1, 2)).clamp(min=1)
+    """IoU of the hull's outline and the mask in each view, [V]."""
+    predicted, true = inside > 0, alpha > 0.5
+    return (predicted & true).sum((1, 2)) / (predicted | true).sum((1, 2)).clamp(min=1)

@@ -1,4 +1,4 @@
-"""A product standing in its own geometry: photos in one frame, a camera, a hull."""
+"""A product in its own geometry: photos in one frame, a camera, a hull."""
 
 from __future__ import annotations
 
@@ -20,144 +20,149 @@ from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.geometry.silhouettes import signed_distance
 
 SPARE = 1.08
-"""The hull's field is so much larger than the product."""
+"""The hull's field is larger than the product by this factor."""
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What frames are rendered from. Everything is in one square frame of `size` x `size` pixels."""
+class OrbitScene:
+    """Everything that frames are rendered from, in one square frame of `size` x `size` pixels."""
 
     size: int
     azimuths_deg: tuple[float, ...]
     photos: Tensor
     """float32 [V, 3, S, S], 0 … 1."""
     colour: Tensor
-    """As `photos`, but beyond the mask the colour of its nearest pixel goes on."""
+    """As `photos`, but beyond the mask the colour of its nearest pixel is repeated."""
     alpha: Tensor
     """float32 [V, S, S], 0 … 1."""
     camera: OrbitCamera
     hull: Hull
-    nearness: Tensor
-    """float32 [V, S, S], the hull's front in each view, `NOTHING` beside it."""
+    view_z: Tensor
+    """float32 [V, S, S], view z of the hull's front in each view, `NOTHING` beside it."""
 
 
 @dataclass(frozen=True)
 class OrbitFrame:
-    """One drawn frame, S x S pixels, by whichever engine."""
+    """One drawn frame of S x S pixels, by any engine."""
 
     colour: Tensor
-    """[3, S, S], 0 … 1."""
+    """[3, S, S], 0 … 1, not multiplied by alpha."""
     alpha: Tensor
     """[S, S], 0 … 1."""
-    nearness: Tensor
-    """[S, S], the surface [half frames], `NOTHING` beside the product."""
+    view_z: Tensor
+    """[S, S], view z of the surface [half frames], `NOTHING` beside the product."""
     visibility: Tensor
-    """[S, S], 0 … 1: how much of the colour the photos saw."""
+    """[S, S], 0 … 1: how certainly the photos saw what the colour shows."""
 
 
 @dataclass(frozen=True)
-class Laid:
-    """The photos in the frame, before anything is known of the camera."""
+class FramedPhotos:
+    """The photos placed in the frame, before anything is known about the camera."""
 
     size: int
     azimuths_deg: tuple[float, ...]
     photos: Tensor
-    """As of `Scene`."""
+    """float32 [V, 3, S, S], 0 … 1."""
     colour: Tensor
+    """As `photos`, but beyond the mask the colour of its nearest pixel is repeated."""
     alpha: Tensor
-    cut: NDArray[np.uint8]
-    """uint8 [V, S, S], `alpha` in bytes."""
+    """float32 [V, S, S], 0 … 1."""
+    masks: NDArray[np.uint8]
+    """uint8 [V, S, S]: `alpha` as bytes."""
 
 
-def laid_out(
+def frame_photos(
     photos: Sequence[NDArray[np.uint8]],
     masks: Sequence[NDArray[np.uint8]],
     azimuths: tuple[float, ...],
     placements: Sequence[Placement],
     size: int,
     device: str,
-) -> Laid:
-    """Bring photos and masks into the frame."""
+) -> FramedPhotos:
+    """Place photos and masks in the frame."""
     rgb = np.stack([to_frame(photo, at, size) for photo, at in zip(photos, placements, strict=True)])
     cut = np.stack([to_frame(mask, at, size) for mask, at in zip(masks, placements, strict=True)])
     colour = np.stack([extended(image, mask) for image, mask in zip(rgb, cut, strict=True)])
     alpha = torch.tensor(cut, device=device).float() / 255
-    return Laid(size, azimuths, _planes(rgb, device), _planes(colour, device), alpha, cut)
+    return FramedPhotos(size, azimuths, _planes(rgb, device), _planes(colour, device), alpha, cut)
 
 
-def carved_scene(laid: Laid, fit: Fit, voxels: int) -> Scene:
-    """The scene with the plain hull of a camera."""
+def carved_scene(framed: FramedPhotos, fit: Fit, voxels: int) -> OrbitScene:
+    """The scene with the plain hull under a camera."""
     camera = OrbitCamera(fit.elevation_deg, fit.inverse_distance, fit.axis_x, fit.axis_y, fit.direction)
-    silhouettes = silhouettes_of(laid.cut, laid.azimuths_deg, laid.alpha.device)
-    hull = carve(silhouettes, camera, reach=_reach(laid.cut, camera), voxels=voxels)
-    bare = Scene(laid.size, laid.azimuths_deg, laid.photos, laid.colour, laid.alpha, camera, hull, nearness=laid.alpha)
+    silhouettes = silhouettes_of(framed.masks, framed.azimuths_deg, framed.alpha.device)
+    hull = carve(silhouettes, camera, reach=_reach(framed.masks, camera), voxels=voxels)
+    bare = OrbitScene(
+        framed.size, framed.azimuths_deg, framed.photos, framed.colour, framed.alpha, camera, hull, view_z=framed.alpha
+    )
     return seen_from_views(bare)
 
 
 def silhouettes_of(
-    cut: NDArray[np.uint8], azimuths: Sequence[float], device: str | torch.device
+    masks: NDArray[np.uint8], azimuths: Sequence[float], device: str | torch.device
 ) -> list[tuple[Tensor, float]]:
-    """Signed distances of masks in the frame, with their azimuths, as `carve` takes them."""
+    """Signed distances of masks [V, S, S] in the frame, with their azimuths, in the form that `carve` takes."""
     return [
         (torch.tensor(signed_distance(mask), device=device), azimuth)
-        for mask, azimuth in zip(cut, azimuths, strict=True)
+        for mask, azimuth in zip(masks, azimuths, strict=True)
     ]
 
 
 def _planes(images: NDArray[np.uint8], device: str) -> Tensor:
+    """uint8 [V, S, S, 3] -> float32 [V, 3, S, S], 0 … 1."""
     return torch.tensor(images, device=device).permute(0, 3, 1, 2).float() / 255
 
 
-def seen_from_views(scene: Scene) -> Scene:
-    """The scene with `nearness` of its hull as it is now."""
+def seen_from_views(scene: OrbitScene) -> OrbitScene:
+    """The scene with the view z of its current hull in each view."""
     fronts = [front(scene.hull, scene.camera, azimuth, scene.size // 2)[0] for azimuth in scene.azimuths_deg]
-    return replace(scene, nearness=torch.stack([enlarged(filled(one), scene.size) for one in fronts]))
+    return replace(scene, view_z=torch.stack([enlarged(filled(near), scene.size) for near in fronts]))
 
 
-def unshifted(scene: Scene, laid: Laid, fit: Fit) -> Scene:
-    """The scene with its photos as they were laid out, without the fit's shifts and scales; depths move along.
+def unshifted(scene: OrbitScene, framed: FramedPhotos, fit: Fit) -> OrbitScene:
+    """The scene with its photos as first placed, without the fit's shifts and scales; depths move with them.
 
-    Its hull stands in the shifted frame still.
+    Its hull stays in the shifted frame.
     """
-    u, v = frame_grid(laid.size, laid.alpha.device)
+    u, v = frame_grid(framed.size, framed.alpha.device)
     moved = [
-        # Not bilinear: between a surface and the nothing beside it lies no surface.
+        # Not bilinear: there is no surface between a surface and the empty space beside it.
         sample(near[None], (u - du) / math.exp(log_scale), (v - dv) / math.exp(log_scale), mode="nearest")[0]
-        for near, (du, dv, log_scale) in zip(scene.nearness, fit.shifts, strict=True)
+        for near, (du, dv, log_scale) in zip(scene.view_z, fit.shifts, strict=True)
     ]
-    nearness = torch.stack([filled(near) for near in moved])
-    return replace(scene, photos=laid.photos, colour=laid.colour, alpha=laid.alpha, nearness=nearness)
+    view_z = torch.stack([filled(near) for near in moved])
+    return replace(scene, photos=framed.photos, colour=framed.colour, alpha=framed.alpha, view_z=view_z)
 
 
-def outline_distances(scene: Scene) -> Tensor:
-    """Distance to the hull's outline in each view, [V, S, S] pixels."""
+def outline_distances(scene: OrbitScene) -> Tensor:
+    """Distance to the hull's outline in each view, [V, S, S] pixels; positive inside."""
     seen = [front(scene.hull, scene.camera, azimuth, scene.size // 2)[1] for azimuth in scene.azimuths_deg]
-    return torch.stack([enlarged(one, scene.size) for one in seen])
+    return torch.stack([enlarged(distance, scene.size) for distance in seen])
 
 
-def _reach(cut: NDArray[np.uint8], camera: OrbitCamera) -> tuple[float, float]:
+def _reach(masks: NDArray[np.uint8], camera: OrbitCamera) -> tuple[float, float]:
     """Half extents that enclose the product: horizontal, vertical [half frames].
 
-    What is lowest or highest in any view stands before the axis or on it, seen from there, so that it is at most as low or as
+    The lowest or highest point of any view is in front of the axis or on it, seen from there. So it is at most as low or as
     high as the point of the axis that is seen at the same height.
     """
-    boxes = np.array([mask_box(mask >= 128) for mask in cut]) / cut.shape[-1] * 2 - 1
+    boxes = np.array([mask_box(mask >= 128) for mask in masks]) / masks.shape[-1] * 2 - 1
     elevation = math.radians(camera.elevation_deg)
     slant = camera.inverse_distance * math.sin(elevation)
     heights = camera.axis_y - np.array([boxes[:, 2].min(), boxes[:, 3].max()])
     on_axis = heights / np.maximum(math.cos(elevation) + heights * slant, 0.2)
     up = float(np.abs(on_axis).max())
-    # Far from the camera things look smaller: the lower end when it looks down.
+    # Things far from the camera look smaller: the lower end when it looks down.
     across = float(np.abs(boxes[:, :2] - camera.axis_x).max()) * (1 + abs(slant) * up)
     return SPARE * across, SPARE * up + (SPARE - 1) * across
 
 
-def filled(nearness: Tensor, rings: int = 3) -> Tensor:
-    """Carry the surface a few pixels beyond its rim, so that the outline's soft pixels have a depth."""
+def filled(view_z: Tensor, rings: int = 3) -> Tensor:
+    """Extend the surface a few pixels beyond its rim, so that the outline's soft pixels have a depth."""
     for _ in range(rings):
-        grown = functional.max_pool2d(nearness[None], 3, 1, 1)[0]
-        nearness = torch.where(nearness > NOTHING / 2, nearness, grown)
-    return nearness
+        grown = functional.max_pool2d(view_z[None], 3, 1, 1)[0]
+        view_z = torch.where(view_z > NOTHING / 2, view_z, grown)
+    return view_z
 
 
 def enlarged(image: Tensor, size: int) -> Tensor:
@@ -166,7 +171,7 @@ def enlarged(image: Tensor, size: int) -> Tensor:
 
 
 def extended(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Replace what is not surely product by the colour of the nearest pixel that is.
+    """Replace the colour of pixels that are not certainly product by that of the nearest one that is.
 
     Args:
         rgb: uint8 [S, S, 3].

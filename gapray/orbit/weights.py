@@ -1,4 +1,4 @@
-"""Which captured views a frame is made from."""
+"""Which captured views each frame is made from."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from gapray.capture.azimuths import turned
 
 KEY_TOLERANCE_DEG = 0.5
-"""A frame this near to a captured azimuth is that photo."""
+"""A frame this close to a captured azimuth shows that photo."""
 
 
 def neighbours(offsets_deg: Mapping[int, float]) -> tuple[int, int, float]:
-    """The captured views on both sides of a frame.
+    """Find the captured views on either side of a frame.
 
     Args:
         offsets_deg: View -> its azimuth minus the frame's, degrees.
 
     Returns:
-        View at or before the frame, view at or after it, and how far the frame lies from the first to the second, 0 … 1.
+        View at or before the frame, view at or after it, and the frame's position between the two, 0 … 1.
     """
     before = {view: (-offset) % 360 for view, offset in offsets_deg.items()}
     after = {view: offset % 360 for view, offset in offsets_deg.items()}
@@ -30,7 +30,7 @@ def neighbours(offsets_deg: Mapping[int, float]) -> tuple[int, int, float]:
 
 
 def view_weights(frames_deg: Sequence[float], views_deg: Sequence[float]) -> NDArray[np.float32]:
-    """How much each view counts in each frame: linear in angle between the two neighbours.
+    """Weight of each view in each frame: linear in angle between the two neighbours.
 
     Args:
         frames_deg: Azimuth of each frame.
@@ -41,22 +41,22 @@ def view_weights(frames_deg: Sequence[float], views_deg: Sequence[float]) -> NDA
     """
     weights = np.zeros((len(frames_deg), len(views_deg)), np.float32)
     for frame, azimuth in enumerate(frames_deg):
-        low, high, share = neighbours({view: one - azimuth for view, one in enumerate(views_deg)})
-        weights[frame, low] += 1 - share
-        weights[frame, high] += share
+        low, high, fraction = neighbours({view: captured - azimuth for view, captured in enumerate(views_deg)})
+        weights[frame, low] += 1 - fraction
+        weights[frame, high] += fraction
     return weights
 
 
 def key_views(frames_deg: Sequence[float], views_deg: Sequence[float]) -> tuple[int | None, ...]:
-    """The view that each key frame shows, None for frames in between."""
-    found: list[int | None] = []
+    """Index of the view that each key frame shows; None for in-between frames."""
+    keys: list[int | None] = []
     for azimuth in frames_deg:
-        off = [abs(turned(view, azimuth)) for view in views_deg]
-        nearest = int(np.argmin(off))
-        found.append(nearest if off[nearest] <= KEY_TOLERANCE_DEG else None)
-    return tuple(found)
+        distances = [abs(turned(view, azimuth)) for view in views_deg]
+        nearest = int(np.argmin(distances))
+        keys.append(nearest if distances[nearest] <= KEY_TOLERANCE_DEG else None)
+    return tuple(keys)
 
 
 def even_orbit(frames: int) -> tuple[float, ...]:
-    """Azimuths of one full turn in equal steps from 0."""
+    """Azimuths of one full turn in equal steps, starting at 0."""
     return tuple(360.0 * index / frames for index in range(frames))

@@ -15,7 +15,7 @@ from gapray.config import OrbitSettings
 from gapray.errors import CatalogError
 from gapray.fidelity.baselines import BASELINES
 from gapray.fidelity.score import OURS
-from gapray.fidelity.shown import Cut, Shown, for_size, layout_of, shown
+from gapray.fidelity.shown import Cut, NormalizedView, normalize_view, orbit_layout, scale_placement
 from gapray.gap.package import GapPackage
 from gapray.geometry.frame import Layout
 from gapray.outputs import write_file
@@ -70,14 +70,14 @@ def write_reel(
             if one["video_key"] == row["key"] and one["kind"] == "in-between" and not one["foreign_video"]
         }
         package = catalog.package(identifier)
-        layout = layout_of([view.mask for view in package.views], OrbitSettings())
+        layout = orbit_layout([view.mask for view in package.views], OrbitSettings())
         given = _given(package, layout)
         hidden = [
-            shown(
+            normalize_view(
                 cut,
                 TILE,
                 framing="camera",
-                placement=for_size(layout.placements[0], package.views[0].mask.shape, cut.mask.shape),
+                placement=scale_placement(layout.placements[0], package.views[0].mask.shape, cut.mask.shape),
             )
             for cut in (photos or {}).get(identifier, ())
         ]
@@ -94,9 +94,9 @@ def write_reel(
     return [out, *beside]
 
 
-def _given(package: GapPackage, layout: Layout) -> list[Shown]:
+def _given(package: GapPackage, layout: Layout) -> list[NormalizedView]:
     return [
-        shown(Cut(view.azimuth_deg, view.reference, view.mask), TILE, framing="camera", placement=at)
+        normalize_view(Cut(view.azimuth_deg, view.reference, view.mask), TILE, framing="camera", placement=at)
         for view, at in zip(package.views, layout.placements, strict=True)
     ]
 
@@ -105,8 +105,8 @@ def _frame(
     identifier: str,
     azimuth: float,
     frame: NDArray[np.uint8],
-    given: Sequence[Shown],
-    hidden: Sequence[Shown],
+    given: Sequence[NormalizedView],
+    hidden: Sequence[NormalizedView],
     baseline: str,
     lpips: Mapping[tuple[str, float], float],
 ) -> NDArray[np.uint8]:

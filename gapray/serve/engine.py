@@ -24,13 +24,13 @@ from gapray.capture.capture_set import CaptureSet
 from gapray.capture.kinds import described
 from gapray.config import Profile
 from gapray.errors import GaprayError, as_gapray_error
-from gapray.fidelity.comparison import Comparison, Drawn, compare, judged, judged_together
-from gapray.fidelity.foreign import MOST_FRAMES, aligned_scores, refuse_strangers, unlike
+from gapray.fidelity.comparison import Comparison, LeftOutFrame, compare, judge_comparison, judge_comparisons
+from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES, aligned_scores, dissimilar_products, refuse_other_product
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import FrameScore, Verdict
-from gapray.fidelity.shown import Shown, cut_out, shown
+from gapray.fidelity.shown import NormalizedView, cut_out, normalize_view
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
 from gapray.inspect.doubts import with_warnings
@@ -46,7 +46,7 @@ from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import sample_products
 from gapray.serve.uploads import open_capture, photo_at_url, photos_in_manifest, prepare_upload
 from gapray.serve.urls import fetch, fetch_json
-from gapray.video.decode import made_of_frames
+from gapray.video.decode import map_frames
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_revisions
 from gapray.video.provenance import Provenance
@@ -66,7 +66,7 @@ class RenderedTurn:
     """Azimuth of each frame [degrees]."""
     key_frames: tuple[int, ...]
     """Indices of the frames at the azimuths of the input photos."""
-    left_out: tuple[Drawn, ...]
+    left_out: tuple[LeftOutFrame, ...]
     """Input views rendered from the other views, for scoring."""
     calibration: dict[str, Any]
     warnings: tuple[str, ...]
@@ -81,11 +81,11 @@ class RenderedTurn:
 class ForeignInputs:
     """A client's video and photos, cut out and normalised for comparison."""
 
-    clip: list[Shown]
+    clip: list[NormalizedView]
     """Frames of the video."""
-    photos: list[Shown]
+    photos: list[NormalizedView]
     """Photos of the product, sorted by azimuth."""
-    others: list[list[Shown]]
+    others: list[list[NormalizedView]]
     """Photos of other products, one list per product."""
     warnings: tuple[str, ...]
     """Problems with the photos, and files that came with them but were not used."""
@@ -280,10 +280,10 @@ class Packager:
             path = folder / "video"
             path.write_bytes(self._artifacts.get(str(job.input.video)))
             # Frames are cut out while decoding, so that only one is held in memory at full resolution.
-            clip = made_of_frames(
+            clip = map_frames(
                 path,
                 lambda frame: self._cut_boxes([frame], [0.0])[0],
-                most=MOST_FRAMES,
+                max_frames=MAX_ALIGNED_FRAMES,
                 side=self._profile.packaging.decode.reference_side,
             )
         cut_views = cut_out(
@@ -293,18 +293,18 @@ class Packager:
             self._profile.packaging.mask,
             within=[view.mask for view in package.views],
         )
-        photos = [shown(cut, size, framing="boxes") for cut in cut_views]
+        photos = [normalize_view(cut, size, framing="boxes") for cut in cut_views]
         return ForeignInputs(clip, photos, self._other_products, warnings, package.azimuths_by)
 
     @cached_property
-    def _other_products(self) -> list[list[Shown]]:
+    def _other_products(self) -> list[list[NormalizedView]]:
         """The sample products' photos, cut out when the first foreign video arrives."""
         return [self._cut_boxes(product.photos, product.azimuths_deg) for product in sample_products()]
 
-    def _cut_boxes(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[Shown]:
+    def _cut_boxes(self, images: Sequence[NDArray[np.uint8]], azimuths_deg: Sequence[float]) -> list[NormalizedView]:
         """Cut out images and frame each one by its bounding box."""
         cuts = cut_out(images, azimuths_deg, self._models.mask, self._profile.packaging.mask)
-        return [shown(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
+        return [normalize_view(cut, self._profile.fidelity.size, framing="boxes") for cut in cuts]
 
     def _store(self, job: Job, files: Mapping[str, bytes]) -> dict[str, Any]:
         """Store a job's result files, and return the size and content type of each by name."""
@@ -351,7 +351,7 @@ class Generator:
         profile = profile_for(params, self._profile)
         conditions = build_conditions(package, profile.orbit, device=self._device)
         frames = self._backend.generate(package, conditions, profile.video, seed=params.seed)
-        left_out: Sequence[Drawn] = ()
+        left_out: Sequence[LeftOutFrame] = ()
         if params.score and len(package.views) > 3:
             left_out = draw_left_out(
                 package,
@@ -398,13 +398,13 @@ class Scorer:
     def judge(self, comparison: Comparison) -> dict[str, Any]:
         """Return one video's scores: by angle, their mean, and the baselines' scores at the same angles."""
         use_threads(self._threads)
-        return self._result(comparison, *judged(comparison, self._metric, self._identity, self._settings))
+        return self._result(comparison, *judge_comparison(comparison, self._metric, self._identity, self._settings))
 
     def judge_together(self, comparisons: Sequence[Comparison]) -> list[dict[str, Any] | GaprayError]:
         """Judge several videos with their images batched; if the batch fails, each video is judged on its own."""
         use_threads(self._threads)
         try:
-            outcomes = judged_together(comparisons, self._metric, self._identity, self._settings)
+            outcomes = judge_comparisons(comparisons, self._metric, self._identity, self._settings)
             return [
                 self._result(comparison, *outcome) for comparison, outcome in zip(comparisons, outcomes, strict=True)
             ]
@@ -444,7 +444,10 @@ class Scorer:
         }
 
     def judge_foreign(
-        self, clip: Sequence[Shown], photos: Sequence[Shown], others: Sequence[Sequence[Shown]] = ()
+        self,
+        clip: Sequence[NormalizedView],
+        photos: Sequence[NormalizedView],
+        others: Sequence[Sequence[NormalizedView]] = (),
     ) -> dict[str, Any]:
         """Align a foreign video with photos of its product, and score it.
 
@@ -459,8 +462,10 @@ class Scorer:
         """
         use_threads(self._threads)
         scores = aligned_scores(clip, photos, self._metric)
-        nulls = [aligned_scores(clip, other, self._metric) for other in unlike(photos, others, self._metric)]
-        refuse_strangers(scores, nulls, "the video")
+        nulls = [
+            aligned_scores(clip, other, self._metric) for other in dissimilar_products(photos, others, self._metric)
+        ]
+        refuse_other_product(scores, nulls, "the video")
         angles = [
             {"azimuth_deg": photo.azimuth_deg, "lpips": value}
             for photo, value in zip(photos, scores.lpips, strict=True)
@@ -475,7 +480,7 @@ class Scorer:
     def _protocol(self, framing: Any, truth: Any, *, aligned: bool) -> dict[str, Any]:
         return Protocol(
             net=self._metric.net,
-            trunk_sha256=self._metric.trunk.sha256,
+            trunk_sha256=self._metric.backbone.sha256,
             size=self._settings.size,
             mask=self._mask,
             framing=framing,

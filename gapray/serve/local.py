@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gapray.fidelity.comparison import Comparison
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 from gapray.gap.package import GapPackage
 from gapray.serve.engine import ForeignInputs, Generator, Packager, RenderedTurn, Scorer
 from gapray.serve.jobs import GenerationParams, Job
@@ -98,7 +98,9 @@ class LocalWorkers:
         result: dict[str, Any] = await self._run("scorer", self._scorer.judge, comparison)
         return result
 
-    async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
+    async def judge_foreign(
+        self, clip: list[NormalizedView], photos: list[NormalizedView], others: list[list[NormalizedView]]
+    ) -> dict[str, Any]:
         """Run `Scorer.judge_foreign`."""
         result: dict[str, Any] = await self._run("scorer", self._scorer.judge_foreign, clip, photos, others)
         return result

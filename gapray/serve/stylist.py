@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gapray.capture.decode import decode_grey, decode_photo
 from gapray.config import StillSettings
-from gapray.fidelity.same_product import Likeness, failings, load_judge
+from gapray.fidelity.same_product import Likeness, gate_failures, load_judge
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.load import best_device
 from gapray.resample import resized
@@ -160,7 +160,7 @@ def _image_facts(
     name: str, picture: NDArray[np.uint8], seed: int, still: Still, likeness: Likeness, min_same: float | None
 ) -> dict[str, Any]:
     """Return one still's entry in a job's result."""
-    reasons = failings(likeness.reasons, likeness.same_percentile, min_same)
+    reasons = gate_failures(likeness.reasons, likeness.same_percentile, min_same)
     identity = {key: value for key, value in likeness.as_dict().items() if key not in ("reasons", "azimuth_deg")}
     return {
         "name": name,

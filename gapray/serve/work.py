@@ -14,7 +14,7 @@ from gapray.serve.remedies import as_request_fields
 
 if TYPE_CHECKING:  # the dispatcher passes these on without importing the engine
     from gapray.fidelity.comparison import Comparison
-    from gapray.fidelity.shown import Shown
+    from gapray.fidelity.shown import NormalizedView
     from gapray.gap.package import GapPackage
     from gapray.serve.engine import ForeignInputs, RenderedTurn
 
@@ -57,7 +57,9 @@ class Workers(Protocol):
         """Score one comparison (`Scorer.judge`)."""
         ...
 
-    async def judge_foreign(self, clip: list[Shown], photos: list[Shown], others: list[list[Shown]]) -> dict[str, Any]:
+    async def judge_foreign(
+        self, clip: list[NormalizedView], photos: list[NormalizedView], others: list[list[NormalizedView]]
+    ) -> dict[str, Any]:
         """Align and score a foreign video (`Scorer.judge_foreign`)."""
         ...
 

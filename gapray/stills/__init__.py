@@ -1,1 +1,1 @@
-"""A packaged product in a new scene."""
+"""Pictures of a packaged product in new scenes."""

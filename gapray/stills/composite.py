@@ -1,7 +1,7 @@
 """Backend `composite`: the photo's own product on a drawn surface, with its shadow. No weights, no relighting.
 
-The product stays the photo's, pixel by pixel; only its rim is blended and the light's colour laid over it. So labels survive
-letter for letter, and a pose the camera did not have is never shown.
+The product's pixels are the photo's; only its edge is blended and the light's colour laid over it. Labels therefore survive
+letter for letter, and no pose is shown that the camera did not capture.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from gapray.stills.scene import Scene, Surface
 from gapray.stills.still import Still, still_size
 
 HORIZON = 0.56
-"""Where the surface ends, from the top of the picture."""
+"""Where the surface ends, as a fraction of the picture's height from the top."""
 FEET = 0.86
-"""Where the product stands."""
-SHARE = 0.58
-"""Height of the product in the picture's, at most; and of its width in the picture's."""
+"""Where the product stands, likewise."""
+MAX_EXTENT = 0.58
+"""Maximum height and width of the product, as a fraction of the picture's."""
 TINT = 0.12
-"""How much of the light's colour the product takes on."""
+"""How strongly the product takes on the light's colour, 0 … 1."""
 OCTAVES = 6
 
 _Floats = NDArray[np.float32]
@@ -44,35 +44,38 @@ class Composite:
     def generate(
         self, package: GapPackage, view: GapView, scene: Scene, settings: StillSettings, *, seeds: Sequence[int]
     ) -> list[Still]:
-        """See `StillBackend.generate`."""
-        scene.prompt_for(package.product_id)  # a scene that no model could draw is refused here too
+        """Draw the scene with the product in it, as described in `StillBackend.generate`."""
+        scene.prompt_for(package.product_id)  # refuse here, too, a scene that no model could draw
         size = still_size(view.mask.shape[0], view.mask.shape[1], settings.megapixels)
-        product = _cut(view, size)
+        product = _placed(view, size)
         return [_drawn(product, scene, size, np.random.default_rng(seed)) for seed in seeds]
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """The product in the picture's frame, float32 0 … 1."""
+class _Product:
+    """The product placed in the picture's frame."""
 
     colour: _Floats
+    """float32 [H, W, 3], 0 … 1."""
     alpha: _Floats
+    """float32 [H, W], 0 … 1."""
     feet: float
     """Row of its lowest point."""
     middle: float
     """Column of its middle."""
     height: float
+    """Height [pixels]."""
 
 
-def _cut(view: GapView, size: tuple[int, int]) -> _Cut:
+def _placed(view: GapView, size: tuple[int, int]) -> _Product:
     height, width = size
     left, right, upper, lower = mask_box(view.mask >= 128)
-    scale = min(SHARE * height / (lower - upper), SHARE * width / (right - left))
+    scale = min(MAX_EXTENT * height / (lower - upper), MAX_EXTENT * width / (right - left))
     middle, across = (left + right) / 2, width / scale
     box = middle - across / 2, middle + across / 2, lower - FEET * height / scale, lower + (1 - FEET) * height / scale
-    # What is just outside the mask is backdrop: it must not shine through at the rim.
+    # Just outside the mask is backdrop, which must not shine through at the product's edge.
     clean = cv2.inpaint(view.reference, ((view.mask < 230) & (view.mask > 0)).astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    return _Cut(
+    return _Product(
         np.asarray(cropped(clean, box, size, outside=None) / np.float32(255), np.float32),
         np.asarray(cropped(view.mask, box, size) / np.float32(255), np.float32),
         FEET * height,
@@ -81,7 +84,7 @@ def _cut(view: GapView, size: tuple[int, int]) -> _Cut:
     )
 
 
-def _drawn(product: _Cut, scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> Still:
+def _drawn(product: _Product, scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> Still:
     backdrop = _backdrop(scene, size, rng)
     light = scene.light
     shade = np.maximum(_cast_shadow(product, scene, size), _contact_shadow(product, size)) * light.shadow
@@ -108,11 +111,11 @@ def _backdrop(scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> 
     below = np.maximum(rows - horizon, 1e-3)
     depth = np.repeat((0.35 / below)[:, None], width, 1)
     across = columns[None] * depth * (width / height)
-    x, z = (np.asarray(one * 2 + rng.uniform(0, 50), np.float32) for one in (across, depth))
+    x, z = (np.asarray(coordinate * 2 + rng.uniform(0, 50), np.float32) for coordinate in (across, depth))
     pattern = _pattern(scene.surface, x, z, rng)
-    first, second = (_rgb(one) for one in scene.surface.colours)
+    first, second = (_rgb(colour) for colour in scene.surface.colours)
     surface = first * (1 - pattern[..., None]) + second * pattern[..., None]
-    # Light falls off away from where it comes from.
+    # Light falls off with distance from its source.
     side = math.sin(math.radians(scene.light.azimuth_deg))
     glow = 1 + 0.22 * (1 - scene.light.softness) * side * columns[None, :, None] * 2
     far = np.clip(1 - (rows - horizon) / 0.5, 0, 1)[:, None, None]
@@ -127,11 +130,14 @@ def _backdrop(scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> 
 
 
 def _pattern(surface: Surface, x: _Floats, z: _Floats, rng: np.random.Generator) -> _Floats:
-    """How much of the second colour is at a point of the surface, 0 … 1."""
+    """Amount of the second colour at points of the surface, 0 … 1."""
     noise = _noise(512, rng, roughness=0.55)
 
     def at(scale_x: float, scale_z: float) -> _Floats:
-        u, v = (np.asarray((one * scale * 64) % 512, np.float32) for one, scale in ((x, scale_x), (z, scale_z)))
+        u, v = (
+            np.asarray((coordinate * scale * 64) % 512, np.float32)
+            for coordinate, scale in ((x, scale_x), (z, scale_z))
+        )
         return np.asarray(cv2.remap(noise, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)
 
     def marble() -> _Floats:
@@ -160,7 +166,7 @@ def _pattern(surface: Surface, x: _Floats, z: _Floats, rng: np.random.Generator)
 
 
 def _noise(side: int, rng: np.random.Generator, *, roughness: float) -> _Floats:
-    """Fractal noise that repeats without a seam, 0 … 1."""
+    """Fractal noise that tiles seamlessly, float32 [side, side], 0 … 1."""
     total = np.zeros((side, side), np.float32)
     for octave in range(OCTAVES):
         cells = 4 << octave
@@ -172,14 +178,14 @@ def _noise(side: int, rng: np.random.Generator, *, roughness: float) -> _Floats:
     return np.asarray(total / max(float(total.max()), 1e-6), np.float32)
 
 
-def _cast_shadow(product: _Cut, scene: Scene, size: tuple[int, int]) -> _Floats:
-    """The silhouette laid on the surface, away from the light; softer the farther it falls, 0 … 1."""
+def _cast_shadow(product: _Product, scene: Scene, size: tuple[int, int]) -> _Floats:
+    """The silhouette cast on the surface, away from the light, softer with distance; float32 [H, W], 0 … 1."""
     height, width = size
     light = scene.light
     length = min(1.2, 0.5 / math.tan(math.radians(light.elevation_deg)))
     lean = -math.sin(math.radians(light.azimuth_deg)) * length
     flat = min(-0.05, -0.35 * length * math.cos(math.radians(light.azimuth_deg)))
-    # A point so far above the feet is laid so far aside, and so far towards the horizon.
+    # A point above the feet is moved aside, and towards the horizon, in proportion to its height.
     aside = np.array([[1.0, -lean, (product.feet - 0.5) * lean], [0.0, 1.0, 0.0]])
     leaning = cv2.warpAffine(product.alpha, aside, (width, height))  # rows slide and keep their size
     upper, lower = (product.feet + (edge - product.feet) / -flat for edge in (0, height))
@@ -191,8 +197,8 @@ def _cast_shadow(product: _Cut, scene: Scene, size: tuple[int, int]) -> _Floats:
     return np.asarray(shadow * (1 - 0.55 * light.softness) * (1 - 0.5 * away[:, None]), np.float32)
 
 
-def _contact_shadow(product: _Cut, size: tuple[int, int]) -> _Floats:
-    """Where the product touches the surface, no light gets in, 0 … 1."""
+def _contact_shadow(product: _Product, size: tuple[int, int]) -> _Floats:
+    """The dark area where the product touches the surface and no light gets in; float32 [H, W], 0 … 1."""
     height, _ = size
     rows = np.arange(height, dtype=np.float32)
     lowest = product.alpha * (rows > product.feet - 0.06 * product.height)[:, None]

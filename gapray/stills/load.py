@@ -1,4 +1,4 @@
-"""From settings to a loaded backend."""
+"""Load the still backend that the settings name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def still_cards(settings: StillSettings) -> list[str]:
 
 
 def still_revisions(settings: StillSettings, *, progress: Progress | None = None) -> dict[str, str]:
-    """Model name -> hash of its weights, fetching what is not on this machine.
+    """Model name -> hash of its weights; downloads what is not on this machine.
 
     Raises:
         ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
@@ -27,11 +27,11 @@ def still_revisions(settings: StillSettings, *, progress: Progress | None = None
 
 
 def load_still_backend(settings: StillSettings, *, device: str | None = None) -> StillBackend:
-    """Load what the settings name.
+    """Load the backend that the settings name.
 
     Args:
-        settings: Which backend, and its parts.
-        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+        settings: The backend and its parts.
+        device: ``cpu`` or ``cuda``; default: a GPU if there is one.
 
     Raises:
         ModelError: A `model.*` code that names the card.

@@ -1,4 +1,4 @@
-"""Scenes as data: what is said to a diffusion model, and how the weight-free backend draws it."""
+"""Scenes as data: the prompt for a diffusion model, and how the weight-free backend draws the scene."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gapray.errors import ConfigError, InputError
 
-LONGEST_PROMPT = 4000
-"""Characters; SDXL's two encoders take them in windows of 75 tokens."""
+MAX_PROMPT_LENGTH = 4000
+"""Maximum length of a prompt [characters]; SDXL's two encoders read it in windows of 75 tokens."""
 _COLOUR = "^#[0-9a-fA-F]{6}$"
 
 
@@ -24,18 +24,18 @@ class Surface(_Part):
     """What the product stands on."""
 
     kind: Literal["plain", "marble", "wood", "speckle", "weave", "tile", "brushed"] = "plain"
-    colours: tuple[str, str] = Field(("#f0f0f0", "#e4e4e4"), description="The surface's own, and its pattern's.")
+    colours: tuple[str, str] = Field(("#f0f0f0", "#e4e4e4"), description="Colours of the surface and of its pattern.")
 
 
 class Wall(_Part):
-    """What is behind it, out of focus."""
+    """What is behind the product, out of focus."""
 
     top: str = Field("#ffffff", pattern=_COLOUR)
     bottom: str = Field("#e8e8e8", pattern=_COLOUR)
 
 
 class Light(_Part):
-    """Where the light comes from, as one sees it who looks at the picture."""
+    """Where the light comes from, as seen by the viewer of the picture."""
 
     azimuth_deg: float = Field(30.0, ge=-90, le=90, description="0 = from the camera, 90 = from the right.")
     elevation_deg: float = Field(45.0, gt=5, le=90)
@@ -45,10 +45,10 @@ class Light(_Part):
 
 
 class Scene(_Part):
-    """One scene."""
+    """A scene to draw a product in."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    prompt: str = Field(description="`{product}` is replaced by what the product is called.")
+    prompt: str = Field(description="`{product}` is replaced by the product's name.")
     negative_prompt: str = "text, watermark, deformed, low quality"
     surface: Surface = Surface()
     wall: Wall = Wall()
@@ -64,7 +64,7 @@ class Scene(_Part):
 
 
 def checked_prompt(prompt: str) -> str:
-    """A prompt without surrounding blanks.
+    """Strip surrounding whitespace from a prompt and check its length.
 
     Raises:
         InputError: `still.empty_prompt` or `still.prompt_too_long`.
@@ -72,38 +72,38 @@ def checked_prompt(prompt: str) -> str:
     text = prompt.strip()
     if not text:
         raise InputError("still.empty_prompt", "the scene has no prompt")
-    if len(text) > LONGEST_PROMPT:
-        raise InputError("still.prompt_too_long", f"the prompt has {len(text)} characters, {LONGEST_PROMPT} at most")
+    if len(text) > MAX_PROMPT_LENGTH:
+        raise InputError("still.prompt_too_long", f"the prompt has {len(text)} characters, {MAX_PROMPT_LENGTH} at most")
     return text
 
 
 def scene_names() -> list[str]:
-    """The scenes that ship with gapray."""
+    """Names of the scenes that ship with gapray."""
     folder = resources.files("gapray.stills") / "scenes"
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
 def load_scenes(names: list[str]) -> list[Scene]:
-    """Scenes by name, by path of a YAML file, or by folder of such files.
+    """Load scenes by name, by path of a YAML file, or by folder of such files.
 
     Raises:
         ConfigError: `scene.unknown` or `config.invalid`.
     """
-    found: list[Scene] = []
+    scenes: list[Scene] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found += [_scene_in(one) for one in sorted(path.glob("*.yaml"))]
+            scenes += [_scene_in(file) for file in sorted(path.glob("*.yaml"))]
         elif path.suffix in (".yaml", ".yml") and path.exists():
-            found.append(_scene_in(path))
+            scenes.append(_scene_in(path))
         elif name in scene_names():
             text = (resources.files("gapray.stills") / "scenes" / f"{name}.yaml").read_text(encoding="utf-8")
-            found.append(_scene(name, text, name))
+            scenes.append(_scene(name, text, name))
         else:
             raise ConfigError("scene.unknown", f"there is no scene {name!r}; scenes: {', '.join(scene_names())}")
-    if len({one.name for one in found}) < len(found):
+    if len({scene.name for scene in scenes}) < len(scenes):
         raise ConfigError("config.invalid", "two scenes have one name")
-    return found
+    return scenes
 
 
 def _scene_in(path: Path) -> Scene:

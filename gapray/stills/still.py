@@ -1,4 +1,4 @@
-"""The seam between a packaged view and what draws it into a scene: the protocol, sizes, the view that is shown."""
+"""The interface between a packaged view and the backends that draw it into a scene: protocol, sizes, choice of view."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.resample import nearest, resized
 from gapray.stills.scene import Scene
 
-WIDEST = 3.0
-"""Longer side over shorter side, from which on nothing is drawn."""
+MAX_ASPECT = 3.0
+"""Pictures whose longer side is more than this many times the shorter one are refused."""
 MULTIPLE_OF = 8
-"""Sides are divisible by this: a latent pixel of SDXL."""
+"""Sides are divisible by this: the size of a latent pixel of SDXL."""
 THIN_LINE = 64
-"""Thin lines fade when they are averaged: what is left of one is a line [grey levels]."""
+"""Thin lines fade when they are averaged; from this level on, the remainder of one counts as a line [grey levels]."""
 _Level = TypeVar("_Level", np.uint8, np.uint16)
 POSE_EDGES = 40, 100
-"""Thresholds of canny on a rendered map, which has no noise."""
+"""Canny thresholds for a rendered map, which has no noise."""
 
 
 @dataclass(frozen=True)
 class Still:
-    """One picture."""
+    """A picture of a product in a scene."""
 
     image: NDArray[np.uint8]
-    """[H, W, 3], sRGB."""
+    """uint8 [H, W, 3], sRGB."""
     placed: NDArray[np.uint8]
-    """[H, W]: where the product was asked to stand, 128 and above."""
+    """uint8 [H, W]: where the product was meant to stand, 128 and above."""
     pasted: bool
-    """Whether the product's pixels are the photo's own: its identity then proves nothing about the backend."""
+    """Whether the product's pixels are the photo's own; its identity then proves nothing about the backend."""
 
 
 class StillBackend(Protocol):
@@ -51,14 +51,14 @@ class StillBackend(Protocol):
     def generate(
         self, package: GapPackage, view: GapView, scene: Scene, settings: StillSettings, *, seeds: Sequence[int]
     ) -> list[Still]:
-        """Draw.
+        """Draw a view into a scene, once for each seed.
 
         Args:
-            package: All views are references of what the product looks like.
-            view: The one that is shown.
-            scene: Where.
-            settings: Of this call; which parts they name was decided when the backend was loaded.
-            seeds: One a picture.
+            package: All its views are references for the product's appearance.
+            view: The view that is shown.
+            scene: The scene to draw.
+            settings: Settings of this call; the parts that they name were chosen when the backend was loaded.
+            seeds: One for each picture.
 
         Raises:
             InputError: `still.*`.
@@ -68,49 +68,49 @@ class StillBackend(Protocol):
 
 
 def source_type(backend: StillBackend, still: Still) -> str:
-    """Where a still's pixels come from, as IPTC calls it (digitalsourcetype)."""
+    """IPTC's digital source type of a still's pixels (digitalsourcetype)."""
     if backend.name == "composite":
         return "compositeCapture"
     return "compositeWithTrainedAlgorithmicMedia" if still.pasted else "trainedAlgorithmicMedia"
 
 
 def still_size(height: int, width: int, megapixels: float) -> tuple[int, int]:
-    """Height and width of a still in the photo's aspect.
+    """Height and width of a still with the photo's aspect ratio.
 
     Args:
-        height: Of the photo.
-        width: Of the photo.
-        megapixels: At most so many [2^20 pixels].
+        height: Height of the photo.
+        width: Width of the photo.
+        megapixels: Maximum size of the still [2^20 pixels].
 
     Raises:
-        InputError: `still.aspect` for sides more than `WIDEST` apart.
+        InputError: `still.aspect` if one side is more than `MAX_ASPECT` times the other.
     """
     aspect = max(height, width) / min(height, width)
-    if aspect > WIDEST:
+    if aspect > MAX_ASPECT:
         raise InputError(
-            "still.aspect", f"{width} x {height}: one side is {aspect:.1f} times the other, {WIDEST:g} at most"
+            "still.aspect", f"{width} x {height}: one side is {aspect:.1f} times the other, {MAX_ASPECT:g} at most"
         )
-    # Whole pixels: the root of a fraction of one more may be rounded up to a size that has it.
+    # Whole pixels: the root of a fractional number of pixels may be rounded up to a size that exceeds it.
     scale = math.sqrt(math.floor(megapixels * 2**20) / (height * width))
     tall, wide = (max(MULTIPLE_OF, int(side * scale / MULTIPLE_OF) * MULTIPLE_OF) for side in (height, width))
     return tall, wide
 
 
 def best_view(package: GapPackage, azimuth_deg: float | None) -> GapView:
-    """The view that is asked for, or the front.
+    """The view nearest to the requested azimuth, or to the front.
 
     Raises:
         InputError: `still.no_mask` when its mask is empty.
     """
     wanted = 0.0 if azimuth_deg is None else azimuth_deg
-    view = min(package.views, key=lambda one: abs((one.azimuth_deg - wanted + 180) % 360 - 180))
+    view = min(package.views, key=lambda candidate: abs((candidate.azimuth_deg - wanted + 180) % 360 - 180))
     if not (view.mask >= 128).any():
         raise InputError("still.no_mask", f"{package.product_id}: {view.name} has no mask")
     return view
 
 
 def framed(view: GapView, size: tuple[int, int]) -> GapView:
-    """A view as large as it fits into [H, W] = `size`, centred; round it there is no product, and the photo's rim goes on."""
+    """Fit a view into [H, W] = `size`, centred; the photo's edge is extended around it, without product."""
     height, width = size
     scale = min(height / view.mask.shape[0], width / view.mask.shape[1])
     inner = max(1, round(view.mask.shape[0] * scale)), max(1, round(view.mask.shape[1] * scale))
@@ -125,22 +125,22 @@ def framed(view: GapView, size: tuple[int, int]) -> GapView:
         view,
         reference=bordered(resized(view.reference, inner), cv2.BORDER_REPLICATE),
         mask=bordered(resized(view.mask, inner), cv2.BORDER_CONSTANT),
-        # Depth is no shade: between product and backdrop nothing lies in the middle.
+        # Depth is not averaged: there is nothing half way between product and backdrop.
         depth=bordered(nearest(view.depth, inner), cv2.BORDER_CONSTANT),
         canny=bordered(np.where(edges >= THIN_LINE, np.uint8(255), np.uint8(0)), cv2.BORDER_CONSTANT),
     )
 
 
 def posed(view: GapView, depth: NDArray[np.uint16], normals: NDArray[np.uint8] | None) -> GapView:
-    """A view with the shape of a depth map that somebody rendered: a pose which no photo need have.
+    """Give a view the shape of a rendered depth map, in a pose that no photo need show.
 
     Args:
-        view: Gives everything that is not shape; its photo may show another side.
-        depth: [H, W], nearest is largest, 0 = nothing.
-        normals: [H, W, 3] of the same pose; edges are taken from them, or else from the depth.
+        view: Provides everything except shape; its photo may show another side.
+        depth: [H, W], larger is nearer, 0 = nothing.
+        normals: [H, W, 3] in the same pose; edges are computed from them, or otherwise from the depth.
 
     Raises:
-        InputError: `still.no_mask` when the depth map is empty.
+        InputError: `still.no_mask` if the depth map is empty.
     """
     solid = depth > 0
     if not solid.any():

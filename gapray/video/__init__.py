@@ -1,1 +1,1 @@
-"""Frames of the orbit from interchangeable backends, and the files they become."""
+"""Frames of the orbit from interchangeable backends, and the files made from them."""

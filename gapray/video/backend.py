@@ -1,9 +1,9 @@
-"""The seam between conditions and generators.
+"""The interface between conditions and generators.
 
 A new generator is one class with `capabilities` and `generate`. Everything it may need is in its three arguments: the
 package (photos, masks, depths, embeddings), the orbit's conditions (geometry, view morph, weights) and its settings. It
-draws F frames of S x S pixels, each at its azimuth; a generator that thinks in video latents (Wan VACE) takes `initial`,
-`depth` and `key_frames` as control video and fixed frames, one that thinks in posed views (MV-Adapter) takes
+draws F frames of S x S pixels, each at its azimuth. A generator that works on video latents (Wan VACE) takes `initial`,
+`depth` and `key_frames` as control video and fixed frames; one that works on posed views (MV-Adapter) takes
 `references`, `weights` and `calibration`. Neither needs a change here.
 """
 
@@ -26,24 +26,24 @@ SourceType = Literal["compositeCapture", "trainedAlgorithmicMedia", "compositeWi
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do, known without loading it."""
+    """What a backend can do; available without loading it."""
 
     name: str
     max_frames: int | None
-    """In one clip; None = any number."""
+    """Maximum number of frames in one clip; None = any number."""
     multiple_of: int
     """Sides of a frame must be divisible by this [pixels]."""
     needs_gpu: bool
-    """Whether it is of no use without one."""
+    """Whether it is unusable without a GPU."""
     licence: str
-    """Licence of what it draws with: the strictest of its weights, SPDX."""
+    """The strictest licence of its weights, SPDX."""
     source_type: SourceType
-    """What its pixels are."""
+    """Digital source type of its pixels."""
     independent: bool = False
-    """Each frame is drawn by itself: one can be drawn without the others."""
+    """Whether each frame is drawn on its own, so that one can be drawn without the others."""
 
     def check(self, conditions: OrbitConditions) -> None:
-        """Refuse what the backend cannot draw.
+        """Refuse conditions that the backend cannot draw.
 
         Raises:
             InputError: `video.unsupported`.
@@ -62,7 +62,7 @@ class VideoBackend(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """What the backend can do."""
         ...
 
     def generate(
@@ -72,9 +72,9 @@ class VideoBackend(Protocol):
 
         Args:
             package: The product.
-            conditions: Of its F frames.
+            conditions: Conditions of the F frames.
             settings: The backend reads its own group of them.
-            seed: Of whatever is random.
+            seed: Seed of all randomness.
 
         Returns:
             uint8 [F, S, S, 3], sRGB, in the order of `conditions.azimuths_deg`.

@@ -1,4 +1,4 @@
-"""Frames of a video that somebody else made, within limits; and the turn in one of our own."""
+"""Read the frames of foreign videos, within limits; and the turn in a video of our own."""
 
 from __future__ import annotations
 
@@ -26,71 +26,75 @@ from gapray.video.presets import Output, Preset
 MAX_FRAMES = 5_400
 """90 seconds at 60 frames a second."""
 MAX_BYTES = 512 * 2**20
-"""Most memory of all frames that are read of one video."""
+"""Maximum memory of all frames read from one video."""
 MAX_DECODED_PIXELS = 12 * 10**9
-"""Width x height x frames of one video, all of which are decoded: 1920 x 1080 for 90 seconds at 60 frames a second."""
+"""Maximum width x height x frames of one video, all of which are decoded: 1920 x 1080 for 90 seconds at 60 frames a second."""
 DURATION_TOLERANCE_MS = 1.0
-"""Formats round the time of a frame by so much, in the mean."""
+"""Formats round the duration of a frame by this much on average."""
 
-_Made = TypeVar("_Made")
+_Mapped = TypeVar("_Mapped")
 _WEBP_ERRORS = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
 
 
-def read_frames(path: Path, *, most: int = MAX_FRAMES, side: int | None = None) -> list[NDArray[np.uint8]]:
-    """Frames of a video, gif, webp, or folder of images, in order, evenly spaced from the first.
+def read_frames(path: Path, *, max_frames: int = MAX_FRAMES, side: int | None = None) -> list[NDArray[np.uint8]]:
+    """Read the frames of a video, gif, webp, or folder of images, in order, evenly spaced from the first.
 
-    They are chosen and shrunk while the video is read, so that no more than `MAX_BYTES` of them are held.
+    Frames are selected and reduced while the video is read, so that at most `MAX_BYTES` of them are held.
 
     Args:
         path: File, or folder whose images are read in the order of their names.
-        most: So many frames at most.
-        side: Shrink to at most this many pixels on the longer side.
+        max_frames: Maximum number of frames.
+        side: Reduce to at most this many pixels on the longer side.
 
     Returns:
-        uint8 [H, W, 3] each, sRGB, turned upright; at least one.
+        uint8 [H, W, 3] each, sRGB, upright; at least one.
 
     Raises:
         InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, or an `image.*` code for a file of a folder.
     """
-    return made_of_frames(path, lambda frame: frame, most=most, side=side)
+    return map_frames(path, lambda frame: frame, max_frames=max_frames, side=side)
 
 
-def made_of_frames(
-    path: Path, make: Callable[[NDArray[np.uint8]], _Made], *, most: int = MAX_FRAMES, side: int | None = None
-) -> list[_Made]:
-    """What is made of each frame of a video, of which one is held at a time.
+def map_frames(
+    path: Path,
+    function: Callable[[NDArray[np.uint8]], _Mapped],
+    *,
+    max_frames: int = MAX_FRAMES,
+    side: int | None = None,
+) -> list[_Mapped]:
+    """Apply a function to each frame of a video, holding one frame at a time.
 
     Args:
-        path: As of `read_frames`.
-        make: Frame, uint8 [H, W, 3], sRGB, upright -> whatever is wanted of it.
-        most: So many frames at most.
-        side: Shrink to at most this many pixels on the longer side.
+        path: File or folder, as for `read_frames`.
+        function: Maps a frame, uint8 [H, W, 3], sRGB, upright, to anything.
+        max_frames: Maximum number of frames.
+        side: Reduce to at most this many pixels on the longer side.
 
     Returns:
-        One a frame, in order; at least one.
+        One result for each frame, in order; at least one.
 
     Raises:
         InputError: `video.unreadable`, `video.too_long`, `video.too_many_pixels`, or an `image.*` code for a file of a folder.
     """
     if path.is_dir():
-        made = _folder(path, make, most, side)
+        results = _folder(path, function, max_frames, side)
     elif _is_webp(path):
-        made = _webp(path, make, most, side)
+        results = _webp(path, function, max_frames, side)
     else:
-        made = _video(path, make, most, side)
-    if not made:
+        results = _video(path, function, max_frames, side)
+    if not results:
         raise InputError("video.unreadable", f"{path} holds no frame")
-    return made
+    return results
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """Indices of at most `most` of `count` frames, evenly spaced from the first."""
-    chosen = min(count, most)
+def evenly_spaced(count: int, max_count: int) -> list[int]:
+    """Indices of at most `max_count` of `count` items, evenly spaced from the first."""
+    chosen = min(count, max_count)
     return [(2 * index * count + chosen) // (2 * chosen) for index in range(chosen)]
 
 
 def _pixels(frames: int) -> int:
-    """How large each of some frames may be [pixels]."""
+    """Maximum size of each of a number of frames, so that all fit into `MAX_BYTES` [pixels]."""
     return MAX_BYTES // (3 * max(frames, 1))
 
 
@@ -105,50 +109,56 @@ def _checked(count: int, path: Path, size: tuple[int, int] = (0, 0)) -> int:
     return count
 
 
-def _video(path: Path, make: Callable[[NDArray[np.uint8]], _Made], most: int, side: int | None) -> list[_Made]:
+def _video(
+    path: Path, function: Callable[[NDArray[np.uint8]], _Mapped], max_frames: int, side: int | None
+) -> list[_Mapped]:
     size = frame_size(path)
 
-    def chosen(count: int) -> tuple[list[int], list[_Made]]:
-        wanted = evenly(_checked(count, path, size), most)
+    def chosen(count: int) -> tuple[list[int], list[_Mapped]]:
+        wanted = evenly_spaced(_checked(count, path, size), max_frames)
         found = frames_of(path, only=frozenset(wanted), side=side, pixels=_pixels(len(wanted)))
-        return wanted, [make(frame) for _, frame in found]
+        return wanted, [function(frame) for _, frame in found]
 
     wanted, frames = chosen(count_frames(path))
-    if len(frames) < len(wanted):  # damaged, or with packets that show nothing
+    if len(frames) < len(wanted):  # damaged, or with packets that hold no frame
         wanted, frames = chosen(count_frames(path, decode=True))
     return frames
 
 
-def _folder(path: Path, make: Callable[[NDArray[np.uint8]], _Made], most: int, side: int | None) -> list[_Made]:
+def _folder(
+    path: Path, function: Callable[[NDArray[np.uint8]], _Mapped], max_frames: int, side: int | None
+) -> list[_Mapped]:
     files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    wanted = evenly(_checked(len(files), path), most)
+    wanted = evenly_spaced(_checked(len(files), path), max_frames)
     settings = DecodeSettings()
     longer = min(side or settings.reference_side, settings.reference_side, math.isqrt(_pixels(len(wanted))))
-    return [make(at_most(decode_photo(files[index].read_bytes(), settings), longer)) for index in wanted]
+    return [function(at_most(decode_photo(files[index].read_bytes(), settings), longer)) for index in wanted]
 
 
-def _webp(path: Path, make: Callable[[NDArray[np.uint8]], _Made], most: int, side: int | None) -> list[_Made]:
-    """By Pillow: FFmpeg reads no animated WebP."""
+def _webp(
+    path: Path, function: Callable[[NDArray[np.uint8]], _Mapped], max_frames: int, side: int | None
+) -> list[_Mapped]:
+    """Read a WebP with Pillow: FFmpeg cannot read animated WebP."""
     try:
         with Image.open(path, formats=["WEBP"]) as image:
             check_frame(path, *image.size)
-            wanted = evenly(_checked(getattr(image, "n_frames", 1), path, image.size), most)
-            share = min(1.0, math.sqrt(_pixels(len(wanted)) / (image.width * image.height)))
-            longer = min(side or MAX_SIDE, math.floor(share * max(image.size)))
+            wanted = evenly_spaced(_checked(getattr(image, "n_frames", 1), path, image.size), max_frames)
+            scale = min(1.0, math.sqrt(_pixels(len(wanted)) / (image.width * image.height)))
+            longer = min(side or MAX_SIDE, math.floor(scale * max(image.size)))
             chosen = frozenset(wanted)
             frames = (frame for index, frame in enumerate(ImageSequence.Iterator(image)) if index in chosen)
-            return [make(at_most(np.asarray(frame.convert("RGB")), longer)) for frame in frames]
+            return [function(at_most(np.asarray(frame.convert("RGB")), longer)) for frame in frames]
     except _WEBP_ERRORS as error:
         raise InputError("video.unreadable", f"{path}: {error}") from error
 
 
 def one_turn(files: Mapping[str, bytes], preset: Preset, frames: int) -> NDArray[np.uint8]:
-    """The frames of a delivered video: its first turn, with holds, repetitions, archives and padding undone.
+    """Extract one turn from a delivered video, undoing holds, repetitions, archives and padding.
 
     Args:
-        files: Relative name -> content, of a video made with `preset`.
+        files: Relative name -> content, of a video exported with `preset`.
         preset: Says which file holds the turn, and how.
-        frames: Of one turn.
+        frames: Number of frames in one turn.
 
     Returns:
         uint8 [frames, S, S, 3].
@@ -171,7 +181,7 @@ def one_turn(files: Mapping[str, bytes], preset: Preset, frames: int) -> NDArray
 
 
 def _of_output(files: Mapping[str, bytes], output: Output, frames: int) -> Sequence[NDArray[np.uint8]] | None:
-    """Frames of one file, or set of files, of a preset; None where it holds none."""
+    """Frames in one output of a preset; None if it holds none."""
     if output.kind == "frames":
         pattern = re.sub(r"\{[^}]*\}", "*", output.name)
         names = sorted(name for name in files if PurePosixPath(name).match(pattern))
@@ -191,13 +201,13 @@ def _of_output(files: Mapping[str, bytes], output: Output, frames: int) -> Seque
 
 
 def _timed(data: bytes, output: Output, frames: int) -> list[NDArray[np.uint8]]:
-    """Frames of an animation by their times: encoders make one long frame of equal ones that follow each other."""
+    """Frames of an animation by their times, because encoders merge equal successive frames into one long frame."""
     try:
         with Image.open(io.BytesIO(data), formats=[output.kind.upper()]) as image:
             pictures, ends = zip(*_with_ends(image), strict=True)
     except _WEBP_ERRORS as error:
         raise InputError("video.unreadable", f"{output.name}: {error}") from error
-    # Browsers slow a GIF down that is quicker, so none is made.
+    # Browsers slow down faster GIFs, so none is made.
     each = max(1000 / output.fps, 20.0) if output.kind == "gif" else 1000 / output.fps
     if abs(ends[-1] / frames - each) > DURATION_TOLERANCE_MS:
         raise InputError("video.unreadable", f"{output.name} lasts {ends[-1]:g} ms, not {frames * each:g}")
@@ -206,7 +216,7 @@ def _timed(data: bytes, output: Output, frames: int) -> list[NDArray[np.uint8]]:
 
 
 def _with_ends(image: Image.Image) -> Iterator[tuple[NDArray[np.uint8], float]]:
-    """Each frame of an animation, and when it ends [ms]."""
+    """Each frame of an animation, uint8 [H, W, 3], and its end time [ms]."""
     end = 0.0
     for frame in ImageSequence.Iterator(image):
         picture = np.asarray(frame.convert("RGB"))

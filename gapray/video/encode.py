@@ -1,4 +1,4 @@
-"""Frames -> files, as a preset lists them. PyAV encodes H.264; Pillow all else."""
+"""Write frames to the files that a preset lists. PyAV encodes H.264, Pillow everything else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Sized:
-    """The frames of one file. Each is padded to its size when it is asked for, so that no more than one of them is held."""
+    """The frames of one file. Each is padded on access, so that at most one padded frame is held."""
 
     frames: Frames
     size: tuple[int, int] | None
@@ -62,9 +62,9 @@ def export(
 
     Args:
         frames: uint8 [F, H, W, 3], one turn.
-        preset: Which files.
+        preset: Lists the files.
         provenance: Written into each file that can hold it, and as `provenance.json`.
-        background: sRGB of what pads a frame.
+        background: sRGB colour of the padding.
 
     Returns:
         Relative file name -> content.
@@ -86,14 +86,14 @@ def export(
 
 
 def encode_mp4(frames: Iterable[Frame], *, fps: float, crf: int = 18) -> bytes:
-    """H.264 in mp4: yuv420p, index at the front, odd sides padded by one pixel; BT.709 in TV range, and tagged so.
+    """Encode H.264 in mp4: yuv420p, index at the front, odd sides padded by one pixel; BT.709 in TV range, tagged as such.
 
     Args:
-        frames: uint8 [H, W, 3] each, of one size; at least one. They are encoded as they come, and none is kept.
+        frames: uint8 [H, W, 3] each, of one size; at least one. They are encoded one by one, and none is kept.
         fps: Frames a second.
-        crf: Constant rate factor, smaller is better and larger.
+        crf: Constant rate factor; smaller means better quality and a larger file.
     """
-    # To bring the index to the front, FFmpeg reads the file again by its name.
+    # To move the index to the front, FFmpeg reads the file again by its name.
     with (
         writing(FileError, "file.write_failed", tempfile.gettempdir()),
         tempfile.NamedTemporaryFile(suffix=".mp4") as file,
@@ -117,14 +117,14 @@ def _write_mp4(path: str, frames: Iterable[Frame], fps: float, crf: int) -> None
             options={
                 "crf": str(crf),
                 "preset": "medium",
-                # Macroblock trees read memory that x264 never wrote, at small sizes: equal frames became unequal videos. Without
-                # them a turntable is a quarter larger and 0.45 dB better at the same crf (samples, 512 px).
+                # Macroblock trees read memory that x264 never wrote, at small sizes, so equal frames gave unequal videos.
+                # Without them a turntable is a quarter larger and 0.45 dB better at the same crf (samples, 512 px).
                 "x264-params": "mbtree=0",
             },
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
-        # x264 and the container write the tags of the codec's context; names of colours as in ITU-T H.273, which FFmpeg follows.
+        # x264 and the container write the codec context's tags; colour names as in ITU-T H.273, which FFmpeg follows.
         stream.codec_context.color_range = ColorRange.MPEG
         stream.codec_context.color_primaries = ColorPrimaries.BT709
         stream.codec_context.color_trc = ColorTrc.BT709
@@ -146,9 +146,9 @@ def _write_mp4(path: str, frames: Iterable[Frame], fps: float, crf: int) -> None
 
 
 def gif_delays_ms(frames: int, fps: float) -> list[int]:
-    """How long each frame of a GIF stays [ms]: GIF counts in 10 ms, so the rounding is carried on, not repeated.
+    """Duration of each frame of a GIF [ms]: GIF counts in 10 ms, so rounding errors are carried over, not repeated.
 
-    The sum is that of `frames` / `fps` to within 5 ms; a delay under 20 ms, which browsers slow down, is never asked for.
+    The sum equals `frames` / `fps` to within 5 ms, and no delay is below 20 ms, which browsers slow down.
     """
     ends = [max(round(100 * (index + 1) / fps), 2 * (index + 1)) for index in range(frames)]
     return [10 * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
@@ -162,7 +162,7 @@ def _mp4(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tup
 
 
 def _gif(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
-    # One palette for all frames: colours that flicker from frame to frame show more than slightly wrong ones.
+    # One palette for all frames: colours that flicker between frames are more visible than slightly wrong ones.
     stride = max(1, round(math.sqrt(len(frames) / 8)))
     some = np.stack([frame[::stride, ::stride] for frame in frames])
     exact = sorted({WHITE, _commonest(some)})
@@ -179,7 +179,7 @@ def _gif(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[tup
 
 
 def _commonest(frames: Frames) -> tuple[int, int, int]:
-    """The colour of most pixels: the backdrop, where it is plain."""
+    """The most frequent colour: the backdrop, if it is plain."""
     red, green, blue = np.moveaxis(frames.astype(np.uint32), -1, 0)
     colours, counts = np.unique(red << 16 | green << 8 | blue, return_counts=True)
     colour = int(colours[counts.argmax()])
@@ -187,7 +187,7 @@ def _commonest(frames: Frames) -> tuple[int, int, int]:
 
 
 def _indexed(frame: NDArray[np.uint8], palette: Image.Image, exact: Sequence[tuple[int, int, int]]) -> Image.Image:
-    """A frame in a palette that ends with the colours `exact`: dithered, but for the pixels of just those."""
+    """Convert a frame to a palette that ends with the colours `exact`: dithered, except for pixels of exactly those colours."""
     image = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     first = len(palette.getpalette() or []) // 3 - len(exact)
     for index, colour in enumerate(exact, first):
@@ -245,13 +245,13 @@ def _viewer(frames: _Sized, output: Output, provenance: Provenance) -> Iterator[
 
 
 def encoded_still(image: NDArray[np.uint8], name: str, quality: int, provenance: Provenance) -> bytes:
-    """One picture as a file with its XMP packet.
+    """Encode one picture with its XMP packet.
 
     Args:
         image: uint8 [H, W, 3].
-        name: Its ending decides: PNG for ``.png``, WebP for ``.webp``, else JPEG.
+        name: Its extension decides the format: PNG for ``.png``, WebP for ``.webp``, else JPEG.
         quality: Of JPEG and WebP, 0 … 100.
-        provenance: What the packet says.
+        provenance: Content of the packet.
     """
     picture = Image.fromarray(image)
     if name.endswith(".png"):
@@ -273,7 +273,7 @@ def _zipped(files: dict[str, bytes]) -> bytes:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files.items():
-            # A fixed date: equal frames make equal archives.
+            # A fixed date, so that equal frames make equal archives.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
     return sink.getvalue()
 

@@ -1,4 +1,4 @@
-"""Backend `external`: a video from elsewhere (an mp4 of Runway, say), so that the same scoring runs on it."""
+"""Backend `external`: a video from elsewhere (an mp4 from Runway, for example), so that it can be scored in the same way."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gapray.video.decode import read_frames
 
 
 class External:
-    """Frames of a video file, resampled in time to the orbit's number and fitted into its square.
+    """Frames of a video file, resampled in time to the orbit's number of frames and fitted into its square.
 
-    Which azimuth a frame shows is not known: frame i of F stands where it would in an even turn. Scores of such a video
+    The azimuth of a frame is unknown: frame i of F is placed where it would be in an even turn. Scores of such a video
     need alignment (`gapray.fidelity`).
 
     Args:
         path: mp4, webm, gif, webp, or a folder of images.
-        label: What reports call it.
+        label: Name of the video in reports.
     """
 
     def __init__(self, path: Path, *, label: str = "external") -> None:
@@ -40,14 +40,14 @@ class External:
     def generate(
         self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
     ) -> NDArray[np.uint8]:
-        """See `VideoBackend.generate`.
+        """Read the frames, as described in `VideoBackend.generate`.
 
         Raises:
             InputError: `video.unreadable`, `video.too_long`.
         """
         del package, settings, seed
         count, side = conditions.depth.shape[:2]
-        frames = read_frames(self._path, most=count, side=side)
+        frames = read_frames(self._path, max_frames=count, side=side)
         fitted = [letterboxed(frame, side, side, conditions.background) for frame in frames]
         return np.stack([fitted[index * len(fitted) // count] for index in range(count)])
 
@@ -55,13 +55,13 @@ class External:
 def letterboxed(
     image: NDArray[np.uint8], width: int, height: int, background: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """Fit an image into a canvas with its aspect kept, in the middle.
+    """Fit an image into the middle of a canvas, keeping its aspect ratio.
 
     Args:
         image: uint8 [h, w, 3].
-        width: Of the canvas [pixels].
-        height: Of the canvas [pixels].
-        background: sRGB of what is left.
+        width: Width of the canvas [pixels].
+        height: Height of the canvas [pixels].
+        background: sRGB colour of the rest.
 
     Returns:
         uint8 [height, width, 3].

@@ -1,4 +1,4 @@
-"""From settings to a loaded backend."""
+"""Load the video backend that the settings name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def video_cards(settings: VideoSettings) -> list[str]:
 
 
 def orbit_cards(settings: OrbitSettings) -> list[str]:
-    """Names of the cards that may draw the frames in between, whatever the backend."""
+    """Names of the cards that may draw the in-between frames, whatever the backend."""
     return [CARD] if settings.engine in ("auto", "synthesis") else []
 
 
 def video_revisions(video: VideoSettings, orbit: OrbitSettings, *, progress: Progress | None = None) -> dict[str, str]:
-    """Model name -> hash of its weights, of all models that draw a video, fetching what is not on this machine.
+    """Model name -> hash of its weights, for all models that draw a video; downloads what is not on this machine.
 
     Raises:
         ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
@@ -36,14 +36,14 @@ def video_revisions(video: VideoSettings, orbit: OrbitSettings, *, progress: Pro
 
 
 def load_backend(settings: VideoSettings, *, device: str | None = None) -> VideoBackend:
-    """Load what the settings name.
+    """Load the backend that the settings name.
 
     Args:
-        settings: Which backend, and its parts.
-        device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+        settings: The backend and its parts.
+        device: ``cpu`` or ``cuda``; default: a GPU if there is one.
 
     Raises:
-        ModelError: A `model.*` code that names the card: a weaker mode is never taken in silence.
+        ModelError: A `model.*` code that names the card; there is no silent fallback to a weaker mode.
     """
     if settings.backend == "morph":
         return Morph()

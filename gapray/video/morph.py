@@ -12,7 +12,7 @@ from gapray.video.backend import Capabilities
 
 
 class Morph:
-    """Shows the conditions' own first images."""
+    """Returns the conditions' own initial images."""
 
     capabilities = Capabilities(
         name="morph",
@@ -27,7 +27,7 @@ class Morph:
     def generate(
         self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
     ) -> NDArray[np.uint8]:
-        """See `VideoBackend.generate`; the seed changes nothing."""
+        """Return `conditions.initial`, as described in `VideoBackend.generate`; the seed has no effect."""
         del package, settings, seed
         self.capabilities.check(conditions)
         return conditions.initial

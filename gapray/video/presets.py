@@ -1,4 +1,4 @@
-"""Export presets: which files a video becomes. Data in `presets.yaml`."""
+"""Export presets: the files that a video is delivered as. The data is in `presets.yaml`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Output(_Model):
     """One file, or one set of frames."""
 
     kind: Literal["mp4", "webp", "gif", "frames", "sprite", "poster", "viewer"]
-    name: str = Field(description="File name; of frames a pattern with index (from 0), number (from 1), product_id.")
+    name: str = Field(description="File name; for frames a pattern with index (from 0), number (from 1), product_id.")
     fps: float = Field(12, gt=0, le=60, description="Frames a second.")
-    hold: int = Field(1, ge=1, description="Each frame is shown so many times.")
+    hold: int = Field(1, ge=1, description="Each frame is shown this many times.")
     min_s: float = Field(0, ge=0, description="The turn is repeated until it lasts at least this long [s].")
     size: tuple[int, int] | None = Field(
         None,
-        description="Width, height [pixels]; null = the frames' own. Of an mp4 odd sides grow by one: H.264 has none.",
+        description="Width, height [pixels]; null = the frames' own. Odd sides of an mp4 grow by one: H.264 has none.",
     )
     crf: int = Field(18, ge=0, le=51, description="H.264's constant rate factor.")
-    quality: int = Field(90, ge=1, le=100, description="Of JPEG and WebP.")
-    columns: int = Field(6, ge=1, description="Of a sprite sheet.")
+    quality: int = Field(90, ge=1, le=100, description="Quality of JPEG and WebP.")
+    columns: int = Field(6, ge=1, description="Columns of a sprite sheet.")
 
     @field_validator("size")
     @classmethod
@@ -45,7 +45,7 @@ class Preset(_Model):
 
     name: str
     description: str
-    accepts_frames: tuple[int, ...] | None = Field(None, description="Numbers of frames the destination takes.")
+    accepts_frames: tuple[int, ...] | None = Field(None, description="Numbers of frames that the destination accepts.")
     zip: str | None = Field(None, description="Put all files into this archive.")
     files: tuple[Output, ...] = Field(min_length=1)
 
@@ -58,7 +58,7 @@ def presets() -> dict[str, Preset]:
 
 
 def preset_named(name: str) -> Preset:
-    """The preset called `name`.
+    """Return the preset with this name.
 
     Raises:
         ConfigError: `video.unknown_preset`.

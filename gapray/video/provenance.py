@@ -1,4 +1,4 @@
-"""What a video says of itself: a JSON sidecar, and an XMP packet with IPTC's digital source type inside the file."""
+"""Provenance of a video: a JSON sidecar, and an XMP packet with IPTC's digital source type inside the file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Provenance:
 
     product_id: str
     source_type: str
-    """The last part of IPTC's digital source type."""
+    """The last part of IPTC's digital source type URI."""
     facts: Mapping[str, Any]
-    """Everything else, plain data: backend, models, seed, settings, photos' hashes, calibration, azimuths."""
+    """Everything else, as plain data: backend, models, seed, settings, photos' hashes, calibration, azimuths."""
 
     def sidecar(self) -> bytes:
-        """The JSON file beside the video."""
+        """Content of the JSON file beside the video."""
         body = {
             "product_id": self.product_id,
             "digital_source_type": SOURCE_TYPES + self.source_type,
@@ -41,20 +41,20 @@ class Provenance:
 
     @classmethod
     def from_sidecar(cls, text: str) -> Self:
-        """The inverse of `sidecar`."""
+        """Parse what `sidecar` wrote."""
         body: dict[str, Any] = json.loads(text)
         source_type = str(body.pop("digital_source_type")).removeprefix(SOURCE_TYPES)
         return cls(str(body.pop("product_id")), source_type, body)
 
     def drawn_with(self) -> tuple[OrbitSettings, VideoSettings]:
-        """The settings that the frames were drawn with, as `settings` in `facts` keeps them.
+        """The settings that the frames were drawn with, from `settings` in `facts`.
 
         Raises:
-            InputError: `score.not_as_drawn`: written by a release with other settings.
+            InputError: `score.not_as_drawn` if a release with other settings wrote them.
         """
         try:
-            told = self.facts["settings"]
-            return OrbitSettings.model_validate(told["orbit"]), VideoSettings.model_validate(told["video"])
+            recorded = self.facts["settings"]
+            return OrbitSettings.model_validate(recorded["orbit"]), VideoSettings.model_validate(recorded["video"])
         except (KeyError, TypeError, ValidationError) as error:
             raise InputError(
                 "score.not_as_drawn", f"the record of {self.product_id}'s video has other settings than this release"

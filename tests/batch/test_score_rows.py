@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gapray.batch.score_rows import COMPARED, GATHERED, comparison_columns, comparison_of, picture_columns, picture_of
 from gapray.fidelity.comparison import Comparison, Pair
-from gapray.fidelity.shown import Shown
+from gapray.fidelity.shown import NormalizedView
 
 
 def through(schema, column, values):
@@ -25,7 +25,7 @@ def test_pictures(height, width, contiguous):
 
 
 def shown(rng, side):
-    return Shown(
+    return NormalizedView(
         float(rng.uniform(0, 360)),
         rng.integers(0, 256, (side, side, 3), np.uint8),
         rng.integers(0, 256, (side, side), np.uint8),

@@ -9,8 +9,8 @@ from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings
 from gapray.errors import InputError
 from gapray.fidelity.align import align
-from gapray.fidelity.foreign import aligned_scores, refuse_strangers
-from gapray.fidelity.shown import Shown, cut_out, shown
+from gapray.fidelity.foreign import aligned_scores, refuse_other_product
+from gapray.fidelity.shown import NormalizedView, cut_out, normalize_view
 
 
 def circle(count):
@@ -41,7 +41,7 @@ def test_a_known_turn_is_found(start, way, frames, ripple):
     assert found.violations == 0
 
 
-def test_a_frozen_video_shows_nothing():
+def test_a_frozen_video_matches_no_angle():
     angles = circle(24)
     cost = np.repeat((1 - np.cos(np.radians(apart(0, angles))) + 0.05)[None], 24, 0)
     found = align(cost, angles)
@@ -59,7 +59,7 @@ def test_half_a_turn_leaves_angles_unmatched():
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (5, 2)])
-def test_too_little_to_align(shape):
+def test_too_few_frames_or_angles_are_refused(shape):
     with pytest.raises(ValueError, match="cannot be aligned"):
         align(np.zeros(shape), circle(shape[1]))
 
@@ -69,9 +69,11 @@ def real_spins(spins, mask_network):
     found = {}
     for name in ("vans_plaid_shoe", "dresser_brown"):
         frames = json.loads((spins / name / "views.json").read_text())["frames"][::2]
-        photos = [decode_photo((spins / name / one["file"]).read_bytes()) for one in frames]
-        cuts = cut_out(photos, [one["azimuth_deg"] for one in frames], mask_network, MaskSettings())
-        found[name] = sorted((shown(cut, 128, framing="boxes") for cut in cuts), key=lambda one: one.azimuth_deg)
+        photos = [decode_photo((spins / name / frame["file"]).read_bytes()) for frame in frames]
+        cuts = cut_out(photos, [frame["azimuth_deg"] for frame in frames], mask_network, MaskSettings())
+        found[name] = sorted(
+            (normalize_view(cut, 128, framing="boxes") for cut in cuts), key=lambda view: view.azimuth_deg
+        )
     return found
 
 
@@ -82,7 +84,7 @@ def speeding(count):
 
 @pytest.mark.long
 @pytest.mark.parametrize("order", ["shifted", "reversed", "speeding"])
-def test_real_spins_are_laid_to_within_one_frame(real_spins, lpips_alex, order):
+def test_real_spins_align_to_within_one_frame(real_spins, lpips_alex, order):
     for spin in real_spins.values():
         count = len(spin)
         picked = {
@@ -92,9 +94,9 @@ def test_real_spins_are_laid_to_within_one_frame(real_spins, lpips_alex, order):
         }[order]
         truths = spin[::2]
         found = aligned_scores([spin[index] for index in picked], truths, lpips_alex)
-        laid = [truths[angle].azimuth_deg for angle in found.alignment.angles]
+        aligned = [truths[angle].azimuth_deg for angle in found.alignment.angles]
         want = [spin[index].azimuth_deg for index in picked]
-        assert apart(laid, want).max() <= max(np.diff([one.azimuth_deg for one in spin])) + 0.1
+        assert apart(aligned, want).max() <= max(np.diff([view.azimuth_deg for view in spin])) + 0.1
         assert found.alignment.direction == (-1 if order == "reversed" else 1)
         assert found.mean < 0.1
 
@@ -102,11 +104,11 @@ def test_real_spins_are_laid_to_within_one_frame(real_spins, lpips_alex, order):
 def test_another_products_video_is_refused(real_spins, lpips_alex):
     shoe, dresser = real_spins["vans_plaid_shoe"], real_spins["dresser_brown"]
     right, wrong = (aligned_scores(shoe, truths[::2], lpips_alex) for truths in (shoe, dresser))
-    refuse_strangers(right, [wrong], "shoe.mp4")
-    refuse_strangers(right, [], "shoe.mp4")
+    refuse_other_product(right, [wrong], "shoe.mp4")
+    refuse_other_product(right, [], "shoe.mp4")
     for others in ([right], []):
         with pytest.raises(InputError) as error:
-            refuse_strangers(wrong, others, "shoe.mp4")
+            refuse_other_product(wrong, others, "shoe.mp4")
         assert error.value.code == "score.not_this_product"
 
 
@@ -117,8 +119,8 @@ def test_a_frozen_spin_does_not_score_well(real_spins, lpips_alex):
     assert frozen.mean > 3 * moving.mean
 
 
-def test_short_and_long_videos():
-    picture = Shown(0.0, np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
+def test_a_video_too_short_to_align_is_refused():
+    picture = NormalizedView(0.0, np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
     with pytest.raises(InputError) as error:
         aligned_scores([picture], [picture] * 8, None)
     assert error.value.code == "score.too_short"

@@ -7,11 +7,11 @@ import pytest
 from gapray.config import GateSettings, load_profile
 from gapray.errors import InputError
 from gapray.fidelity.baselines import BASELINES, nearest
-from gapray.fidelity.comparison import Truth, compare, judged, judged_together
+from gapray.fidelity.comparison import Truth, compare, judge_comparison, judge_comparisons
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.score import FrameScore, Motion, verdict
-from gapray.fidelity.shown import Cut, Shown, for_size, shown
+from gapray.fidelity.score import FrameScore, MotionScores, verdict
+from gapray.fidelity.shown import Cut, NormalizedView, normalize_view, scale_placement
 from gapray.geometry.frame import Placement
 from gapray.models.identity import ColourGradient
 from gapray.orbit.conditions import build_conditions
@@ -80,7 +80,7 @@ def test_pairs_by_angle_and_kind(package, frames):
     assert (found.truth, len(found.clip), len(found.given)) == ("held-out", 24, 8)
 
 
-def test_nothing_to_compare_with(package, frames):
+def test_nothing_to_compare_with_is_refused(package, frames):
     with pytest.raises(InputError) as error:
         compared(package, frames, truths=truths(package, 45))
     assert error.value.code == "score.no_truth"
@@ -88,32 +88,36 @@ def test_nothing_to_compare_with(package, frames):
 
 def test_key_frames_score_near_zero_and_ours_beats_a_frozen_video(package, frames, lpips_alex):
     drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=2)
-    assert [one.view for one in drawn] == [1, 5]
-    scores, verdicts = judged(compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
+    assert [frame.view for frame in drawn] == [1, 5]
+    scores, verdicts = judge_comparison(
+        compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity
+    )
     ours = verdicts[0]
-    assert [one.label for one in verdicts] == ["gapray", *BASELINES]
+    assert [row.label for row in verdicts] == ["gapray", *BASELINES]
     assert (ours.angles, ours.key_angles) == (2, 8)
     assert ours.key_lpips < 0.02 < ours.lpips
     assert ours.loop_gap is not None and ours.flicker is not None
-    assert {one.gate for one in verdicts[1:]} == {"none"}
-    assert all(one.kind == "in-between" for one in scores if one.label != "gapray")
+    assert {row.gate for row in verdicts[1:]} == {"none"}
+    assert all(row.kind == "in-between" for row in scores if row.label != "gapray")
     frozen = np.repeat(frames.initial[:1], 24, 0)
-    _, still = judged(compared(package, frames, frozen, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
+    _, still = judge_comparison(
+        compared(package, frames, frozen, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity
+    )
     assert still[0].key_lpips > 5 * ours.key_lpips
     assert still[0].span_deg == 0
 
 
-def test_a_baseline_never_sees_the_view_left_out(package, frames, lpips_alex):
+def test_a_baseline_never_sees_the_left_out_view(package, frames, lpips_alex):
     drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
-    scores, _ = judged(compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
-    [left] = [one for one in scores if one.label == "nearest view"]
+    scores, _ = judge_comparison(compared(package, frames, drawn=drawn), lpips_alex, ColourGradient(), PROFILE.fidelity)
+    [left] = [row for row in scores if row.label == "nearest view"]
     assert left.lpips > 0.01
 
 
 def test_videos_judged_together_get_their_own_scores_in_one_pass(package, frames, lpips_alex):
     drawn = draw_left_out(package, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
     frozen = np.repeat(frames.initial[:1], 24, 0)
-    large = np.stack([cv2.resize(one, (128, 128)) for one in frames.initial])
+    large = np.stack([cv2.resize(frame, (128, 128)) for frame in frames.initial])
     comparisons = [compared(package, frames, images, drawn=drawn) for images in (None, frozen, large)]
     passes = []
 
@@ -122,18 +126,17 @@ def test_videos_judged_together_get_their_own_scores_in_one_pass(package, frames
             passes.append(len(images))
             return super().distance(images, truths, **options)
 
-    metric = Counting("alex", trunk=lpips_alex.trunk)
+    metric = Counting("alex", backbone=lpips_alex.backbone)
     passes.clear()
-    together = judged_together(comparisons, metric, ColourGradient(), PROFILE.fidelity)
+    together = judge_comparisons(comparisons, metric, ColourGradient(), PROFILE.fidelity)
     # All pairs and baselines, the steps of all turns, and the pairs at each of the videos' two sizes.
     assert len(passes) == 4
     for comparison, (scores, verdicts) in zip(comparisons, together, strict=True):
-        alone, its = judged(comparison, lpips_alex, ColourGradient(), PROFILE.fidelity)
-        for one, other in zip([*scores, *verdicts], [*alone, *its], strict=True):
-            for name, value in one.as_dict().items():
-                assert value == (
-                    pytest.approx(getattr(other, name), abs=1e-5) if isinstance(value, float) else getattr(other, name)
-                )
+        single_scores, single_verdicts = judge_comparison(comparison, lpips_alex, ColourGradient(), PROFILE.fidelity)
+        for found, single in zip([*scores, *verdicts], [*single_scores, *single_verdicts], strict=True):
+            for name, value in found.as_dict().items():
+                expected = getattr(single, name)
+                assert value == (pytest.approx(expected, abs=1e-5) if isinstance(value, float) else expected)
 
 
 def test_a_photo_is_cut_out_by_the_network_that_cuts_out_the_frames(package, frames):
@@ -147,7 +150,7 @@ def test_a_photo_is_cut_out_by_the_network_that_cuts_out_the_frames(package, fra
     assert kept.mean() > 0.8 > 0.6 > anew.mean()
 
 
-def test_too_few_views_to_leave_one_out(package):
+def test_too_few_views_to_leave_one_out_are_refused(package):
     few = dataclasses.replace(package, views=package.views[:3])
     with pytest.raises(InputError) as error:
         draw_left_out(few, Morph(), PROFILE.orbit, PROFILE.video, engine="morph", views=1)
@@ -160,7 +163,10 @@ def score(azimuth, lpips, kind="in-between"):
 
 def test_a_verdict_never_mixes_key_and_in_between():
     found = verdict(
-        "gapray", [score(15, 0.1), score(30, 0.3), score(45, 0.0, "key")], GateSettings(), Motion(0.01, 1.0, 360.0)
+        "gapray",
+        [score(15, 0.1), score(30, 0.3), score(45, 0.0, "key")],
+        GateSettings(),
+        MotionScores(0.01, 1.0, 360.0),
     )
     assert (found.lpips, found.worst_lpips, found.worst_azimuth_deg, found.key_lpips) == (0.2, 0.3, 30, 0.0)
     assert (found.angles, found.key_angles, found.gate) == (2, 1, "pass")
@@ -177,20 +183,22 @@ def test_a_verdict_never_mixes_key_and_in_between():
         ({"min_span_deg": 350}, "degrees shown 200 is under 350"),
     ],
 )
-def test_the_gate_says_why(gate, reason):
+def test_the_gate_gives_its_reasons(gate, reason):
     limits = GateSettings(**(dict.fromkeys(GateSettings.model_fields) | gate))
-    found = verdict("gapray", [score(15, 0.1), score(30, 0.3)], limits, Motion(0.01, 1.0, 200.0))
+    found = verdict("gapray", [score(15, 0.1), score(30, 0.3)], limits, MotionScores(0.01, 1.0, 200.0))
     assert (found.gate, found.reasons) == ("fail", (reason,))
 
 
-def test_what_was_not_measured_fails_nothing():
+def test_a_missing_measurement_fails_no_gate():
     assert verdict("gapray", [score(45, 0.0, "key")], GateSettings()).gate == "pass"
 
 
 def test_baselines_at_a_given_angle_are_the_photo():
     rng = np.random.default_rng(0)
     given = [
-        Shown(45.0 * index, rng.integers(0, 256, (16, 16, 3), dtype=np.uint8), np.full((16, 16), 255, np.uint8))
+        NormalizedView(
+            45.0 * index, rng.integers(0, 256, (16, 16, 3), dtype=np.uint8), np.full((16, 16), 255, np.uint8)
+        )
         for index in range(8)
     ]
     for label, draw in BASELINES.items():
@@ -207,10 +215,10 @@ def test_boxes_undo_where_and_how_large_the_product_stood():
     moved = np.full((400, 400, 3), 255, np.uint8), np.zeros((400, 400), np.uint8)
     moved[0][10:210, 20:140] = (30, 90, 160)
     moved[1][10:210, 20:140] = 255
-    first = shown(Cut(0, image, mask), 64, framing="boxes")
-    second = shown(Cut(0, *moved), 64, framing="boxes")
+    first = normalize_view(Cut(0, image, mask), 64, framing="boxes")
+    second = normalize_view(Cut(0, *moved), 64, framing="boxes")
     assert np.abs(first.image.astype(int) - second.image).mean() < 3
 
 
 def test_a_placement_follows_the_photos_size():
-    assert for_size(Placement(100, 50, 40), (200, 300), (400, 600)) == Placement(200, 100, 80)
+    assert scale_placement(Placement(100, 50, 40), (200, 300), (400, 600)) == Placement(200, 100, 80)

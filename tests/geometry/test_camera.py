@@ -39,8 +39,8 @@ def test_at_azimuth_90_the_camera_looks_from_plus_x():
 @given(cameras, angles, points)
 def test_unproject_undoes_project(camera, azimuth, point):
     world = torch.tensor(point, dtype=torch.float64)
-    u, v, nearness = camera.project(world, azimuth)
-    assert torch.allclose(camera.unproject(u, v, nearness, azimuth), world, atol=1e-9)
+    u, v, view_z = camera.project(world, azimuth)
+    assert torch.allclose(camera.unproject(u, v, view_z, azimuth), world, atol=1e-9)
 
 
 @given(cameras, angles)

@@ -37,12 +37,12 @@ def test_the_hull_shows_the_product_at_angles_that_no_photo_has(solid):
     masks, _, _ = scenes.shoot(solid, CAMERA)
     hull = carve(silhouettes(masks), CAMERA, reach=REACH, voxels=96)
     for azimuth in (0.0, 22.5, 100.0):
-        mask, nearness, _ = scenes.look(solid, CAMERA, azimuth)
+        mask, view_z, _ = scenes.look(solid, CAMERA, azimuth)
         seen, inside = front(hull, CAMERA, azimuth, 96)
         assert iou(inside, mask) > 0.93
         both = (mask > 0) & (seen.numpy() > NOTHING / 2)
-        assert (seen.numpy()[both] - nearness[both]).mean() > -0.02  # a hull is never behind its product
-        assert np.median(np.abs(seen.numpy()[both] - nearness[both])) < 0.1
+        assert (seen.numpy()[both] - view_z[both]).mean() > -0.02  # a hull is never behind its product
+        assert np.median(np.abs(seen.numpy()[both] - view_z[both])) < 0.1
 
 
 def test_a_photo_that_cuts_the_product_does_not_carve_beyond_its_edge():
@@ -59,15 +59,15 @@ def test_rounding_takes_ridges_off_a_cylinder_and_none_off_a_box():
         hull = carve(silhouettes(masks), CAMERA, reach=REACH, voxels=96)
         smooth = rounded(hull, CAMERA, scenes.EIGHT, 128)
         truth, _, _ = scenes.look(solid, CAMERA, 22.5, 128)
-        before, after = (iou(front(one, CAMERA, 22.5, 128)[1], truth) for one in (hull, smooth))
+        before, after = (iou(front(shape, CAMERA, 22.5, 128)[1], truth) for shape in (hull, smooth))
         if expected:
             assert 1 - after < 0.75 * (1 - before)
         else:
             assert after > before - 0.004
 
 
-def test_rounding_does_not_depend_on_how_threads_share_the_rows():
-    """OpenCV's distances do, in the last bit, and then equal runs made unequal videos."""
+def test_rounding_does_not_depend_on_the_number_of_threads():
+    """Regression: OpenCV's distances do, in the last bit, so equal runs once made different videos."""
     masks, _, _ = scenes.shoot(scenes.cylinder, CAMERA, size=96)
     hull = carve(silhouettes(masks), CAMERA, reach=REACH, voxels=32)
     usual = cv2.getNumThreads()
@@ -100,18 +100,18 @@ def test_a_depth_network_shows_the_pit_that_no_outline_does():
     masks, fronts, _ = scenes.shoot(scenes.bowl, CAMERA)
     hull = carve(silhouettes(masks), CAMERA, reach=REACH, voxels=96)
     seen = torch.stack([front(hull, CAMERA, azimuth, 96)[0] for azimuth in scenes.EIGHT])
-    network = torch.tensor(np.where(masks > 0, (fronts + 2) / 4, 0)).float()  # right up to one scale and shift
+    network = torch.tensor(np.where(masks > 0, (fronts + 2) / 4, 0)).float()  # correct up to one scale and shift
     alpha = torch.tensor(masks).float() / 255
     trusted = trusted_fronts(seen, network, alpha, scenes.EIGHT, CAMERA)
     deep = carved_by_fronts(hull, trusted, scenes.EIGHT, CAMERA)
     mask, truth, _ = scenes.look(scenes.bowl, CAMERA, 15.0)
-    flat, pitted = (front(one, CAMERA, 15.0, 96)[0].numpy() for one in (hull, deep))
+    flat, pitted = (front(carved, CAMERA, 15.0, 96)[0].numpy() for carved in (hull, deep))
     pit = (mask > 0) & (flat - truth > 0.15)
     assert pit.mean() > 0.03
     assert np.abs(pitted - truth)[pit].mean() < 0.5 * np.abs(flat - truth)[pit].mean()
 
 
-def test_a_depth_network_that_views_disagree_on_is_not_believed():
+def test_depth_that_views_disagree_on_is_not_trusted():
     masks, fronts, _ = scenes.shoot(scenes.box, CAMERA)
     hull = carve(silhouettes(masks), CAMERA, reach=REACH, voxels=64)
     seen = torch.stack([front(hull, CAMERA, azimuth, 96)[0] for azimuth in scenes.EIGHT])
@@ -122,7 +122,7 @@ def test_a_depth_network_that_views_disagree_on_is_not_believed():
 
 
 def test_a_product_that_nearly_touches_the_photos_edge_ends_there():
-    """The outline's distance at the edge once went on beyond it, and a level of -2 pixels took that for product."""
+    """Regression: the outline's distance was extrapolated past the edge, and a level of -2 pixels took that for product."""
     camera = OrbitCamera(0, 0, 0, 0.0)
     mask = np.zeros((96, 96), np.uint8)
     mask[40:95, 30:66] = 255  # one row of background below

@@ -36,7 +36,7 @@ def capped(work, *given):
 """
 WORK = {
     "a photo": "decode_photo, Path(sys.argv[1]).read_bytes()",
-    "a video": "lambda: read_frames(Path(sys.argv[1]), most=96, side=1024)",
+    "a video": "lambda: read_frames(Path(sys.argv[1]), max_frames=96, side=1024)",
     "bytes": "bytes, 2**28",
     "an array": "np.ones, 2**28, np.uint8",
     "a tensor": "lambda: torch.ones(2**28, dtype=torch.uint8)",

@@ -12,7 +12,7 @@ from gapray.errors import InputError
 from gapray.serve.jobs import GenerationParams
 from gapray.serve.making import check_params
 from gapray.serve.settings import Limits
-from gapray.video.decode import MAX_DECODED_PIXELS, made_of_frames, read_frames
+from gapray.video.decode import MAX_DECODED_PIXELS, map_frames, read_frames
 from gapray.video.encode import encode_mp4, export
 from gapray.video.presets import Output, Preset
 from tests.video.test_encode import PROVENANCE, turn
@@ -21,7 +21,7 @@ READ = """
 import av
 from gapray.video.decode import read_frames
 def read(path):
-    return len(read_frames(Path(path), most=96, side=1024))
+    return len(read_frames(Path(path), max_frames=96, side=1024))
 """
 
 
@@ -100,10 +100,10 @@ def test_one_frame_at_a_time_is_held_while_reading(tmp_path):
     path = tmp_path / "turn.mp4"
     path.write_bytes(encode_mp4(turn(24, side=96), fps=12))
     whole = read_frames(path)
-    assert made_of_frames(path, lambda frame: frame.sum()) == [frame.sum() for frame in whole]
+    assert map_frames(path, lambda frame: frame.sum()) == [frame.sum() for frame in whole]
     made = []
     with pytest.raises(ZeroDivisionError):
-        made_of_frames(path, lambda frame: made.append(1 / (3 - len(made))))
+        map_frames(path, lambda frame: made.append(1 / (3 - len(made))))
     assert len(made) == 3
 
 

@@ -1,4 +1,4 @@
-"""Whole orbits: of a drawn solid with known truth, and of the samples."""
+"""Whole orbits: of a drawn solid with known ground truth, and of the samples."""
 
 import dataclasses
 
@@ -72,13 +72,13 @@ def test_the_turn_is_even_and_its_loop_closes(conditions):
     assert steps.max() < 2.5 * np.median(steps) and steps.min() > 0
 
 
-def test_the_calibration_is_told(conditions):
+def test_the_calibration_is_reported(conditions):
     found = conditions.calibration
     assert found.direction == 1 and found.elevation_deg == pytest.approx(18, abs=4)
     assert min(found.reprojection_iou) > 0.95 and conditions.warnings == ()
 
 
-def test_photos_that_run_clockwise_are_noticed():
+def test_clockwise_photos_are_detected():
     package = solid_package(camera=OrbitCamera(18, 0.2, 0.0, 0.0, -1))
     found = build_conditions(package, SMALL)
     assert found.calibration.direction == -1
@@ -107,12 +107,12 @@ def test_missing_views_widen_the_gap_but_do_not_stop():
     assert np.allclose(found.weights[9, [2, 3]], 0.5)
 
 
-def test_a_background_of_ones_own():
+def test_custom_background():
     found = build_conditions(solid_package(), SMALL.model_copy(update={"background": "#102030", "frames": 3}))
     assert (found.initial[1][0, 0] == (16, 32, 48)).all()
 
 
-def test_too_little_is_refused():
+def test_too_few_views_are_refused():
     package = solid_package()
     with pytest.raises(InputError) as error:
         build_conditions(dataclasses.replace(package, views=package.views[:2]), SMALL)
@@ -125,7 +125,7 @@ def test_too_little_is_refused():
 
 @pytest.mark.parametrize("product", ["mug"])
 def test_samples_are_rendered_near_their_hidden_photos(samples, product):
-    """With exact masks, and with exact depth as a network would give it at best."""
+    """With exact masks, and with exact depth: the best that a depth network could give."""
     exact = samples / "truth" / product
     views, depths = [], []
     for azimuth in scenes.EIGHT:
@@ -134,11 +134,11 @@ def test_samples_are_rendered_near_their_hidden_photos(samples, product):
         mask = cv2.imread(str(exact / f"mask_{azimuth:03.0f}.png"), cv2.IMREAD_GRAYSCALE)
         depths.append(cv2.imread(str(exact / f"depth_{azimuth:03.0f}.png"), cv2.IMREAD_UNCHANGED))
         views.append(dataclasses.replace(make.view(azimuth), reference=np.ascontiguousarray(photo), mask=mask))
-    low = min(one[one > 0].min() for one in depths)
-    high = max(one.max() for one in depths)
+    low = min(depth[depth > 0].min() for depth in depths)
+    high = max(depth.max() for depth in depths)
     errors = {}
     for model in ("hull@1", "exact@1"):
-        near = [np.where(one > 0, 1 + (high - one.astype(float)) / (high - low) * 65534, 0) for one in depths]
+        near = [np.where(depth > 0, 1 + (high - depth.astype(float)) / (high - low) * 65534, 0) for depth in depths]
         made = tuple(
             dataclasses.replace(view, depth=depth.astype(np.uint16)) for view, depth in zip(views, near, strict=True)
         )
@@ -178,7 +178,7 @@ def masked(boxes, size=64):
         ([(5, 6, 26, 27), (8, 58, 20, 23), (58, 61, 2, 22), (9, 59, 10, 60)], "product", "mask.too_small"),
     ],
 )
-def test_masks_that_leave_nothing_have_a_code(boxes, framing, code):
+def test_masks_that_leave_nothing_have_an_error_code(boxes, framing, code):
     azimuths = [360 * step / len(boxes) for step in range(len(boxes))]
     with pytest.raises(InputError) as error:
         build_conditions(
@@ -190,7 +190,7 @@ def test_masks_that_leave_nothing_have_a_code(boxes, framing, code):
 
 @given(st.lists(st.tuples(*[st.integers(0, 63), st.sampled_from([1, 3, 20])] * 2), min_size=3, max_size=5))
 @settings(max_examples=15, deadline=None)
-def test_any_masks_are_an_orbit_or_a_code(boxes):
+def test_any_masks_give_an_orbit_or_an_error_code(boxes):
     edges = [(top, top + height, left, left + width) for top, height, left, width in boxes]
     package = masked({360 * step / len(edges): box for step, box in enumerate(edges)})
     try:
@@ -200,7 +200,7 @@ def test_any_masks_are_an_orbit_or_a_code(boxes):
         assert error.code in ("orbit.empty_hull", "mask.too_small")
 
 
-def test_depth_of_no_named_model_is_not_trusted():
+def test_depth_without_a_model_name_is_not_trusted():
     package = solid_package()
     views = tuple(
         dataclasses.replace(view, depth=np.where(view.mask > 127, 40000, 0).astype(np.uint16)) for view in package.views

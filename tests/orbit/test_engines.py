@@ -6,7 +6,7 @@ import torch
 
 from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
-from gapray.orbit.engines import ENGINES, TRIED, between
+from gapray.orbit.engines import ENGINES, TRIED, draw_between
 from gapray.orbit.reconstruct import build_scene
 from tests.geometry import scenes
 
@@ -17,7 +17,7 @@ CHOSEN = SETTINGS.model_copy(update={"engine": "morph", "refine_camera": False})
 
 
 def glossy(masks):
-    """Photos whose every shade belongs to the lamp and the camera: nothing turns with the product."""
+    """Photos whose shading is fixed to the lamp and the camera: nothing turns with the product."""
     v, u = np.mgrid[0:96, 0:96] / 96.0
     shade = np.stack([np.sin(9 * u), np.cos(11 * v), np.sin(8 * (u + v))], -1)
     picture = np.rint(140 + 90 * shade).astype(np.uint8)
@@ -36,7 +36,7 @@ def test_a_printed_product_is_drawn_by_its_shape():
     assert not any("shape" in warning for warning in calibration.warnings([str(a) for a in scenes.EIGHT]))
 
 
-def test_a_product_whose_look_does_not_turn_with_it_is_not():
+def test_a_product_whose_appearance_does_not_turn_with_it_is_not():
     _, calibration = scene_of(scenes.cylinder, glossy)
     assert calibration.engine in ("flow", "nearest")
     assert min(calibration.engine_errors, key=calibration.engine_errors.get) == calibration.engine
@@ -52,25 +52,25 @@ def test_settings_name_the_engine():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_draws_whole_frames(engine):
     scene, _ = scene_of(scenes.letter, settings=CHOSEN)
-    truth, nearness, _ = scenes.look(scenes.letter, CAMERA, 20.0)
-    [frame] = between(scene, [20.0], engine)
-    assert frame.colour.shape == (3, 96, 96) and frame.alpha.shape == frame.nearness.shape == (96, 96)
+    truth, view_z, _ = scenes.look(scenes.letter, CAMERA, 20.0)
+    [frame] = draw_between(scene, [20.0], engine)
+    assert frame.colour.shape == (3, 96, 96) and frame.alpha.shape == frame.view_z.shape == (96, 96)
     assert float(frame.colour.min()) >= 0 and float(frame.colour.max()) <= 1
     drawn = frame.alpha.numpy() > 0.5
-    least = {"synthesis": 0.9, "morph": 0.9, "flow": 0.7, "nearest": 0.7}[engine]
-    assert (drawn & (truth > 0)).sum() / (drawn | (truth > 0)).sum() > least
+    min_iou = {"synthesis": 0.9, "morph": 0.9, "flow": 0.7, "nearest": 0.7}[engine]
+    assert (drawn & (truth > 0)).sum() / (drawn | (truth > 0)).sum() > min_iou
     both = drawn & (truth > 0)
-    assert np.median(np.abs(frame.nearness.numpy()[both] - nearness[both])) < 0.25
+    assert np.median(np.abs(frame.view_z.numpy()[both] - view_z[both])) < 0.25
 
 
 def test_flow_at_a_photos_own_angle_is_the_photo():
     scene, _ = scene_of(scenes.box, settings=CHOSEN)
-    [frame] = between(scene, [90.0], "flow")
+    [frame] = draw_between(scene, [90.0], "flow")
     assert torch.equal(frame.colour, scene.photos[2]) and torch.equal(frame.alpha, scene.alpha[2])
 
 
 def test_a_tall_product_from_above_ends_at_its_foot():
-    """The hull's field ended inside such products and its last layer went on for ever: a bottle grew a second neck."""
+    """Regression: the hull's field ended inside such products and its last layer repeated: a bottle grew a second neck."""
     camera = OrbitCamera(24, 0.3, 0.0, 0.05)
 
     def bottle(points):
@@ -80,6 +80,6 @@ def test_a_tall_product_from_above_ends_at_its_foot():
     masks, _, photos = scenes.shoot(bottle, camera)
     scene, _ = build_scene(list(photos), list(masks), scenes.EIGHT, CHOSEN)
     lowest = max(int(np.flatnonzero(mask.any(1))[-1]) for mask in masks)
-    [frame] = between(scene, [22.5], "morph")
+    [frame] = draw_between(scene, [22.5], "morph")
     assert not (frame.alpha[lowest + 3 :] > 0.1).any()
     assert (frame.alpha[lowest - 3] > 0.5).any()

@@ -17,17 +17,17 @@ def test_weights_are_of_two_neighbours_and_sum_to_one(targets, captured):
 
 
 @given(views)
-def test_a_captured_angle_is_its_view_alone(captured):
+def test_a_captured_angle_uses_its_view_alone(captured):
     assert np.allclose(view_weights(captured, captured), np.eye(len(captured)), atol=1e-5)
 
 
 @given(frames, views, st.floats(-360, 360))
 def test_turning_everything_changes_nothing(targets, captured, turn):
-    turned = view_weights([one + turn for one in targets], [one + turn for one in captured])
+    turned = view_weights([azimuth + turn for azimuth in targets], [azimuth + turn for azimuth in captured])
     assert np.allclose(view_weights(targets, captured), turned, atol=1e-3) or len(captured) == 1
 
 
-def test_a_third_of_the_way():
+def test_weights_a_third_of_the_way():
     assert view_weights([15], [0, 45]).tolist() == [[pytest.approx(2 / 3), pytest.approx(1 / 3)]]
     assert view_weights([350], [0, 340]).tolist() == [[0.5, 0.5]]
     assert neighbours({0: -10.0, 1: 30.0, 2: 170.0}) == (0, 1, 0.25)

@@ -1,4 +1,4 @@
-"""Frames that know no shape, on a real scene of a drawn solid."""
+"""Frames drawn without a shape, on a real scene of a drawn solid."""
 
 import dataclasses
 
@@ -19,11 +19,11 @@ def test_between_photos_flow_lies_between_them(letter_scene):
     inside = drawn.alpha > 0.5
     covered = [float((letter_scene.alpha[view] > 0.5).float().sum()) for view in (1, 2)]
     assert 0.7 * min(covered) < float(inside.sum()) < 1.3 * max(covered)
-    assert (drawn.nearness[drawn.alpha < 1e-4] == NOTHING).all() and (drawn.nearness[inside].abs() < 1.5).all()
+    assert (drawn.view_z[drawn.alpha < 1e-4] == NOTHING).all() and (drawn.view_z[inside].abs() < 1.5).all()
 
 
-def test_colours_go_on_beyond_the_outline(letter_scene):
-    """So that an outline that is moved outwards does not show black."""
+def test_colours_extend_beyond_the_outline(letter_scene):
+    """So that an outline that flow moves outwards does not show black."""
     drawn = by_flow(letter_scene, 67.5)
     beside = (drawn.alpha == 0) & (torch.nn.functional.max_pool2d(drawn.alpha[None], 5, 1, 2)[0] > 0.5)
     assert beside.any()
@@ -51,7 +51,7 @@ def test_flow_that_points_beyond_the_edge_still_finds_a_colour(letter_scene):
     photos = torch.cat([photo, photo.roll((6, 9), (2, 3))])
     alpha, near = torch.ones(2, 64, 64), torch.zeros(2, 64, 64)
     found = dataclasses.replace(
-        letter_scene, azimuths_deg=(0.0, 45.0), photos=photos, colour=photos, alpha=alpha, nearness=near
+        letter_scene, azimuths_deg=(0.0, 45.0), photos=photos, colour=photos, alpha=alpha, view_z=near
     )
     drawn = by_flow(found, 20.0)
     assert torch.isfinite(drawn.colour).all() and float(drawn.alpha.min()) > 0.99

@@ -3,7 +3,7 @@
 import pytest
 
 from gapray.errors import InputError
-from gapray.serve.http.bodies import Body, azimuths_of
+from gapray.serve.http.bodies import Body, parse_azimuths
 
 EIGHT = [45.0 * step for step in range(8)]
 WRITTEN = {
@@ -20,10 +20,10 @@ WRITTEN = {
 
 @pytest.mark.parametrize("way", WRITTEN)
 def test_ways_to_write_azimuths(way):
-    assert azimuths_of(Body(tuple(WRITTEN[way]))) == EIGHT
+    assert parse_azimuths(Body(tuple(WRITTEN[way]))) == EIGHT
 
 
 @pytest.mark.parametrize("value", ["0,45,x", "0;45", [True], [None], "1e999", [[0, 45]], "nan", "[[0]"])
 def test_what_is_no_azimuth_is_refused(value):
     with pytest.raises(InputError, match="must be numbers of degrees"):
-        azimuths_of(Body((("azimuths", value),)))
+        parse_azimuths(Body((("azimuths", value),)))

@@ -25,8 +25,8 @@ def package(height=160, width=160):
     mask[height // 4 : -height // 4, width // 3 : -width // 3] = 255
     photo = np.where(mask[..., None] > 0, (200, 30, 40), 255).astype(np.uint8)
     photo[mask > 0] ^= rng.integers(0, 8, (int((mask > 0).sum()), 3), np.uint8)
-    one = replace(view(0.0, size=160), reference=photo, mask=mask)
-    return GapPackage("box", "k" * 64, (one,), 1.0, 0.0, {})
+    only = replace(view(0.0, size=160), reference=photo, mask=mask)
+    return GapPackage("box", "k" * 64, (only,), 1.0, 0.0, {})
 
 
 def drawn(name="marble-kitchen", seeds=(0,), pack=None, **light):
@@ -42,11 +42,11 @@ def test_fifteen_scenes_ship_and_the_three_of_the_prototype_are_among_them():
         assert "{product}" in scene.prompt and "box" in scene.prompt_for("box")
 
 
-def test_scenes_of_ones_own(tmp_path):
+def test_custom_scenes(tmp_path):
     (tmp_path / "moon.yaml").write_text(
         'prompt: "{product} on the moon"\nsurface: {kind: speckle, colours: ["#888888", "#777777"]}\n'
     )
-    assert [one.name for one in load_scenes([str(tmp_path), "white-studio"])] == ["moon", "white-studio"]
+    assert [scene.name for scene in load_scenes([str(tmp_path), "white-studio"])] == ["moon", "white-studio"]
     (tmp_path / "bad.yaml").write_text("prompt: x\nlight: {azimuth_deg: 400}\n")
     for wanted, code in (
         (["nowhere"], "scene.unknown"),
@@ -61,7 +61,7 @@ def test_scenes_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "name", ["marble-kitchen", "wooden-desk", "gym-studio", "linen-table", "bathroom-tile", "brushed-steel"]
 )
-def test_the_product_stands_in_the_scene_as_it_was(name):
+def test_the_product_is_composited_unchanged(name):
     [still] = drawn(name)
     assert still.pasted and still.image.shape[0] % 8 == 0 and still.image.shape[1] % 8 == 0
     inner = cv2.erode(still.placed, np.ones((9, 9), np.uint8)) > 250
@@ -92,9 +92,9 @@ def test_the_shadow_falls_away_from_the_light():
 
 
 def test_equal_seeds_make_equal_pictures():
-    one, other = drawn(seeds=(1, 2))
+    first, second = drawn(seeds=(1, 2))
     [again] = drawn(seeds=(2,))
-    assert np.array_equal(other.image, again.image) and (one.image != other.image).any()
+    assert np.array_equal(second.image, again.image) and (first.image != second.image).any()
 
 
 @given(st.integers(64, 6000), st.integers(64, 6000), st.floats(0.01, 1.0))
@@ -109,7 +109,7 @@ def test_sizes_keep_the_aspect(height, width, megapixels):
     assert abs(tall - wide * height / width) <= 8 * (1 + height / width)
 
 
-def test_bad_inputs():
+def test_bad_inputs_are_refused():
     empty = package()
     empty = replace(empty, views=(replace(empty.views[0], mask=np.zeros((160, 160), np.uint8)),))
     with pytest.raises(GaprayError) as error:

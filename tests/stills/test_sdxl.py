@@ -41,10 +41,10 @@ def drawn(changed=None, scene=SCENE, pack=None, seeds=(0,), pipe=None, **changes
 
 
 @pytest.mark.parametrize(("guidance", "plus"), [(5.0, True), (5.0, False), (1.0, True)])
-def test_without_refinements_it_is_diffusers_own_pipeline(guidance, plus):
+def test_without_refinements_it_equals_diffusers_own_pipeline(guidance, plus):
     pack = package()
     noise = torch.randn((1, 4, SIDE // 8, SIDE // 8), generator=torch.Generator().manual_seed(3))
-    controls = [torch.from_numpy(one)[None] for one in control_images(pack.views[0], (SIDE, SIDE))]
+    controls = [torch.from_numpy(image)[None] for image in control_images(pack.views[0], (SIDE, SIDE))]
     theirs = pipeline(plus=plus)(
         prompt=SCENE.prompt_for("a product"),
         negative_prompt=SCENE.negative_prompt,
@@ -66,7 +66,7 @@ def test_without_refinements_it_is_diffusers_own_pipeline(guidance, plus):
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
 
 
-def test_several_at_once_are_what_each_is_alone():
+def test_a_batch_equals_its_pictures_made_alone():
     both = drawn(seeds=(0, 1), batch=2)
     alone = drawn(seeds=(1,), batch=2)
     assert np.abs(both[1].image.astype(int) - alone[0].image.astype(int)).max() <= 1
@@ -93,7 +93,7 @@ def test_each_input_has_an_effect():
         drawn(masked=True, references=2, control_end=(0.2, 0.2)),
         drawn(masked=True, references=2, ip_scale=0.1),
     ]
-    assert [index for index, [one] in enumerate(other) if np.array_equal(one.image, base)] == []
+    assert [index for index, [still] in enumerate(other) if np.array_equal(still.image, base)] == []
 
 
 def test_the_exact_product_is_the_photos():
@@ -108,7 +108,7 @@ def test_the_exact_product_is_the_photos():
     assert np.abs(still.image[~inside].astype(int) - photo[~inside].astype(int)).mean() > 10
 
 
-def test_prompts_of_one_window_are_diffusers_own_and_longer_ones_are_read_to_the_end():
+def test_prompts_of_one_window_equal_diffusers_and_longer_ones_are_read_to_the_end():
     pipe = pipeline(plus=None)
     texts = ["a mug on a table", "bad"]
     states, pooled = encoded(pipe, texts)
@@ -127,13 +127,13 @@ def test_prompts_of_one_window_are_diffusers_own_and_longer_ones_are_read_to_the
         ({"prompt": "x" * 10_000}, "still.prompt_too_long"),
     ],
 )
-def test_bad_prompts(change, code):
+def test_bad_prompts_are_refused(change, code):
     with pytest.raises(GaprayError) as error:
         drawn(scene=SCENE.model_copy(update=change))
     assert error.value.code == code
 
 
-def test_it_loads_from_cards_and_refuses_wrong_ones(tmp_path, monkeypatch):
+def test_engines_load_from_cards_and_wrong_cards_are_refused(tmp_path, monkeypatch):
     write_mirror(tmp_path)
     monkeypatch.setenv("GAPRAY_MODELS", str(tmp_path))
     monkeypatch.setenv("GAPRAY_CACHE", str(tmp_path / "cache"))

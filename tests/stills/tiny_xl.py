@@ -68,7 +68,7 @@ def modules(*, plus=True, seed=0):
     for index in range(2):
         net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8, 16)).eval()
         generator = torch.Generator().manual_seed(index + 1)
-        # Layers that begin as zeros are drawn anew: else a ControlNet would have no effect, and its test would pass for nothing.
+        # Zero-initialized layers are drawn at random: otherwise a ControlNet would have no effect, and its test would test nothing.
         for layer in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
             layer.weight.data = torch.randn(layer.weight.shape, generator=generator) * 0.3
         nets.append(net)

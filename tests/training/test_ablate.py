@@ -46,7 +46,7 @@ def test_products_of_the_same_seed_lack_what_the_recipe_says(name):
 
 
 @pytest.mark.parametrize(("network", "place"), [(WithoutMorph, NEAREST), (WithoutFlow, NEAREST + 1)])
-def test_a_candidate_that_is_left_out_is_never_shown(batch, network, place):
+def test_a_left_out_candidate_gets_no_weight(batch, network, place):
     drawn = trained(network())(batch.frames, batch.photos)
     assert float(drawn.weights[:, place].detach().max()) == 0
     assert float(trained(Synthesis())(batch.frames, batch.photos).weights[:, place].detach().max()) > 0

@@ -22,14 +22,14 @@ def scene(size=128):
     return np.stack([x, y, 0.5 + 0.2 * np.sin(20 * x)], -1).astype(np.float32)
 
 
-def test_a_careful_photo_is_nearly_the_scene_and_a_hurried_one_is_not():
+def test_a_careful_photo_is_nearly_the_scene_and_a_careless_one_is_not():
     truth = scene() * 255
     careful = photographed(np.random.default_rng(0), scene(), CLEAN)
-    hurried = np.mean([np.abs(photographed(np.random.default_rng(k), scene(), BAD) - truth).mean() for k in range(6)])
-    assert np.abs(careful - truth).mean() < 3 < hurried
+    careless = np.mean([np.abs(photographed(np.random.default_rng(k), scene(), BAD) - truth).mean() for k in range(6)])
+    assert np.abs(careful - truth).mean() < 3 < careless
 
 
-def test_masks_are_exact_or_wrong_about_the_outline_only():
+def test_mask_errors_stay_near_the_outline():
     alpha = disc()
     assert cut_out(np.random.default_rng(0), alpha, CLEAN) is alpha
     for seed in range(20):
@@ -64,8 +64,8 @@ def test_an_own_crop_centres_the_product():
     assert abs((left + right) / 2 - 64) <= 1 and abs((upper + lower) / 2 - 64) <= 1
 
 
-def test_sessions_differ_and_come_again():
+def test_sessions_differ_and_are_reproducible():
     found = [Session.random(np.random.default_rng(seed)) for seed in range(200)]
     assert found[0] == Session.random(np.random.default_rng(0))
-    assert 5 < sum(one.own_crops for one in found) < 50 and any(one.mask == 0 for one in found)
-    assert max(one.azimuth for one in found) <= 2.0
+    assert 5 < sum(session.own_crops for session in found) < 50 and any(session.mask == 0 for session in found)
+    assert max(session.azimuth for session in found) <= 2.0

@@ -35,12 +35,12 @@ def test_a_seed_gives_the_same_shape_and_paint_does_not_change_it(kind):
     assert all(np.array_equal(a, b) for a, b in zip(first.prints, again.prints, strict=True))
     for a, b in zip(first.lofts, painted.lofts, strict=True):
         assert np.array_equal(a.profile, b.profile) and np.array_equal(a.centre, b.centre)
-    assert [one.finish.colour for one in first.lofts] != [one.finish.colour for one in painted.lofts]
+    assert [solid.finish.colour for solid in first.lofts] != [solid.finish.colour for solid in painted.lofts]
     assert not np.array_equal(first.bounds, other.bounds)
 
 
 @pytest.mark.parametrize("kind", ["label", "pattern", "picture"])
-def test_prints_have_the_size_asked_for_and_come_again(kind):
+def test_prints_have_the_requested_size_and_are_reproducible(kind):
     for width, height, panels in ((200, 80, 1), (320, 64, 4), (16, 16, 1)):
         first, again = (paint(np.random.default_rng(3), width, height, panels=panels, kind=kind) for _ in range(2))
         assert first.shape == (height, width, 3) and first.dtype == np.uint8 and np.array_equal(first, again)
@@ -57,5 +57,5 @@ def test_pictures_and_materials_have_detail():
         assert np.mean([maker(np.random.default_rng(seed), 96, 64).std() for seed in range(10)]) > 8
 
 
-def test_fonts_are_files():
+def test_every_font_is_a_file():
     assert list(font_files()) == sorted(font_files(), key=lambda path: path.rsplit("/", 1)[-1])

@@ -34,7 +34,7 @@ def rays(camera, azimuth, size):
 
 
 def analytic_box(half, camera, azimuth, size):
-    """Hit or not, and nearness, of an axis-aligned box by slabs."""
+    """Hit or not, and view_z, of an axis-aligned box by the slab test."""
     begin, heading = rays(camera, azimuth, size)
     sides = torch.tensor(half)
     first, second = (-sides - begin) / heading, (sides - begin) / heading
@@ -52,44 +52,44 @@ def analytic_ball(camera, azimuth, size):
 
 
 @pytest.mark.parametrize("azimuth", [0.0, 30.0, 200.0])
-def test_a_box_is_where_slabs_say(azimuth):
+def test_a_box_is_where_the_slab_test_says(azimuth):
     half = (0.5, 0.3, 0.2)
     shots = shoot(case(half), CAMERA, [azimuth], STUDIO, SIZE, lattice=64)
-    hit, nearness = analytic_box(half, CAMERA, azimuth, SIZE * 8)
-    share = torch.nn.functional.avg_pool2d(hit.float()[None, None], 8)[0, 0]
-    assert (shots.alpha[0] - share).abs().max() <= 0.5 and (shots.alpha[0] - share).abs().mean() < 0.006
-    assert float(shots.alpha[0].sum()) == pytest.approx(float(share.sum()), rel=0.01)
-    whole = share == 1
-    middle = nearness.view(SIZE, 8, SIZE, 8).mean((1, 3))
-    assert (shots.nearness[0] - middle)[whole].abs().quantile(0.95) < 0.01
+    hit, view_z = analytic_box(half, CAMERA, azimuth, SIZE * 8)
+    coverage = torch.nn.functional.avg_pool2d(hit.float()[None, None], 8)[0, 0]
+    assert (shots.alpha[0] - coverage).abs().max() <= 0.5 and (shots.alpha[0] - coverage).abs().mean() < 0.006
+    assert float(shots.alpha[0].sum()) == pytest.approx(float(coverage.sum()), rel=0.01)
+    whole = coverage == 1
+    middle = view_z.view(SIZE, 8, SIZE, 8).mean((1, 3))
+    assert (shots.view_z[0] - middle)[whole].abs().quantile(0.95) < 0.01
 
 
 def test_a_ball_is_where_its_equation_says():
     shots = shoot(ball(), CAMERA, [77.0], STUDIO, SIZE, lattice=64)
-    hit, nearness = analytic_ball(CAMERA, 77.0, SIZE * 8)
-    share = torch.nn.functional.avg_pool2d(hit.float()[None, None], 8)[0, 0]
-    assert (shots.alpha[0] - share).abs().mean() < 0.006
-    well = torch.nn.functional.max_pool2d(1 - share[None], 9, 1, 4)[0] == 0
-    middle = nearness.view(SIZE, 8, SIZE, 8).mean((1, 3))
-    assert (shots.nearness[0] - middle)[well].abs().max() < 0.02
+    hit, view_z = analytic_ball(CAMERA, 77.0, SIZE * 8)
+    coverage = torch.nn.functional.avg_pool2d(hit.float()[None, None], 8)[0, 0]
+    assert (shots.alpha[0] - coverage).abs().mean() < 0.006
+    well = torch.nn.functional.max_pool2d(1 - coverage[None], 9, 1, 4)[0] == 0
+    middle = view_z.view(SIZE, 8, SIZE, 8).mean((1, 3))
+    assert (shots.view_z[0] - middle)[well].abs().max() < 0.02
 
 
-def test_outlines_are_smooth_and_nothing_shows_beside_them():
+def test_outlines_are_antialiased_and_the_background_is_empty():
     shots = shoot(ball(), CAMERA, [0.0], STUDIO, SIZE, lattice=64)
     alpha = shots.alpha[0]
     assert 0.25 in alpha and 0.5 in alpha and 1.0 in alpha
-    assert (shots.colour[0][:, alpha == 0] == 0).all() and (shots.nearness[0][alpha == 0] == NOTHING).all()
+    assert (shots.colour[0][:, alpha == 0] == 0).all() and (shots.view_z[0][alpha == 0] == NOTHING).all()
     assert (shots.colour[0] <= alpha + 1e-6).all()
 
 
-def test_a_round_thing_looks_the_same_from_everywhere_but_for_nothing():
+def test_a_solid_of_revolution_looks_the_same_from_every_angle():
     shots = shoot(ball(), OrbitCamera(10, 0.1, 0, 0), [0.0, 123.0], STUDIO, SIZE, lattice=64)
     assert (shots.alpha[0] - shots.alpha[1]).abs().mean() < 0.004
-    # Light stands still before the camera: so does the shading.
+    # The lights are fixed to the camera, so the shading is too.
     assert (shots.colour[0] - shots.colour[1]).abs().mean() < 0.01
 
 
-def test_what_is_cut_away_is_seen_into():
+def test_cut_solids_are_hollow():
     cup = loft((0, 0, 0), 0.4, profile(0.4), Finish((0.9, 0.1, 0.1)))
     inside = loft((0, 0.1, 0), 0.4, profile(0.35), Finish((0.1, 0.1, 0.9)), cut=True)
     shots = shoot(
@@ -107,7 +107,7 @@ def test_what_is_cut_away_is_seen_into():
 
 
 def test_distances_never_step_through_a_surface():
-    """A step of the marching as long as the distance says stays on its side: along random rays, it is no overestimate."""
+    """A marching step of the returned distance never crosses a surface: between random points, it is no overestimate."""
     rng = np.random.default_rng(0)
     tapered = loft(
         (0.05, 0, 0), 0.5, profile(np.linspace(0.4, 0.05, SAMPLES)), Finish((1, 1, 1)), rotation=turn_about(0, 0.4)

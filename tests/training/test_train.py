@@ -12,7 +12,7 @@ from gapray.orbit.synthesis.draw import load_network
 from gapray.orbit.synthesis.network import Synthesis
 from training.checkpoint import PART_BYTES, Position, load_state, save_state
 from training.evaluate import as_text, means
-from training.examples import MOST_VIEWS, Recipe, examples
+from training.examples import MAX_VIEWS, Recipe, examples
 from training.losses import WEIGHTS, Plain, losses, weighed
 from training.pool import Pool
 from training.sets import Photo, Subject, load_sets, pack
@@ -21,7 +21,7 @@ from training.train import main
 
 TINY = Recipe(size=64, skins=2, targets=2, voxels=32, lattice=48)
 SEED = 3
-MOST_STATE = 55 * 2**20
+MAX_STATE_BYTES = 55 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +32,28 @@ def made():
 @pytest.fixture
 def store(made):
     found = Store(4, TINY, "cpu")
-    for one in made:
-        found.add(one)
+    for example in made:
+        found.add(example)
     return found
 
 
 def test_an_example_holds_photos_and_truth_that_belong_together(made):
     assert len(made) == TINY.skins
-    for one in made:
-        assert one.photos.shape == (MOST_VIEWS, 4, 64, 64) and one.frames.shape == (2, 10, 64, 64)
-        hull, flow, truth = one.frames[:, 8] >= 128, one.frames[:, 7] >= 128, one.frames[:, 9] >= 128
+    for example in made:
+        assert example.photos.shape == (MAX_VIEWS, 4, 64, 64) and example.frames.shape == (2, 10, 64, 64)
+        hull, flow, truth = example.frames[:, 8] >= 128, example.frames[:, 7] >= 128, example.frames[:, 9] >= 128
         assert ((hull & truth).sum((1, 2)) / (hull | truth).sum((1, 2))).min() > 0.8
         assert ((flow & truth).sum((1, 2)) / (flow | truth).sum((1, 2))).min() > 0.6
-        shown = one.nearness[:, 1] > NOTHING / 2
-        assert np.abs(one.nearness[:, 1] - one.nearness[:, 0])[shown & (one.nearness[:, 0] > NOTHING / 2)].mean() < 0.15
-        # Where an outline is steep, resampling overshoots in colour and alpha each by its own.
-        assert (one.truth.astype(int) <= one.frames[:, 9:].astype(int) + 24).all()
+        shown = example.view_z[:, 1] > NOTHING / 2
+        assert (
+            np.abs(example.view_z[:, 1] - example.view_z[:, 0])[shown & (example.view_z[:, 0] > NOTHING / 2)].mean()
+            < 0.15
+        )
+        # At a steep outline, resampling overshoots in colour and in alpha by different amounts.
+        assert (example.truth.astype(int) <= example.frames[:, 9:].astype(int) + 24).all()
 
 
-def test_skins_share_a_shape_but_not_a_look(made):
+def test_skins_share_a_shape_but_not_an_appearance(made):
     first, second = made
     assert np.array_equal(first.photos[:, 3], second.photos[:, 3]) and np.array_equal(first.fronts, second.fronts)
     assert np.abs(first.photos[:, :3].astype(int) - second.photos[:, :3]).mean() > 5
@@ -63,7 +66,7 @@ def test_the_same_seed_gives_the_same_examples(made):
         assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, field.name
 
 
-def test_a_store_gives_back_what_it_got_and_lets_the_oldest_go(made):
+def test_a_store_returns_its_examples_and_evicts_the_oldest(made):
     store = Store(1, TINY, "cpu")
     store.add(made[0])
     store.add(made[1])
@@ -74,22 +77,22 @@ def test_a_store_gives_back_what_it_got_and_lets_the_oldest_go(made):
     assert torch.equal(batch.photos.colour[0, 2], torch.from_numpy(made[1].photos[view, :3]) / 255)
 
 
-def test_a_mirror_shows_the_same_frame_the_other_way_round(store):
-    """Everything that depends on geometry is drawn alike: the network's look-ups must see the mirrored world."""
+def test_a_mirrored_example_shows_the_mirrored_frame(store):
+    """Everything that depends on geometry is mirrored too: the network must sample the mirrored scene."""
     network = Synthesis().eval()
     batch = store.at(torch.tensor([0]))
     with torch.no_grad():
         there, back = network(batch.frames, batch.photos), mirrored(mirrored(batch))
         other = network(mirrored(batch).frames, mirrored(batch).photos)
     assert torch.equal(back.truth, batch.truth) and torch.allclose(back.frames.turns, batch.frames.turns)
-    # Convolutions of an untrained network are not symmetrical, the places on the hull are; corrections are small at first.
+    # Convolutions of an untrained network are not symmetrical, but the places on the hull are; corrections are small at first.
     sides = torch.tensor([-1.0, 1.0])
     inside = batch.frames.alpha[:, 0] > 0.99
     apart = (there.where - other.where.flip(3) * sides).abs().amax(-1).amax(1)[inside]
     assert apart.max() < 1e-4
 
 
-def test_variation_changes_colours_of_all_pictures_alike(store):
+def test_augmentation_changes_the_colours_of_all_pictures_alike(store):
     batch = store.at(torch.tensor([0, 1]))
     found = varied(batch, torch.Generator().manual_seed(1))
     assert sorted(found.truth.mean((0, 2, 3)).tolist()) == pytest.approx(sorted(batch.truth.mean((0, 2, 3)).tolist()))
@@ -102,7 +105,7 @@ def test_losses_vanish_for_the_truth_and_punish_a_worse_one(store):
     colour = batch.truth / batch.alpha.clamp(min=1e-3)
     perfect = dataclasses.replace(drawn, colour=colour, alpha=batch.alpha)
     background = torch.ones(2, 3, 1, 1)
-    best, other = (losses(one, batch, background, Plain()) for one in (perfect, drawn))
+    best, other = (losses(frames, batch, background, Plain()) for frames in (perfect, drawn))
     assert set(best) == set(WEIGHTS)
     for name in ("colour", "edges", "perceptual", "coarse", "worse", "alpha"):
         assert float(best[name]) < 5e-3 and float(best[name]) <= float(other[name]), name
@@ -122,7 +125,7 @@ def test_a_few_steps_on_one_product_lower_the_loss(store):
     assert min(found[-3:]) < 0.93 * found[0]
 
 
-def test_state_is_small_and_training_goes_on_where_it_stopped(tmp_path):
+def test_the_state_is_small_and_training_resumes_where_it_stopped(tmp_path):
     torch.manual_seed(0)
     network = Synthesis()
     average = {name: value.detach() + 1e-3 * torch.randn_like(value) for name, value in network.named_parameters()}
@@ -132,7 +135,7 @@ def test_state_is_small_and_training_goes_on_where_it_stopped(tmp_path):
     optimiser.step()
     save_state(tmp_path, network, average, optimiser, Position(7, 99, 1.5))
     files = list(tmp_path.glob("state-*.safetensors"))
-    assert sum(file.stat().st_size for file in files) < MOST_STATE
+    assert sum(file.stat().st_size for file in files) < MAX_STATE_BYTES
     assert all(file.stat().st_size < PART_BYTES + 2**20 for file in files)
     other = Synthesis()
     means_ = {name: torch.zeros_like(value) for name, value in other.named_parameters()}
@@ -143,7 +146,7 @@ def test_state_is_small_and_training_goes_on_where_it_stopped(tmp_path):
         assert torch.allclose(optimiser.state[a]["exp_avg"], again.state[b]["exp_avg"], rtol=1e-2, atol=1e-6)
 
 
-def test_no_state_is_said_so(tmp_path):
+def test_a_missing_state_is_an_error(tmp_path):
     network = Synthesis()
     with pytest.raises(FileNotFoundError):
         load_state(tmp_path, network, {}, torch.optim.AdamW(network.parameters()))
@@ -154,11 +157,11 @@ def test_a_pool_of_processes_makes_what_one_process_makes(made):
         found = []
         while not pool.exhausted:
             found += pool.ready(patience=60)
-    assert [one.name for one in found] == [one.name for one in made]
+    assert [example.name for example in found] == [example.name for example in made]
     assert np.array_equal(found[0].photos, made[0].photos) and np.array_equal(found[1].truth, made[1].truth)
 
 
-def test_sets_travel(tmp_path):
+def test_sets_survive_packing(tmp_path):
     rng = np.random.default_rng(0)
     photos = tuple(
         Photo(45.0 * k, np.full((40, 60, 3), 40 * k, np.uint8), (rng.random((40, 60)) > 0.5).astype(np.uint8) * 255)

@@ -8,7 +8,7 @@ from PIL import Image
 from gapray.config import AnimateDiffSettings
 from gapray.orbit.weights import view_weights
 from gapray.video.animatediff.backend import AnimateDiff
-from gapray.video.animatediff.engine import Clip, Engine
+from gapray.video.animatediff.engine import AnimateDiffEngine, Clip
 from tests.video import tiny
 
 F, V, S = 8, 4, tiny.SIDE
@@ -63,7 +63,7 @@ def ours(backend, *clips):
 
 
 def stock(pipe, *, images=None, **changes):
-    depths = [Image.fromarray(np.rint(np.repeat(one[..., None], 3, 2) * 255).astype(np.uint8)) for one in DEPTH]
+    depths = [Image.fromarray(np.rint(np.repeat(depth[..., None], 3, 2) * 255).astype(np.uint8)) for depth in DEPTH]
     several = isinstance(getattr(pipe.controlnet, "nets", None), torch.nn.ModuleList)
     options = {
         "prompt": "a box",
@@ -88,14 +88,14 @@ def apart(a, b):
 @pytest.mark.parametrize(
     ("plus", "guidance", "controlnets"), [(True, 3.0, 1), (False, 3.0, 1), (True, 1.0, 1), (True, 3.0, 2)]
 )
-def test_with_everything_off_it_is_diffusers_own_pipeline(plus, guidance, controlnets):
+def test_with_every_refinement_off_it_equals_diffusers_own_pipeline(plus, guidance, controlnets):
     backend, _ = tools(plus, controlnets, guidance=guidance)
     got = ours(backend, clip_of(backend))
     want = stock(tiny.pipeline(plus=plus, controlnets=controlnets), guidance_scale=guidance)
     assert apart(got, want) < 1e-4
 
 
-def test_depth_photos_and_time_matter():
+def test_depth_photos_and_time_have_an_effect():
     backend, _ = tools()
     plain = ours(backend, clip_of(backend))
     turned = torch.from_numpy(DEPTH[::-1].copy())[:, None].expand(-1, 3, -1, -1)
@@ -115,14 +115,14 @@ def test_per_frame_views_equal_diffusers_masks():
     assert apart(ours(backend, clip_of(backend, weights=EVEN)), want) < 1e-4
 
 
-def test_two_clips_at_once_are_the_two_alone():
+def test_a_batch_of_two_clips_equals_each_alone():
     backend, _ = tools(view_blend=True, shared_keys=True, key_frames=True)
     known = torch.randn((4, F, S // 8, S // 8), generator=torch.Generator().manual_seed(5))
     keys = (0, 2, 4, 6)
-    one = clip_of(backend, weights=EVEN, known=known, keys=keys)
+    clip = clip_of(backend, weights=EVEN, known=known, keys=keys)
     other = clip_of(backend, weights=EVEN, known=-known, keys=keys, photos=PHOTOS[::-1].copy(), seed=3)
-    both = ours(backend, one, other)
-    assert apart(both[:1], ours(backend, one)) < 1e-4
+    both = ours(backend, clip, other)
+    assert apart(both[:1], ours(backend, clip)) < 1e-4
     assert apart(both[1:], ours(backend, other)) < 1e-4
 
 
@@ -137,7 +137,7 @@ def test_key_frames_are_held_exactly_and_released_softly():
     assert apart(ours(soft, clip_of(soft, known=known, keys=keys))[0][:, list(keys)], known[:, list(keys)]) > 1e-3
 
 
-def test_shared_keys_fade_with_their_gain():
+def test_shared_keys_weaken_with_their_gain():
     keys = (0, 2, 4, 6)
     plain = ours(tools()[0], clip_of(tools()[0]))
     for gain, differs in ((1e-30, False), (1.0, True)):
@@ -145,7 +145,7 @@ def test_shared_keys_fade_with_their_gain():
         assert (apart(ours(backend, clip_of(backend, keys=keys)), plain) > 1e-3) == differs
 
 
-def test_shared_keys_stay_below_their_size():
+def test_shared_keys_stay_below_their_memory_limit():
     backend, engine = tools(shared_keys=True, shared_below=4)
     ours(backend, clip_of(backend, keys=(0, 4)))
     assert {layer.query_dim: processor.neighbours is not None for layer, processor in engine.shared} == {
@@ -179,7 +179,7 @@ def _without_motion(pipe):
             torch.nn.init.zeros_(parameter)
 
 
-def test_a_photo_changes_only_frames_that_weigh_it():
+def test_a_photo_changes_only_frames_that_give_it_weight():
     pipe = tiny.pipeline()
     _without_motion(pipe)
     backend = AnimateDiff(pipe, settings(view_blend=True), licence="x")
@@ -190,7 +190,7 @@ def test_a_photo_changes_only_frames_that_weigh_it():
     near = [frame for frame in range(F) if EVEN[frame, 1] > 0]
     assert len(far) == 5
     assert torch.equal(before[:, :, far], after[:, :, far])
-    assert all(apart(before[:, :, one], after[:, :, one]) > 1e-4 for one in near)
+    assert all(apart(before[:, :, frame], after[:, :, frame]) > 1e-4 for frame in near)
 
 
 def test_with_motion_a_photo_still_changes_near_frames_most():
@@ -207,7 +207,7 @@ def test_with_motion_a_photo_still_changes_near_frames_most():
     assert near >= 5 * far > 0
 
 
-def test_controlnet_rests_after_its_share(monkeypatch):
+def test_controlnet_stops_after_its_fraction_of_the_steps(monkeypatch):
     backend, engine = tools(control_end=0.34)
     calls = []
     plain = engine._nets[0]
@@ -217,7 +217,7 @@ def test_controlnet_rests_after_its_share(monkeypatch):
     assert apart(got, stock(tiny.pipeline(), control_guidance_end=0.34)) < 1e-4
 
 
-def test_part_strength_runs_the_last_steps_from_the_start():
+def test_partial_strength_runs_only_the_last_steps_from_the_start_frames():
     steps = []
     backend, _ = tools(start="morph", strength=0.5, steps=4)
     start = torch.zeros((4, F, S // 8, S // 8))
@@ -242,5 +242,5 @@ def test_an_engine_needs_no_image_adapter():
         known=None,
         key_frames=(),
     )
-    assert isinstance(backend.engine, Engine)
+    assert isinstance(backend.engine, AnimateDiffEngine)
     assert apart(ours(backend, clip), stock(tiny.pipeline(plus=None), ip_adapter_image=None)) < 1e-4

@@ -60,7 +60,7 @@ def test_a_foreign_video_becomes_frames_of_the_orbit(package, conditions, tmp_pa
     assert (out[:, 0] == 255).all()  # letterboxed on the background
 
 
-def test_what_is_no_video_is_refused(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused(tmp_path):
     for content in (b"", b"not a video", b"\x00\x00\x00\x18ftypmp42" + b"\x00" * 64):
         path = tmp_path / "x.mp4"
         path.write_bytes(content)
@@ -117,7 +117,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "junk", "other weights"])
-def test_a_wrong_checkpoint_is_named_and_never_run(mirror, capsys, kind):
+def test_a_wrong_checkpoint_is_named_and_never_loaded(mirror, capsys, kind):
     path = mirror / "mm-sd-v15-v2" / "mm_sd_v15_v2.ckpt"
     if kind == "pickle":
         torch.save({"state_dict": {}, "x": Evil()}, path)
@@ -155,7 +155,7 @@ def test_too_many_frames_are_refused(package, mirror):
     assert error.value.code == "video.unsupported"
 
 
-def test_running_out_of_memory_decodes_fewer_at_once_then_says_so(mirror, package, conditions, monkeypatch):
+def test_running_out_of_memory_decodes_smaller_batches_then_reports_it(mirror, package, conditions, monkeypatch):
     del mirror
     chosen = settings()
     backend = load_backend(chosen, device="cpu")
@@ -182,7 +182,7 @@ def test_running_out_of_memory_decodes_fewer_at_once_then_says_so(mirror, packag
     assert np.array_equal(backend.generate(package, conditions, chosen), plain)  # and it lives on
 
 
-def test_compositing_keeps_what_was_seen(conditions):
+def test_compositing_keeps_captured_pixels(conditions):
     drawn = np.zeros_like(conditions.initial)
     out = composited(drawn, conditions)
     for frame in range(16):
@@ -198,7 +198,7 @@ def test_profiles_name_their_parts():
     assert "animatediff-lightning-4step" in video_cards(lightning)
 
 
-def test_keys_of_videos_follow_what_draws_them():
+def test_video_keys_follow_the_settings_that_draw_them():
     def keys(video, products=("p",)):
         return video.digests(OrbitSettings(), "web", {}, products, 0)
 
@@ -214,7 +214,7 @@ def test_keys_of_videos_follow_what_draws_them():
 @example("<product>")
 @example('a "product":"<product>" on white')
 @example('\\"product\\":\\"<product>\\"')
-def test_a_prompt_of_any_characters_has_keys(prompt):
+def test_a_prompt_of_any_characters_has_a_key(prompt):
     def key(product, prompt):
         settings = VideoSettings(backend="animatediff", animatediff=AnimateDiffSettings(prompt=prompt))
         [found] = settings.digests(OrbitSettings(), "web", {}, [product], 0)

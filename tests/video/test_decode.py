@@ -1,4 +1,4 @@
-"""Videos of phones, of strangers and our own: turned upright, within limits, one turn."""
+"""Videos from phones, uploads and our own exports: turned upright, within limits, one turn."""
 
 import struct
 import subprocess
@@ -13,15 +13,15 @@ from PIL import Image
 
 from gapray.errors import InputError
 from gapray.resample import resized
-from gapray.video.decode import MAX_FRAMES, evenly, one_turn, read_frames
+from gapray.video.decode import MAX_FRAMES, evenly_spaced, one_turn, read_frames
 from gapray.video.encode import encode_mp4, export
 from gapray.video.presets import preset_named, presets
 from tests.video.test_encode import PROVENANCE, turn
 
 _MATRIX_AT = 40
-"""Offset of the 3 x 3 matrix in a version 0 `tkhd` box behind its type (ISO/IEC 14496-12, 8.3.2)."""
+"""Offset of the 3 x 3 matrix in a version 0 `tkhd` box after its type (ISO/IEC 14496-12, 8.3.2)."""
 TURNED = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-"""Clockwise degrees to show it at -> a, b, c, d."""
+"""Clockwise rotation for display [degrees] -> a, b, c, d."""
 
 
 def turned(mp4: bytes, degrees: int) -> bytes:
@@ -32,7 +32,7 @@ def turned(mp4: bytes, degrees: int) -> bytes:
 
 
 @pytest.mark.parametrize("degrees", TURNED)
-def test_a_rotated_video_comes_upright(tmp_path, degrees):
+def test_a_rotated_video_is_turned_upright(tmp_path, degrees):
     upright = np.full((64, 96, 3), 30, np.uint8)
     upright[:24, :32] = (220, 40, 40)  # a mark in the upper left
     stored = np.rot90(upright, degrees // 90)  # as a camera held sideways stores it
@@ -51,22 +51,22 @@ def test_every_preset_is_read_back_frame_by_frame(name):
     frames = turn(24, side=96)
     read = one_turn(export(frames, preset, PROVENANCE), preset, 24)
     assert len(read) == 24
-    read = np.stack([resized(one, (96, 96)) for one in read])
-    near = [int(np.abs(frames.astype(int) - one).mean((1, 2, 3)).argmin()) for one in read.astype(int)]
+    read = np.stack([resized(frame, (96, 96)) for frame in read])
+    near = [int(np.abs(frames.astype(int) - frame).mean((1, 2, 3)).argmin()) for frame in read.astype(int)]
     assert near == list(range(24)), "each frame is nearest to itself"
 
 
 @pytest.mark.parametrize("name", presets())
 def test_frames_that_are_equal_are_not_lost(name):
-    """A vase looks alike from many sides; gif and webp make one long frame of equal neighbours."""
+    """A vase looks the same from many sides; GIF and WebP merge equal neighbours into one long frame."""
     preset = preset_named(name)
     frames = np.repeat(turn(8, side=96), 3, axis=0)
     read = one_turn(export(frames, preset, PROVENANCE), preset, 24)
-    where = [int(one[one.shape[0] // 2, :, 0].argmax() * 8 // one.shape[1]) for one in read]
+    where = [int(frame[frame.shape[0] // 2, :, 0].argmax() * 8 // frame.shape[1]) for frame in read]
     assert where == [index // 3 for index in range(24)]
 
 
-def test_a_turn_that_is_cut_off_is_unreadable():
+def test_a_truncated_turn_is_unreadable():
     for name, file in (("webp", "turntable.webp"), ("gif", "turntable.gif"), ("web", "turntable.mp4"), ("amazon-360", "amazon-360.zip")):  # fmt: skip
         preset = preset_named(name)
         files = export(turn(24), preset, PROVENANCE)
@@ -82,15 +82,15 @@ def test_a_turn_that_is_cut_off_is_unreadable():
 
 @settings(deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 300))
-def test_chosen_frames_are_evenly_spaced(count, most):
-    chosen = evenly(count, most)
-    assert chosen[0] == 0 and len(set(chosen)) == len(chosen) == min(count, most) and chosen[-1] < count
+def test_chosen_frames_are_evenly_spaced(count, max_count):
+    chosen = evenly_spaced(count, max_count)
+    assert chosen[0] == 0 and len(set(chosen)) == len(chosen) == min(count, max_count) and chosen[-1] < count
     even = np.arange(len(chosen)) * count / len(chosen)
     assert np.abs(even - chosen).max() <= 0.5
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webp", "folder"])
-def test_a_long_video_is_thinned_and_shrunk_while_it_is_read(tmp_path, kind):
+def test_a_long_video_is_subsampled_and_resized_while_it_is_read(tmp_path, kind):
     frames = turn(24, side=96)
     path = tmp_path / "a"
     if kind == "folder":
@@ -100,11 +100,11 @@ def test_a_long_video_is_thinned_and_shrunk_while_it_is_read(tmp_path, kind):
     else:
         name = {"mp4": "web", "webp": "webp"}[kind]
         path.write_bytes(export(frames, preset_named(name), PROVENANCE)[f"turntable.{kind}"])
-    read = read_frames(path, most=7, side=64)
+    read = read_frames(path, max_frames=7, side=64)
     assert [frame.shape for frame in read] == [(64, 64, 3)] * 7
     small = np.stack([resized(frame, (64, 64)) for frame in frames]).astype(int)
-    near = [int(np.abs(small - one).mean((1, 2, 3)).argmin()) for one in read]
-    assert near == evenly(24, 7)
+    near = [int(np.abs(small - frame).mean((1, 2, 3)).argmin()) for frame in read]
+    assert near == evenly_spaced(24, 7)
     assert len(read_frames(path)) == 24
 
 
@@ -112,26 +112,26 @@ def test_too_many_frames_are_refused(tmp_path):
     for index in range(MAX_FRAMES + 1):
         (tmp_path / f"{index}.jpg").touch()
     with pytest.raises(InputError) as error:
-        read_frames(tmp_path, most=4)
+        read_frames(tmp_path, max_frames=4)
     assert error.value.code == "video.too_long"
 
 
 READ = """
 import sys
 from pathlib import Path
-from gapray.fidelity.foreign import MOST_FRAMES
+from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES
 from gapray.video.decode import read_frames
-def peak_kb():  # of this process alone: getrusage counts its parent's before it was born
+def peak_kb():  # of this process alone: getrusage includes the parent's from before the fork
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
 before = peak_kb()
-frames = read_frames(Path(sys.argv[1]), most=MOST_FRAMES, side=512)
+frames = read_frames(Path(sys.argv[1]), max_frames=MAX_ALIGNED_FRAMES, side=512)
 print(len(frames), frames[0].shape, (peak_kb() - before) // 1024)
 """
 
 
 def test_memory_does_not_grow_with_an_uploaded_video(tmp_path):
-    """80 frames of 4K hold 2 GB when all are kept; at the size that is needed 35 MB, and what the decoder itself takes."""
+    """80 frames of 4K take 2 GB when all are kept, but 35 MB at the needed size, plus the decoder's own memory."""
     path = tmp_path / "4k.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "40"})
@@ -140,9 +140,9 @@ def test_memory_does_not_grow_with_an_uploaded_video(tmp_path):
             grey = np.full((2160 * 3 // 2, 3840), 3 * index, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="yuv420p")))
         container.mux(stream.encode())
-    told = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=True).stdout
-    assert told.startswith("80 (288, 512, 3) ")
-    assert int(told.split()[-1]) < 700
+    output = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=True).stdout
+    assert output.startswith("80 (288, 512, 3) ")
+    assert int(output.split()[-1]) < 700
 
 
 def test_a_damaged_webp_is_unreadable(tmp_path):

@@ -100,7 +100,7 @@ def test_animations_have_all_frames_and_loop(preset, name):
     assert total == pytest.approx(24000 / (8 if preset == "gif" else 12), abs=20)
 
 
-def test_spin_has_frames_a_sprite_and_a_page_of_its_own():
+def test_spin_has_frames_a_sprite_and_a_self_contained_page():
     files = made("spin")
     assert sum(name.startswith("frames/") for name in files) == 24
     assert Image.open(io.BytesIO(files["sprite.jpg"])).size == (6 * 64, 4 * 64)
@@ -110,7 +110,7 @@ def test_spin_has_frames_a_sprite_and_a_page_of_its_own():
     assert "__FACTS__" not in page
 
 
-def test_amazon_takes_its_numbers_of_frames():
+def test_amazon_has_its_allowed_frame_counts():
     files = made("amazon-360")
     with zipfile.ZipFile(io.BytesIO(files["amazon-360.zip"])) as archive:
         names = archive.namelist()
@@ -125,7 +125,7 @@ def test_amazon_takes_its_numbers_of_frames():
 @pytest.mark.parametrize(("preset", "size"), [("amazon-video", (1280, 720)), ("social-9x16", (1080, 1920))])
 def test_padded_videos_last_long_enough(preset, size, tmp_path):
     files = made(preset, background=(255, 255, 255))
-    [name] = [one for one in files if one.endswith(".mp4")]
+    [name] = [file for file in files if file.endswith(".mp4")]
     with av.open(str(opened(files[name], tmp_path, "b.mp4"))) as container:
         stream = container.streams.video[0]
         assert (stream.width, stream.height) == size
@@ -161,8 +161,8 @@ def test_letterboxing_keeps_aspect_and_fills(width, height, w, h):
     assert columns == width or len(rows) == height
 
 
-def test_videos_are_made_without_what_makes_equal_frames_unequal_videos():
-    """x264's macroblock trees depend on memory that it never wrote; seldom, so what x264 says of itself is looked at."""
+def test_encoding_is_deterministic():
+    """x264's macroblock trees read uninitialized memory, but rarely: so the options that x264 embeds are checked."""
     small = np.stack([photo(45 * step, size=96) for step in range(8)])
     data = encode_mp4(small, fps=12)
     assert b"mbtree=0" in data and b"mbtree=1" not in data
@@ -182,20 +182,20 @@ ONLINE = preset_for(GenerationParams(fps=24, format="mp4"), 24)
 WITH_MP4 = [one for one in (*presets().values(), ONLINE) if any(output.kind == "mp4" for output in one.files)]
 
 
-@pytest.mark.parametrize("preset", WITH_MP4, ids=lambda one: one.name)
-def test_every_players_colours_are_those_that_were_drawn(ffmpeg, tmp_path, preset):
-    """By FFmpeg's own programs: each stream and frame says BT.709 in TV range, and is that."""
+@pytest.mark.parametrize("preset", WITH_MP4, ids=lambda preset: preset.name)
+def test_colours_decode_as_drawn_in_every_player(ffmpeg, tmp_path, preset):
+    """By FFmpeg's own programs: each stream and frame is tagged BT.709 in TV range, and decodes as that."""
     frames = patches()
-    [output] = [one for one in preset.files if one.kind == "mp4"]
+    [output] = [output for output in preset.files if output.kind == "mp4"]
     path = opened(export(frames, preset, PROVENANCE)[output.name], tmp_path, "a.mp4")
     tags = "color_range,color_space,color_transfer,color_primaries"
     for what, entries in (("stream", f"stream={tags}"), ("frame", f"frame={tags}")):
         probe = ("ffprobe", "-v", "error", "-select_streams", "v", "-show_entries", entries)
-        told = json.loads(ffmpeg(*probe, "-read_intervals", "%+#3", "-of", "json", path))[f"{what}s"]
-        assert told
-        for one in told:
-            assert [one.get(tag) for tag in tags.split(",")] == ["tv", "bt709", "bt709", "bt709"]
-    # A player that knows nothing but high definition, and one that reads the tags, by another library.
+        probed = json.loads(ffmpeg(*probe, "-read_intervals", "%+#3", "-of", "json", path))[f"{what}s"]
+        assert probed
+        for entry in probed:
+            assert [entry.get(tag) for tag in tags.split(",")] == ["tv", "bt709", "bt709", "bt709"]
+    # One player that assumes BT.709, and one that reads the tags, by another library.
     asked = "scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags=accurate_rnd+full_chroma_int"
     for filters in (asked, "zscale=m=gbr:r=full"):
         command = ("ffmpeg", "-v", "error", "-i", path, "-frames:v", "2", "-vf", f"{filters},format=gbrp,format=rgb24")
@@ -208,8 +208,8 @@ def test_every_players_colours_are_those_that_were_drawn(ffmpeg, tmp_path, prese
         assert np.abs(shown[flat].astype(int) - wanted[flat]).max() <= 2
 
 
-def test_a_plain_backdrop_stays_its_colour_in_a_gif():
-    """Near-whites beside it once drew the palette's white away from 255."""
+def test_a_plain_backdrop_keeps_its_colour_in_a_gif():
+    """Regression: near-whites beside it once pulled the palette's white away from 255."""
     y, x = np.mgrid[:128, :128]
     away = np.hypot(x - 64, y - 64)
     frame = np.full((128, 128, 3), 255, np.uint8)
@@ -225,14 +225,14 @@ def test_a_plain_backdrop_stays_its_colour_in_a_gif():
         assert np.abs(shown[~plain].astype(int) - frames[index][~plain]).mean() < 4
 
 
-@pytest.mark.parametrize("share", [0.35, 0.49], ids=["backdrop", "mostly product"])
-@pytest.mark.parametrize("preset", [*presets().values(), ONLINE], ids=lambda one: one.name)
-def test_a_white_backdrop_is_white_in_every_format(ffmpeg, tmp_path, preset, share):
-    """Corners of frames whose product is near-white, on a black one that is commoner than the backdrop."""
+@pytest.mark.parametrize("radius", [0.35, 0.49], ids=["backdrop", "mostly product"])
+@pytest.mark.parametrize("preset", [*presets().values(), ONLINE], ids=lambda preset: preset.name)
+def test_a_white_backdrop_is_white_in_every_format(ffmpeg, tmp_path, preset, radius):
+    """Checked in the corners of frames with a near-white part on a black product that may outweigh the backdrop."""
     y, x = np.mgrid[:128, :128]
     away = np.hypot(x - 64, y - 64)
     frame = np.full((128, 128, 3), 255, np.uint8)
-    frame[away < 128 * share] = 5
+    frame[away < 128 * radius] = 5
     frame[40:60, 40:90] = np.linspace(235, 254, 50)[None, :, None] + np.array([0, 0.7, 0.2])
     files = export(np.stack([np.roll(frame, shift % 3, 1) for shift in range(24)]), preset, PROVENANCE)
     if preset.zip:
@@ -248,9 +248,9 @@ def test_a_white_backdrop_is_white_in_every_format(ffmpeg, tmp_path, preset, sha
         if name.endswith(".mp4"):
             command = ("ffmpeg", "-v", "error", "-i", path, "-vf", "zscale=m=gbr:r=full,format=gbrp,format=rgb24")
             ffmpeg(*command, tmp_path / f"{preset.name}-%03d.png")
-            pictures = [Image.open(one) for one in sorted(tmp_path.glob(f"{preset.name}-*.png"))[::7]]
+            pictures = [Image.open(file) for file in sorted(tmp_path.glob(f"{preset.name}-*.png"))[::7]]
         else:
-            pictures = [one.convert("RGB") for one in ImageSequence.Iterator(Image.open(path))]
+            pictures = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
         for picture in pictures:
             shown = np.asarray(picture)
             height, width = shown.shape[:2] if "sprite" not in name else (128, 128)

@@ -48,7 +48,7 @@ def vocabulary():
     return {
         token: index
         for index, token in enumerate(
-            [*characters, *(one + "</w>" for one in characters), "<|startoftext|>", "<|endoftext|>"]
+            [*characters, *(character + "</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
         )
     }
 

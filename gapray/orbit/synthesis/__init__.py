@@ -1,1 +1,1 @@
-"""Learned view synthesis: a small network that draws an orbit's frames from the photos around them."""
+"""Learned view synthesis: a small network that draws an orbit's frames from the nearest photos."""

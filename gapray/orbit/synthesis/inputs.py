@@ -1,4 +1,4 @@
-"""What the network is given: the hull's front, the view morph and optical flow at each frame, and the nearest photos as they are."""
+"""Inputs of the network: for each frame the hull's front, the view morph and optical flow; and the nearest photos themselves."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch.nn import functional
 from gapray.capture.azimuths import turned
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.morph import render
-from gapray.orbit.scene import Scene
+from gapray.orbit.scene import OrbitScene
 from gapray.orbit.without_shape import by_flow
 
 NEAREST = 4
-"""Photos that a frame is drawn from."""
+"""Number of photos that a frame is drawn from, K."""
 
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos of one product, or those chosen for each of B frames: the first dimension is V, or two are B, K."""
+    """The photos of one product, [V, …], or those chosen for each of B frames, [B, K, …]."""
 
     colour: Tensor
-    """[V, 3, S, S], 0 … 1; beyond the mask the colour of its nearest pixel goes on."""
+    """[V, 3, S, S], 0 … 1; beyond the mask the colour of its nearest pixel is repeated."""
     alpha: Tensor
     """[V, 1, S, S], 0 … 1."""
     fronts: Tensor
-    """[V, S, S], nearness of the hull in each photo, `NOTHING` beside it."""
+    """[V, S, S], view z of the hull's front in each photo, `NOTHING` beside it."""
 
     def chosen(self, views: Tensor) -> Photos:
-        """Those of each frame, [B, K, …], for `views` [B, K]."""
+        """The photos of each frame, [B, K, …], for view indices `views` [B, K]."""
         return Photos(self.colour[views], self.alpha[views], self.fronts[views])
 
     def resized(self, size: int) -> Photos:
-        """Photos [V, …] of `size` x `size` pixels."""
+        """The photos [V, …] at `size` x `size` pixels."""
         return Photos(
             _resized(self.colour, size), _resized(self.alpha, size), _resized_front(self.fronts[:, None], size)[:, 0]
         )
@@ -49,21 +49,21 @@ class Frames:
     morph: Tensor
     """[B, 3, S, S]: the flow-aligned view morph, 0 … 1."""
     visibility: Tensor
-    """[B, 1, S, S], 0 … 1: how surely one of the two nearest photos saw the hull's front there."""
+    """[B, 1, S, S], 0 … 1: how certainly one of the two nearest photos saw the hull's front there."""
     flow: Tensor
-    """[B, 3, S, S]: the two nearest photos moved along the optical flow between them, 0 … 1."""
+    """[B, 3, S, S]: the two nearest photos warped along the optical flow between them, 0 … 1."""
     flow_alpha: Tensor
-    """[B, 1, S, S]: their masks, moved along it, 0 … 1."""
+    """[B, 1, S, S]: their masks, warped likewise, 0 … 1."""
     alpha: Tensor
-    """[B, 1, S, S]: the hull's outline, 0 … 1."""
-    nearness: Tensor
-    """[B, 1, S, S]: the hull's front, `NOTHING` beside it."""
+    """[B, 1, S, S]: the hull's silhouette, 0 … 1."""
+    view_z: Tensor
+    """[B, 1, S, S]: view z of the hull's front [half frames], `NOTHING` beside it."""
     views: Tensor
     """int64 [B, K]: the photos nearest in angle, nearest first."""
     angles_deg: Tensor
-    """[B, K]: their azimuth minus the frame's."""
+    """[B, K]: each photo's azimuth minus the frame's."""
     turns: Tensor
-    """[B, K, 3, 3]: from the frame's camera axes (right, up, towards) to each photo's."""
+    """[B, K, 3, 3]: rotations from the frame's camera axes (right, up, towards the camera) to each photo's."""
     camera: Tensor
     """[B, 3]: inverse distance, axis u, axis v; the same for a frame and its photos."""
 
@@ -76,24 +76,24 @@ class Frames:
             flow=_resized(self.flow, size),
             flow_alpha=_resized(self.flow_alpha, size),
             alpha=_resized(self.alpha, size),
-            nearness=_resized_front(self.nearness, size),
+            view_z=_resized_front(self.view_z, size),
         )
 
 
-def photos_of(scene: Scene) -> Photos:
-    """The photos of a scene."""
-    return Photos(scene.colour, scene.alpha[:, None], scene.nearness)
+def photos_of(scene: OrbitScene) -> Photos:
+    """The photos of a scene as the network takes them."""
+    return Photos(scene.colour, scene.alpha[:, None], scene.view_z)
 
 
 def frames_of(
-    scene: Scene, azimuths_deg: Sequence[float], *, without: int | None = None, morph_by_flow: bool = True
+    scene: OrbitScene, azimuths_deg: Sequence[float], *, without: int | None = None, morph_by_flow: bool = True
 ) -> Frames:
-    """Frames of a scene.
+    """Prepare frames of a scene for the network.
 
     Args:
         scene: From `gapray.orbit.reconstruct.build_scene`.
-        azimuths_deg: Of the frames.
-        without: A view that must not be used.
+        azimuths_deg: Azimuths of the frames.
+        without: Index of a view that must not be used.
         morph_by_flow: Whether the view morph aligns its photos by optical flow.
     """
     morphs = [render(scene, azimuth, without=without, flow=morph_by_flow) for azimuth in azimuths_deg]
@@ -115,7 +115,7 @@ def frames_of(
         flow=torch.stack([frame.colour for frame in flows]),
         flow_alpha=torch.stack([frame.alpha for frame in flows])[:, None],
         alpha=torch.stack([frame.alpha for frame in morphs])[:, None],
-        nearness=torch.stack([frame.nearness for frame in morphs])[:, None],
+        view_z=torch.stack([frame.view_z for frame in morphs])[:, None],
         views=torch.tensor(chosen, device=like.device),
         angles_deg=torch.tensor(angles).to(like),
         turns=torch.as_tensor(turns).to(like),
@@ -124,7 +124,7 @@ def frames_of(
 
 
 def nearest_views(captured_deg: Sequence[float], azimuth_deg: float, *, without: int | None = None) -> list[int]:
-    """The `NEAREST` views by angle, nearest first; the farthest is repeated when there are fewer."""
+    """Indices of the `NEAREST` views by angle, nearest first; the farthest is repeated if there are fewer."""
     others = [view for view in range(len(captured_deg)) if view != without]
     ranked = sorted(others, key=lambda view: (abs(turned(captured_deg[view], azimuth_deg)), view))[:NEAREST]
     return ranked + ranked[-1:] * (NEAREST - len(ranked))
@@ -136,8 +136,8 @@ def _resized(image: Tensor, size: int) -> Tensor:
     return functional.interpolate(image, (size, size), mode="area")
 
 
-def _resized_front(nearness: Tensor, size: int) -> Tensor:
-    """Mean of [.., 1, S, S] over the product alone; `NOTHING` where a pixel shows none of it."""
-    shown = (nearness > NOTHING / 2).float()
-    share = _resized(shown, size)
-    return torch.where(share > 0, _resized(nearness * shown, size) / share.clamp(min=1e-6), NOTHING)
+def _resized_front(view_z: Tensor, size: int) -> Tensor:
+    """Resize [..., 1, S, S], averaging over the product alone; `NOTHING` where a pixel shows none of it."""
+    shown = (view_z > NOTHING / 2).float()
+    covered = _resized(shown, size)
+    return torch.where(covered > 0, _resized(view_z * shown, size) / covered.clamp(min=1e-6), NOTHING)

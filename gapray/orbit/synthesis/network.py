@@ -1,13 +1,13 @@
-"""Move, then choose: where each photo is read, then which photo each pixel shows.
+"""The network: it decides where each photo is read, then which photo each pixel shows.
 
-1. *Search*: from the hull's front, a recurrent look-up of the photos' features at surfaces a little nearer and farther
-   corrects the surface and, for what a wrong camera leaves, a small shift a photo (as Lipson et al. 2021, "RAFT-Stereo",
-   around the current estimate, not over all depths).
-2. *Read*: the photos themselves are read there, bicubically and once, so that print stays as sharp as it is in the photo.
-3. *Choose*: a U-Net at half resolution weighs the photos so read, the view morph, the photos moved by optical flow and a
+1. *Search*: starting at the hull's front, a recurrent look-up of the photos' features at slightly nearer and farther
+   surfaces corrects the surface and, for what a wrong camera leaves, a small shift of each photo (as in Lipson et al. 2021,
+   "RAFT-Stereo", but around the current estimate instead of over all depths).
+2. *Read*: the photos themselves are sampled there, bicubically and only once, so print stays as sharp as in the photo.
+3. *Choose*: a U-Net at half resolution weighs the sampled photos, the view morph, the photos warped by optical flow and a
    filled-in colour, and corrects shade and outline; two convolutions at full resolution refine both.
 
-What is decided is a `Plan`, which holds at any size: the photos may then be read at a larger one.
+The decisions form a `DrawingPlan`, which is valid at any size: the photos may then be sampled at a larger one.
 """
 
 from __future__ import annotations
@@ -23,77 +23,77 @@ from gapray.orbit.synthesis.inputs import NEAREST, Frames, Photos
 from gapray.orbit.synthesis.sampling import filled_in, located, read
 
 STEPS = (0.03, 0.016, 0.008, 0.004)
-"""Distance between the surfaces that one round of the search compares [half frames]."""
+"""Distances between the surfaces compared in each round of the search [half frames]."""
 SIDES = 4
 """Surfaces compared on each side of the current one."""
 FEATURES, GROUPS = 24, 4
-"""Channels of a photo's features, and of what is compared of them."""
+"""Channels of a photo's features, and groups in which they are compared."""
 HIDDEN = 64
-"""Channels of the search's memory."""
+"""Channels of the search's hidden state."""
 SHIFT = 0.02
-"""Longest correction of a photo's place in one round [half frames]."""
+"""Largest correction of a photo's position in one round [half frames]."""
 WIDTHS = (64, 96, 128, 160)
 """Channels of the U-Net that chooses, from half the frame's resolution downwards."""
 SHARPNESS = 3.0
 """Logits are multiplied by this, so that one candidate wins and print is not averaged."""
 MORPH_BIAS = 0.7
-"""Before training the morph is shown: its logit begins so much higher, those of flow and of the filled-in colour so much lower."""
+"""Initial logit of the morph, which an untrained network shows; flow and the filled-in colour start at its negative."""
 FOLLOW_BIAS = -3.0
-"""…and the outline is the hull's: logit of how far it is the flow's."""
+"""Initial logit of following the flow's outline: an untrained network shows the hull's."""
 SHADE = 0.25
 """Largest correction of shade."""
 SEEN_WITHIN = 0.05
-"""A photo sees a surface point when its own hull's front is no farther from it [half frames]."""
+"""A photo sees a surface point if its own hull front is within this distance [half frames]."""
 FINE = 16
 """Channels of the last correction, at the frame's own resolution."""
 BAND_PX = 6
-"""The outline may move outwards by so many pixels of a frame of 256."""
+"""The outline may move outwards by this much [pixels at a size of 256]."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """B frames, S x S pixels."""
+class RenderedFrames:
+    """B frames that the network drew, S x S pixels."""
 
     colour: Tensor
     """[B, 3, S, S], 0 … 1, not multiplied by alpha."""
     alpha: Tensor
     """[B, 1, S, S], 0 … 1."""
-    nearness: Tensor
-    """[B, 1, S, S]: the corrected surface, filled in beyond the outline."""
+    view_z: Tensor
+    """[B, 1, S, S]: view z of the corrected surface [half frames], filled in beyond the outline."""
     where: Tensor
-    """[B, K, S, S, 2]: where each photo was read."""
+    """[B, K, S, S, 2]: u and v at which each photo was sampled."""
     weights: Tensor
-    """[B, K + 3, S, S]: of the photos, the morph, the flow and the filled-in colour; they sum to 1."""
+    """[B, K + 3, S, S]: weights of the photos, the morph, the flow and the filled-in colour; they sum to 1."""
     moved: Tensor
-    """[B, K, 3, S, S]: the photos as read."""
+    """[B, K, 3, S, S]: the sampled photos."""
     seen: Tensor
     """[B, K, S, S], 0 … 1: whether the hull's front there is the nearest thing that the photo shows."""
     surfaces: tuple[Tensor, ...]
-    """After each round of the search, [B, 1, S / 4, S / 4]."""
+    """View z of the surface after each round of the search, [B, 1, S / 4, S / 4]."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the network decides about B frames, s x s pixels: not the frames' own size."""
+class DrawingPlan:
+    """The network's decisions about B frames, s x s pixels, which need not be the frames' own size."""
 
     offset: Tensor
-    """[B, 1, s, s]: the surface, before the hull's front [half frames]."""
+    """[B, 1, s, s]: the surface's view z minus that of the hull's front [half frames]."""
     shift: Tensor
-    """[B, K, s, s, 2]: added to where each photo is read [half frames]."""
+    """[B, K, s, s, 2]: added to the position at which each photo is sampled [half frames]."""
     logits: Tensor
-    """[B, K + 3, s, s]: of the photos, the morph, the flow and the filled-in colour."""
+    """[B, K + 3, s, s]: logits of the photos, the morph, the flow and the filled-in colour."""
     outline: Tensor
     """[B, 1, s, s]: how far the outline moves, as a change of alpha's logit."""
     follow: Tensor
-    """[B, 1, s, s], 0 … 1: how far the outline is that of the moved masks, rather than the hull's."""
+    """[B, 1, s, s], 0 … 1: how far the outline follows the warped masks instead of the hull."""
     shade: Tensor
     """[B, 3, s, s]: added to the colour."""
     surfaces: tuple[Tensor, ...]
-    """After each round of the search, [B, 1, S / 4, S / 4]."""
+    """View z of the surface after each round of the search, [B, 1, S / 4, S / 4]."""
 
-    def resized(self, size: int) -> Plan:
+    def resized(self, size: int) -> DrawingPlan:
         """The plan at `size` x `size` pixels."""
-        return Plan(
+        return DrawingPlan(
             offset=_enlarged(self.offset, size),
             shift=_places(_enlarged(_planes(self.shift), size)),
             logits=_enlarged(self.logits, size),
@@ -105,13 +105,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The photos read at a surface, S x S pixels."""
+class PhotoSamples:
+    """The photos sampled at a surface, S x S pixels."""
 
     surface: Tensor
-    """[B, 1, S, S]: nearness, filled in beyond the outline."""
+    """[B, 1, S, S]: view z of the surface [half frames], filled in beyond the outline."""
     where: Tensor
-    """[B, K, S, S, 2]: where each photo was read."""
+    """[B, K, S, S, 2]: u and v at which each photo was sampled."""
     colour: Tensor
     """[B, K, 3, S, S], 0 … 1."""
     alpha: Tensor
@@ -119,11 +119,11 @@ class Taken:
     seen: Tensor
     """[B, K, S, S], 0 … 1: whether the hull's front there is the nearest thing that the photo shows."""
     fill: Tensor
-    """[B, 3, S, S]: mean of the photos that see a pixel, filled in from around where none does."""
+    """[B, 3, S, S]: mean of the photos that see a pixel, filled in from its surroundings where none does."""
 
 
 class Block(nn.Module):
-    """Two convolutions beside a short cut."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """An encoder and a decoder with skips; each level has half the resolution of the one above."""
+    """An encoder and a decoder with skip connections; each level has half the resolution of the one above."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class UNet(nn.Module):
 
 
 class Search(nn.Module):
-    """The surface and a shift a photo, at a quarter of the frame's resolution."""
+    """Finds the surface and a shift of each photo, at a quarter of the frame's resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,16 +192,17 @@ class Search(nn.Module):
         Args:
             frames: B frames.
             photos: [B, K, …].
-            hull: [B, 1, s, s]: the filled-in front.
+            hull: [B, 1, s, s]: view z of the hull's front, filled in.
 
         Returns:
-            The surface after each round, [B, 1, s, s]; the photos' shifts, [B, K, s, s, 2]; the memory, [B, HIDDEN, s, s].
+            The surface after each round, [B, 1, s, s]; the photos' shifts, [B, K, s, s, 2]; the hidden state,
+            [B, HIDDEN, s, s].
         """
         batch, side = len(hull), hull.shape[-1]
         maps = self.features(torch.cat([photos.colour, photos.alpha], 2).flatten(0, 1))
         maps = functional.normalize(maps.float(), dim=1).reshape(batch, NEAREST, *maps.shape[1:])
         given = [frames.morph, frames.alpha, frames.visibility]
-        small = torch.cat([functional.adaptive_avg_pool2d(one, side) for one in given], 1)
+        small = torch.cat([functional.adaptive_avg_pool2d(image, side) for image in given], 1)
         memory, context = self.begin(torch.cat([small, hull], 1)).split(HIDDEN, 1)
         memory, context = memory.tanh(), functional.silu(context)
         surface, shifts = hull, hull.new_zeros(batch, NEAREST, side, side, 2)
@@ -210,8 +211,8 @@ class Search(nn.Module):
         for spacing in STEPS:
             surface, shifts = surface.detach(), shifts.detach()
             where, _ = located(frames, surface + around * spacing)
-            taken = read(maps, where + shifts[:, :, None])
-            inputs = [_agreement(taken), (surface - hull) / 0.1, small[:, 3:5], _planes(shifts) / SHIFT]
+            sampled = read(maps, where + shifts[:, :, None])
+            inputs = [_agreement(sampled), (surface - hull) / 0.1, small[:, 3:5], _planes(shifts) / SHIFT]
             seen = self.look(torch.cat(inputs, 1))
             whole = torch.cat([memory, context, seen], 1)
             reset, update = self.gate(whole).sigmoid().split(HIDDEN, 1)
@@ -235,24 +236,27 @@ def _places(planes: Tensor) -> Tensor:
     return planes.reshape(len(planes), -1, 2, *planes.shape[2:]).permute(0, 1, 3, 4, 2)
 
 
-def _agreement(taken: Tensor) -> Tensor:
-    """How alike the photos' features are on each surface: products of the two nearest, and variances of all, by groups.
+def _agreement(features: Tensor) -> Tensor:
+    """How well the photos' features agree on each surface: products of the two nearest, and variances of all, by groups.
 
     Args:
-        taken: [B, K, FEATURES, D, s, s].
+        features: [B, K, FEATURES, D, s, s].
 
     Returns:
         [B, 2 GROUPS D, s, s].
     """
-    product = taken[:, 0] * taken[:, 1]
-    # Of four values. PyTorch's `var` takes half of the whole network's time on a CPU.
-    spread = (taken - taken.mean(1, keepdim=True)).square().mean(1)
-    both = [one.reshape(len(one), GROUPS, -1, *one.shape[2:]).sum(2) * FEATURES / GROUPS for one in (product, spread)]
-    return torch.cat(both, 1).flatten(1, 2)
+    product = features[:, 0] * features[:, 1]
+    # The variance of four values; PyTorch's `var` would take half of the whole network's time on a CPU.
+    spread = (features - features.mean(1, keepdim=True)).square().mean(1)
+    grouped = [
+        costs.reshape(len(costs), GROUPS, -1, *costs.shape[2:]).sum(2) * FEATURES / GROUPS
+        for costs in (product, spread)
+    ]
+    return torch.cat(grouped, 1).flatten(1, 2)
 
 
 class Synthesis(nn.Module):
-    """The whole network."""
+    """The whole network: it decides on a `DrawingPlan` and draws by it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +267,7 @@ class Synthesis(nn.Module):
         nn.init.zeros_(self.head.weight)
         each = torch.tensor([0.0] * NEAREST + [MORPH_BIAS, -MORPH_BIAS, -MORPH_BIAS, 0.0, FOLLOW_BIAS])
         self.head.bias = nn.Parameter(torch.cat([each.repeat_interleave(4), torch.zeros(3)]))
-        # The head decides on four pixels at once, which alone gives outlines steps of two pixels.
+        # The head decides on four pixels at once, which alone would give outlines steps of two pixels.
         self.refine = nn.Sequential(
             nn.Conv2d(decided + given, FINE, 3, padding=1), nn.SiLU(), nn.Conv2d(FINE, decided, 3, padding=1)
         )
@@ -271,36 +275,36 @@ class Synthesis(nn.Module):
         nn.init.zeros_(torch.as_tensor(last.weight))
         nn.init.zeros_(torch.as_tensor(last.bias))
 
-    def forward(self, frames: Frames, photos: Photos) -> Drawn:
-        """Draw.
+    def forward(self, frames: Frames, photos: Photos) -> RenderedFrames:
+        """Draw frames.
 
         Args:
             frames: B frames of S x S pixels, S divisible by 32.
-            photos: Those of each frame, [B, K, …]: `Photos.chosen`.
+            photos: The photos of each frame, [B, K, …], from `Photos.chosen`.
         """
-        plan, taken = self._decided(frames, photos)
-        return composed(frames, taken, plan)
+        plan, samples = self._decided(frames, photos)
+        return composed(frames, samples, plan)
 
-    def plan(self, frames: Frames, photos: Photos) -> Plan:
-        """Decide what to read and what to show, as `forward` does, without showing it."""
+    def plan(self, frames: Frames, photos: Photos) -> DrawingPlan:
+        """Decide what to sample and what to show, as `forward` does, without drawing it."""
         return self._decided(frames, photos)[0]
 
-    def _decided(self, frames: Frames, photos: Photos) -> tuple[Plan, Taken]:
+    def _decided(self, frames: Frames, photos: Photos) -> tuple[DrawingPlan, PhotoSamples]:
         size = frames.morph.shape[-1]
         hull = _front(frames)
         coarse = functional.avg_pool2d(hull, 4)
         surfaces, shifts, memory = self.search(frames, photos, coarse)
         offset = _enlarged(surfaces[-1] - coarse, size)
         shift = _places(_enlarged(_planes(shifts), size))
-        taken = read_at(frames, photos, hull, offset, shift)
+        samples = read_at(frames, photos, hull, offset, shift)
         inputs = torch.cat(
             [
-                taken.colour.flatten(1, 2),
-                taken.alpha,
-                taken.seen,
-                (taken.colour - frames.morph[:, None]).abs().mean(2),
+                samples.colour.flatten(1, 2),
+                samples.alpha,
+                samples.seen,
+                (samples.colour - frames.morph[:, None]).abs().mean(2),
                 frames.morph,
-                taken.fill,
+                samples.fill,
                 frames.visibility,
                 frames.alpha,
                 frames.flow,
@@ -315,7 +319,7 @@ class Synthesis(nn.Module):
         out = self.head(self.choose(x)).float()
         full = functional.pixel_shuffle(out[:, :-3], 2)
         full = full + self.refine(torch.cat([full, inputs], 1)).float()
-        plan = Plan(
+        plan = DrawingPlan(
             offset=offset,
             shift=shift,
             logits=full[:, : NEAREST + 3],
@@ -324,52 +328,52 @@ class Synthesis(nn.Module):
             shade=_enlarged(out[:, -3:].tanh(), size) * SHADE,
             surfaces=tuple(surfaces),
         )
-        return plan, taken
+        return plan, samples
 
 
-def drawn_at(frames: Frames, photos: Photos, plan: Plan) -> Drawn:
+def draw_plan(frames: Frames, photos: Photos, plan: DrawingPlan) -> RenderedFrames:
     """Draw by a plan that was made at another size.
 
     Args:
         frames: B frames of S x S pixels.
-        photos: Those of each frame, [B, K, …].
-        plan: Of the same frames, of any size.
+        photos: The photos of each frame, [B, K, …].
+        plan: The plan of the same frames, at any size.
     """
     plan = plan.resized(frames.morph.shape[-1])
     return composed(frames, read_at(frames, photos, _front(frames), plan.offset, plan.shift), plan)
 
 
-def read_at(frames: Frames, photos: Photos, hull: Tensor, offset: Tensor, shift: Tensor) -> Taken:
-    """Read the photos at the hull's filled-in front [B, 1, S, S], moved as in `Plan`."""
+def read_at(frames: Frames, photos: Photos, hull: Tensor, offset: Tensor, shift: Tensor) -> PhotoSamples:
+    """Sample the photos at the hull's filled-in front [B, 1, S, S], moved as described in `DrawingPlan`."""
     surface = hull + offset
     on_hull, toward = located(frames, hull)
     where = located(frames, surface)[0][:, :, 0] + shift
     images = torch.cat([photos.colour, photos.alpha], 2).float()
-    taken = read(images, where, mode="bicubic").clamp(0, 1)
-    colour, alpha = taken[:, :, :3], taken[:, :, 3]
+    sampled = read(images, where, mode="bicubic").clamp(0, 1)
+    colour, alpha = sampled[:, :, :3], sampled[:, :, 3]
     seen = _seen(photos.fronts, on_hull[:, :, 0], toward[:, :, 0])
-    return Taken(surface, where, colour, alpha, seen, filled_in(*_mean(colour, seen * alpha)))
+    return PhotoSamples(surface, where, colour, alpha, seen, filled_in(*_mean(colour, seen * alpha)))
 
 
-def composed(frames: Frames, taken: Taken, plan: Plan) -> Drawn:
-    """Frames from what was read; all three of one size."""
+def composed(frames: Frames, samples: PhotoSamples, plan: DrawingPlan) -> RenderedFrames:
+    """Compose frames from the sampled photos; all three arguments are of one size."""
     weights = (plan.logits * SHARPNESS).softmax(1)
-    candidates = torch.cat([taken.colour, torch.stack([frames.morph, frames.flow, taken.fill], 1)], 1)
-    return Drawn(
+    candidates = torch.cat([samples.colour, torch.stack([frames.morph, frames.flow, samples.fill], 1)], 1)
+    return RenderedFrames(
         colour=((candidates * weights[:, :, None]).sum(1) + plan.shade).clamp(0, 1),
         alpha=_outline(frames, plan),
-        nearness=taken.surface,
-        where=taken.where,
+        view_z=samples.surface,
+        where=samples.where,
         weights=weights,
-        moved=taken.colour,
-        seen=taken.seen,
+        moved=samples.colour,
+        seen=samples.seen,
         surfaces=plan.surfaces,
     )
 
 
 def _front(frames: Frames) -> Tensor:
-    """The hull's front, filled in beyond its outline, [B, 1, S, S]."""
-    return filled_in(frames.nearness, (frames.nearness > NOTHING / 2).float())
+    """View z of the hull's front, filled in beyond its outline, [B, 1, S, S]."""
+    return filled_in(frames.view_z, (frames.view_z > NOTHING / 2).float())
 
 
 def _enlarged(image: Tensor, size: int) -> Tensor:
@@ -377,7 +381,7 @@ def _enlarged(image: Tensor, size: int) -> Tensor:
 
 
 def _seen(fronts: Tensor, where: Tensor, toward: Tensor) -> Tensor:
-    """[B, K, S, S], 0 … 1, as `gapray.orbit.morph` judges it."""
+    """Whether each photo sees the hull's front there, [B, K, S, S], 0 … 1; the test is that of `gapray.orbit.morph`."""
     around = functional.max_pool2d(fronts, 3, 1, 1)
     surfaces = read(torch.stack([fronts, around], 2), where)
     apart = (surfaces - toward[:, :, None]).abs().amin(2)
@@ -386,13 +390,13 @@ def _seen(fronts: Tensor, where: Tensor, toward: Tensor) -> Tensor:
 
 
 def _mean(moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean colour of the photos that see a pixel, [B, 3, S, S], and whether any does, [B, 1, S, S]."""
+    """Mean colour of the photos that see a pixel, [B, 3, S, S], and whether any does, [B, 1, S, S], 0 … 1."""
     total = weight.sum(1, keepdim=True)
     return (moved * weight[:, :, None]).sum(1) / total.clamp(min=1e-6), total.clamp(max=1)
 
 
-def _outline(frames: Frames, plan: Plan) -> Tensor:
-    """The hull's outline or that of the moved masks, moved: by any distance inwards, by a few pixels outwards."""
+def _outline(frames: Frames, plan: DrawingPlan) -> Tensor:
+    """The hull's outline or that of the warped masks, moved by any distance inwards, by a few pixels outwards."""
     hull, flow = (torch.logit(alpha.clamp(2e-3, 1 - 2e-3)) for alpha in (frames.alpha, frames.flow_alpha))
     reach = max(1, round(BAND_PX * frames.alpha.shape[-1] / 256))
     either = torch.maximum(frames.alpha, frames.flow_alpha)

@@ -1,4 +1,4 @@
-"""Where photos show a frame's surface, and reading them there: batched over frames of different products."""
+"""Locate a frame's surface in the photos and sample them there: batched over frames of different products."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ SMALLEST = 4
 """Side at which `filled_in` stops halving [pixels]."""
 
 
-def located(frames: Frames, nearness: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each photo shows what a frame shows at this nearness.
+def located(frames: Frames, view_z: Tensor) -> tuple[Tensor, Tensor]:
+    """Locate in each photo what a frame shows at a given view z.
 
     Args:
         frames: B frames with K photos each.
-        nearness: [B, D, s, s]: D surfaces, at any resolution.
+        view_z: [B, D, s, s]: view z of D surfaces, at any resolution.
 
     Returns:
-        U and v in the photos, [B, K, D, s, s, 2], and the points' nearness to the photos' cameras, [B, K, D, s, s].
+        u and v in the photos, [B, K, D, s, s, 2], and the points' view z in the photos, [B, K, D, s, s].
     """
-    u, v = frame_grid(nearness.shape[-1], nearness.device)
-    inverse_distance, axis_x, axis_y = (one[:, None, None, None] for one in frames.camera.unbind(1))
-    shrink = 1 - inverse_distance * nearness
+    u, v = frame_grid(view_z.shape[-1], view_z.device)
+    inverse_distance, axis_x, axis_y = (value[:, None, None, None] for value in frames.camera.unbind(1))
+    shrink = 1 - inverse_distance * view_z
     x, y = (u - axis_x) * shrink, (axis_y - v) * shrink
     rows = frames.turns[..., None, None, None]  # [B, K, 3, 3, 1, 1, 1]
     there_x, there_y, toward = (
-        rows[:, :, row, 0] * x[:, None] + rows[:, :, row, 1] * y[:, None] + rows[:, :, row, 2] * nearness[:, None]
+        rows[:, :, row, 0] * x[:, None] + rows[:, :, row, 1] * y[:, None] + rows[:, :, row, 2] * view_z[:, None]
         for row in range(3)
     )
     scale = 1 / (1 - inverse_distance[:, None] * toward)
@@ -38,7 +38,7 @@ def located(frames: Frames, nearness: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read(images: Tensor, where: Tensor, *, mode: str = "bilinear") -> Tensor:
-    """Look up in each photo; beyond its edge the nearest pixel goes on.
+    """Sample each photo; beyond its edge the nearest pixel is repeated.
 
     Args:
         images: [B, K, C, S, S].
@@ -49,14 +49,14 @@ def read(images: Tensor, where: Tensor, *, mode: str = "bilinear") -> Tensor:
         [B, K, C, …, s, s].
     """
     flat = where.reshape(images.shape[0] * images.shape[1], -1, where.shape[-2], 2)
-    taken = functional.grid_sample(
+    sampled = functional.grid_sample(
         images.flatten(0, 1), flat.to(images.dtype), mode=mode, align_corners=False, padding_mode="border"
     )
-    return taken.reshape(*images.shape[:3], *where.shape[2:-1])
+    return sampled.reshape(*images.shape[:3], *where.shape[2:-1])
 
 
 def filled_in(image: Tensor, known: Tensor) -> Tensor:
-    """Fill [B, C, S, S] where `known` [B, 1, S, S] is 0 from ever coarser averages (Gortler et al. 1996, 3.4)."""
+    """Fill [B, C, S, S] where `known` [B, 1, S, S] is 0 with ever coarser averages (Gortler et al. 1996, 3.4)."""
     side = image.shape[-1]
     if side <= SMALLEST or side % 2:
         mean = (image * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""A packaged view and a scene -> pictures for the engine -> stills."""
+"""From a packaged view and a scene to pictures for the engine, and from its latents to stills."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.identity import mask_square
 from gapray.resample import cropped, resized
 from gapray.stills.scene import Scene, checked_prompt
-from gapray.stills.sdxl.engine import Engine, Picture, guided
+from gapray.stills.sdxl.engine import Picture, SdxlEngine, guided
 from gapray.stills.sdxl.prompts import encoded
 from gapray.stills.still import THIN_LINE, Still, still_size
 
 LATENT_SCALE = 8
 FEATHER = 0.004
-"""Softness of the seam where the photo's product is pasted [longer sides]."""
+"""Width of the feathered seam where the photo's product is pasted [longer sides]."""
 _Image = NDArray[np.uint8]
 
 
@@ -35,8 +35,8 @@ class Sdxl:
 
     Args:
         pipe: Loaded modules on their device; see `gapray.stills.sdxl.load`.
-        compiled: See `compile`.
-        licence: The strictest of its parts.
+        compiled: Whether to call `compile`.
+        licence: The strictest licence of its parts, SPDX.
     """
 
     name = "sdxl"
@@ -44,7 +44,7 @@ class Sdxl:
 
     def __init__(self, pipe: StableDiffusionXLControlNetPipeline, *, compiled: bool = False, licence: str) -> None:
         self._plus = "Plus" in type(_projection(pipe)).__name__
-        self.engine = Engine(pipe)
+        self.engine = SdxlEngine(pipe)
         self.licence = licence
         self._pipe = pipe
         self._decoded: Callable[..., Any] = pipe.vae.decode
@@ -53,14 +53,14 @@ class Sdxl:
             self.compile()
 
     def compile(self) -> None:
-        """Compile what a picture runs through, at the first picture of each shape: the loop's networks and the decoder."""
+        """Compile the loop's networks and the decoder, when the first picture of each shape is drawn."""
         self.engine.compile()
         self._decoded = torch.compile(self._pipe.vae.decode, dynamic=False)
 
     def generate(
         self, package: GapPackage, view: GapView, scene: Scene, settings: StillSettings, *, seeds: Sequence[int]
     ) -> list[Still]:
-        """See `StillBackend.generate`.
+        """Draw the view into the scene, as described in `StillBackend.generate`.
 
         Raises:
             InputError: `still.aspect`, `still.empty_prompt`, `still.prompt_too_long`.
@@ -82,7 +82,7 @@ class Sdxl:
     def _shared(
         self, package: GapPackage, view: GapView, scene: Scene, settings: SdxlSettings, size: tuple[int, int]
     ) -> Picture:
-        """What the pictures of one scene have in common; the noise is filled in for each."""
+        """Compute what the pictures of one scene have in common; the noise is filled in for each picture."""
         prompt, negative = scene.prompt_for(settings.product), scene.negative_prompt.strip() or " "
         texts = [negative, prompt] if guided(settings) else [checked_prompt(prompt)]
         prompts, pooled = encoded(self._pipe, texts)
@@ -95,7 +95,7 @@ class Sdxl:
         return Picture(
             prompts=prompts,
             pooled=pooled,
-            controls=[torch.from_numpy(one) for one in control_images(view, size)][: len(self.engine.nets)],
+            controls=[torch.from_numpy(control) for control in control_images(view, size)][: len(self.engine.nets)],
             tokens=self._tokens(package, view, settings) if settings.ip_adapter else None,
             mask=mask if settings.ip_adapter else None,
             noise=torch.zeros(0),
@@ -111,10 +111,10 @@ class Sdxl:
 
     @torch.no_grad()
     def _tokens(self, package: GapPackage, view: GapView, settings: SdxlSettings) -> Tensor:
-        """[G, N, T, D] of the views nearest to the one that is shown, itself first."""
-        views = sorted(package.views, key=lambda one: abs(turned(one.azimuth_deg, view.azimuth_deg)))
+        """Image tokens of the views nearest to the one that is shown, itself first, [G, N, T, D]."""
+        views = sorted(package.views, key=lambda other: abs(turned(other.azimuth_deg, view.azimuth_deg)))
         chosen = views[: settings.references]
-        tokens = self.engine.image_tokens(self._embeds([on_grey(one) for one in chosen]))
+        tokens = self.engine.image_tokens(self._embeds([on_grey(reference) for reference in chosen]))
         if not guided(settings):
             return tokens[None]
         if self._blank is None:
@@ -130,10 +130,10 @@ class Sdxl:
 
     def _features(self, images: list[_Image]) -> Tensor:
         pixels = self._pipe.feature_extractor(
-            [Image.fromarray(one) for one in images], return_tensors="pt"
+            [Image.fromarray(image) for image in images], return_tensors="pt"
         ).pixel_values
-        found: Tensor = pixels.to(self.engine.device, self.engine.dtype)
-        return found
+        features: Tensor = pixels.to(self.engine.device, self.engine.dtype)
+        return features
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         encoder = self._pipe.image_encoder
@@ -145,7 +145,7 @@ class Sdxl:
 
     @torch.no_grad()
     def encode(self, image: _Image) -> Tensor:
-        """uint8 [H, W, 3] -> latents [4, h, w] of the most likely code."""
+        """uint8 [H, W, 3] -> latents [4, h, w], the mode of the encoder's distribution."""
         vae = self._pipe.vae
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
         code: Tensor = vae.encode(pixels).latent_dist.mode()[0] * vae.config.scaling_factor
@@ -153,18 +153,18 @@ class Sdxl:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[_Image]:
-        """Latents [B, 4, h, w] -> uint8 [H, W, 3] each; one at a time, because the decoder's memory is the largest there is."""
+        """Latents [B, 4, h, w] -> uint8 [H, W, 3] each; one at a time, because the decoder uses the most memory of all."""
         vae = self._pipe.vae
         images = []
-        for one in latents:
-            pixels = self._decoded((one[None] / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0][0]
+        for latent in latents:
+            pixels = self._decoded((latent[None] / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0][0]
             levels = (pixels.float() / 2 + 0.5).clamp(0, 1) * 255
             images.append(np.ascontiguousarray(levels.round().byte().permute(1, 2, 0).cpu().numpy()))
         return images
 
 
 def finished(image: _Image, view: GapView, size: tuple[int, int], *, exact: bool) -> Still:
-    """What was drawn, with the photo's own product over it when it has to be `exact`."""
+    """Combine what was drawn with the photo's own product, which is pasted over it if the product must be `exact`."""
     placed = resized(view.mask, size)
     if not exact:
         return Still(image, placed, pasted=False)
@@ -176,14 +176,14 @@ def finished(image: _Image, view: GapView, size: tuple[int, int], *, exact: bool
 
 
 def control_images(view: GapView, size: tuple[int, int]) -> list[NDArray[np.float32]]:
-    """Depth and canny of a view as ControlNets take them, float32 [3, H, W], 0 … 1; nearest is brightest."""
+    """Depth and canny edges of a view for ControlNets, float32 [3, H, W], 0 … 1; nearest is brightest."""
     depth = resized((view.depth.astype(np.float32) * (255 / DEPTH_MAX)).astype(np.uint8), size)
     edges = np.where(resized(view.canny, size) >= THIN_LINE, 255, 0).astype(np.uint8)
-    return [np.repeat(one[None].astype(np.float32) / 255, 3, 0) for one in (depth, edges)]
+    return [np.repeat(control[None].astype(np.float32) / 255, 3, 0) for control in (depth, edges)]
 
 
 def on_grey(view: GapView, side: int = 224) -> _Image:
-    """The product alone on middle grey, centred in a square: what the image adapter should learn is not the backdrop."""
+    """The product alone on middle grey, centred in a square, so that the image adapter does not learn the backdrop."""
     alpha = view.mask[..., None].astype(np.float32) / 255
     clean = np.rint(view.reference * alpha + 127 * (1 - alpha)).astype(np.uint8)
     x, y, length = mask_square(view.mask)

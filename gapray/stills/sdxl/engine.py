@@ -1,4 +1,4 @@
-"""The denoising loop: several pictures at once, conditions computed once, ControlNets left out where they count nothing."""
+"""The denoising loop: several pictures at once, conditions computed once, ControlNets skipped where their weight is 0."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Picture:
     prompts: Tensor
     """[G, tokens, D]: negative and positive with guidance, else positive."""
     pooled: Tensor
-    """[G, P]."""
+    """[G, P]: pooled text embeddings, likewise."""
     controls: Sequence[Tensor]
-    """One a ControlNet, float32 [3, H, W], 0 … 1."""
+    """One picture for each ControlNet, float32 [3, H, W], 0 … 1."""
     tokens: Tensor | None
-    """[G, N, T, D] of the image adapter: no image and N views with guidance, else the views."""
+    """[G, N, T, D], tokens of the image adapter: no image and N views with guidance, else the views."""
     mask: Tensor | None
     """float32 [H, W], 0 … 1, where the adapter acts; None = everywhere."""
     noise: Tensor
@@ -37,11 +37,11 @@ class Picture:
     """[h, w], 0 … 1: how much of `known` is kept."""
 
 
-class Engine:
-    """Runs the loop.
+class SdxlEngine:
+    """Prepares a pipeline's modules and runs the loop.
 
     Args:
-        pipe: Modules with an image adapter loaded or not; it is changed and serves this engine alone from then on.
+        pipe: Modules with or without an image adapter; it is modified and must not be used elsewhere afterwards.
     """
 
     def __init__(self, pipe: StableDiffusionXLControlNetPipeline) -> None:
@@ -49,7 +49,7 @@ class Engine:
         self.unet, self.scheduler = pipe.unet, pipe.scheduler
         self.nets = list(getattr(pipe.controlnet, "nets", [pipe.controlnet]))
         self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
-        # What is the same in every step runs once a picture: the adapter's projection, the ControlNets' view of their pictures.
+        # What is the same in every step runs once for each picture: the adapter's projection and the ControlNets' embedding.
         self.projection = pipe.unet.encoder_hid_proj
         if self.projection is not None:
             pipe.unet.encoder_hid_proj = nn.Identity()
@@ -67,16 +67,16 @@ class Engine:
         self._controlled: list[Callable[..., Any]] = [net.forward for net in self.nets]
 
     def compile(self) -> None:
-        """UNet and ControlNets through torch.compile, at the first picture of each shape.
+        """Compile UNet and ControlNets with torch.compile, when the first picture of each shape is drawn.
 
-        Without CUDA graphs: a step of four pictures keeps an H200 busy for 0.25 s, and they made it no shorter.
+        CUDA graphs are not used: a step of four pictures keeps an H200 busy for 0.25 s, and they made it no shorter.
         """
         self._unet = torch.compile(self.unet.forward, dynamic=False)
         self._controlled = [torch.compile(net.forward, dynamic=False) for net in self.nets]
 
     @torch.no_grad()
     def image_tokens(self, embeds: Tensor) -> Tensor:
-        """Image embeddings [N, …] as the image encoder makes them -> tokens [N, T, D]."""
+        """Project image embeddings [N, …] from the image encoder to tokens [N, T, D]."""
         assert self.projection is not None
         tokens: Tensor = self.projection([embeds[None].to(self.device, self.dtype)])[0][0]
         return tokens
@@ -93,33 +93,36 @@ class Engine:
 
         Args:
             pictures: At least one, all of one shape.
-            settings: Steps, and the weight of each condition.
-            on_step: Called with steps done and steps in all.
+            settings: Number of steps, and the weight of each condition.
+            on_step: Called with the number of steps done and in total.
 
         Returns:
             Latents [B, 4, h, w].
         """
         height, width = (8 * side for side in pictures[0].noise.shape[1:])
-        prompts, pooled = (self._rows([getattr(one, name) for one in pictures]) for name in ("prompts", "pooled"))
-        # SDXL is told the picture's size, where it was cut from, and the size that is wanted (all [pixels]).
+        prompts, pooled = (
+            self._rows([getattr(picture, name) for picture in pictures]) for name in ("prompts", "pooled")
+        )
+        # SDXL is conditioned on the picture's size, where it was cropped, and the wanted size (all [pixels]).
         sizes = torch.tensor([height, width, 0, 0, height, width], device=self.device, dtype=self.dtype)
-        told: dict[str, Any] = {"text_embeds": pooled, "time_ids": sizes.repeat(len(pooled), 1)}
-        looked = dict(told)
+        added: dict[str, Any] = {"text_embeds": pooled, "time_ids": sizes.repeat(len(pooled), 1)}
+        added_with_images = dict(added)
         attention: dict[str, Any] = {}
         if pictures[0].tokens is not None:
             self.pipe.set_ip_adapter_scale(settings.ip_scale)
-            looked["image_embeds"] = [self._rows([cast("Tensor", one.tokens) for one in pictures])]
+            tokens = [cast("Tensor", picture.tokens) for picture in pictures]
+            added_with_images["image_embeds"] = [self._rows(tokens)]
             if pictures[0].mask is not None:
                 attention["ip_adapter_masks"] = [self._mask(pictures)]
         controls = self._controls(pictures, 2 if guided(settings) else 1)
-        noise = torch.stack([one.noise for one in pictures]).to(self.device, self.dtype)
+        noise = torch.stack([picture.noise for picture in pictures]).to(self.device, self.dtype)
         self.scheduler.set_timesteps(settings.steps, device=self.device)
         times = self.scheduler.timesteps
         latents = noise * self.scheduler.init_noise_sigma
         for step, time in enumerate(times):
             rows = self.scheduler.scale_model_input(torch.cat([latents] * (2 if guided(settings) else 1)), time)
             rows = rows.contiguous(memory_format=torch.channels_last)
-            down, middle = self._residuals(rows, time, prompts, told, controls, settings, (step + 1) / len(times))
+            down, middle = self._residuals(rows, time, prompts, added, controls, settings, (step + 1) / len(times))
             predicted = self._unet(
                 rows,
                 time,
@@ -127,7 +130,7 @@ class Engine:
                 cross_attention_kwargs=attention or None,
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=middle,
-                added_cond_kwargs=looked,
+                added_cond_kwargs=added_with_images,
                 return_dict=False,
             )[0]
             if guided(settings):
@@ -140,11 +143,11 @@ class Engine:
         return cast("Tensor", latents)
 
     def _rows(self, parts: Sequence[Tensor]) -> Tensor:
-        """[G, …] of B pictures -> [G * B, …], guidance-major, as the latents lie."""
+        """Stack [G, …] of B pictures to [G * B, …], guidance-major, in the order of the latents."""
         return torch.stack(list(parts), 1).flatten(0, 1).to(self.device, self.dtype)
 
     def _mask(self, pictures: Sequence[Picture]) -> Tensor:
-        """The product's mask, shared out over the views, [1, N, H, W]: together they count once."""
+        """The product's mask divided by the number of views, [1, N, H, W], so that together they count once."""
         tokens, mask = cast("Tensor", pictures[0].tokens), cast("Tensor", pictures[0].mask)
         views = tokens.shape[1]
         return (mask[None, None] / views).repeat(1, views, 1, 1).to(self.device, self.dtype)
@@ -153,7 +156,7 @@ class Engine:
         """Each ControlNet's embedding of its pictures, [G * B, c, h, w]."""
         embedded = []
         for index, embed in enumerate(self.embedders):
-            images = torch.stack([one.controls[index] for one in pictures]).to(self.device, self.dtype)
+            images = torch.stack([picture.controls[index] for picture in pictures]).to(self.device, self.dtype)
             embedded.append(embed(images).repeat(groups, 1, 1, 1))
         return embedded
 
@@ -162,18 +165,18 @@ class Engine:
         rows: Tensor,
         time: Tensor,
         prompts: Tensor,
-        told: dict[str, Any],
+        added: dict[str, Any],
         controls: Sequence[Tensor],
         settings: SdxlSettings,
-        share: float,
+        fraction: float,
     ) -> tuple[list[Tensor] | None, Tensor | None]:
-        """Sum of what the ControlNets that still act have to say."""
+        """Sum of the residuals of the ControlNets that are still active at this fraction of the steps."""
         down: list[Tensor] | None = None
         middle: Tensor | None = None
         for index, picture in enumerate(controls):
             scale = _of(settings.control_scale, index)
-            # As diffusers counts: a net stops with the first step that ends after its share.
-            if scale == 0 or share > _of(settings.control_end, index):
+            # As in diffusers: a net stops with the first step that ends after its fraction of the steps.
+            if scale == 0 or fraction > _of(settings.control_end, index):
                 continue
             more, more_middle = self._controlled[index](
                 rows,
@@ -181,7 +184,7 @@ class Engine:
                 encoder_hidden_states=prompts,
                 controlnet_cond=picture,
                 conditioning_scale=scale,
-                added_cond_kwargs=told,
+                added_cond_kwargs=added,
                 return_dict=False,
             )
             down = [a + b for a, b in zip(down, more, strict=True)] if down else list(more)
@@ -189,21 +192,21 @@ class Engine:
         return down, middle
 
     def _held(self, latents: Tensor, pictures: Sequence[Picture], noise: Tensor, later: Tensor | None) -> Tensor:
-        """Put the photo's own latents, noised to the next step's level, where the photo is kept (RePaint without resampling)."""
+        """Keep the photo's own latents, noised to the next step's level, where `keep` says so (RePaint without resampling)."""
         if pictures[0].known is None:
             return latents
-        known = torch.stack([cast("Tensor", one.known) for one in pictures]).to(latents)
-        keep = torch.stack([cast("Tensor", one.keep) for one in pictures])[:, None].to(latents)
+        known = torch.stack([cast("Tensor", picture.known) for picture in pictures]).to(latents)
+        keep = torch.stack([cast("Tensor", picture.keep) for picture in pictures])[:, None].to(latents)
         if later is not None:
             known = self.scheduler.add_noise(known, noise, later[None])
         return torch.lerp(latents, known, keep)
 
 
 def guided(settings: SdxlSettings) -> bool:
-    """Whether every step is run twice, with and without the prompt."""
+    """Whether every step runs twice, with and without the prompt (classifier-free guidance)."""
     return settings.guidance > 1
 
 
 def _of(values: tuple[float, ...], index: int) -> float:
-    """One value for every net, or one each."""
+    """The value for a net, where one value is given for all nets, or one for each."""
     return values[min(index, len(values) - 1)]

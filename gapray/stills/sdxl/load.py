@@ -1,4 +1,4 @@
-"""Cards -> a loaded SDXL pipeline."""
+"""Load an SDXL pipeline from cards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gapray.models.diffusers_parts import (
 )
 from gapray.stills.sdxl.backend import Sdxl
 
-# DPM++ 2M with Karras' steps over SDXL's training schedule (its scheduler/scheduler_config.json).
+# DPM++ 2M with Karras' sigmas over SDXL's training schedule (its scheduler/scheduler_config.json).
 SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -37,11 +37,11 @@ SCHEDULE = {
 
 
 def load_sdxl(settings: StillSettings, *, device: str) -> Sdxl:
-    """Load what the settings name.
+    """Load the backend that the settings name.
 
     Args:
         settings: Names of the cards.
-        device: ``cpu`` or ``cuda``; half precision on a GPU, the decoder in bfloat16 there, because it overflows in float16.
+        device: ``cpu`` or ``cuda``; half precision on a GPU, with the decoder in bfloat16, because it overflows in float16.
 
     Raises:
         ModelError: `model.unavailable`, `model.hash_mismatch`, or `model.wrong_part` naming the card.

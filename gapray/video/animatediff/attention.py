@@ -1,4 +1,4 @@
-"""Attention processors for diffusers' modules: conditions computed once a clip, and per frame.
+"""Attention processors for diffusers' modules: conditions are computed once for each clip, and differ by frame.
 
 Rows of a batch are ordered guidance-major, then clip, then frame: ``[unguided c0f0, c0f1, …, c1f0, …, guided c0f0, …]``.
 """
@@ -15,25 +15,29 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 @dataclass
-class Text:
-    """Keys and values of the prompts, [G, heads, tokens, d] each; G = 2 with guidance, else 1."""
+class PromptKeysValues:
+    """Keys and values of the prompts for one layer; G = 2 with guidance, else 1."""
 
     key: Tensor
+    """[G, heads, tokens, d]."""
     value: Tensor
+    """[G, heads, tokens, d]."""
 
 
 @dataclass
-class Views:
-    """Keys and values of the images that each guided row looks at, and how much each one counts."""
+class ViewKeysValues:
+    """Keys and values of the images that each guided row attends to, and the weight of each image."""
 
     key: Tensor
-    """[N, C * F, heads, tokens, d]: N views a frame."""
+    """[N, C * F, heads, tokens, d]: N views for each frame."""
     value: Tensor
+    """[N, C * F, heads, tokens, d]."""
     weight: Tensor
     """[N, C * F], scale included."""
     blank_key: Tensor
-    """[1, heads, tokens, d], what unguided rows look at."""
+    """[1, heads, tokens, d], what unguided rows attend to."""
     blank_value: Tensor
+    """[1, heads, tokens, d]."""
     blank_weight: Tensor
     """[], the scale."""
 
@@ -46,7 +50,7 @@ def heads_first(x: Tensor, heads: int) -> Tensor:
 class TextAttention:
     """Cross-attention to prompts whose keys and values were projected once for all rows and steps."""
 
-    text: Text | None = None
+    text: PromptKeysValues | None = None
 
     def __call__(
         self,
@@ -56,22 +60,22 @@ class TextAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """See diffusers' `AttnProcessor2_0`; the prompts come from `text`."""
+        """Compute diffusers' `AttnProcessor2_0`, with the prompts taken from `text`."""
         del encoder_hidden_states, attention_mask, temb
         assert self.text is not None
         return _joined(attn, _to_prompts(_queries(attn, hidden_states), self.text), hidden_states)
 
 
 class ViewBlendAttention(IPAdapterAttnProcessor2_0):  # type: ignore[misc]  # diffusers is not typed
-    """IP-Adapter cross-attention in which every frame looks at its own views: sum_v w[f, v] * Attn(q, K_v, V_v).
+    """IP-Adapter cross-attention in which every frame attends to its own views: sum_v w[f, v] * Attn(q, K_v, V_v).
 
     diffusers repeats one image embedding over all frames (`unet_motion_model.py`, ``repeat_interleave(num_frames)``). Its
-    `ip_adapter_masks` of shape [2F, V, H, W] compute the same sum and are this class's oracle in tests. Made of a loaded
-    `IPAdapterAttnProcessor2_0` by ``processor.__class__ = ViewBlendAttention``, so that its weights stay.
+    `ip_adapter_masks` of shape [2F, V, H, W] compute the same sum and are this class's reference in tests. A loaded
+    `IPAdapterAttnProcessor2_0` is converted by ``processor.__class__ = ViewBlendAttention``, which keeps its weights.
     """
 
-    text: Text | None = None
-    views: Views | None = None
+    text: PromptKeysValues | None = None
+    views: ViewKeysValues | None = None
 
     def __call__(
         self,
@@ -83,7 +87,7 @@ class ViewBlendAttention(IPAdapterAttnProcessor2_0):  # type: ignore[misc]  # di
         scale: float = 1.0,
         ip_adapter_masks: Tensor | None = None,
     ) -> Tensor:
-        """See `IPAdapterAttnProcessor2_0`; prompts and images come from `text` and `views`."""
+        """Compute `IPAdapterAttnProcessor2_0`, with prompts and images taken from `text` and `views`."""
         del encoder_hidden_states, attention_mask, temb, scale, ip_adapter_masks
         assert self.text is not None and self.views is not None
         views = self.views
@@ -100,16 +104,17 @@ class ViewBlendAttention(IPAdapterAttnProcessor2_0):  # type: ignore[misc]  # di
 
 
 class KeyFrameAttention:
-    """Self-attention in which a frame also looks at the two nearest key frames of its clip.
+    """Self-attention in which a frame also attends to the two nearest key frames of its clip.
 
-    Reference-only control without a second network pass; sound while the key frames' latents are the noised photos. The
-    gain weighs their keys against a frame's own (as a bias of its logarithm): towards 0 it is plain self-attention.
+    This is reference-only control without a second network pass; it is valid while the key frames' latents are the noised
+    photos. The gain weighs the key frames' keys against a frame's own (as a bias of its logarithm): towards 0 it becomes
+    plain self-attention.
     """
 
     def __init__(self, gain: float) -> None:
         self.gain = gain
         self.neighbours: Tensor | None = None
-        """int64 [F, 2]: key frames before and after each frame."""
+        """int64 [F, 2]: the key frames before and after each frame."""
 
     def __call__(
         self,
@@ -119,7 +124,7 @@ class KeyFrameAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """See diffusers' `AttnProcessor2_0`."""
+        """Compute diffusers' `AttnProcessor2_0`, with keys and values extended by those of the key frames."""
         del encoder_hidden_states, attention_mask, temb
         query, key, value = _projected(attn, hidden_states)
         bias = None
@@ -133,7 +138,7 @@ class KeyFrameAttention:
         return _joined(attn, scaled_dot_product_attention(query, key, value, attn_mask=bias), hidden_states)
 
     def _with_key_frames(self, x: Tensor) -> Tensor:
-        """[R, L, C] -> [R, 3L, C]: own tokens, then those of the two key frames."""
+        """[R, L, C] -> [R, 3L, C]: a frame's own tokens, then those of the two key frames."""
         assert self.neighbours is not None
         frames = len(self.neighbours)
         rows, tokens, width = x.shape
@@ -141,9 +146,11 @@ class KeyFrameAttention:
         return torch.cat([x, chosen.reshape(rows, 2 * tokens, width)], 1)
 
 
-def text_of(attn: Attention, embeddings: Tensor) -> Text:
+def text_of(attn: Attention, embeddings: Tensor) -> PromptKeysValues:
     """Project prompt embeddings [G, tokens, D] for one layer."""
-    return Text(heads_first(attn.to_k(embeddings), attn.heads), heads_first(attn.to_v(embeddings), attn.heads))
+    return PromptKeysValues(
+        heads_first(attn.to_k(embeddings), attn.heads), heads_first(attn.to_v(embeddings), attn.heads)
+    )
 
 
 def views_of(
@@ -153,27 +160,27 @@ def views_of(
     blank: Tensor,
     weights: Tensor,
     scale: float,
-) -> Views:
+) -> ViewKeysValues:
     """Project image tokens for one layer.
 
     Args:
         attn: The layer.
         processor: Its processor, which holds the image projections.
-        tokens: [C, V, T, D], of each clip's views.
-        blank: [1, T, D], of no image.
+        tokens: [C, V, T, D], the tokens of each clip's views.
+        blank: [1, T, D], the tokens of no image.
         weights: [C, F, V], rows sum to 1.
-        scale: Of the image adapter.
+        scale: Scale of the image adapter.
     """
     to_key, to_value = processor.to_k_ip[0], processor.to_v_ip[0]
     clips, views, count, _ = tokens.shape
     flat = tokens.flatten(0, 1)
     key, value = heads_first(to_key(flat), attn.heads), heads_first(to_value(flat), attn.heads)
-    # Only views that count are computed: two at most for frames between captured angles, one where every frame has one.
+    # Only views with weight are computed: at most two for frames between captured angles, one where every frame has one.
     used = int((weights > 0).sum(-1).max())
     best = weights.topk(used, -1)
     index = (best.indices + torch.arange(clips, device=weights.device)[:, None, None] * views).flatten(0, 1).T
     del count
-    return Views(
+    return ViewKeysValues(
         key=key[index],
         value=value[index],
         weight=(best.values.flatten(0, 1).T * scale).to(tokens.dtype).contiguous(),
@@ -184,6 +191,7 @@ def views_of(
 
 
 def _queries(attn: Attention, hidden_states: Tensor) -> Tensor:
+    """[R, L, C] -> [R, heads, L, d]."""
     return heads_first(attn.to_q(hidden_states), attn.heads)
 
 
@@ -194,13 +202,13 @@ def _projected(attn: Attention, hidden_states: Tensor) -> tuple[Tensor, Tensor, 
     return attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
 
 
-def _to_prompts(query: Tensor, text: Text) -> Tensor:
-    """Attention of [R, heads, L, d] to prompts that R / G rows share."""
+def _to_prompts(query: Tensor, text: PromptKeysValues) -> Tensor:
+    """Attention of queries [R, heads, L, d] to prompts that R / G rows share."""
     return _folded(query, text.key, text.value)
 
 
 def _folded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of R rows to G sets of keys: rows of one set are laid end to end instead of copying the keys R / G times."""
+    """Attention of R rows to G sets of keys: rows of one set are concatenated instead of copying the keys R / G times."""
     groups = key.shape[0]
     rows, heads, tokens, width = query.shape
     long = query.view(groups, rows // groups, heads, tokens, width).transpose(1, 2).reshape(groups, heads, -1, width)

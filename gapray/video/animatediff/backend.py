@@ -1,4 +1,4 @@
-"""Conditions -> a clip for the engine -> frames."""
+"""From conditions to a clip for the engine, and from its latents to frames."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gapray.config import AnimateDiffSettings, VideoSettings
 from gapray.errors import InputError, ModelError
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
-from gapray.video.animatediff.engine import Clip, Engine
+from gapray.video.animatediff.engine import AnimateDiffEngine, Clip
 from gapray.video.backend import Capabilities
 
 SURE = 0.9
-"""A captured pixel is put over a generated one where this much of it was seen."""
+"""A captured pixel replaces a generated one where its visibility is at least this."""
 FEATHER = 0.008
-"""Softness of that seam [frame sides]."""
+"""Width of that seam's feathering [frame sides]."""
 
 
 class AnimateDiff:
@@ -30,12 +30,12 @@ class AnimateDiff:
 
     Args:
         pipe: Loaded modules on their device; see `gapray.video.animatediff.load`.
-        settings: Must be those of every call.
-        licence: The strictest of its parts.
+        settings: Every call must use the same ones.
+        licence: The strictest licence of its parts, SPDX.
     """
 
     def __init__(self, pipe: AnimateDiffControlNetPipeline, settings: AnimateDiffSettings, *, licence: str) -> None:
-        self.engine = Engine(pipe, settings)
+        self.engine = AnimateDiffEngine(pipe, settings)
         self._pipe, self._settings = pipe, settings
         self._prompts: Tensor | None = None
         self._blank: Tensor | None = None
@@ -58,7 +58,7 @@ class AnimateDiff:
         seed: int = 0,
         on_step: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.uint8]:
-        """See `VideoBackend.generate`.
+        """Draw the orbit, as described in `VideoBackend.generate`.
 
         Raises:
             InputError: `video.unsupported`.
@@ -78,7 +78,7 @@ class AnimateDiff:
 
     @torch.no_grad()
     def clip(self, package: GapPackage, conditions: OrbitConditions, seed: int) -> Clip:
-        """Everything that one orbit's frames are drawn from."""
+        """Collect everything that one orbit's frames are drawn from."""
         settings = self._settings
         frames, side = conditions.depth.shape[:2]
         lattice = side // self._pipe.vae_scale_factor
@@ -115,7 +115,7 @@ class AnimateDiff:
 
     @torch.no_grad()
     def blank(self) -> Tensor | None:
-        """Image tokens of no image, [1, T, D]; computed once."""
+        """Image tokens of no image, [1, T, D]; computed once. None without an image adapter."""
         if self._settings.ip_adapter is None:
             return None
         if self._blank is None:
@@ -128,7 +128,7 @@ class AnimateDiff:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Latents [4, F, h, w] -> uint8 [F, H, W, 3]; fewer at once when memory runs out."""
+        """Latents [4, F, h, w] -> uint8 [F, H, W, 3]; in smaller chunks when memory runs out."""
         vae = self._pipe.vae
         frames = (latents.transpose(0, 1) / vae.config.scaling_factor).to(vae.dtype)
         chunk = min(self._settings.decode_chunk, len(frames))
@@ -154,13 +154,13 @@ class AnimateDiff:
         return by_channel
 
     def _controls(self, conditions: OrbitConditions) -> tuple[Tensor, ...]:
-        """Depth for the first ControlNet, edges of the first images for a second one; [F, 3, H, W] each, 0 … 1."""
+        """Depth for the first ControlNet, edges of the initial images for a second one; [F, 3, H, W] each, 0 … 1."""
         pictures = [torch.from_numpy(conditions.depth)]
         if len(self.engine.controlnets) > 1:
             edges = np.stack([cv2.Canny(image, 100, 200) for image in conditions.initial])
             pictures.append(torch.from_numpy(edges).float() / 255)
-        # One channel travels to the device, three are looked at.
-        return tuple(one.to(self.engine.device)[:, None].expand(-1, 3, -1, -1) for one in pictures)
+        # One channel is sent to the device; the network reads it as three.
+        return tuple(picture.to(self.engine.device)[:, None].expand(-1, 3, -1, -1) for picture in pictures)
 
     @property
     def _plus(self) -> bool:
@@ -185,11 +185,12 @@ class AnimateDiff:
 
 
 def composited(frames: NDArray[np.uint8], conditions: OrbitConditions) -> NDArray[np.uint8]:
-    """Put captured pixels over generated ones where they were surely seen, and the background where there is no product.
+    """Put captured pixels over generated ones where they were certainly seen, and the background where there is no product.
 
     Args:
         frames: uint8 [F, S, S, 3].
-        conditions: Of the same orbit.
+        conditions: Conditions of the same orbit.
+
     """
     side = frames.shape[1]
     result = frames.copy()
@@ -201,7 +202,7 @@ def composited(frames: NDArray[np.uint8], conditions: OrbitConditions) -> NDArra
         if index not in conditions.key_frames:
             mask = cv2.GaussianBlur(mask, (0, 0), side * FEATHER / 2)
         else:
-            mask = np.ones_like(mask)  # a captured angle is the photo
+            mask = np.ones_like(mask)  # at a captured angle the photo itself is shown
         blend = mask[..., None]
         result[index] = np.rint(conditions.initial[index] * blend + frame * (1 - blend)).astype(np.uint8)
     return result

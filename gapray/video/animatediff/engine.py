@@ -1,8 +1,8 @@
 """The denoising loop over diffusers' modules.
 
-With every refinement off one clip goes through exactly the arithmetic of diffusers' `AnimateDiffControlNetPipeline`; what
-does not change from step to step (image tokens, keys and values of prompts and images, the ControlNet's picture of the
-depth) is computed once a clip, and ControlNet is not run after its last step. Several clips can go through at once.
+With every refinement off, a clip goes through exactly the arithmetic of diffusers' `AnimateDiffControlNetPipeline`. What
+does not change between steps (image tokens, keys and values of prompts and images, the ControlNet's embedding of the depth)
+is computed once for each clip, and ControlNet is skipped after its last step. Several clips can be drawn at once.
 """
 
 from __future__ import annotations
@@ -33,33 +33,34 @@ from gapray.video.animatediff.attention import (
     views_of,
 )
 
-ROLL_SHARE = 0.381966
-"""Each step rolls the position code by this share of the frames (golden section: successive seams lie far apart)."""
+ROLL_FRACTION = 0.381966
+"""Each step rolls the position code by this fraction of the frames (golden section: successive seams are far apart)."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What one orbit's frames are drawn from. F frames, V views; latents are [4, F, h, w]."""
+    """The inputs of one orbit's frames. F frames, V views; latents are [4, F, h, w]."""
 
     controls: tuple[Tensor, ...]
-    """[F, 3, H, W] a ControlNet, 0 … 1."""
+    """[F, 3, H, W] for each ControlNet, 0 … 1."""
     tokens: Tensor | None
     """[V, T, D] image tokens; None without an image adapter."""
     weights: Tensor
     """[F, V], rows sum to 1."""
     noise: Tensor
+    """[4, F, h, w]."""
     start: Tensor | None
-    """Latents that denoising starts from at part strength; None = pure noise."""
+    """Latents [4, F, h, w] that denoising starts from at partial strength; None = pure noise."""
     known: Tensor | None
-    """Latents of the key frames (other frames are ignored)."""
+    """Latents [4, F, h, w] of the key frames; other frames are ignored."""
     key_frames: tuple[int, ...]
 
 
-class Engine:
-    """A pipeline's modules, prepared for the loop.
+class AnimateDiffEngine:
+    """Prepares a pipeline's modules and runs the loop.
 
     Args:
-        pipe: Modules with an image adapter loaded or not; it is changed and serves this engine alone from then on.
+        pipe: Modules with or without an image adapter; it is modified and must not be used elsewhere afterwards.
         settings: Which refinements are on.
     """
 
@@ -69,7 +70,7 @@ class Engine:
         nets = getattr(pipe.controlnet, "nets", [pipe.controlnet])
         self.controlnets: list[ControlNetModel] = list(nets)
         self.device, self.dtype = pipe.unet.device, pipe.unet.dtype
-        # The projection runs once a clip, in `image_tokens`; inside the UNet it would run every step.
+        # The projection runs once for each clip, in `image_tokens`; inside the UNet it would run in every step.
         self.projection, pipe.unet.encoder_hid_proj = pipe.unet.encoder_hid_proj, None
         self.embedders = [net.controlnet_cond_embedding for net in self.controlnets]
         for net in self.controlnets:
@@ -84,12 +85,12 @@ class Engine:
         if settings.compile:
             self._unet = torch.compile(self.unet.forward, dynamic=False)
             self._nets = [torch.compile(net.forward, dynamic=False) for net in self.controlnets]
-            # Convolutions run in channels-last; the decoder is nothing but convolutions.
+            # Convolutions run faster in channels-last; the decoder consists of convolutions.
             pipe.vae.decoder.to(memory_format=torch.channels_last)
             pipe.vae.decoder.forward = torch.compile(pipe.vae.decoder.forward, dynamic=False)
 
     def _install(self) -> tuple[list[tuple[Attention, Any]], list[tuple[Attention, KeyFrameAttention]]]:
-        """Give every attention layer our processor; returns cross-attentions and self-attentions of the UNet."""
+        """Install our processor in every attention layer; returns the cross-attentions and the UNet's self-attentions."""
         cross: list[tuple[Attention, Any]] = []
         shared: list[tuple[Attention, KeyFrameAttention]] = []
         for network in (self.unet, *self.controlnets):
@@ -114,12 +115,12 @@ class Engine:
 
     @property
     def guided(self) -> bool:
-        """Whether every step is run twice, with and without the prompt."""
+        """Whether every step runs twice, with and without the prompt (classifier-free guidance)."""
         return self.settings.guidance > 1
 
     @torch.no_grad()
     def image_tokens(self, embeds: Tensor) -> Tensor:
-        """Image embeddings [V, ...] as the image encoder makes them -> tokens [V, T, D]."""
+        """Project image embeddings [V, ...] from the image encoder to tokens [V, T, D]."""
         assert self.projection is not None
         tokens: Tensor = self.projection([embeds[None].to(self.device, self.dtype)])[0][0]
         return tokens
@@ -139,7 +140,7 @@ class Engine:
             clips: At least one, all of one shape.
             prompts: [G, tokens, D] text embeddings: negative and positive with guidance, else positive.
             blank: [1, T, D] image tokens of no image; None without an image adapter.
-            on_step: Called with steps done and steps in all.
+            on_step: Called with the number of steps done and in total.
 
         Returns:
             Latents [C, 4, F, h, w].
@@ -155,7 +156,7 @@ class Engine:
         frames = noise.shape[2]
         for step, time in enumerate(times):
             self._roll(frames, step)
-            # As diffusers counts: a net stops with the first step that ends after its share.
+            # As in diffusers: a net stops with the first step that ends after its fraction of the steps.
             control = controls if (step + 1) / len(times) <= settings.control_end else None
             with self._keys_near(latents, step, len(times)):
                 predicted = self._predict(latents, time, prompts.shape[0], control)
@@ -182,7 +183,7 @@ class Engine:
             processor.neighbours = neighbours if self.settings.shared_keys and below else None
 
     def _side_of(self, layer: Attention, side: int) -> int:
-        """Side of the latent at a self-attention layer, from its width: each level of the UNet has its own."""
+        """Side of the latent at a self-attention layer, found from its width: each level of the UNet has its own."""
         widths = list(self.unet.config["block_out_channels"])
         return side >> widths.index(layer.query_dim)
 
@@ -195,7 +196,7 @@ class Engine:
         return embedded
 
     def _times(self) -> Tensor:
-        """Time steps to run: all, or the last ones at part strength (as diffusers' video-to-video `get_timesteps`)."""
+        """Time steps to run: all, or the last ones at partial strength (like diffusers' video-to-video `get_timesteps`)."""
         times: Tensor = self.scheduler.timesteps
         if self.settings.start == "noise":
             return times
@@ -249,7 +250,7 @@ class Engine:
         return cast("Tensor", without + self.settings.guidance * (with_prompt - without))
 
     def _hold(self, step: int, steps: int) -> float:
-        """How firmly key frames are held after this step: 1, fading over the released last share to 0."""
+        """How firmly key frames are held after this step: 1, fading to 0 over the last `release` of the steps."""
         released = round(self.settings.release * steps)
         left = steps - 1 - step
         return 1.0 if released == 0 else min(1.0, left / released)
@@ -267,28 +268,28 @@ class Engine:
         return latents
 
     def _roll(self, frames: int, step: int) -> None:
-        """Roll the motion modules' position code: no frame is the first one, so the last joins the first."""
-        shift = math.floor(step * ROLL_SHARE * frames) % frames if self.settings.roll else 0
+        """Roll the motion modules' position code, so that no frame is the first one and the last joins the first."""
+        shift = math.floor(step * ROLL_FRACTION * frames) % frames if self.settings.roll else 0
         for module, plain in zip(self._positions, self._plain_positions, strict=True):
             module.pe[:, :frames].copy_(plain[:, :frames].roll(-shift, 1))
 
     @contextmanager
     def _keys_near(self, latents: Tensor, step: int, steps: int) -> Iterator[None]:
-        """Shared keys are sound only while the key frames are held."""
+        """Disable shared keys in steps in which the key frames are no longer held: the keys would be wrong."""
         del latents
         if self.settings.key_frames and step and self._hold(step - 1, steps) < 1:
             kept = [processor.neighbours for _, processor in self.shared]
             for _, processor in self.shared:
                 processor.neighbours = None
             yield
-            for (_, processor), one in zip(self.shared, kept, strict=True):
-                processor.neighbours = one
+            for (_, processor), neighbours in zip(self.shared, kept, strict=True):
+                processor.neighbours = neighbours
         else:
             yield
 
 
 def _key_neighbours(keys: tuple[int, ...], frames: int, device: torch.device) -> Tensor | None:
-    """int64 [F, 2]: the key frame at or before each frame, and the one after it, round the circle."""
+    """int64 [F, 2]: the key frame at or before each frame, and the one after it, around the circle; None without key frames."""
     if not keys:
         return None
     before = [max((place for place, key in enumerate(keys) if key <= frame), default=-1) for frame in range(frames)]

@@ -1,4 +1,4 @@
-"""Cards -> a loaded AnimateDiff pipeline. Every part is checked: a wrong one is an error, never a weaker mode."""
+"""Load an AnimateDiff pipeline from cards. Every part is checked: a wrong one is an error, never a weaker mode."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from gapray.video.animatediff.backend import AnimateDiff
 ROLES = {"base": "diffusion", "motion": "motion", "controlnets": "controlnet", "ip_adapter": "image-adapter"}
 
 SCHEDULES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
-    # As diffusers' AnimateDiff documentation sets them for mm_sd_v15_v2, AnimateLCM and AnimateDiff-Lightning.
+    # As set in diffusers' AnimateDiff documentation for mm_sd_v15_v2, AnimateLCM and AnimateDiff-Lightning.
     "ddim": (
         DDIMScheduler,
         {"beta_schedule": "linear", "clip_sample": False, "timestep_spacing": "linspace", "steps_offset": 1},
@@ -50,7 +50,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 
 
 def load_animatediff(settings: AnimateDiffSettings, *, device: str) -> AnimateDiff:
-    """Load what the settings name.
+    """Load the backend that the settings name.
 
     Args:
         settings: Names of the cards.
@@ -105,9 +105,9 @@ def load_animatediff(settings: AnimateDiffSettings, *, device: str) -> AnimateDi
 
 
 def load_motion(located: LocatedCard, unet: UNet2DConditionModel) -> MotionAdapter:
-    """A motion module, from diffusers' layout or the original checkpoint.
+    """Load a motion module, in diffusers' layout or as the original checkpoint.
 
-    A pickle is read through torch's `weights_only` and converted once to safetensors, in the store.
+    A pickle is read with torch's `weights_only` and converted once to safetensors, in the store.
 
     Raises:
         ModelError: `model.wrong_part`.
@@ -133,7 +133,7 @@ def load_motion(located: LocatedCard, unet: UNet2DConditionModel) -> MotionAdapt
 
 
 def original_motion_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the original AnimateDiff checkpoint -> diffusers' (as its `loaders/single_file_utils.py` maps them)."""
+    """Map names of the original AnimateDiff checkpoint to diffusers' (as in its `loaders/single_file_utils.py`)."""
     renamed = {}
     for key, value in state.items():
         if "pos_encoder" in key:
@@ -146,9 +146,9 @@ def original_motion_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def motion_config(state: Mapping[str, Tensor], unet: UNet2DConditionModel) -> dict[str, Any]:
-    """What `MotionAdapter` needs to know to hold these weights inside this UNet."""
+    """Arguments of a `MotionAdapter` that holds these weights inside this UNet."""
     width = list(unet.config["block_out_channels"])
-    heads = unet.config["attention_head_dim"]  # SD 1.5's config calls its number of heads so
+    heads = unet.config["attention_head_dim"]  # SD 1.5's config uses this name for its number of heads
     middle = any(key.startswith("mid_block.") for key in state)
     return {
         "block_out_channels": width,
@@ -156,7 +156,7 @@ def motion_config(state: Mapping[str, Tensor], unet: UNet2DConditionModel) -> di
         "motion_mid_block_layers_per_block": 1,
         "motion_num_attention_heads": heads,
         "motion_norm_num_groups": unet.config["norm_num_groups"],
-        # Version 2 brought the middle block and 32 positions; version 1 has 24.
+        # Version 2 introduced the middle block and 32 positions; version 1 has 24.
         "motion_max_seq_length": 32 if middle else 24,
         "use_motion_mid_block": middle,
     }

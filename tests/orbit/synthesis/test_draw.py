@@ -18,7 +18,7 @@ from gapray.orbit.synthesis.network import SHARPNESS, Synthesis
 from gapray.orbit.without_shape import by_flow
 from tests.geometry import scenes
 
-MOST_BYTES = 12e6
+MAX_BYTES = 12e6
 SETTINGS = OrbitSettings(size=64, voxels=32, framing="photo", engine="synthesis", refine_camera=False)
 
 
@@ -36,11 +36,11 @@ def network():
 def test_frames_have_the_scene_s_size_and_range(scene, network):
     [frame, other] = draw(network, scene, [10.0, 200.0])
     assert frame.colour.shape == (3, 64, 64) and not torch.equal(frame.colour, other.colour)
-    assert frame.alpha.shape == frame.nearness.shape == frame.visibility.shape == (64, 64)
+    assert frame.alpha.shape == frame.view_z.shape == frame.visibility.shape == (64, 64)
     assert float(frame.colour.min()) >= 0 and float(frame.colour.max()) <= 1
     assert float(frame.alpha.min()) >= 0 and float(frame.alpha.max()) <= 1
     shown = frame.alpha > 0.5 / 255
-    assert (frame.nearness[~shown] == NOTHING).all() and (frame.nearness[shown].abs() < 1.5).all()
+    assert (frame.view_z[~shown] == NOTHING).all() and (frame.view_z[shown].abs() < 1.5).all()
 
 
 def test_an_untrained_network_s_outline_is_the_hull_s(scene, network):
@@ -59,7 +59,7 @@ def test_an_untrained_network_prefers_the_morph(scene, network):
 
 
 def test_colour_and_outline_can_be_the_flow_s(scene):
-    """What the last layer's biases ask for is shown: the photos moved by optical flow, within their own outline."""
+    """The last layer's biases select the candidate: here the photos moved by optical flow, within their own outline."""
     network = Synthesis().eval()
     with torch.no_grad():
         network.head.bias[4 * (NEAREST + 1) : 4 * (NEAREST + 2)] = 9.0
@@ -81,44 +81,44 @@ def test_a_view_left_out_is_not_read(scene, network):
     spoilt = dataclasses.replace(scene, colour=scene.colour.clone(), photos=scene.photos.clone())
     spoilt.colour[2] = 0
     spoilt.photos[2] = 0
-    [before], [after] = (draw(network, one, [85.0], without=2) for one in (scene, spoilt))
+    [before], [after] = (draw(network, changed, [85.0], without=2) for changed in (scene, spoilt))
     assert torch.equal(before.colour, after.colour)
     assert not torch.equal(draw(network, scene, [85.0])[0].colour, draw(network, spoilt, [85.0])[0].colour)
 
 
-def test_weights_are_small_and_come_back(tmp_path, scene, network):
+def test_weights_are_small_and_survive_a_round_trip(tmp_path, scene, network):
     file = tmp_path / "synthesis.safetensors"
     save_network(dict(network.named_parameters()), file)
-    assert file.stat().st_size < MOST_BYTES
-    [before], [after] = (draw(one, scene, [33.0]) for one in (network, load_network(file)))
+    assert file.stat().st_size < MAX_BYTES
+    [before], [after] = (draw(loaded, scene, [33.0]) for loaded in (network, load_network(file)))
     assert torch.allclose(before.colour, after.colour, atol=2e-2)
 
 
-def test_every_weight_is_learned(scene, network):
+def test_every_weight_gets_a_gradient(scene, network):
     learner = Synthesis()
     torch.nn.init.normal_(learner.head.weight, std=0.01)
     torch.nn.init.normal_(learner.refine[-1].weight, std=0.01)
     torch.nn.init.normal_(learner.search.step.weight, std=0.01)
     frames = frames_of(scene, [22.5])
     drawn = learner(frames, photos_of(scene).chosen(frames.views))
-    (drawn.colour.sum() + drawn.alpha.sum() + sum(one.sum() for one in drawn.surfaces)).backward()
-    still = [name for name, value in learner.named_parameters() if value.grad is None or not value.grad.abs().sum()]
-    assert not still
+    (drawn.colour.sum() + drawn.alpha.sum() + sum(surface.sum() for surface in drawn.surfaces)).backward()
+    unused = [name for name, value in learner.named_parameters() if value.grad is None or not value.grad.abs().sum()]
+    assert not unused
 
 
-def test_the_weights_that_come_with_gapray_draw_a_scene(scene):
-    assert WEIGHTS.stat().st_size < MOST_BYTES
+def test_the_shipped_weights_draw_a_scene(scene):
+    assert WEIGHTS.stat().st_size < MAX_BYTES
     network = load_network()
     truth, _, painted = scenes.look(scenes.letter, OrbitCamera(18, 0.2, 0.0, 0.0), 22.5, size=64)
     [frame] = draw(network, scene, [22.5])
     drawn = frame.alpha.numpy() > 0.5
     assert (drawn & (truth > 0)).sum() / (drawn | (truth > 0)).sum() > 0.9
     wanted = torch.tensor(painted).permute(2, 0, 1) / 255
-    laid = frame.colour * frame.alpha + 1 - frame.alpha
-    assert float((laid - wanted).abs().mean()) < 0.05
+    composited = frame.colour * frame.alpha + 1 - frame.alpha
+    assert float((composited - wanted).abs().mean()) < 0.05
 
 
-def test_the_shipped_weights_are_their_card_s():
+def test_the_shipped_weights_match_their_card():
     card = card_named(CARD)
     assert locate(card, rehash=True).revision and card.licence == "Apache-2.0"
     first, second = shipped_network("cpu"), load_network()
@@ -136,8 +136,8 @@ def test_frames_of_any_size_are_drawn(network, monkeypatch, size, side):
     assert frame.colour.shape == (3, size, size) and frame.alpha.shape == (size, size)
 
 
-def test_a_plan_enlarged_draws_what_was_planned(monkeypatch):
-    """What the network decides at half a frame's size draws much the same frame."""
+def test_an_enlarged_plan_draws_nearly_the_same_frame(monkeypatch):
+    """A plan made at half the frame's size draws much the same frame."""
     masks, _, photos = scenes.shoot(scenes.letter, OrbitCamera(18, 0.2, 0.0, 0.0), size=192)
     settings = SETTINGS.model_copy(update={"size": 192, "voxels": 64})
     found, _ = build_scene(list(photos), list(masks), scenes.EIGHT, settings)

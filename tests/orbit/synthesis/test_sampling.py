@@ -11,7 +11,7 @@ from gapray.orbit.synthesis.sampling import filled_in, located, read
 
 
 def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int = 32) -> Frames:
-    turns = np.stack([camera.axes(one) @ camera.axes(azimuth).T for one in photos])
+    turns = np.stack([camera.axes(photo) @ camera.axes(azimuth).T for photo in photos])
     plane = torch.zeros(1, 1, size, size)
     return Frames(
         morph=plane.expand(1, 3, -1, -1),
@@ -19,7 +19,7 @@ def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int =
         flow=plane.expand(1, 3, -1, -1),
         flow_alpha=plane,
         alpha=plane,
-        nearness=plane,
+        view_z=plane,
         views=torch.arange(len(photos))[None],
         angles_deg=torch.zeros(1, len(photos)),
         turns=torch.tensor(turns, dtype=torch.float32)[None],
@@ -39,19 +39,19 @@ def frames(camera: OrbitCamera, azimuth: float, photos: list[float], size: int =
 def test_located_is_unproject_then_project(elevation, inverse_distance, axis, azimuth, other, direction):
     camera = OrbitCamera(elevation, inverse_distance, axis, -axis, direction)
     photos = [other, other + 40, azimuth, azimuth - 90]
-    nearness = torch.linspace(-0.5, 0.5, 3)[None, :, None, None].expand(1, 3, 32, 32)
-    where, toward = located(frames(camera, azimuth, photos), nearness)
+    view_z = torch.linspace(-0.5, 0.5, 3)[None, :, None, None].expand(1, 3, 32, 32)
+    where, toward = located(frames(camera, azimuth, photos), view_z)
     u, v = frame_grid(32)
     for view, photo in enumerate(photos):
         for depth in range(3):
-            points = camera.unproject(u, v, nearness[0, depth], azimuth)
+            points = camera.unproject(u, v, view_z[0, depth], azimuth)
             expected = camera.project(points, photo)
             found = (where[0, view, depth, ..., 0], where[0, view, depth, ..., 1], toward[0, view, depth])
             for a, b in zip(found, expected, strict=True):
                 assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_reading_at_the_grid_gives_the_image_back():
+def test_sampling_at_the_grid_gives_the_image_back():
     image = torch.rand(2, NEAREST, 3, 16, 16)
     grid = torch.stack(frame_grid(16), -1).expand(2, NEAREST, 16, 16, 2)
     for mode in ("bilinear", "bicubic"):
