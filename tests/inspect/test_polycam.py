@@ -162,7 +162,7 @@ def test_the_more_complete_of_two_loops_is_used():
     ("cameras", "words"),
     [
         (turn(3), "at least 4"),
-        (turn(30, span=5), "same way"),
+        (turn(30, span=5), "same direction"),
         (turn(30, aim=(180.0, 0.0)), "look at one point"),
         (turn(40, elevation=78), "go round"),
         (shaken(turn(40, distance=0.01, aim=(180.0, 0.0)), 0, share=3.0, aim=60.0), ""),
