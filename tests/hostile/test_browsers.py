@@ -52,8 +52,8 @@ ASKED = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server as `gapray serve` starts it on the loopback before a key is created."""
-    with served(tmp_path_factory.mktemp("keyless"), worker="none", open=False, open_until_keyed=True) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("keyless"), worker="none", open=False, open_until_keyed=True) as server:
+        yield server
 
 
 def ask(server, method, path, **headers):

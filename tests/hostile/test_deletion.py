@@ -58,7 +58,7 @@ def s3():
     server.stop()
 
 
-class Fire:
+class RandomClients:
     """Clients who submit jobs of all kinds and delete them at random moments."""
 
     def __init__(self, url, context, photos, clip, jobs):
@@ -76,7 +76,7 @@ class Fire:
         if kind == "score":
             files = [*files, ("video", ("turn.mp4", self._clip, "video/mp4"))]
         if kind == "image":
-            path, files = "/v1/images/edits", [("image[]", one) for _, one in files]
+            path, files = "/v1/images/edits", [("image[]", photo) for _, photo in files]
             data = {"prompt": "a mug"}
         while True:
             answer = requests.post(
@@ -87,7 +87,7 @@ class Fire:
             assert answer.status_code == 503, answer.text
             time.sleep(0.1)
 
-    def one(self, number):
+    def submit_and_delete(self, number):
         rng = random.Random(f"22-{number}")
         place = self.submit(number)
         job_id = place.rpartition("_")[2]
@@ -104,58 +104,58 @@ class Fire:
         assert requests.get(self._url + place, timeout=120).status_code == 404
         self.deleted.append(job_id)
 
-    def _note(self, job_id, stage):
+    def _record_stage(self, job_id, stage):
         with self._changed:
             self._stages[job_id] = stage
             self._changed.notify_all()
 
-    def watched(self, workers):
+    def recording(self, workers):
         """Return a function that runs jobs and records their progress."""
 
-        async def do(job, report):
-            async def heard(stage, percent):
+        async def run(job, report):
+            async def report_and_record(stage, percent):
                 await report(stage, percent)
-                self._note(job.id, stage)
+                self._record_stage(job.id, stage)
 
             try:
-                return await run_job(job, workers, heard)
+                return await run_job(job, workers, report_and_record)
             finally:
-                self._note(job.id, "final")
+                self._record_stage(job.id, "final")
 
-        return do
+        return run
 
 
-def fire(settings, photos, clip, weather, jobs):
+def run_clients(settings, photos, clip, weather, jobs):
     """Submit and delete jobs, and replace the dispatcher and its workers half way.
 
     Returns:
-        The context, and the fire.
+        The context, and the clients.
     """
     context = Context.of(settings)
-    hers = Fire("", context, photos, clip, jobs)
+    clients = RandomClients("", context, photos, clip, jobs)
 
     def workers():
-        return hers.watched(LocalWorkers(context.settings, device="cpu", is_current=context.store.is_current))
+        return clients.recording(LocalWorkers(context.settings, device="cpu", is_current=context.store.is_current))
 
-    with ExitStack() as stack, ThreadPoolExecutor(8) as clients:
-        hers._url = stack.enter_context(listening(build_app(context)))
+    with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        clients._url = stack.enter_context(listening(build_app(context)))
         half = jobs // 2
         with running(context, workers()):
-            list(clients.map(hers.one, range(half)))
-            rest = [clients.submit(hers.one, number) for number in range(half, jobs)]
-            until(lambda: len(hers.deleted) > half + jobs // 10, 300)
+            list(pool.map(clients.submit_and_delete, range(half)))
+            rest = [pool.submit(clients.submit_and_delete, number) for number in range(half, jobs)]
+            until(lambda: len(clients.deleted) > half + jobs // 10, 300)
         # Threads of the replaced workers are still running their jobs, like a worker that was presumed dead.
         with running(context, workers()):
             for one in rest:
                 one.result()
-            until(lambda: all(context.store.get(job_id, None).final for job_id in hers.kept), 300)
+            until(lambda: all(context.store.get(job_id, None).final for job_id in clients.kept), 300)
             assert weather.failures > jobs // 4
-            until(lambda: not context.store.existing(hers.deleted), 300)
+            until(lambda: not context.store.existing(clients.deleted), 300)
             # Neither files of deleted jobs remain, nor those of requests that were refused half way.
-            until(lambda: listed(context) <= set(hers.kept), 300)
+            until(lambda: listed(context) <= set(clients.kept), 300)
             time.sleep(2 * GRACE_S)
-            until(lambda: listed(context) <= set(hers.kept), 60)  # files restored by a slow writer are found as well
-    return context, hers
+            until(lambda: listed(context) <= set(clients.kept), 60)  # files restored by a slow writer are found as well
+    return context, clients
 
 
 def listed(context):
@@ -209,13 +209,15 @@ def test_jobs_can_be_deleted_at_any_moment(tmp_path, photos, clip, place, jobs, 
         more["jobs_url"] = request.getfixturevalue("postgres")
     rules = {"poll_s": 0.02, "lease_s": 20, "running": 4, "orphan_s": GRACE_S}
     settings = settings_in(tmp_path, jobs=rules, **more)
-    context, hers = fire(settings, photos, clip, weather, jobs)
-    print("\ndeleted in:", dict(hers.moments), "failures of the storage:", weather.failures)
-    assert len(hers.deleted) + len(hers.kept) == jobs
-    assert sum(hers.moments[stage] for stage in STAGES[1:-1]) > jobs // 10, "most were deleted before or after the work"
+    context, clients = run_clients(settings, photos, clip, weather, jobs)
+    print("\ndeleted in:", dict(clients.moments), "failures of the storage:", weather.failures)
+    assert len(clients.deleted) + len(clients.kept) == jobs
+    assert sum(clients.moments[stage] for stage in STAGES[1:-1]) > jobs // 10, (
+        "most were deleted before or after the work"
+    )
     weather.calm()
-    assert listed(context) <= set(hers.kept)
-    for job_id in hers.kept:  # and no file of another job was removed
+    assert listed(context) <= set(clients.kept)
+    for job_id in clients.kept:  # and no file of another job was removed
         job = context.store.get(job_id, None)
         assert job.status == "completed" or job.error_code == "artifacts.failed", (job.error_code, job.error_message)
         assert f"uploads/{job_id}/capture.zip" == job.input.capture and context.artifacts.get(job.input.capture)
@@ -227,8 +229,8 @@ def test_jobs_can_be_deleted_at_any_moment(tmp_path, photos, clip, place, jobs, 
 @pytest.fixture
 def small_disk():
     """A disk of 24 MB that holds the job database and the files, like the state folder of a single machine."""
-    with mounted("size=24m") as found:
-        yield found
+    with mounted("size=24m") as disk:
+        yield disk
 
 
 def fill(disk, left):
@@ -264,11 +266,11 @@ def test_a_disk_that_fills_up_leaves_no_orphans(small_disk, photos, quick):
     workers = LocalWorkers(settings, device="cpu", is_current=context.store.is_current)
     full = threading.Event()
 
-    async def do(job, report):
+    async def run(job, report):
         await asyncio.to_thread(full.wait, 60)
         return await run_job(job, workers, report)
 
-    with listening(build_app(context)) as url, running(context, do):
+    with listening(build_app(context)) as url, running(context, run):
 
         def post():
             return requests.post(f"{url}/v1/videos", files=form, data={"score": "false"}, timeout=60)
@@ -323,7 +325,7 @@ def test_files_of_killed_workers_are_removed_but_not_those_of_living_ones(scratc
 def test_a_job_survives_a_disk_on_which_progress_cannot_be_recorded(small_disk):
     context = Context.of(settings_in(small_disk))
 
-    async def do(job, report):
+    async def run(job, report):
         filler = fill(small_disk, 0)
         with pytest.raises(OperationalError, match="full"):
             context.store.progress(job.id, job.attempt, "render", 40)
@@ -331,7 +333,7 @@ def test_a_job_survives_a_disk_on_which_progress_cannot_be_recorded(small_disk):
         filler.unlink()
         return {"files": {}}
 
-    with running(context, do):
+    with running(context, run):
         job = accepted(context.store, context.artifacts)
         until(lambda: context.store.get(job.id, None).final)
     assert context.store.get(job.id, None).status == "completed"

@@ -30,8 +30,8 @@ DOUBLED = json.dumps({"input": {f"k{at}": 0 for at in range(90_000)}}).encode().
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("loop"), worker="none") as found:
-        yield found
+    with served(tmp_path_factory.mktemp("loop"), worker="none") as server:
+        yield server
 
 
 @pytest.mark.parametrize(

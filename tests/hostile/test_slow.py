@@ -25,11 +25,11 @@ QUICK = {
 
 @pytest.fixture
 def server(tmp_path):
-    with served(tmp_path, worker="none", **QUICK) as found:
-        yield found
+    with served(tmp_path, worker="none", **QUICK) as server:
+        yield server
 
 
-def dripping(server, who="writer", path="/v1/videos", kind="application/json", length=2**20):
+def open_slow_request(server, who="writer", path="/v1/videos", kind="application/json", length=2**20):
     """Open a connection and send the beginning of a body."""
     where = urlsplit(server.url)
     line = socket.create_connection((where.hostname, where.port), timeout=20)
@@ -43,15 +43,15 @@ def dripping(server, who="writer", path="/v1/videos", kind="application/json", l
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
 def test_a_slow_body_is_cut_off(server, kind):
     begun = time.monotonic()
-    with dripping(server, kind=kind) as line:
+    with open_slow_request(server, kind=kind) as line:
         line.settimeout(0.1)
-        said = b""
-        while not said and time.monotonic() - begun < 15:
+        reply = b""
+        while not reply and time.monotonic() - begun < 15:
             with contextlib.suppress(TimeoutError):
-                said = line.recv(4096)
+                reply = line.recv(4096)
             with contextlib.suppress(OSError):
                 line.sendall(b" ")
-    assert said.startswith(b"HTTP/1.1 408") and b"request.too_slow" in said
+    assert reply.startswith(b"HTTP/1.1 408") and b"request.too_slow" in reply
     assert time.monotonic() - begun < 10
 
 
@@ -75,7 +75,7 @@ def test_body_bytes_in_flight_per_key_are_limited(tmp_path, kind):
     """Unfinished bodies would fill the memory: each key may send four of the largest size at once."""
     limits = {"body_bytes": 2**20, "body_s": 60}
     with served(tmp_path, worker="none", open=False, limits=limits) as server:
-        lines = [dripping(server, kind=kind) for _ in range(6)]
+        lines = [open_slow_request(server, kind=kind) for _ in range(6)]
         try:
             for line in lines:
                 line.sendall(b" " * (2**20 - 1000))
@@ -104,7 +104,7 @@ def test_body_bytes_in_flight_per_key_are_limited(tmp_path, kind):
 
 
 def test_request_slots_per_key_are_limited(server, photos):
-    lines = [dripping(server) for _ in range(3 * SHARE)]
+    lines = [open_slow_request(server) for _ in range(3 * SHARE)]
     time.sleep(0.5)
     try:
         assert requests.get(server.url + "/healthz", timeout=2).status_code == 200
@@ -124,7 +124,7 @@ def test_request_slots_per_key_are_limited(server, photos):
 
 
 def test_health_checks_are_answered_when_all_slots_are_taken(server):
-    lines = [dripping(server, who) for who in ("writer", "other", "admin") for _ in range(SHARE)]
+    lines = [open_slow_request(server, who) for who in ("writer", "other", "admin") for _ in range(SHARE)]
     time.sleep(0.5)
     try:
         response = requests.get(server.url + "/v1/videos", headers=server.headers("reader"), timeout=2)

@@ -51,8 +51,8 @@ def server(request, tmp_path_factory, postgres_server):
         with psycopg.connect(postgres_server, autocommit=True) as connection:
             connection.execute("CREATE DATABASE hostile_text")
         url = {"jobs_url": postgres_server.removesuffix("/postgres") + "/hostile_text"}
-    with served(tmp_path_factory.mktemp("text"), worker="none", limits={"queued": 100_000}, **url) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("text"), worker="none", limits={"queued": 100_000}, **url) as server:
+        yield server
 
 
 def views(photos):

@@ -228,23 +228,23 @@ def served(folder, *, worker, **more):
 @pytest.fixture(scope="session")
 def guarded_server(tmp_path_factory):
     """A server with keys and the null engine."""
-    with served(tmp_path_factory.mktemp("guarded"), worker="null", open=False) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("guarded"), worker="null", open=False) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def idle_server(tmp_path_factory):
     """A server without keys and without workers: jobs stay queued."""
-    with served(tmp_path_factory.mktemp("idle"), worker="none", limits={"queued": 100_000}) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("idle"), worker="none", limits={"queued": 100_000}) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory, lpips_alex):
     """A server without keys, with the real engine at a small size."""
     del lpips_alex
-    with served(tmp_path_factory.mktemp("real"), worker="pipeline") as found:
-        yield found
+    with served(tmp_path_factory.mktemp("real"), worker="pipeline") as server:
+        yield server
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ def lines(tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    with served(tmp_path, worker="none", open=False, audit=str(tmp_path / "audit.jsonl")) as found:
-        yield found
+    with served(tmp_path, worker="none", open=False, audit=str(tmp_path / "audit.jsonl")) as server:
+        yield server
 
 
 def test_changes_are_logged_with_key_and_job_but_without_content(server, form, lines):

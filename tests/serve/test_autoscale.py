@@ -19,11 +19,11 @@ def submit(store, kind="video"):
     return store.submit(job, max_queued=100, keep_s=60)
 
 
-def told(policy, ctx, wanted, seconds=60):
-    """Call the policy repeatedly, like Serve's controller, until it returns `wanted`; False after `seconds`."""
+def wait_for_target(policy, ctx, wanted, seconds=60):
+    """Call the policy repeatedly, like Serve's controller, until it returns `wanted`; fails after `seconds`."""
     end = time.monotonic() + seconds
-    while (said := policy(ctx)) != (wanted, {}):
-        assert time.monotonic() < end, said
+    while (answer := policy(ctx)) != (wanted, {}):
+        assert time.monotonic() < end, answer
         time.sleep(0.01)
     return True
 
@@ -42,8 +42,8 @@ def silent_database():
     yield f"postgresql://x@127.0.0.1:{listener.getsockname()[1]}/jobs", taken
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    for one in taken:
-        one.close()
+    for connection in taken:
+        connection.close()
 
 
 def test_replicas_follow_queued_and_running_jobs(tmp_path, monkeypatch):
@@ -51,20 +51,20 @@ def test_replicas_follow_queued_and_running_jobs(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/jobs.db"
     store, policy = JobStore(url), autoscale.QueuePolicy(url, 2)
     ctx = SimpleNamespace(target_num_replicas=7)
-    assert told(policy, ctx, 0)
+    assert wait_for_target(policy, ctx, 0)
     submit(store, "package"), submit(store, "score")
     jobs = [submit(store) for _ in range(3)]
-    assert told(policy, ctx, 2), "only videos need a generator"
+    assert wait_for_target(policy, ctx, 2), "only videos need a generator"
     jobs += [submit(store), submit(store)]
-    assert told(policy, ctx, 3)
+    assert wait_for_target(policy, ctx, 3)
     for job in store.lease("w", max_jobs=4, lease_s=30, attempts=3):
         if job.kind != "video":
             store.complete(job.id, job.attempt, {})
     jobs.append(submit(store)), jobs.append(submit(store))
-    assert told(policy, ctx, 4), "what is at work keeps its replica"
+    assert wait_for_target(policy, ctx, 4), "running jobs keep their replicas"
     for job in jobs:
         store.cancel(job.id, None)
-    assert told(policy, ctx, 0)
+    assert wait_for_target(policy, ctx, 0)
 
 
 def test_a_hanging_database_does_not_block_the_controller(silent_database):
@@ -111,7 +111,7 @@ def test_polling_resumes_when_the_database_is_back(tmp_path, monkeypatch):
     assert policy(ctx) == (4, {})
     folder.mkdir()
     submit(JobStore(f"sqlite:///{folder}/jobs.db"))
-    assert told(policy, ctx, 1)
+    assert wait_for_target(policy, ctx, 1)
 
 
 def test_serve_creates_the_policy_with_its_arguments(tmp_path):
@@ -122,4 +122,4 @@ def test_serve_creates_the_policy_with_its_arguments(tmp_path):
     found = _resolve_policy_callable(
         AutoscalingPolicy(policy_function="gapray.serve.autoscale:QueuePolicy", policy_kwargs=kwargs)
     )
-    assert told(found, SimpleNamespace(target_num_replicas=3), 0)
+    assert wait_for_target(found, SimpleNamespace(target_num_replicas=3), 0)

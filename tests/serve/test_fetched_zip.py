@@ -52,8 +52,8 @@ def archives(photos):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("fetching"), worker="pipeline", urls={"private": ["127.0.0.0/8"]}) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("fetching"), worker="pipeline", urls={"private": ["127.0.0.0/8"]}) as server:
+        yield server
 
 
 @pytest.mark.parametrize("source", SOURCES)

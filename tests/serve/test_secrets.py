@@ -11,7 +11,7 @@ from gapray.serve import autoscale
 from gapray.serve.deployments import application, build
 from gapray.serve.settings import ServeSettings
 from gapray.serve.start import serve_settings_of
-from tests.serve.test_autoscale import told
+from tests.serve.test_autoscale import wait_for_target
 
 PASSWORD, FILES_PASSWORD, SECRET = "pass/word!", "filespassword", "whsec_c2VjcmV0b2Z0aGV0ZXN0"
 JOBS = f"postgresql://gapray:{PASSWORD}@db.internal/jobs"
@@ -107,4 +107,4 @@ def test_the_policy_finds_the_password_where_it_runs(node, postgres):
     policy = autoscale.QueuePolicy(hidden, 1)
     assert policy(ctx) == (3, {}), "another database's jobs say nothing"
     node.setenv("GAPRAY_JOBS_URL", url)
-    assert told(autoscale.QueuePolicy(hidden, 1), ctx, 0)
+    assert wait_for_target(autoscale.QueuePolicy(hidden, 1), ctx, 0)
