@@ -28,7 +28,10 @@ def photos(tmp_path):
     (tmp_path / "shoot" / "torn" / "torn_090.png").write_bytes(b"")
 
     def listed(name, azimuths=EIGHT):
-        return [{"uri": f"{tmp_path}/shoot/{name}/{name}_{one:03d}.png", "azimuth_deg": float(one)} for one in azimuths]
+        return [
+            {"uri": f"{tmp_path}/shoot/{name}/{name}_{azimuth:03d}.png", "azimuth_deg": float(azimuth)}
+            for azimuth in azimuths
+        ]
 
     rows = [
         {"product_id": "mug", "photos": listed("mug")[::-1], "price": 4, "key": "a"},
@@ -66,7 +69,7 @@ def test_photos_of_a_dataset_become_packages_and_turntables(ray_cluster, photos,
     assert known == {name: rows[name]["product"]["key"] for name in ("mug", "box")}
 
 
-def test_columns_that_are_missing_or_would_be_there_twice_have_a_code(ray_cluster, photos, profile):
+def test_missing_and_reserved_columns_raise(ray_cluster, photos, profile):
     processor = gapray.data.package_processor(profile)
     for rows, code in (
         ([{"product_id": "a"}], "data.missing_column"),
