@@ -14,7 +14,7 @@ import numpy as np
 from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings, load_profile
 from gapray.models.load import load_mask
-from gapray.packaging.silhouette import cleaned, keyed, silhouette
+from gapray.packaging.silhouette import apply_backdrop_key, clean_up, silhouette
 
 
 def iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -36,7 +36,7 @@ def main() -> None:
             truth = cv2.imread(str(folder / "masks" / file.name), 0) > 127
             [soft] = network.predict([photo])
             final = silhouette(photo, soft, settings)
-            steps = [soft, cleaned(soft, settings.max_hole_share), keyed(photo, soft), final]
+            steps = [soft, clean_up(soft, settings.max_hole_share), apply_backdrop_key(photo, soft), final]
             scores.append([iou(mask, truth) for mask in steps])
         mean, worst = np.mean(scores, 0), np.min(scores, 0)[-1]
         everything += scores

@@ -33,7 +33,7 @@ def others(value, annotation):
     """Values that might stand in the same place."""
     arguments = typing.get_args(annotation)
     if isinstance(annotation, types.UnionType):
-        yield from (one for kind in arguments for one in others(value, kind))
+        yield from (candidate for kind in arguments for candidate in others(value, kind))
     if typing.get_origin(annotation) is typing.Literal:
         yield from arguments
     elif isinstance(value, bool):
@@ -79,19 +79,19 @@ def test_a_setting_changes_keys_if_and_only_if_it_changes_results(path):
     assert (keys(changed(PROFILE, path)) != keys(PROFILE)) == (LEAVES[path] is Role.RESULT)
 
 
-def test_what_only_spreads_or_accepts_work_is_in_no_key():
+def test_work_and_gate_settings_are_in_no_key():
     """The settings that were once hashed, and with which a remedy re-rendered a whole catalogue."""
-    told = {".".join(path): role for path, role in LEAVES.items()}
+    roles = {".".join(path): role for path, role in LEAVES.items()}
     for name in (
         "video.animatediff.decode_chunk",
         "video.animatediff.compile",
         "stills.sdxl.batch",
         "stills.sdxl.compile",
     ):
-        assert told[name] is Role.WORK
+        assert roles[name] is Role.WORK
     for name in ("stills.min_same", "fidelity.gate.max_lpips", "packaging.decode.max_pixels"):
-        assert told[name] is Role.GATE
-    assert {role for name, role in told.items() if name.startswith("run.")} == {Role.WORK}
+        assert roles[name] is Role.GATE
+    assert {role for name, role in roles.items() if name.startswith("run.")} == {Role.WORK}
 
 
 def test_a_scores_key_covers_how_both_sides_are_cut_out_and_compared():
@@ -112,7 +112,7 @@ def test_a_scores_key_covers_how_both_sides_are_cut_out_and_compared():
     assert other.key("product", Scene(name="s", prompt="p"), 0) != keys(PROFILE)["still"]
 
 
-def test_a_setting_that_does_not_say_is_refused():
+def test_a_setting_without_a_role_raises():
     with pytest.raises(TypeError, match="Fresh.size does not say"):
 
         class Fresh(_Settings):
@@ -140,7 +140,7 @@ def test_results_can_be_computed_in_another_way():
 
 
 def test_no_group_of_settings_is_left_out():
-    groups = {one for one in _Settings.__subclasses__() if one.__module__ == "gapray.config"}
+    groups = {group for group in _Settings.__subclasses__() if group.__module__ == "gapray.config"}
 
     def reached(kind):
         yield kind

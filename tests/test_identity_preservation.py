@@ -88,15 +88,17 @@ def test_it_looks_alike_between_scenes(drawn, judge):
 def test_what_is_no_longer_the_product_fails(product, packages, judge):
     package = packages[product]
     views = judge.views(package)
-    one = package.views[1]
+    captured = package.views[1]
 
-    def likeness(image, mask=one.mask):
-        return judge.likeness(Cut(0.0, np.ascontiguousarray(image), np.ascontiguousarray(mask)), views, one.azimuth_deg)
+    def likeness(image, mask=captured.mask):
+        return judge.likeness(
+            Cut(0.0, np.ascontiguousarray(image), np.ascontiguousarray(mask)), views, captured.azimuth_deg
+        )
 
-    assert likeness(one.reference).reasons == ()
-    hsv = cv2.cvtColor(one.reference, cv2.COLOR_RGB2HSV)
+    assert likeness(captured.reference).reasons == ()
+    hsv = cv2.cvtColor(captured.reference, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0].astype(int) + 45) % 180
     assert "its colours are others" in likeness(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).reasons
-    assert "its detail is lost" in likeness(cv2.GaussianBlur(one.reference, (0, 0), 4)).reasons
-    assert "left and right are exchanged" in likeness(one.reference[:, ::-1], one.mask[:, ::-1]).reasons
+    assert "its detail is lost" in likeness(cv2.GaussianBlur(captured.reference, (0, 0), 4)).reasons
+    assert "left and right are exchanged" in likeness(captured.reference[:, ::-1], captured.mask[:, ::-1]).reasons
     assert judge.likeness(None, views).reasons and judge.cut(np.full((64, 64, 3), 200, np.uint8)) is None

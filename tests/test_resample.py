@@ -149,7 +149,7 @@ def test_the_identity_of_a_fine_texture_is_that_of_its_means():
     weave = np.where(np.random.default_rng(3).random((1024, 1024)) < 0.5, -80, 80)
     mask = np.zeros((1024, 1024, 1), np.uint8)
     mask[100:900, 203:911] = 255
-    pictures = [np.repeat(one.astype(np.uint8)[..., None], 3, -1) for one in (pattern, pattern + weave)]
+    pictures = [np.repeat(picture.astype(np.uint8)[..., None], 3, -1) for picture in (pattern, pattern + weave)]
     plain, woven = ColourGradient().predict([np.dstack([picture, mask]) for picture in pictures])
     assert plain @ woven > 0.8
 

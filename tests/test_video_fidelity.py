@@ -61,9 +61,11 @@ def scored(samples, classic_weights, mask_network, lpips_alex):
 def test_lpips_per_angle_and_mean_improvement(scored):
     assert set(scored) == {"mug", "supplement"}
     for product, (scores, verdicts) in scored.items():
-        by_label = {one.label: one for one in verdicts}
+        by_label = {verdict.label: verdict for verdict in verdicts}
         ours = by_label["gapray"]
-        angles = {one.azimuth_deg: one.lpips for one in scores if one.label == "gapray" and one.kind == "in-between"}
+        angles = {
+            score.azimuth_deg: score.lpips for score in scores if score.label == "gapray" and score.kind == "in-between"
+        }
         assert len(angles) == 8 and not {azimuth for azimuth in angles if azimuth % 45 == 0}
         print(f"\n{product}: LPIPS by angle", {azimuth: round(value, 3) for azimuth, value in sorted(angles.items())})
         for label in BASELINES:
@@ -77,5 +79,5 @@ def test_lpips_per_angle_and_mean_improvement(scored):
 
 
 def test_nothing_is_claimed_of_what_was_not_scored(scored):
-    labels = {one.label for _, verdicts in scored.values() for one in verdicts}
+    labels = {verdict.label for _, verdicts in scored.values() for verdict in verdicts}
     assert not labels & set(SINGLE_IMAGE)

@@ -122,8 +122,10 @@ def pending_videos(
         for seed in range(seeds)
     ]
     videos = pa.concat_tables(wanted)
-    made = catalog.table("videos", columns=["key", FILE_COLUMNS["videos"]])
-    existing = keys_with_files(catalog.folder, "videos", made.filter(pc.is_in(made["key"], value_set=videos["key"])))
+    rendered = catalog.table("videos", columns=["key", FILE_COLUMNS["videos"]])
+    existing = keys_with_files(
+        catalog.folder, "videos", rendered.filter(pc.is_in(rendered["key"], value_set=videos["key"]))
+    )
     missing = videos.filter(pc.invert(pc.is_in(videos["key"], value_set=existing)))
     return with_parts(missing, catalog).select(PENDING.names).cast(PENDING), videos.num_rows - missing.num_rows
 

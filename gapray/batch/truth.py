@@ -103,16 +103,16 @@ def read_truth(source: str | None, options: DiscoverOptions) -> TruthPhotos:
     if source is None:
         return TruthPhotos()
     beside: list[str] = []
-    found = list(scan(source, options, beside=beside))
+    captures = list(scan(source, options, beside=beside))
     photos = {
         item.product_id: [
             {"uri": photo.uri, "azimuth_deg": photo.azimuth_deg, "stamp": photo.stamp} for photo in item.photos
         ]
-        for item in found
+        for item in captures
         if not isinstance(item, Reject)
     }
-    rejects = {item.product_id: item for item in found if isinstance(item, Reject)}
-    return TruthPhotos(photos, rejects, counted([*beside, *(name for item in found for name in item.ignored)]))
+    rejects = {item.product_id: item for item in captures if isinstance(item, Reject)}
+    return TruthPhotos(photos, rejects, counted([*beside, *(name for item in captures for name in item.ignored)]))
 
 
 def _names(products: Collection[str]) -> str:

@@ -1,5 +1,5 @@
-"""The catalogue: Parquet tables in a folder or bucket. pyarrow and DuckDB only, no Ray.
+"""The catalogue: Parquet tables in a folder or bucket, written by pyarrow and read by pyarrow and DuckDB, without Ray.
 
-Contract (docs/architecture.md): parts are complete or absent; rows are append-only; per product the newest row is current;
-a view counts only when its product's row exists.
+Contract (docs/architecture.md): parts are complete or absent; rows are append-only; a product's newest row is current; a view
+counts only if its product's row exists.
 """

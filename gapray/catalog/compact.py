@@ -1,4 +1,4 @@
-"""Compaction: make the current rows the only ones, in parts of an even size. Streams: it holds one part and the keys."""
+"""Compaction: rewrites a catalogue with only its current rows, in parts of even size, holding one part and the keys in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gapray.catalog.media import copied_out, remove_old, with_new_paths
+from gapray.catalog.media import copy_old_files, remove_old_files, with_current_paths
 from gapray.catalog.parts import PART_BYTES, row_bytes, write_part
 from gapray.catalog.reader import Catalog, package_names
 from gapray.catalog.schemas import TABLES
@@ -17,12 +17,12 @@ from gapray.errors import CatalogError, writing
 
 PRODUCTS_PER_PART = 256
 LIGHT_ROWS_PER_PART = 65_536
-"""Rows in one part of every other table: they carry no images."""
+"""Rows in one part of tables other than `views`, which have no images."""
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """What a compaction did."""
+class CompactionResult:
+    """Parts and rows of a catalogue before and after compaction."""
 
     parts_before: int
     parts_after: int
@@ -30,18 +30,20 @@ class Compacted:
     rows_after: int
 
 
-def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART, part_bytes: int = PART_BYTES) -> Compacted:
-    """Rewrite a catalogue with its current rows only.
+def compact(
+    folder: Folder, products_per_part: int = PRODUCTS_PER_PART, part_bytes: int = PART_BYTES
+) -> CompactionResult:
+    """Rewrite a catalogue with only its current rows.
 
-    New parts are written before old ones go, and only parts listed at the start go: a kill in the middle leaves rows
-    twice, which current rows do not show, and a run that writes meanwhile keeps its parts. Views without a product row
-    are dropped with the parts that hold them, so do not compact while a run is writing the same products. Files that an older
-    release wrote into the tables' folders go to where they lie now.
+    New parts are written before old ones are removed, and only parts listed at the start are removed: an interrupted compaction
+    leaves duplicate rows, which queries of current rows ignore, and parts of a concurrent run are kept. Views without a product
+    row are dropped, so do not compact while a run writes the same products. Files that an older release wrote into the tables'
+    folders are moved to their present location.
 
     Args:
         folder: The catalogue.
-        products_per_part: Products in one part of `views` at most.
-        part_bytes: Where a part of `views` ends at the latest.
+        products_per_part: Maximum number of products in one part of `views`.
+        part_bytes: Size at which a part of `views` ends [bytes].
 
     Raises:
         CatalogError: `catalog.write_failed`.
@@ -49,39 +51,39 @@ def compact(folder: Folder, products_per_part: int = PRODUCTS_PER_PART, part_byt
     catalog = Catalog(folder)
     before = {table: folder.parts(table) for table in TABLES}
     rows_before = sum(catalog.dataset(table).count_rows() for table in TABLES)
-    old_files = copied_out(folder)
-    kept: dict[str, set[str]] = {table: set() for table in TABLES}
+    old_files = copy_old_files(folder)
+    new_parts: dict[str, set[str]] = {table: set() for table in TABLES}
     rows_after = 0
     for table in TABLES:
-        pieces = _views(catalog, products_per_part, part_bytes) if table == "views" else _light(catalog, table)
+        pieces = _views(catalog, products_per_part, part_bytes) if table == "views" else _even_batches(catalog, table)
         for piece in pieces:
-            kept[table].add(write_part(folder, table, with_new_paths(table, piece)))
+            new_parts[table].add(write_part(folder, table, with_current_paths(table, piece)))
             rows_after += piece.num_rows
     for table, paths in before.items():
         for path in paths:
-            if path.rpartition("/")[2] not in kept[table]:
+            if path.rpartition("/")[2] not in new_parts[table]:
                 with writing(CatalogError, "catalog.write_failed", path):
                     folder.remove(path)
-    remove_old(folder, old_files)
+    remove_old_files(folder, old_files)
     parts_after = sum(len(folder.parts(table)) for table in TABLES)
-    return Compacted(sum(map(len, before.values())), parts_after, rows_before, rows_after)
+    return CompactionResult(sum(map(len, before.values())), parts_after, rows_before, rows_after)
 
 
-def _light(catalog: Catalog, table: str) -> Iterator[pa.Table]:
-    """Current rows of a table without images, in their order."""
-    for batch in _evenly(catalog.stream(table), LIGHT_ROWS_PER_PART):
+def _even_batches(catalog: Catalog, table: str) -> Iterator[pa.Table]:
+    """Yield the current rows of a table without images, in order, in batches of `LIGHT_ROWS_PER_PART`."""
+    for batch in _rebatched(catalog.stream(table), LIGHT_ROWS_PER_PART):
         yield batch.cast(TABLES[table])
 
 
 def _views(catalog: Catalog, products_per_part: int, part_bytes: int) -> Iterator[pa.Table]:
-    """Current rows of `views` in pieces of the wished size."""
+    """Yield the current rows of `views` in pieces of at most that many products, each ending at about that size."""
     waiting: list[pa.Table] = []
     products = size = 0
     for rows in catalog.views_by_part():
         waiting.append(rows)
         products, size = products + len(pc.unique(package_names(rows))), size + int(row_bytes(rows).sum())
         while products >= products_per_part or size >= part_bytes:
-            piece, rest = _cut(pa.concat_tables(waiting), products_per_part, part_bytes)
+            piece, rest = _split_first(pa.concat_tables(waiting), products_per_part, part_bytes)
             yield piece
             waiting = [rest]
             products, size = len(pc.unique(package_names(rest))), int(row_bytes(rest).sum())
@@ -89,8 +91,8 @@ def _views(catalog: Catalog, products_per_part: int, part_bytes: int) -> Iterato
         yield pa.concat_tables(waiting)
 
 
-def _cut(views: pa.Table, products: int, size: int) -> tuple[pa.Table, pa.Table]:
-    """The first `products` packages, or as many as fill `size` bytes, at least one; and the others."""
+def _split_first(views: pa.Table, products: int, size: int) -> tuple[pa.Table, pa.Table]:
+    """Split off the first `products` packages, or as many as fill `size` bytes, but at least one; returns them and the rest."""
     codes = pc.dictionary_encode(package_names(views).combine_chunks()).indices.to_numpy()
     full = row_bytes(views).cumsum().searchsorted(size) if views.num_rows else 0
     last = min(products - 1, int(codes[min(full, len(codes) - 1)]))
@@ -98,17 +100,17 @@ def _cut(views: pa.Table, products: int, size: int) -> tuple[pa.Table, pa.Table]
     return views.filter(first), views.filter(pc.invert(first))
 
 
-def _evenly(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
-    """Batches of any size -> tables of `rows` rows, but for the last."""
+def _rebatched(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Regroup batches into tables of `rows` rows; the last may be shorter."""
     waiting: list[pa.RecordBatch] = []
-    held = 0
+    count = 0
     for batch in batches:
         waiting.append(batch)
-        held += batch.num_rows
-        while held >= rows:
+        count += batch.num_rows
+        while count >= rows:
             table = pa.Table.from_batches(waiting)
             yield table.slice(0, rows)
             waiting = table.slice(rows).to_batches()
-            held -= rows
-    if held:
+            count -= rows
+    if count:
         yield pa.Table.from_batches(waiting)

@@ -1,4 +1,4 @@
-"""A package made elsewhere -> catalogue rows."""
+"""Import of packages that were made elsewhere into a catalogue."""
 
 from __future__ import annotations
 
@@ -19,34 +19,38 @@ from gapray.gap.package import UNNAMED, GapPackage
 from gapray.inspect.doubts import with_warnings
 
 REFERENCE_QUALITY = 95
-
+"""JPEG quality of imported references."""
 
 Outcome = Literal["new", "same", "replaced"]
-"""What became of an import: the catalogue had no such product, had this very package, or had another one of the same product."""
+"""Outcome of an import: the catalogue had no such product, had an identical package, or had a different package of the product."""
 
 
 def import_package(folder: Folder, package: GapPackage, *, uri: str, allow_missing: bool = False) -> Outcome:
-    """Commit one package, unless it is the product's current one.
+    """Commit one package, unless it is identical to the product's current one.
 
     Args:
-        folder: The catalogue; made when missing.
-        package: From `gapray.gap.folder.read`. Without a key, or with that of a package that it is not any more, one is made
-            of its pixels.
-        uri: Where it came from.
-        allow_missing: Take a package in which a view seems to be missing.
+        folder: The catalogue; created if missing.
+        package: From `gapray.gap.folder.read`. If it has no key, or has the key of the current package but different content, a
+            key is computed from its pixels.
+        uri: Where the package came from.
+        allow_missing: Accept a package in which a view seems to be missing.
+
+    Returns:
+        What has happened to the catalogue.
 
     Raises:
-        InputError: `capture.missing_views`, by the rule that photos are packaged by.
+        InputError: `capture.missing_views`, by the same rule as for photos.
+        CatalogError: `catalog.write_failed`.
     """
     if not allow_missing:
         refuse_gaps({view.name: view.azimuth_deg for view in package.views})
-    held = _current(Catalog(folder), package.product_id)
-    if held is not None and _alike(held, package):
+    current = _current_package(Catalog(folder), package.product_id)
+    if current is not None and _same_views(current, package):
         return "same"
     now = utc_now()
     models = {role: package.models.get(role, UNNAMED) for role in ("mask", "depth", "canny", "identity")}
     content = [[view.azimuth_deg, view.reference.tobytes().hex(), view.mask.tobytes().hex()] for view in package.views]
-    changed = held is not None and held.key == package.key
+    changed = current is not None and current.key == package.key
     key = canonical_hash(content) if changed or not package.key else package.key
     facts = RunFacts(f"import-{now:%Y%m%dT%H%M%S}", UNNAMED, UNNAMED, models)
     shared = {"product_id": package.product_id, "key": key, "facts": facts, "now": now}
@@ -66,10 +70,10 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str, allow_missi
     )
     after = Catalog(folder).newest("products", "rejects")
     commit(folder, {"views": views, "products": [product]}, after=after)
-    return "new" if held is None else "replaced"
+    return "new" if current is None else "replaced"
 
 
-def _current(catalog: Catalog, product_id: str) -> GapPackage | None:
+def _current_package(catalog: Catalog, product_id: str) -> GapPackage | None:
     try:
         return catalog.package(product_id)
     except CatalogError as error:
@@ -78,18 +82,20 @@ def _current(catalog: Catalog, product_id: str) -> GapPackage | None:
         return None
 
 
-def _alike(held: GapPackage, package: GapPackage) -> bool:
-    """Whether two packages hold the same views, pixel by pixel."""
-    return len(held.views) == len(package.views) and all(
-        abs(one.azimuth_deg - other.azimuth_deg) < 1e-6
-        and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("mask", "depth", "identity"))
-        and _as_kept(one.reference, other.reference)
-        for one, other in zip(held.views, package.views, strict=True)
+def _same_views(current: GapPackage, package: GapPackage) -> bool:
+    """Return whether two packages have the same views, pixel by pixel."""
+    return len(current.views) == len(package.views) and all(
+        abs(view.azimuth_deg - other.azimuth_deg) < 1e-6
+        and all(np.array_equal(getattr(view, name), getattr(other, name)) for name in ("mask", "depth", "identity"))
+        and _same_reference(view.reference, other.reference)
+        for view, other in zip(current.views, package.views, strict=True)
     )
 
 
-def _as_kept(held: NDArray[np.uint8], reference: NDArray[np.uint8]) -> bool:
-    """Whether a catalogue's reference is this one, as it came in or as an import saved it."""
-    return np.array_equal(held, reference) or (
-        held.shape == reference.shape and np.array_equal(held, decode_rgb(encode_jpeg(reference, REFERENCE_QUALITY)))
+def _same_reference(current: NDArray[np.uint8], reference: NDArray[np.uint8]) -> bool:
+    """Return whether a catalogue's reference equals this one, either as it is or as an import would store it."""
+    if current.shape != reference.shape:
+        return False
+    return np.array_equal(current, reference) or np.array_equal(
+        current, decode_rgb(encode_jpeg(reference, REFERENCE_QUALITY))
     )

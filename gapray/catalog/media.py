@@ -1,8 +1,8 @@
-"""Where the files of videos and stills lie: apart from the tables, so that each table's folder holds Parquet parts alone.
+"""Locations of the files of videos and stills, which are kept apart from the tables, whose folders contain only Parquet parts.
 
-Rows name their files by paths relative to the catalogue: ``files/<table>/<product_id>/<beginning of the key>/<name>``. Up to
-format 1 they lay inside the tables' own folders, without the first part; rows of that format are read as they are, and
-compaction moves their files (`moved_out`).
+Rows name their files by paths relative to the catalogue: ``files/<table>/<product_id>/<prefix of the key>/<name>``. Format 1 had
+them in the tables' own folders, without ``files/``; rows of that format are read as they are, and compaction moves their files
+(`copy_old_files`).
 """
 
 from __future__ import annotations
@@ -17,75 +17,75 @@ from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError, writing
 
 FILES = "files"
-"""The folder of all files that are no tables."""
+"""Folder of all files that are not tables."""
 FILE_COLUMNS = {"videos": "files", "stills": "file"}
-"""Table -> its column of paths."""
+"""Table -> its column of file paths."""
 
 
 def media_folder(table: str, product_id: str, key: str) -> str:
-    """Where the files of one row lie, relative to the catalogue.
+    """Return the folder of one row's files, relative to the catalogue.
 
-    Files of another key never share a folder: a reader of an older row keeps its own.
+    Each key has its own folder, so that files of an older row are never overwritten.
     """
     return f"{FILES}/{table}/{product_id}/{key[:16]}"
 
 
 def media_name(path: str) -> str:
-    """The name of a row's file inside its own folder: ``frames/000.png`` of ``files/videos/mug/0123…/frames/000.png``."""
+    """Return a file's name within its row's folder, e.g. ``frames/000.png`` for ``files/videos/mug/0123…/frames/000.png``."""
     return path.removeprefix(f"{FILES}/").split("/", 3)[3]
 
 
 def keys_with_files(folder: Folder, table: str, rows: pa.Table) -> pa.Array:
-    """Keys of the rows whose files are all there: somebody may have removed a file by hand.
+    """Return the keys of the rows whose files all exist, since files may have been removed manually.
 
     Args:
-        folder: The catalogue. In a bucket nothing is looked at: that would take a request a file.
+        folder: The catalogue. In a bucket files are not checked, because that would take one request per file.
         table: `videos` or `stills`.
-        rows: With the columns ``key`` and `FILE_COLUMNS` of the table.
+        rows: Rows with the column ``key`` and the table's column of `FILE_COLUMNS`.
 
     Returns:
-        Strings, each once.
+        Unique keys, a string array.
     """
     keys = pc.unique(rows["key"])
     if not folder.is_local:
         return keys
-    lacking = set()
+    incomplete = set()
     for key, paths in zip(rows["key"].to_pylist(), rows[FILE_COLUMNS[table]].to_pylist(), strict=True):
         if not all(os.path.exists(f"{folder.path}/{path}") for path in ([paths] if isinstance(paths, str) else paths)):
-            lacking.add(key)
-    return keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(sorted(lacking), pa.string()))))
+            incomplete.add(key)
+    return keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(sorted(incomplete), pa.string()))))
 
 
-def with_new_paths(table: str, rows: pa.Table) -> pa.Table:
-    """Rows whose paths lead below `FILES`, whatever layout they were written for."""
+def with_current_paths(table: str, rows: pa.Table) -> pa.Table:
+    """Convert the file paths in rows of either layout to the present one, below `FILES`."""
     if table not in FILE_COLUMNS:
         return rows
-    place = rows.schema.get_field_index(FILE_COLUMNS[table])
-    field = rows.schema.field(place)
-    given = rows[field.name].to_pylist()
-    named = [_new_path(path) if isinstance(path, str) else list(map(_new_path, path)) for path in given]
-    return rows.set_column(place, field, pa.array(named, field.type))
+    index = rows.schema.get_field_index(FILE_COLUMNS[table])
+    field = rows.schema.field(index)
+    paths = rows[field.name].to_pylist()
+    current = [_current_path(path) if isinstance(path, str) else list(map(_current_path, path)) for path in paths]
+    return rows.set_column(index, field, pa.array(current, field.type))
 
 
-def copied_out(folder: Folder) -> list[str]:
-    """Copy the files that lie in the folders of tables to where they belong; they are removed by `remove_old`.
+def copy_old_files(folder: Folder) -> list[str]:
+    """Copy files from the tables' folders, where format 1 had them, to their present location.
 
     Returns:
-        Their old paths, as the file system names them.
+        Their old paths, absolute, to be passed to `remove_old_files`.
 
     Raises:
         CatalogError: `catalog.write_failed`.
     """
-    old = list(_inside_tables(folder))
+    old = list(_old_files(folder))
     for path in old:
-        inner, _, name = _new_path(path.removeprefix(f"{folder.path}/")).rpartition("/")
+        inner, _, name = _current_path(path.removeprefix(f"{folder.path}/")).rpartition("/")
         with writing(CatalogError, "catalog.write_failed", f"{folder.path}/{inner}/{name}"):
             folder.put(inner, name, pa.py_buffer(folder.filesystem.cat_file(path)))
     return old
 
 
-def remove_old(folder: Folder, paths: Iterable[str]) -> None:
-    """Remove what `copied_out` has copied, and the folders that are empty then.
+def remove_old_files(folder: Folder, paths: Iterable[str]) -> None:
+    """Remove the files that `copy_old_files` has copied, and folders that become empty.
 
     Raises:
         CatalogError: `catalog.write_failed`.
@@ -97,12 +97,12 @@ def remove_old(folder: Folder, paths: Iterable[str]) -> None:
         folder.prune(table)
 
 
-def _new_path(path: str) -> str:
+def _current_path(path: str) -> str:
     return path if path.startswith(f"{FILES}/") else f"{FILES}/{path}"
 
 
-def _inside_tables(folder: Folder) -> Iterator[str]:
-    """Files below the folders of tables, but for what lies in them directly: parts."""
+def _old_files(folder: Folder) -> Iterator[str]:
+    """Yield the paths of files in subfolders of the tables' folders; parts are directly in the tables' folders."""
     for table in FILE_COLUMNS:
         base = f"{folder.path}/{table}"
         for path in folder.filesystem.find(base):

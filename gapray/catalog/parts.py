@@ -1,4 +1,4 @@
-"""Writing parts: a batch of finished products becomes one part of `views`, then one of `products`."""
+"""Writing of parts: a batch of finished products becomes one part of `views`, then one of `products`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError, writing
 
 ROW_GROUP_BYTES = 64 * 2**20
-"""Largest row group, uncompressed."""
+"""Maximum size of a row group, uncompressed [bytes]."""
 PART_BYTES = 256 * 2**20
-"""Where a part ends at the latest, but for the rest of the product that is in it: what a writer holds in memory."""
+"""Size at which a part of `views` ends; the last product in it is completed [bytes]. Limits the memory of a writer."""
 
 Rows: TypeAlias = pa.Table | Iterable[Mapping[str, Any]]
 
@@ -28,39 +28,39 @@ Rows: TypeAlias = pa.Table | Iterable[Mapping[str, Any]]
 def commit(
     folder: Folder, content: Mapping[str, Rows], *, after: datetime | None = None, part_bytes: int = PART_BYTES
 ) -> None:
-    """Write rows of several tables so that a reader sees each product whole or not at all.
+    """Write rows of several tables so that readers see each product completely or not at all.
 
     Args:
         folder: The catalogue.
-        content: Table -> its rows, as an Arrow table or as mappings. `views` is written before `products`, whose rows make
-            the views count.
-        after: `Catalog.newest` when the run began. No row is written with an older `created_at`, whatever the clock of the
-            machine that made it says: what comes later is newer. None = rows keep their own.
-        part_bytes: More views than that become several parts, each followed by its own products.
+        content: Table -> its rows, as an Arrow table or as mappings. `views` is written before `products`, whose rows make the
+            views visible.
+        after: `Catalog.newest` at the start of the run. Rows with an older `created_at` get a newer one, so that clock differences
+            between machines cannot make new rows look old. None = rows keep theirs.
+        part_bytes: Views beyond this size are split into several parts, each followed by its products.
 
     Raises:
         CatalogError: `catalog.write_failed`.
     """
-    tables = {name: _not_before(_as_table(name, content[name]), after) for name in TABLES if name in content}
+    tables = {name: _with_created_at_after(_as_table(name, content[name]), after) for name in TABLES if name in content}
     views, products = (tables.get(name, TABLES[name].empty_table()) for name in ("views", "products"))
-    for chunk in _by_bytes(views, part_bytes):
+    for chunk in _split_by_size(views, part_bytes):
         write_part(folder, "views", chunk)
-        named = pc.is_in(products["product_id"], value_set=pc.unique(chunk["product_id"]))
-        _write_some(folder, "products", products.filter(named))
-        products = products.filter(pc.invert(named))
+        complete = pc.is_in(products["product_id"], value_set=pc.unique(chunk["product_id"]))
+        _write_if_any(folder, "products", products.filter(complete))
+        products = products.filter(pc.invert(complete))
     for name, table in (tables | {"views": views.slice(0, 0), "products": products}).items():
-        _write_some(folder, name, table)
+        _write_if_any(folder, name, table)
 
 
 def write_part(folder: Folder, table: str, content: pa.Table) -> str:
     """Write one part of a table.
 
-    The part is named by a hash of the keys in it: a task that is run again replaces its own file. Its footer says its format.
+    The part's name is a hash of its keys, so that a retried task replaces its own file. Its footer contains the format.
 
     Args:
         folder: The catalogue.
         table: A name in `TABLES`.
-        content: Rows with that table's schema.
+        content: Rows with the table's schema.
 
     Returns:
         The part's file name.
@@ -81,7 +81,7 @@ def write_part(folder: Folder, table: str, content: pa.Table) -> str:
 
 
 def part_name(content: pa.Table) -> str:
-    """File name of a part that holds these rows: 128 bits of the sha256 of its sorted ``product:key`` lines."""
+    """Return the file name of a part with these rows: 128 bits of the SHA-256 of its sorted ``product:key`` lines."""
     pairs = pc.unique(pc.binary_join_element_wise(content["product_id"], content["key"], ":"))
     ordered = pairs.take(pc.sort_indices(pairs))
     lines = pc.binary_join(pa.ListArray.from_arrays([0, len(ordered)], ordered), "\n")
@@ -89,7 +89,7 @@ def part_name(content: pa.Table) -> str:
 
 
 def row_bytes(content: pa.Table) -> NDArray[np.int64]:
-    """int64 [N]: about what each row takes in memory, images by their length, all else evenly."""
+    """Estimate the memory of each row [bytes], int64 [N]: images by their length, everything else divided evenly."""
     images = [name for name in content.column_names if pa.types.is_large_binary(content.schema.field(name).type)]
     total = np.zeros(content.num_rows, np.int64)
     for name in images:
@@ -98,29 +98,30 @@ def row_bytes(content: pa.Table) -> NDArray[np.int64]:
     return np.asarray(total + rest, np.int64)
 
 
-def _not_before(rows: pa.Table, after: datetime | None) -> pa.Table:
-    """Rows with a `created_at` of at least a microsecond after that time."""
+def _with_created_at_after(rows: pa.Table, after: datetime | None) -> pa.Table:
+    """Raise `created_at` to at least one microsecond after that time."""
     if after is None:
         return rows
-    place = rows.schema.get_field_index("created_at")
-    field = rows.schema.field(place)
-    least = pa.scalar(pa.scalar(after, field.type).value + 1, pa.int64())
-    stamps = pc.max_element_wise(rows["created_at"].cast(pa.int64()), least)  # microseconds; it knows no time zones
-    return rows.set_column(place, field, stamps.cast(field.type))
+    index = rows.schema.get_field_index("created_at")
+    field = rows.schema.field(index)
+    earliest = pa.scalar(pa.scalar(after, field.type).value + 1, pa.int64())
+    # As integers [microseconds], because `max_element_wise` does not support time zones.
+    stamps = pc.max_element_wise(rows["created_at"].cast(pa.int64()), earliest)
+    return rows.set_column(index, field, stamps.cast(field.type))
 
 
-def _by_bytes(views: pa.Table, part_bytes: int) -> Iterator[pa.Table]:
-    """`views` in one piece, or cut between products."""
+def _split_by_size(views: pa.Table, part_bytes: int) -> Iterator[pa.Table]:
+    """Split rows of `views` between products into chunks of about `part_bytes`; yields nothing for an empty table."""
     if views.num_rows == 0:
         return
     codes = pc.dictionary_encode(views["product_id"].combine_chunks()).indices.to_numpy()
     ends = np.cumsum(np.bincount(codes, weights=row_bytes(views)))
-    piece = ((ends - 1) // part_bytes)[codes]
-    for number in np.unique(piece):
-        yield views.filter(pa.array(piece == number))
+    chunk = ((ends - 1) // part_bytes)[codes]
+    for number in np.unique(chunk):
+        yield views.filter(pa.array(chunk == number))
 
 
-def _write_some(folder: Folder, table: str, content: pa.Table) -> None:
+def _write_if_any(folder: Folder, table: str, content: pa.Table) -> None:
     if content.num_rows:
         write_part(folder, table, content)
 
@@ -130,6 +131,6 @@ def _as_table(name: str, rows: Rows) -> pa.Table:
 
 
 def _compression(schema: pa.Schema) -> dict[str, str]:
-    """Zstd for all but the image columns, which are compressed already."""
+    """Return column -> compression: zstd, except for image columns, which are already compressed."""
     images = {field.name for field in schema if pa.types.is_large_binary(field.type)}
     return {field.name: "none" if field.name in images else "zstd" for field in schema}

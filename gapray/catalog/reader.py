@@ -1,4 +1,4 @@
-"""Reading a catalogue: current rows as Arrow tables, one product's package, SQL."""
+"""Reading of catalogues: current rows as Arrow tables, packages of products, and SQL queries."""
 
 from __future__ import annotations
 
@@ -85,22 +85,24 @@ CURRENT_SQL: dict[str, str] = {
         "(PARTITION BY r.product_id, r.stage, r.item ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
     ),
 }
-"""Which rows are current. A product's newest row wins; its views and videos are those made of that row's package, of videos
-the newest for each backend, seed and preset; a reject counts until the same stage succeeds for the same item, and that of a
-score while its video is current. Of a product's videos in one preset the best is the one that passes its gate with the least
-LPIPS; of its presets `web`, the default, comes first, so that one more export never takes the place of what is published."""
+"""Definition of the current rows of each table and view. A product's newest row is current. Its views and videos are those of
+that row's package; of its videos, the newest for each backend, seed and preset. A reject is current until the same stage succeeds
+for the same item; a reject of scoring also requires that its video is current. The best of a product's videos in one preset passes
+the gate with the lowest LPIPS; among presets `web`, the default, comes first, so that a further export never replaces what is
+published."""
 
 
 FILES_AT_ONCE = 256
-"""Parts in one scan: a dataset keeps the footers of all its files, a hundred kilobytes each."""
+"""Maximum number of parts in one scan: a dataset keeps the footers of all its files, about 100 kB each."""
 FOOTERS_AT_ONCE = 32
-"""Footers that are read side by side: each is a request where the catalogue lies in a bucket."""
+"""Footers that are read concurrently; in a bucket each takes a request."""
 STREAM_MEMORY = "512MB"
-"""What DuckDB holds to find the current rows of a table that is streamed; the rest is on the disk."""
-PLACE = "gapray_place"
+"""Memory of DuckDB to find the current rows of a streamed table; beyond it DuckDB uses the disk."""
+POSITION = "gapray_place"
+"""Name of a temporary column with the position of a row in its table."""
 READ_BYTES = 64 * 2**20
-"""What is read at a time of a table in a bucket, uncompressed, columns that nobody asks for left out; one row group at least."""
-_HOMES = pa.schema(
+"""Amount of a table in a bucket to read at a time, but at least one row group [uncompressed bytes of the selected columns]."""
+_PACKAGE_PARTS = pa.schema(
     [
         ("product_id", pa.string()),
         ("key", pa.string()),
@@ -109,16 +111,17 @@ _HOMES = pa.schema(
         ("part", pa.int32()),
     ]
 )
-"""Where views lie; `part` is a place in the list of files, because their names are long and a million rows have one each."""
+"""Packages and the parts that contain their views; `part` is an index into the list of files, whose names would be too large for
+millions of rows."""
 PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift", "warnings"] + [
     f"{role}_model" for role in ("mask", "depth", "canny", "identity")
 ]
 """Columns of `products` that `package_of_rows` needs."""
 
 
-_READS = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI", "COPY", "EXPORT"})
-"""DuckDB's types of statements that answer with rows or write them to files; `MULTI` is PIVOT. Others would change tables of the
-connection alone, which ends with the query."""
+_READ_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI", "COPY", "EXPORT"})
+"""DuckDB's statement types that return rows or write them to files; `MULTI` is PIVOT. Other statements would only change the
+temporary connection."""
 
 
 def open_catalog(uri: str) -> Catalog:
@@ -128,7 +131,7 @@ def open_catalog(uri: str) -> Catalog:
         uri: Local folder or fsspec URI.
 
     Raises:
-        CatalogError: `catalog.not_found` when no table lies there.
+        CatalogError: `catalog.not_found` if there are no tables.
     """
     catalog = Catalog(Folder.at(uri))
     if not any(catalog.folder.parts(table) for table in TABLES):
@@ -137,25 +140,25 @@ def open_catalog(uri: str) -> Catalog:
 
 
 class Catalog:
-    """A catalogue's tables. Every call lists the parts of the tables it reads anew, so a running batch is seen as it grows.
+    """Read access to a catalogue. Every call lists the parts again, so that rows of a running batch appear as they are committed.
 
-    Every part says which format it has; each method that reads parts raises `catalog.newer_format`, `catalog.older_format` or
-    `catalog.incompatible` (`check_format`) for one that this release cannot read.
+    Methods that read parts raise `CatalogError` with `catalog.newer_format`, `catalog.older_format` or `catalog.incompatible` for
+    parts that this release cannot read (`check_format`).
     """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
 
     def table(self, name: str, *, columns: list[str] | None = None, product_id: str | None = None) -> pa.Table:
-        """Current rows of one table.
+        """Return the current rows of one table.
 
         Args:
             name: A name in `TABLES`, `best_videos`, `best_exports` or `best_stills`.
-            columns: Which columns; default all.
-            product_id: One product only.
+            columns: Columns to read; default: all.
+            product_id: Restrict to one product.
 
         Returns:
-            Rows sorted by product and azimuth.
+            Rows sorted by `SORT_COLUMNS`, or by product.
         """
         files = {name: self.folder.parts(name)} if name in TABLES else {}
         if files == {name: []}:
@@ -166,64 +169,66 @@ class Catalog:
             return connection.sql(f'SELECT {chosen} FROM (SELECT * FROM "{name}" ORDER BY {order})').to_arrow_table()
 
     def products(self) -> pa.Table:
-        """Current rows of `products`."""
+        """Return the current rows of `products`."""
         return self.table("products")
 
     def warnings(self, product_id: str | None = None) -> list[dict[str, str]]:
-        """What looks wrong with the photos of current products, or of one: product_id, code and message, sorted by product."""
+        """Return the warnings of current products, or of one: product_id, code and message, sorted by product."""
         columns = "product_id, unnest(warnings, max_depth := 2)"
         with self._connection(product_id) as connection:
-            found = connection.sql(f"SELECT {columns} FROM products ORDER BY product_id").to_arrow_table()
-        rows: list[dict[str, str]] = found.to_pylist()
+            table = connection.sql(f"SELECT {columns} FROM products ORDER BY product_id").to_arrow_table()
+        rows: list[dict[str, str]] = table.to_pylist()
         return rows
 
     def views(self, product_id: str | None = None) -> pa.Table:
-        """Current rows of `views`; images and all, so name a product where the catalogue is large."""
+        """Return the current rows of `views` with their images; specify a product in a large catalogue."""
         return self.table("views", product_id=product_id)
 
     def rejects(self) -> pa.Table:
-        """Current rows of `rejects`."""
+        """Return the current rows of `rejects`."""
         return self.table("rejects")
 
     def videos(self, product_id: str | None = None) -> pa.Table:
-        """Current rows of `videos`."""
+        """Return the current rows of `videos`, of all products or of one."""
         return self.table("videos", product_id=product_id)
 
     def verdicts(self, product_id: str | None = None) -> pa.Table:
-        """Current rows of `verdicts`."""
+        """Return the current rows of `verdicts`, of all products or of one."""
         return self.table("verdicts", product_id=product_id)
 
     def scores(self, product_id: str | None = None) -> pa.Table:
-        """Current rows of `scores`."""
+        """Return the current rows of `scores`, of all products or of one."""
         return self.table("scores", product_id=product_id)
 
     def best_videos(self, product_id: str | None = None) -> pa.Table:
-        """One video a product: the one to publish. Columns of `videos`, and `gate` and `lpips` where it was scored."""
+        """Return the video to publish of each product: the columns of `videos`, and `gate` and `lpips` if it was scored."""
         return self.table("best_videos", product_id=product_id)
 
     def best_exports(self, product_id: str | None = None) -> pa.Table:
-        """One video a product and preset, with the columns of `best_videos`."""
+        """Return the best video of each product and preset, with the columns of `best_videos`."""
         return self.table("best_exports", product_id=product_id)
 
     def stills(self, product_id: str | None = None) -> pa.Table:
-        """Current rows of `stills`."""
+        """Return the current rows of `stills`, of all products or of one."""
         return self.table("stills", product_id=product_id)
 
     def best_stills(self, product_id: str | None = None) -> pa.Table:
-        """One still a product and scene: the one that passes the gate with the highest score."""
+        """Return the best still of each product and scene: one that passes the gate, then the one with the highest score."""
         return self.table("best_stills", product_id=product_id)
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Table -> current rows and superseded ones, of tables that have any."""
-        held = {name: self.dataset(name).count_rows() for name in TABLES if self.folder.parts(name)}
+        """Return table -> (number of current rows, number of superseded rows), for tables that have rows."""
+        totals = {name: self.dataset(name).count_rows() for name in TABLES if self.folder.parts(name)}
         with self._connection() as connection:
             current = {
-                name: connection.sql(f'SELECT count(*) FROM "{name}"').fetchall()[0][0] for name in held if held[name]
+                name: connection.sql(f'SELECT count(*) FROM "{name}"').fetchall()[0][0]
+                for name, total in totals.items()
+                if total
             }
-        return {name: (number, held[name] - number) for name, number in current.items()}
+        return {name: (number, totals[name] - number) for name, number in current.items()}
 
     def package(self, product_id: str) -> GapPackage:
-        """One product's current package.
+        """Return the current package of one product.
 
         Raises:
             CatalogError: `catalog.product_not_found`.
@@ -237,137 +242,145 @@ class Catalog:
         return package_of_rows(products[0], views)
 
     def stream(self, name: str, *, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """Current rows of one table in batches of `rows` at most: for tables larger than memory.
+        """Yield the current rows of one table in batches, for tables larger than memory.
 
-        The parts come one after the other, in the order of their first products, and rows in a part's own order: a sort of all
-        rows by DuckDB ends with an out-of-memory error where they are long. Of `views` one part is held, of all others
-        `READ_BYTES`, besides the places of the current rows and the `STREAM_MEMORY` with which DuckDB finds them.
+        Parts are ordered by their first product, and rows within a part keep its order, because a sort of all rows by DuckDB runs
+        out of memory if they are long. Memory holds one part of `views` or `READ_BYTES` of another table, besides the positions of
+        the current rows and the `STREAM_MEMORY` that DuckDB uses to find them.
 
         Args:
             name: A name in `TABLES`.
-            rows: Rows in a batch.
+            rows: Maximum number of rows in a batch.
         """
         if name == "views":
             for part in self.views_by_part():
                 yield from part.to_batches(max_chunksize=rows)
             return
-        found = self.dataset(name)
-        parts = sorted(found.get_fragments(), key=_first_product)
+        dataset = self.dataset(name)
+        parts = sorted(dataset.get_fragments(), key=_first_product)
         if not parts:
             return
-        ordered = ds.FileSystemDataset(parts, found.schema, found.format, found.filesystem)
-        places = self._places(name, ordered)
+        ordered = ds.FileSystemDataset(parts, dataset.schema, dataset.format, dataset.filesystem)
+        positions = self._current_positions(name, ordered)
         start = 0
-        for piece in _InPieces(ordered, {}).tables():
-            first, last = np.searchsorted(places, (start, start + piece.num_rows))
-            yield from piece.take(places[first:last] - start).to_batches(max_chunksize=rows)
-            start += piece.num_rows
+        for chunk in _ChunkedScan(ordered, {}).tables():
+            first, last = np.searchsorted(positions, (start, start + chunk.num_rows))
+            yield from chunk.take(positions[first:last] - start).to_batches(max_chunksize=rows)
+            start += chunk.num_rows
 
-    def _places(self, name: str, rows: ds.FileSystemDataset) -> NDArray[np.int64]:
-        """int64 [N], ascending: which rows of a table are current. DuckDB reads only the columns that decide it."""
+    def _current_positions(self, name: str, rows: ds.FileSystemDataset) -> NDArray[np.int64]:
+        """Return the positions of the current rows of a table, int64 [N], ascending. DuckDB reads only the columns it needs."""
         with (
             tempfile.TemporaryDirectory(prefix="gapray-sort-") as scratch,
             self._connection(numbered=(name, rows)) as connection,
         ):
             connection.execute(f"SET memory_limit = '{STREAM_MEMORY}'; SET temp_directory = '{scratch}'")
-            # A scan that leaves rows out could not count them.
+            # Rows are numbered as they are scanned, so the scan must not filter them.
             connection.execute("SET disabled_optimizers = 'filter_pushdown,join_filter_pushdown'")
-            places = connection.sql(f'SELECT {PLACE} FROM "{name}"').to_arrow_table()[PLACE].to_numpy()
-        return np.sort(places)
+            positions = connection.sql(f'SELECT {POSITION} FROM "{name}"').to_arrow_table()[POSITION].to_numpy()
+        return np.sort(positions)
 
     def newest(self, *names: str) -> datetime | None:
-        """The latest `created_at` of any row of these tables, current or not; None where they are empty.
+        """Return the latest `created_at` of all rows of these tables, current or not; None if they are empty.
 
-        It stands in the footers of the parts, so no row is read. What a run commits is newer than all that was there when it
-        began (`commit(after=…)`): clocks of machines differ and are set back, and the newest row is the current one.
+        Only the footers of the parts are read. A run passes it to `commit(after=…)`, so that its rows are newer than all that
+        existed when it began: clocks differ and are set back, and the newest row is the current one.
 
         Args:
-            names: Of tables whose rows take each other's place: a stage's own, and `rejects`.
+            names: Tables whose rows supersede each other: a stage's own table, and `rejects`.
         """
         stamps = [
-            group.column(place).statistics.max
+            group.column(column).statistics.max
             for name in names
             for part in self.dataset(name).get_fragments()
-            for place in [part.metadata.schema.names.index("created_at")]
-            for group in (part.metadata.row_group(at) for at in range(part.metadata.num_row_groups))
+            for column in [part.metadata.schema.names.index("created_at")]
+            for group in (part.metadata.row_group(index) for index in range(part.metadata.num_row_groups))
             if group.num_rows
         ]
         return max(stamps, default=None)
 
     def parts_of_views(self, *, current: bool = False) -> pa.Table:
-        """product_id, key and `part` (a dictionary), the file that holds those views, the newest where several do.
+        """Return the part file of each package's views, the newest if there are several.
 
-        Of the parts only key columns are read.
+        Only key columns of the parts are read.
 
         Args:
-            current: Only of packages whose product row is current.
+            current: Only packages whose product row is current.
+
+        Returns:
+            Rows with product_id, key and `part`, a dictionary-encoded path.
         """
         files = sorted(self.folder.parts("views"))
-        rows = pa.concat_tables([_HOMES.empty_table(), *self._homes(files)])
+        rows = pa.concat_tables([_PACKAGE_PARTS.empty_table(), *self._package_parts(files)])
         query = "SELECT product_id, key, arg_max(part, (created_at, run_id, part)) AS part FROM rows GROUP BY product_id, key"
         if current:
             query = f"SELECT r.* FROM ({query}) r SEMI JOIN products p ON r.product_id = p.product_id AND r.key = p.key"
         with self._connection() as connection:
             connection.register("rows", rows)
-            found = connection.sql(query).to_arrow_table()
-        places = found["part"].combine_chunks().cast(pa.int32())
-        part = pa.DictionaryArray.from_arrays(places, pa.array(files, pa.string()))
-        return found.set_column(2, "part", part)
+            packages = connection.sql(query).to_arrow_table()
+        indices = packages["part"].combine_chunks().cast(pa.int32())
+        part = pa.DictionaryArray.from_arrays(indices, pa.array(files, pa.string()))
+        return packages.set_column(2, "part", part)
 
     def views_by_part(self) -> Iterator[pa.Table]:
-        """Current rows of `views`, a part at a time: of each package those of the part that was written last, each angle once.
+        """Yield the current rows of `views`, one part at a time.
 
-        Each part is opened once and one is held, so that this is the way to go through all packages. All views of a package
-        are written into one part at one time: whole packages are kept or dropped.
+        A package's rows come from the part that was written last, each angle once. Each part is read once and one is held in
+        memory, so this is the way to iterate over all packages. All views of a package are in one part, so that packages are kept
+        or dropped as a whole.
         """
-        homes = self.parts_of_views(current=True)
-        part = homes["part"].combine_chunks()
-        # By place in the list of files, not by name: a million names of files are most of what these rows would weigh.
+        packages = self.parts_of_views(current=True)
+        part = packages["part"].combine_chunks()
+        # Sorted by index rather than by file name, because a million file names would take most of the memory.
         order = pc.sort_indices(part.indices)
-        homes = homes.select(["product_id", "key"]).take(order)
+        packages = packages.select(["product_id", "key"]).take(order)
         runs = pc.run_end_encode(part.indices.take(order))
         starts = [0, *runs.run_ends.to_pylist()]
-        for place, start, end in zip(runs.values.to_pylist(), starts, starts[1:], strict=False):
-            rows = self.dataset("views", [part.dictionary[place].as_py()]).to_table()
-            mine = package_names(homes.slice(start, end - start))
-            yield _once(rows.filter(pc.is_in(package_names(rows), value_set=mine)))
+        for index, start, end in zip(runs.values.to_pylist(), starts, starts[1:], strict=False):
+            rows = self.dataset("views", [part.dictionary[index].as_py()]).to_table()
+            current = package_names(packages.slice(start, end - start))
+            yield _deduplicated(rows.filter(pc.is_in(package_names(rows), value_set=current)))
 
-    def _homes(self, files: Sequence[str]) -> Iterator[pa.Table]:
-        """One row a package and part: a part's views are many."""
+    def _package_parts(self, files: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield tables of `_PACKAGE_PARTS`, with one row per package and part."""
         columns = ["product_id", "key", "created_at", "run_id", "__filename"]
-        places = {name: at for at, name in enumerate(files)}
+        indices = {name: index for index, name in enumerate(files)}
         for start in range(0, len(files), FILES_AT_ONCE):
-            some = self.dataset("views", files[start : start + FILES_AT_ONCE])
-            for batch in some.scanner(columns=columns).to_batches():
+            dataset = self.dataset("views", files[start : start + FILES_AT_ONCE])
+            for batch in dataset.scanner(columns=columns).to_batches():
                 if not batch.num_rows:
                     continue
-                part = places[batch["__filename"][0].as_py()]  # a batch is of one file
-                named = pa.Table.from_batches([batch]).group_by(["product_id", "key"])
-                last = named.aggregate([("created_at", "max"), ("run_id", "max")])
-                parts = pa.repeat(pa.scalar(part, pa.int32()), last.num_rows)
-                yield last.rename_columns(columns[:-1]).append_column("part", parts).cast(_HOMES)
+                part = indices[batch["__filename"][0].as_py()]  # a batch has rows of one file only
+                grouped = pa.Table.from_batches([batch]).group_by(["product_id", "key"])
+                newest = grouped.aggregate([("created_at", "max"), ("run_id", "max")])
+                parts = pa.repeat(pa.scalar(part, pa.int32()), newest.num_rows)
+                yield newest.rename_columns(columns[:-1]).append_column("part", parts).cast(_PACKAGE_PARTS)
 
     def views_of(self, product_id: str, key: str, part: str | None) -> list[dict[str, Any]]:
-        """One product's rows of `views`, from the one part that holds them.
+        """Return one package's rows of `views`, from the part that contains them, each angle once.
 
         Raises:
-            CatalogError: `catalog.product_not_found`: gone since the run began.
+            CatalogError: `catalog.product_not_found`: the package has been removed since the part was listed.
         """
         views: list[dict[str, Any]] = []
         if part is not None:
-            one = (pc.field("product_id") == product_id) & (pc.field("key") == key)
+            of_package = (pc.field("product_id") == product_id) & (pc.field("key") == key)
             with suppress(FileNotFoundError):
-                views = self.dataset("views", [part]).to_table(filter=one).to_pylist()
+                views = self.dataset("views", [part]).to_table(filter=of_package).to_pylist()
         if not views:
             raise CatalogError("catalog.product_not_found", f"{product_id} with key {key[:12]}… is not there any more")
         return list({row["azimuth_deg"]: row for row in views}.values())
 
     def sql(self, query: str) -> pa.Table:
-        """Run a DuckDB query over the current rows of every table, `best_videos`, `best_exports` and `best_stills`; `all_…` has every row.
+        """Run one DuckDB statement over the catalogue.
+
+        Args:
+            query: SQL over the tables in `TABLES`, `best_videos`, `best_exports` and `best_stills`, which have current rows, and
+                `all_<table>`, which have all rows.
 
         Raises:
-            CatalogError: `catalog.invalid_query` or, where the query is right and its files or memory are not,
-                `catalog.query_failed`; each with DuckDB's message.
+            CatalogError: `catalog.invalid_query`, or `catalog.query_failed` if a valid query fails for lack of memory, disk or a
+                file; each with DuckDB's message.
         """
         import duckdb
 
@@ -379,8 +392,8 @@ class Catalog:
             statements = duckdb.extract_statements(query)
             if len(statements) != 1:
                 raise CatalogError("catalog.invalid_query", f"{len(statements)} statements; give one")
-            if (word := statements[0].type.name) not in _READS:
-                raise CatalogError("catalog.invalid_query", f"{word} changes nothing here: a catalogue is only read")
+            if (kind := statements[0].type.name) not in _READ_STATEMENTS:
+                raise CatalogError("catalog.invalid_query", f"{kind} changes nothing here: a catalogue is only read")
             with self._connection() as connection:
                 relation = connection.sql(query)
                 return relation.to_arrow_table() if relation is not None else pa.table({})
@@ -388,24 +401,28 @@ class Catalog:
             raise CatalogError("catalog.invalid_query", str(error)) from error
 
     def dataset(self, table: str, files: Sequence[str] | None = None) -> ds.FileSystemDataset:
-        """Every row of a table, not only current ones, as an Arrow dataset; of these parts only, when they were listed before.
+        """Return all rows of a table, current or not, as an Arrow dataset.
+
+        Args:
+            table: A name in `TABLES`.
+            files: Paths of its parts, if they have already been listed.
 
         Raises:
-            CatalogError: `catalog.unreadable` for a part that cannot be read or is none, or as `check_format`.
-            FileNotFoundError: A part is gone since it was listed.
+            CatalogError: `catalog.unreadable` for a file that cannot be read or is not Parquet, or as `check_format`.
+            FileNotFoundError: A part has been removed since it was listed.
         """
-        found = ds.dataset(
+        dataset = ds.dataset(
             self.folder.parts(table) if files is None else list(files),
             schema=TABLES[table],
             format="parquet",
             filesystem=self.folder.arrow,
         )
-        # A fragment keeps its footer, so that whoever scans it reads none again.
-        fragments = list(found.get_fragments())
+        # A fragment caches its footer, so that scans do not read it again.
+        fragments = list(dataset.get_fragments())
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             for fragment, footer in zip(fragments, pool.map(_footer, fragments), strict=True):
                 check_format(fragment.path, footer.metadata)
-        return ds.FileSystemDataset(fragments, found.schema, found.format, found.filesystem)
+        return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
     @contextmanager
     def _connection(
@@ -415,19 +432,19 @@ class Catalog:
         files: Mapping[str, Sequence[str]] | None = None,
         numbered: tuple[str, ds.FileSystemDataset] | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """DuckDB with every table as `all_…` and its current rows under its own name.
+        """Open a DuckDB connection in which `all_<table>` has all rows of a table, and `<table>` its current rows.
 
         Args:
-            product_id: Rows of one product only.
-            files: Tables whose parts were listed before.
-            numbered: A table and its parts, whose rows have their number, from 0, in a column `PLACE` more.
+            product_id: Restrict all tables to one product.
+            files: Table -> paths of its parts, if they have already been listed.
+            numbered: A table and its dataset, to which a column `POSITION` with the row number, from 0, is added.
         """
         import duckdb
 
         names = {name: f"all_{name}" for name in TABLES}
-        tables = {name: _Lazy.of(self, name, product_id, listed=(files or {}).get(name)) for name in TABLES}
+        tables = {name: _LazyTable.of(self, name, product_id, listed=(files or {}).get(name)) for name in TABLES}
         if numbered:
-            tables[numbered[0]] = _Lazy.of(self, numbered[0], None, numbered=numbered[1])
+            tables[numbered[0]] = _LazyTable.of(self, numbered[0], None, numbered=numbered[1])
         with duckdb.connect() as connection:
             for name, rows in tables.items():
                 connection.register(names[name], rows)
@@ -439,13 +456,13 @@ class Catalog:
             except duckdb.Error as error:
                 for failure in (rows.failure for rows in tables.values() if rows.failure):
                     raise failure from error
-                if isinstance(error, duckdb.OperationalError):  # its memory, its disk, a file that a query names
+                if isinstance(error, duckdb.OperationalError):  # out of memory or disk, or a file named by the query
                     raise CatalogError("catalog.query_failed", str(error)) from error
                 raise
 
 
-class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
-    """A table that is listed when a query comes to it, once in a connection: to DuckDB, a dataset without files."""
+class _LazyTable(ds.FileSystemDataset):  # type: ignore[misc]
+    """A table whose parts are listed only when a query reads it, once per connection. To DuckDB it is a dataset without files."""
 
     catalog: Catalog
     name: str
@@ -453,7 +470,7 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
     listed: Sequence[str] | None
     numbered: ds.FileSystemDataset | None
     failure: GaprayError | None = None
-    """What kept it from being read: DuckDB passes on the text of an exception alone."""
+    """The error of reading the table, kept here because DuckDB passes on only the text of exceptions."""
 
     @classmethod
     def of(
@@ -464,66 +481,75 @@ class _Lazy(ds.FileSystemDataset):  # type: ignore[misc]
         *,
         listed: Sequence[str] | None = None,
         numbered: ds.FileSystemDataset | None = None,
-    ) -> _Lazy:
-        """A table of a catalogue, its parts listed before or not: one product's rows, or all, or all with their numbers."""
-        schema = TABLES[name] if numbered is None else TABLES[name].append(pa.field(PLACE, pa.int64()))
-        made = cls([], schema, ds.ParquetFileFormat(), catalog.folder.arrow)
-        made.catalog, made.name, made.product_id = catalog, name, product_id
-        made.listed, made.numbered = listed, numbered
-        return made
+    ) -> _LazyTable:
+        """Create the lazy dataset of a table.
 
-    def scanner(self, **chosen: Any) -> ds.Scanner | _InPieces:
-        """What DuckDB asks for: an object with `to_reader`."""
+        Args:
+            catalog: The catalogue.
+            name: A name in `TABLES`.
+            product_id: Restrict to one product.
+            listed: Paths of its parts, if they have already been listed.
+            numbered: Its dataset, to scan with row numbers in a column `POSITION`.
+        """
+        schema = TABLES[name] if numbered is None else TABLES[name].append(pa.field(POSITION, pa.int64()))
+        table = cls([], schema, ds.ParquetFileFormat(), catalog.folder.arrow)
+        table.catalog, table.name, table.product_id = catalog, name, product_id
+        table.listed, table.numbered = listed, numbered
+        return table
+
+    def scanner(self, **options: Any) -> ds.Scanner | _ChunkedScan:
+        """Return a scan for DuckDB, which calls `to_reader` on it."""
         if self.numbered is not None:
-            return _InPieces(self.numbered, chosen, numbered=True)
+            return _ChunkedScan(self.numbered, options, numbered=True)
         try:
             rows = self._rows
         except GaprayError as error:
             self.failure = error
             raise
         remote = self.product_id is None and not self.catalog.folder.is_local
-        return _InPieces(rows, chosen) if remote else rows.scanner(**chosen)
+        return _ChunkedScan(rows, options) if remote else rows.scanner(**options)
 
     @cached_property
     def _rows(self) -> ds.Dataset:
-        found = self.catalog.dataset(self.name, self.listed)
-        return found if self.product_id is None else ds.InMemoryDataset(_rows_of(found, self.product_id))
+        dataset = self.catalog.dataset(self.name, self.listed)
+        return dataset if self.product_id is None else ds.InMemoryDataset(_product_rows(dataset, self.product_id))
 
 
-class _InPieces:
-    """A scan of files that Arrow reads by way of Python, some row groups at a time.
+class _ChunkedScan:
+    """A scan that reads a few row groups at a time, for file systems that Arrow accesses through Python.
 
-    `Scanner.to_reader` starts its scan while it holds Python's lock (pyarrow 26, _dataset.pyx), and the scan's threads need that
-    lock to read files through fsspec: both wait for ever. `Scanner.to_table` gives the lock back.
+    `Scanner.to_reader` starts its scan while it holds the GIL (pyarrow 26, _dataset.pyx), and the scan's threads need the GIL to
+    read files through fsspec, which deadlocks. `Scanner.to_table` releases the GIL.
     """
 
-    def __init__(self, rows: ds.FileSystemDataset, chosen: Mapping[str, Any], *, numbered: bool = False) -> None:
-        self._rows, self._chosen, self._numbered = rows, dict(chosen), numbered
-        self._columns: list[str] | None = self._chosen.get("columns")
+    def __init__(self, rows: ds.FileSystemDataset, options: Mapping[str, Any], *, numbered: bool = False) -> None:
+        self._rows, self._options, self._numbered = rows, dict(options), numbered
+        self._columns: list[str] | None = self._options.get("columns")
         if numbered:
-            assert self._chosen.get("filter") is None, "rows are counted as they lie in their parts"
-            self._columns = self._columns or [*rows.schema.names, PLACE]
-            self._chosen["columns"] = [name for name in self._columns if name != PLACE]
+            assert self._options.get("filter") is None, "rows are numbered by their position in the parts"
+            self._columns = self._columns or [*rows.schema.names, POSITION]
+            self._options["columns"] = [name for name in self._columns if name != POSITION]
 
     def to_reader(self) -> pa.RecordBatchReader:
-        """Its batches, each piece read when the one before it is used up."""
-        schema = self._rows.scanner(**self._chosen).projected_schema
+        """Return a reader that reads each chunk when the previous one has been consumed."""
+        schema = self._rows.scanner(**self._options).projected_schema
         if self._numbered:
             fields = [
-                pa.field(PLACE, pa.int64()) if name == PLACE else schema.field(name) for name in self._columns or ()
+                pa.field(POSITION, pa.int64()) if name == POSITION else schema.field(name)
+                for name in self._columns or ()
             ]
             schema = pa.schema(fields)
-        batches = (batch for piece in self.tables() for batch in piece.to_batches())
+        batches = (batch for chunk in self.tables() for batch in chunk.to_batches())
         return pa.RecordBatchReader.from_batches(schema, batches)
 
     def tables(self) -> Iterator[pa.Table]:
-        """Its pieces."""
+        """Yield the rows in chunks of about `READ_BYTES`."""
         start = 0
-        for piece in _pieces(self._rows, self._chosen.get("columns")):
-            some = ds.FileSystemDataset(piece, self._rows.schema, self._rows.format, self._rows.filesystem)
-            rows = some.scanner(**self._chosen).to_table()
+        for fragments in _row_group_chunks(self._rows, self._options.get("columns")):
+            dataset = ds.FileSystemDataset(fragments, self._rows.schema, self._rows.format, self._rows.filesystem)
+            rows = dataset.scanner(**self._options).to_table()
             if self._numbered:
-                rows = rows.append_column(PLACE, pa.array(np.arange(start, start + rows.num_rows))).select(
+                rows = rows.append_column(POSITION, pa.array(np.arange(start, start + rows.num_rows))).select(
                     self._columns
                 )
             start += rows.num_rows
@@ -540,61 +566,65 @@ def _footer(part: ds.ParquetFileFragment) -> pq.FileMetaData:
 
 
 def _first_product(part: ds.Fragment) -> str:
-    """The first name in a part, by its footer: rows of a part are sorted."""
+    """Return the first product id in a part, from its footer: a part's rows are sorted."""
     footer = part.metadata
     if not footer.num_row_groups:
         return ""
     return str(footer.row_group(0).column(footer.schema.names.index("product_id")).statistics.min)
 
 
-def _pieces(rows: ds.FileSystemDataset, columns: Sequence[str] | None) -> Iterator[list[ds.Fragment]]:
-    """Row groups of a dataset, in their order, as many together as hold `READ_BYTES` of these columns."""
+def _row_group_chunks(rows: ds.FileSystemDataset, columns: Sequence[str] | None) -> Iterator[list[ds.Fragment]]:
+    """Yield the row groups of a dataset, in order, in chunks of at most `READ_BYTES` of these columns, but at least one."""
     wanted = set(rows.schema.names if columns is None else columns)
-    piece: list[ds.Fragment] = []
-    held = 0
+    chunk: list[ds.Fragment] = []
+    chunk_bytes = 0
     for fragment in rows.get_fragments():
         for group in fragment.split_by_row_group():
-            [place] = group.row_groups
-            facts = fragment.metadata.row_group(place.id)
-            leaves = map(facts.column, range(facts.num_columns))
+            [row_group] = group.row_groups
+            metadata = fragment.metadata.row_group(row_group.id)
+            leaves = map(metadata.column, range(metadata.num_columns))
             size = sum(
                 leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.partition(".")[0] in wanted
             )
-            if piece and held + size > READ_BYTES:
-                yield piece
-                piece, held = [], 0
-            piece.append(group)
-            held += size
-    if piece:
-        yield piece
+            if chunk and chunk_bytes + size > READ_BYTES:
+                yield chunk
+                chunk, chunk_bytes = [], 0
+            chunk.append(group)
+            chunk_bytes += size
+    if chunk:
+        yield chunk
 
 
-def _rows_of(rows: ds.FileSystemDataset, product_id: str) -> pa.Table:
-    """One product's rows. Parts that lack it are asked for that column alone: those of `views` carry images."""
-    mine = pc.field("product_id") == product_id
-    files = set(rows.to_table(columns=["__filename"], filter=mine)["__filename"].to_pylist())
+def _product_rows(rows: ds.FileSystemDataset, product_id: str) -> pa.Table:
+    """Return one product's rows. Of other parts only the product ids are read, because those of `views` have large images."""
+    of_product = pc.field("product_id") == product_id
+    files = set(rows.to_table(columns=["__filename"], filter=of_product)["__filename"].to_pylist())
     fragments = [part for part in rows.get_fragments() if part.path in files]
-    return ds.FileSystemDataset(fragments, rows.schema, rows.format, rows.filesystem).to_table(filter=mine)
+    return ds.FileSystemDataset(fragments, rows.schema, rows.format, rows.filesystem).to_table(filter=of_product)
 
 
 def package_names(table: pa.Table) -> pa.ChunkedArray:
-    """``product_id:key`` of each row."""
+    """Return ``product_id:key`` for each row."""
     return pc.binary_join_element_wise(table["product_id"], table["key"], ":")
 
 
-def _once(views: pa.Table) -> pa.Table:
-    """Each angle of a package once: a part from before Ray tried a task again may hold it twice."""
-    places = pa.array(range(views.num_rows), pa.int64())
-    keyed = views.select(["product_id", "key", "azimuth_deg"]).append_column("place", places)
-    first = keyed.group_by(["product_id", "key", "azimuth_deg"]).aggregate([("place", "min")])
-    return views.take(first["place_min"].combine_chunks().sort())
+def _deduplicated(views: pa.Table) -> pa.Table:
+    """Keep one row per angle of a package: a part written before Ray retried a task may have duplicates."""
+    positions = pa.array(range(views.num_rows), pa.int64())
+    numbered = views.select(["product_id", "key", "azimuth_deg"]).append_column("position", positions)
+    first = numbered.group_by(["product_id", "key", "azimuth_deg"]).aggregate([("position", "min")])
+    return views.take(first["position_min"].combine_chunks().sort())
 
 
 def package_of_rows(product: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> GapPackage:
-    """A package from its rows of `products` and `views`.
+    """Build a package from its rows of `products` and `views`.
+
+    Args:
+        product: Row of `products` with `PACKAGE_COLUMNS`.
+        rows: All its rows of `views`, in any order.
 
     Raises:
-        CatalogError: `catalog.incompatible` when a view is missing.
+        CatalogError: `catalog.incompatible` if a view is missing.
     """
     views = tuple(sorted((_view(row) for row in rows), key=lambda view: view.azimuth_deg))
     if len(views) != product["views"]:

@@ -1,8 +1,8 @@
-"""A gate that was changed: stored numbers are judged by it, nothing is drawn or scored again."""
+"""Re-evaluation of stored scores under a changed gate; nothing is drawn or scored again."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -20,58 +20,58 @@ ROWS_AT_ONCE = 4096
 
 
 def rejudge_videos(catalog: Catalog, gate: GateSettings, run_id: str) -> int:
-    """Judge the current verdicts of our videos; those that come out otherwise than they are stored are written anew.
+    """Judge gapray's videos by their stored scores, and rewrite the verdicts that have changed.
 
     Args:
-        catalog: With scores.
-        gate: Of this run.
-        run_id: Of the run that writes.
+        catalog: The catalogue.
+        gate: The gate of this run.
+        run_id: Id of this run.
 
     Returns:
-        How many came out otherwise.
+        The number of changed verdicts.
 
     Raises:
         CatalogError: `catalog.write_failed`.
     """
-    names = [one.name for one in fields(Verdict)]
+    names = [field.name for field in fields(Verdict)]
     query = f"SELECT key, {', '.join(names)} FROM verdicts WHERE label = '{OURS}' AND NOT foreign_video"
     changed: dict[str, dict[str, Any]] = {}
     for row in _rows(catalog.sql(query)) if catalog.folder.parts("verdicts") else ():
         key = row.pop("key")
-        found = apply_gate(Verdict(**row), gate)
-        judged = {"gate": found.gate, "reasons": list(found.reasons)}
-        if judged != {"gate": row["gate"], "reasons": row["reasons"]}:
-            changed[key] = judged
+        verdict = apply_gate(Verdict(**row), gate)
+        judgement = {"gate": verdict.gate, "reasons": list(verdict.reasons)}
+        if judgement != {"gate": row["gate"], "reasons": row["reasons"]}:
+            changed[key] = judgement
 
-    def judged_anew(row: dict[str, Any]) -> dict[str, Any]:
+    def updates(row: dict[str, Any]) -> dict[str, Any]:
         return changed[row["key"]] if row["label"] == OURS else {}
 
-    # A part holds all labels of a score: written without the baselines, it could take the place of one that has them.
-    return _rewritten(catalog, "verdicts", list(changed), judged_anew, run_id)
+    # Baselines are written again too: a part is named by its keys, and one without them could replace one that has them.
+    return _rewrite(catalog, "verdicts", list(changed), updates, run_id)
 
 
-def rejudge_stills(catalog: Catalog, least_same: float | None, keys: Collection[str], run_id: str) -> int:
-    """The same of stills.
+def rejudge_stills(catalog: Catalog, min_same: float | None, keys: Collection[str], run_id: str) -> int:
+    """Judge stills by their stored scores, and rewrite the rows whose verdict has changed.
 
     Args:
-        catalog: With stills.
-        least_same: `StillSettings.min_same` of this run.
-        keys: Of the stills that the run is about.
-        run_id: Of the run that writes.
+        catalog: The catalogue.
+        min_same: `StillSettings.min_same` of this run.
+        keys: Keys of the stills to judge.
+        run_id: Id of this run.
 
     Returns:
-        How many came out otherwise.
+        The number of changed verdicts.
 
     Raises:
         CatalogError: `catalog.write_failed`.
     """
     changed: dict[str, dict[str, Any]] = {}
     for row in _rows(catalog.table("stills", columns=["key", "gate", "reasons", "same_percentile"])):
-        reasons = gate_failures(row["reasons"], row["same_percentile"], least_same)
-        judged = {"gate": "fail" if reasons else "pass", "reasons": reasons}
-        if row["key"] in keys and judged != {"gate": row["gate"], "reasons": row["reasons"]}:
-            changed[row["key"]] = judged
-    return _rewritten(catalog, "stills", list(changed), lambda row: changed[row["key"]], run_id)
+        reasons = gate_failures(row["reasons"], row["same_percentile"], min_same)
+        judgement = {"gate": "fail" if reasons else "pass", "reasons": reasons}
+        if row["key"] in keys and judgement != {"gate": row["gate"], "reasons": row["reasons"]}:
+            changed[row["key"]] = judgement
+    return _rewrite(catalog, "stills", list(changed), lambda row: changed[row["key"]], run_id)
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -79,14 +79,20 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _rewritten(catalog: Catalog, table: str, keys: Sequence[str], judged: Any, run_id: str) -> int:
-    """Write the current rows with these keys again, with what `judged` says of each."""
+def _rewrite(
+    catalog: Catalog,
+    table: str,
+    keys: Sequence[str],
+    updates: Callable[[dict[str, Any]], dict[str, Any]],
+    run_id: str,
+) -> int:
+    """Write the current rows with these keys again, with the columns that `updates` returns for each; returns `len(keys)`."""
     if not keys:
         return 0
     current = catalog.table(table)
     stamp = {"run_id": run_id, "created_at": utc_now()}
     after = catalog.newest(table)
     for start in range(0, len(keys), ROWS_AT_ONCE):
-        some = current.filter(pc.is_in(current["key"], value_set=pa.array(keys[start : start + ROWS_AT_ONCE])))
-        commit(catalog.folder, {table: [row | judged(row) | stamp for row in some.to_pylist()]}, after=after)
+        rows = current.filter(pc.is_in(current["key"], value_set=pa.array(keys[start : start + ROWS_AT_ONCE])))
+        commit(catalog.folder, {table: [row | updates(row) | stamp for row in rows.to_pylist()]}, after=after)
     return len(keys)

@@ -1,4 +1,4 @@
-"""From packages to rows."""
+"""Construction of catalogue rows from packages and rejects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gapray.gap.package import GapView, PackageWarning, view_facts
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What all rows of one run share."""
+    """Columns that all rows of one run share."""
 
     run_id: str
     settings: str
@@ -25,14 +25,14 @@ class RunFacts:
     """Role -> name@revision."""
 
     def model_columns(self) -> dict[str, str]:
-        """The four `…_model` columns."""
+        """Return the four `…_model` columns."""
         return {f"{role}_model": self.models[role] for role in ("mask", "depth", "canny", "identity")}
 
 
 def view_row(
     view: GapView, reference: bytes, mask: bytes, *, product_id: str, key: str, facts: RunFacts, now: datetime
 ) -> dict[str, Any]:
-    """One row of `views`; `reference` and `mask` are the encoded files that `view` was read from."""
+    """Return a row of `views`; `reference` (JPEG) and `mask` (PNG) are the encoded images of `view`."""
     height, width = view.mask.shape
     return {
         "product_id": product_id,
@@ -69,7 +69,7 @@ def product_row(
     azimuths_by: AzimuthsBy | None = None,
     warnings: Sequence[PackageWarning] | None = None,
 ) -> dict[str, Any]:
-    """One row of `products`."""
+    """Return a row of `products`; see `gapray.catalog.schemas.PRODUCTS` for its columns."""
     return {
         "product_id": product_id,
         "key": key,
@@ -101,7 +101,7 @@ def reject_row(
     stage: Literal["package", "render", "score", "stills"] = "package",
     item: str = "",
 ) -> dict[str, Any]:
-    """One row of `rejects`."""
+    """Return a row of `rejects`; see `gapray.catalog.schemas.REJECTS` for its columns."""
     return {
         "product_id": product_id,
         "key": canonical_hash([source, facts.settings, stage, item]),
@@ -118,5 +118,5 @@ def reject_row(
 
 
 def utc_now() -> datetime:
-    """Now, with a time zone."""
+    """Return the current time, with the time zone UTC."""
     return datetime.now(UTC)

@@ -1,7 +1,7 @@
-"""Run records: one JSON file a run, ``runs/<run_id>.json`` in the catalogue, rewritten while the run goes on.
+"""Run records: one JSON file per run, ``runs/<run_id>.json`` in the catalogue, rewritten while the run is in progress.
 
-A record says what ran (code, models, settings), where (nodes, CPUs and GPUs held), how far it is (counts, rejects by code) and
-what it cost (seconds by stage, hours, money). A run that was killed cannot say so: its record stops changing.
+A record contains what ran (code, models, settings), where (nodes, CPUs and GPUs held), the progress (counts, rejects by code) and
+the cost (seconds by stage, resource hours, price). The record of a killed run stops changing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from gapray.errors import CatalogError
 FOLDER = "runs"
 SUFFIX = ".json"
 RECORDS_READ = 100
+"""Number of records that `products_gone` reads, newest first."""
 HEARTBEAT_S = 10.0
-"""A living run rewrites its record at least this often."""
+"""Interval at which a run rewrites its record [s]."""
 LOST_AFTER_S = 6 * HEARTBEAT_S
-"""A record that says `running` and is older than that belongs to a run that was killed."""
+"""Age at which a record in state `running` is taken to be that of a killed run [s]."""
 
 
-def found_folder(uri: str) -> Folder:
-    """The folder of a catalogue that is there, be it that its first run has not written a table yet.
+def existing_catalog(uri: str) -> Folder:
+    """Return the folder of an existing catalogue, even if its first run has not written a table yet.
 
     Raises:
         CatalogError: `catalog.not_found`.
@@ -41,63 +42,78 @@ def found_folder(uri: str) -> Folder:
 
 
 def write_run(folder: Folder, record: Mapping[str, Any]) -> None:
-    """Put a record in place of its earlier state, whole.
+    """Write a run record, atomically replacing its earlier state.
 
     Raises:
-        OSError: As the file system does.
+        OSError: The record cannot be written.
     """
     data = json.dumps(record, indent=1, default=str).encode()
     folder.put(FOLDER, f"{record['run_id']}{SUFFIX}", pa.py_buffer(data))
 
 
 def runs(folder: Folder, *, limit: int | None = None, now: datetime | None = None) -> list[dict[str, Any]]:
-    """The newest records, newest first; `state` is running, finished, failed or lost."""
+    """Return run records, newest first; `state` is running, finished, failed or lost.
+
+    Args:
+        folder: The catalogue.
+        limit: Maximum number of records; default: all.
+        now: Time to judge lost runs by; default: the present.
+    """
     names = sorted(folder.names(FOLDER, SUFFIX), reverse=True)[:limit]
     return [_read(folder, name, now or datetime.now(UTC)) for name in names]
 
 
 def run_named(folder: Folder, run_id: str, *, now: datetime | None = None) -> dict[str, Any]:
-    """One record; the beginning of its id is enough where it names one run only, `last` is the newest.
+    """Return one run record.
+
+    Args:
+        folder: The catalogue.
+        run_id: An id or an unambiguous prefix of one; `last` is the newest run.
+        now: Time to judge lost runs by; default: the present.
 
     Raises:
         CatalogError: `catalog.run_not_found`.
     """
     names = sorted(folder.names(FOLDER, SUFFIX), reverse=True)
-    found = names[:1] if run_id == "last" else [name for name in names if name.rpartition("/")[2].startswith(run_id)]
-    if len(found) != 1:
-        many = "no run" if not found else f"{len(found)} runs"
-        raise CatalogError("catalog.run_not_found", f"{many} of this catalogue: {run_id!r}")
-    return _read(folder, found[0], now or datetime.now(UTC))
+    matches = names[:1] if run_id == "last" else [name for name in names if name.rpartition("/")[2].startswith(run_id)]
+    if len(matches) != 1:
+        count = "no run" if not matches else f"{len(matches)} runs"
+        raise CatalogError("catalog.run_not_found", f"{count} of this catalogue: {run_id!r}")
+    return _read(folder, matches[0], now or datetime.now(UTC))
 
 
 def _read(folder: Folder, path: str, now: datetime) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(folder.filesystem.cat_file(path))
-    silent = (now - datetime.fromisoformat(record["updated_at"])).total_seconds()
-    if record["state"] == "running" and silent > LOST_AFTER_S:
+    age_s = (now - datetime.fromisoformat(record["updated_at"])).total_seconds()
+    if record["state"] == "running" and age_s > LOST_AFTER_S:
         record["state"] = "lost"
     return record
 
 
 @dataclass(frozen=True)
-class Gone:
-    """Products that the newest packaging of a source missed there; the catalogue keeps what was packaged of them."""
+class GoneProducts:
+    """Products that the latest packaging run of a source no longer found there; the catalogue keeps their packages."""
 
     source: str
+    """Path or URI of the source."""
     count: int
+    """Number of products that are gone."""
     products: tuple[str, ...]
-    """The first of them."""
+    """Ids of the first of them."""
     since: datetime
-    """When that run began: what was packaged later, from wherever, is not gone."""
+    """Start of that run: products packaged later, from any source, are not gone."""
 
 
-def gone(folder: Folder) -> list[Gone]:
-    """What is gone from each source, newest packaging first, by the `RECORDS_READ` newest records."""
+def products_gone(folder: Folder) -> list[GoneProducts]:
+    """Return the products that are gone from each source, latest run first, by the `RECORDS_READ` newest records."""
     newest: dict[str, dict[str, Any]] = {}
     for record in runs(folder, limit=RECORDS_READ):
         if record.get("kind") == "package":
             newest.setdefault(record["source"], record)
     return [
-        Gone(source, record["counts"]["gone"], tuple(record["gone"]), datetime.fromisoformat(record["started_at"]))
+        GoneProducts(
+            source, record["counts"]["gone"], tuple(record["gone"]), datetime.fromisoformat(record["started_at"])
+        )
         for source, record in newest.items()
         if record.get("gone")
     ]
@@ -105,21 +121,21 @@ def gone(folder: Folder) -> list[Gone]:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one product takes in one stage."""
+    """Cost of one product in one stage."""
 
     seconds: float
-    """Time of one worker [s]."""
+    """Time that it takes one worker [s]."""
     cores: float
     """CPU cores that the worker keeps busy."""
     gpus: float
-    """Share of a GPU that it holds; 0 = none."""
+    """Fraction of a GPU that the worker holds; 0 = none."""
 
 
 def stage_costs(records: Sequence[Mapping[str, Any]]) -> dict[str, StageCost]:
-    """Stage -> its mean cost in the runs that did any work in it.
+    """Return the mean cost of each stage over the runs that used it.
 
     Args:
-        records: Any kinds; of workers only seconds were measured, so each counts as one core.
+        records: Run records of any kind. They contain no CPU times, so each worker counts as one core.
     """
     products: Counter[str] = Counter()
     seconds: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Files of a catalogue, local or in a bucket: list, read, and put a whole file so that it is complete or absent."""
+"""Storage of a catalogue's files, local or in a bucket: listing, reading, and atomic writing."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ PART_SUFFIX = ".parquet"
 
 @dataclass(frozen=True)
 class Folder:
-    """The root of a catalogue."""
+    """The root folder of a catalogue."""
 
     filesystem: fsspec.AbstractFileSystem
     path: str
 
     @classmethod
     def at(cls, uri: str) -> Folder:
-        """The folder at a local path or fsspec URI.
+        """Return the folder at a local path or fsspec URI.
 
         Raises:
-            CatalogError: `catalog.not_found` when the URI's protocol is unknown.
+            CatalogError: `catalog.not_found` if the URI's protocol is unknown.
         """
         try:
             filesystem, path = fsspec.core.url_to_fs(uri)
@@ -42,31 +42,31 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
-        """Whether the files lie on this machine's disks."""
+        """Whether the files are in this machine's file system."""
         return isinstance(self.filesystem, LocalFileSystem)
 
     @property
     def arrow(self) -> FileSystem:
-        """The same file system for pyarrow: Arrow's own where there is one, because it needs no Python to read."""
+        """The file system for pyarrow; locally Arrow's own, which reads without the GIL."""
         return ArrowLocal() if self.is_local else PyFileSystem(FSSpecHandler(self.filesystem))
 
     def check_writable(self) -> None:
-        """Refuse what could not be written after an hour's work before it begins. An object store tells at the first write.
+        """Fail early if a local folder is not writable. An object store is only checked by the first write.
 
         Raises:
             CatalogError: `catalog.write_failed`.
         """
         if self.is_local:
-            there = next(folder for folder in (Path(self.path), *Path(self.path).parents) if folder.exists())
-            with writing(CatalogError, "catalog.write_failed", self.path), tempfile.TemporaryFile(dir=there):
+            existing = next(folder for folder in (Path(self.path), *Path(self.path).parents) if folder.exists())
+            with writing(CatalogError, "catalog.write_failed", self.path), tempfile.TemporaryFile(dir=existing):
                 pass
 
     def parts(self, table: str) -> list[str]:
-        """Paths of the complete parts of a table, sorted."""
+        """Return the paths of the complete parts of a table, sorted."""
         return self.names(table, PART_SUFFIX)
 
     def names(self, inner: str, suffix: str) -> list[str]:
-        """Paths of the complete files of one folder that end with `suffix`, sorted.
+        """Return the paths of the complete files of a subfolder that end with `suffix`, sorted; empty if it does not exist.
 
         Raises:
             CatalogError: `catalog.unreadable`.
@@ -86,13 +86,18 @@ class Folder:
         )
 
     def put(self, table: str, name: str, data: pa.Buffer) -> None:
-        """Write one file whole.
+        """Write one file atomically.
 
-        Locally under a temporary name that no reader takes for a part, flushed to the disk, then renamed. Object stores
-        show an upload only when it is complete.
+        Locally it is written under a temporary name that readers ignore, flushed to disk, and renamed. In object stores an upload
+        is visible only once it is complete.
+
+        Args:
+            table: A table or another subfolder.
+            name: File name.
+            data: Content.
 
         Raises:
-            OSError: As the file system does; callers know what was to be written and give it a code.
+            OSError: The file cannot be written; callers convert it to an error with a code.
         """
         folder = f"{self.path}/{table}"
         target = f"{folder}/{name}"
@@ -101,9 +106,9 @@ class Folder:
             self.filesystem.pipe_file(target, data.to_pybytes())
             return
         os.makedirs(folder, exist_ok=True)
-        # Not in the folder of a table: Polars reads every file of one, hidden or not.
-        place = self.path if name.endswith(PART_SUFFIX) else folder
-        temporary = f"{place}/.{name}.{uuid.uuid4().hex}.tmp"
+        # Not in a table's folder, of which Polars reads every file, even hidden ones.
+        parent = self.path if name.endswith(PART_SUFFIX) else folder
+        temporary = f"{parent}/.{name}.{uuid.uuid4().hex}.tmp"
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -112,11 +117,11 @@ class Folder:
             os.replace(temporary, target)
         except OSError:
             with suppress(OSError):
-                os.remove(temporary)  # a full disk needs the room for the reject that says so
+                os.remove(temporary)  # a full disk needs the space for the reject
             raise
 
     def read(self, path: str) -> bytes:
-        """One file, by its path relative to the folder.
+        """Read one file by its path relative to the folder.
 
         Raises:
             CatalogError: `catalog.file_missing` or `catalog.unreadable`.
@@ -130,16 +135,16 @@ class Folder:
         return data
 
     def prune(self, inner: str) -> None:
-        """Remove the empty folders below one folder; buckets have none."""
+        """Remove empty folders below a subfolder; buckets have no folders."""
         if not self.is_local:
             return
-        for place, _, _ in os.walk(f"{self.path}/{inner}", topdown=False):
-            if place != f"{self.path}/{inner}":
+        for directory, _, _ in os.walk(f"{self.path}/{inner}", topdown=False):
+            if directory != f"{self.path}/{inner}":
                 with suppress(OSError):  # it is not empty
-                    os.rmdir(place)
+                    os.rmdir(directory)
 
     def remove(self, path: str) -> None:
-        """Remove one part; one that is gone already is no error."""
+        """Remove one file by its full path; a missing file is not an error."""
         try:
             self.filesystem.rm_file(path)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the commands of scoring and reporting print and write."""
+"""Output of the scoring and reporting commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gapray.report.table import HEADER, fidelity_table
 
 
 def table_report(catalog: str) -> str:
-    """The table of fidelity as text."""
+    """Return a catalogue's fidelity table as text."""
     rows = fidelity_table(open_catalog(catalog))
     table = Table(title="in-between angles, means over products", title_justify="left")
     for name in HEADER[:-1]:
@@ -37,47 +37,56 @@ def table_report(catalog: str) -> str:
     return captured.get().rstrip()
 
 
-def foreign_report(found: ForeignResult) -> str:
-    """A foreign video and ours in a few lines."""
+def foreign_report(result: ForeignResult) -> str:
+    """Return the scores of a foreign video and of gapray's own as a few lines of text."""
     lines = []
-    for one in found.verdicts:
-        between = "none" if one.lpips is None else f"{one.lpips:.3f} at {one.angles} in-between angles"
-        keys = "none" if one.key_lpips is None else f"{one.key_lpips:.3f} at {one.key_angles} captured angles"
-        lines.append(f"{one.label}: LPIPS {between}, {keys}; shows {one.span_deg or 0:.0f} of 360 degrees")
-    return "\n".join([*lines, *(f"  {note}" for note in found.notes)])
+    for verdict in result.verdicts:
+        between = "none" if verdict.lpips is None else f"{verdict.lpips:.3f} at {verdict.angles} in-between angles"
+        keys = "none"
+        if verdict.key_lpips is not None:
+            keys = f"{verdict.key_lpips:.3f} at {verdict.key_angles} captured angles"
+        lines.append(f"{verdict.label}: LPIPS {between}, {keys}; shows {verdict.span_deg or 0:.0f} of 360 degrees")
+    return "\n".join([*lines, *(f"  {note}" for note in result.notes)])
 
 
-def report_folder(catalog: str, chosen: Path | None) -> Path | None:
-    """Where a run's report goes: a URI's catalogue has none unless one was named."""
-    if chosen is not None or "://" in catalog:
-        return chosen
+def report_folder(catalog: str, folder: Path | None) -> Path | None:
+    """Return the folder of a run's report: `folder`, or ``report/`` in a local catalogue; None for a catalogue at a URI."""
+    if folder is not None or "://" in catalog:
+        return folder
     return Path(catalog) / "report"
 
 
-def written_report(catalog: str, folder: Path, *, title: str = "Turntables") -> Path:
-    """Write the site, with a line of progress now and then."""
+def build_report(catalog: str, folder: Path, *, title: str = "Turntables") -> Path:
+    """Write the report's site, with progress on standard error; returns the path of its index page."""
 
-    def told(done: int, total: int) -> None:
+    def print_progress(done: int, total: int) -> None:
         if done % 100 == 0 and done < total:
             typer.echo(f"report: {done}/{total} pages", err=True)
 
-    return write_report(open_catalog(catalog), folder, title=title, on_progress=told if sys.stderr else None)
+    on_progress = print_progress if sys.stderr else None
+    return write_report(open_catalog(catalog), folder, title=title, on_progress=on_progress)
 
 
 def hidden_photos(truth: str, options: DiscoverOptions, products: Collection[str]) -> dict[str, list[Cut]]:
-    """Truth photos of those products that have some, cut out as profile `classic` does; what is not used is said."""
+    """Return the held-out photos of some products, cut out with profile `classic`; prints what is not used.
+
+    Args:
+        truth: Source of the photos.
+        options: How file names are converted to azimuths.
+        products: Ids of the products.
+    """
     settings = load_profile("classic").packaging
-    found = read_truth(truth, options)
-    for line in found.unused(products):
+    truth_photos = read_truth(truth, options)
+    for line in truth_photos.unused(products):
         typer.echo(line, err=True)
     network = load_mask(settings, threads=2)
     return {
         product: cut_out(
-            [decode_photo(read_bytes(one["uri"], settings.decode.max_bytes)) for one in photos],
-            [one["azimuth_deg"] for one in photos],
+            [decode_photo(read_bytes(photo["uri"], settings.decode.max_bytes)) for photo in photos],
+            [photo["azimuth_deg"] for photo in photos],
             network,
             settings.mask,
         )
-        for product, photos in found.photos.items()
+        for product, photos in truth_photos.photos.items()
         if product in products
     }

@@ -1,4 +1,4 @@
-"""`gapray`: the commands, thin over the library."""
+"""The command line, `gapray`: thin commands over the library."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from gapray.capture.capture_set import CaptureSet, Reject
 
 
-class _WithoutGaps(TyperGroup):
-    """An argument that is empty is a variable that a script did not set; as a path it would mean this folder."""
+class _RejectEmptyArguments(TyperGroup):
+    """A group that rejects empty arguments: usually a script's variable is not set, and as a path it would be this folder."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse empty words before a command is looked for."""
-        for before, word in zip(["", *args], args, strict=False):
-            if not word.strip() or (word.startswith("--") and word.endswith("=")):
-                what = word.strip().rstrip("=") or (
-                    before if before.startswith("-") else f"the argument after {before!r}"
+        """Reject empty arguments before parsing."""
+        for previous, argument in zip(["", *args], args, strict=False):
+            if not argument.strip() or (argument.startswith("--") and argument.endswith("=")):
+                name = argument.strip().rstrip("=") or (
+                    previous if previous.startswith("-") else f"the argument after {previous!r}"
                 )
-                ctx.fail(f"{what} is empty: is a variable not set?")
+                ctx.fail(f"{name} is empty: is a variable not set?")
         return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
-    cls=_WithoutGaps,
+    cls=_RejectEmptyArguments,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Eight photos of a product in; a packaged asset, a turntable video and a fidelity score out.",
 )
-models_app = typer.Typer(no_args_is_help=True, help="Weights: list, fetch, check, find.")
-catalog_app = typer.Typer(no_args_is_help=True, help="Look into a catalogue, query it, tidy it.")
+models_app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and locate model weights.")
+catalog_app = typer.Typer(no_args_is_help=True, help="Inspect, query and compact a catalogue.")
 app.add_typer(models_app, name="models")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(keys_app, name="keys")
@@ -60,39 +60,47 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 Source = Annotated[
     str, typer.Argument(metavar="SRC", help="Folder, zip file, URI of photos, or a manifest (.parquet).")
 ]
-DirectionOption = Annotated[Literal["ccw", "cw"], typer.Option(help="The way the camera walked, seen from above.")]
+DirectionOption = Annotated[
+    Literal["ccw", "cw"], typer.Option(help="Direction of the camera around the product, seen from above.")
+]
 FrontOption = Annotated[int, typer.Option(help="Index of the front photo, 0-based, in the order of the names.")]
 NamesOption = Annotated[
     Literal["auto", "degrees", "index", "order"],
-    typer.Option(help="What the number at the end of a name is; `order`: even steps in the order of the names."),
+    typer.Option(
+        help="Meaning of the number at the end of file names; `order`: ignore it, even steps in the order of the names."
+    ),
 ]
 ClosingOption = Annotated[
     Literal["auto", "drop", "keep"], typer.Option(help="Whether the last numbered photo repeats the front.")
 ]
-LayoutOption = Annotated[Literal["auto", "product", "products"], typer.Option(help="One product, or one a subfolder.")]
+LayoutOption = Annotated[
+    Literal["auto", "product", "products"], typer.Option(help="A single product, or one product per subfolder.")
+]
 GivenOption = Annotated[
     int | None,
     typer.Option(
-        min=3, help="Of a denser capture give only so many evenly spaced photos; score takes the others as truth."
+        min=3, help="Use only this many evenly spaced photos of a denser capture; the others are truth for scoring."
     ),
 ]
-MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Accept sets with a view missing.")]
+MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Accept capture sets with missing views.")]
 ProfileOption = Annotated[str, typer.Option(help="Named set of models and settings.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML over the profile.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over all else.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings that override the profile.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one setting; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")]
 BackendOption = Annotated[
     Literal["morph", "animatediff"] | None, typer.Option(help="What draws the frames; default: the profile's.")
 ]
-FramesOption = Annotated[int | None, typer.Option(min=1, max=360, help="Frames of one turn.")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="Videos of each product, with seeds 0, 1, ….")]
-PresetOption = Annotated[str, typer.Option(help="Which files to make; see `gapray presets`.")]
-AddressOption = Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")]
+FramesOption = Annotated[int | None, typer.Option(min=1, max=360, help="Number of frames of one turn.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Number of videos per product, with seeds 0, 1, ….")]
+PresetOption = Annotated[str, typer.Option(help="Export preset; see `gapray presets`.")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster; default: RAY_ADDRESS, or this machine.")
+]
 TruthOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="SRC", help="Photos at angles that the packages lack: what the frames in between are scored against."
-    ),
+    typer.Option(metavar="SRC", help="Photos at angles that the packages lack, to score in-between frames against."),
 ]
 CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
 
@@ -109,7 +117,7 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def package(
     src: Source,
-    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
+    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; created if missing.")],
     profile: ProfileOption = "classic",
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -126,11 +134,11 @@ def package(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make GAP packages of all products in SRC. Run it again to go on after a stop."""
+    """Make GAP packages of all products in SRC. Run it again to resume."""
     with guarded(as_json):
         from gapray.batch.package import package as run
         from gapray.cli.options import discover_options
-        from gapray.cli.progress import report_of, watched
+        from gapray.cli.progress import progress_callback, summary_text
         from gapray.config import load_profile
 
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
@@ -143,7 +151,7 @@ def package(
             allow_missing=allow_missing,
             given=given,
         )
-        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
+        with quiet_output(as_json), progress_callback(quiet=as_json) as on_progress:
             summary = run(
                 src,
                 out=out,
@@ -156,7 +164,7 @@ def package(
         if as_json:
             print_json(summary.as_dict())
         else:
-            typer.echo(report_of(summary))
+            typer.echo(summary_text(summary))
         if summary.rejected:
             raise typer.Exit(3)
 
@@ -170,35 +178,39 @@ def render(
     seeds: SeedsOption = 1,
     preset: PresetOption = "web",
     product: Annotated[list[str] | None, typer.Option(help="Only these products.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many products.")] = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Draw three products, write nothing, multiply.")] = False,
-    price: Annotated[float | None, typer.Option(help="With --estimate: price of one worker an hour.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="With --estimate: workers of the real run.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of products.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only estimate the run's time, from three products; writes nothing.")
+    ] = False,
+    price: Annotated[float | None, typer.Option(help="With --estimate: price of one worker per hour.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --estimate: number of workers of the actual run.")] = 1,
     config: ConfigOption = None,
     set_: SetOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a turntable video of every product in CATALOG. Run it again to go on after a stop."""
+    """Make a turntable video of every product in CATALOG. Run it again to resume."""
     with guarded(as_json):
-        from gapray.batch.render import estimate as estimated
+        from gapray.batch.render import estimate as estimate_run
         from gapray.batch.render import render as run
         from gapray.cli.options import render_profile
-        from gapray.cli.progress import report_of, watched
+        from gapray.cli.progress import progress_callback, summary_text
 
         chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
         if estimate:
-            found = estimated(catalog, profile=chosen, preset=preset, seeds=seeds, workers=workers, price_an_hour=price)
+            estimated = estimate_run(
+                catalog, profile=chosen, preset=preset, seeds=seeds, workers=workers, price_an_hour=price
+            )
             if as_json:
-                print_json(found.as_dict())
+                print_json(estimated.as_dict())
                 return
-            cost = "" if found.cost is None else f", cost {found.cost:.2f}"
+            cost = "" if estimated.cost is None else f", cost {estimated.cost:.2f}"
             typer.echo(
-                f"{found.videos} videos x {found.seconds_a_video:.1f} s (measured on {found.measured}) "
-                f"= {found.hours:.2f} h on {workers} workers{cost}"
+                f"{estimated.videos} videos x {estimated.seconds_a_video:.1f} s (measured on {estimated.measured}) "
+                f"= {estimated.hours:.2f} h on {workers} workers{cost}"
             )
             return
-        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
+        with quiet_output(as_json), progress_callback(quiet=as_json) as on_progress:
             summary = run(
                 catalog,
                 profile=chosen,
@@ -212,7 +224,7 @@ def render(
         if as_json:
             print_json(summary.as_dict())
         else:
-            typer.echo(report_of(summary))
+            typer.echo(summary_text(summary))
         if summary.rejected:
             raise typer.Exit(3)
 
@@ -223,11 +235,11 @@ def score(
     truth: TruthOption = None,
     external: Annotated[
         Path | None,
-        typer.Option(help="A video from elsewhere (mp4, webm, gif, webp, folder of images) to score instead."),
+        typer.Option(help="Score a foreign video instead (mp4, webm, gif, webp, folder of images)."),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="With --external: what reports call it.")] = None,
+    label: Annotated[str | None, typer.Option(help="With --external: name of the video in reports.")] = None,
     product: Annotated[
-        list[str] | None, typer.Option(help="Only these products; with --external: the one that it shows.")
+        list[str] | None, typer.Option(help="Only these products; with --external: the product that the video shows.")
     ] = None,
     profile: ProfileOption = "classic",
     config: ConfigOption = None,
@@ -239,12 +251,12 @@ def score(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score the videos in CATALOG against photos that their generator never saw."""
+    """Score the videos in CATALOG against photos that their generator has never seen."""
     with guarded(as_json):
         from gapray.batch.score import score as run
         from gapray.cli.fidelity import foreign_report, table_report
         from gapray.cli.options import truth_options
-        from gapray.cli.progress import report_of, watched
+        from gapray.cli.progress import progress_callback, summary_text
         from gapray.config import load_profile
 
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
@@ -254,7 +266,7 @@ def score(
                 raise typer.BadParameter("--external needs one --product")
             from gapray.batch.score_foreign import score_foreign
 
-            found = score_foreign(
+            result = score_foreign(
                 catalog,
                 external,
                 label=label or "external",
@@ -263,11 +275,11 @@ def score(
                 truth=truth,
                 options=options,
             )
-            print_json(found.as_dict()) if as_json else typer.echo(foreign_report(found))
+            print_json(result.as_dict()) if as_json else typer.echo(foreign_report(result))
             return
         if label is not None:
             raise typer.BadParameter("--label names a video that --external brings")
-        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
+        with quiet_output(as_json), progress_callback(quiet=as_json) as on_progress:
             summary = run(
                 catalog,
                 profile=chosen,
@@ -280,7 +292,7 @@ def score(
         if as_json:
             print_json(summary.as_dict())
         else:
-            typer.echo(report_of(summary))
+            typer.echo(summary_text(summary))
             typer.echo(table_report(catalog))
         if summary.rejected:
             raise typer.Exit(3)
@@ -289,12 +301,13 @@ def score(
 @app.command("run")
 def run_all(
     src: Source,
-    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
+    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; created if missing.")],
     profile: ProfileOption = "classic",
     backend: BackendOption = None,
     frames: FramesOption = None,
     best_of: Annotated[
-        int, typer.Option("--best-of", min=1, help="Videos of each product; all are scored, the best is published.")
+        int,
+        typer.Option("--best-of", min=1, help="Number of videos per product; all are scored, the best is published."),
     ] = 1,
     preset: PresetOption = "web",
     truth: TruthOption = None,
@@ -319,9 +332,9 @@ def run_all(
         from gapray.batch.render import render as render_run
         from gapray.batch.runs import RunSummary
         from gapray.batch.score import score as score_run
-        from gapray.cli.fidelity import report_folder, table_report, written_report
+        from gapray.cli.fidelity import build_report, report_folder, table_report
         from gapray.cli.options import discover_options, render_profile, truth_options
-        from gapray.cli.progress import report_of, watched
+        from gapray.cli.progress import progress_callback, summary_text
         from gapray.inspect.intake import ingest
         from gapray.ray_session import connected
 
@@ -336,89 +349,97 @@ def run_all(
             given=given,
         )
         options = replace(options, apart=tuple(map(str, (out, report) if report else (out,))))
-        taken = ingest(
+        photos = ingest(
             src, out, options, on_raw=lambda name: None if as_json else typer.echo(f"views of {name}", err=True)
         )
-        # Photos that a dense capture holds back are its own truth.
-        hidden = truth or (src if given and taken == src and not src.endswith(".parquet") else None)
-        seen = truth_options(direction=direction, front=front, names=names, layout=layout)
-        done: dict[str, RunSummary] = {}
+        # Photos of a dense capture that --given holds out are its truth.
+        truth_source = truth or (src if given and photos == src and not src.endswith(".parquet") else None)
+        scoring_options = truth_options(direction=direction, front=front, names=names, layout=layout)
+        summaries: dict[str, RunSummary] = {}
         with quiet_output(as_json), connected(address):
-            with watched(quiet=as_json) as on_progress:
-                done["package"] = package_run(taken, out=out, profile=chosen, options=options, on_progress=on_progress)
-            with watched(quiet=as_json) as on_progress:
-                done["render"] = render_run(out, profile=chosen, preset=preset, seeds=best_of, on_progress=on_progress)
-            with watched(quiet=as_json) as on_progress:
-                done["score"] = score_run(out, profile=chosen, truth=hidden, options=seen, on_progress=on_progress)
-        page = written_report(out, folder) if (folder := report_folder(out, report)) else None
+            with progress_callback(quiet=as_json) as on_progress:
+                summaries["package"] = package_run(
+                    photos, out=out, profile=chosen, options=options, on_progress=on_progress
+                )
+            with progress_callback(quiet=as_json) as on_progress:
+                summaries["render"] = render_run(
+                    out, profile=chosen, preset=preset, seeds=best_of, on_progress=on_progress
+                )
+            with progress_callback(quiet=as_json) as on_progress:
+                summaries["score"] = score_run(
+                    out, profile=chosen, truth=truth_source, options=scoring_options, on_progress=on_progress
+                )
+        page = build_report(out, folder) if (folder := report_folder(out, report)) else None
         if as_json:
-            print_json({name: one.as_dict() for name, one in done.items()} | {"report": str(page) if page else None})
+            results: dict[str, Any] = {name: summary.as_dict() for name, summary in summaries.items()}
+            print_json(results | {"report": str(page) if page else None})
         else:
-            for one in done.values():
-                typer.echo(report_of(one))
+            for summary in summaries.values():
+                typer.echo(summary_text(summary))
             typer.echo(table_report(out))
             if page:
                 typer.echo(f"report: {page}")
-        if any(one.rejected for one in done.values()):
+        if any(summary.rejected for summary in summaries.values()):
             raise typer.Exit(3)
 
 
 @app.command()
 def report(
     catalog: CatalogArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; made when missing.")],
-    title: Annotated[str, typer.Option(help="Of the overview.")] = "Turntables",
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; created if missing.")],
+    title: Annotated[str, typer.Option(help="Title of the overview.")] = "Turntables",
 ) -> None:
-    """Write a static site of CATALOG that opens from disk: overview, a page a product, approval."""
+    """Write a static site of CATALOG that opens from disk: an overview with approval, and a page per product."""
     with guarded():
-        from gapray.cli.fidelity import written_report
+        from gapray.cli.fidelity import build_report
 
-        typer.echo(written_report(catalog, out, title=title))
+        typer.echo(build_report(catalog, out, title=title))
 
 
 @app.command()
 def publish(
     catalog: CatalogArgument,
-    to: Annotated[str, typer.Option("--to", metavar="URI", help="Where shops read them: folder or URI.")],
+    to: Annotated[str, typer.Option("--to", metavar="URI", help="Destination: folder or URI.")],
     approved: Annotated[
-        Path | None, typer.Option(help="The CSV that the report downloads; default: all that passed the gate.")
+        Path | None, typer.Option(help="The decisions' CSV from the report; default: all videos that passed the gate.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Files of this preset only; default: web, or what there is.")
+        str | None, typer.Option(help="Only files of this preset; default: web if it exists, else another.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the best video of each approved product to URI; what was published of one that is rejected is removed."""
+    """Copy the best video of each approved product to URI; published files of rejected products are removed."""
     with guarded(as_json):
         from gapray.catalog.reader import open_catalog
         from gapray.report.approval import publish as run
 
-        done = run(open_catalog(catalog), to, approved, preset)
+        result = run(open_catalog(catalog), to, approved, preset)
         if as_json:
-            print_json({"published": done.copied, "skipped": done.skipped, "withdrawn": done.withdrawn})
+            print_json({"published": result.copied, "skipped": result.skipped, "withdrawn": result.withdrawn})
             return
-        for line in done.skipped:
+        for line in result.skipped:
             typer.echo(f"  skipped {line}")
-        withdrawn = f", {len(done.withdrawn)} of them withdrawn" if done.withdrawn else ""
-        typer.echo(f"{len(done.copied)} published to {to}, {len(done.skipped)} skipped{withdrawn}")
+        withdrawn = f", {len(result.withdrawn)} of them withdrawn" if result.withdrawn else ""
+        typer.echo(f"{len(result.copied)} published to {to}, {len(result.skipped)} skipped{withdrawn}")
 
 
 @app.command()
 def reel(
     catalog: CatalogArgument,
-    to: Annotated[Path, typer.Option("--to", help="The mp4; the table lies beside it as .md and .csv.")] = Path(
+    to: Annotated[Path, typer.Option("--to", help="The mp4; the table is written beside it as .md and .csv.")] = Path(
         "reel.mp4"
     ),
     product: Annotated[list[str] | None, typer.Option(help="Only these products.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many products.")] = 6,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of products.")] = 6,
     baseline: Annotated[
-        Literal["nearest view", "cross-fade", "flow morph", "front view only"], typer.Option(help="The third column.")
+        Literal["nearest view", "cross-fade", "flow morph", "front view only"],
+        typer.Option(help="Baseline in the third column."),
     ] = "cross-fade",
     truth: TruthOption = None,
     names: NamesOption = "auto",
     layout: LayoutOption = "auto",
 ) -> None:
-    """Make the demo reel: photo, ours and a baseline side by side."""
+    """Make the demo reel: photo, gapray's video and a baseline side by side."""
     with guarded():
         from gapray.catalog.reader import open_catalog
         from gapray.cli.fidelity import hidden_photos
@@ -429,8 +450,8 @@ def reel(
         opened = open_catalog(catalog)
         photos = None
         if truth:
-            shown = product or opened.table("videos", columns=["product_id"])["product_id"].to_pylist()
-            photos = hidden_photos(truth, options, shown)
+            product_ids = product or opened.table("videos", columns=["product_id"])["product_id"].to_pylist()
+            photos = hidden_photos(truth, options, product_ids)
         files = write_reel(opened, to, products=product, limit=limit, baseline=baseline, photos=photos)
         for path in files:
             typer.echo(path)
@@ -445,7 +466,10 @@ def list_presets(as_json: JsonOption = False) -> None:
         if as_json:
             print_json({name: preset.model_dump() for name, preset in presets().items()})
             return
-        rows = [[one.name, ", ".join(file.name for file in one.files), one.description] for one in presets().values()]
+        rows = [
+            [preset.name, ", ".join(file.name for file in preset.files), preset.description]
+            for preset in presets().values()
+        ]
         print_table(["preset", "files", "what it is"], rows)
 
 
@@ -460,7 +484,7 @@ def manifest(
     layout: LayoutOption = "auto",
     allow_missing: MissingOption = False,
 ) -> None:
-    """List the capture sets of SRC into a manifest, without reading a photo."""
+    """List the capture sets of SRC in a manifest, without reading the photos."""
     with guarded():
         from gapray.batch.runs import REJECTS_SHOWN
         from gapray.capture.discover import scan
@@ -486,7 +510,7 @@ def manifest(
         rejects: list[Reject] = []
         options = replace(options, apart=(str(to),))
         with atomic_write(to) as partial:
-            count = write_manifest(_noting(scan(src, options, beside=beside), rejects), str(partial), beside)
+            count = write_manifest(_collect_rejects(scan(src, options, beside=beside), rejects), str(partial), beside)
         typer.echo(f"{count - len(rejects)} products in {to}, {len(rejects)} rejected")
         for reject in rejects[:REJECTS_SHOWN]:
             typer.echo(f"  rejected {reject.product_id}: {reject.message} [{reject.code}]")
@@ -498,8 +522,8 @@ def manifest(
             raise typer.Exit(3)
 
 
-def _noting(items: Iterable[CaptureSet | Reject], rejects: list[Reject]) -> Iterator[CaptureSet | Reject]:
-    """The items as they come; the rejects among them are gathered."""
+def _collect_rejects(items: Iterable[CaptureSet | Reject], rejects: list[Reject]) -> Iterator[CaptureSet | Reject]:
+    """Pass items through, appending rejects to a list."""
     from gapray.capture.capture_set import Reject
 
     for item in items:
@@ -512,12 +536,13 @@ def _noting(items: Iterable[CaptureSet | Reject], rejects: list[Reject]) -> Iter
 def export(
     catalog: CatalogArgument,
     product: Annotated[str, typer.Argument(metavar="PRODUCT", help="Product id.")],
-    to: Annotated[Path, typer.Option("--to", help="Folder to write; with --inline also a file that ends with .json.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write; with --inline it may also be a .json file.")],
     inline: Annotated[
-        bool, typer.Option("--inline", help="The manifest holds photos, depth and masks: it can be sent alone.")
+        bool,
+        typer.Option("--inline", help="Embed photos, depth and masks in the manifest, so that it is self-contained."),
     ] = False,
 ) -> None:
-    """Write one product as a GAP folder with multiview_manifest.json, as the prototype wrote them."""
+    """Write one product as a GAP folder with multiview_manifest.json, in the prototype's format."""
     with guarded():
         from gapray.catalog.reader import open_catalog
         from gapray.gap import folder
@@ -530,10 +555,10 @@ def import_gap(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A GAP folder, ours or the prototype's, or a manifest.")
     ],
-    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; made when missing.")],
+    out: Annotated[str, typer.Option("--out", metavar="CATALOG", help="The catalogue; created if missing.")],
     allow_missing: MissingOption = False,
 ) -> None:
-    """Bring a GAP folder into a catalogue. It takes the place of the product's package, and says so."""
+    """Import a GAP folder into a catalogue. It replaces the product's current package, and reports that."""
     with guarded():
         from gapray.catalog.import_package import import_package
         from gapray.catalog.reader import Catalog
@@ -541,16 +566,16 @@ def import_gap(
         from gapray.cli.runs import warning_lines
         from gapray.gap import folder as gap_folder
 
-        read = gap_folder.read(folder)
-        told = {
+        package = gap_folder.read(folder)
+        messages = {
             "new": "",
             "same": ", which the catalogue has already: nothing was imported",
             "replaced": ", in place of the package that the catalogue had of this product",
         }
         catalog = Folder.at(out)
-        outcome = import_package(catalog, read, uri=str(folder.absolute()), allow_missing=allow_missing)
-        typer.echo(f"{read.product_id}: {len(read.views)} views{told[outcome]}")
-        for line in warning_lines(Catalog(catalog).warnings(read.product_id)):
+        outcome = import_package(catalog, package, uri=str(folder.absolute()), allow_missing=allow_missing)
+        typer.echo(f"{package.product_id}: {len(package.views)} views{messages[outcome]}")
+        for line in warning_lines(Catalog(catalog).warnings(package.product_id)):
             typer.echo(line)
 
 
@@ -571,7 +596,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @models_app.command("list")
 def models_list(as_json: JsonOption = False) -> None:
-    """Show all model cards and which profiles use them."""
+    """Show all model cards and the profiles that use them."""
     with guarded(as_json):
         from gapray.cli.models import card_rows, profile_rows
 
@@ -590,7 +615,7 @@ def models_list(as_json: JsonOption = False) -> None:
 def models_pull(
     names: Annotated[list[str], typer.Argument(metavar="PROFILE|CARD…", help="What to fetch.")],
 ) -> None:
-    """Fetch the weights of profiles or cards, check them, and record what was not known."""
+    """Fetch the weights of profiles or cards, verify them, and record unknown hashes in models.lock."""
     with guarded():
         from gapray.cli.models import pull
 
@@ -600,7 +625,7 @@ def models_pull(
 
 @models_app.command("verify")
 def models_verify() -> None:
-    """Hash every file that is on this machine and compare it with its card or models.lock."""
+    """Hash all weights on this machine and compare them with their cards or models.lock."""
     with guarded():
         from gapray.cli.models import verify
 
@@ -610,7 +635,7 @@ def models_verify() -> None:
 
 @models_app.command("path")
 def models_path(name: Annotated[str, typer.Argument(metavar="CARD", help="Name of a card.")]) -> None:
-    """Print where a card's files lie on this machine."""
+    """Print the paths of a card's files on this machine."""
     with guarded():
         from gapray.models.cards import card_named
         from gapray.models.store import locate
@@ -622,7 +647,7 @@ def models_path(name: Annotated[str, typer.Argument(metavar="CARD", help="Name o
 @catalog_app.command("show")
 def catalog_show(
     catalog: CatalogArgument,
-    limit: Annotated[int, typer.Option(min=1, help="Rows to print.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows to print of each table.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Print the current products and rejects."""
@@ -650,10 +675,13 @@ def catalog_show(
 @catalog_app.command("sql")
 def catalog_sql(
     catalog: CatalogArgument,
-    query: Annotated[str, typer.Argument(help="DuckDB SQL over products, views, rejects and all_….")],
+    query: Annotated[
+        str,
+        typer.Argument(help="DuckDB SQL over current rows (products, views, videos, …) or all rows (all_products, …)."),
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Run SQL over the current rows."""
+    """Run a SQL query over the catalogue's tables."""
     with guarded(as_json):
         from gapray.catalog.reader import open_catalog
 
@@ -669,17 +697,19 @@ def catalog_compact(catalog: CatalogArgument) -> None:
     """Keep only current rows, in fewer and larger parts."""
     with guarded():
         from gapray.catalog.compact import compact
-        from gapray.catalog.runs import found_folder
+        from gapray.catalog.runs import existing_catalog
 
-        done = compact(found_folder(catalog))
-        typer.echo(f"{done.parts_before} parts -> {done.parts_after}, {done.rows_before} rows -> {done.rows_after}")
+        result = compact(existing_catalog(catalog))
+        typer.echo(
+            f"{result.parts_before} parts -> {result.parts_after}, {result.rows_before} rows -> {result.rows_after}"
+        )
 
 
 @catalog_app.command("sheet")
 def catalog_sheet(
     catalog: CatalogArgument,
     to: Annotated[Path, typer.Option("--to", help="PNG to write.")],
-    product: Annotated[list[str] | None, typer.Option(help="Only these products; default the first four.")] = None,
+    product: Annotated[list[str] | None, typer.Option(help="Only these products; default: the first four.")] = None,
 ) -> None:
     """Draw a contact sheet: reference, mask, depth and canny of every view."""
     with guarded():
@@ -689,9 +719,9 @@ def catalog_sheet(
         from gapray.report.pictures import save_picture
 
         opened = open_catalog(catalog)
-        held = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
-        save_picture(contact_sheet([opened.package(name) for name in product or held[:PRODUCTS]]), to)
-        _say_left_out(len(held) if not product else 0, PRODUCTS)
+        product_ids = opened.table("products", columns=["product_id"])["product_id"].to_pylist()
+        save_picture(contact_sheet([opened.package(name) for name in product or product_ids[:PRODUCTS]]), to)
+        _note_omitted(len(product_ids) if not product else 0, PRODUCTS)
         typer.echo(to)
 
 
@@ -699,9 +729,9 @@ def catalog_sheet(
 def catalog_strip(
     catalog: CatalogArgument,
     to: Annotated[Path, typer.Option("--to", help="JPEG or PNG to write.")],
-    product: Annotated[list[str] | None, typer.Option(help="Only these products; default the first four.")] = None,
+    product: Annotated[list[str] | None, typer.Option(help="Only these products; default: the first four.")] = None,
 ) -> None:
-    """Draw eight frames of each product's video side by side: captured angles and angles in between."""
+    """Draw eight frames of each product's video side by side: at captured and in-between angles."""
     with guarded():
         from gapray.catalog.reader import open_catalog
         from gapray.report.frame_strip import PRODUCTS, frame_strip
@@ -709,11 +739,11 @@ def catalog_strip(
 
         opened = open_catalog(catalog)
         save_picture(frame_strip(opened, product or None), to)
-        _say_left_out(opened.best_videos().num_rows if not product else 0, PRODUCTS)
+        _note_omitted(opened.best_videos().num_rows if not product else 0, PRODUCTS)
         typer.echo(to)
 
 
-def _say_left_out(there: int, drawn: int) -> None:
-    """On the terminal, beside the path that scripts read: a picture of the first few products is not one of all."""
-    if there > drawn:
-        typer.echo(f"the first {drawn} of {there} products; --product draws others", err=True)
+def _note_omitted(total: int, drawn: int) -> None:
+    """Say on standard error that a picture shows only the first products; scripts read the path on standard output."""
+    if total > drawn:
+        typer.echo(f"the first {drawn} of {total} products; --product draws others", err=True)

@@ -1,4 +1,4 @@
-"""`gapray models …`."""
+"""Implementation of `gapray models`: listing, fetching and verifying weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gapray.video.load import orbit_cards, video_cards
 
 
 def card_rows() -> list[dict[str, Any]]:
-    """One row a card, for the table and for JSON."""
+    """Return one row per card, for the table and for JSON."""
     users: dict[str, list[str]] = {name: [] for name in cards()}
     for profile in profile_names():
         for card in _cards_of_profile(load_profile(profile, environment={})):
@@ -25,7 +25,7 @@ def card_rows() -> list[dict[str, Any]]:
     lock = read_lock()
     rows = []
     for card in cards().values():
-        known = [file.sha256 or lock.get(f"{card.name}/{file.name}") for file in card.files]
+        digests = [file.sha256 or lock.get(f"{card.name}/{file.name}") for file in card.files]
         size = sum(file.bytes or 0 for file in card.files)
         rows.append(
             {
@@ -33,7 +33,7 @@ def card_rows() -> list[dict[str, Any]]:
                 "role": card.role,
                 "licence": card.licence,
                 "size": f"{size / 1e6:.1f} MB" if size else "unverified",
-                "sha256": ", ".join(digest[:12] if digest else "unverified" for digest in known),
+                "sha256": ", ".join(digest[:12] if digest else "unverified" for digest in digests),
                 "commit": ", ".join(_commits(card, lock)),
                 "vram": "unverified" if card.vram_gb is None else f"{card.vram_gb} GB",
                 "here": "yes" if _is_here(card) else "no",
@@ -44,7 +44,7 @@ def card_rows() -> list[dict[str, Any]]:
 
 
 def _commits(card: ModelCard, lock: dict[str, str]) -> list[str]:
-    """Commits of the hub repositories that a card's files come from, as the card or models.lock pins them."""
+    """Return the commits of a card's hub repositories that the card or models.lock pins, abbreviated."""
     hubs = {
         source.repo: source.revision for file in card.files for source in file.sources if isinstance(source, HubSource)
     }
@@ -52,38 +52,42 @@ def _commits(card: ModelCard, lock: dict[str, str]) -> list[str]:
 
 
 def _cards_of_profile(profile: Profile) -> list[ModelCard]:
-    drawing = [*orbit_cards(profile.orbit), *video_cards(profile.video)]
-    return [*cards_of(profile.packaging), *map(card_named, drawing), _trunk(profile)]
+    names = [*orbit_cards(profile.orbit), *video_cards(profile.video)]
+    return [*cards_of(profile.packaging), *map(card_named, names), _lpips_backbone(profile)]
 
 
-def _trunk(profile: Profile) -> ModelCard:
-    """The scorer's trunk, in the format that is here, else in the one that can be fetched."""
+def _lpips_backbone(profile: Profile) -> ModelCard:
+    """Return the card of LPIPS's backbone in the file format that is on this machine, else in one that can be fetched."""
     formats = [card_named(name) for name in KNOWN[profile.fidelity.net].cards]
     return next((card for card in formats if _is_here(card)), formats[-1])
 
 
 def profile_rows() -> list[list[str]]:
-    """Name and description of each profile."""
+    """Return the name and description of each profile."""
     return [[name, load_profile(name, environment={}).description] for name in profile_names()]
 
 
 def pull(names: Sequence[str]) -> Iterator[str]:
-    """Fetch cards, or all cards of profiles; yields a line for each that is there."""
-    chosen: dict[str, ModelCard] = {}
+    """Fetch cards, or all cards of profiles, and yield a line of text for each file.
+
+    Raises:
+        ModelError: A file cannot be fetched or has the wrong hash.
+    """
+    selected: dict[str, ModelCard] = {}
     for name in names:
-        found = _cards_of_profile(load_profile(name)) if name in profile_names() else [card_named(name)]
-        chosen |= {card.name: card for card in found}
-    for card in chosen.values():
+        named = _cards_of_profile(load_profile(name)) if name in profile_names() else [card_named(name)]
+        selected |= {card.name: card for card in named}
+    for card in selected.values():
         located = locate(card, progress=_progress)
         for file, path in located.files.items():
             yield f"{card.name}: {file} {path.stat().st_size} bytes, sha256 {located.sha256[file]}, {path}"
 
 
 def verify() -> Iterator[str]:
-    """Check all cards that are on this machine.
+    """Verify all cards that are on this machine, and yield a line of text for each card.
 
     Raises:
-        ModelError: `model.hash_mismatch` at the first wrong file.
+        ModelError: `model.hash_mismatch` for the first file with a wrong hash.
     """
     for card in cards().values():
         try:
@@ -104,8 +108,8 @@ def _is_here(card: ModelCard) -> bool:
     return True
 
 
-def _progress(what: str, done: int, total: int | None) -> None:
+def _progress(name: str, done: int, total: int | None) -> None:
     end = "\r" if sys.stderr.isatty() and done != total else "\n"
     if end == "\r" or done == total:
-        share = f" of {total / 1e6:.1f}" if total else ""
-        typer.echo(f"{what}: {done / 1e6:.1f}{share} MB{end}", err=True, nl=False)
+        of_total = f" of {total / 1e6:.1f}" if total else ""
+        typer.echo(f"{name}: {done / 1e6:.1f}{of_total} MB{end}", err=True, nl=False)

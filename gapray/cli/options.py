@@ -1,4 +1,4 @@
-"""Flags -> the library's option objects."""
+"""Conversion of command line flags to the library's option objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def discover_options(
     allow_missing: bool,
     given: int | None = None,
 ) -> DiscoverOptions:
-    """What the user said about the photos."""
+    """Return the options of listing a source of photos."""
     azimuths = AzimuthOptions(
         direction=direction, front=front, names=names, closing_frame=closing_frame, allow_missing=allow_missing
     )
@@ -35,7 +35,7 @@ def truth_options(
     names: Literal["auto", "degrees", "index", "order"],
     layout: Literal["auto", "product", "products"],
 ) -> DiscoverOptions:
-    """The same of photos that are only compared with: any angles will do."""
+    """Return the options of listing truth photos, which may be at any angles."""
     return discover_options(
         direction=direction, front=front, names=names, closing_frame="auto", layout=layout, allow_missing=True
     )
@@ -44,7 +44,7 @@ def truth_options(
 def render_profile(
     name: str, config: Path | None, set_: Sequence[str] | None, *, backend: str | None, frames: int | None
 ) -> Profile:
-    """A profile with the flags of `gapray render` over it."""
+    """Load a profile and apply the flags of `gapray render` to it."""
     flags = [f"video.backend={backend}"] if backend else []
     flags += [f"orbit.frames={frames}"] if frames else []
     return load_profile(name, config_file=config, overrides=[*(set_ or []), *flags])

@@ -1,4 +1,4 @@
-"""What every command does alike: errors with code and remedy, tables, JSON."""
+"""Output shared by all commands: errors with code and remedy, tables, JSON."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import typer
 from gapray.errors import GaprayError, InternalError, as_gapray_error
 
 ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-"""What would end a cell or a row in tab-separated text, as PostgreSQL's COPY and `mysql --batch` write it."""
+"""Escapes of characters that separate cells and rows in tab-separated text, as in PostgreSQL's COPY and `mysql --batch`."""
 
 
 @contextmanager
 def guarded(as_json: bool = False) -> Iterator[None]:
-    """Turn gapray's errors into a message, a remedy and an exit code; other errors are defects and show a trace.
+    """Convert gapray's errors and file system errors to a message, a remedy and an exit code.
 
-    What the file system refuses is no defect, wherever it comes up. SIGTERM ends a command as Ctrl-C does.
+    Other errors are bugs and show a traceback. SIGTERM ends a command like Ctrl-C.
     """
     try:
         with _sigterm_raised():
@@ -42,15 +42,15 @@ def guarded(as_json: bool = False) -> Iterator[None]:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what a container, a scheduler or `kill` sends."""
+    """Raised on SIGTERM, which containers, schedulers and `kill` send."""
 
 
 @contextmanager
 def _sigterm_raised() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that Ray is shut down and no half-written file stays."""
+    """Let SIGTERM unwind the stack, so that Ray is shut down and temporary files are removed."""
 
     def terminated(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the shutdown short
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not interrupt the shutdown
         raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():
@@ -64,17 +64,17 @@ def _sigterm_raised() -> Iterator[None]:
 
 
 def quiet_output(as_json: bool) -> AbstractContextManager[Any]:
-    """Ray prints what its processes suffer; with --json standard output is for the JSON alone."""
+    """Redirect standard output to standard error if `as_json`, because Ray prints messages of its processes there."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output; what JSON cannot say is written as text."""
+    """Print one JSON document to standard output; values without a JSON equivalent are converted to text."""
     typer.echo(json.dumps(value, indent=2, default=_plain))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table for people: ruled on a terminal, tab-separated elsewhere, a row a line (`ESCAPED`)."""
+    """Print a table: ruled on a terminal, otherwise tab-separated, one line per row (`ESCAPED`)."""
     if not sys.stdout.isatty():
         for row in [list(columns), *rows]:
             typer.echo("\t".join(_plain(cell).translate(ESCAPED) if cell is not None else "" for cell in row))

@@ -1,4 +1,4 @@
-"""`gapray plan`."""
+"""`gapray plan`: predicts the time and cost of a run on a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from gapray.cli.output import guarded, print_json, print_table
 
 if TYPE_CHECKING:
-    from gapray.cluster.plan import Plan
+    from gapray.cluster.plan import ClusterPlan
 
 
 def plan(
@@ -19,27 +19,30 @@ def plan(
         str, typer.Argument(metavar="SRC", help="Folder, zip file, URI of photos, or a manifest (.parquet).")
     ],
     cluster: Annotated[
-        Path, typer.Option("--cluster", help="A file of `ray up` or a RayCluster manifest; label gapray.io/hour-price.")
+        Path,
+        typer.Option(
+            "--cluster", help="A `ray up` file or a RayCluster manifest, with prices in labels gapray.io/hour-price."
+        ),
     ],
     profile: Annotated[str, typer.Option(help="Named set of models and settings.")] = "classic",
-    config: Annotated[Path | None, typer.Option(help="YAML over the profile.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings that override the profile.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over all else.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one setting; repeatable.")
     ] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Products to time on this machine, after one to warm up.")] = 2,
+    sample: Annotated[int, typer.Option(min=1, help="Products to time on this machine, after one warm-up.")] = 2,
     from_run: Annotated[
-        str | None, typer.Option(metavar="CATALOG", help="Take the seconds from the runs recorded there instead.")
+        str | None, typer.Option(metavar="CATALOG", help="Use the times of runs recorded in this catalogue instead.")
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(help="Write the balanced workers as a file for `gapray run --config`.")
+        Path | None, typer.Option(help="Write balanced numbers of workers to a file for `gapray run --config`.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")] = False,
 ) -> None:
-    """Say before a run how fast each stage will be on a cluster, which one bounds it, how long it takes and what it costs."""
+    """Predict how fast each stage will be on a cluster, which one is the bottleneck, and a run's duration and cost."""
     with guarded(as_json):
         from gapray.batch.calibrate import calibrate
-        from gapray.catalog.runs import found_folder, runs, stage_costs
-        from gapray.cluster.plan import planned
+        from gapray.catalog.runs import existing_catalog, runs, stage_costs
+        from gapray.cluster.plan import plan_run
         from gapray.cluster.shape import node_groups
         from gapray.config import load_profile
 
@@ -47,37 +50,38 @@ def plan(
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
         count = sum(1 for _ in _rows(src)) if not src.endswith(".parquet") else _rows_in(src)
         if from_run is not None:
-            costs, where = stage_costs(runs(found_folder(from_run))), f"runs of {from_run}"
+            costs, measured = stage_costs(runs(existing_catalog(from_run))), f"runs of {from_run}"
         else:
-            costs, where = calibrate(_rows(src), chosen, products=sample), f"{sample} products on this machine"
-        found = planned(costs, count, groups, measured=where)
+            costs, measured = calibrate(_rows(src), chosen, products=sample), f"{sample} products on this machine"
+        result = plan_run(costs, count, groups, measured=measured)
         if to is not None:
             import yaml
 
             from gapray.outputs import write_file
 
-            write_file(to, yaml.safe_dump(found.settings(), sort_keys=False))
-        print_json(found.as_dict()) if as_json else _print(found)
+            write_file(to, yaml.safe_dump(result.settings(), sort_keys=False))
+        print_json(result.as_dict()) if as_json else _print(result)
 
 
-def _print(found: Plan) -> None:
+def _print(result: ClusterPlan) -> None:
     rows = [
-        [one.stage, f"{one.seconds:.3f}", one.bound_by, one.workers, f"{one.products_a_second:.2f}"]
-        for one in found.stages
+        [stage.stage, f"{stage.seconds:.3f}", stage.bound_by, stage.workers, f"{stage.products_a_second:.2f}"]
+        for stage in result.stages
     ]
     print_table(["stage", "s a product", "on", "workers", "products/s"], rows)
-    cost = "" if found.cost is None else f", cost {found.cost:.2f}"
-    kinds = ", ".join(f"{kind} {hours:.2f}" for kind, hours in found.hours_by_kind.items())
+    cost = "" if result.cost is None else f", cost {result.cost:.2f}"
+    kinds = ", ".join(f"{kind} {hours:.2f}" for kind, hours in result.hours_by_kind.items())
     typer.echo(
-        f"{found.products} products on {found.cpus:g} CPUs and {found.gpus:g} GPUs: {found.hours:.2f} h ({kinds}){cost}; "
-        f"bound by {found.bottleneck}"
+        f"{result.products} products on {result.cpus:g} CPUs and {result.gpus:g} GPUs: "
+        f"{result.hours:.2f} h ({kinds}){cost}; bound by {result.bottleneck}"
     )
-    typer.echo(f"seconds from {found.measured}; starts of nodes and loads of models are not in it")
-    if found.hour_price is None:
+    typer.echo(f"seconds from {result.measured}; starts of nodes and loads of models are not in it")
+    if result.hour_price is None:
         typer.echo("no cost: give each worker group the label gapray.io/hour-price")
 
 
 def _rows(src: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the manifest rows of a source, which may be a manifest itself."""
     if src.endswith(".parquet"):
         import pyarrow.parquet as pq
 

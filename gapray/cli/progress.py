@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a run: a progress bar on a terminal, otherwise occasional lines of text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import typer
 from gapray.batch.runs import RunSummary
 
 LINE_EVERY_S = 10.0
+"""Minimum interval between lines of progress [s]."""
 
 
 @contextmanager
-def watched(quiet: bool) -> Iterator[Callable[[RunSummary], None] | None]:
-    """A callback for `gapray.package(on_progress=…)` and `gapray.render`."""
+def progress_callback(quiet: bool) -> Iterator[Callable[[RunSummary], None] | None]:
+    """Yield an `on_progress` callback for `gapray.package`, `gapray.render` and the like; None if `quiet`."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
@@ -25,12 +26,14 @@ def watched(quiet: bool) -> Iterator[Callable[[RunSummary], None] | None]:
         yield _Lines()
 
 
-def report_of(summary: RunSummary) -> str:
-    """The run in a few lines."""
+def summary_text(summary: RunSummary) -> str:
+    """Return a run's summary as a few lines of text."""
     rate = summary.pieces / summary.seconds if summary.seconds else 0.0
-    made = f"{summary.pieces} {summary.unit} in {summary.seconds:.1f} s ({rate:.1f} {summary.unit}/s)"
-    lines = [f"{summary.outcomes()}; {made}"]
-    lines += [f"  rejected {one['product_id']}: {one['message']} [{one['code']}]" for one in summary.rejects]
+    pieces = f"{summary.pieces} {summary.unit} in {summary.seconds:.1f} s ({rate:.1f} {summary.unit}/s)"
+    lines = [f"{summary.outcomes()}; {pieces}"]
+    lines += [
+        f"  rejected {reject['product_id']}: {reject['message']} [{reject['code']}]" for reject in summary.rejects
+    ]
     if summary.rejected > len(summary.rejects):
         lines.append(f"  … and {summary.rejected - len(summary.rejects)} more: `gapray catalog show {summary.catalog}`")
     lines += [f"  {line}" for line in [*summary.warning_lines(), *summary.remarks()]]

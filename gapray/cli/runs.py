@@ -1,4 +1,4 @@
-"""`gapray runs` and `gapray status`: what ran, what runs, how far it is and what it cost."""
+"""`gapray runs` and `gapray status`: past and current runs, their progress and cost."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import typer
 
 from gapray.cli.output import guarded, print_json, print_table
 
-runs_app = typer.Typer(no_args_is_help=True, help="Records of a catalogue's runs.")
+runs_app = typer.Typer(no_args_is_help=True, help="Show the records of a catalogue's runs.")
 
 WARNINGS_SHOWN = 20
+"""Maximum number of warnings to print."""
 CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")]
 
 
 @runs_app.command("list")
 def list_runs(
     catalog: CatalogArgument,
-    limit: Annotated[int, typer.Option(min=1, help="Runs to print, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs to print.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Show the runs of CATALOG, newest first."""
     with guarded(as_json):
-        from gapray.catalog.runs import found_folder, runs
+        from gapray.catalog.runs import existing_catalog, runs
 
-        records = runs(found_folder(catalog), limit=limit)
+        records = runs(existing_catalog(catalog), limit=limit)
         if as_json:
             print_json(records)
             return
@@ -40,71 +41,76 @@ def list_runs(
 def show_run(
     catalog: CatalogArgument,
     run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="An id or its beginning; `last` is the newest.")
+        str, typer.Argument(metavar="RUN", help="Id of a run, or a prefix of it; `last` is the newest.")
     ] = "last",
     as_json: JsonOption = False,
 ) -> None:
     """Show one run: counts, seconds by stage, rejects by code, nodes, cost, code and models."""
     with guarded(as_json):
-        from gapray.catalog.runs import found_folder, run_named
+        from gapray.catalog.runs import existing_catalog, run_named
 
-        record = run_named(found_folder(catalog), run_id)
-        print_json(record) if as_json else typer.echo("\n".join(told(record)))
+        record = run_named(existing_catalog(catalog), run_id)
+        print_json(record) if as_json else typer.echo("\n".join(describe_run(record)))
 
 
 def status(
     catalog: CatalogArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every few seconds until no run is left.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no run is in progress.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between updates.")] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what runs on CATALOG now, how far it is and when it will be done, and what the catalogue holds."""
+    """Show the contents of CATALOG and its current runs, with their progress and remaining time."""
     with guarded(as_json):
         from gapray.catalog.reader import Catalog
-        from gapray.catalog.runs import found_folder, runs
+        from gapray.catalog.runs import existing_catalog, runs
 
-        folder = found_folder(catalog)
+        folder = existing_catalog(catalog)
         while True:
             records = runs(folder, limit=20)
-            living = [record for record in records if record["state"] == "running"]
-            packaged = next((record for record in records if record.get("kind") == "package"), {})
-            remarks = packaged.get("remarks", []) if packaged not in living else []
+            running = [record for record in records if record["state"] == "running"]
+            last_packaging = next((record for record in records if record.get("kind") == "package"), {})
+            remarks = last_packaging.get("remarks", []) if last_packaging not in running else []
             counts, warnings = Catalog(folder).counts(), Catalog(folder).warnings()
             if as_json:
                 rows = {name: number for name, (number, _) in counts.items() if number}
                 superseded = {name: number for name, (_, number) in counts.items() if number}
-                told_now = {"remarks": remarks, "warnings": warnings, "running": living}
-                print_json({"rows": rows, "superseded": superseded, **told_now})
+                messages = {"remarks": remarks, "warnings": warnings}
+                print_json({"rows": rows, "superseded": superseded, **messages, "running": running})
             else:
                 if watch and sys.stdout.isatty():
-                    typer.echo("\033[2J\033[H", nl=False)  # clear, cursor home
+                    typer.echo("\033[2J\033[H", nl=False)  # clear the screen
                 lines = [*(f"last packaging: {line}" for line in remarks), *warning_lines(warnings)]
-                typer.echo("\n".join([_held(counts), *lines]))
-                for record in living:
-                    typer.echo("\n".join(["", *told(record)]))
-                if not living:
+                typer.echo("\n".join([_describe_counts(counts), *lines]))
+                for record in running:
+                    typer.echo("\n".join(["", *describe_run(record)]))
+                if not running:
                     typer.echo("nothing runs here")
-            if not watch or not living:
+            if not watch or not running:
                 return
             time.sleep(every)
 
 
-def told(record: Mapping[str, Any], now: datetime | None = None) -> list[str]:
-    """A run in lines for people."""
+def describe_run(record: Mapping[str, Any], now: datetime | None = None) -> list[str]:
+    """Format a run record as lines of text.
+
+    Args:
+        record: From `gapray.catalog.runs`.
+        now: Time to compute the remaining time from; default: the present.
+    """
     counts, pieces = record["counts"], record["pieces"]
     products = counts["products"]
-    share = record["done"] / products if products else 1.0
-    bar = "█" * round(24 * share) + "·" * (24 - round(24 * share))
+    fraction = record["done"] / products if products else 1.0
+    bar = "█" * round(24 * fraction) + "·" * (24 - round(24 * fraction))
     lines = [
         f"{record['kind']} {record['run_id']}: {record['state']}",
         f"  {bar} {record['done']}/{products} products ({counts['finished']} already there, {counts['rejected']} rejected)",
-        f"  {pieces['count']} {pieces['unit']} in {record['seconds']:.0f} s{_left(record, now)}",
+        f"  {pieces['count']} {pieces['unit']} in {record['seconds']:.0f} s{_remaining(record, now)}",
     ]
     for name, stage in record["stages"].items():
-        each = stage["seconds"] / max(1, stage["products"])
+        mean_s = stage["seconds"] / max(1, stage["products"])
         gpu = f", {stage['gpu_seconds']:.1f} GPU s" if stage["gpu_seconds"] else ""
-        again = f", {stage['retried']} products again" if stage["retried"] else ""
-        lines.append(f"  {name:18s} {stage['products']:8d} products  {each:8.3f} s each{gpu}{again}")
+        retried = f", {stage['retried']} products again" if stage["retried"] else ""
+        lines.append(f"  {name:18s} {stage['products']:8d} products  {mean_s:8.3f} s each{gpu}{retried}")
     lines += [f"  rejected {code}: {count}" for code, count in sorted(record["rejects_by_code"].items())]
     lines += [f"  {line}" for line in (*record.get("warnings", ()), *record.get("remarks", ()))]
     cluster = ", ".join(f"{value:g} {name}" for name, value in record["cluster"].items())
@@ -126,16 +132,16 @@ def told(record: Mapping[str, Any], now: datetime | None = None) -> list[str]:
     return lines
 
 
-def _left(record: Mapping[str, Any], now: datetime | None) -> str:
-    """When a living run will be done, at the rate it had so far."""
+def _remaining(record: Mapping[str, Any], now: datetime | None) -> str:
+    """Format the remaining time of a running run, extrapolated from its rate so far; empty for other runs."""
     if record["state"] != "running":
         return ""
-    worked = record["done"] - record["counts"]["finished"]
-    left = record["counts"]["products"] - record["done"]
-    if worked <= 0:
+    processed = record["done"] - record["counts"]["finished"]
+    remaining = record["counts"]["products"] - record["done"]
+    if processed <= 0:
         return ", no product done yet"
-    since = ((now or datetime.now(UTC)) - datetime.fromisoformat(record["started_at"])).total_seconds()
-    seconds = left * since / worked
+    elapsed = ((now or datetime.now(UTC)) - datetime.fromisoformat(record["started_at"])).total_seconds()
+    seconds = remaining * elapsed / processed
     return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
 
@@ -154,7 +160,7 @@ def _row(record: Mapping[str, Any]) -> list[Any]:
 
 
 def warning_lines(warnings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The first `WARNINGS_SHOWN` warnings, a line each, and how many there are beyond them."""
+    """Return the first `WARNINGS_SHOWN` warnings, one line each, and a line with the number of further ones."""
     from gapray.batch.runs import warning_line
 
     lines = [warning_line(warning) for warning in warnings[:WARNINGS_SHOWN]]
@@ -163,8 +169,8 @@ def warning_lines(warnings: Sequence[Mapping[str, str]]) -> list[str]:
     return lines
 
 
-def _held(counts: Mapping[str, tuple[int, int]]) -> str:
-    """Current rows of each table in a line, and how many others lie there."""
+def _describe_counts(counts: Mapping[str, tuple[int, int]]) -> str:
+    """Format the number of current rows of each table, and of superseded rows, as one line."""
     current = ", ".join(f"{number} {name}" for name, (number, _) in counts.items() if number)
     superseded = sum(number for _, number in counts.values())
     more = f" (and {superseded} superseded rows, which `gapray catalog compact` removes)" if superseded else ""

@@ -1,4 +1,4 @@
-"""`gapray serve` and `gapray keys`."""
+"""`gapray serve` and `gapray keys`: the server and its API keys."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import typer
 
 from gapray.cli.output import guarded, print_json, print_table
 
-keys_app = typer.Typer(no_args_is_help=True, help="API keys of a server.")
+keys_app = typer.Typer(no_args_is_help=True, help="Manage a server's API keys.")
 
 JobsOption = Annotated[
     str | None,
     typer.Option(
-        "--jobs", metavar="URL", help="Jobs' database; default GAPRAY_JOBS_URL, or SQLite in ~/.local/share/gapray."
+        "--jobs", metavar="URL", help="Job database; default: GAPRAY_JOBS_URL, or SQLite in ~/.local/share/gapray."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")]
 
 
 def serve(
     profile: Annotated[str, typer.Option(help="Named set of models and settings.")] = "classic",
     config: Annotated[
-        Path | None, typer.Option(help="YAML of server settings: limits, urls, jobs, packager, generator, scorer.")
+        Path | None, typer.Option(help="YAML file of server settings: limits, urls, jobs, packager, generator, scorer.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the profile.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override one setting of the profile; repeatable."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind.")] = 8000,
@@ -36,7 +37,9 @@ def serve(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to serve on; default: a new one on this machine.")
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Answer callers without a key, on any address.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve callers without a key, even on a public address.")
+    ] = False,
 ) -> None:
     """Serve videos over HTTP on this machine: OpenAI's and RunPod's APIs, and a page at /."""
     with guarded():
@@ -50,14 +53,14 @@ def serve(
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    scope: Annotated[list[str] | None, typer.Option(help="read, write, admin; default: read and write.")] = None,
-    per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute at most.")] = None,
-    concurrent: Annotated[int | None, typer.Option(min=1, help="Jobs at once at most.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the key's owner.")],
+    scope: Annotated[list[str] | None, typer.Option(help="read, write or admin; default: read and write.")] = None,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Maximum number of requests per minute.")] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Maximum number of concurrent jobs.")] = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key. Its secret is shown this once."""
+    """Create a key. Its secret is shown only once."""
     with guarded(as_json):
         from gapray.serve.keys import create
 
@@ -97,9 +100,10 @@ def list_keys(jobs: JobsOption = None, as_json: JsonOption = False) -> None:
 
 @keys_app.command("revoke")
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="See `gapray keys list`.")], jobs: JobsOption = None
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, see `gapray keys list`.")],
+    jobs: JobsOption = None,
 ) -> None:
-    """Make a key useless, within a few seconds."""
+    """Revoke a key; takes effect within a few seconds."""
     with guarded():
         from gapray.serve.keys import revoke
 
@@ -110,14 +114,12 @@ def revoke_key(
 
 @keys_app.command("webhook-secret")
 def webhook_secret(
-    key_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Id of the key, as `gapray keys list` shows it.")
-    ] = None,
+    key_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id of the key, see `gapray keys list`.")] = None,
     jobs: JobsOption = None,
 ) -> None:
-    """Show what signs the webhooks of a key's jobs; without ID, of jobs that came without a key.
+    """Show the secret that signs webhooks of a key's jobs; without ID, of jobs submitted without a key.
 
-    GAPRAY_WEBHOOK_SECRET, or the file beside the database, must be the server's.
+    Needs the server's GAPRAY_WEBHOOK_SECRET, or the file beside its database.
     """
     with guarded():
         from gapray.serve.keys import ANONYMOUS, get_key
@@ -128,14 +130,14 @@ def webhook_secret(
 
 
 def _note(jobs: str | None, key_id: str, name: str | None, did: str) -> None:
-    """A line of the audit log."""
+    """Write a line to the audit log."""
     import getpass
 
     from gapray.serve.audit import audit_log
 
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's made-up user has no name
+    except (KeyError, OSError):  # an arbitrary user id in a container has no name
         user = str(os.getuid())
     audit_log(_settings(jobs).audit)(key=key_id, name=name, did=f"the key was {did}", by=user)
 

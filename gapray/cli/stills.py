@@ -50,12 +50,12 @@ def stills(
         from gapray.batch.stills import DEFAULT_SCENES
         from gapray.batch.stills import stills as run
         from gapray.catalog.reader import open_catalog
-        from gapray.cli.progress import report_of, watched
+        from gapray.cli.progress import progress_callback, summary_text
 
         overrides = [*(set_ or ()), *([f"stills.backend={backend}"] if backend else [])]
         chosen = load_profile(profile, config_file=config, overrides=overrides)
         names = scenes.split(",") if scenes else list(DEFAULT_SCENES)
-        with quiet_output(as_json), watched(quiet=as_json) as on_progress:
+        with quiet_output(as_json), progress_callback(quiet=as_json) as on_progress:
             done = run(
                 catalog,
                 scenes=names,
@@ -69,13 +69,13 @@ def stills(
         rows = open_catalog(catalog).best_stills().to_pylist()
         page = None
         if report:
-            from gapray.cli.fidelity import written_report
+            from gapray.cli.fidelity import build_report
 
-            page = written_report(catalog, report)
+            page = build_report(catalog, report)
         if as_json:
             print_json(done.as_dict() | {"best": rows, "report": str(page) if page else None})
         else:
-            typer.echo(report_of(done))
+            typer.echo(summary_text(done))
             columns = ["product_id", "scene", "gate", "score", "same_percentile", "cosine", "lpips", "iou", "detail"]
             cells = [[_cell(row[name]) for name in columns] + ["pasted" if row["pasted"] else ""] for row in rows]
             print_table([*columns, ""], cells)

@@ -1,4 +1,4 @@
-"""`gapray submit`."""
+"""`gapray submit`: runs a command as a job of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from gapray.cli.output import guarded, print_json
 def submit(
     context: typer.Context,
     address: Annotated[
-        str | None, typer.Option(help="Of the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS.")
+        str | None,
+        typer.Option(help="Address of the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log until the job ends.")] = True,
     installed: Annotated[
-        bool, typer.Option("--installed", help="The nodes have gapray installed: upload nothing.")
+        bool, typer.Option("--installed", help="Upload no code, because gapray is installed on the nodes.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")] = False,
 ) -> None:
-    """Run a command of gapray as a job of a Ray cluster: `gapray submit -- run s3://bucket/shoot --out s3://bucket/catalog`.
+    """Run a gapray command as a job of a Ray cluster: `gapray submit -- run s3://bucket/shoot --out s3://bucket/catalog`.
 
-    With token authentication set RAY_AUTH_MODE=token; the token is found where Ray looks for it.
+    For token authentication set RAY_AUTH_MODE=token; the token is read from where Ray stores it.
     """
     with guarded(as_json):
         from gapray.cluster.submit import VERBS, checkout
@@ -30,13 +31,13 @@ def submit(
 
         if not context.args or context.args[0] not in VERBS:
             raise typer.BadParameter(f"after -- comes one of {', '.join(VERBS)}")
-        found = run(
+        job = run(
             context.args,
             address=address,
             working_dir=None if installed else checkout(),
             follow=wait,
             on_log=lambda text: typer.echo(text, nl=False, err=as_json),
         )
-        print_json(found.as_dict()) if as_json else typer.echo(f"job {found.id}: {found.status}")
-        if found.status in ("FAILED", "STOPPED"):
+        print_json(job.as_dict()) if as_json else typer.echo(f"job {job.id}: {job.status}")
+        if job.status in ("FAILED", "STOPPED"):
             raise typer.Exit(1)

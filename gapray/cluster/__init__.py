@@ -1,1 +1,1 @@
-"""Runs on clusters that stand elsewhere: submitting them."""
+"""Runs on remote clusters: planning them and submitting them as jobs."""

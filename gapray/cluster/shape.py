@@ -1,4 +1,4 @@
-"""What a cluster file promises: node groups with their CPUs, GPUs, largest number and price."""
+"""Parsing of cluster files: node groups with their CPUs, GPUs, maximum number of nodes and price."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import yaml
 from gapray.errors import ConfigError
 
 PRICE_LABEL = "gapray.io/hour-price"
-"""Label of a node type or worker group: what one node costs an hour, in whatever currency the reader thinks in."""
+"""Label of a node type or worker group with the price of one node per hour, in any currency."""
 
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Nodes of one kind."""
+    """A group of identical nodes."""
 
     name: str
     cpus: float
     gpus: float
-    most: int
-    """Nodes of this group at most."""
+    max_nodes: int
+    """Maximum number of nodes of this group."""
     hour_price: float | None
 
 
 def node_groups(path: Path) -> list[NodeGroup]:
-    """Worker groups of a `ray up` file or of a RayCluster, RayJob or RayService manifest; the head is none.
+    """Return the worker groups of a `ray up` file or of a RayCluster, RayJob or RayService manifest, without the head.
 
-    Where a `ray up` file allows fewer workers in all than its types together, the types that stand first get theirs.
+    If a `ray up` file allows fewer workers in total than its node types together, the first types take precedence.
 
     Raises:
-        ConfigError: `config.invalid` when the file is neither, or promises no worker.
+        ConfigError: `config.invalid` if the file is neither, or has no workers.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -41,44 +41,44 @@ def node_groups(path: Path) -> list[NodeGroup]:
         raise ConfigError(
             "config.invalid", f"{path} is no cluster file that can be read: {type(error).__name__}: {error}"
         ) from error
-    groups = [group for group in groups if group.most and (group.cpus or group.gpus)]
+    groups = [group for group in groups if group.max_nodes and (group.cpus or group.gpus)]
     if not groups:
         raise ConfigError("config.invalid", f"{path} has no worker with a CPU or GPU")
     return groups
 
 
 def _up_groups(document: dict[str, Any]) -> list[NodeGroup]:
-    found = []
-    left = int(document.get("max_workers", 2))  # Ray's own default
+    groups = []
+    remaining = int(document.get("max_workers", 2))  # 2 is Ray's default
     for name, node in document["available_node_types"].items():
         if name == document["head_node_type"]:
             continue
         resources = node.get("resources", {})
-        most = min(int(node.get("max_workers", 0)), left)
-        left -= most
+        max_nodes = min(int(node.get("max_workers", 0)), remaining)
+        remaining -= max_nodes
         price = node.get("labels", {}).get(PRICE_LABEL)
-        found.append(NodeGroup(name, resources.get("CPU", 0), resources.get("GPU", 0), most, _price(price)))
-    return found
+        groups.append(NodeGroup(name, resources.get("CPU", 0), resources.get("GPU", 0), max_nodes, _price(price)))
+    return groups
 
 
 def _kuberay_groups(spec: dict[str, Any]) -> list[NodeGroup]:
     cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
-    found = []
+    groups = []
     for group in cluster["workerGroupSpecs"]:
         pod = group["template"]
-        asked = pod["spec"]["containers"][0]["resources"]["requests"]
+        requests = pod["spec"]["containers"][0]["resources"]["requests"]
         labels = {**pod.get("metadata", {}).get("labels", {}), **pod.get("metadata", {}).get("annotations", {})}
-        cpus, gpus = _quantity(asked.get("cpu", 0)), _quantity(asked.get("nvidia.com/gpu", 0))
-        found.append(
+        cpus, gpus = _quantity(requests.get("cpu", 0)), _quantity(requests.get("nvidia.com/gpu", 0))
+        groups.append(
             NodeGroup(group["groupName"], cpus, gpus, int(group["maxReplicas"]), _price(labels.get(PRICE_LABEL)))
         )
-    return found
+    return groups
 
 
-def _quantity(text: Any) -> float:
-    """A Kubernetes quantity of CPUs: "16" or "250m"."""
-    written = str(text)
-    return float(written[:-1]) / 1000 if written.endswith("m") else float(written)
+def _quantity(value: Any) -> float:
+    """Parse a Kubernetes quantity such as "16" or "250m"."""
+    text = str(value)
+    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
 def _price(text: Any) -> float | None:

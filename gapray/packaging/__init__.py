@@ -1,1 +1,1 @@
-"""CaptureSet -> GapPackage, as pure functions. Batch and serve call the same steps; only the carrying differs."""
+"""Packaging: pure functions from a CaptureSet to a GapPackage, which batch runs and the server both use."""

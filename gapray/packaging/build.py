@@ -1,4 +1,4 @@
-"""Package one product in this process: what a notebook, a web request and the plain-loop benchmark call."""
+"""Packaging of one product in this process, for notebooks, the server and benchmarks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gapray.packaging.steps import (
 
 @dataclass(frozen=True)
 class PackagingModels:
-    """All that packaging needs, loaded once."""
+    """The models that packaging needs, to be loaded once."""
 
     mask: MaskModel
     depth: DepthModel
@@ -42,16 +42,16 @@ class PackagingModels:
 
     @classmethod
     def load(cls, settings: PackagingSettings, *, device: str | None = None, threads: int = 1, batch: int = 32) -> Self:
-        """Load what the settings name.
+        """Load the models that the settings name.
 
         Args:
             settings: Names of the models.
-            device: ``cpu`` or ``cuda``; default: a GPU when there is one.
+            device: ``cpu`` or ``cuda``; default: a GPU if there is one.
             threads: CPU threads of the mask network.
-            batch: Views in one forward pass of depth and identity.
+            batch: Views in one forward pass of the depth and identity networks.
 
         Raises:
-            ModelError: A `model.*` code.
+            ModelError: `model.*`: weights are missing or wrong.
         """
         chosen = device or best_device()
         return cls(
@@ -63,29 +63,29 @@ class PackagingModels:
         )
 
 
-Watcher = Callable[[float, NDArray[np.uint8], NDArray[np.uint8]], None]
-"""Azimuth, photo uint8 [H, W, 3], mask uint8 [H, W]: called for each view as soon as it is cut out."""
+MaskCallback = Callable[[float, NDArray[np.uint8], NDArray[np.uint8]], None]
+"""Callback with the azimuth [degrees], photo (uint8 [H, W, 3]) and mask (uint8 [H, W]) of a view."""
 
 
 def build_package(
-    capture: CaptureSet, models: PackagingModels, settings: PackagingSettings, *, on_mask: Watcher | None = None
+    capture: CaptureSet, models: PackagingModels, settings: PackagingSettings, *, on_mask: MaskCallback | None = None
 ) -> GapPackage:
     """Package one product.
 
     Args:
-        capture: Its photos.
-        models: From `PackagingModels.load` of the same settings.
-        settings: What a package contains.
-        on_mask: For who watches; changes nothing.
+        capture: The product's photos.
+        models: From `PackagingModels.load` with the same settings.
+        settings: Packaging settings.
+        on_mask: Called for each view as soon as its mask is finished.
 
     Raises:
-        InputError: An `image.*`, `mask.*` or `capture.*` code.
+        InputError: `image.*`, `mask.*` or `capture.*`: the photos cannot be used.
     """
     decoded = [decode_view(photo, settings.decode) for photo in capture.photos]
     refuse_repeats(capture, [view.sha256 for view in decoded])
     masks = []
     for view in decoded:
-        # One at a time, as the mask networks work inside: who watches sees each at once.
+        # One view at a time, as mask networks process them anyway, so that `on_mask` is called without delay.
         [soft] = models.mask.predict([view.pixels])
         masks.append(silhouette(view.pixels, soft, settings.mask))
         if on_mask:
@@ -102,11 +102,11 @@ def build_package(
             sha256=view.sha256,
             reference=view.reference,
             mask=mask,
-            depth=depth_to_16bit(near, mask, scale, shift),
-            features=one,
+            depth=depth_to_16bit(view_nearness, mask, scale, shift),
+            features=view_features,
             canny=models.canny,
         )
-        for view, mask, near, one in zip(decoded, masks, nearness, features, strict=True)
+        for view, mask, view_nearness, view_features in zip(decoded, masks, nearness, features, strict=True)
     )
     key = content_key([(view.azimuth_deg, view.sha256) for view in views], settings.digest(models.revisions))
     names = model_names(settings, models.revisions)
@@ -114,6 +114,6 @@ def build_package(
 
 
 def model_names(settings: PackagingSettings, revisions: dict[str, str]) -> dict[str, str]:
-    """Role -> ``name@revision`` of every model, as tables and manifests keep it."""
+    """Return role -> ``name@revision`` of every model, as stored in tables and manifests."""
     named = {"mask": settings.mask.model, "depth": settings.depth.model, "identity": settings.identity.model}
     return {role: f"{name}@{revisions[name][:12]}" for role, name in named.items()} | {"canny": "controlnet-aux"}

@@ -1,7 +1,7 @@
 """The steps of packaging, each a pure function of plain data.
 
-``decode_view`` -> ``work_image`` (after `silhouette`) -> models -> ``depth_to_16bit`` -> ``finish_view``. The catalogue's
-bytes are made here once, so that a package built in one process and one built on a cluster are equal to the bit.
+``decode_view`` -> ``work_image`` (after `silhouette`) -> models -> ``depth_to_16bit`` -> ``finish_view``. Packages built in one
+process and on a cluster use the same functions, so that their contents are the same.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from gapray.gap.package import DEPTH_MAX, GapView, Quality
 from gapray.resample import resized
 
 RANGE_PIXELS = 200_000
-"""About so many pixels of a set are looked at to find its range of depth."""
+"""Approximate number of pixels of a set that are sampled for its range of depth."""
 DEPTH_TAILS_PERCENT = 0.1
-"""This share of the product's pixels at each end is clipped: a few wild pixels must not squeeze the rest."""
+"""Percentage of the product's pixels that is clipped at each end of the range, because outliers would compress the rest."""
 
 
 @dataclass(frozen=True)
 class DecodedView:
-    """A photo after safe decode."""
+    """A checked and decoded photo."""
 
     photo: Photo
     sha256: str
-    """Hash of the photo's bytes."""
+    """SHA-256 of the photo's bytes."""
     reference: bytes
-    """JPEG as the catalogue keeps it."""
+    """JPEG, as stored in the catalogue."""
     pixels: NDArray[np.uint8]
-    """[H, W, 3], what `reference` was made from."""
+    """uint8 [H, W, 3], sRGB, from which `reference` was encoded."""
 
 
 class Canny(Protocol):
-    """Anything that draws edges."""
+    """An edge detector."""
 
     def predict(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3] -> uint8 [H, W]."""
+        """Return the edges, uint8 [H, W], of a photo, uint8 [H, W, 3]."""
         ...
 
 
@@ -56,7 +56,7 @@ def decode_view(photo: Photo, settings: DecodeSettings) -> DecodedView:
     """Read, check and decode one photo.
 
     Raises:
-        InputError: An `image.*` code; the message begins with the photo's name.
+        InputError: `image.*`: the photo cannot be used; the message starts with its name.
     """
     data = read_bytes(photo.uri, settings.max_bytes)
     try:
@@ -68,17 +68,24 @@ def decode_view(photo: Photo, settings: DecodeSettings) -> DecodedView:
 
 
 def content_key(views: Sequence[tuple[float, str]], settings_hash: str) -> str:
-    """The key of a package: what it is made of and how, whatever the files are called and whoever made it when.
+    """Return the key of a package: a hash of its content and settings, independent of file names, time and machine.
 
     Args:
-        views: (azimuth in degrees, sha256 of the photo's bytes) a view.
+        views: Azimuth [degrees] and SHA-256 of the photo's bytes, for each view.
         settings_hash: `PackagingSettings.digest`.
+
+    Returns:
+        64 hex digits.
     """
     return canonical_hash({"views": sorted([azimuth, digest] for azimuth, digest in views), "settings": settings_hash})
 
 
 def refuse_repeats(capture: CaptureSet, digests: Sequence[str]) -> None:
-    """Refuse a set in which two angles show the very same file.
+    """Reject a capture set in which two angles have identical files.
+
+    Args:
+        capture: The capture set.
+        digests: SHA-256 of each photo's bytes.
 
     Raises:
         InputError: `capture.duplicate_azimuth`.
@@ -91,17 +98,17 @@ def refuse_repeats(capture: CaptureSet, digests: Sequence[str]) -> None:
 
 
 def work_image(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """What networks see of a view: photo and mask, shrunk to `side` at most, sides multiples of 14.
+    """Return the networks' input for a view: photo and mask, shrunk, with sides that are multiples of 14.
 
-    14 is the patch of Depth-Anything's encoder (DINOv2). A smaller photo keeps its size but for that rounding.
+    14 is the patch size of Depth-Anything's encoder (DINOv2). A smaller photo keeps its size, except for that rounding.
 
     Args:
         pixels: uint8 [H, W, 3].
         mask: uint8 [H, W].
-        side: Longer side at most, a multiple of 14.
+        side: Maximum longer side [pixels], a multiple of 14.
 
     Returns:
-        uint8 [h, w, 4], contiguous.
+        uint8 [h, w, 4], photo and mask, contiguous.
     """
     height, width = mask.shape
     scale = min(1.0, side / max(height, width))
@@ -112,22 +119,22 @@ def work_image(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], side: int) ->
 
 
 def depth_range(nearness: Sequence[NDArray[np.float32]], masks: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
-    """The one scale and shift of a capture set.
+    """Return the common scale and shift of a capture set's depth.
 
     Args:
-        nearness: float32 [h, w] a view, any unit, larger is nearer.
-        masks: uint8 [h, w] a view, at the same sizes.
+        nearness: Output of the depth model for each view, float32 [h, w], in any unit, larger = nearer.
+        masks: Mask of each view at the same size, uint8 [h, w].
 
     Returns:
-        (scale, shift): nearness = scale * t + shift with t in 0 … 1 inside the masks. The scale is never 0.
+        (scale, shift), such that nearness = scale * t + shift with t in 0 … 1 inside the masks. The scale is positive.
     """
-    # A tail of a thousandth is known as well from every n-th pixel, in a tenth of the time.
+    # Every n-th pixel gives the percentiles as accurately, in a tenth of the time.
     n = max(1, sum(mask.size for mask in masks) // RANGE_PIXELS)
     values = np.concatenate(
-        [near.ravel()[::n][mask.ravel()[::n] >= 128] for near, mask in zip(nearness, masks, strict=True)]
+        [view.ravel()[::n][mask.ravel()[::n] >= 128] for view, mask in zip(nearness, masks, strict=True)]
     )
     if not values.size:
-        values = np.concatenate([near[mask >= 128] for near, mask in zip(nearness, masks, strict=True)])
+        values = np.concatenate([view[mask >= 128] for view, mask in zip(nearness, masks, strict=True)])
     if not values.size:
         return 1.0, 0.0
     low, high = np.percentile(values, [DEPTH_TAILS_PERCENT, 100 - DEPTH_TAILS_PERCENT])
@@ -137,16 +144,16 @@ def depth_range(nearness: Sequence[NDArray[np.float32]], masks: Sequence[NDArray
 def depth_to_16bit(
     nearness: NDArray[np.float32], mask: NDArray[np.uint8], scale: float, shift: float
 ) -> NDArray[np.uint16]:
-    """Stored depth of one view, at the mask's size.
+    """Convert the depth model's output for one view to the stored depth, at the mask's size.
 
     Args:
-        nearness: float32 [h, w], of the work image.
-        mask: uint8 [H, W], of the view.
+        nearness: Output of the depth model, float32 [h, w], at the work image's size.
+        mask: Mask of the view, uint8 [H, W].
         scale: From `depth_range`.
         shift: From `depth_range`.
 
     Returns:
-        uint16 [H, W], 0 outside the mask, 1 … 65535 inside.
+        uint16 [H, W]: 0 outside the mask, 1 = farthest … 65535 = nearest inside.
     """
     full = resized(nearness, mask.shape, growth="linear")
     level = np.clip((full - shift) / scale, 0, 1) * (DEPTH_MAX - 1) + 1
@@ -165,17 +172,17 @@ def finish_view(
     features: NDArray[np.float32],
     canny: Canny,
 ) -> GapView:
-    """Put one view together: edges, identity and quality figures from what the catalogue will hold.
+    """Build a view, with edges, identity and quality computed from the data as stored in the catalogue.
 
     Args:
         name: File name of the photo.
-        azimuth_deg: Degrees in [0, 360).
-        uri: Where the photo lies.
-        sha256: Of its bytes.
-        reference: JPEG; edges and quality are measured on its decoded pixels.
+        azimuth_deg: Azimuth in [0, 360) [degrees].
+        uri: Location of the photo.
+        sha256: SHA-256 of its bytes.
+        reference: JPEG; edges and quality are computed from its decoded pixels.
         mask: uint8 [H, W].
-        depth: uint16 [H, W].
-        features: float32 [512].
+        depth: uint16 [H, W], from `depth_to_16bit`.
+        features: Appearance features, float32 [512].
         canny: The edge detector.
     """
     pixels = decode_rgb(reference)
@@ -194,7 +201,7 @@ def finish_view(
 
 
 def quality(pixels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Quality:
-    """Sharpness and clipping of the product's pixels.
+    """Measure sharpness and clipping of the product's pixels.
 
     Args:
         pixels: uint8 [H, W, 3].

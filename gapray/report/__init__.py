@@ -1,1 +1,1 @@
-"""Pictures and pages made from a catalogue, for people who would rather look."""
+"""Reports on a catalogue: images, pages, tables, and publishing."""

@@ -1,4 +1,4 @@
-"""Contact sheets: what a package holds, view by view, in one picture."""
+"""Contact sheets: the images of all views of a package in one picture."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def contact_sheet(packages: Sequence[GapPackage], tile: int = 180) -> Image.Imag
     """Draw reference, mask, depth and canny of every view of some packages.
 
     Args:
-        packages: What to draw.
-        tile: Side of one picture in pixels.
+        packages: Packages to draw.
+        tile: Side of one image [pixels].
 
     Returns:
-        An RGB image; a block a package, a column a view, a row a kind of picture.
+        An RGB image with a block per package, a column per view, and a row per kind of image.
 
     Raises:
-        CatalogError: `catalog.product_not_found` when there is no package.
+        CatalogError: `catalog.product_not_found` if `packages` is empty.
     """
     if not packages:
         raise CatalogError("catalog.product_not_found", "there is no package to draw")

@@ -1,4 +1,4 @@
-"""Eight frames of a product's video side by side, for people who would rather look."""
+"""Frame strips: eight frames of a product's video side by side."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gapray.video.external import letterboxed
 SIDE = 200
 SHOWN = 8
 PRODUCTS = 4
-"""Products that are drawn where none are named."""
+"""Maximum number of products that are drawn if none are named."""
 LABEL = 16
 
 
 def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Image.Image:
-    """One row of frames a video, each with its azimuth; captured angles are marked.
+    """Draw one row of frames per video, each labelled with its azimuth and whether it is a captured angle.
 
     Args:
-        catalog: With videos, of any preset.
-        products: Default: the first `PRODUCTS` that have a video.
+        catalog: A catalogue with videos of any preset.
+        products: Ids of the products to draw; default: the first `PRODUCTS` that have a video.
 
     Raises:
-        CatalogError: `catalog.product_not_found` when no video is there, or none of a product that is named.
+        CatalogError: `catalog.product_not_found` if there are no videos, or a named product has none.
         InputError: `video.unreadable`.
     """
     videos = catalog.best_videos().to_pylist()
@@ -44,7 +44,7 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
         frames = frames_of(catalog, row)
         count = row["frames"]
         cells = []
-        for index in picked(count):
+        for index in frame_indices(count):
             cell = Image.fromarray(letterboxed(frames[index], SIDE, SIDE + LABEL, (255,) * 3))
             kind = "photo" if index in row["key_frames"] else "in between"
             ImageDraw.Draw(cell).text((6, SIDE), f"{row['azimuths_deg'][index]:g} deg, {kind}", fill=(90, 90, 90))
@@ -54,15 +54,15 @@ def frame_strip(catalog: Catalog, products: Sequence[str] | None = None) -> Imag
     return Image.fromarray(np.concatenate(rows))
 
 
-def picked(count: int) -> list[int]:
-    """Which of a turn's frames are shown: each at most once, `SHOWN` of them or all where there are fewer.
+def frame_indices(count: int) -> list[int]:
+    """Return the indices of the frames to show: `SHOWN` frames in even steps, or all if there are fewer.
 
-    Even steps round the turn. Where the steps are long enough every second one is moved on by a frame, because captured angles
-    alone would say nothing of those in between.
+    If the steps are long enough, every second index is shifted by one frame, so that in-between angles are shown as well as
+    captured ones.
 
     Args:
-        count: Frames of the turn.
+        count: Number of frames of the turn.
     """
     shown = min(SHOWN, count)
-    moved = int(count >= 2 * SHOWN)
-    return [index * count // shown + moved * (index % 2) for index in range(shown)]
+    shift = int(count >= 2 * SHOWN)
+    return [index * count // shown + shift * (index % 2) for index in range(shown)]

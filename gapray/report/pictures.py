@@ -1,4 +1,4 @@
-"""Frames of a catalogue's videos and views of its packages, ready to be shown."""
+"""Images for reports: frames of videos, photos of packages, sprites, and saving of pictures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from gapray.video.external import letterboxed
 from gapray.video.presets import preset_named
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Ending -> format of a picture that a command writes."""
+"""File suffix -> format of a picture that a command writes."""
 
 
 def frames_of(catalog: Catalog, video: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Frames of one row of `videos`, uint8 [F, S, S, 3].
+    """Decode the frames of a row of `videos`, uint8 [F, S, S, 3].
 
     Raises:
         InputError: `score.no_video` or `video.unreadable`.
@@ -36,23 +36,23 @@ def frames_of(catalog: Catalog, video: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 def photos_of(package: GapPackage, side: int) -> list[NDArray[np.uint8]]:
-    """Each view's photo fitted into a square."""
+    """Fit each view's photo into a white square, uint8 [side, side, 3]."""
     return [letterboxed(view.reference, side, side, (255, 255, 255)) for view in package.views]
 
 
 def sprite(images: Sequence[NDArray[np.uint8]], side: int, columns: int) -> NDArray[np.uint8]:
-    """Images in rows, uint8 [rows * side, columns * side, 3]; the last row is padded white."""
+    """Arrange images in a grid, uint8 [rows * side, columns * side, 3]; the last row is padded with white."""
     cells = [resized(image, (side, side)) for image in images]
     cells += [np.full((side, side, 3), 255, np.uint8)] * (-len(cells) % columns)
-    rows = [np.concatenate(cells[at : at + columns], axis=1) for at in range(0, len(cells), columns)]
+    rows = [np.concatenate(cells[start : start + columns], axis=1) for start in range(0, len(cells), columns)]
     return np.concatenate(rows)
 
 
 def save_picture(picture: Image.Image, to: Path) -> None:
-    """Write a sheet or strip, its format by the file's ending.
+    """Write a picture in the format of the file's suffix.
 
     Raises:
-        ConfigError: `config.invalid` for an ending that is none of `PICTURES`.
+        ConfigError: `config.invalid` for a suffix that is not in `PICTURES`.
         FileError: `file.write_failed`.
     """
     kind = PICTURES.get(to.suffix.lower())
@@ -63,6 +63,6 @@ def save_picture(picture: Image.Image, to: Path) -> None:
 
 
 def jpeg(image: NDArray[np.uint8], quality: int = 85) -> bytes:
-    """Encode uint8 [H, W, 3]."""
+    """Encode an image, uint8 [H, W, 3], as JPEG."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return bytes(data)

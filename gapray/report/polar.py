@@ -1,4 +1,4 @@
-"""LPIPS by angle as a polar plot, in SVG: the centre is identical, captured angles and angles in between told apart."""
+"""Polar plots of LPIPS by angle, as SVG: the centre means identical, and captured angles are marked separately."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from xml.sax.saxutils import escape
 
 PALETTE = ("#0b62c4", "#c2571a", "#6b7a00", "#8a3fa0", "#555555", "#00857a")
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
-"""Lines differ in dashes too, for eyes that do not part the colours."""
+"""Dash patterns of the curves, for readers who cannot distinguish the colours."""
 
 
 @dataclass(frozen=True)
 class PolarPoint:
-    """One score."""
+    """One score of a plot."""
 
     azimuth_deg: float
     value: float
+    """LPIPS, 0 = identical."""
     key: bool
+    """Whether it is at a captured angle."""
 
 
 def polar_svg(series: Mapping[str, Sequence[PolarPoint]], *, title: str, size: int = 420) -> str:
-    """Draw closed curves of in-between scores, and squares at captured angles.
+    """Draw a closed curve of the in-between scores of each series, and squares at captured angles.
 
     Args:
-        series: Label -> its points; the first is drawn boldest.
-        title: Read by screen readers.
-        size: Side of the plot in pixels.
+        series: Label -> its points; the first series is emphasised.
+        title: Title for screen readers.
+        size: Side of the plot [pixels].
 
     Returns:
         An ``<svg>`` element.

@@ -1,4 +1,4 @@
-"""The demo reel: photo, ours and a baseline side by side, turning together."""
+"""The demo reel: photo, gapray's video and a baseline side by side, turning together."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def write_reel(
     baseline: str = "cross-fade",
     photos: Mapping[str, Sequence[Cut]] | None = None,
 ) -> list[Path]:
-    """Write the reel, and the table of fidelity beside it as Markdown and CSV.
+    """Write the reel, and the fidelity table beside it as Markdown and CSV.
 
     Args:
-        catalog: With videos.
-        out: The mp4.
-        products: Default: the first `limit`.
-        limit: Products in the reel.
+        catalog: A catalogue with videos.
+        out: The mp4 to write.
+        products: Ids of the products to show; default: all.
+        limit: Maximum number of products in the reel.
         baseline: A name in `gapray.fidelity.baselines.BASELINES`.
-        photos: Product -> hidden photos, cut out: shown as the reference where there are any; elsewhere the nearest captured
-            photo is, and says its angle.
+        photos: Product -> its held-out photos, cut out. The nearest held-out or captured photo is shown as the reference, with
+            its angle.
 
     Returns:
-        The files.
+        Paths of the written files.
 
     Raises:
-        CatalogError: `catalog.product_not_found` when no video is there.
+        CatalogError: `catalog.product_not_found` if there are no videos of the products.
         FileError: `file.write_failed`.
     """
     rows = catalog.best_videos().to_pylist()
@@ -65,14 +65,14 @@ def write_reel(
     for row in chosen:
         identifier = row["product_id"]
         lpips = {
-            (one["label"], round(one["azimuth_deg"], 1)): one["lpips"]
-            for one in scores
-            if one["video_key"] == row["key"] and one["kind"] == "in-between" and not one["foreign_video"]
+            (score["label"], round(score["azimuth_deg"], 1)): score["lpips"]
+            for score in scores
+            if score["video_key"] == row["key"] and score["kind"] == "in-between" and not score["foreign_video"]
         }
         package = catalog.package(identifier)
         layout = orbit_layout([view.mask for view in package.views], OrbitSettings())
-        given = _given(package, layout)
-        hidden = [
+        captured = _captured_photos(package, layout)
+        held_out = [
             normalize_view(
                 cut,
                 TILE,
@@ -82,7 +82,7 @@ def write_reel(
             for cut in (photos or {}).get(identifier, ())
         ]
         turn = [
-            _frame(identifier, azimuth, frame, given, hidden, baseline, lpips)
+            _frame(identifier, azimuth, frame, captured, held_out, baseline, lpips)
             for azimuth, frame in zip(row["azimuths_deg"], frames_of(catalog, row), strict=True)
         ]
         frames += turn * TURNS
@@ -94,7 +94,7 @@ def write_reel(
     return [out, *beside]
 
 
-def _given(package: GapPackage, layout: Layout) -> list[NormalizedView]:
+def _captured_photos(package: GapPackage, layout: Layout) -> list[NormalizedView]:
     return [
         normalize_view(Cut(view.azimuth_deg, view.reference, view.mask), TILE, framing="camera", placement=at)
         for view, at in zip(package.views, layout.placements, strict=True)
@@ -105,22 +105,22 @@ def _frame(
     identifier: str,
     azimuth: float,
     frame: NDArray[np.uint8],
-    given: Sequence[NormalizedView],
-    hidden: Sequence[NormalizedView],
+    captured: Sequence[NormalizedView],
+    held_out: Sequence[NormalizedView],
     baseline: str,
     lpips: Mapping[tuple[str, float], float],
 ) -> NDArray[np.uint8]:
-    photo = min([*given, *hidden], key=lambda one: abs(turned(one.azimuth_deg, azimuth)))
+    photo = min([*captured, *held_out], key=lambda photo: abs(turned(photo.azimuth_deg, azimuth)))
     off = abs(turned(photo.azimuth_deg, azimuth))
-    seen = "hidden photo" if any(photo is one for one in hidden) else "captured photo"
+    kind = "hidden photo" if any(photo is other for other in held_out) else "captured photo"
     columns = [
-        ("photo", photo.image, f"{seen}, {photo.azimuth_deg:g}°" + (f" ({off:g}° off)" if off >= 0.5 else "")),
+        ("photo", photo.image, f"{kind}, {photo.azimuth_deg:g}°" + (f" ({off:g}° off)" if off >= 0.5 else "")),
         (
             OURS,
             resized(frame, (TILE, TILE)),
-            _said(lpips, OURS, azimuth),
+            _lpips_label(lpips, OURS, azimuth),
         ),
-        (baseline, BASELINES[baseline](given, azimuth).image, _said(lpips, baseline, azimuth)),
+        (baseline, BASELINES[baseline](captured, azimuth).image, _lpips_label(lpips, baseline, azimuth)),
     ]
     canvas = Image.new("RGB", (3 * TILE + 4 * GAP, HEAD + TILE + FOOT), "#ffffff")
     draw = ImageDraw.Draw(canvas)
@@ -133,6 +133,6 @@ def _frame(
     return np.asarray(canvas)
 
 
-def _said(lpips: Mapping[tuple[str, float], float], label: str, azimuth: float) -> str:
+def _lpips_label(lpips: Mapping[tuple[str, float], float], label: str, azimuth: float) -> str:
     value = lpips.get((label, round(azimuth, 1)))
     return "" if value is None else f"LPIPS {value:.3f}"

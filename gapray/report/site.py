@@ -1,4 +1,4 @@
-"""The report: a static site that opens from disk, an overview and a page a product."""
+"""The report: a static site that opens from disk, with an overview and a page per product."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_photo
 from gapray.catalog.reader import Catalog, package_of_rows
-from gapray.catalog.runs import Gone, gone
+from gapray.catalog.runs import GoneProducts, products_gone
 from gapray.config import DecodeSettings
 from gapray.errors import CatalogError, GaprayError
 from gapray.fidelity.score import OURS
@@ -44,7 +44,7 @@ STILL_COLUMNS = (
     "detail",
     "mirror",
 )
-"""Columns of `stills` that the product's page shows."""
+"""Columns of `stills` that a product's page shows."""
 ASSETS = ("style.css", "report.js")
 AZIMUTHS: dict[AzimuthsBy | None, str] = {
     "degrees": "degrees in the photos' names",
@@ -53,7 +53,7 @@ AZIMUTHS: dict[AzimuthsBy | None, str] = {
     "order": "nothing but the order of the photos, as even steps: check them",
     None: "not recorded",
 }
-"""How azimuths were known, as the product's page says it."""
+"""How azimuths were determined, as described on a product's page."""
 
 
 def write_report(
@@ -66,26 +66,26 @@ def write_report(
     """Write the site.
 
     Args:
-        catalog: With videos, scored or not.
-        folder: Made when missing; files of an earlier report are replaced.
-        title: Of the overview.
-        on_progress: Told of products done and products in all.
+        catalog: A catalogue with videos, scored or not.
+        folder: Folder of the site; created if missing. Files of an earlier report are replaced.
+        title: Title of the overview.
+        on_progress: Called with the number of products written and the total.
 
     Returns:
-        The overview's path.
+        Path of the overview.
 
     Raises:
         CatalogError: `catalog.write_failed`.
     """
     templates = _templates()
     rows = catalog.products().to_pylist()
-    known = {
+    by_product = {
         table: _by_product(getattr(catalog, table)().to_pylist())
         for table in ("verdicts", "rejects", "scores", "best_stills")
     }
     best = {row["product_id"]: row for row in catalog.best_videos().to_pylist()}
-    lost = gone(catalog.folder)
-    source_of = {name: source for source in reversed(lost) for name in source.products}
+    gone = products_gone(catalog.folder)
+    source_of = {name: group for group in reversed(gone) for name in group.products}
     missing = {
         row["product_id"]: f"No longer in {source_of[row['product_id']].source}; this is what was packaged before."
         for row in rows
@@ -96,36 +96,40 @@ def write_report(
         for name in ASSETS:
             (folder / name).write_text(_asset(name))
 
-        def written(row: Mapping[str, Any], package: GapPackage) -> dict[str, Any]:
+        def write_product(product: tuple[Mapping[str, Any], Callable[[], GapPackage]]) -> dict[str, Any]:
+            row, load_package = product
             identifier = row["product_id"]
             facts = ProductFacts(
                 identifier,
                 best.get(identifier),
-                known["verdicts"].get(identifier, []),
-                known["scores"].get(identifier, []),
-                known["rejects"].get(identifier, []),
-                known["best_stills"].get(identifier, []),
+                by_product["verdicts"].get(identifier, []),
+                by_product["scores"].get(identifier, []),
+                by_product["rejects"].get(identifier, []),
+                by_product["best_stills"].get(identifier, []),
                 missing.get(identifier, ""),
             )
-            return _write_product(catalog, package, facts, folder, templates)
+            return _write_product(catalog, load_package(), facts, folder, templates)
 
         listed: list[dict[str, Any]] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for some in _packages(catalog, rows):
-                for summary in pool.map(lambda told: written(told[0], told[1]()), some):
+            for products in _packages(catalog, rows):
+                for summary in pool.map(write_product, products):
                     listed.append(summary)
                     if on_progress:
                         on_progress(len(listed), len(rows))
         listed.sort(key=lambda summary: str(summary["id"]))
         packaged = {row["product_id"] for row in rows}
         listed += [
-            _rejected(one) for name, ones in known["rejects"].items() if name not in packaged for one in ones[:1]
+            _reject_row(reject)
+            for name, rejects in by_product["rejects"].items()
+            if name not in packaged
+            for reject in rejects[:1]
         ]
         (folder / "data.js").write_text(f"window.GAPRAY_PRODUCTS = {_script_json(listed)};\n")
         page = templates.get_template("index.html").render(
             title=title,
             counts=_counts(listed),
-            gone=_gone_lines(lost, missing),
+            gone=_gone_lines(gone, missing),
             table_header=HEADER,
             table=[row.cells() for row in fidelity_table(catalog)],
         )
@@ -137,7 +141,7 @@ def write_report(
 
 @dataclass(frozen=True)
 class ProductFacts:
-    """What the catalogue says of one product."""
+    """Current rows of one product in the catalogue."""
 
     product_id: str
     video: Mapping[str, Any] | None
@@ -145,25 +149,25 @@ class ProductFacts:
     scores: list[dict[str, Any]]
     rejects: list[dict[str, Any]]
     stills: list[dict[str, Any]]
-    """The best of each scene."""
+    """The best still of each scene."""
     gone: str
-    """That its photos are where they were no more; empty where they are there."""
+    """Message if the product's photos are gone from their source, else empty."""
 
     @property
     def shown_verdicts(self) -> list[dict[str, Any]]:
-        """Verdicts of the video that is shown, and of foreign videos; ours first."""
+        """Verdicts on the video that is shown and on foreign videos, gapray's first."""
         key = self.video["key"] if self.video else None
-        mine = [row for row in self.verdicts if row["video_key"] == key or row["foreign_video"]]
-        return sorted(mine, key=lambda row: (row["label"] != OURS, row["foreign_video"], row["lpips"] or 9.0))
+        shown = [row for row in self.verdicts if row["video_key"] == key or row["foreign_video"]]
+        return sorted(shown, key=lambda row: (row["label"] != OURS, row["foreign_video"], row["lpips"] or 9.0))
 
     @property
     def own(self) -> dict[str, Any] | None:
-        """Our verdict."""
+        """The verdict on gapray's own video, if it was scored."""
         return next((row for row in self.shown_verdicts if row["label"] == OURS and not row["foreign_video"]), None)
 
     @property
     def status(self) -> str:
-        """For the overview's filter."""
+        """Status in the overview: pass, fail, not scored or rejected."""
         if self.video is None:
             return "rejected" if self.rejects else "not scored"
         return self.own["gate"] if self.own else "not scored"
@@ -172,25 +176,25 @@ class ProductFacts:
 def _packages(
     catalog: Catalog, rows: list[dict[str, Any]]
 ) -> Iterator[list[tuple[dict[str, Any], Callable[[], GapPackage]]]]:
-    """Each product's row and what decodes its package, a part of the catalogue at a time."""
+    """Yield the products of one part of the catalogue at a time: each one's row and a function that decodes its package."""
     waiting = {(row["product_id"], row["key"]): row for row in rows}
 
-    def decoded(row: dict[str, Any], views: pa.Table) -> GapPackage:
-        mine = views.filter(pc.equal(views["product_id"], row["product_id"]))
-        return package_of_rows(row, mine.to_pylist())
+    def decode(row: dict[str, Any], views: pa.Table) -> GapPackage:
+        own_views = views.filter(pc.equal(views["product_id"], row["product_id"]))
+        return package_of_rows(row, own_views.to_pylist())
 
     for views in catalog.views_by_part():
-        found = views.select(["product_id", "key"]).group_by(["product_id", "key"]).aggregate([]).to_pylist()
-        here = [waiting.pop((package["product_id"], package["key"]), None) for package in found]
-        yield [(row, partial(decoded, row, views)) for row in here if row]
-    # Packaged anew since the rows were read, or without views, which is an error.
+        packages = views.select(["product_id", "key"]).group_by(["product_id", "key"]).aggregate([]).to_pylist()
+        in_part = [waiting.pop((package["product_id"], package["key"]), None) for package in packages]
+        yield [(row, partial(decode, row, views)) for row in in_part if row]
+    # Products that were packaged again since the rows were read, or that have no views, which is an error.
     yield [(row, partial(catalog.package, row["product_id"])) for row in waiting.values()]
 
 
 def _write_product(
     catalog: Catalog, package: GapPackage, facts: ProductFacts, folder: Path, templates: jinja2.Environment
 ) -> dict[str, Any]:
-    """One page with its two sprites and thumbnail; returns the overview's row."""
+    """Write a product's page with its sprites and thumbnail; returns its row of the overview."""
     identifier = facts.product_id
     place = folder / "products"
     photos = sprite(photos_of(package, PHOTO_SIDE), PHOTO_SIDE, 4)
@@ -210,13 +214,13 @@ def _write_product(
     stills = []
     for row in facts.stills:
         try:
-            stills.append(_still(catalog, row, place))
+            stills.append(_write_still(catalog, row, place))
         except GaprayError as error:
             problems.append({"stage": "report", "message": error.message, "code": error.code})
     own = facts.own
-    # A video repeats what was known of its package when it was drawn.
-    seen = [warning.message for warning in package.warnings or ()]
-    warnings = list(dict.fromkeys([*(facts.video["warnings"] if facts.video else ()), *seen]))
+    # A video's warnings include those of its package at the time when it was drawn.
+    package_warnings = [warning.message for warning in package.warnings or ()]
+    warnings = list(dict.fromkeys([*(facts.video["warnings"] if facts.video else ()), *package_warnings]))
     reasons = (own["reasons"] if own else [problem["message"] for problem in problems[:1]]) or warnings[:1]
     data = {"photos": _sprite_facts(f"{identifier}.photos.jpg", angles, 4), "turn": turn}
     page = templates.get_template("product.html").render(
@@ -254,15 +258,15 @@ def _write_product(
     }
 
 
-def _still(catalog: Catalog, row: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """One still, small, beside the page; and its numbers."""
+def _write_still(catalog: Catalog, row: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """Write a small copy of a still beside the page; returns its data for the page's template."""
     limits = DecodeSettings(reference_side=STILL_SIDE)
     picture = decode_photo(catalog.folder.read(row["file"]), limits)
     name = f"{row['product_id']}.still-{row['scene']}.jpg"
     (place / name).write_bytes(jpeg(picture))
     cells = [f"{row[column]:.3f}" for column in STILL_COLUMNS]
-    told = {"src": name, "scene": row["scene"], "gate": row["gate"], "pasted": row["pasted"], "cells": cells}
-    return told | {"prompt": row["prompt"], "reasons": row["reasons"]}
+    columns = {column: row[column] for column in ("scene", "gate", "pasted", "prompt", "reasons")}
+    return {"src": name, "cells": cells, **columns}
 
 
 def _sprite_facts(name: str, angles: list[float], columns: int) -> dict[str, Any]:
@@ -273,9 +277,9 @@ def _polar(facts: ProductFacts) -> str:
     shown = facts.shown_verdicts
     series = {
         row["label"]: [
-            PolarPoint(one["azimuth_deg"], one["lpips"], one["kind"] == "key")
-            for one in facts.scores
-            if one["label"] == row["label"] and one["key"] == row["key"]
+            PolarPoint(score["azimuth_deg"], score["lpips"], score["kind"] == "key")
+            for score in facts.scores
+            if score["label"] == row["label"] and score["key"] == row["key"]
         ]
         for row in shown
     }
@@ -294,16 +298,17 @@ def _provenance(catalog: Catalog, facts: ProductFacts) -> str:
     try:
         return json.dumps(json.loads(catalog.folder.read(name)), indent=2)
     except GaprayError:
-        return ""  # the page says of the video what is wrong
+        return ""  # the page already shows the video's error
 
 
-def _rejected(one: Mapping[str, Any]) -> dict[str, Any]:
-    nothing = dict.fromkeys(("lpips", "worst", "iou"))
-    return nothing | {
-        "id": one["product_id"],
+def _reject_row(reject: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overview's row of a product that was never packaged."""
+    scores = dict.fromkeys(("lpips", "worst", "iou"))
+    return scores | {
+        "id": reject["product_id"],
         "video": "",
         "status": "rejected",
-        "reason": f"{one['message']} [{one['code']}]",
+        "reason": f"{reject['message']} [{reject['code']}]",
         "thumb": "",
         "page": "",
         "azimuths_by": None,
@@ -316,17 +321,17 @@ def _counts(listed: list[dict[str, Any]]) -> str:
     return f"{len(listed)} products: " + ", ".join(f"{count} {name}" for name, count in counted.items())
 
 
-def _gone_lines(lost: Sequence[Gone], missing: Mapping[str, str]) -> list[str]:
-    """How many products of each source are still gone from it."""
-    counts = {group.source: group.count - sum(name not in missing for name in group.products) for group in lost}
+def _gone_lines(gone: Sequence[GoneProducts], missing: Mapping[str, str]) -> list[str]:
+    """Return a line with the number of products that are still gone from each source."""
+    counts = {group.source: group.count - sum(name not in missing for name in group.products) for group in gone}
     return [f"No longer in {source}: {count} of the products here." for source, count in counts.items() if count]
 
 
 def _by_product(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["product_id"], []).append(row)
-    return found
+        groups.setdefault(row["product_id"], []).append(row)
+    return groups
 
 
 def _templates() -> jinja2.Environment:
@@ -338,5 +343,5 @@ def _asset(name: str) -> str:
 
 
 def _script_json(data: object) -> str:
-    """JSON for a script element, which "</" would end."""
+    """Serialise data to JSON for a script element, escaping "</", which would end it."""
     return json.dumps(data).replace("</", "<\\/").replace("<!--", "<\\!--")

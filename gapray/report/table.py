@@ -1,4 +1,4 @@
-"""The table of fidelity: ours, the baselines, foreign videos, and what was not measured."""
+"""The fidelity table: gapray's videos, the baselines, foreign videos, and methods that were not measured."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gapray.fidelity.stats import Interval, bootstrap
 
 NOT_MEASURED = "not measured"
 SINGLE_IMAGE = ("single-image diffusion", "Runway Gen-3")
-"""What the mission is compared with; a row stays empty until a real video was scored."""
+"""Methods to compare with, whose rows are empty until a video of theirs has been scored."""
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One label over a catalogue; means over products of each product's mean over in-between angles."""
+    """Scores of one method: means over products of each product's mean over in-between angles."""
 
     label: str
     products: int
@@ -31,7 +31,7 @@ class TableRow:
     note: str = ""
 
     def cells(self) -> list[str]:
-        """For people."""
+        """Return the row as text, one string for each column of `HEADER`."""
         if self.lpips is None:
             return [self.label, "0", NOT_MEASURED, "", "", "", "", self.note]
         numbers = [_number(self.psnr, 1), _number(self.ssim, 3), _number(self.iou, 3), _number(self.identity, 3)]
@@ -43,28 +43,31 @@ HEADER = ["method", "products", "LPIPS (95%)", "PSNR dB", "SSIM", "IoU", "identi
 
 
 def fidelity_table(catalog: Catalog, product_id: str | None = None) -> list[TableRow]:
-    """One row a label, ours first; `SINGLE_IMAGE` rows say that nothing was measured where that is so."""
+    """Return the table of a catalogue, or of one product: a row per method, gapray first.
+
+    Methods in `SINGLE_IMAGE` that have no scores get an empty row.
+    """
     verdicts = [row for row in catalog.verdicts(product_id).to_pylist() if row["lpips"] is not None]
     best = {(row["product_id"], row["key"]) for row in catalog.best_videos(product_id).to_pylist()}
-    # Of several seeds only the published one counts; foreign videos have no rival.
+    # Of several videos of a product only the published one counts; foreign videos all count.
     counted = [row for row in verdicts if row["foreign_video"] or (row["product_id"], row["video_key"]) in best]
     labels = [OURS, *BASELINES]
     labels += sorted({row["label"] for row in counted} - set(labels))
     rows = []
     for label in labels:
-        mine = [row for row in counted if row["label"] == label]
-        if not mine:
+        labelled = [row for row in counted if row["label"] == label]
+        if not labelled:
             continue
         rows.append(
             TableRow(
                 label,
-                len(mine),
-                bootstrap([row["lpips"] for row in mine]),
-                psnr=_mean([row["psnr"] for row in mine]),
-                ssim=_mean([row["ssim"] for row in mine]),
-                iou=_mean([row["iou"] for row in mine]),
-                identity=_mean([row["identity"] for row in mine]),
-                note="aligned" if mine[0]["foreign_video"] else "",
+                len(labelled),
+                bootstrap([row["lpips"] for row in labelled]),
+                psnr=_mean([row["psnr"] for row in labelled]),
+                ssim=_mean([row["ssim"] for row in labelled]),
+                iou=_mean([row["iou"] for row in labelled]),
+                identity=_mean([row["identity"] for row in labelled]),
+                note="aligned" if labelled[0]["foreign_video"] else "",
             )
         )
     present = {row.label for row in rows}
@@ -72,13 +75,13 @@ def fidelity_table(catalog: Catalog, product_id: str | None = None) -> list[Tabl
 
 
 def as_markdown(rows: Sequence[TableRow]) -> str:
-    """A pipe table."""
+    """Format the table as Markdown."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
     return "\n".join(lines + ["| " + " | ".join(row.cells()) + " |" for row in rows]) + "\n"
 
 
 def as_csv(rows: Sequence[TableRow]) -> str:
-    """RFC 4180, full precision."""
+    """Format the table as CSV (RFC 4180) with full precision."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(

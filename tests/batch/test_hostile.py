@@ -192,7 +192,7 @@ def test_the_corpus_is_large_and_its_codes_are_documented(corpus):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_each_gets_its_code_and_the_run_ends_with_3(corpus, tmp_path):
+def test_hostile_products_are_rejected_with_their_codes_and_exit_code_3(corpus, tmp_path):
     from typer.testing import CliRunner
 
     root, expected = corpus
@@ -215,7 +215,7 @@ def test_each_gets_its_code_and_the_run_ends_with_3(corpus, tmp_path):
         assert len(catalog.package(f"sku-{index:04d}").views) == 8
 
 
-def test_an_empty_picture_has_no_product(tmp_path, classic_weights):
+def test_an_image_without_a_product_is_rejected(tmp_path, classic_weights):
     """With the real network a bare backdrop is refused by its mask, not by chance."""
     from gapray.capture.discover import discover
     from gapray.errors import InputError

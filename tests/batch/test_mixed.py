@@ -56,7 +56,7 @@ def stages(named):
 
 
 @pytest.mark.parametrize("stage", ["mask", "describe", "draw", "compare", "stills"])
-def test_a_worker_with_other_weights_than_the_driver_s_does_no_work(machine, stage):
+def test_a_worker_whose_weights_differ_from_the_drivers_fails(machine, stage):
     machine("driver")
     named = f"{CARD}@{locate(card_named(CARD)).revision[:12]}"
     require(named)
@@ -66,7 +66,7 @@ def test_a_worker_with_other_weights_than_the_driver_s_does_no_work(machine, sta
     assert error.value.code == "model.mixed"
 
 
-def test_a_worker_with_other_arithmetic_is_refused_too():
+def test_a_worker_with_a_different_model_version_fails():
     require("hull@2", "null-model@2")
     with pytest.raises(ModelError) as error:
         require("hull@1")
@@ -91,7 +91,7 @@ except GaprayError as error:
 
 
 @pytest.mark.long
-def test_a_run_over_a_mixed_cluster_ends_and_commits_nothing(machine, tmp_path):
+def test_a_run_on_a_mixed_cluster_fails_and_commits_nothing(machine, tmp_path):
     source = write_products(tmp_path / "shoot", 1)
     workers = machine("worker")
     machine("driver")

@@ -35,20 +35,20 @@ def test_batch_equals_one_process_to_the_bit(samples, tmp_path, classic_weights)
     catalog = gapray.open_catalog(str(tmp_path / "catalog"))
     settings = load_profile("classic", environment={}).packaging
     models = PackagingModels.load(settings, device="cpu", threads=2)
-    [capture] = [one for one in discover(str(samples / "captures")) if one.product_id == "mug"]
+    [capture] = [capture for capture in discover(str(samples / "captures")) if capture.product_id == "mug"]
     ours, theirs = build_package(capture, models, settings), catalog.package("mug")
     assert (ours.key, dict(ours.models)) == (theirs.key, dict(theirs.models))
-    for one, other in zip(ours.views, theirs.views, strict=True):
-        assert np.array_equal(one.reference, other.reference)
-        assert np.array_equal(one.mask, other.mask)
-        assert np.array_equal(one.canny, other.canny)
-        assert np.array_equal(one.identity[:512], other.identity[:512])
+    for view, other in zip(ours.views, theirs.views, strict=True):
+        assert np.array_equal(view.reference, other.reference)
+        assert np.array_equal(view.mask, other.mask)
+        assert np.array_equal(view.canny, other.canny)
+        assert np.array_equal(view.identity[:512], other.identity[:512])
         # Nearness travels as half floats between stages: one part in 2048.
-        assert np.abs(one.depth.astype(int) - other.depth).max() <= 65535 / 1024
+        assert np.abs(view.depth.astype(int) - other.depth).max() <= 65535 / 1024
 
 
 @pytest.mark.long
-def test_resume_skips_and_touch_costs_no_model_work(tmp_path, null):
+def test_resume_skips_finished_products_and_touched_photos_run_no_model(tmp_path, null):
     write_products(tmp_path / "shoot", 5)
     seen = []
     first = gapray.package(
@@ -73,7 +73,7 @@ def test_resume_skips_and_touch_costs_no_model_work(tmp_path, null):
 
 
 @pytest.mark.long
-def test_bad_products_become_rejects_and_good_ones_are_there(tmp_path, null):
+def test_bad_products_become_rejects_and_good_ones_are_packaged(tmp_path, null):
     write_products(tmp_path / "shoot", 2)
     broken = write_product(tmp_path / "shoot" / "broken")
     (broken / "broken_090.png").write_bytes(b"")
@@ -103,7 +103,7 @@ def test_a_manifest_is_a_source(tmp_path, null):
 
 
 @pytest.mark.parametrize("table", ["views", "manifests"])
-def test_a_catalogue_that_cannot_be_written_to_ends_the_run_with_its_code(tmp_path, null, table):
+def test_an_unwritable_catalogue_fails_the_run_with_a_code(tmp_path, null, table):
     write_products(tmp_path / "shoot", 1)
     (tmp_path / "catalog").mkdir()
     (tmp_path / "catalog" / table).write_bytes(b"a file where a folder belongs")
@@ -112,7 +112,7 @@ def test_a_catalogue_that_cannot_be_written_to_ends_the_run_with_its_code(tmp_pa
     assert error.value.code == "catalog.write_failed"
 
 
-def test_a_product_that_is_gone_from_the_source_is_told_of(tmp_path, null):
+def test_products_gone_from_the_source_are_reported(tmp_path, null):
     write_products(tmp_path / "shoot", 2)
     out = str(tmp_path / "c")
     assert gapray.package(tmp_path / "shoot", out=out, profile=null).gone == 0
@@ -121,22 +121,22 @@ def test_a_product_that_is_gone_from_the_source_is_told_of(tmp_path, null):
     line = "no longer in the source: 1 (sku-0001); the catalogue keeps what was packaged"
     assert done.exit_code == 0 and line in done.output
     assert f"last packaging: {line}" in CliRunner().invoke(app, ["status", out]).output
-    told = json.loads(
+    summary = json.loads(
         CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", out, *NULL, "--json"]).stdout
     )
-    assert (told["gone"], told["gone_products"], told["finished"]) == (1, ["sku-0001"], 1)
+    assert (summary["gone"], summary["gone_products"], summary["finished"]) == (1, ["sku-0001"], 1)
     assert json.loads(CliRunner().invoke(app, ["status", out, "--json"]).stdout)["rows"]["products"] == 2
     report = write_report(gapray.open_catalog(out), tmp_path / "site").parent
-    told = f"No longer in {tmp_path / 'shoot'}"
-    assert f"{told}: 1 of the products here." in (report / "index.html").read_text()
+    line = f"No longer in {tmp_path / 'shoot'}"
+    assert f"{line}: 1 of the products here." in (report / "index.html").read_text()
     pages = {name: (report / "products" / f"{name}.html").read_text() for name in ("sku-0000", "sku-0001")}
-    assert told in pages["sku-0001"] and told not in pages["sku-0000"]
+    assert line in pages["sku-0001"] and line not in pages["sku-0000"]
     rows = json.loads((report / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
-    assert [told in row["reason"] for row in rows] == [False, True]
+    assert [line in row["reason"] for row in rows] == [False, True]
     write_product(tmp_path / "elsewhere" / "sku-0001", seed=1)
     gapray.package(tmp_path / "elsewhere", out=out, profile=null)
     report = write_report(gapray.open_catalog(out), tmp_path / "site").parent
-    assert told not in (report / "index.html").read_text() + (report / "products" / "sku-0001.html").read_text()
+    assert line not in (report / "index.html").read_text() + (report / "products" / "sku-0001.html").read_text()
 
 
 def packaged(words):
@@ -146,16 +146,16 @@ def packaged(words):
     return json.loads(done.stdout)
 
 
-def test_another_product_of_the_same_id_is_told_of(tmp_path):
+def test_a_different_product_with_the_same_id_is_reported(tmp_path):
     out, size = tmp_path / "c", ["--set", "depth.work_side=98"]
     for source, seed in (("first", 1), ("second", 2)):
         write_product(tmp_path / source / "mug", seed=seed)
     shutil.copytree(tmp_path / "first", tmp_path / "moved", copy_function=shutil.copyfile)
     shutil.copytree(tmp_path / "first", tmp_path / "again", copy_function=shutil.copyfile)
-    told = [packaged([tmp_path / "first", "--out", out])]
-    told += [packaged([tmp_path / "moved", "--out", out]), packaged([tmp_path / "again", "--out", out, *size])]
-    assert [(one["packaged"], one["unchanged"]) for one in told] == [(1, 0), (0, 1), (1, 0)]
-    assert [one["warnings"] for one in told] == [[], [], []], "the photos are the same wherever they lie"
+    summaries = [packaged([tmp_path / "first", "--out", out])]
+    summaries += [packaged([tmp_path / "moved", "--out", out]), packaged([tmp_path / "again", "--out", out, *size])]
+    assert [(summary["packaged"], summary["unchanged"]) for summary in summaries] == [(1, 0), (0, 1), (1, 0)]
+    assert [summary["warnings"] for summary in summaries] == [[], [], []], "the photos are the same wherever they lie"
     replaced = packaged([tmp_path / "second", "--out", out])
     [warning] = replaced["warnings"]
     assert (warning["product_id"], warning["code"], replaced["warned"]) == ("mug", "product.source_changed", 1)
@@ -171,7 +171,7 @@ def test_another_product_of_the_same_id_is_told_of(tmp_path):
     assert json.loads(CliRunner().invoke(app, ["status", str(out), "--json"]).stdout)["warnings"] == []
 
 
-def test_photos_that_look_wrong_are_told_of_when_they_are_packaged(tmp_path):
+def test_packaging_warns_about_photos_that_look_wrong(tmp_path):
     out, mug = tmp_path / "c", write_product(tmp_path / "shoot" / "mug")
     write_product(tmp_path / "shoot" / "pan", seed=4)
     cv2.imwrite(str(mug / "mug_090.png"), cv2.imread(str(mug / "mug_045.png")) ^ 1)
@@ -181,11 +181,11 @@ def test_photos_that_look_wrong_are_told_of_when_they_are_packaged(tmp_path):
     assert line in done.output and "[azimuth.duplicate]" in done.output and "warning pan" not in done.output
     assert line in CliRunner().invoke(app, ["status", str(out)]).output
     catalog = gapray.open_catalog(str(out))
-    assert [one["product_id"] for one in catalog.warnings()] == ["mug"]
+    assert [warning["product_id"] for warning in catalog.warnings()] == ["mug"]
     assert [warning.code for warning in catalog.package("mug").warnings] == ["azimuth.duplicate"]
     assert catalog.package("pan").warnings == (), "looked at, and nothing found"
     os.utime(mug / "mug_000.png", ns=(5, 5))
     assert packaged([tmp_path / "shoot", "--out", out])["unchanged"] == 1
-    assert [one["product_id"] for one in catalog.warnings()] == ["mug"], "a touched file takes no warning away"
+    assert [warning["product_id"] for warning in catalog.warnings()] == ["mug"], "a touched file takes no warning away"
     [page] = [write_report(catalog, tmp_path / "site").parent / "products" / "mug.html"]
     assert "both files show one picture" in page.read_text()

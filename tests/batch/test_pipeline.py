@@ -41,7 +41,7 @@ def sink(table, *, parts):
     return table
 
 
-def test_rows_go_through_the_stages_in_blocks_and_are_committed_in_parts():
+def test_rows_are_processed_in_blocks_and_committed_in_parts():
     seen, parts = [], []
     pipeline = Pipeline(
         (Stage("toy.plus", plus, TOY, TOY, {"amount": 1}), Stage("toy.doubles", Doubles, TOY, TOY, {"seen": seen}, 3)),
@@ -55,7 +55,7 @@ def test_rows_go_through_the_stages_in_blocks_and_are_committed_in_parts():
     assert seen == ["made"], "one worker does it all"
 
 
-def test_columns_that_are_not_a_stages_own_go_on_with_their_rows():
+def test_columns_that_a_stage_does_not_read_are_passed_through():
     def shown(table):
         assert table.column_names == ["product_id", "value"]
         return table
@@ -65,14 +65,14 @@ def test_columns_that_are_not_a_stages_own_go_on_with_their_rows():
     assert stage.worker()(table).to_pylist() == table.to_pylist()
 
 
-def test_a_stage_that_loses_a_row_or_a_column_is_a_defect_that_is_told():
+def test_a_stage_that_loses_a_row_or_a_column_raises_type_error():
     table = pa.table({"product_id": ["a", "b"], "value": [1, 2]})
     for wrong in (lambda rows: rows.slice(0, 1), lambda rows: rows.drop_columns("value")):
         with pytest.raises(TypeError, match="toy.wrong"):
             Stage("toy.wrong", wrong, TOY, TOY).worker()(table)
 
 
-def test_what_a_stage_raises_ends_the_run():
+def test_an_error_in_a_stage_ends_the_run():
     def refuse(table):
         raise ModelError("model.failed", "of a worker")
 
@@ -84,7 +84,7 @@ def test_what_a_stage_raises_ends_the_run():
 
 
 @pytest.mark.timeout(500)
-def test_a_catalogue_is_the_same_by_either_executor(ray_cluster, tmp_path):
+def test_both_executors_write_the_same_catalogue(ray_cluster, tmp_path):
     write_products(tmp_path / "shoot", 3)
     (write_product(tmp_path / "shoot" / "broken") / "broken_090.png").write_bytes(b"")
     made = {}
@@ -119,12 +119,12 @@ assert not ray.is_initialized() and summary.packaged == 2, summary
 """
 
 
-def test_the_local_executor_starts_no_ray(tmp_path):
+def test_the_local_executor_does_not_start_ray(tmp_path):
     write_products(tmp_path / "shoot", 2)
     words = [str(tmp_path / "shoot"), str(tmp_path / "c"), *NULL, "run.executor=local"]
     subprocess.run([sys.executable, "-c", LOCAL, *words], cwd=ROOT, check=True, timeout=120)
 
 
-def test_an_unknown_executor_is_refused():
+def test_an_unknown_executor_is_rejected():
     with pytest.raises(gapray.errors.ConfigError, match="executor"):
         load_profile("classic", overrides=["run.executor=spark"], environment={})

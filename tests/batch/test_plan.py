@@ -59,11 +59,11 @@ def finish(folder, capture, key="k"):
     commit(folder, {"products": [row]})
 
 
-def test_finished_products_are_left_out(tmp_path):
+def test_finished_products_are_skipped(tmp_path):
     write_products(tmp_path / "shoot", 3)
     write_product(tmp_path / "shoot" / "bad", azimuths=[0, 45])
     folder = Folder.at(str(tmp_path / "catalog"))
-    captures = [one for one in scan(str(tmp_path / "shoot")) if one.product_id == "sku-0001"]
+    captures = [capture for capture in scan(str(tmp_path / "shoot")) if capture.product_id == "sku-0001"]
     finish(folder, captures[0])
     catalog = Catalog(folder)
     pending, rows = plan(tmp_path, catalog)
@@ -96,9 +96,9 @@ def refused_of(tmp_path, table):
 
 
 @pytest.mark.parametrize("change", ["azimuth_deg", "uri", "left out"])
-def test_a_product_twice_with_other_photos_or_angles_is_refused(tmp_path, change):
+def test_conflicting_rows_of_one_product_are_rejected(tmp_path, change):
     write_products(tmp_path / "shoot", 2)
-    rows = [manifest_row(one) for one in scan(str(tmp_path / "shoot"))]
+    rows = [manifest_row(capture) for capture in scan(str(tmp_path / "shoot"))]
     other = {**rows[0], "photos": [dict(photo) for photo in rows[0]["photos"]]}
     if change == "azimuth_deg":
         other["photos"] = [{**photo, "azimuth_deg": -photo["azimuth_deg"] % 360} for photo in other["photos"]]
@@ -129,9 +129,9 @@ def by_polars(path):
 @pytest.mark.parametrize(
     "rewrite",
     [by_pandas, by_pandas_with_categories, by_polars],
-    ids=lambda one: one.__name__,
+    ids=lambda function: function.__name__,
 )
-def test_a_manifest_that_another_library_wrote_again(tmp_path, rewrite):
+def test_a_manifest_rewritten_by_another_library_is_read(tmp_path, rewrite):
     write_products(tmp_path / "shoot", 2)
     manifest = tmp_path / "m.parquet"
     write_manifest(scan(str(tmp_path / "shoot")), str(manifest))
@@ -146,7 +146,7 @@ def test_a_manifest_that_another_library_wrote_again(tmp_path, rewrite):
         )
 
 
-def test_a_manifest_of_other_types_is_refused(tmp_path):
+def test_a_manifest_with_wrong_column_types_is_rejected(tmp_path):
     for name, kind in (("product_id", pa.int64()), ("uri", pa.null()), ("photos", pa.list_(pa.string()))):
         schema = MANIFEST.set(MANIFEST.get_field_index(name), pa.field(name, kind))
         with pytest.raises(InputError, match=f"column {name!r} is") as error:
@@ -177,7 +177,7 @@ def test_stages_fit_two_cores_and_not_one():
     assert error.value.code == "resource.insufficient"
 
 
-def test_networks_ask_for_a_share_of_a_gpu():
+def test_networks_request_a_fraction_of_a_gpu():
     profile = load_profile("sd15", environment={})
     plan = plan_stages(profile, {"CPU": 16, "GPU": 1})
     assert plan.describe_gpu == GpuShare(16.0, 80.0, processes_per_device=2)
@@ -209,7 +209,7 @@ def test_describe_workers_of_two_gpus_cannot_share_one():
     assert plan.describe_gpu.num_gpus * 3 > 1 and plan.describe_gpu.gb == 16
 
 
-def test_rendering_takes_whole_gpus_for_a_generator_and_cores_for_the_morph():
+def test_generators_get_whole_gpus_and_the_morph_gets_cores():
     morph = load_profile("classic", environment={})
     assert plan_render(morph, None, {"CPU": 2}) == RenderWorkers(1, 2, 0.625, None)
     assert plan_render(morph, None, {"CPU": 8}) == RenderWorkers(4, 2, 1.625, None)
@@ -273,25 +273,25 @@ def row(name, **fields):
     } | fields
 
 
-def test_one_bad_row_fails_alone():
+def test_only_the_faulty_row_fails():
     rows = [row("a"), row("b"), row("c", error_code="image.empty"), row("d", known_key="k")]
     seen = []
 
     def work(live):
-        if any(one["product_id"] == "b" for one in live):
+        if any(live_row["product_id"] == "b" for live_row in live):
             raise InputError("mask.too_small", "b is small")
-        seen.extend(one["product_id"] for one in live)
+        seen.extend(live_row["product_id"] for live_row in live)
 
     process_live_rows(rows, work)
     assert seen == ["a"]
-    assert [one["error_code"] for one in rows] == [None, "mask.too_small", "image.empty", None]
+    assert [each_row["error_code"] for each_row in rows] == [None, "mask.too_small", "image.empty", None]
 
 
-def test_an_unforeseen_error_keeps_a_code():
-    one = row("a")
-    fail(one, ZeroDivisionError("oops"))
-    assert one["error_code"] == "internal.error"
-    assert "ZeroDivisionError: oops" in one["error_message"]
+def test_an_unexpected_error_gets_a_code():
+    failed = row("a")
+    fail(failed, ZeroDivisionError("oops"))
+    assert failed["error_code"] == "internal.error"
+    assert "ZeroDivisionError: oops" in failed["error_message"]
 
 
 def test_products_that_are_gone_from_their_source_are_named(tmp_path):
@@ -310,7 +310,7 @@ def test_products_that_are_gone_from_their_source_are_named(tmp_path):
         assert (pending.gone, pending.products) == (gone, 2), below
 
 
-def test_rows_of_one_id_that_differ_are_refused(tmp_path):
+def test_different_rows_with_one_id_are_rejected(tmp_path):
     """Two sources' manifests in one table: the product that is written last would hide the other."""
     for source, seed in (("a", 1), ("b", 2)):
         write_product(tmp_path / source / "mug", seed=seed)
@@ -332,7 +332,7 @@ def test_rows_of_one_id_that_differ_are_refused(tmp_path):
             )
 
 
-def test_what_another_command_made_of_a_source_is_not_gone(tmp_path):
+def test_products_of_other_commands_are_not_reported_as_gone(tmp_path):
     """`gapray run` makes products of films too; `gapray package` of the same folder leaves them out."""
     write_products(tmp_path / "shoot", 1)
     folder, [capture] = Folder.at(str(tmp_path / "catalog")), discover(str(tmp_path / "shoot"))

@@ -52,7 +52,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_a_run_leaves_its_caller_s_settings_as_they_were(ray_cluster, tmp_path, stops):
+def test_a_run_preserves_the_callers_data_context(ray_cluster, tmp_path, stops):
     """On a cluster that may grow, where a run limits what Ray Data plans with; an error on the way makes no difference."""
     write_products(tmp_path / "shoot", 1)
     profile = load_profile("classic", overrides=[*NULL, "run.max_gpus=1"], environment={})
@@ -94,12 +94,12 @@ print(json.dumps(seen))
 
 
 @pytest.mark.long
-def test_a_ray_of_our_own_leaves_environment_and_loggers(tmp_path):
+def test_a_local_ray_preserves_environment_and_loggers(tmp_path):
     done = subprocess.run([sys.executable, "-c", OWN_RAY], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == {"inside": True, "raised": True, "outside": True}
 
 
-def test_an_estimate_leaves_the_caller_s_threads(tmp_path):
+def test_an_estimate_preserves_thread_counts(tmp_path):
     """Stages set the threads of their process, which here is the caller's."""
     import_package(Folder.at(str(tmp_path)), make.package(), uri="x")
     small = [
@@ -121,10 +121,12 @@ def test_an_estimate_leaves_the_caller_s_threads(tmp_path):
         cv2.setNumThreads(before[1])
 
 
-@pytest.mark.parametrize(("given", "told"), [({}, 14_400), ({"no_progress_s": 7}, 7), ({"no_progress_s": None}, -1)])
-def test_a_run_may_stand_still_as_long_as_the_setting_says(ray_cluster, manifest, given, told):
+@pytest.mark.parametrize(
+    ("given", "timeout_s"), [({}, 14_400), ({"no_progress_s": 7}, 7), ({"no_progress_s": None}, -1)]
+)
+def test_a_run_may_stall_as_long_as_the_setting_allows(ray_cluster, manifest, given, timeout_s):
     rows = read_manifest(*manifest, RunSettings(**given), FIXED).repartition(target_num_rows_per_block=1)
-    assert rows.context.execution_no_progress_timeout_s == told
+    assert rows.context.execution_no_progress_timeout_s == timeout_s
     assert rows.context.execution_options.resource_limits.cpu == float("inf")
     assert read_manifest(*manifest, RunSettings(), GROWING).context.execution_options.resource_limits.cpu == 3
 
@@ -185,7 +187,7 @@ def test_a_pool_whose_actor_dies_twice_recovers(ray_cluster, manifest, tmp_path,
     assert len(list(tmp_path.glob("born-*"))) >= 3 and len(list(tmp_path.glob("died-*"))) == 2
 
 
-def test_what_a_stage_raises_keeps_its_code(ray_cluster, manifest, tmp_path):
+def test_an_error_in_a_stage_keeps_its_code(ray_cluster, manifest, tmp_path):
     def refuse(table):
         raise ModelError("model.failed", "of a worker")
 
@@ -196,7 +198,7 @@ def test_what_a_stage_raises_keeps_its_code(ray_cluster, manifest, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("idle", [pytest.param(False, marks=pytest.mark.night), True], ids=["at work", "idle"])
-def test_an_actor_that_cannot_be_started_again_ends_the_run_with_its_reason(ray_cluster, manifest, tmp_path, idle):
+def test_an_actor_that_cannot_restart_fails_the_run_with_its_error(ray_cluster, manifest, tmp_path, idle):
     """Ray Data kept an idle one in its pool, without work and without a successor, until its patience was at its end."""
     settings = {"folder": tmp_path, "idle": idle, "starts": 1}
     with pytest.raises(ModelError, match="a second time"), unwrapped_ray_errors():
@@ -204,7 +206,7 @@ def test_an_actor_that_cannot_be_started_again_ends_the_run_with_its_reason(ray_
 
 
 @pytest.mark.long
-def test_an_actor_that_starts_at_the_second_try_goes_on(ray_cluster, manifest, tmp_path):
+def test_an_actor_that_starts_on_the_second_attempt_continues(ray_cluster, manifest, tmp_path):
     class Late(Dies):
         def __init__(self, folder, **settings):
             super().__init__(folder, **settings)
@@ -215,7 +217,7 @@ def test_an_actor_that_starts_at_the_second_try_goes_on(ray_cluster, manifest, t
 
 
 @pytest.mark.long
-def test_a_run_that_stands_still_ends_with_a_code(ray_cluster, manifest, tmp_path):
+def test_a_stalled_run_ends_with_a_code(ray_cluster, manifest, tmp_path):
     """Told by a stage that Ray Data itself would let stand still: its actor is not one of ours."""
     with pytest.raises(ResourceError) as caught, unwrapped_ray_errors():
         through(manifest, Dies, {"folder": tmp_path, "idle": True, "starts": 1}, no_progress_s=8.0, lasts=False)

@@ -29,7 +29,7 @@ TAKEN = pa.schema([("product_id", pa.string())])
 GIVEN = pa.schema([("product_id", pa.string()), ("value", pa.int64())])
 
 
-def test_a_stage_takes_its_time_and_passes_traces_on():
+def test_a_stage_appends_its_time_to_the_traces():
     def work(table, *, factor):
         assert COLUMN not in table.column_names
         time.sleep(0.02)
@@ -47,21 +47,21 @@ def test_a_stage_takes_its_time_and_passes_traces_on():
     )
 
 
-def test_a_run_that_fails_says_so(tmp_path):
+def test_a_failed_run_is_recorded_as_failed(tmp_path):
     folder, profile = Folder.at(str(tmp_path)), load_profile("classic", environment={})
     summary = PackageSummary("run-x", str(tmp_path), products=3)
     shared = {"profile": profile, "models": {"m": "1"}, "source": "shoot", "on_progress": None}
     with pytest.raises(InputError), recorded(summary, folder, **shared):
         assert run_named(folder, "run-x")["state"] == "running"
         raise InputError("capture.no_photos", "nothing there")
-    told = run_named(folder, "run-x")
-    assert told["state"] == "failed" and told["error"] == {"code": "capture.no_photos", "message": "nothing there"}
+    record = run_named(folder, "run-x")
+    assert record["state"] == "failed" and record["error"] == {"code": "capture.no_photos", "message": "nothing there"}
     with pytest.raises(KeyboardInterrupt), recorded(summary, folder, **shared):
         raise KeyboardInterrupt
     assert run_named(folder, "run-x")["error"]["code"] == "stopped"
 
 
-def test_the_code_s_revision_is_the_checkout_s():
+def test_the_revision_is_that_of_the_checkout():
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     if head.returncode:
         pytest.skip("not a git checkout")
@@ -75,20 +75,20 @@ def test_records_logs_and_metrics_of_a_real_run(tmp_path, ray_cluster):
     profile = load_profile("classic", overrides=[*NULL, "run.cpu_hour_price=3600"], environment={})
     summary = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=profile)
     folder = Folder.at(str(tmp_path / "c"))
-    [told] = runs(folder)
-    assert told["run_id"] == summary.run_id and told["state"] == "finished" and told["kind"] == "package"
-    assert told["counts"]["packaged"] == 3 and told["rejects_by_code"] == {"image.empty": 1}
-    assert told["pieces"] == {"unit": "views", "count": 24} and told["done"] == 4
-    assert list(told["stages"]) == [f"package.{name}" for name in ("decode", "mask", "describe", "encode", "write")]
-    assert all(stage["products"] == 4 and stage["seconds"] > 0 for stage in told["stages"].values())
-    assert told["cluster"]["CPU"] == 2 and told["held"]["cpu_hours"] == pytest.approx(
-        2 * told["seconds"] / 3600, rel=0.3
+    [record] = runs(folder)
+    assert record["run_id"] == summary.run_id and record["state"] == "finished" and record["kind"] == "package"
+    assert record["counts"]["packaged"] == 3 and record["rejects_by_code"] == {"image.empty": 1}
+    assert record["pieces"] == {"unit": "views", "count": 24} and record["done"] == 4
+    assert list(record["stages"]) == [f"package.{name}" for name in ("decode", "mask", "describe", "encode", "write")]
+    assert all(stage["products"] == 4 and stage["seconds"] > 0 for stage in record["stages"].values())
+    assert record["cluster"]["CPU"] == 2 and record["held"]["cpu_hours"] == pytest.approx(
+        2 * record["seconds"] / 3600, rel=0.3
     )
-    assert told["spilled_bytes"] == 0
-    assert told["cost"] == pytest.approx(told["held"]["cpu_hours"] * 3600)
-    assert told["profile"]["packaging"]["mask"]["model"] == "null-model" and told["code"]["version"]
+    assert record["spilled_bytes"] == 0
+    assert record["cost"] == pytest.approx(record["held"]["cpu_hours"] * 3600)
+    assert record["profile"]["packaging"]["mask"]["model"] == "null-model" and record["code"]["version"]
     again = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=profile)
-    assert [one["run_id"] for one in runs(folder)] == [again.run_id, summary.run_id]
+    assert [record["run_id"] for record in runs(folder)] == [again.run_id, summary.run_id]
     assert not list((tmp_path / "c" / "manifests").iterdir()), "manifests go with their runs"
     logs = json_lines(Path(ray_cluster._private.worker._global_node.get_logs_dir_path()), summary.run_id)
     ends = {line["product_id"]: line for line in logs if line["message"].startswith("product")}

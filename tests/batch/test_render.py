@@ -84,7 +84,7 @@ def test_videos_rows_and_files(tmp_path, small):
 
 
 @pytest.mark.long
-def test_seeds_presets_and_limits_are_videos_of_their_own(tmp_path, small):
+def test_seeds_and_presets_make_separate_videos_and_limits_apply(tmp_path, small):
     catalog = catalog_of(tmp_path / "c", product("one"), product("two"))
     first = gapray.render(catalog, profile=small, limit=1, seeds=2)
     assert (first.products, first.rendered) == (2, 2)
@@ -99,7 +99,7 @@ def test_seeds_presets_and_limits_are_videos_of_their_own(tmp_path, small):
         assert gapray.render(catalog, profile=small, limit=1, preset=preset).finished == 1
 
 
-def test_what_cannot_begin_says_why(tmp_path, small):
+def test_a_run_that_cannot_start_raises_with_a_code(tmp_path, small):
     with pytest.raises(CatalogError) as error:
         gapray.render(tmp_path / "nothing", profile=small)
     assert error.value.code == "catalog.not_found"
@@ -124,7 +124,7 @@ def test_an_estimate_writes_nothing(tmp_path, small):
 
 
 @pytest.mark.long
-def test_a_full_disk_is_said_and_nothing_is_half_there(tmp_path, small):
+def test_a_full_disk_is_reported_and_leaves_no_partial_files(tmp_path, small):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], check=False)

@@ -12,7 +12,7 @@ def task_error(cause):
     return ray.exceptions.RayTaskError("write", "trace", cause)
 
 
-def test_an_error_of_ours_comes_out_of_its_wrappers():
+def test_gapray_errors_are_unwrapped():
     ours = InputError("image.empty", "nothing in it")
     with pytest.raises(InputError) as caught, unwrapped_ray_errors():
         raise task_error(task_error(ours))
@@ -27,14 +27,14 @@ def test_an_error_of_ours_comes_out_of_its_wrappers():
         task_error(ray.exceptions.OwnerDiedError("00", None, "here")),
     ],
 )
-def test_what_ray_could_not_mend_has_a_code_that_says_try_again(error):
+def test_ray_failures_have_a_code_whose_remedy_is_to_retry(error):
     with pytest.raises(ResourceError) as caught, unwrapped_ray_errors():
         raise error
     assert caught.value.code == "cluster.failed"
     assert "again" in caught.value.remedy
 
 
-def test_a_run_that_stood_still_has_a_code_that_names_the_setting():
+def test_a_stall_has_a_code_whose_remedy_names_the_setting():
     with pytest.raises(ResourceError) as caught, unwrapped_ray_errors():
         raise ExecutionTimeoutError(
             "Dataset execution made no progress for at least 9s of scheduling time (timeout: 9s). …"
@@ -43,6 +43,6 @@ def test_a_run_that_stood_still_has_a_code_that_names_the_setting():
     assert "9s" in caught.value.message and "run.no_progress_s" in caught.value.remedy
 
 
-def test_a_defect_keeps_its_trace():
+def test_a_bug_keeps_its_traceback():
     with pytest.raises(ray.exceptions.RayTaskError), unwrapped_ray_errors():
         raise task_error(ZeroDivisionError())

@@ -83,12 +83,12 @@ def ours(catalog):
     return {row["product_id"]: row for row in open_catalog(catalog).verdicts().to_pylist() if row["label"] == "gapray"}
 
 
-def test_one_run_of_hidden_photos_left_out_views_and_a_torn_file(catalog, profile, samples, tmp_path):
+def test_scoring_by_held_out_photos_and_left_out_views_with_a_damaged_file(catalog, profile, samples, tmp_path):
     truth = tmp_path / "truth"
     smaller(samples / "held_out" / "mug", truth / "mug")
     seen = []
     summary = gapray.score(
-        str(catalog), profile=profile, truth=truth, options=TRUTH, on_progress=lambda one: seen.append(one.done)
+        str(catalog), profile=profile, truth=truth, options=TRUTH, on_progress=lambda summary: seen.append(summary.done)
     )
     assert (summary.products, summary.passed + summary.failed, summary.rejected) == (3, 2, 1)
     assert seen[0] == 0 and seen[-1] == 3
@@ -111,7 +111,7 @@ def test_one_run_of_hidden_photos_left_out_views_and_a_torn_file(catalog, profil
     assert {row["product_id"]: row["lpips"] for row in opened.best_videos().to_pylist()}["mug"] == mug["lpips"]
 
 
-def test_only_the_products_that_are_named_are_scored(catalog, profile):
+def test_only_named_products_are_scored(catalog, profile):
     opened = open_catalog(catalog)
     facts = score_facts(str(catalog), profile)
     todo, _ = pending_scores(opened, facts, {}, ["mug"])
@@ -121,7 +121,7 @@ def test_only_the_products_that_are_named_are_scored(catalog, profile):
     assert error.value.code == "catalog.product_not_found"
 
 
-def test_what_is_scored_is_skipped_and_other_photos_are_another_score(catalog, profile, samples):
+def test_scored_videos_are_skipped_unless_the_truth_changes(catalog, profile, samples):
     facts = score_facts(str(catalog), profile)
     photos = read_truth(str(samples / "held_out"), TRUTH).photos
     opened = open_catalog(catalog)
@@ -135,16 +135,16 @@ def test_what_is_scored_is_skipped_and_other_photos_are_another_score(catalog, p
 
 
 def verdict_row(video, lpips, gate):
-    told = {name: video[name] for name in ("product_id", "product_key", "created_at")}
+    columns = {name: video[name] for name in ("product_id", "product_key", "created_at")}
     numbers = {"angles": 1, "lpips": lpips, "key_angles": 0, "gate": gate, "reasons": [], "notes": []}
     named = {"key": video["key"], "video_key": video["key"], "label": "gapray", "foreign_video": False}
-    return dict.fromkeys(VERDICTS.names) | told | numbers | named | {"protocol": "{}", "run_id": "r"}
+    return dict.fromkeys(VERDICTS.names) | columns | numbers | named | {"protocol": "{}", "run_id": "r"}
 
 
 def turn_of(samples, order=1):
     files = sorted(
         [*(samples / "captures" / "mug").iterdir(), *(samples / "held_out" / "mug").iterdir()],
-        key=lambda one: one.stem[-3:],
+        key=lambda path: path.stem[-3:],
     )
     # As large as the photos of `rendered`: at another size the mask network sees another outline, and the frames that are laid at
     # the right angle differ by their boxes.
@@ -152,7 +152,7 @@ def turn_of(samples, order=1):
     return np.ascontiguousarray(np.stack(frames)[::order])
 
 
-def test_a_foreign_video_is_laid_along_the_photos(catalog, profile, samples, tmp_path):
+def test_a_foreign_video_is_aligned_with_the_photos(catalog, profile, samples, tmp_path):
     path = tmp_path / "runway.mp4"
     path.write_bytes(encode_mp4(turn_of(samples, -1), fps=24))
     found = score_foreign(
@@ -167,9 +167,11 @@ def test_a_foreign_video_is_laid_along_the_photos(catalog, profile, samples, tmp
     theirs, ours = found.verdicts
     assert (theirs.label, ours.label) == ("Runway Gen-3", "gapray (aligned)")
     assert theirs.lpips < 0.05 and theirs.angles == 16 and theirs.key_angles == 8
-    laid = [one for one in open_catalog(catalog).table("scores").to_pylist() if one["label"] == "Runway Gen-3"]
+    laid = [score for score in open_catalog(catalog).table("scores").to_pylist() if score["label"] == "Runway Gen-3"]
     # Frame f of the film, which runs backwards, is the photo at 15 degrees x (23 - f).
-    assert all(abs(turned(one["azimuth_deg"], 15.0 * (23 - one["frame"]))) <= 15 for one in laid) and len(laid) == 24
+    assert (
+        all(abs(turned(score["azimuth_deg"], 15.0 * (23 - score["frame"]))) <= 15 for score in laid) and len(laid) == 24
+    )
     assert any("against the azimuths" in note for note in found.notes)
     assert "truth of other products: supplement" in found.notes
     row = next(row for row in open_catalog(catalog).verdicts("mug").to_pylist() if row["label"] == "Runway Gen-3")
@@ -179,7 +181,7 @@ def test_a_foreign_video_is_laid_along_the_photos(catalog, profile, samples, tmp
     assert "single-image diffusion" in table and table["single-image diffusion"].lpips is None
 
 
-def test_another_products_video_is_refused(catalog, profile, samples, tmp_path):
+def test_a_video_of_another_product_is_rejected(catalog, profile, samples, tmp_path):
     path = tmp_path / "mug.mp4"
     path.write_bytes(encode_mp4(turn_of(samples), fps=24))
     with pytest.raises(GaprayError) as error:
@@ -222,7 +224,7 @@ def variable_rate(path):
         ("variable.mp4", variable_rate, "score.not_this_product"),
     ],
 )
-def test_strange_files_give_codes(catalog, profile, tmp_path, name, write, code):
+def test_unusable_files_raise_errors_with_codes(catalog, profile, tmp_path, name, write, code):
     path = tmp_path / name
     write(path)
     with pytest.raises(GaprayError) as error:
@@ -230,7 +232,7 @@ def test_strange_files_give_codes(catalog, profile, tmp_path, name, write, code)
     assert error.value.code == code
 
 
-def test_of_two_seeds_the_better_one_is_best(catalog):
+def test_the_better_of_two_seeds_is_the_best_video(catalog):
     """The gate counts first, then LPIPS."""
     opened = open_catalog(catalog)
     video = next(row for row in opened.videos().to_pylist() if row["product_id"] == "mug")

@@ -79,7 +79,7 @@ def left_out(catalog, profile=SCORING):
     return dict(zip(todo["backend"].to_pylist(), rows, strict=True))
 
 
-def test_views_are_drawn_with_what_drew_the_video_whatever_profile_scores_it(folder):
+def test_left_out_views_are_drawn_with_the_videos_own_settings(folder):
     rows = left_out(folder / "catalog")
     assert set(rows) == {"morph", "animatediff"}
     package = open_catalog(str(folder / "catalog")).package("one")
@@ -95,22 +95,22 @@ def test_views_are_drawn_with_what_drew_the_video_whatever_profile_scores_it(fol
         assert np.abs(picture_of(drawn).astype(int) - wanted.image).max() <= 1, backend
 
 
-def test_other_weights_or_another_record_would_not_draw_the_video(folder, tmp_path, monkeypatch):
+def test_other_weights_or_settings_are_detected_before_drawing(folder, tmp_path, monkeypatch):
     catalog = shutil.copytree(folder / "catalog", tmp_path / "catalog")
     [record] = [
         path for path in catalog.glob("files/videos/*/*/provenance.json") if '"backend": "morph"' in path.read_text()
     ]
-    told = json.loads(record.read_text())
-    told["settings"]["orbit"]["margin"] = 0.3
-    record.write_text(json.dumps(told))
+    provenance = json.loads(record.read_text())
+    provenance["settings"]["orbit"]["margin"] = 0.3
+    record.write_text(json.dumps(provenance))
     with_weights(tmp_path, monkeypatch, seed=1)
     assert {row["error_code"] for row in left_out(catalog).values()} == {"score.not_as_drawn"}
-    told["settings"]["orbit"]["fisheye"] = True
-    record.write_text(json.dumps(told))
+    provenance["settings"]["orbit"]["fisheye"] = True
+    record.write_text(json.dumps(provenance))
     assert left_out(catalog)["morph"]["error_code"] == "score.not_as_drawn"
 
 
-def test_a_generator_without_its_gpu_costs_only_its_own_videos_scores(folder):
+def test_a_generator_without_a_gpu_rejects_only_its_own_videos(folder):
     rows = left_out(folder / "catalog", load_profile("classic", overrides=["fidelity.leave_out=1"], environment={}))
     assert rows["morph"]["error_code"] is None
     assert rows["animatediff"]["error_code"] == "resource.insufficient"

@@ -22,7 +22,7 @@ def source(tmp_path):
     return tmp_path
 
 
-def test_what_is_not_used_is_said(source):
+def test_unused_truth_is_reported(source):
     found = read_truth(str(source), OPTIONS)
     assert set(found.photos) == {"cup", "mug"} and len(found.photos["mug"]) == 8
     reject, strange, ignored = found.unused(["mug", "torn"])
@@ -32,7 +32,7 @@ def test_what_is_not_used_is_said(source):
     assert len(found.unused(["mug", "cup"])) == 2
 
 
-def test_photos_that_no_frame_is_compared_with_are_counted(source):
+def test_photos_without_a_frame_to_compare_are_counted(source):
     found = read_truth(str(source), OPTIONS)
     frames = {"mug": [0.0, 44.0, 90.0, 180.0], "cup": [45.0 * step for step in range(8)]}
     lines = found.unmatched({"mug": [0.2, 180.0], "cup": [359.9]}, frames, 2.0)
@@ -43,14 +43,14 @@ def test_photos_that_no_frame_is_compared_with_are_counted(source):
     assert found.unmatched({}, frames, 2.0) == found.unmatched({"mug": [0.0]}, {}, 2.0) == []
 
 
-def test_many_products_are_named_in_part(tmp_path):
+def test_only_the_first_of_many_products_are_named(tmp_path):
     for at in range(12):
         write_product(tmp_path / f"p{at:02d}")
     [line] = read_truth(str(tmp_path), OPTIONS).unused([])
     assert line.endswith("p08, p09 and 2 more")
 
 
-def test_a_product_that_is_asked_for_must_be_there(source):
+def test_truth_of_a_missing_product_raises(source):
     found = read_truth(str(source), OPTIONS)
     assert len(found.of("mug")) == 8
     with pytest.raises(InputError) as missing:
@@ -61,6 +61,6 @@ def test_a_product_that_is_asked_for_must_be_there(source):
     assert torn.value.code == found.rejects["torn"].code
 
 
-def test_no_truth_is_none_of_it():
+def test_no_source_gives_no_truth():
     found = read_truth(None, OPTIONS)
     assert found.photos == {} and found.unused(["mug"]) == []

@@ -38,7 +38,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def options(*settings):
-    return [one for setting in settings for one in ("--set", setting)]
+    return [argument for setting in settings for argument in ("--set", setting)]
 
 
 def run(*arguments):
@@ -59,7 +59,7 @@ def verdicts(catalog):
 
 
 @pytest.mark.night
-def test_each_verdict_is_under_its_own_video(samples, classic_weights, tmp_path, monkeypatch):
+def test_verdicts_belong_to_their_own_videos(samples, classic_weights, tmp_path, monkeypatch):
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     tiny.write_mirror(mirror)

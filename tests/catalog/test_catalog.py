@@ -34,12 +34,14 @@ def rows_of(product_id, *, key="k1", at=0, run="run-a", views=4):
     facts = RunFacts(run, FACTS.settings, FACTS.profile, FACTS.models)
     shared = {"product_id": product_id, "key": key, "facts": facts, "now": now}
     return {
-        "views": [view_row(one, encode_jpeg(one.reference, 95), encode_png(one.mask), **shared) for one in made.views],
+        "views": [
+            view_row(view, encode_jpeg(view.reference, 95), encode_png(view.mask), **shared) for view in made.views
+        ],
         "products": [
             product_row(
                 source="s",
                 uri="memory://x",
-                azimuths_deg=[one.azimuth_deg for one in made.views],
+                azimuths_deg=[view.azimuth_deg for view in made.views],
                 depth_scale=1.5,
                 depth_shift=-0.25,
                 **shared,
@@ -57,23 +59,23 @@ def test_round_trip(folder):
     catalog = Catalog(folder)
     assert catalog.products()["product_id"].to_pylist() == ["a", "b"]
     read, made = catalog.package("a"), package("a", key="k1", views=4)
-    for one, other in zip(read.views, made.views, strict=True):
+    for view, other in zip(read.views, made.views, strict=True):
         for field in ("mask", "depth", "canny", "identity"):
-            assert np.array_equal(getattr(one, field), getattr(other, field))
+            assert np.array_equal(getattr(view, field), getattr(other, field))
     assert (read.key, read.depth_scale, read.depth_shift) == ("k1", 1.5, -0.25)
     with pytest.raises(CatalogError) as error:
         catalog.package("c")
     assert error.value.code == "catalog.product_not_found"
 
 
-def test_parts_are_named_by_their_keys_and_replace_themselves(folder):
+def test_a_part_is_named_by_its_keys_and_replaced_by_a_retry(folder):
     commit(folder, rows_of("a", at=1))
     commit(folder, rows_of("a", at=2))
     assert len(folder.parts("products")) == len(folder.parts("views")) == 1
     assert Catalog(folder).sql("SELECT count(*) n FROM all_products").to_pylist() == [{"n": 1}]
 
 
-def test_views_without_their_product_are_not_there(folder):
+def test_views_without_a_product_row_are_not_current(folder):
     commit(folder, {"views": rows_of("a")["views"]})
     commit(folder, rows_of("b"))
     catalog = Catalog(folder)
@@ -82,7 +84,7 @@ def test_views_without_their_product_are_not_there(folder):
     assert catalog.sql("SELECT DISTINCT product_id FROM all_views").to_pylist() == [{"product_id": "b"}]
 
 
-def test_the_newest_row_is_current_whoever_wrote_last(folder):
+def test_the_newest_row_is_current_in_any_order_of_writing(folder):
     commit(folder, rows_of("a", key="new", at=10, run="run-b"))
     commit(folder, rows_of("a", key="old", at=5))  # a writer that wakes after its run was taken over
     catalog = Catalog(folder)
@@ -91,7 +93,7 @@ def test_the_newest_row_is_current_whoever_wrote_last(folder):
     assert catalog.views().num_rows == 4
 
 
-def test_two_runs_with_other_parts_show_every_view_once(folder):
+def test_views_of_two_runs_are_shown_once(folder):
     commit(folder, joined(rows_of("a", at=1), rows_of("b", at=1)))
     commit(folder, rows_of("a", at=2, run="run-b"))
     catalog = Catalog(folder)
@@ -127,7 +129,7 @@ def test_compaction_changes_no_current_row(folder):
     assert (again.rows_before, again.parts_after) == (again.rows_after, 3)
 
 
-def test_other_tools_read_it_with_no_gapray(tmp_path):
+def test_other_tools_read_the_tables(tmp_path):
     folder = Folder.at(str(tmp_path))
     commit(folder, rows_of("a"))
     [count] = duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/views/*.parquet'").fetchall()
@@ -137,7 +139,7 @@ def test_other_tools_read_it_with_no_gapray(tmp_path):
     assert frame["reference"][0][:2] == b"\xff\xd8"
 
 
-def test_a_half_written_part_is_no_part(tmp_path):
+def test_a_partially_written_part_is_ignored(tmp_path):
     folder = Folder.at(str(tmp_path))
     commit(folder, rows_of("a"))
     (tmp_path / "products" / ".part-x.parquet.abc.tmp").write_bytes(b"half")
@@ -165,7 +167,7 @@ def test_import(tmp_path):
     assert read.models["mask"] == "m@1"
 
 
-def test_current_and_superseded_rows_are_counted_apart(folder):
+def test_current_and_superseded_rows_are_counted_separately(folder):
     assert Catalog(folder).counts() == {}
     commit(folder, joined(rows_of("a", key="k1", views=4), rows_of("b", key="k1", views=4)))
     assert Catalog(folder).counts() == {"products": (2, 0), "views": (8, 0)}
@@ -175,7 +177,7 @@ def test_current_and_superseded_rows_are_counted_apart(folder):
     assert Catalog(folder).counts() == {"products": (2, 0), "views": (12, 0)}
 
 
-def test_a_package_that_comes_back_is_recognised(tmp_path):
+def test_an_identical_package_is_not_imported_again(tmp_path):
     """What `gapray export` wrote, brought into its own catalogue, changes nothing; touched by hand, it is another package."""
     where = Folder.at(str(tmp_path / "c"))
     commit(where, joined(rows_of("mug", key="k1", views=8)))
@@ -193,7 +195,7 @@ def test_a_package_that_comes_back_is_recognised(tmp_path):
     assert (Catalog(where).package("mug").views[1].mask[:9] == 255).all()
 
 
-def test_a_package_with_a_hole_is_refused_as_photos_are(tmp_path):
+def test_an_import_with_missing_views_is_rejected(tmp_path):
     where = Folder.at(str(tmp_path))
     holed = replace(package("mug"), views=package("mug").views[:2] + package("mug").views[3:])
     with pytest.raises(InputError) as error:
@@ -203,18 +205,21 @@ def test_a_package_with_a_hole_is_refused_as_photos_are(tmp_path):
     assert import_package(where, holed, uri="gap", allow_missing=True) == "new"
 
 
-def test_an_import_looks_at_the_pictures_though_somebody_has(tmp_path):
+def test_an_import_checks_the_photos_again(tmp_path):
     """A manifest's empty list of warnings is of the pictures that were exported, and tells of no others."""
     where = Folder.at(str(tmp_path))
     views = list(package("mug").views)
     views[3] = replace(views[3], reference=views[1].reference, mask=views[1].mask)
-    said = PackageWarning("gap.reference_changed", "view_135: …")
-    import_package(where, replace(package("mug"), views=tuple(views), warnings=(said,)), uri="gap")
-    assert [one["code"] for one in Catalog(where).warnings("mug")] == ["gap.reference_changed", "azimuth.duplicate"]
+    warning = PackageWarning("gap.reference_changed", "view_135: …")
+    import_package(where, replace(package("mug"), views=tuple(views), warnings=(warning,)), uri="gap")
+    assert [warning["code"] for warning in Catalog(where).warnings("mug")] == [
+        "gap.reference_changed",
+        "azimuth.duplicate",
+    ]
     assert Catalog(where).warnings("cup") == []
 
 
-def test_nothing_there(tmp_path):
+def test_a_missing_catalogue_raises(tmp_path):
     for uri in (str(tmp_path / "none"), "nosuch://x"):
         with pytest.raises(CatalogError) as error:
             open_catalog(uri)
@@ -235,7 +240,7 @@ histories = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(histories)
-def test_any_history_leaves_every_product_once(history):
+def test_any_history_has_one_current_row_per_product(history):
     import tempfile
 
     with tempfile.TemporaryDirectory() as root:
@@ -256,21 +261,21 @@ def test_part_names_do_not_depend_on_order():
     assert part_name(pa.Table.from_pylist(rows)) == part_name(pa.Table.from_pylist(rows[::-1]))
 
 
-def test_parts_end_where_their_bytes_do_and_products_stay_whole(folder):
+def test_parts_are_split_by_size_between_products(folder):
     rows = joined(*(rows_of(f"p{index}") for index in range(6)))
     size = sum(len(row[name]) for row in rows["views"][:8] for name in ("reference", "mask", "depth", "canny"))
     commit(folder, rows, part_bytes=size)
     views = [pq.read_table(path, filesystem=folder.arrow) for path in folder.parts("views")]
     assert len(views) > 2 and len(folder.parts("products")) == len(views)
-    told = [sorted(set(part["product_id"].to_pylist())) for part in views]
-    assert sorted(sum(told, [])) == [f"p{index}" for index in range(6)], "no product in two parts"
+    product_lists = [sorted(set(part["product_id"].to_pylist())) for part in views]
+    assert sorted(sum(product_lists, [])) == [f"p{index}" for index in range(6)], "no product in two parts"
     commit(folder, rows, part_bytes=size)
     assert len(folder.parts("views")) == len(views), "a task that is run again replaces its own files"
     assert Catalog(folder).products().num_rows == 6 and len(Catalog(folder).package("p3").views) == 4
 
 
 @pytest.mark.parametrize(("products", "size"), [(2, 10**9), (100, 40_000), (100, 1)])
-def test_compaction_bounds_parts_and_drops_what_is_superseded(folder, products, size):
+def test_compaction_bounds_parts_and_drops_superseded_rows(folder, products, size):
     commit(folder, joined(*(rows_of(f"p{index}", key="old") for index in range(5))))
     commit(folder, joined(*(rows_of(f"p{index}", at=1) for index in range(3))))
     # One package in two parts, as after a retry with other neighbours: the newer one stays.
@@ -290,7 +295,7 @@ def test_compaction_bounds_parts_and_drops_what_is_superseded(folder, products, 
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-def test_reading_again_and_again_never_waits_for_ever(folder):
+def test_repeated_reading_never_deadlocks(folder):
     """Arrow's threads once waited for Python's lock while DuckDB's thread held it and waited for them."""
     for index in range(40):
         commit(folder, rows_of(f"p{index}", views=1))
@@ -300,13 +305,13 @@ def test_reading_again_and_again_never_waits_for_ever(folder):
         assert catalog.rejects().num_rows == 0
 
 
-def test_local_files_are_read_without_python(tmp_path):
+def test_local_files_are_read_by_arrows_own_file_system(tmp_path):
     from pyarrow.fs import LocalFileSystem
 
     assert isinstance(Folder.at(str(tmp_path)).arrow, LocalFileSystem)
 
 
-def test_a_catalogue_that_cannot_be_written_to_is_said(tmp_path):
+def test_an_unwritable_catalogue_is_reported(tmp_path):
     folder = Folder.at(str(tmp_path / "catalog"))
     (tmp_path / "catalog").mkdir()
     for table in TABLES:
@@ -326,17 +331,24 @@ def video_row(product_id, key="v", *, backend="morph", seed=0, preset="web", at=
     now = START + timedelta(seconds=at)
     lists = {name: [] for name in ("azimuths_deg", "key_frames", "files", "models", "reprojection_iou", "warnings")}
     numbers = {"frames": 8, "size": 64, "bytes": 1, "elevation_deg": 0.0, "direction": 1, "seconds": 1.0}
-    told = {"profile": "classic", "source_type": "x", "licence": "x", "run_id": "run-a", "created_at": now}
+    columns = {"profile": "classic", "source_type": "x", "licence": "x", "run_id": "run-a", "created_at": now}
     named = {"product_id": product_id, "key": key, "product_key": product_key}
-    return named | {"backend": backend, "seed": seed, "preset": preset} | lists | numbers | told
+    return named | {"backend": backend, "seed": seed, "preset": preset} | lists | numbers | columns
 
 
 def verdict_row(product_id, key, video_key, label="gapray", *, at=0, gate="pass", reasons=(), **numbers):
     now = START + timedelta(seconds=at)
     named = {"product_id": product_id, "key": key, "product_key": "k1", "video_key": video_key, "label": label}
-    told = {"foreign_video": False, "angles": 1, "key_angles": 0, "gate": gate, "reasons": list(reasons), "notes": []}
+    columns = {
+        "foreign_video": False,
+        "angles": 1,
+        "key_angles": 0,
+        "gate": gate,
+        "reasons": list(reasons),
+        "notes": [],
+    }
     stamp = {"protocol": "{}", "run_id": "run-a", "created_at": now}
-    return dict.fromkeys(TABLES["verdicts"].names) | named | told | numbers | stamp
+    return dict.fromkeys(TABLES["verdicts"].names) | named | columns | numbers | stamp
 
 
 def still_row(product_id, key, *, scene="studio", seed=0, at=0, percentile=0.5, gate="pass", reasons=()):
@@ -365,15 +377,23 @@ def still_row(product_id, key, *, scene="studio", seed=0, at=0, percentile=0.5, 
         "backend": "composite",
         "seed": seed,
     }
-    told = {"width": 8, "height": 8, "bytes": 1, "pasted": True, "models": [], "reasons": list(reasons), "gate": gate}
+    columns = {
+        "width": 8,
+        "height": 8,
+        "bytes": 1,
+        "pasted": True,
+        "models": [],
+        "reasons": list(reasons),
+        "gate": gate,
+    }
     texts = dict.fromkeys(("prompt", "file", "source_type", "licence", "profile"), "x")
-    return named | told | texts | numbers | {"same_percentile": percentile, "run_id": "run-a", "created_at": now}
+    return named | columns | texts | numbers | {"same_percentile": percentile, "run_id": "run-a", "created_at": now}
 
 
 def refused(product_id, stage, item, *, at):
     now = START + timedelta(seconds=at)
-    told = {"source": "s", "uri": "u", "code": "model.failed", "message": "m", "facts": FACTS, "now": now}
-    return reject_row(product_id=product_id, stage=stage, item=item, **told)
+    columns = {"source": "s", "uri": "u", "code": "model.failed", "message": "m", "facts": FACTS, "now": now}
+    return reject_row(product_id=product_id, stage=stage, item=item, **columns)
 
 
 def test_videos_of_every_preset_are_current(folder):
@@ -385,7 +405,7 @@ def test_videos_of_every_preset_are_current(folder):
     assert catalog.best_videos()["key"].to_pylist() == ["web-two"]
 
 
-def test_a_reject_counts_until_that_very_item_is_there(folder):
+def test_a_reject_is_current_until_its_item_succeeds(folder):
     """Neither another seed or preset, nor another scene, nor another video's score makes up for it."""
     commit(folder, rows_of("a"))
     commit(folder, {"videos": [video_row("a", "seed0"), video_row("a", "seed1", seed=1)]})
@@ -432,7 +452,7 @@ def test_a_reject_counts_until_that_very_item_is_there(folder):
     assert items() == []
 
 
-def test_rejects_of_before_they_had_an_item_are_read(folder):
+def test_rejects_without_an_item_are_read(folder):
     """The column is new: a part without it counts until its stage succeeds for the product."""
     commit(folder, rows_of("a"))
     old = pa.Table.from_pylist([refused("a", "render", "", at=1)], schema=TABLES["rejects"]).drop_columns(["item"])
@@ -445,7 +465,7 @@ def test_rejects_of_before_they_had_an_item_are_read(folder):
     assert catalog.rejects().num_rows == 0
 
 
-def test_a_query_that_is_not_utf8_is_refused_by_a_code(tmp_path):
+def test_a_query_that_is_not_utf8_is_rejected(tmp_path):
     """What a script in Latin-1 passes reaches Python as halves of surrogate pairs."""
     with pytest.raises(CatalogError) as error:
         Catalog(Folder.at(str(tmp_path))).sql("SELECT 'caf\udce9' AS x")
@@ -463,7 +483,7 @@ def test_a_query_that_is_not_utf8_is_refused_by_a_code(tmp_path):
         "BEGIN",
     ],
 )
-def test_a_statement_that_would_change_nothing_is_refused(tmp_path, query):
+def test_statements_that_do_not_read_are_rejected(tmp_path, query):
     commit(Folder.at(str(tmp_path)), rows_of("mug"))
     with pytest.raises(CatalogError) as error:
         Catalog(Folder.at(str(tmp_path))).sql(query)

@@ -33,13 +33,13 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(("table", "column"), [("videos", "files"), ("stills", "file")])
-def test_a_row_without_its_files_does_not_count_as_made(folder, table, column):
+def test_a_row_with_missing_files_does_not_count_as_finished(folder, table, column):
     rows = Catalog(folder).table(table, columns=["key", column])
     assert sorted(rows["key"].to_pylist()) == ["a", "b"]
     assert keys_with_files(folder, table, rows).to_pylist() == ["a"]
 
 
-def test_a_file_that_is_gone_has_a_code_of_its_own(folder):
+def test_a_missing_file_has_its_own_code(folder):
     with pytest.raises(CatalogError) as error:
         folder.read(f"{media_folder('stills', 'b', 'b')}/still.png")
     assert error.value.code == "catalog.file_missing"

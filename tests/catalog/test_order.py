@@ -69,10 +69,10 @@ def from_the_future(where, key="f"):
     """A package of `mug` from a machine whose clock is ahead."""
     rows = rows_of("mug", key=key.ljust(64, "0"))
     late = utc_now() + AHEAD
-    commit(Folder.at(where), {table: [one | {"created_at": late} for one in rows[table]] for table in rows})
+    commit(Folder.at(where), {table: [row | {"created_at": late} for row in rows[table]] for table in rows})
 
 
-def test_a_package_that_is_brought_in_last_is_current(tmp_path):
+def test_the_last_imported_package_is_current(tmp_path):
     where = str(tmp_path / "c")
     from_the_future(where)
     import_package(Folder.at(where), package("mug", key="0" * 64), uri="memory://")
@@ -80,7 +80,7 @@ def test_a_package_that_is_brought_in_last_is_current(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_that_comes_last_is_current_and_survives_compaction(tmp_path):
+def test_the_last_run_is_current_and_survives_compaction(tmp_path):
     where = str(tmp_path / "c")
     from_the_future(where)
     write_product(tmp_path / "shoot" / "mug")

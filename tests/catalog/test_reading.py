@@ -55,12 +55,12 @@ def tables(counts):
         (lambda catalog: catalog.sql("SHOW TABLES"), []),
     ],
 )
-def test_tables_that_a_query_does_not_need_are_not_listed_and_others_once(counted, read, listed):
+def test_a_query_lists_only_the_tables_it_reads_and_each_once(counted, read, listed):
     read(counted)
     assert tables(counted.folder.filesystem.listed) == dict.fromkeys(listed, 1)
 
 
-def test_of_parts_without_a_product_no_image_is_read(tmp_path):
+def test_images_of_other_products_parts_are_not_read(tmp_path):
     """By the range of its names each part could hold it."""
     folder, noise = counted_folder(tmp_path), random.Random(0)
     for index in range(PARTS):
@@ -74,7 +74,7 @@ def test_of_parts_without_a_product_no_image_is_read(tmp_path):
     assert part < folder.filesystem.bytes < part + 2**19 + footers < PARTS * part
 
 
-def test_a_walk_through_all_packages_opens_each_part_as_often_as_any_other(counted):
+def test_iterating_over_packages_opens_every_part_equally_often(counted):
     seen = [row for part in counted.views_by_part() for row in part.select(["product_id", "azimuth_deg"]).to_pylist()]
     assert len(seen) == 2 * PARTS * 4 == len({(row["product_id"], row["azimuth_deg"]) for row in seen})
     opened = counted.folder.filesystem.opened
@@ -96,7 +96,7 @@ def test_views_by_part_are_the_current_views(folder):
     assert max(batch.num_rows for batch in catalog.stream("views", rows=3)) == 3
 
 
-def test_a_stream_of_a_table_in_a_bucket_holds_a_piece_of_it(tmp_path):
+def test_streaming_a_table_from_a_bucket_holds_only_a_chunk(tmp_path):
     """Rows are long, so that DuckDB could not sort them in `STREAM_MEMORY`; every second one is superseded."""
     folder, noise = counted_folder(tmp_path), random.Random(0)
     rows, parts, width = 2000, 36, 4096
@@ -121,19 +121,21 @@ def test_a_stream_of_a_table_in_a_bucket_holds_a_piece_of_it(tmp_path):
     assert most < 3 * READ_BYTES < size, (most, size)
 
 
-def test_a_bucket_s_pieces_are_the_whole_table(counted, monkeypatch):
+def test_the_chunks_of_a_bucket_make_the_whole_table(counted, monkeypatch):
     """Also where each holds one row group."""
     monkeypatch.setattr("gapray.catalog.reader.READ_BYTES", 1)
-    assert counted.products()["product_id"].to_pylist() == sorted(f"{one}{n}" for one in "az" for n in range(PARTS))
+    assert counted.products()["product_id"].to_pylist() == sorted(
+        f"{letter}{n}" for letter in "az" for n in range(PARTS)
+    )
     assert counted.table("views", columns=["product_id", "azimuth_deg"]).num_rows == 2 * PARTS * 4
     assert counted.sql("SELECT count(*) n FROM all_views WHERE azimuth_deg = 90").to_pylist() == [{"n": 2 * PARTS}]
 
 
-def say(folder, path, said):
-    """Write a part anew with another format."""
+def write_format(folder, path, part_format):
+    """Rewrite a part with another format in its footer."""
     part = pq.read_table(path, filesystem=folder.arrow)
     metadata = {key: value for key, value in part.schema.metadata.items() if key != FORMAT_KEY}
-    metadata |= {} if said is None else {FORMAT_KEY: str(said).encode()}
+    metadata |= {} if part_format is None else {FORMAT_KEY: str(part_format).encode()}
     pq.write_table(part.replace_schema_metadata(metadata), path, filesystem=folder.arrow)
 
 
@@ -155,13 +157,13 @@ FORMATS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "code", "remedy"), FORMATS)
+@pytest.mark.parametrize(("part_format", "code", "remedy"), FORMATS)
 @pytest.mark.parametrize("read", READS)
-def test_a_part_of_another_format_is_refused_by_every_way_to_read_it(folder, read, said, code, remedy):
+def test_a_part_of_another_format_is_rejected_by_every_reader(folder, read, part_format, code, remedy):
     commit(folder, joined(rows_of("a")))
     commit(folder, joined(rows_of("b")))
     for table in ("products", "views"):
-        say(folder, folder.parts(table)[0], said)
+        write_format(folder, folder.parts(table)[0], part_format)
     catalog = open_catalog(folder.filesystem.unstrip_protocol(folder.path))
     before = {table: folder.parts(table) for table in TABLES}
     with pytest.raises(CatalogError) as caught:
@@ -171,7 +173,7 @@ def test_a_part_of_another_format_is_refused_by_every_way_to_read_it(folder, rea
     assert {table: folder.parts(table) for table in TABLES} == before, "nothing was written or removed"
 
 
-def test_every_part_says_its_format_whoever_made_the_rows(folder):
+def test_every_part_has_its_format_in_the_footer(folder):
     bare = pa.Table.from_pylist(rows_of("a")["products"], schema=TABLES["products"]).replace_schema_metadata(None)
     commit(folder, {"products": bare, "views": rows_of("a")["views"]})
     for table in ("products", "views"):
@@ -180,11 +182,11 @@ def test_every_part_says_its_format_whoever_made_the_rows(folder):
     assert Catalog(folder).package("a").key == "k1"
 
 
-def test_a_format_that_is_still_read_is_compacted_to_the_present_one(folder, monkeypatch):
+def test_compaction_upgrades_older_formats(folder, monkeypatch):
     commit(folder, rows_of("a"))
     monkeypatch.setattr("gapray.catalog.schemas.OLDEST_FORMAT", 0)
     for table in ("products", "views"):
-        say(folder, folder.parts(table)[0], 0)
+        write_format(folder, folder.parts(table)[0], 0)
     catalog = Catalog(folder)
     assert len(catalog.package("a").views) == 4
     compact(folder)

@@ -19,7 +19,7 @@ def catalog(tmp_path):
         name, video, score = f"p{index}", f"video{index}", f"score{index}"
         verdicts = [verdict_row(name, score, video, label, lpips=lpips, worst_lpips=0.3, iou=0.9) for label in LABELS]
         commit(folder, rows_of(name) | {"videos": [video_row(name, video)]})
-        commit(folder, {"verdicts": [verdicts[0], *(one | {"gate": "none"} for one in verdicts[1:])]})
+        commit(folder, {"verdicts": [verdicts[0], *(verdict | {"gate": "none"} for verdict in verdicts[1:])]})
     return Catalog(folder)
 
 
@@ -27,7 +27,7 @@ def gates(catalog):
     return {(row["product_id"], row["label"]): (row["gate"], *row["reasons"]) for row in catalog.verdicts().to_pylist()}
 
 
-def test_only_verdicts_that_come_out_otherwise_are_written(catalog):
+def test_only_changed_verdicts_are_written(catalog):
     assert rejudge_videos(catalog, GateSettings(), "run-b") == 0
     assert len(catalog.folder.parts("verdicts")) == 2
     before = catalog.table("verdicts")
@@ -43,7 +43,7 @@ def test_only_verdicts_that_come_out_otherwise_are_written(catalog):
     assert rejudge_videos(catalog, GateSettings(), "run-d") == 1 and gates(catalog)["p1", "gapray"] == ("pass",)
 
 
-def test_nothing_scored_nothing_judged(tmp_path):
+def test_nothing_is_judged_without_scores(tmp_path):
     folder = Folder.at(str(tmp_path))
     commit(folder, rows_of("a"))
     assert rejudge_videos(Catalog(folder), GateSettings(), "r") == 0

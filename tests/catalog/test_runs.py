@@ -20,12 +20,12 @@ def record(run_id, *, state="finished", at=NOW, stages=None):
     return {"run_id": run_id, "state": state, "updated_at": at, "stages": stages or {}}
 
 
-def test_records_come_newest_first_and_are_found_by_their_beginning(folder):
+def test_records_are_sorted_newest_first_and_found_by_prefix(folder):
     assert runs(folder) == []
     for run_id in ("20260101T000000-aa", "20260102T000000-bb", "20260102T000000-cc"):
         write_run(folder, record(run_id))
-    assert [one["run_id"][-2:] for one in runs(folder)] == ["cc", "bb", "aa"]
-    assert [one["run_id"][-2:] for one in runs(folder, limit=1)] == ["cc"]
+    assert [record["run_id"][-2:] for record in runs(folder)] == ["cc", "bb", "aa"]
+    assert [record["run_id"][-2:] for record in runs(folder, limit=1)] == ["cc"]
     assert run_named(folder, "last")["run_id"].endswith("cc")
     assert run_named(folder, "20260101")["run_id"].endswith("aa")
     for wrong in ("20260102", "1999"):

@@ -50,7 +50,7 @@ def test_show_and_sql(catalog):
 
 
 @pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\r\nb", r"C:\new\table", "plain", "\\\t\n", "\t", "ü\u2028ü"])
-def test_no_value_shifts_a_column_or_begins_a_row(catalog, text):
+def test_separators_in_values_are_escaped(catalog, text):
     quoted = text.replace("'", "''")
     done = run(app, ["catalog", "sql", catalog, f"SELECT 1 AS a, '{quoted}' AS b, NULL AS c, 'end' AS d FROM products"])
     lines = done.stdout_bytes.decode().removesuffix("\n").split("\n")
@@ -72,7 +72,7 @@ def test_compact_and_sheet(catalog, tmp_path):
         assert sheet.width > 1000
 
 
-def test_export_and_import_go_round(catalog, tmp_path):
+def test_export_and_import_round_trip(catalog, tmp_path):
     assert run(app, ["export", catalog, "a", "--to", str(tmp_path / "gap")]).exit_code == 0
     assert (tmp_path / "gap" / "multiview_manifest.json").exists()
     assert run(app, ["import-gap", str(tmp_path / "gap"), "--out", str(tmp_path / "again")]).exit_code == 0
@@ -83,14 +83,14 @@ def test_export_and_import_go_round(catalog, tmp_path):
     assert json.loads(alone.read_text())["views"]["315"]["depth_b64"]
 
 
-def test_an_import_says_what_it_takes_the_place_of(catalog, tmp_path):
+def test_an_import_reports_what_it_replaces(catalog, tmp_path):
     gap = str(tmp_path / "gap")
     assert run(app, ["export", catalog, "a", "--to", gap]).exit_code == 0
-    told = run(app, ["import-gap", gap, "--out", catalog]).output
-    assert told == "a: 8 views, which the catalogue has already: nothing was imported\n"
+    output = run(app, ["import-gap", gap, "--out", catalog]).output
+    assert output == "a: 8 views, which the catalogue has already: nothing was imported\n"
     commit(Folder.at(catalog), rows_of("a", key="k2", at=60, views=4))
-    told = run(app, ["import-gap", gap, "--out", catalog]).output
-    assert told == "a: 8 views, in place of the package that the catalogue had of this product\n"
+    output = run(app, ["import-gap", gap, "--out", catalog]).output
+    assert output == "a: 8 views, in place of the package that the catalogue had of this product\n"
 
 
 def test_status_counts_current_rows(catalog):
@@ -99,13 +99,13 @@ def test_status_counts_current_rows(catalog):
     assert "2 products, 16 views (and 9 superseded rows, which `gapray catalog compact` removes)" in shown.replace(
         "16 views, 2 products", "2 products, 16 views"
     )
-    told = json.loads(run(app, ["status", catalog, "--json"]).output)
-    assert told["rows"] == {"products": 2, "views": 16} and told["superseded"] == {"products": 1, "views": 8}
+    status = json.loads(run(app, ["status", catalog, "--json"]).output)
+    assert status["rows"] == {"products": 2, "views": 16} and status["superseded"] == {"products": 1, "views": 8}
     run(app, ["catalog", "compact", catalog])
     assert "superseded" not in run(app, ["status", catalog]).output
 
 
-def test_pictures_of_the_first_products_say_that_they_are_not_of_all(catalog, tmp_path):
+def test_pictures_of_the_first_products_note_the_others(catalog, tmp_path):
     to = ["--to", str(tmp_path / "sheet.png")]
     assert run(app, ["catalog", "sheet", catalog, *to]).stderr == ""
     commit(Folder.at(catalog), joined(*(rows_of(name, views=4) for name in "cdef")))
@@ -113,7 +113,7 @@ def test_pictures_of_the_first_products_say_that_they_are_not_of_all(catalog, tm
     assert run(app, ["catalog", "sheet", catalog, *to, "--product", "f"]).stderr == ""
 
 
-def test_the_prototype_s_folder_is_drawn_from(tmp_path):
+def test_the_prototypes_folder_is_imported_and_rendered(tmp_path):
     root, out = prototype.write_package(tmp_path / "gap"), str(tmp_path / "c")
     assert run(app, ["import-gap", str(root), "--out", out]).output == "supplement_mv: 8 views\n"
     package = open_catalog(out).package("supplement_mv")
@@ -173,12 +173,12 @@ def test_manifest(tmp_path):
     assert "1 products" in result.output
 
 
-def test_a_manifest_tells_of_rejects_and_is_parquet(tmp_path):
+def test_manifest_reports_rejects_and_requires_parquet(tmp_path):
     write_product(tmp_path / "in" / "cup")
     (tmp_path / "in" / "torn").mkdir()
     (tmp_path / "in" / "torn" / "front.jpg").write_bytes(b"x")
-    told = run(app, ["manifest", str(tmp_path / "in"), "--to", str(tmp_path / "m.parquet")])
-    assert told.exit_code == 3 and "1 products in" in told.output and "rejected torn: " in told.output
+    result = run(app, ["manifest", str(tmp_path / "in"), "--to", str(tmp_path / "m.parquet")])
+    assert result.exit_code == 3 and "1 products in" in result.output and "rejected torn: " in result.output
     wrong = run(app, ["manifest", str(tmp_path / "in"), "--to", str(tmp_path / "m.csv")])
     assert wrong.exit_code == 2 and "m.parquet" in wrong.output and not (tmp_path / "m.csv").exists()
 
@@ -196,12 +196,12 @@ def test_a_manifest_tells_of_rejects_and_is_parquet(tmp_path):
     ],
     ids=" ".join,
 )
-def test_an_empty_argument_is_no_folder(words, tmp_path, monkeypatch):
+def test_an_empty_argument_is_rejected(words, tmp_path, monkeypatch):
     """A variable that a script did not set: as a path it would be the folder in which one stands."""
     monkeypatch.chdir(tmp_path)
     write_product(tmp_path / "in" / "cup")
-    told = run(app, words)
-    assert told.exit_code == 2 and "is empty" in told.output
+    result = run(app, words)
+    assert result.exit_code == 2 and "is empty" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -209,19 +209,21 @@ def test_an_empty_argument_is_no_folder(words, tmp_path, monkeypatch):
     ("setting", "meant"),
     [("mask.modle=u2net", "mask.model"), ("orbti.size=4", "orbit"), ("orbit.sise=4", "orbit.size"), ("zzz=1", None)],
 )
-def test_a_misspelt_setting_is_named_with_what_was_meant(setting, meant, tmp_path):
-    told = run(app, ["package", str(tmp_path), "--out", str(tmp_path / "c"), "--set", setting])
-    assert told.exit_code == 2 and f"there is no setting {setting.partition('.')[0].partition('=')[0]}" in told.output
-    assert ("did you mean" in told.output) == (meant is not None) and (meant or "") in told.output
+def test_a_misspelt_setting_gets_a_suggestion(setting, meant, tmp_path):
+    result = run(app, ["package", str(tmp_path), "--out", str(tmp_path / "c"), "--set", setting])
+    assert (
+        result.exit_code == 2 and f"there is no setting {setting.partition('.')[0].partition('=')[0]}" in result.output
+    )
+    assert ("did you mean" in result.output) == (meant is not None) and (meant or "") in result.output
 
 
-def test_what_belongs_to_a_foreign_video_is_not_passed_over(catalog):
+def test_options_of_foreign_videos_are_not_ignored(catalog):
     assert run(app, ["score", catalog, "--label", "runway"]).exit_code == 2
-    told = run(app, ["score", catalog, "--product", "nobody"])
-    assert told.exit_code == 4 and "[catalog.product_not_found]" in told.output
+    result = run(app, ["score", catalog, "--product", "nobody"])
+    assert result.exit_code == 4 and "[catalog.product_not_found]" in result.output
 
 
-def test_models_list_says_what_nobody_saw():
+def test_models_list_marks_unverified_figures():
     rows = {row["card"]: row for row in json.loads(run(app, ["models", "list", "--json"]).output)}
     assert rows["u2netp"]["sha256"] == "309c8469258d"
     assert rows["clip-vit-b-32-openai"]["vram"] == "unverified"
@@ -229,11 +231,11 @@ def test_models_list_says_what_nobody_saw():
 
 def test_doctor():
     result = run(app, ["doctor", "--json"])
-    findings = {one["check"]: one["state"] for one in json.loads(result.stdout)}
+    findings = {check["check"]: check["state"] for check in json.loads(result.stdout)}
     assert findings["python"] == findings["torch"] == findings["onnxruntime"] == "ok"
 
 
-def test_settings_come_in_order(tmp_path, monkeypatch):
+def test_settings_have_the_documented_precedence(tmp_path, monkeypatch):
     from gapray.config import load_profile
 
     (tmp_path / "c.yaml").write_text("packaging: {canny: {low_threshold: 1, high_threshold: 2}}\n")
@@ -251,7 +253,7 @@ def test_presets_are_listed():
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_render_then_look(tmp_path):
+def test_render_and_show(tmp_path):
     from gapray.catalog.import_package import import_package
     from gapray.catalog.storage import Folder
     from tests.orbit.test_conditions import solid_package
@@ -273,14 +275,14 @@ def test_render_then_look(tmp_path):
     assert nothing.exit_code == 4
 
 
-def test_runs_and_status_tell_of_runs(catalog):
+def test_runs_and_status_show_runs(catalog):
     from datetime import UTC, datetime, timedelta
 
     from gapray.catalog.runs import write_run
     from gapray.catalog.storage import Folder
 
     now = datetime.now(UTC)
-    told = {
+    record = {
         "run_id": "20260101T000000-aa",
         "kind": "package",
         "source": "shoot",
@@ -300,19 +302,19 @@ def test_runs_and_status_tell_of_runs(catalog):
         "code": {"version": "0.1.0", "revision": "abc"},
         "error": None,
     }
-    write_run(Folder.at(catalog), told)
+    write_run(Folder.at(catalog), record)
     for command in (["runs", "show", catalog], ["status", catalog]):
         shown = run(app, command).output
         assert "20/40 products (10 already there, 1 rejected)" in shown and "about 3 min left" in shown
         assert "2.500 s each, 2 products again" in shown and "rejected image.empty: 1" in shown
         assert "at most 16 CPU, 2 nodes" in shown and "cost 1.50" in shown and "spilled 5 MB" in shown
     assert "16 views, 2 products" in run(app, ["status", catalog]).output
-    assert [one["done"] for one in json.loads(run(app, ["status", catalog, "--json"]).output)["running"]] == [20]
+    assert [record["done"] for record in json.loads(run(app, ["status", catalog, "--json"]).output)["running"]] == [20]
     assert (
         "20260101T000000-aa\tpackage\trunning\t20/40\t1\t72 views\t100\t1.50"
         in run(app, ["runs", "list", catalog]).output
     )
-    write_run(Folder.at(catalog), told | {"updated_at": now - timedelta(hours=1)})
+    write_run(Folder.at(catalog), record | {"updated_at": now - timedelta(hours=1)})
     assert "no sign of life" in run(app, ["runs", "show", catalog, "2026"]).output
     assert "nothing runs here" in run(app, ["status", catalog, "--watch"]).output
     missing = run(app, ["runs", "show", catalog, "nope"])
@@ -325,8 +327,8 @@ def test_plan_of_recorded_runs(catalog, tmp_path):
     from tests.conftest import ROOT
 
     stages = {"package.mask": {"products": 10, "seconds": 25.0, "gpu_seconds": 0.0, "retried": 0}}
-    told = {"run_id": "r", "state": "finished", "updated_at": "2026-01-01T00:00:00+00:00", "stages": stages}
-    write_run(Folder.at(catalog), told)
+    record = {"run_id": "r", "state": "finished", "updated_at": "2026-01-01T00:00:00+00:00", "stages": stages}
+    write_run(Folder.at(catalog), record)
     write_product(tmp_path / "shoot" / "one")
     command = ["plan", str(tmp_path / "shoot"), "--cluster", str(ROOT / "cluster" / "aws.yaml"), "--from-run", catalog]
     found = json.loads(run(app, [*command, "--to", str(tmp_path / "b.yaml"), "--json"]).output)

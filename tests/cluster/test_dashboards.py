@@ -134,8 +134,8 @@ NAMES = recorded()
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
 def test_rules_ask_for_what_there_is(rule):
     labels = labels_of(parsed(rule["expr"]), NAMES)
-    told = " ".join(rule.get("annotations", {}).values())
-    assert set(re.findall(r"\$labels\.(\w+)", told)) <= labels
+    annotations = " ".join(rule.get("annotations", {}).values())
+    assert set(re.findall(r"\$labels\.(\w+)", annotations)) <= labels
 
 
 @pytest.mark.parametrize(("title", "target"), TARGETS, ids=[f"{title}-{t['refId']}" for title, t in TARGETS])

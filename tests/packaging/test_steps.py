@@ -35,7 +35,7 @@ def test_one_depth_scale_for_the_whole_set():
     assert (stored[:, :20] == 0).all() and (stored[:, 20:] > 0).all()
 
 
-def test_a_flat_or_empty_set_has_a_range():
+def test_a_flat_or_empty_set_has_a_positive_scale():
     flat, mask = np.full((8, 8), 2.0, np.float32), np.full((8, 8), 255, np.uint8)
     assert depth_range([flat], [mask])[0] > 0
     assert depth_range([flat], [mask * 0]) == (1.0, 0.0)
@@ -69,7 +69,7 @@ def test_quality_sees_blur_and_clipping():
     assert quality(sharp, mask * 0).sharpness == 0
 
 
-def test_a_package_has_all_it_promises(tmp_path):
+def test_a_package_is_complete(tmp_path):
     write_product(tmp_path / "p", size=96)
     settings = load_profile("classic", overrides=NULL, environment={}).packaging
     models = PackagingModels.load(settings, device="cpu")
@@ -87,7 +87,7 @@ def test_a_package_has_all_it_promises(tmp_path):
     assert build_package(capture, models, settings).key == package.key
 
 
-def test_the_same_photo_twice_is_refused(tmp_path):
+def test_duplicate_photos_are_rejected(tmp_path):
     folder = write_product(tmp_path / "p")
     (folder / "p_045.png").write_bytes((folder / "p_000.png").read_bytes())
     settings = load_profile("classic", overrides=NULL, environment={}).packaging

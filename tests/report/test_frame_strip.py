@@ -8,13 +8,13 @@ from gapray.catalog.reader import open_catalog
 from gapray.catalog.storage import Folder
 from gapray.cli.main import app
 from gapray.errors import CatalogError
-from gapray.report.frame_strip import SHOWN, SIDE, frame_strip, picked
+from gapray.report.frame_strip import SHOWN, SIDE, frame_indices, frame_strip
 from gapray.video.presets import presets
 from tests.report.test_site import add
 
 
 @pytest.mark.parametrize("preset", presets())
-def test_each_label_stands_under_its_own_frame(tmp_path, preset):
+def test_each_label_is_below_its_frame(tmp_path, preset):
     """`add` draws frame i of 24 in the i-th of 24 shades; the strip shows every third, every other one moved on by one."""
     folder = Folder.at(str(tmp_path / "catalog"))
     add(folder, "alpha", lpips=0.1, gate="pass", preset=preset)
@@ -27,14 +27,14 @@ def test_each_label_stands_under_its_own_frame(tmp_path, preset):
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 8, 9, 12, 15, 16, 24, 36, 120, 360])
 def test_no_frame_is_shown_twice(count):
-    found = picked(count)
+    found = frame_indices(count)
     assert found == sorted(set(found)) and len(found) == min(SHOWN, count) and max(found) < count
     if count <= SHOWN:
         assert found == list(range(count))
 
 
 @pytest.mark.parametrize("count", [3, 8])
-def test_a_turn_of_few_frames_is_shown_as_it_is(tmp_path, count):
+def test_all_frames_of_a_short_turn_are_shown(tmp_path, count):
     folder = Folder.at(str(tmp_path / "catalog"))
     add(folder, "alpha", lpips=0.1, gate="pass", frames=count)
     strip = np.asarray(frame_strip(open_catalog(folder.path)))

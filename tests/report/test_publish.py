@@ -53,7 +53,7 @@ GIF = ["mug/provenance.json", "mug/turntable.gif"]
 
 
 @pytest.mark.parametrize("lpips", [None, 0.2, 0.01], ids=["not scored", "worse", "better"])
-def test_one_more_export_takes_no_place(catalog, tmp_path, lpips):
+def test_a_further_export_does_not_replace_the_published_one(catalog, tmp_path, lpips):
     if lpips is not None:
         scored(catalog, lpips)
     compact(catalog.folder)
@@ -62,7 +62,7 @@ def test_one_more_export_takes_no_place(catalog, tmp_path, lpips):
     assert files_in(tmp_path / "shop") == WEB
 
 
-def test_the_preset_that_is_asked_for_is_published(catalog, tmp_path):
+def test_the_requested_preset_is_published(catalog, tmp_path):
     assert publish(catalog, str(tmp_path / "shop"), None, "gif") == ([], ["mug: gate: not scored"], [])
     assert publish(catalog, str(tmp_path / "shop"), None, "spin") == ([], ["mug: no video of preset spin"], [])
     scored(catalog, 0.2)
@@ -73,7 +73,7 @@ def test_the_preset_that_is_asked_for_is_published(catalog, tmp_path):
     assert caught.value.code == "video.unknown_preset"
 
 
-def test_of_an_approved_video_the_export_of_its_frames_is_published(catalog, tmp_path):
+def test_an_approved_video_is_published_in_the_requested_preset(catalog, tmp_path):
     approved = approval(tmp_path, "mug-0")
     add(catalog.folder, "mug", lpips=0.01, gate="pass", seed=1)
     assert catalog.best_videos()["key"].to_pylist() == ["mug-1"]
@@ -97,7 +97,7 @@ def decisions(tmp_path, *rows):
     return tmp_path / "approved.csv"
 
 
-def test_an_approval_of_what_is_not_there_is_told(catalog, tmp_path):
+def test_an_approval_of_a_missing_video_is_reported(catalog, tmp_path):
     [web] = [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
     chosen = decisions(
         tmp_path,
@@ -111,7 +111,7 @@ def test_an_approval_of_what_is_not_there_is_told(catalog, tmp_path):
     assert [text.partition(":")[0] for text in skipped] == ["Mug", "lamp"]
 
 
-def test_rows_that_contradict_one_another_publish_nothing(catalog, tmp_path):
+def test_contradictory_decisions_publish_nothing(catalog, tmp_path):
     [web] = [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
     chosen = decisions(tmp_path, ("mug", web, "rejected"), ("mug", web, "approved"))
     with pytest.raises(InputError, match="mug") as error:
@@ -119,7 +119,7 @@ def test_rows_that_contradict_one_another_publish_nothing(catalog, tmp_path):
     assert error.value.code == "report.no_approval" and not (tmp_path / "shop").exists()
 
 
-def test_what_is_rejected_is_taken_out_of_the_shop(catalog, tmp_path):
+def test_rejected_products_are_withdrawn(catalog, tmp_path):
     shop, [web] = tmp_path / "shop", [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
     add(catalog.folder, "pan", lpips=0.05, gate="pass")
     approved = decisions(tmp_path, ("mug", web, "approved"), ("pan", "pan-0", "approved"))
@@ -140,7 +140,7 @@ def test_what_is_rejected_is_taken_out_of_the_shop(catalog, tmp_path):
     assert list(shop.iterdir()) == []
 
 
-def test_what_fails_its_gate_now_is_taken_out_of_the_shop(catalog, tmp_path):
+def test_products_that_fail_the_gate_are_withdrawn(catalog, tmp_path):
     shop = tmp_path / "shop"
     publish(catalog, str(shop), None)
     scored(catalog, 0.05)
@@ -157,7 +157,7 @@ def test_what_fails_its_gate_now_is_taken_out_of_the_shop(catalog, tmp_path):
     assert not (shop / "mug").exists()
 
 
-def test_earlier_frames_do_not_stay_beside_new_ones(catalog, tmp_path):
+def test_files_of_earlier_frames_are_removed(catalog, tmp_path):
     shop = tmp_path / "shop"
     scored(catalog, 0.05)
     for preset in ("web", "gif"):
@@ -167,7 +167,7 @@ def test_earlier_frames_do_not_stay_beside_new_ones(catalog, tmp_path):
     assert files_in(shop) == WEB, "the GIF showed the other seed"
 
 
-def test_other_catalogues_products_and_unknown_files_are_left_alone(catalog, tmp_path):
+def test_other_products_and_unknown_files_are_kept(catalog, tmp_path):
     shop, other = tmp_path / "shop", Folder.at(str(tmp_path / "other"))
     add(other, "lamp", lpips=0.05, gate="pass")
     publish(open_catalog(other.path), str(shop), None)
@@ -180,7 +180,7 @@ def test_other_catalogues_products_and_unknown_files_are_left_alone(catalog, tmp
 
 
 @pytest.mark.parametrize("name", ["../lamp/turntable.mp4", "/etc/hostname", "a/../../b", "", "..", "a\\b"])
-def test_a_record_leads_nowhere_else(catalog, tmp_path, name):
+def test_a_record_cannot_lead_outside_its_folder(catalog, tmp_path, name):
     shop, [web] = tmp_path / "shop", [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
     publish(catalog, str(shop), None)
     (shop / "mug" / "published.json").write_text(
@@ -192,7 +192,7 @@ def test_a_record_leads_nowhere_else(catalog, tmp_path, name):
 
 
 @pytest.mark.parametrize("word", ["reject", "no", "aproved", "approved?"])
-def test_a_decision_that_is_none_is_named(catalog, tmp_path, word):
+def test_an_invalid_decision_is_named(catalog, tmp_path, word):
     """Taken for undecided, a video that was turned down would stay published."""
     chosen = decisions(tmp_path, ("mug", "mug-0", word))
     with pytest.raises(InputError) as error:

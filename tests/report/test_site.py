@@ -57,9 +57,9 @@ def add(folder, name, *, lpips, gate, seed=0, preset="web", frames=24):
     )  # fmt: skip
     shared = {"product_id": name, "key": key, "product_key": package.key, "video_key": key, "foreign_video": False}
     numbers = {"angles": 1, "lpips": lpips, "worst_lpips": lpips, "iou": 0.9, "key_angles": 1, "key_lpips": 0.0}
-    told = row(VERDICTS, label="gapray", protocol=json.dumps({"net": "alex"}), gate=gate, **shared, **numbers)
+    verdict = row(VERDICTS, label="gapray", protocol=json.dumps({"net": "alex"}), gate=gate, **shared, **numbers)
     if gate == "fail":
-        told["reasons"] = [f"LPIPS {lpips} is over 0.2"]
+        verdict["reasons"] = [f"LPIPS {lpips} is over 0.2"]
     scores = [
         row(
             SCORES,
@@ -74,7 +74,7 @@ def add(folder, name, *, lpips, gate, seed=0, preset="web", frames=24):
         )
         for label, azimuth, kind, value in (("gapray", 15.0, "in-between", lpips), ("gapray", 45.0, "key", 0.0))
     ]
-    commit(folder, {"videos": [video], "verdicts": [told], "scores": scores})
+    commit(folder, {"videos": [video], "verdicts": [verdict], "scores": scores})
 
 
 def reject(name):
@@ -91,7 +91,7 @@ def catalog(tmp_path_factory):
     return open_catalog(folder.path)
 
 
-def test_what_a_report_lists_does_not_grow_and_what_it_opens_grows_with_its_products(tmp_path):
+def test_the_cost_of_a_part_does_not_grow_with_the_report(tmp_path):
     listed = []
     for count in (2, 6):
         folder = counted_folder(tmp_path / f"bucket-{count}")
@@ -102,21 +102,21 @@ def test_what_a_report_lists_does_not_grow_and_what_it_opens_grows_with_its_prod
         listed.append(dict(folder.filesystem.listed))
         # Footer and keys to find the packages, footer and rows to read them.
         assert [folder.filesystem.opened[path] for path in folder.parts("views")] == [4] * count
-        told = json.loads((page.parent / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
-        assert [one["id"] for one in told] == [f"p{index}" for index in range(count)]
+        products = json.loads((page.parent / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
+        assert [product["id"] for product in products] == [f"p{index}" for index in range(count)]
         assert len(list((page.parent / "products").glob("*.photos.jpg"))) == count
     assert listed[0] == listed[1] and listed[0]["catalog/views"] == 1
 
 
-def test_a_report_says_how_angles_were_known(tmp_path):
+def test_a_report_shows_how_azimuths_were_determined(tmp_path):
     folder = Folder.at(str(tmp_path / "catalog"))
     ways = ["degrees", "frames", "table", "order", None]
     for index, by in enumerate(ways):
         package = dataclasses.replace(make.package(f"p{index}"), key=f"p{index}".ljust(64, "0"), azimuths_by=by)
         import_package(folder, package, uri="memory://")
     page = write_report(Catalog(folder), tmp_path / "report")
-    told = json.loads((page.parent / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
-    assert [one["azimuths_by"] for one in told] == ways
+    products = json.loads((page.parent / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
+    assert [product["azimuths_by"] for product in products] == ways
     pages = [(page.parent / "products" / f"p{index}.html").read_text() for index in range(len(ways))]
     assert [text.count('<p class="fail">Azimuths by') for text in pages] == [0, 0, 0, 1, 0]
     assert "Azimuths by frame numbers" in pages[1] and "order of the photos" in pages[3]
@@ -140,7 +140,10 @@ def page(chromium):
     page.on("pageerror", lambda error: page.trouble.append(str(error)))
     page.on("requestfailed", lambda request: page.trouble.append(request.url))
     page.on(
-        "request", lambda one: None if one.url.startswith(("file:", "blob:", "data:")) else page.trouble.append(one.url)
+        "request",
+        lambda request: (
+            None if request.url.startswith(("file:", "blob:", "data:")) else page.trouble.append(request.url)
+        ),
     )
     yield page
     assert page.trouble == []
@@ -219,7 +222,7 @@ def test_a_product_turns_by_drag_keys_and_slider(catalog, page, tmp_path):
     assert page.locator("svg.polar").count() == 1
 
 
-def test_a_moving_page_for_those_who_like_it(catalog, chromium, tmp_path):
+def test_the_page_moves_unless_reduced_motion_is_preferred(catalog, chromium, tmp_path):
     index = write_report(catalog, tmp_path / "report")
     page = chromium.new_page()
     page.goto((index.parent / "products" / "alpha.html").as_uri())
@@ -247,7 +250,7 @@ def test_publishing_without_a_file_takes_what_passed(catalog, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", b"\xff\xfe\x00bad"])
-def test_decisions_that_are_none(tmp_path, text):
+def test_invalid_decisions(tmp_path, text):
     path = tmp_path / "d.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError) as error:
@@ -255,7 +258,7 @@ def test_decisions_that_are_none(tmp_path, text):
     assert error.value.code == "report.no_approval"
 
 
-def test_table_says_what_was_not_measured(catalog):
+def test_the_table_marks_what_was_not_measured(catalog):
     table = fidelity_table(catalog)
     assert table[0].label == "gapray" and table[0].products == 3
     assert "| Runway Gen-3 | 0 | not measured |" in as_markdown(table)
@@ -273,7 +276,7 @@ def test_the_reel_shows_three_columns(catalog, tmp_path):
     assert ours == sorted(ours) and ours[-1] - ours[0] > 120
 
 
-def test_polar_tells_key_and_in_between_apart():
+def test_polar_distinguishes_captured_and_in_between_angles():
     svg = polar_svg(
         {"<x>": [PolarPoint(0, 0.1, True), PolarPoint(90, 0.2, False), PolarPoint(180, 0.1, False)]}, title="t & t"
     )

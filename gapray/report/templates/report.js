@@ -19,7 +19,7 @@ function overview(rows) {
   const body = document.querySelector("#products tbody"), find = document.getElementById("find");
   const status = document.getElementById("status"), least = document.getElementById("least");
   let sorted = {by: "id", up: true}, page = 0;
-  const decided = row => { const one = store.get(row.id); return one && one.video === row.video ? one.decision : ""; };
+  const decided = row => { const entry = store.get(row.id); return entry && entry.video === row.video ? entry.decision : ""; };
   const value = (row, by) => by === "decision" ? decided(row) : row[by];
   function chosen() {
     const words = find.value.trim().toLowerCase(), floor = parseFloat(least.value);
@@ -38,15 +38,15 @@ function overview(rows) {
     const kept = chosen(), pages = Math.max(1, Math.ceil(kept.length / PER_PAGE));
     page = Math.min(page, pages - 1);
     body.replaceChildren();
-    for (const one of kept.slice(page * PER_PAGE, (page + 1) * PER_PAGE)) {
+    for (const item of kept.slice(page * PER_PAGE, (page + 1) * PER_PAGE)) {
       const row = body.insertRow();
       const picture = row.insertCell();
-      if (one.thumb) picture.append(Object.assign(new Image(), {src: one.thumb, alt: "", className: "thumb", loading: "lazy"}));
+      if (item.thumb) picture.append(Object.assign(new Image(), {src: item.thumb, alt: "", className: "thumb", loading: "lazy"}));
       const name = row.insertCell();
-      if (one.page) name.append(Object.assign(document.createElement("a"), {href: one.page, textContent: one.id})); else name.textContent = one.id;
-      cell(row, one.status, one.status);
-      cell(row, number(one.lpips, 3), "number"); cell(row, number(one.worst, 3), "number"); cell(row, number(one.iou, 3), "number");
-      cell(row, one.azimuths_by || ""); cell(row, one.reason); const decision = decided(one); cell(row, decision, decision);
+      if (item.page) name.append(Object.assign(document.createElement("a"), {href: item.page, textContent: item.id})); else name.textContent = item.id;
+      cell(row, item.status, item.status);
+      cell(row, number(item.lpips, 3), "number"); cell(row, number(item.worst, 3), "number"); cell(row, number(item.iou, 3), "number");
+      cell(row, item.azimuths_by || ""); cell(row, item.reason); const decision = decided(item); cell(row, decision, decision);
     }
     document.getElementById("page").textContent = `${kept.length} products, page ${page + 1} of ${pages}`;
     document.getElementById("before").disabled = page === 0;
@@ -83,7 +83,7 @@ function product(facts) {
     element.style.backgroundPosition = `${columns > 1 ? x / (columns - 1) * 100 : 0}% ${rows > 1 ? y / (rows - 1) * 100 : 0}%`;
   };
   const apart = (a, b) => Math.abs((a - b + 540) % 360 - 180);
-  const nearest = (angles, to) => angles.reduce((best, one, index) => apart(one, to) < apart(angles[best], to) ? index : best, 0);
+  const nearest = (angles, to) => angles.reduce((best, angle, index) => apart(angle, to) < apart(angles[best], to) ? index : best, 0);
   const ring = document.getElementById("ring");
   facts.photos.angles.forEach(angle => {
     const figure = document.createElement("figure"), stage = document.createElement("div"), caption = document.createElement("figcaption");
@@ -125,7 +125,7 @@ function product(facts) {
   });
   const {product: id, video} = document.body.dataset;
   const buttons = document.querySelectorAll("[data-decide]");
-  const decision = () => { const one = store.get(id); return one && one.video === video ? one.decision : null; };
+  const decision = () => { const entry = store.get(id); return entry && entry.video === video ? entry.decision : null; };
   const mark = () => buttons.forEach(button => button.setAttribute("aria-pressed", String(button.dataset.decide === decision())));
   buttons.forEach(button => button.addEventListener("click", () => {
     store.set(id, video, decision() === button.dataset.decide ? null : button.dataset.decide); mark();
