@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from gapray.cli.flags import JsonOption, ProfileOption, SetOption
 from gapray.cli.output import guarded, print_json, print_table
 
 SHOWN = 10
@@ -36,17 +37,12 @@ capture_app = typer.Typer(
     "raw export (folder or zip), or a folder of photos that show the printed sheet.",
 )
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")]
 NamesTemplate = Annotated[
     str,
     typer.Option(
         "--names",
         help="File names of the views: degrees, index, gs1, or a template with {sku} {gtin} {deg} {index} {facing}.",
     ),
-]
-ProfileOption = Annotated[str, typer.Option(help="Named set of models and settings.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one setting; repeatable.")
 ]
 
 

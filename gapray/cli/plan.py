@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gapray.cli.flags import ConfigOption, JsonOption, ProfileOption, SetOption
 from gapray.cli.output import guarded, print_json, print_table
 
 if TYPE_CHECKING:
@@ -24,11 +25,9 @@ def plan(
             "--cluster", help="A `ray up` file or a RayCluster manifest, with prices in labels gapray.io/hour-price."
         ),
     ],
-    profile: Annotated[str, typer.Option(help="Named set of models and settings.")] = "classic",
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings that override the profile.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one setting; repeatable.")
-    ] = None,
+    profile: ProfileOption = "classic",
+    config: ConfigOption = None,
+    set_: SetOption = None,
     sample: Annotated[int, typer.Option(min=1, help="Products to time on this machine, after one warm-up.")] = 2,
     from_run: Annotated[
         str | None, typer.Option(metavar="CATALOG", help="Use the times of runs recorded in this catalogue instead.")
@@ -36,7 +35,7 @@ def plan(
     to: Annotated[
         Path | None, typer.Option(help="Write balanced numbers of workers to a file for `gapray run --config`.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict how fast each stage will be on a cluster, which one is the bottleneck, and a run's duration and cost."""
     with guarded(as_json):

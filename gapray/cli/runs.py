@@ -10,14 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from gapray.cli.flags import CatalogArgument, JsonOption
 from gapray.cli.output import guarded, print_json, print_table
 
 runs_app = typer.Typer(no_args_is_help=True, help="Show the records of a catalogue's runs.")
 
 WARNINGS_SHOWN = 20
 """Maximum number of warnings to print."""
-CatalogArgument = Annotated[str, typer.Argument(metavar="CATALOG", help="The catalogue: folder or URI.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")]
 
 
 @runs_app.command("list")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gapray.cli.flags import JsonOption, ProfileOption
 from gapray.cli.output import guarded, print_json, print_table
 
 keys_app = typer.Typer(no_args_is_help=True, help="Manage a server's API keys.")
@@ -18,11 +19,10 @@ JobsOption = Annotated[
         "--jobs", metavar="URL", help="Job database; default: GAPRAY_JOBS_URL, or SQLite in ~/.local/share/gapray."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")]
 
 
 def serve(
-    profile: Annotated[str, typer.Option(help="Named set of models and settings.")] = "classic",
+    profile: ProfileOption = "classic",
     config: Annotated[
         Path | None, typer.Option(help="YAML file of server settings: limits, urls, jobs, packager, generator, scorer.")
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from gapray.cli.flags import AddressOption, ConfigOption, JsonOption, ProfileOption, SetOption
 from gapray.cli.output import guarded, print_json, print_table, quiet_output
 
 
@@ -18,19 +19,17 @@ def stills(
     ] = None,
     per_scene: Annotated[int, typer.Option(min=1, help="Pictures of each product in each scene.")] = 1,
     product: Annotated[list[str] | None, typer.Option(help="Only these products.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many products.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of products.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the scenes that ship with gapray.")] = False,
-    profile: Annotated[str, typer.Option(help="Named set of models and settings.")] = "classic",
-    config: Annotated[Path | None, typer.Option(help="YAML over the profile.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over all else.")
-    ] = None,
+    profile: ProfileOption = "classic",
+    config: ConfigOption = None,
+    set_: SetOption = None,
     backend: Annotated[
         Literal["composite", "sdxl"] | None, typer.Option(help="What draws the scenes; default: the profile's.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the catalogue's report into this folder.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object on standard output, nothing else.")] = False,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw all products of CATALOG into scenes and judge whether each stayed the same product."""
     with guarded(as_json):
@@ -41,9 +40,9 @@ def stills(
         if list_:
             found = load_scenes(scene_names())
             if as_json:
-                print_json({one.name: one.model_dump(mode="json") for one in found})
+                print_json({scene.name: scene.model_dump(mode="json") for scene in found})
             else:
-                print_table(["scene", "prompt"], [[one.name, one.prompt] for one in found])
+                print_table(["scene", "prompt"], [[scene.name, scene.prompt] for scene in found])
             return
         if catalog is None:
             raise ConfigError("config.invalid", "name a catalogue, or pass --list")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gapray.cli.flags import JsonOption
 from gapray.cli.output import guarded, print_json
 
 
@@ -19,7 +20,7 @@ def submit(
     installed: Annotated[
         bool, typer.Option("--installed", help="Upload no code, because gapray is installed on the nodes.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a gapray command as a job of a Ray cluster: `gapray submit -- run s3://bucket/shoot --out s3://bucket/catalog`.
 
