@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.capture.decode import decode_photo
 from gapray.config import DecodeSettings, load_profile
 from gapray.errors import InputError
@@ -52,7 +52,7 @@ class Photos:
         self.true = folder.name.startswith("eth80")
 
     def at(self, azimuth: float) -> int:
-        return int(np.abs(turned(self.azimuths, azimuth)).argmin())
+        return int(np.abs(angle_difference(self.azimuths, azimuth)).argmin())
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if index not in self._kept:

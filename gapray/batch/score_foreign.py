@@ -13,7 +13,7 @@ import numpy as np
 from gapray.batch.score import score_facts
 from gapray.batch.score_stages import ScoreFacts, shared_columns
 from gapray.batch.truth import NAMES_SHOWN, TruthPhotos, read_truth
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
 from gapray.capture.kinds import described
@@ -154,7 +154,7 @@ def _merged(photos: Sequence[NormalizedView], held_out: Sequence[NormalizedView]
     extra = [
         photo
         for photo in held_out
-        if all(abs(turned(photo.azimuth_deg, own.azimuth_deg)) > KEY_TOLERANCE_DEG for own in photos)
+        if all(abs(angle_difference(photo.azimuth_deg, own.azimuth_deg)) > KEY_TOLERANCE_DEG for own in photos)
     ]
     return sorted([*photos, *extra], key=lambda photo: photo.azimuth_deg)
 
@@ -218,7 +218,7 @@ def _commit_scores(
 def _frame_score(
     label: str, index: int, truth: NormalizedView, result: AlignedScores, captured_deg: Sequence[float]
 ) -> FrameScore:
-    key = any(abs(turned(truth.azimuth_deg, azimuth)) <= KEY_TOLERANCE_DEG for azimuth in captured_deg)
+    key = any(abs(angle_difference(truth.azimuth_deg, azimuth)) <= KEY_TOLERANCE_DEG for azimuth in captured_deg)
     return FrameScore(
         label=label,
         frame=result.chosen[index],

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.kinds import counted, described
@@ -87,7 +87,7 @@ class TruthPhotos:
 
 def _distance_deg(azimuth_deg: float, others_deg: Sequence[float]) -> float:
     """Return the distance to the nearest of some azimuths [degrees]; infinity if there are none."""
-    return min((abs(turned(azimuth_deg, other)) for other in others_deg), default=math.inf)
+    return min((abs(angle_difference(azimuth_deg, other)) for other in others_deg), default=math.inf)
 
 
 def read_truth(source: str | None, options: DiscoverOptions) -> TruthPhotos:

@@ -68,10 +68,12 @@ class AzimuthOptions:
 
 
 @overload
-def turned(to_deg: float, from_deg: float) -> float: ...
+def angle_difference(to_deg: float, from_deg: float) -> float: ...
 @overload
-def turned(to_deg: NDArray[np.float64], from_deg: NDArray[np.float64] | float) -> NDArray[np.float64]: ...
-def turned(to_deg: float | NDArray[np.float64], from_deg: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+def angle_difference(to_deg: NDArray[np.float64], from_deg: NDArray[np.float64] | float) -> NDArray[np.float64]: ...
+def angle_difference(
+    to_deg: float | NDArray[np.float64], from_deg: float | NDArray[np.float64]
+) -> float | NDArray[np.float64]:
     """Signed difference between two azimuths, in [-180, 180) degrees, counter-clockwise positive."""
     return (to_deg - from_deg + 180.0) % 360.0 - 180.0
 

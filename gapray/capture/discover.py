@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Literal
 
-from gapray.capture.azimuths import AzimuthOptions, Reading, by_name, orient, read_names, refuse_gaps, turned
+from gapray.capture.azimuths import AzimuthOptions, Reading, angle_difference, by_name, orient, read_names, refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
 from gapray.capture.storage import (
@@ -342,7 +342,7 @@ def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[
     """The photos nearest to `given` even steps from 0 degrees; all when `given` is None or there are no more than that."""
     if given is None or len(ordered) <= given:
         return ordered
-    off = [[abs(turned(azimuth, 360 * step / given)) for _, azimuth in ordered] for step in range(given)]
+    off = [[abs(angle_difference(azimuth, 360 * step / given)) for _, azimuth in ordered] for step in range(given)]
     chosen = {min(range(len(ordered)), key=row.__getitem__) for row in off}
     return [item for index, item in enumerate(ordered) if index in chosen]
 

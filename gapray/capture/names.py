@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from string import Formatter
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.errors import ConfigError
 
 TEMPLATES = {
@@ -55,7 +55,12 @@ def view_name(template: str, product_id: str, azimuth_deg: float, index: int) ->
         values["gtin"] = product_id.zfill(14)
     if "facing" in fields:
         facing = next(
-            (code for at, code in FACINGS.items() if abs(turned(azimuth_deg, float(at))) <= FACING_TOLERANCE_DEG), None
+            (
+                code
+                for at, code in FACINGS.items()
+                if abs(angle_difference(azimuth_deg, float(at))) <= FACING_TOLERANCE_DEG
+            ),
+            None,
         )
         if facing is None:
             return None

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 
 MAX_STILL_FRACTION = 1 / 3
 """Fraction of the frames that may stay at one angle, at most."""
@@ -75,7 +75,7 @@ def align(cost: NDArray[np.float64], azimuths_deg: NDArray[np.float64]) -> Align
     }
     span = float(_widths(azimuths_deg)[sorted(shown)].sum())
     best = azimuths_deg[cost.argmin(1)]
-    astray = np.abs(turned(best, azimuths_deg[list(chosen)])) > STRAY_DEG
+    astray = np.abs(angle_difference(best, azimuths_deg[list(chosen)])) > STRAY_DEG
     unmatched = tuple(sorted(set(range(angles)) - set(chosen)))
     return Alignment(chosen, direction, means[direction], span, int(astray.sum()), unmatched)
 

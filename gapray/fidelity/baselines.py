@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.fidelity.shown import NormalizedView
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.weights import neighbours
@@ -69,4 +69,4 @@ def _mixed(given: Sequence[NormalizedView], azimuth_deg: float, mix: Mix) -> Nor
 
 
 def _around(given: Sequence[NormalizedView], azimuth_deg: float) -> tuple[int, int, float]:
-    return neighbours({index: turned(view.azimuth_deg, azimuth_deg) for index, view in enumerate(given)})
+    return neighbours({index: angle_difference(view.azimuth_deg, azimuth_deg) for index, view in enumerate(given)})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.config import FidelitySettings, MaskSettings, OrbitSettings
 from gapray.errors import InputError
 from gapray.fidelity.align import align
@@ -288,10 +288,14 @@ def _matched(
     """Pair each hidden photo with the nearest frame's index, if one is within the tolerance [degrees]."""
     matched = []
     for truth in truths:
-        if any(abs(turned(truth.azimuth_deg, view.azimuth_deg)) <= KEY_TOLERANCE_DEG for view in package.views):
+        if any(
+            abs(angle_difference(truth.azimuth_deg, view.azimuth_deg)) <= KEY_TOLERANCE_DEG for view in package.views
+        ):
             continue
-        frame = min(range(len(azimuths_deg)), key=lambda index: abs(turned(azimuths_deg[index], truth.azimuth_deg)))
-        if abs(turned(azimuths_deg[frame], truth.azimuth_deg)) <= tolerance:
+        frame = min(
+            range(len(azimuths_deg)), key=lambda index: abs(angle_difference(azimuths_deg[index], truth.azimuth_deg))
+        )
+        if abs(angle_difference(azimuths_deg[frame], truth.azimuth_deg)) <= tolerance:
             matched.append((frame, truth))
     return matched
 
@@ -302,7 +306,7 @@ def _keys(azimuths_deg: Sequence[float], package: GapPackage) -> list[tuple[int,
         (frame, index)
         for frame, azimuth in enumerate(azimuths_deg)
         for index, view in enumerate(package.views)
-        if abs(turned(azimuth, view.azimuth_deg)) <= KEY_TOLERANCE_DEG
+        if abs(angle_difference(azimuth, view.azimuth_deg)) <= KEY_TOLERANCE_DEG
     ]
 
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.config import MaskSettings, PackagingSettings, canonical_hash
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Cut, NormalizedView, cut_out, normalize_view
@@ -234,7 +234,7 @@ class SameProduct:
         mirror = float(mirrored.min() - distances[best])
         if azimuth_deg is not None:
             azimuths = [view.azimuth_deg for view in views.normalized]
-            expected = min(range(len(distances)), key=lambda index: abs(turned(azimuths[index], azimuth_deg)))
+            expected = min(range(len(distances)), key=lambda index: abs(angle_difference(azimuths[index], azimuth_deg)))
             mirror = float(mirrored[expected] - distances[expected])
         nearest = views.normalized[best]
         [features] = self._identity.predict([np.dstack([cut.image, cut.mask])])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gapray.capture.azimuths import AzimuthsBy, turned
+from gapray.capture.azimuths import AzimuthsBy, angle_difference
 
 VIEW = re.compile(r"view[_-]?(\d+(?:\.\d+)?)", re.IGNORECASE)
 """Name of a view's folder; the group is its azimuth in degrees."""
@@ -90,7 +90,7 @@ def agreed_azimuth(stated: Mapping[str, float]) -> float | None:
         return None
     (first, azimuth), *others = stated.items()
     for name, degrees in others:
-        if abs(turned(degrees, azimuth)) > ROUNDED_DEG + 1e-6:
+        if abs(angle_difference(degrees, azimuth)) > ROUNDED_DEG + 1e-6:
             raise ValueError(f"{first} says {azimuth:g} degrees and {name} says {degrees:g} degrees")
     return azimuth
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import AzimuthsBy, turned
+from gapray.capture.azimuths import AzimuthsBy, angle_difference
 
 DEPTH_MAX = 65535
 """Stored value of the nearest point; 0 is reserved for everything that is not the product."""
@@ -97,7 +97,7 @@ class GapPackage:
             KeyError: There is no such view.
         """
         for view in self.views:
-            if abs(turned(view.azimuth_deg, azimuth_deg)) < 1e-3:
+            if abs(angle_difference(view.azimuth_deg, azimuth_deg)) < 1e-3:
                 return view
         raise KeyError(f"{self.product_id} has no view at {azimuth_deg:g} degrees")
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.geometry.calibrate import SHIFT_PRICE, SIDE, UNITS, Fit, Silhouettes, bounds, calibrate, unpacked
 from gapray.geometry.descend import minimize_lbfgs
 from gapray.geometry.frame import lay_out, mask_box, to_frame
@@ -228,8 +228,8 @@ def align_azimuths(found_deg: NDArray[np.float64], named_deg: NDArray[np.float64
     best: tuple[float, int, NDArray[np.float64]] | None = None
     for direction in (1, -1):
         expected = direction * named_deg
-        for offset in turned(found_deg, expected):
-            off = turned(found_deg - offset, expected)
+        for offset in angle_difference(found_deg, expected):
+            off = angle_difference(found_deg - offset, expected)
             cost = float(np.minimum(np.abs(off), 30.0).sum())
             if best is None or cost < best[0] - 1e-6:
                 near = off[np.abs(off) < 15.0]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import MIN_VIEWS, NORMAL_GAP_DEG, turned
+from gapray.capture.azimuths import MIN_VIEWS, NORMAL_GAP_DEG, angle_difference
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions, discover
@@ -347,7 +347,7 @@ def _misplaced(
                 Finding("photo.scale", (name,), f"the product is {scale - 1:+.0%} as large as in the others")
             )
     expected = [angle if arrangement.direction > 0 else -angle for angle in named_deg]
-    off = [turned(seen, angle) for seen, angle in zip(arrangement.azimuths_deg, expected, strict=True)]
+    off = [angle_difference(seen, angle) for seen, angle in zip(arrangement.azimuths_deg, expected, strict=True)]
     reported: set[int] = set()
     for index, mirrored in enumerate(arrangement.mirrored):
         if mirrored:
@@ -356,7 +356,9 @@ def _misplaced(
     for a in range(len(names)):
         for b in range(a + 1, len(names)):
             seen_a, seen_b = arrangement.azimuths_deg[a], arrangement.azimuths_deg[b]
-            crossed = max(abs(turned(seen_a, expected[b])), abs(turned(seen_b, expected[a]))) < PAIR_DEG
+            crossed = (
+                max(abs(angle_difference(seen_a, expected[b])), abs(angle_difference(seen_b, expected[a]))) < PAIR_DEG
+            )
             if crossed and {a, b}.isdisjoint(reported) and abs(off[a]) > PAIR_DEG:
                 reported |= {a, b}
                 text = f"each shows the other's angle ({named_deg[a]:.0f}° and {named_deg[b]:.0f}°)"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.capture.video import frames_of
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg
@@ -103,7 +103,7 @@ def pick_frames(video: TurntableVideo, views: int = 8, *, front_s: float = 0.0) 
 
 
 def _best(video: TurntableVideo, azimuths: NDArray[np.float64], free: NDArray[np.bool_], nominal: float) -> PickedFrame:
-    off = np.abs(turned(azimuths, nominal))
+    off = np.abs(angle_difference(azimuths, nominal))
     nearest = float(off[free].min()) if free.any() else np.inf
     if nearest > TOLERANCE_DEG:
         when = video.times[int(np.argmin(off))]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG, turned
+from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG, angle_difference
 from gapray.capture.decode import decode_grey, decode_photo
 from gapray.config import DecodeSettings
 from gapray.errors import ConfigError, InputError
@@ -134,7 +134,7 @@ def candidates(orbit: Orbit, views: int, tolerance_deg: float = TOLERANCE_DEG) -
     used: set[int] = set()
     for step in range(views):
         nominal = 360.0 * step / views
-        off = np.abs(turned(orbit.azimuth_deg[good], nominal))
+        off = np.abs(angle_difference(orbit.azimuth_deg[good], nominal))
         order = np.argsort(off, kind="stable")
         reach = min(tolerance_deg, 180.0 / views)
         near = [int(good[index]) for index in order if off[index] <= reach and int(good[index]) not in used]
@@ -197,7 +197,7 @@ def _rated(
     """Candidates for one angle with their costs in degrees: those close to the nearest photo that can be read."""
     sharpnesses: dict[int, float] = {}
     failed: list[tuple[str, InputError]] = []
-    off = {index: abs(turned(float(orbit.azimuth_deg[index]), nominal)) for index in near}
+    off = {index: abs(angle_difference(float(orbit.azimuth_deg[index]), nominal)) for index in near}
     rest = list(near)
     while rest and not sharpnesses:
         reach = off[rest[0]] + MAX_DETOUR_DEG
@@ -343,4 +343,4 @@ def _eighths(start_deg: float) -> list[int]:
 
 
 def _angle_error(photo: PickedPhoto) -> float:
-    return abs(turned(photo.azimuth_deg, photo.nominal_deg))
+    return abs(angle_difference(photo.azimuth_deg, photo.nominal_deg))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING, front
 from gapray.orbit.scene import OrbitFrame, OrbitScene, enlarged, filled
@@ -61,7 +61,9 @@ def render(scene: OrbitScene, azimuth_deg: float, *, without: int | None = None,
     points = camera.unproject(u[at], v[at], view_z[at], azimuth_deg)
     normals = _normals(view_z, shown, camera, azimuth_deg)[at]
     offsets = {
-        view: turned(captured, azimuth_deg) for view, captured in enumerate(scene.azimuths_deg) if view != without
+        view: angle_difference(captured, azimuth_deg)
+        for view, captured in enumerate(scene.azimuths_deg)
+        if view != without
     }
     low, high, fraction = neighbours(offsets)
     by_angle = {low: (1 - fraction) ** ANGLE_POWER, high: fraction**ANGLE_POWER} if low != high else {low: 1.0}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.scene import OrbitFrame, OrbitScene
@@ -53,7 +53,7 @@ def photo_frame(scene: OrbitScene, view: int) -> OrbitFrame:
 def _around(scene: OrbitScene, azimuth_deg: float, without: int | None) -> tuple[int, int, float]:
     """The two photos on either side of an angle, and its position between them, 0 … 1."""
     azimuths = {view: own for view, own in enumerate(scene.azimuths_deg) if view != without}
-    return neighbours({view: turned(own, azimuth_deg) for view, own in azimuths.items()})
+    return neighbours({view: angle_difference(own, azimuth_deg) for view, own in azimuths.items()})
 
 
 def _on_white(scene: OrbitScene, view: int) -> NDArray[np.uint8]:

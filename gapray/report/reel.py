@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.catalog.reader import Catalog
 from gapray.config import OrbitSettings
 from gapray.errors import CatalogError
@@ -110,8 +110,8 @@ def _frame(
     baseline: str,
     lpips: Mapping[tuple[str, float], float],
 ) -> NDArray[np.uint8]:
-    photo = min([*captured, *held_out], key=lambda photo: abs(turned(photo.azimuth_deg, azimuth)))
-    off = abs(turned(photo.azimuth_deg, azimuth))
+    photo = min([*captured, *held_out], key=lambda photo: abs(angle_difference(photo.azimuth_deg, azimuth)))
+    off = abs(angle_difference(photo.azimuth_deg, azimuth))
     kind = "hidden photo" if any(photo is other for other in held_out) else "captured photo"
     columns = [
         ("photo", photo.image, f"{kind}, {photo.azimuth_deg:g}°" + (f" ({off:g}° off)" if off >= 0.5 else "")),

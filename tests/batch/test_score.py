@@ -12,7 +12,7 @@ import gapray
 from gapray.batch.score import pending_scores, score_facts
 from gapray.batch.score_foreign import score_foreign
 from gapray.batch.truth import read_truth
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.capture.discover import discover
 from gapray.catalog.import_package import import_package
 from gapray.catalog.parts import commit
@@ -170,7 +170,8 @@ def test_a_foreign_video_is_aligned_with_the_photos(catalog, profile, samples, t
     laid = [score for score in open_catalog(catalog).table("scores").to_pylist() if score["label"] == "Runway Gen-3"]
     # Frame f of the film, which runs backwards, is the photo at 15 degrees x (23 - f).
     assert (
-        all(abs(turned(score["azimuth_deg"], 15.0 * (23 - score["frame"]))) <= 15 for score in laid) and len(laid) == 24
+        all(abs(angle_difference(score["azimuth_deg"], 15.0 * (23 - score["frame"]))) <= 15 for score in laid)
+        and len(laid) == 24
     )
     assert any("against the azimuths" in note for note in found.notes)
     assert "truth of other products: supplement" in found.notes

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.capture.azimuths import AzimuthOptions, orient, read_names, turned
+from gapray.capture.azimuths import AzimuthOptions, angle_difference, orient, read_names
 from gapray.errors import InputError
 
 
@@ -145,6 +145,6 @@ def test_any_names_read_or_are_refused(texts):
 
 @given(st.integers(-1000, 1000), st.integers(-179, 179))
 def test_the_shorter_way_between_azimuths(start, way):
-    assert turned(float(start + way), float(start)) == way
-    assert turned(float((start + way) % 360), float(start % 360)) == way
-    assert turned(start + 180.0, float(start)) == -180
+    assert angle_difference(float(start + way), float(start)) == way
+    assert angle_difference(float((start + way) % 360), float(start % 360)) == way
+    assert angle_difference(start + 180.0, float(start)) == -180

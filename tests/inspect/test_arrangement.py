@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.capture.decode import decode_photo
 from gapray.config import MaskSettings
 from gapray.inspect.arrangement import align_azimuths, arrange
@@ -37,7 +37,7 @@ def arranged(turn, shown, named=NAMED, mirrored=()):
 
 
 def off(found, expected):
-    return np.abs(turned(np.array(found.azimuths_deg), np.asarray(expected, float)))
+    return np.abs(angle_difference(np.array(found.azimuths_deg), np.asarray(expected, float)))
 
 
 @pytest.mark.long
@@ -99,5 +99,5 @@ def test_align_azimuths_finds_the_zero_and_the_direction(noise, zero, direction,
     shown, way = align_azimuths(found, named)
     assert way == direction
     others = [index for index in range(8) if index != wrong]
-    assert np.abs(turned(shown, direction * named))[others].max() < 7
-    assert abs(abs(turned(float(shown[wrong]), float(true[wrong]))) - 100) < 10
+    assert np.abs(angle_difference(shown, direction * named))[others].max() < 7
+    assert abs(abs(angle_difference(float(shown[wrong]), float(true[wrong]))) - 100) < 10

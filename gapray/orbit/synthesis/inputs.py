@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import turned
+from gapray.capture.azimuths import angle_difference
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.morph import render
 from gapray.orbit.scene import OrbitScene
@@ -105,7 +105,7 @@ def frames_of(
         [axes[views] @ camera.axes(azimuth).T for views, azimuth in zip(chosen, azimuths_deg, strict=True)]
     )
     angles = [
-        [turned(scene.azimuths_deg[view], azimuth) * camera.direction for view in views]
+        [angle_difference(scene.azimuths_deg[view], azimuth) * camera.direction for view in views]
         for views, azimuth in zip(chosen, azimuths_deg, strict=True)
     ]
     like = scene.colour
@@ -126,7 +126,7 @@ def frames_of(
 def nearest_views(captured_deg: Sequence[float], azimuth_deg: float, *, without: int | None = None) -> list[int]:
     """Indices of the `NEAREST` views by angle, nearest first; the farthest is repeated if there are fewer."""
     others = [view for view in range(len(captured_deg)) if view != without]
-    ranked = sorted(others, key=lambda view: (abs(turned(captured_deg[view], azimuth_deg)), view))[:NEAREST]
+    ranked = sorted(others, key=lambda view: (abs(angle_difference(captured_deg[view], azimuth_deg)), view))[:NEAREST]
     return ranked + ranked[-1:] * (NEAREST - len(ranked))
 
 
