@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 REMEDIES: dict[str, str] = {
     "capture.not_found": "Check the path or URI, and the credentials of the bucket.",
+    "capture.unsupported_source": "Give a folder, a .zip or a manifest (.parquet); unpack other archives first.",
     "capture.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
     "capture.source_is_output": "Name a folder of its own for --out (--to, --report), beside the photos or in a new folder below them.",
     "capture.no_photos": "Put the photos of one product in this folder: JPEG, PNG, WebP, HEIC, TIFF or BMP.",

@@ -23,7 +23,7 @@ from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, load_profile
-from gapray.errors import FileError, writing
+from gapray.errors import ConfigError, FileError, writing
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
 
@@ -87,8 +87,18 @@ def package(
 
 
 def _list_source(src: str, options: DiscoverOptions, manifest: Path) -> Path:
-    """Return the path of a source's manifest: `src` itself if it is one, else `manifest`, which is written."""
+    """Return the path of a source's manifest: `src` itself if it is one, else `manifest`, which is written.
+
+    Raises:
+        ConfigError: `config.invalid` for a manifest, whose azimuths are final, with options of how to read names.
+    """
     if src.endswith(".parquet"):
+        if unused := options.changed():
+            raise ConfigError(
+                "config.invalid",
+                f"{src} states the azimuths already, so {', '.join(unused)} would change nothing: "
+                "pass that to `gapray manifest`, which writes them",
+            )
         return Path(src)
     beside: list[str] = []
     write_manifest(scan(absolute_uri(src), options, beside=beside), str(manifest), beside)

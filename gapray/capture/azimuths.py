@@ -5,6 +5,7 @@ Folders, zip files and requests share these functions, so that names mean the sa
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -356,7 +357,8 @@ def refuse_gaps(azimuths: dict[str, float], *, allow_missing: bool = False) -> N
         allow_missing: Accept a set in which views are missing. Two photos at one angle are never accepted.
 
     Raises:
-        InputError: `capture.duplicate_azimuth` for two photos at one angle; `capture.missing_views` for fewer than `MIN_VIEWS`
+        InputError: `capture.duplicate_azimuth` for two photos at one angle; `capture.ambiguous_azimuths` for a turn in another
+            unit than degrees, all within 2 pi; `capture.missing_views` for fewer than `MIN_VIEWS`
             views, or a gap of more than `GAP_SLACK` times the set's median gap and `NORMAL_GAP_DEG`.
     """
     values = sorted(azimuth % 360.0 for azimuth in azimuths.values())
@@ -364,6 +366,11 @@ def refuse_gaps(azimuths: dict[str, float], *, allow_missing: bool = False) -> N
     shared = [at for at, gap in zip(values, gaps, strict=True) if gap < 1e-6]
     if shared and len(values) > 1:
         raise InputError("capture.duplicate_azimuth", f"more than one photo at {shared[0]:g} degrees")
+    if len(values) >= MIN_VIEWS and 360.0 - max(gaps) <= 2 * math.pi:
+        raise InputError(
+            "capture.ambiguous_azimuths",
+            f"all {len(values)} photos are within {360.0 - max(gaps):.3g} degrees: azimuths are degrees, not radians or fractions of a turn",
+        )
     if allow_missing:
         return
     if len(values) < MIN_VIEWS:

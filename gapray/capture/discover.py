@@ -6,12 +6,13 @@ import csv
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from gapray.capture.azimuths import AzimuthOptions, Reading, angle_difference, by_name, orient, read_names, refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
@@ -68,6 +69,12 @@ class DiscoverOptions:
     """Paths or URIs of files and folders inside the source that are not part of it, such as the catalogue or a report."""
     archive: ArchiveLimits = ArchiveLimits()
     """Limits on a zip file."""
+
+    def changed(self) -> list[str]:
+        """Names of the options of reading photos and azimuths that are not at their default."""
+        default = DiscoverOptions()
+        azimuths = [name for name, value in vars(self.azimuths).items() if value != getattr(default.azimuths, name)]
+        return azimuths + [name for name in ("layout", "given") if getattr(self, name) != getattr(default, name)]
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def scan(
     if options.layout == "product" or (options.layout == "auto" and folder.photos):
         if not folder.photos and not _photos_below(source, root):
             raise InputError("capture.no_photos", f"there is no photo in {uri}")
-        name = root.rpartition("/")[2] or PurePosixPath(uri.rstrip("/").removesuffix(".zip")).name or "product"
+        name = root.rpartition("/")[2] or _stem_of_zip(PurePosixPath(uri.rstrip("/")).name) or "product"
         beside += passed
         yield _capture_set(name, uri, folder, options)
         return
@@ -388,16 +395,16 @@ def _azimuths(table: str, text: str, photos: set[str], direction: str) -> dict[s
         if table.lower().endswith(".csv"):
             rows = rows_of(text, COLUMNS, also=DIRECTION_TITLES | PRODUCT_TITLES, most_cells=MAX_TABLE_CELLS)
         else:
-            rows = _json_rows(json.loads(text))
+            rows = _json_rows(json.loads(text, object_pairs_hook=_unique_members))
         _refuse_contradictions(rows, direction)
         azimuths: dict[str, float] = {}
         for row in rows:
             name = str(row["file"]).strip()
             azimuth = number(row["azimuth"] if "azimuth_deg" not in row else row["azimuth_deg"])
+            if not abs(azimuth) < 1e6:
+                raise ValueError(f"the azimuth of {name} is {azimuth}")
             if row.get("azimuth") not in (None, "") and number(row["azimuth"]) != azimuth:
                 raise ValueError(f"{name} has two azimuths")
-            if not abs(azimuth) < 1e6:
-                raise ValueError(f"azimuth {azimuth} of {name}")
             if "/" in name or "\\" in name or name.startswith(".."):
                 raise InputError("capture.unsafe_path", f"{table} names {name!r}, which is not a file beside it")
             photo = matched(name, photos)
@@ -406,9 +413,28 @@ def _azimuths(table: str, text: str, photos: set[str], direction: str) -> dict[s
             if photo in azimuths:
                 raise ValueError(f"{name} is listed twice")
             azimuths[photo] = azimuth % 360.0
+        if not azimuths:
+            raise ValueError("the table has no rows")
     except (csv.Error, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError("capture.invalid_table", f"{table}: {type(error).__name__}: {error}") from error
     return dict(sorted(azimuths.items(), key=lambda item: item[1]))
+
+
+def _stem_of_zip(name: str) -> str:
+    return name[: -len(".zip")] if name.lower().endswith(".zip") else name
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        ValueError: When it has a name twice, of which Python's parser would keep the last.
+    """
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} is listed twice")
+    return members
 
 
 def _refuse_contradictions(rows: list[dict[str, str]], direction: str) -> None:

@@ -136,7 +136,9 @@ class _LocalListing:
 
     def __init__(self, root: str) -> None:
         if not os.path.isdir(root):
-            raise InputError("capture.not_found", f"{root} is neither a folder nor a zip file")
+            if os.path.isfile(root):
+                raise InputError("capture.unsupported_source", f"{root} is a file, but no zip file")
+            raise InputError("capture.not_found", f"{root} does not exist")
         self._root, self._inside = root, os.path.realpath(root) + os.sep
 
     def list_folder(self, folder: str) -> tuple[list[Entry], list[str]]:

@@ -247,6 +247,7 @@ def run_all(
         from gapray.batch.render import render as render_run
         from gapray.batch.runs import RunSummary
         from gapray.batch.score import score as score_run
+        from gapray.capture.discover import DiscoverOptions
         from gapray.cli.fidelity import build_report, report_folder, table_report
         from gapray.cli.options import discover_options, render_profile, truth_options
         from gapray.cli.progress import progress_callback, summary_text
@@ -267,6 +268,7 @@ def run_all(
         photos = ingest(
             src, out, options, on_raw=lambda name: None if as_json else typer.echo(f"views of {name}", err=True)
         )
+        read_options = options if photos == src else DiscoverOptions()  # a manifest of `ingest` is read already
         # Photos of a dense capture that --given holds out are its truth.
         truth_source = truth or (src if given and photos == src and not src.endswith(".parquet") else None)
         scoring_options = truth_options(direction=direction, front=front, names=names, layout=layout)
@@ -274,7 +276,7 @@ def run_all(
         with quiet_output(as_json), connected(address):
             with progress_callback(quiet=as_json) as on_progress:
                 summaries["package"] = package_run(
-                    photos, out=out, profile=chosen, options=options, on_progress=on_progress
+                    photos, out=out, profile=chosen, options=read_options, on_progress=on_progress
                 )
             with progress_callback(quiet=as_json) as on_progress:
                 summaries["render"] = render_run(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.gap.package import GapPackage, PackageWarning
+from gapray.inspect.bursts import burst_size
 from gapray.inspect.duplicates import duplicates
 from gapray.inspect.findings import Finding
 from gapray.inspect.odd import find_outliers
@@ -20,13 +21,17 @@ def photo_warnings(
     """Warn of photos that are duplicates, are rotated against the others or show another product.
 
     Args:
-        names: Name of each photo.
+        names: Name of each photo, in the order of their azimuths.
         photos: uint8 [H, W, 3], sRGB; sizes may differ.
         masks: uint8 [H, W] each, none empty, 128 and above = product.
 
     Returns:
-        Warnings `azimuth.duplicate`, `photo.turned` and `photo.other_product`, each with an instruction.
+        Warnings `azimuth.burst`, or else `azimuth.duplicate`, `photo.turned` and `photo.other_product`, each with an instruction.
     """
+    if size := burst_size(photos, masks):
+        message = f"{size} photos each show the same view, {len(names) // size} views in all"
+        burst = Finding("azimuth.burst", tuple(names[:size]), message)
+        return (PackageWarning(burst.code, burst.sentence),)
     first_of: dict[int, int] = {}
     for first, second in duplicates(photos, masks):
         first_of.setdefault(second, first)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 INSTRUCTIONS: dict[str, str] = {
     "azimuth.duplicate": "Take the second one again from its own angle; both files are one photo.",
+    "azimuth.burst": "Keep one photo of each burst and name the photos by degrees; if each does show a view of its own, ignore this.",
     "azimuth.swapped": "Exchange their names, or let --fix do it.",
     "azimuth.mirrored": "Turn mirroring off in the camera's settings and take it again.",
     "azimuth.reversed": "Give --direction cw, or let --fix name the photos the other way round.",

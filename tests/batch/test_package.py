@@ -10,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 import gapray
-from gapray.capture.discover import discover
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.capture.discover import DiscoverOptions, discover, scan
+from gapray.capture.manifest import write_manifest
 from gapray.cli.main import app
 from gapray.config import load_profile
-from gapray.errors import CatalogError
+from gapray.errors import CatalogError, ConfigError
 from gapray.packaging.build import PackagingModels, build_package
 from gapray.report.site import write_report
 from tests.make import write_product, write_products
@@ -92,14 +94,28 @@ def test_bad_products_become_rejects_and_good_ones_are_packaged(tmp_path, null):
 
 @pytest.mark.long
 def test_a_manifest_is_a_source(tmp_path, null):
-    from gapray.capture.discover import scan
-    from gapray.capture.manifest import write_manifest
-
     write_products(tmp_path / "shoot", 3)
     write_manifest(scan(str(tmp_path / "shoot")), str(tmp_path / "m.parquet"))
     summary = gapray.package(tmp_path / "m.parquet", out=tmp_path / "c", profile=null)
     assert summary.packaged == 3
     assert gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null).finished == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DiscoverOptions(AzimuthOptions(direction="cw")),
+        DiscoverOptions(AzimuthOptions(names="order", front=3)),
+        DiscoverOptions(layout="product"),
+        DiscoverOptions(given=4),
+    ],
+)
+def test_options_that_a_manifest_makes_useless_are_refused(tmp_path, null, options):
+    write_products(tmp_path / "shoot", 1)
+    write_manifest(scan(str(tmp_path / "shoot")), str(tmp_path / "m.parquet"))
+    with pytest.raises(ConfigError, match="states the azimuths already") as error:
+        gapray.package(tmp_path / "m.parquet", out=tmp_path / "c", profile=null, options=options)
+    assert all(name in error.value.message for name in options.changed())
 
 
 @pytest.mark.parametrize("table", ["views", "manifests"])

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import zipfile
 
@@ -77,6 +78,7 @@ def test_tables_win_over_names(tmp_path, name):
         ("file,azimuth\np_000.png,nan\n", "capture.invalid_table"),
         ("file,azimuth\np_000.png,0\np_000.png,10\n", "capture.invalid_table"),
         ("file,azimuth\r\np_000.png,0\rp_045.png,45\r\n", "capture.missing_views"),
+        ("file,azimuth\n", "capture.invalid_table"),
         ("file,azimuth\n" + "x" * 200_000 + ",0\n", "capture.invalid_table"),
         ("file,azimuth\n../p_000.png,0\n", "capture.unsafe_path"),
         ("file,azimuth\np_000.png,0\np_045.png,0\np_090.png,90\np_135.png,180\n", "capture.duplicate_azimuth"),
@@ -86,6 +88,26 @@ def test_bad_tables(tmp_path, text, code):
     folder = write_product(tmp_path / "p")
     (folder / "capture.csv").write_text(text, newline="")
     assert codes(folder) == {"p": code}
+
+
+def test_a_json_table_that_names_a_photo_twice_is_refused(tmp_path):
+    folder = write_product(tmp_path / "p")
+    members = [f'"p_{angle:03d}.png": {angle}' for angle in (*range(0, 360, 45), 0)]
+    (folder / "capture.json").write_text("{" + ", ".join(members) + "}")
+    [reject] = scan(str(tmp_path))
+    assert reject.code == "capture.invalid_table" and "'p_000.png' is listed twice" in reject.message
+
+
+@pytest.mark.parametrize("unit", ["radians", "fractions of a turn"])
+@pytest.mark.parametrize("start", [0, 90])
+def test_azimuths_in_another_unit_are_refused_even_if_views_may_be_missing(tmp_path, unit, start):
+    folder = write_product(tmp_path / "p")
+    turn = 2 * math.pi if unit == "radians" else 1.0
+    lines = [f"p_{angle:03d}.png,{(start + angle) / 360 * turn:.6f}" for angle in range(0, 360, 45)]
+    (folder / "capture.csv").write_text("\n".join(["file,azimuth", *lines]))
+    options = DiscoverOptions(AzimuthOptions(allow_missing=True))
+    [reject] = scan(str(tmp_path), options)
+    assert reject.code == "capture.ambiguous_azimuths" and "not radians" in reject.message
 
 
 CONTRADICTIONS = {
@@ -242,6 +264,22 @@ def test_a_missing_source_is_an_error(tmp_path):
     with pytest.raises(InputError) as error:
         discover(str(tmp_path))
     assert error.value.code == "capture.no_photos"
+
+
+@pytest.mark.parametrize("name", ["shoot.tar.gz", "shoot.rar", "mug_000.jpg"])
+def test_a_file_that_is_no_source_is_named_as_such(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError) as error:
+        discover(str(tmp_path / name))
+    assert error.value.code == "capture.unsupported_source" and name in error.value.message
+
+
+def test_a_zip_is_one_whatever_the_case_of_its_name(tmp_path):
+    folder = write_product(tmp_path / "p")
+    with zipfile.ZipFile(tmp_path / "shoot.ZIP", "w") as archive:
+        for photo in folder.iterdir():
+            archive.write(photo, photo.name)
+    assert [capture.product_id for capture in discover(str(tmp_path / "shoot.ZIP"))] == ["shoot"]
 
 
 def test_hidden_files_are_not_photos(tmp_path):
