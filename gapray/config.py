@@ -17,10 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from gapray.errors import ConfigError
+from gapray.plain_yaml import PlainModel, first_problem, parse_mapping, parse_yaml, read_mapping
 
 ENV_PREFIX = "GAPRAY_SET_"
 """Prefix of environment variables that set settings: `GAPRAY_SET_MASK__MODEL=u2net` equals ``--set mask.model=u2net``."""
@@ -43,6 +43,9 @@ HIDDEN = "***"
 _PASSWORD = re.compile(r"(postgresql[+\w]*://[^:/@\s]*):[^@\s]*@|(://[^:/?#@\s]*):[^@/\s]*@")
 """SQLAlchemy accepts a slash in a password; in other URLs a slash ends the host."""
 _PASSWORD_ITEM = re.compile(r"(?i)([?&](?:password|sslpassword)=)[^&\s]+")
+
+MISSPELT_RATIO = 0.75
+"""Minimum similarity of a name to be suggested (`difflib`): `sise` is 0.75 from `size`, `set` is 0.67 from `net`."""
 
 _KEY_PLACEHOLDER = "<product>"
 STILL_FORMAT = "2"
@@ -73,14 +76,13 @@ Gate = Annotated[_T, Role.GATE]
 Work = Annotated[_T, Role.WORK]
 
 
-class _Settings(BaseModel):
+class _Settings(PlainModel):
     """Base class of a group of settings.
 
     The role of all fields is the class keyword ``role``; otherwise each field is annotated with its own. Defining a class with a
     field that has no role raises `TypeError`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     roles: ClassVar[Mapping[str, Role]] = {}
     """Field -> role, except for nested groups, whose own fields have roles."""
 
@@ -534,17 +536,13 @@ def load_profile(
     if name not in profile_names():
         raise ConfigError("profile.unknown", f"there is no profile {name!r}; profiles: {', '.join(profile_names())}")
     text = (resources.files("gapray") / "profiles" / f"{name}.yaml").read_text()
-    data: dict[str, Any] = {"name": name} | (yaml.safe_load(text) or {})
+    data: dict[str, Any] = {"name": name} | parse_mapping(text, f"profile {name}")
     if config_file is not None:
-        data = _merge(data, _with_packaging_group(_read_yaml(Path(config_file)), str(config_file)))
+        data = _merge(data, _with_packaging_group(read_mapping(Path(config_file)), str(config_file)))
     for key, value in sorted((os.environ if environment is None else environment).items()):
         if key.startswith(ENV_PREFIX):
             _assign(data, key.removeprefix(ENV_PREFIX).lower().split("__"), value, key)
-    for item in overrides:
-        path, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError("config.invalid", f"--set {item!r} is not of the form name.field=value")
-        _assign(data, path.strip().split("."), value, f"--set {item}")
+    _assign_all(data, overrides)
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
@@ -554,17 +552,50 @@ def load_profile(
             raise ConfigError(
                 "config.invalid", f"there is no setting {_short_name(where)}{_suggestion(where)}"
             ) from error
-        raise ConfigError("config.invalid", f"setting {where}: {first['msg']}") from error
+        raise ConfigError("config.invalid", f"setting {first_problem(error)}") from error
+
+
+def with_flags(overrides: Sequence[str] | None, flags: Mapping[str, tuple[str, str | int | None]]) -> list[str]:
+    """Add flags that set settings to the items of ``--set``.
+
+    Args:
+        overrides: Items of ``--set``.
+        flags: Dotted name of a setting -> its flag and the flag's value, None if it was not given.
+
+    Raises:
+        ConfigError: `config.invalid` if a flag and ``--set`` give one setting different values.
+    """
+    data: dict[str, Any] = {}
+    items = list(overrides or ())
+    _assign_all(data, items)
+    for name, (flag, value) in flags.items():
+        if value is None:
+            continue
+        for other in _values_at(data, name.split(".")):
+            if other != value:
+                raise ConfigError(
+                    "config.invalid", f"{name} has two values, {value} by {flag} and {other} by --set; give one of them"
+                )
+        items.append(f"{name}={value}")
+    return items
+
+
+def _values_at(data: Any, path: list[str]) -> list[Any]:
+    """Return the value at a path in nested mappings, in a list; empty if there is none."""
+    for key in path:
+        if not isinstance(data, dict) or key not in data:
+            return []
+        data = data[key]
+    return [data]
 
 
 def _suggestion(where: str) -> str:
     """Suggest the setting whose name is closest to a misspelt one, preferring settings of the same group."""
     parent, _, wrong = where.rpartition(".")
     names = sorted(_dotted_names(Profile), key=lambda name: name.rpartition(".")[0] != parent)
-    matches = difflib.get_close_matches(wrong, [name.rpartition(".")[2] for name in names], 1)
-    return (
-        f"; did you mean {_short_name(next(name for name in names if name.endswith(matches[0])))}?" if matches else ""
-    )
+    last_parts = [name.rpartition(".")[2] for name in names]
+    matches = difflib.get_close_matches(wrong, last_parts, 1, cutoff=MISSPELT_RATIO)
+    return f"; did you mean {_short_name(names[last_parts.index(matches[0])])}?" if matches else ""
 
 
 def _short_name(name: str) -> str:
@@ -579,16 +610,6 @@ def _dotted_names(model: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             names += _dotted_names(field.annotation, f"{prefix}{name}.")
     return names
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError("config.invalid", f"cannot read {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError("config.invalid", f"{path} holds no mapping of settings")
-    return data
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -617,6 +638,15 @@ def _with_packaging_group(settings: dict[str, Any], path: str) -> dict[str, Any]
     return rest | {"packaging": {**nested, **top_level}}
 
 
+def _assign_all(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set the settings of all items of ``--set``."""
+    for item in overrides:
+        path, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError("config.invalid", f"--set {item!r} is not of the form name.field=value")
+        _assign(data, path.strip().split("."), value, f"--set {item}")
+
+
 def _assign(data: dict[str, Any], path: list[str], value: str, origin: str) -> None:
     """Set one setting by its dotted path; `origin` names the flag or variable in errors."""
     if path[0] not in ("packaging", "orbit", "video", "stills", "fidelity", "check", "run"):
@@ -625,9 +655,4 @@ def _assign(data: dict[str, Any], path: list[str], value: str, origin: str) -> N
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise ConfigError("config.invalid", f"{origin}: {key} is no group of settings")
-    try:
-        data[path[-1]] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-40
-        raise ConfigError(
-            "config.invalid", f"{origin}: the value is no YAML; put text with ': ' or other marks in quotes"
-        ) from error
+    data[path[-1]] = parse_yaml(value, origin)

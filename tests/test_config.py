@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from gapray.batch.score_stages import ScoreFacts
 from gapray.batch.stills_stages import StillFacts
-from gapray.config import Profile, Result, Role, VideoSettings, Work, _Settings, load_profile
+from gapray.config import Profile, Result, Role, VideoSettings, Work, _Settings, load_profile, with_flags
 from gapray.errors import ConfigError
 from gapray.stills.scene import Scene
 
@@ -165,3 +165,57 @@ def test_a_config_file_names_settings_as_overrides_do(tmp_path):
     path.write_text("mask:\n  model: u2net\npackaging:\n  mask:\n    model: u2netp\n")
     with pytest.raises(ConfigError, match="mask stands in `packaging` and outside"):
         load_profile(config_file=path)
+
+
+def message_of(**arguments):
+    with pytest.raises(ConfigError) as error:
+        load_profile(environment={}, **arguments)
+    assert error.value.code == "config.invalid"
+    return error.value.message
+
+
+@pytest.mark.parametrize("value", ["010", "1_28", "1:30", "0x10", "yes", "true", "{a: 1, a: 1}"])
+def test_only_plain_numbers_are_numbers(value, tmp_path):
+    """`010` was 8, `1_28` was 128, and `yes` was 1."""
+    assert "orbit.frames" in message_of(overrides=[f"orbit.frames={value}"])
+    path = tmp_path / "c.yaml"
+    path.write_text(f"orbit:\n  frames: {value}\n")
+    assert "orbit.frames" in message_of(config_file=path)
+    with pytest.raises(ConfigError, match=r"ORBIT__FRAMES|orbit\.frames"):
+        load_profile(environment={"GAPRAY_SET_ORBIT__FRAMES": value})
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("off", False), ("no", False), ("on", True), ("true", True)])
+def test_words_are_booleans_where_one_is_wanted(value, wanted):
+    found = load_profile(overrides=[f"mask.cleanup={value}", f"stills.sdxl.product={value!r}"], environment={})
+    assert found.packaging.mask.cleanup is wanted and found.stills.sdxl.product == value
+
+
+def test_a_group_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("orbit:\n  frames: 8\nmask:\n  model: u2net\norbit:\n  size: 64\n")
+    assert "orbit is there twice" in message_of(config_file=path)
+
+
+def test_a_setting_with_dots_in_a_config_file_is_to_be_nested(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("orbit.frames: 8\n")
+    assert "write orbit.frames nested" in message_of(config_file=path)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("set", None), ("sise", "orbit.size"), ("modle", "mask.model")])
+def test_only_close_names_are_suggested(name, meant, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"{name}: 1\n" if meant is None else f"{meant.partition('.')[0]}:\n  {name}: 1\n")
+    told = message_of(config_file=path)
+    assert told.endswith(f"did you mean {meant}?") if meant else "did you mean" not in told
+
+
+def test_a_flag_and_a_set_of_one_setting_must_agree():
+    flags = {"orbit.frames": ("--frames", 6), "video.backend": ("--backend", None)}
+    assert with_flags(None, flags) == ["orbit.frames=6"]
+    assert load_profile(overrides=with_flags(["orbit.size=64"], flags)).orbit.frames == 6
+    assert load_profile(overrides=with_flags(["orbit.frames=6", "video.backend=morph"], flags)).orbit.frames == 6
+    for other in ("orbit.frames=8", "orbit={frames: 8}", "orbit.frames=null"):
+        with pytest.raises(ConfigError, match="orbit.frames has two values, 6 by --frames and"):
+            with_flags([other], flags)

@@ -53,7 +53,7 @@ def package(
     as_json: JsonOption = False,
 ) -> None:
     """Make GAP packages of all products in SRC. Run it again to resume."""
-    with guarded(as_json):
+    with guarded(as_json, resumes=True):
         from gapray.batch.package import package as run
         from gapray.cli.options import discover_options
         from gapray.cli.progress import progress_callback, summary_text
@@ -107,7 +107,7 @@ def render(
     as_json: JsonOption = False,
 ) -> None:
     """Make a turntable video of every product in CATALOG. Run it again to resume."""
-    with guarded(as_json):
+    with guarded(as_json, resumes=not estimate):
         from gapray.batch.render import estimate as estimate_run
         from gapray.batch.render import render as run
         from gapray.cli.options import render_profile
@@ -168,7 +168,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score the videos in CATALOG against photos that their generator has never seen."""
-    with guarded(as_json):
+    with guarded(as_json, resumes=external is None):
         from gapray.batch.score import score as run
         from gapray.cli.fidelity import foreign_report, table_report
         from gapray.cli.options import truth_options
@@ -242,7 +242,7 @@ def run_all(
     as_json: JsonOption = False,
 ) -> None:
     """Package all products in SRC, make their videos, score them and write the report."""
-    with guarded(as_json):
+    with guarded(as_json, resumes=True):
         from gapray.batch.package import package as package_run
         from gapray.batch.render import render as render_run
         from gapray.batch.runs import RunSummary

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.discover import DiscoverOptions
-from gapray.config import Profile, load_profile
+from gapray.config import Profile, load_profile, with_flags
 
 
 def discover_options(
@@ -44,7 +44,10 @@ def truth_options(
 def render_profile(
     name: str, config: Path | None, set_: Sequence[str] | None, *, backend: str | None, frames: int | None
 ) -> Profile:
-    """Load a profile and apply the flags of `gapray render` to it."""
-    flags = [f"video.backend={backend}"] if backend else []
-    flags += [f"orbit.frames={frames}"] if frames else []
-    return load_profile(name, config_file=config, overrides=[*(set_ or []), *flags])
+    """Load a profile and apply the flags of `gapray render` to it.
+
+    Raises:
+        ConfigError: `profile.unknown` or `config.invalid`.
+    """
+    flags = {"video.backend": ("--backend", backend), "orbit.frames": ("--frames", frames)}
+    return load_profile(name, config_file=config, overrides=with_flags(set_, flags))

@@ -19,10 +19,14 @@ ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 @contextmanager
-def guarded(as_json: bool = False) -> Iterator[None]:
+def guarded(as_json: bool = False, *, resumes: bool = False) -> Iterator[None]:
     """Convert gapray's errors and file system errors to a message, a remedy and an exit code.
 
     Other errors are bugs and show a traceback. SIGTERM ends a command like Ctrl-C.
+
+    Args:
+        as_json: Whether errors are also printed as JSON.
+        resumes: Whether the command, given again after it was stopped, continues where it ended.
     """
     try:
         with _sigterm_raised():
@@ -37,7 +41,7 @@ def guarded(as_json: bool = False) -> Iterator[None]:
         typer.echo(f"  {known.remedy}", err=True)
         raise typer.Exit(known.exit_code) from error
     except KeyboardInterrupt as stop:
-        typer.echo("stopped; run the same command again to go on", err=True)
+        typer.echo("stopped; run the same command again to go on" if resumes else "stopped", err=True)
         raise typer.Exit(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)) from None
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gapray.cli.flags import JsonOption, ProfileOption
+from gapray.cli.flags import JsonOption
 from gapray.cli.output import guarded, print_json, print_table
 
 keys_app = typer.Typer(no_args_is_help=True, help="Manage a server's API keys.")
@@ -22,7 +22,9 @@ JobsOption = Annotated[
 
 
 def serve(
-    profile: ProfileOption = "classic",
+    profile: Annotated[
+        str | None, typer.Option(help="Named set of models and settings; default: the config's, or classic.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of server settings: limits, urls, jobs, packager, generator, scorer.")
     ] = None,

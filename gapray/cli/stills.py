@@ -20,7 +20,9 @@ def stills(
     per_scene: Annotated[int, typer.Option(min=1, help="Pictures of each product in each scene.")] = 1,
     product: Annotated[list[str] | None, typer.Option(help="Only these products.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of products.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the scenes that ship with gapray.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Only show the scenes: those of --scenes, or all that ship with gapray.")
+    ] = False,
     profile: ProfileOption = "classic",
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -32,13 +34,14 @@ def stills(
     as_json: JsonOption = False,
 ) -> None:
     """Draw all products of CATALOG into scenes and judge whether each stayed the same product."""
-    with guarded(as_json):
-        from gapray.config import load_profile
+    with guarded(as_json, resumes=True):
+        from gapray.config import load_profile, with_flags
         from gapray.errors import ConfigError
         from gapray.stills.scene import load_scenes, scene_names
 
+        names = scenes.split(",") if scenes else []
         if list_:
-            found = load_scenes(scene_names())
+            found = load_scenes(names or scene_names())
             if as_json:
                 print_json({scene.name: scene.model_dump(mode="json") for scene in found})
             else:
@@ -51,13 +54,12 @@ def stills(
         from gapray.catalog.reader import open_catalog
         from gapray.cli.progress import progress_callback, summary_text
 
-        overrides = [*(set_ or ()), *([f"stills.backend={backend}"] if backend else [])]
+        overrides = with_flags(set_, {"stills.backend": ("--backend", backend)})
         chosen = load_profile(profile, config_file=config, overrides=overrides)
-        names = scenes.split(",") if scenes else list(DEFAULT_SCENES)
         with quiet_output(as_json), progress_callback(quiet=as_json) as on_progress:
             done = run(
                 catalog,
-                scenes=names,
+                scenes=names or DEFAULT_SCENES,
                 per_scene=per_scene,
                 profile=chosen,
                 products=product,

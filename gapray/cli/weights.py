@@ -36,7 +36,7 @@ def models_pull(
     names: Annotated[list[str], typer.Argument(metavar="PROFILE|CARD…", help="What to fetch.")],
 ) -> None:
     """Fetch the weights of profiles or cards, verify them, and record unknown hashes in models.lock."""
-    with guarded():
+    with guarded(resumes=True):
         from gapray.cli.models import pull
 
         for line in pull(names):

@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from gapray.config import HIDDEN, Profile, load_profile, without_password
 from gapray.errors import ConfigError, writing
+from gapray.plain_yaml import PlainModel, first_problem
 
 JOBS_URL = "GAPRAY_JOBS_URL"
 ARTIFACTS = "GAPRAY_ARTIFACTS"
@@ -22,11 +23,7 @@ AUDIT = "GAPRAY_AUDIT"
 WEBHOOK_SECRET = "GAPRAY_WEBHOOK_SECRET"  # noqa: S105  (the variable's name, not its value)
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Limits(_Settings):
+class Limits(PlainModel):
     """Limits on one request. Photos must also satisfy `decode.*` of the profile."""
 
     body_bytes: int = Field(96 * 2**20, gt=0, description="Largest accepted body [bytes].")
@@ -80,7 +77,7 @@ class Limits(_Settings):
         return max(1, self.queued // 4) if self.queued_per_key is None else self.queued_per_key
 
 
-class UrlRules(_Settings):
+class UrlRules(PlainModel):
     """Which URLs the server fetches for its clients: photos, manifests, webhooks."""
 
     schemes: tuple[Literal["https", "http"], ...] = Field(("https", "http"), description="Accepted schemes.")
@@ -92,7 +89,7 @@ class UrlRules(_Settings):
     redirects: int = Field(3, ge=0, le=10, description="Redirects that are followed, each checked anew.")
 
 
-class JobRules(_Settings):
+class JobRules(PlainModel):
     """How jobs are run and kept."""
 
     lease_s: float = Field(15, gt=0, description="Time without a heartbeat after which a worker loses its job [s].")
@@ -105,7 +102,7 @@ class JobRules(_Settings):
     webhook_tries: int = Field(5, ge=1, description="Deliveries of a webhook before it is given up.")
 
 
-class Replicas(_Settings):
+class Replicas(PlainModel):
     """Replicas of one deployment."""
 
     min: int = Field(1, ge=0, description="Minimum number of replicas; 0 = none while no job waits.")
@@ -121,7 +118,7 @@ class Replicas(_Settings):
     )
 
 
-class ServeSettings(_Settings):
+class ServeSettings(PlainModel):
     """All settings of a server."""
 
     profile: str = Field("classic", description="Profile of models and settings.")
@@ -270,9 +267,7 @@ def serve_settings(data: dict[str, object]) -> ServeSettings:
     try:
         return ServeSettings.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError("config.invalid", f"setting {where}: {first['msg']}") from error
+        raise ConfigError("config.invalid", f"setting {first_problem(error)}") from error
 
 
 def reveal_password(url: str, variable: str) -> str:

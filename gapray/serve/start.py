@@ -10,12 +10,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from gapray.environment import preserved_environment
 from gapray.errors import ConfigError
+from gapray.plain_yaml import read_mapping
 from gapray.serve.front import find_haproxy, free_port, run_front
 from gapray.serve.keys import any_created, list_keys
 from gapray.serve.port import hold_port
@@ -32,22 +30,19 @@ _BIND_FAILURE = "Failed to bind to address"
 
 
 def serve_settings_of(
-    *, profile: str, config: Path | None, overrides: Sequence[str], jobs: str | None, artifacts: str | None
+    *, profile: str | None, config: Path | None, overrides: Sequence[str], jobs: str | None, artifacts: str | None
 ) -> ServeSettings:
     """Return the settings from a YAML file, overridden by the flags of `gapray serve`.
 
     Raises:
         ConfigError: `config.invalid`.
     """
-    data: Any = {}
-    if config is not None:
-        try:
-            data = yaml.safe_load(config.read_text()) or {}
-        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError("config.invalid", f"cannot read {config}: {error}") from error
-        if not isinstance(data, dict):
-            raise ConfigError("config.invalid", f"{config} holds no mapping of settings")
-    data = {"profile": profile} | data | {"overrides": [*data.get("overrides", []), *overrides]}
+    data = {} if config is None else read_mapping(config)
+    if not isinstance(own := data.get("overrides", []), list):
+        raise ConfigError("config.invalid", f"{config}: overrides is no list, such as [orbit.frames=36]")
+    data = data | {"overrides": [*own, *overrides]}
+    if profile:
+        data["profile"] = profile
     if jobs:
         data["jobs_url"] = jobs
     if artifacts:

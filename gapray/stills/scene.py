@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from gapray.errors import ConfigError, InputError
+from gapray.plain_yaml import PlainModel, first_problem, parse_mapping, read_mapping
 
 MAX_PROMPT_LENGTH = 4000
 """Maximum length of a prompt [characters]; SDXL's two encoders read it in windows of 75 tokens."""
+SCENE_SUFFIXES = (".yaml", ".yml")
+PRODUCT = "{product}"
+"""What stands for the product's name in a prompt."""
 _COLOUR = "^#[0-9a-fA-F]{6}$"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Surface(_Part):
+class Surface(PlainModel):
     """What the product stands on."""
 
     kind: Literal["plain", "marble", "wood", "speckle", "weave", "tile", "brushed"] = "plain"
-    colours: tuple[str, str] = Field(("#f0f0f0", "#e4e4e4"), description="Colours of the surface and of its pattern.")
+    colours: tuple[Annotated[str, Field(pattern=_COLOUR)], Annotated[str, Field(pattern=_COLOUR)]] = Field(
+        ("#f0f0f0", "#e4e4e4"), description="Colours of the surface and of its pattern."
+    )
 
 
-class Wall(_Part):
+class Wall(PlainModel):
     """What is behind the product, out of focus."""
 
     top: str = Field("#ffffff", pattern=_COLOUR)
     bottom: str = Field("#e8e8e8", pattern=_COLOUR)
 
 
-class Light(_Part):
+class Light(PlainModel):
     """Where the light comes from, as seen by the viewer of the picture."""
 
     azimuth_deg: float = Field(30.0, ge=-90, le=90, description="0 = from the camera, 90 = from the right.")
@@ -44,7 +46,7 @@ class Light(_Part):
     shadow: float = Field(0.6, ge=0, le=1, description="How dark the shadow is.")
 
 
-class Scene(_Part):
+class Scene(PlainModel):
     """A scene to draw a product in."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -60,7 +62,7 @@ class Scene(_Part):
         Raises:
             InputError: `still.empty_prompt` or `still.prompt_too_long`.
         """
-        return checked_prompt(self.prompt.replace("{product}", product))
+        return checked_prompt(self.prompt.replace(PRODUCT, product))
 
 
 def checked_prompt(prompt: str) -> str:
@@ -91,32 +93,44 @@ def load_scenes(names: list[str]) -> list[Scene]:
     """
     scenes: list[Scene] = []
     for name in names:
+        if not name.strip():
+            raise ConfigError("scene.unknown", "a name in the list of scenes is empty: is there a comma too many?")
         path = Path(name)
         if path.is_dir():
-            scenes += [_scene_in(file) for file in sorted(path.glob("*.yaml"))]
-        elif path.suffix in (".yaml", ".yml") and path.exists():
-            scenes.append(_scene_in(path))
+            scenes += _scenes_in(path)
+        elif path.suffix in SCENE_SUFFIXES and path.exists():
+            scenes.append(_scene_of(path))
         elif name in scene_names():
             text = (resources.files("gapray.stills") / "scenes" / f"{name}.yaml").read_text(encoding="utf-8")
-            scenes.append(_scene(name, text, name))
+            scenes.append(_scene(name, parse_mapping(text, f"scene {name}"), name))
         else:
             raise ConfigError("scene.unknown", f"there is no scene {name!r}; scenes: {', '.join(scene_names())}")
-    if len({scene.name for scene in scenes}) < len(scenes):
-        raise ConfigError("config.invalid", "two scenes have one name")
+    counts = Counter(scene.name for scene in scenes)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ConfigError("config.invalid", f"two scenes have one name, {twice[0]}")
     return scenes
 
 
-def _scene_in(path: Path) -> Scene:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("config.invalid", f"scene {path}: {error}") from error
-    return _scene(path.stem, text, str(path))
+def _scenes_in(folder: Path) -> list[Scene]:
+    """Load the scenes of a folder, without those of folders in it."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in SCENE_SUFFIXES)
+    if not files:
+        raise ConfigError("scene.unknown", f"the folder {folder} has no scene: no file ends in .yaml or .yml")
+    return [_scene_of(file) for file in files]
 
 
-def _scene(name: str, text: str, where: str) -> Scene:
+def _scene_of(path: Path) -> Scene:
+    return _scene(path.stem, read_mapping(path, f"scene {path}"), str(path))
+
+
+def _scene(name: str, data: dict[str, Any], where: str) -> Scene:
+    """Validate a scene that was read from a file, whose prompt must name the product; an empty one fails when it is drawn."""
     try:
-        return Scene.model_validate({"name": name} | (yaml.safe_load(text) or {}))
-    except (ValidationError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
-        raise ConfigError("config.invalid", f"scene {where}: {first}") from error
+        scene = Scene.model_validate({"name": name} | data)
+    except ValidationError as error:
+        raise ConfigError("config.invalid", f"scene {where}: {first_problem(error)}") from error
+    if scene.prompt.strip() and PRODUCT not in scene.prompt:
+        raise ConfigError(
+            "config.invalid", f'scene {where}: prompt: {PRODUCT} is not in it, as in "{PRODUCT} on a table"'
+        )
+    return scene

@@ -217,6 +217,51 @@ def test_a_misspelt_setting_gets_a_suggestion(setting, meant, tmp_path):
     assert ("did you mean" in result.output) == (meant is not None) and (meant or "") in result.output
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["render", "{c}", "--frames", "6", "--set", "orbit.frames=8"], "6 by --frames and 8 by --set"),
+        (["render", "{c}", "--backend", "animatediff", "--set", "video.backend=morph"], "by --backend and morph by"),
+        (["run", "{c}", "--out", "{c}/x", "--frames", "6", "--set", "orbit.frames=8"], "6 by --frames and 8 by --set"),
+        (["stills", "{c}", "--backend", "sdxl", "--set", "stills.backend=composite"], "by --backend and composite by"),
+    ],
+)
+def test_a_setting_with_two_values_is_refused(catalog, words, named):
+    result = run(app, [word.format(c=catalog) for word in words])
+    assert result.exit_code == 2 and "[config.invalid]" in result.output and named in result.output
+
+
+def test_the_scenes_that_are_asked_for_are_listed(tmp_path):
+    (tmp_path / "moon.yml").write_text('prompt: "{product} on the moon"\n')
+    found = json.loads(run(app, ["stills", "--list", "--scenes", str(tmp_path), "--json"]).stdout)
+    assert list(found) == ["moon"]
+    assert len(json.loads(run(app, ["stills", "--list", "--json"]).stdout)) == 15
+    for scenes in ("marble-kitchen,", "marble-kitchen,,gym-studio", ","):
+        result = run(app, ["stills", "--list", "--scenes", scenes])
+        assert result.exit_code == 2 and "[scene.unknown]" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "stops", "resumes"),
+    [
+        (["package", "{tmp}", "--out", "{tmp}/c"], "gapray.batch.package.package", True),
+        (["render", "{tmp}/c"], "gapray.batch.render.render", True),
+        (["render", "{tmp}/c", "--estimate"], "gapray.batch.render.estimate", False),
+        (["stills", "{tmp}/c"], "gapray.batch.stills.stills", True),
+        (["capture", "check", "{tmp}"], "gapray.inspect.check.check", False),
+        (["capture", "day", "{tmp}", "--out", "{tmp}/d"], "gapray.inspect.shoot_day.split", False),
+    ],
+)
+def test_only_commands_that_resume_say_so_when_stopped(tmp_path, monkeypatch, words, stops, resumes):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stops, stop)
+    result = run(app, [word.format(tmp=tmp_path) for word in words])
+    assert result.exit_code == 130 and "stopped" in result.output
+    assert ("run the same command again" in result.output) == resumes
+
+
 def test_options_of_foreign_videos_are_not_ignored(catalog):
     assert run(app, ["score", catalog, "--label", "runway"]).exit_code == 2
     result = run(app, ["score", catalog, "--product", "nobody"])

@@ -5,7 +5,7 @@ import yaml
 
 from gapray.errors import ConfigError
 from gapray.serve.settings import ServeSettings, serve_settings
-from gapray.serve.start import with_key_policy
+from gapray.serve.start import serve_settings_of, with_key_policy
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "serve_configs").glob("*.yaml"))
@@ -100,3 +100,34 @@ def test_secrets_are_created_once_and_private(tmp_path, monkeypatch):
     first, second = ServeSettings().resolved(), ServeSettings().resolved()
     assert first == second and first.webhook_secret.startswith("whsec_")
     assert (tmp_path / "state" / "webhook_secret").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("limits: {images: 8}\nlimits: {frames: 8}", "limits is there twice"),
+        ("limits: {images: 010}", "limits.images: 010 is no plain number"),
+        ("limits: {images: true}", "limits.images: "),
+        ("limits.images: 8", "write limits.images nested"),
+        ("overrides: orbit.frames=8", "overrides is no list"),
+        ("overrides:", "overrides is no list"),
+        ("- a", "holds no mapping"),
+    ],
+)
+def test_a_config_of_gapray_serve_is_read_plainly(text, named, tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        serve_settings_of(profile=None, config=path, overrides=[], jobs=None, artifacts=None)
+    assert error.value.code == "config.invalid" and named in error.value.message
+
+
+def test_flags_of_gapray_serve_are_over_its_config(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"profile: sd15\noverrides: [orbit.frames=8]\nwebhook_secret: whsec_{'a' * 32}\n")
+    place = {"jobs": f"sqlite:///{tmp_path / 'jobs.db'}", "artifacts": str(tmp_path)}
+    for flag, wanted in ((None, "sd15"), ("classic", "classic")):
+        found = serve_settings_of(profile=flag, config=path, overrides=["orbit.frames=9"], **place)
+        assert found.profile == wanted and found.overrides == ("orbit.frames=8", "orbit.frames=9")
+    path.write_text(f"webhook_secret: whsec_{'a' * 32}\n")
+    assert serve_settings_of(profile=None, config=path, overrides=[], **place).profile == "classic"

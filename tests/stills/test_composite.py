@@ -58,6 +58,51 @@ def test_custom_scenes(tmp_path):
         assert error.value.code == code
 
 
+def scene_message(*names):
+    with pytest.raises(ConfigError) as error:
+        load_scenes([str(name) for name in names])
+    return error.value.code, error.value.message
+
+
+@pytest.mark.parametrize("names", [["white-studio", ""], ["", "white-studio"], [" "]])
+def test_an_empty_name_is_not_this_folder(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moon.yaml").write_text('prompt: "{product} on the moon"\n')
+    code, told = scene_message(*names)
+    assert code == "scene.unknown" and "is empty" in told
+
+
+def test_a_folder_has_scenes_with_both_suffixes(tmp_path):
+    assert scene_message(tmp_path)[0] == "scene.unknown"
+    for name in ("moon.yml", "desk.yaml", "notes.txt"):
+        (tmp_path / name).write_text('prompt: "{product} there"\n')
+    assert [scene.name for scene in load_scenes([str(tmp_path)])] == ["desk", "moon"]
+    (tmp_path / "moon.yaml").write_text('prompt: "{product} elsewhere"\n')
+    assert scene_message(tmp_path) == ("config.invalid", "two scenes have one name, moon")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("negative_prompt: x", "prompt: Field required"),
+        ("prompt: a red vase", "{product} is not in it"),
+        ('prompt: "{Product} on a table"', "{product} is not in it"),
+        ('prompt: "{product} a"\nprompt: "{product} b"', "prompt is there twice"),
+        ('prompt: "{product} a"\nlight: {azimuth_deg: 400}', "light.azimuth_deg: "),
+        ('prompt: "{product} a"\nlight: {softness: true}', "light.softness: "),
+        ('prompt: "{product} a"\nlight: {elevation_deg: 010}', "light.elevation_deg: 010"),
+        ('prompt: "{product} a"\nsurface: {colour: x}', "surface.colour: "),
+        ('prompt: "{product} a"\nsurface: {colours: [red, blue]}', "surface.colours.0: "),
+        ("- a", "holds no mapping"),
+        ("", "prompt: Field required"),
+    ],
+)
+def test_an_invalid_scene_names_its_field(text, named, tmp_path):
+    (tmp_path / "moon.yaml").write_text(text)
+    code, told = scene_message(tmp_path / "moon.yaml")
+    assert code == "config.invalid" and "moon.yaml" in told and named in told
+
+
 @pytest.mark.parametrize(
     "name", ["marble-kitchen", "wooden-desk", "gym-studio", "linen-table", "bathroom-tile", "brushed-steel"]
 )
