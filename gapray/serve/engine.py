@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -173,7 +174,8 @@ class Packager:
             turn=job.kind != "image",
         )
         assert upload.capture is not None
-        return upload.capture, inputs.azimuths_by or upload.azimuths_by, upload.ignored
+        members = Counter(name for photo in photos for name in photo.ignored)
+        return upload.capture, inputs.azimuths_by or upload.azimuths_by, upload.ignored | members
 
     def _preview(self, job: Job, azimuth: float, photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         cut = np.where(mask[..., None] >= 128, photo, 255).astype(np.uint8)
