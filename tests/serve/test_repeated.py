@@ -194,7 +194,7 @@ QUERIES += [f"/v1/{kind}?wait=0&direction=cw" for kind in ("packages", "images/e
 
 @pytest.mark.parametrize("path", QUERIES)
 def test_query_parameters_of_a_body_s_fields_are_refused(idle_server, photos, path):
-    given = {"views": views(photos)}
+    given = {"views": views(photos), "prompt": "a mug"}
     body = {"input": given} if "/v2/" in path else given
     answer = requests.post(idle_server.url + path, json=body, timeout=20)
     message = answer.json()["error"] if "/v2/" in path else answer.json()["error"]["message"]
@@ -231,7 +231,7 @@ def test_members_of_views_without_effect_are_reported(idle_server, photos):
     ways = {
         "/v1/videos": {"views": listed},
         "/v2/e/run": {"input": {"views": listed}},
-        "/v1/images/edits?wait=0": {"views": listed},
+        "/v1/images/edits?wait=0": {"views": listed, "prompt": "a mug"},
     }
     for path, body in ways.items():
         content = requests.post(idle_server.url + path, json=body, timeout=20).json()
@@ -275,4 +275,4 @@ def test_remedies_of_a_zip_and_of_an_id_are_ones_that_help(idle_server, photos):
     assert answer["code"] == "capture.ambiguous_azimuths" and "not in a zip" in answer["remedy"]
     form = {"product_id": "My Mug", "views": json.dumps(views(photos))}
     answer = requests.post(idle_server.url + "/v1/videos", data=form, timeout=20).json()["error"]
-    assert answer["code"] == "capture.invalid_product_id" and "product_id" in answer["remedy"]
+    assert answer["code"] == "capture.invalid_product_id" and "`product_id`" in answer["remedy"]
