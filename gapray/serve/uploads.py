@@ -73,6 +73,8 @@ _WHITE_SPACE = re.compile(r"[^\S ]+")
 _PERCENT = {"%2B": "+", "%2F": "/", "%3D": "=", "%0D": "", "%0A": "", "%20": " "}
 """Percent-encoded characters that can occur in base64."""
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
+MAX_IGNORED = 20
+"""Maximum number of ignored members that are named, of one object and in all."""
 _MAX_FIELDS_NAMED = 12
 """Maximum number of fields named in an error message."""
 _DEGREE_SIGN = re.compile(r"\s*(?:°|º|deg(?:rees?)?)$", re.IGNORECASE)
@@ -156,7 +158,7 @@ def _index_in(name: str) -> int | None:
 
 def ignored_members(photos: Iterable[IncomingPhoto]) -> list[str]:
     """Return the names of the members beside photos that have no effect, such as ``views.rotate``."""
-    return sorted({name[:60] for photo in photos for name in photo.ignored})
+    return sorted({name for photo in photos for name in photo.ignored})[:MAX_IGNORED]
 
 
 def photos_in_fields(values: Iterable[tuple[str, Any]], *, needed: bool = True) -> list[IncomingPhoto]:
@@ -246,9 +248,8 @@ def _photos_in_object(value: Mapping[str, Any]) -> list[IncomingPhoto]:
 
 def _ignored_in(members: Mapping[str, Any], known: Collection[str]) -> tuple[str, ...]:
     """Return the names of members that have no effect: not in `known`, and not a direction, which is compared."""
-    return tuple(
-        name for name, value in members.items() if name not in known and not _is_direction(name) and value is not None
-    )
+    unknown = (name for name, value in members.items() if name not in known and value is not None)
+    return tuple(name[:60] for name in unknown if not _is_direction(name))[:MAX_IGNORED]
 
 
 def _is_direction(name: str) -> bool:
@@ -256,10 +257,10 @@ def _is_direction(name: str) -> bool:
 
 
 def _directions_in(members: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the directions of rotation that members state."""
-    return tuple(
-        str(value)[:40] for name, value in members.items() if _is_direction(name) and value not in (None, "", [], {})
-    )
+    """Return the directions of rotation that members state; two if they contradict each other."""
+    stated = [str(value)[:40] for name, value in members.items() if _is_direction(name) and value not in (None, "")]
+    different = {DIRECTIONS.get(plain_title(value), value): value for value in stated}
+    return tuple(different.values())[:2]
 
 
 def _refuse_other_directions(photos: Iterable[IncomingPhoto], direction: str) -> None:
@@ -415,7 +416,7 @@ def photos_in_manifest(manifest: Any) -> list[IncomingPhoto]:
         raise InputError("request.invalid", f"the manifest: {error}") from error
     photos = []
     names = [name + suffix for name in _REFERENCES for suffix in ("_b64", "_url", "")]
-    unused = _ignored_in(manifest, _MANIFEST_MEMBERS)
+    unused, stated = _ignored_in(manifest, _MANIFEST_MEMBERS), _directions_in(manifest)
     for azimuth, members in views:
         value = next((members[name] for name in names if isinstance(members.get(name), str) and members[name]), None)
         if value is None:
@@ -424,7 +425,7 @@ def photos_in_manifest(manifest: Any) -> list[IncomingPhoto]:
             replace(
                 _photo_from_text(value.strip()),
                 azimuth_deg=None if by == "order" else azimuth,
-                directions=(*_directions_in(manifest), *_directions_in(members)),
+                directions=(*stated, *_directions_in(members)),
                 ignored=tuple(f"manifest.{name}" for name in (*unused, *_ignored_in(members, (*names, *ANGLES)))),
             )
         )

@@ -42,7 +42,7 @@ from gapray.serve.text import (
     strict_json,
     without_unusable,
 )
-from gapray.serve.uploads import PHOTO_FIELDS, decode_base64, fields_in_order
+from gapray.serve.uploads import MAX_IGNORED, PHOTO_FIELDS, decode_base64, fields_in_order
 
 FIELD_ALIASES = {
     "num_frames": "frames",
@@ -69,8 +69,6 @@ SINGLE_VALUE_FIELDS = (
     | {"size", "model", "webhook", "webhook_url", "package"}
 )
 """Fields that may have one value only."""
-MAX_IGNORED = 20
-"""Maximum number of fields that an answer names as ignored."""
 _EMPTY: tuple[Any, ...] = (None, "", [])
 """Values that mean that a field was not sent."""
 _AZIMUTH_LISTS = ("azimuths", "azimuths_deg")

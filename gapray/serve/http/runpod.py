@@ -14,7 +14,6 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import (
-    MAX_IGNORED,
     PARAM_FIELDS,
     STILL_ALIASES,
     Body,
@@ -37,6 +36,7 @@ from gapray.serve.jobs import GenerationParams, Job, StillParams
 from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status, shape_or_failure
 from gapray.serve.text import MAX_VALUES, refuse_long, refuse_many_values, strict_json
 from gapray.serve.uploads import (
+    MAX_IGNORED,
     PHOTO_FIELDS,
     IncomingPhoto,
     decode_base64,
