@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -44,7 +45,7 @@ from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profil
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import sample_products
-from gapray.serve.uploads import open_capture, photo_at_url, photos_in_manifest, prepare_upload
+from gapray.serve.uploads import MAX_IGNORED, open_capture, photo_at_url, photos_in_manifest, prepare_upload
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import map_frames
 from gapray.video.encode import export
@@ -173,7 +174,12 @@ class Packager:
             turn=job.kind != "image",
         )
         assert upload.capture is not None
-        return upload.capture, inputs.azimuths_by or upload.azimuths_by, upload.ignored
+        members = Counter(name for photo in photos for name in photo.ignored)
+        return (
+            upload.capture,
+            inputs.azimuths_by or upload.azimuths_by,
+            upload.ignored | dict(members.most_common(MAX_IGNORED)),
+        )
 
     def _preview(self, job: Job, azimuth: float, photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         cut = np.where(mask[..., None] >= 128, photo, 255).astype(np.uint8)

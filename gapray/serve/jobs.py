@@ -31,6 +31,11 @@ class _Params(BaseModel):
             raise ValueError("a truth value is no number")
         return value
 
+    @field_validator("format", mode="before", check_fields=False)
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
 
 class StillParams(_Params):
     """Parameters of a request for stills that videos do not have. None: the profile decides."""

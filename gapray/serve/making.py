@@ -146,12 +146,14 @@ def preset_for(params: GenerationParams, frames: int) -> Preset:
         fps = DEFAULT_FPS if params.seconds is None else min(60.0, max(1.0, frames / params.seconds))
     elif params.seconds is not None:
         min_s = params.seconds
-    size = (params.width, params.height) if params.width and params.height else None
+    size = requested_size(params)
     return Preset(
         name="online",
         description="What the server answers with.",
         files=(
-            Output(kind=params.format, name=f"turntable.{params.format}", fps=fps, min_s=min_s, size=size),
+            Output(
+                kind=params.format, name=f"turntable.{params.format}", fps=fps, min_s=min_s, size=size and size[::-1]
+            ),
             Output(kind="poster", name="poster.jpg"),
             Output(kind="sprite", name="sprite.jpg", columns=SPRITE_COLUMNS, quality=88),
         ),

@@ -9,7 +9,10 @@ from gapray.errors import REMEDIES
 _FIELDS = {
     "capture.no_photos": "Send the photos of one product: JPEG, PNG, WebP, HEIC, TIFF or BMP.",
     "capture.ambiguous_layout": "Send the photos of one product.",
-    "capture.ambiguous_azimuths": "Name the photos by degrees (mug_000 … mug_315), or send `azimuths`, or `names=order`.",
+    "capture.ambiguous_azimuths": "Name the photos by degrees (mug_000 … mug_315), or send them one by one, not in a zip, "
+    "with `azimuths` or `names=order`.",
+    "capture.invalid_product_id": "Send another `product_id`, or rename the folder in the zip: letters, digits, '.', '_' and '-', "
+    "at most 128, a letter or digit first.",
     "capture.duplicate_azimuth": "Send one photo an angle, and one product a request.",
     "capture.missing_views": "Take the missing photos, or send `allow_missing=true` to use the others as they are.",
     "capture.invalid_name": "Send file names in UTF-8.",

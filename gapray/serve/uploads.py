@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,9 +29,10 @@ from gapray.capture.azimuths import (
 )
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
-from gapray.capture.discover import DiscoverOptions, discover
+from gapray.capture.discover import DIRECTION_TITLES, DIRECTIONS, DiscoverOptions, discover
 from gapray.capture.kinds import PHOTO_EXTENSIONS, counted
 from gapray.capture.storage import ArchiveLimits, read_bytes
+from gapray.capture.tables import plain_title
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.gap.manifest import ANGLES, agreed_azimuth, manifest_views
@@ -55,6 +56,10 @@ _DATA_MEMBERS = ("b64_json", "b64", "image_b64", "reference_b64", "data")
 _NAME_MEMBERS = ("name", "file_name", "filename", "file")
 _REFERENCES = ("reference", "reference_no_bg", "image", "photo", "rgb")
 """Members of a manifest's view that can hold its photo, best first; each also with the suffix `_b64` or `_url`."""
+_MANIFEST_MEMBERS = frozenset(
+    {"views", "asset_name", "key", "depth_scale", "depth_shift", "models", "azimuths_by", "warnings"}
+)
+"""Members of a manifest besides its direction: those that are read, and those that `gapray export` writes about its package."""
 _EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "HEIF": ".heic"}
 _PATH_LIKE = re.compile(r"^[\w./\\ :~-]{1,1024}\.[A-Za-z0-9]{2,5}$")
 _ZIP_MAGIC, _EMPTY_ZIP_MAGIC = b"PK\x03\x04", b"PK\x05\x06"
@@ -68,6 +73,8 @@ _WHITE_SPACE = re.compile(r"[^\S ]+")
 _PERCENT = {"%2B": "+", "%2F": "/", "%3D": "=", "%0D": "", "%0A": "", "%20": " "}
 """Percent-encoded characters that can occur in base64."""
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*),", re.IGNORECASE)
+MAX_IGNORED = 20
+"""Maximum number of ignored members that are named, of one object and in all."""
 _MAX_FIELDS_NAMED = 12
 """Maximum number of fields named in an error message."""
 _DEGREE_SIGN = re.compile(r"\s*(?:°|º|deg(?:rees?)?)$", re.IGNORECASE)
@@ -75,6 +82,7 @@ _LINE_WIDTHS = (60, 64, 72, 76)
 """Line lengths at which common encoders wrap base64 [characters]."""
 _NAME_LENGTH = 1024
 """Characters at the end of a client's file name that are read."""
+_INDEX = re.compile(r"\[([0-9]{1,6})\]")
 _HOW_TO_NAME = (
     "In a request: names=degrees, names=index or names=order (the photos come in their order), closing_frame=drop or keep, "
     "or azimuths=0,45,…"
@@ -92,6 +100,65 @@ class IncomingPhoto:
     url: str | None = None
     azimuth_deg: float | None = None
     """Azimuth that the client gave with the photo, in [0, 360) [degrees]."""
+    directions: tuple[str, ...] = ()
+    """Directions of rotation that the client stated with the photo."""
+    ignored: tuple[str, ...] = ()
+    """Members beside the photo that have no effect."""
+
+
+def fields_in_order(fields: Iterable[tuple[str, Any]], names: Collection[str]) -> list[tuple[str, Any]]:
+    """Return the fields of some names in the order of their indices: ``views[0]`` before ``views[1]``, whichever came first.
+
+    Args:
+        fields: (field, value) pairs in the order of the body.
+        names: Names without brackets.
+
+    Raises:
+        InputError: `request.invalid` if the indices of one name are not 0, 1, 2 …, each once, or if only some fields have one.
+    """
+    chosen = [field for field in fields if _base_name(field[0]) in names]
+    in_order = {
+        base: iter(_by_index(base, [field for field in chosen if _base_name(field[0]) == base]))
+        for base in {_base_name(name) for name, _ in chosen}
+    }
+    return [next(in_order[_base_name(name)]) for name, _ in chosen]
+
+
+def _base_name(name: str) -> str:
+    return name.partition("[")[0]
+
+
+def _by_index(base: str, fields: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Sort the fields of one name by the indices in their brackets; without indices they stay as they are."""
+    indices = [_index_in(name) for name, _ in fields]
+    stated = [index for index in indices if index is not None]
+    if not stated:
+        return fields
+    if len(stated) < len(fields):
+        raise InputError(
+            "request.invalid", f"{base}: only some fields have an index in brackets; number all of them or none"
+        )
+    if sorted(stated) != list(range(len(stated))):
+        raise InputError(
+            "request.invalid",
+            f"{base}: the numbers in brackets must be the indices 0, 1, 2 …, each once and without gaps; send angles in `azimuths`",
+        )
+    return [field for _, field in sorted(zip(stated, fields, strict=True), key=lambda pair: pair[0])]
+
+
+def _index_in(name: str) -> int | None:
+    """Return the index in a field's name; None for ``views``, ``views[]`` and ``views[image_url]``."""
+    brackets = name[len(_base_name(name)) :]
+    if (match := _INDEX.match(brackets)) is not None:
+        return int(match[1])
+    if brackets == "" or brackets.startswith("[]") or brackets[1:].partition("]")[0] in (*_URL_MEMBERS, *_DATA_MEMBERS):
+        return None
+    raise InputError("request.invalid", f"{name[:60]!r}: {brackets[:40]!r} is no index; send angles in `azimuths`")
+
+
+def ignored_members(photos: Iterable[IncomingPhoto]) -> list[str]:
+    """Return the names of the members beside photos that have no effect, such as ``views.rotate``."""
+    return sorted({name for photo in photos for name in photo.ignored})[:MAX_IGNORED]
 
 
 def photos_in_fields(values: Iterable[tuple[str, Any]], *, needed: bool = True) -> list[IncomingPhoto]:
@@ -108,7 +175,11 @@ def photos_in_fields(values: Iterable[tuple[str, Any]], *, needed: bool = True) 
         InputError: `request.invalid`, `request.path_refused` or `request.no_photos`, which names the fields of the request.
     """
     fields = list(values)
-    photos = [photo for name, value in fields if name.partition("[")[0] in PHOTO_FIELDS for photo in _photos_in(value)]
+    photos = [
+        replace(photo, ignored=tuple(f"{_base_name(name)}.{member}" for member in photo.ignored))
+        for name, value in fields_in_order(fields, PHOTO_FIELDS)
+        for photo in _photos_in(value)
+    ]
     for photo in photos:
         refuse_long("a photo", [photo.name, photo.url])
     if needed and not photos:
@@ -156,21 +227,56 @@ def _photos_in_object(value: Mapping[str, Any]) -> list[IncomingPhoto]:
     sources = {name: value[name] for name in (*_URL_MEMBERS, *_DATA_MEMBERS) if value.get(name) not in (None, "")}
     if sources:
         inner, *others = sources.values()
+        unused = _ignored_in(value, (*_URL_MEMBERS, *_DATA_MEMBERS, *_NAME_MEMBERS, *ANGLES))
         if any(other != inner for other in others):
             raise InputError(
                 "request.invalid", f"a photo comes as {' and as '.join(sources)}, which differ: send one of them"
             )
         if isinstance(inner, dict):
+            unused += tuple(f"{next(iter(sources))}.{name}" for name in _ignored_in(inner, ("url",)))
             inner = inner.get("url")
         if not isinstance(inner, str):
             raise InputError("request.invalid", "a photo's URL or data is no text")
         azimuth = _agreed_azimuth({name: _parse_degrees(value[name]) for name in ANGLES if value.get(name) is not None})
         photo = _photo_from_text(inner)
         name = next((value[member] for member in _NAME_MEMBERS if isinstance(value.get(member), str)), photo.name)
-        return [replace(photo, name=name, azimuth_deg=azimuth)]
+        return [replace(photo, name=name, azimuth_deg=azimuth, directions=_directions_in(value), ignored=unused)]
     if value and not any(name in value for name in (*ANGLES, *_NAME_MEMBERS)):
         return [_with_azimuth(photo, key) for key, item in value.items() for photo in _photos_in(item)]
     raise InputError("request.invalid", f"a photo needs one of {', '.join((*_URL_MEMBERS, *_DATA_MEMBERS))}")
+
+
+def _ignored_in(members: Mapping[str, Any], known: Collection[str]) -> tuple[str, ...]:
+    """Return the names of members that have no effect: not in `known`, and not a direction, which is compared."""
+    unknown = (name for name, value in members.items() if name not in known and value is not None)
+    return tuple(name[:60] for name in unknown if not _is_direction(name))[:MAX_IGNORED]
+
+
+def _is_direction(name: str) -> bool:
+    return plain_title(name) in DIRECTION_TITLES
+
+
+def _directions_in(members: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the directions of rotation that members state; two if they contradict each other."""
+    stated = [str(value)[:40] for name, value in members.items() if _is_direction(name) and value not in (None, "")]
+    different = {DIRECTIONS.get(plain_title(value), value): value for value in stated}
+    return tuple(different.values())[:2]
+
+
+def _refuse_other_directions(photos: Iterable[IncomingPhoto], direction: str) -> None:
+    """Refuse photos that came with another direction of rotation than the one in which azimuths are read.
+
+    Raises:
+        InputError: `request.invalid`.
+    """
+    stated = [value for photo in photos for value in photo.directions]
+    other = [value for value in stated if DIRECTIONS.get(plain_title(value)) != direction]
+    if other:
+        raise InputError(
+            "request.invalid",
+            f"the photos come with the direction {other[0]!r}, and azimuths are read as {direction}: send direction=cw beside "
+            "the photos if they grow clockwise, direction=ccw if counter-clockwise",
+        )
 
 
 def _with_azimuth(photo: IncomingPhoto, key: str) -> IncomingPhoto:
@@ -309,12 +415,20 @@ def photos_in_manifest(manifest: Any) -> list[IncomingPhoto]:
     except ValueError as error:
         raise InputError("request.invalid", f"the manifest: {error}") from error
     photos = []
+    names = [name + suffix for name in _REFERENCES for suffix in ("_b64", "_url", "")]
+    unused, stated = _ignored_in(manifest, _MANIFEST_MEMBERS), _directions_in(manifest)
     for azimuth, members in views:
-        names = [name + suffix for name in _REFERENCES for suffix in ("_b64", "_url", "")]
         value = next((members[name] for name in names if isinstance(members.get(name), str) and members[name]), None)
         if value is None:
             raise InputError("request.no_photos", f"view {azimuth:g} has no reference photo")
-        photos.append(replace(_photo_from_text(value.strip()), azimuth_deg=None if by == "order" else azimuth))
+        photos.append(
+            replace(
+                _photo_from_text(value.strip()),
+                azimuth_deg=None if by == "order" else azimuth,
+                directions=(*stated, *_directions_in(members)),
+                ignored=tuple(f"manifest.{name}" for name in (*unused, *_ignored_in(members, (*names, *ANGLES)))),
+            )
+        )
     return photos
 
 
@@ -383,6 +497,7 @@ def prepare_upload(
         raise InputError("request.no_photos", "the request holds no photo")
     if len(photos) > limits.images:
         raise InputError("request.too_many_images", f"{len(photos)} photos; at most {limits.images} are taken")
+    _refuse_other_directions(photos, options.direction)
     if fetch is None and azimuths is None and _may_be_zip(photos, turn=turn):
         return PreparedUpload(None, (PhotoSource(url=str(photos[0].url)),), (), None, reading=options)
     if fetch is not None:

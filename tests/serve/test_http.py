@@ -84,6 +84,11 @@ def test_the_first_answer_states_the_final_size(idle_server, form, asked, format
     assert answer.status_code == 200 and answer.json()["size"] == size, answer.text
 
 
+def test_one_side_makes_a_square(idle_server, form):
+    for side in ("width", "height"):
+        assert post(idle_server, form, **{side: "320"}).json()["size"] == "320x320"
+
+
 def test_packages_report_misspelt_fields(idle_server, form):
     body = post(idle_server, form, path="/v1/packages", product_id="mug", colour="red", frmaes="12").json()
     assert body["ignored"] == ["colour", "frmaes"]

@@ -2,7 +2,9 @@
 
 import base64
 import gzip
+import io
 import json
+import zipfile
 
 import pytest
 import requests
@@ -184,3 +186,93 @@ def test_errors_name_fields_instead_of_flags(idle_server, photos, names, more, w
     files = [("input_reference[]", (name, data)) for name, data in zip(names, photos.values(), strict=False)]
     status, message = post(idle_server, files=files, data=more)
     assert status == 400 and words in message and "--" not in message
+
+
+QUERIES = ["/v1/videos?direction=cw&num_frames=12", "/v2/x/run?direction=cw", "/v2/x/runsync?wait=1000&direction=cw"]
+QUERIES += [f"/v1/{kind}?wait=0&direction=cw" for kind in ("packages", "images/edits", "images/generations")]
+
+
+@pytest.mark.parametrize("path", QUERIES)
+def test_query_parameters_of_a_body_s_fields_are_refused(idle_server, photos, path):
+    given = {"views": views(photos), "prompt": "a mug"}
+    body = {"input": given} if "/v2/" in path else given
+    answer = requests.post(idle_server.url + path, json=body, timeout=20)
+    message = answer.json()["error"] if "/v2/" in path else answer.json()["error"]["message"]
+    assert answer.status_code == 400 and "direction" in message and "wait" not in message and "in the body" in message
+    known = path.partition("?")[0] + ("?wait=1000" if "runsync" in path else "?wait=0" if "wait" in path else "")
+    assert requests.post(idle_server.url + known, json=body, timeout=20).status_code < 300
+
+
+def test_unknown_filters_of_a_list_are_refused(idle_server):
+    url = idle_server.url + "/v1/videos?limit=1&order=asc"
+    assert requests.get(url, timeout=20).status_code == 200
+    for name in ("status", "before"):
+        answer = requests.get(f"{url}&{name}=x", timeout=20)
+        assert answer.status_code == 400 and name in answer.text and "body" not in answer.text
+
+
+def test_extra_body_in_a_form_is_read_as_in_json(idle_server, form, photos):
+    extra = {"frames": 12, "fps": 6, "gap": 1}
+    for sent in (
+        {"files": form, "data": {"extra_body": json.dumps(extra)}},
+        {"json": {"views": views(photos), "extra_body": extra}},
+    ):
+        content = requests.post(idle_server.url + "/v1/videos", timeout=20, **sent).json()
+        assert content["seconds"] == "2" and content["gap"]["ignored"] == ["gap"]
+    status, message = post(idle_server, files=form, data={"extra_body": json.dumps(extra), "num_frames": "16"})
+    assert status == 400 and "frames comes twice" in message
+    for wrong in ("frames=12", "[12]", "{", '{"seed": 1, "seed": 2}', '{"prompt": "\\u0000"}'):
+        assert post(idle_server, files=form, data={"extra_body": wrong})[0] == 400
+        assert post(idle_server, json={"views": views(photos), "extra_body": wrong})[0] == 400
+
+
+def test_members_of_views_without_effect_are_reported(idle_server, photos):
+    listed = [{"image": data, "azimuth": int(at), "rotate": 90} for at, data in views(photos).items()]
+    ways = {
+        "/v1/videos": {"views": listed},
+        "/v2/e/run": {"input": {"views": listed}},
+        "/v1/images/edits?wait=0": {"views": listed, "prompt": "a mug"},
+    }
+    for path, body in ways.items():
+        content = requests.post(idle_server.url + path, json=body, timeout=20).json()
+        assert content["gap"]["ignored"] == ["views.rotate"], path
+    content = requests.post(idle_server.url + "/v1/packages", json={"views": listed}, timeout=20).json()
+    assert content["ignored"] == ["views.rotate"]
+    manifest = {"views": {at: {"reference_b64": data, "mask_b64": data} for at, data in views(photos).items()}}
+    encoded = base64.b64encode(json.dumps(manifest).encode()).decode()
+    content = requests.post(f"{idle_server.url}/v2/e/run", json={"input": {"manifest_b64": encoded}}, timeout=20).json()
+    assert content["gap"]["ignored"] == ["manifest.mask_b64"]
+
+
+def test_a_direction_in_a_manifest_is_not_passed_over(idle_server, photos):
+    manifest = {"direction": "cw", "views": {at: {"reference_b64": data} for at, data in views(photos).items()}}
+    for direction, status in (("cw", 200), ("CW", 200), ("ccw", 400), (None, 400)):
+        given = {"manifest": manifest, "direction": direction}
+        answer = requests.post(f"{idle_server.url}/v2/e/run", json={"input": given}, timeout=20)
+        assert answer.status_code == status and (status == 200 or "direction=cw" in answer.json()["error"])
+
+
+def test_two_names_of_one_field_must_agree_for_runpod_too(idle_server, photos):
+    for second, status in ((12, 200), (16, 400)):
+        given = {"views": views(photos), "frames": 12, "num_frames": second}
+        answer = requests.post(f"{idle_server.url}/v2/e/run", json={"input": given}, timeout=20)
+        assert answer.status_code == status, answer.text
+
+
+def test_fields_in_brackets_without_effect_are_reported(idle_server, form):
+    sent = {"num_frames[]": "12", "azimuths[]": ""}
+    content = requests.post(idle_server.url + "/v1/videos", files=form, data=sent, timeout=20).json()
+    assert content["gap"]["ignored"] == ["num_frames[]"]
+
+
+def test_remedies_of_a_zip_and_of_an_id_are_ones_that_help(idle_server, photos):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, data in zip("abcdefgh", photos.values(), strict=True):
+            archive.writestr(f"{name}.png", data)
+    zipped = {"input_reference": ("x.zip", sink.getvalue())}
+    answer = requests.post(idle_server.url + "/v1/videos", files=zipped, timeout=20).json()["error"]
+    assert answer["code"] == "capture.ambiguous_azimuths" and "not in a zip" in answer["remedy"]
+    form = {"product_id": "My Mug", "views": json.dumps(views(photos))}
+    answer = requests.post(idle_server.url + "/v1/videos", data=form, timeout=20).json()["error"]
+    assert answer["code"] == "capture.invalid_product_id" and "`product_id`" in answer["remedy"]

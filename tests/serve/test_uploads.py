@@ -17,7 +17,14 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.config import DecodeSettings
 from gapray.errors import GaprayError, InputError
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import IncomingPhoto, open_capture, photos_in_fields, photos_in_manifest, prepare_upload
+from gapray.serve.uploads import (
+    IncomingPhoto,
+    ignored_members,
+    open_capture,
+    photos_in_fields,
+    photos_in_manifest,
+    prepare_upload,
+)
 
 EIGHT = [45.0 * step for step in range(8)]
 
@@ -72,11 +79,54 @@ ENCODINGS = {
     "vLLM-Omni: image_reference": lambda p: [
         ("image_reference", json.dumps([{"image_url": {"url": "data:image/png;base64," + b64(d)}} for d in p.values()]))
     ],
+    "indices, not in order": lambda p: [
+        (f"input_reference[{step}]", ("blob", d)) for step, d in reversed(list(enumerate(p.values())))
+    ],
+    "indices of members, not in order": lambda p: [
+        (f"views[{step}][image]", b64(d)) for step, d in reversed(list(enumerate(p.values())))
+    ],
     "one zip": lambda p: [("input_reference", ("capture.zip", zipped(p)))],
     "one zip with a folder in it": lambda p: [
         ("input_reference", ("x.zip", zipped({f"mug/{n}": d for n, d in p.items()})))
     ],
 }
+
+
+@pytest.mark.parametrize("count", [8, 12])
+def test_fields_sorted_by_their_names_are_put_in_order(count):
+    """Go's clients send a map sorted by key: [0] [1] [10] [11] [2] …"""
+    names = sorted(f"photos[{index}]" for index in range(count))
+    sent = [(name, (name, b"x")) for name in names]
+    assert [photo.name for photo in photos_in_fields(sent)] == [f"photos[{index}]" for index in range(count)]
+
+
+def test_fields_of_other_names_stay_where_they_are():
+    sent = [
+        ("views[1]", ("b", b"x")),
+        ("photo", ("c", b"x")),
+        ("views[0]", ("a", b"x")),
+        ("image[image_url]", "http://h/d"),
+    ]
+    assert [photo.name for photo in photos_in_fields(sent)] == ["a", "c", "b", "d"]
+
+
+@pytest.mark.parametrize(
+    "brackets",
+    [
+        ["[0]", "[0]"],
+        ["[0]", "[2]"],
+        ["[1]", "[2]"],
+        ["[0]", "[]"],
+        ["[0]", ""],
+        ["[000]", "[045]"],
+        ["[front]", "[left]"],
+        ["[-45]"],
+    ],
+)
+def test_indices_that_give_no_order_are_refused(brackets):
+    with pytest.raises(InputError, match="brackets|no index") as error:
+        photos_in_fields([(f"views{index}", (str(at), b"x")) for at, index in enumerate(brackets)])
+    assert error.value.code == "request.invalid"
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
@@ -369,3 +419,37 @@ def test_any_manifest_gives_photos_or_an_error_code(manifest):
         come(photos_in_manifest({"views": manifest}))
     except GaprayError as error:
         assert error.code.split(".")[0] in {"request", "capture", "image"}
+
+
+def listed(photos, **more):
+    return [{"azimuth_deg": a, "b64_json": b64(d), **more} for a, d in zip(EIGHT, photos.values(), strict=True)]
+
+
+@pytest.mark.parametrize("stated", ["cw", "clockwise", "CCW", "sideways"])
+def test_a_direction_beside_a_photo_must_be_the_requests(photos, stated):
+    views = {f"{a:03.0f}": {"reference_b64": b64(d)} for a, d in zip(EIGHT, photos.values(), strict=True)}
+    ways = [
+        photos_in_fields([("views", listed(photos, direction=stated))]),
+        photos_in_manifest({"direction": stated, "views": views}),
+        photos_in_manifest({"views": {at: view | {"direction": stated} for at, view in views.items()}}),
+    ]
+    for sent in ways:
+        for direction in ("ccw", "cw"):
+            options = AzimuthOptions(direction=direction)
+            if {"clockwise": "cw"}.get(stated, stated.lower()) == direction:
+                assert come(sent, options=options).azimuths_deg[1] == (45 if direction == "ccw" else 315)
+                continue
+            with pytest.raises(InputError, match=f"direction '{stated}', and azimuths are read as {direction}"):
+                come(sent, options=options)
+
+
+def test_members_without_effect_are_named(photos):
+    views = listed(photos, rotate=90, mirror=True, file_name="a.png", yaw=None)
+    assert ignored_members(photos_in_fields([("images[]", views)])) == ["images.mirror", "images.rotate"]
+    assert ignored_members(photos_in_fields([("views", listed(photos, name="a.png"))])) == []
+    views = [{"image_url": {"url": "https://photos.example/a.png", "detail": "high"}}]
+    assert ignored_members(photos_in_fields([("views", views)])) == ["views.image_url.detail"]
+    view = {"azimuth_deg": 0, "reference_b64": b64(b"x"), "mask_b64": "x", "depth_b64": "x"}
+    manifest = {"asset_name": "mug", "key": "k", "models": {}, "rotation": 90, "views": {"000": view}}
+    named = ignored_members(photos_in_manifest(manifest))
+    assert named == ["manifest.depth_b64", "manifest.mask_b64", "manifest.rotation"]

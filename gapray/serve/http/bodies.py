@@ -31,15 +31,18 @@ from gapray.serve.jobs import GenerationParams, StillParams
 from gapray.serve.settings import Limits
 from gapray.serve.text import (
     MAX_TEXT_LENGTH,
+    MAX_VALUES,
     count_values,
+    escaped,
     parse_number,
     refuse_long,
+    refuse_many_values,
     refuse_nested,
     refuse_unusable,
     strict_json,
     without_unusable,
 )
-from gapray.serve.uploads import PHOTO_FIELDS, decode_base64
+from gapray.serve.uploads import MAX_IGNORED, PHOTO_FIELDS, decode_base64, fields_in_order
 
 FIELD_ALIASES = {
     "num_frames": "frames",
@@ -66,8 +69,9 @@ SINGLE_VALUE_FIELDS = (
     | {"size", "model", "webhook", "webhook_url", "package"}
 )
 """Fields that may have one value only."""
-MAX_IGNORED = 20
-"""Maximum number of fields that an answer names as ignored."""
+_EMPTY: tuple[Any, ...] = (None, "", [])
+"""Values that mean that a field was not sent."""
+_AZIMUTH_LISTS = ("azimuths", "azimuths_deg")
 _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
@@ -132,6 +136,8 @@ def _with_hashes(value: Any) -> Any:
 async def read_body(request: Request, limits: Limits) -> Body:
     """Read the fields of a multipart, URL-encoded or JSON request.
 
+    The members of `extra_body`, in which SGLang's clients send fields that OpenAI's SDK does not know, become fields of their own.
+
     Raises:
         InputError: `request.invalid`, `request.unsupported_media` or `request.too_large`.
     """
@@ -142,12 +148,29 @@ async def read_body(request: Request, limits: Limits) -> Body:
         for name, value in body.fields:
             refuse_unusable(name, value)
     elif kind in ("application/json", "text/json") or kind.endswith("+json"):
-        body = Body(tuple(_members(await read_json(request, limits))))
+        body = Body(tuple((await read_json(request, limits)).items()))
     else:
         raise InputError("request.unsupported_media", f"content type {kind[:80] or 'none'!r}; send multipart or JSON")
-    # The members of `extra_body` are checked as fields of their own.
-    refuse_long_texts(body.fields, exempt=_FILE_FIELDS | {"extra_body"})
-    return _refuse_repeated(body)
+    refuse_unknown_query(request)
+    if any(name == "extra_body" for name, _ in body.fields):
+        body = await run_per_key(request, _with_extra_body, body)
+    body = Body(tuple(rename_aliases(body.fields)))
+    refuse_long_texts(body.fields, exempt=_FILE_FIELDS)
+    return refuse_repeated(body)
+
+
+def refuse_unknown_query(request: Request) -> None:
+    """Refuse query parameters that the endpoint does not define, because they would have no effect.
+
+    Raises:
+        InputError: `request.invalid`, naming them.
+    """
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        shown = ", ".join(escaped(name[:60]) for name in unknown[:MAX_IGNORED])
+        advice = "" if request.method in ("GET", "HEAD") else "; send them in the body"
+        raise InputError("request.invalid", f"query parameters that are not taken here: {shown}{advice}")
 
 
 def refuse_long_texts(fields: Iterable[tuple[str, Any]], *, exempt: Collection[str]) -> None:
@@ -168,7 +191,7 @@ def _refuse_encoded(request: Request) -> None:
         raise InputError("request.unsupported_media", f"the body is encoded as {encoding[:40]!r}; send it as it is")
 
 
-def _refuse_repeated(body: Body) -> Body:
+def refuse_repeated(body: Body) -> Body:
     """Return the body if no single-valued field has two different values.
 
     Raises:
@@ -200,14 +223,14 @@ async def _read_multipart(request: Request, limits: Limits) -> Body:
         raise InputError("request.invalid", error.message) from error
     except (ValueError, KeyError, AssertionError, UnicodeError) as error:
         raise InputError("request.invalid", f"the form cannot be read: {type(error).__name__}") from error
-    return Body(tuple(_rename_aliases(fields)))
+    return Body(tuple(fields))
 
 
 async def _read_urlencoded(request: Request, limits: Limits) -> Body:
     """Read the fields of a URL-encoded form (URL standard, section 5.1), decoding them off the event loop."""
     data = await _read_limited(request, "form", limits.json_bytes)
     fields = await run_per_key(request, _split_pairs, data, limits.fields)
-    return Body(tuple(_rename_aliases(fields)))
+    return Body(tuple(fields))
 
 
 def _split_pairs(data: bytearray, max_fields: int) -> list[tuple[str, str]]:
@@ -353,13 +376,37 @@ def _parse_object(data: bytearray) -> dict[str, Any]:
     return value
 
 
-def _members(value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    """Return the members of a JSON body, including those in `extra_body`, as fields."""
-    extra = value.get("extra_body")  # SGLang's clients put fields here that OpenAI's SDK does not know
-    return _rename_aliases([*value.items(), *(extra.items() if isinstance(extra, dict) else ())])
+def _with_extra_body(body: Body) -> Body:
+    """Replace `extra_body`, an object or the JSON text of one, by its members.
+
+    Raises:
+        InputError: `request.invalid` if it is anything else.
+    """
+    fields: list[tuple[str, Any]] = []
+    for name, value in body.fields:
+        if name != "extra_body":
+            fields.append((name, value))
+        elif value not in _EMPTY:
+            fields += _object_in(name, value).items()
+    return Body(tuple(fields))
 
 
-def _rename_aliases(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
+def _object_in(name: str, value: Any) -> dict[str, Any]:
+    """Return the JSON object in a field's value, which may be its text."""
+    if isinstance(value, str):
+        try:
+            refuse_many_values(name, value.encode(errors="replace"), MAX_VALUES)
+            value = strict_json(value)
+        except (ValueError, RecursionError) as error:
+            raise InputError("request.invalid", f"{name} is no JSON: {str(error)[:200]}") from error
+        refuse_nested(name, value)
+        refuse_unusable(name, value)
+    if not isinstance(value, dict):
+        raise InputError("request.invalid", f"{name} must be a JSON object")
+    return value
+
+
+def rename_aliases(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
     """Replace the names that other APIs use for fields of `GenerationParams`."""
     for name, value in items:
         yield FIELD_ALIASES.get(name, name), value
@@ -380,16 +427,15 @@ def parse_params(body: Body, *, product_id: str | None = None) -> GenerationPara
         for name, value in body.fields
         if name in PARAM_FIELDS and value not in (None, "") and not isinstance(value, tuple)
     }
-    size = body.text("size")
-    if size and size != "auto":
-        sides = _SIZE.fullmatch(size)
-        if sides is None:
-            raise InputError("request.invalid", f"size {size[:40]!r} is not of the form 512x512")
-        values["width"], values["height"] = int(sides[1]), int(sides[2])
+    sides = _parse_size(body)
     if product_id is not None:
         values.setdefault("product_id", product_id)
     try:
         params = GenerationParams.model_validate(values)
+        for name, side in sides.items():
+            if getattr(params, name) not in (None, side):
+                raise InputError("request.invalid", f"{name} is {getattr(params, name)}, and size says {side}")
+        params = GenerationParams.model_validate(values | sides)
     except ValidationError as error:
         raise _invalid_field(error) from error
     from gapray.capture.discover import PRODUCT_ID
@@ -397,6 +443,17 @@ def parse_params(body: Body, *, product_id: str | None = None) -> GenerationPara
     if PRODUCT_ID.fullmatch(params.product_id) is None:
         raise InputError("capture.invalid_product_id", f"{params.product_id[:80]!r} cannot be a product id")
     return params
+
+
+def _parse_size(body: Body) -> dict[str, int]:
+    """Parse ``size`` into `width` and `height`; empty if the request states none."""
+    size = body.text("size")
+    if not size or size == "auto":
+        return {}
+    sides = _SIZE.fullmatch(size)
+    if sides is None:
+        raise InputError("request.invalid", f"size {size[:40]!r} is not of the form 512x512")
+    return {"width": int(sides[1]), "height": int(sides[2])}
 
 
 def parse_still_params(body: Body) -> StillParams:
@@ -424,7 +481,7 @@ def _invalid_field(error: ValidationError, client_names: Mapping[str, str] = Map
 
 
 def parse_azimuths(body: Body) -> list[float] | None:
-    """Parse ``azimuths``: a repeated field, a JSON list, or numbers separated by commas.
+    """Parse ``azimuths``: a repeated field, a JSON list, or numbers separated by commas, semicolons or blanks.
 
     Returns:
         Azimuths in [0, 360) [degrees]; None if the request states none.
@@ -432,14 +489,17 @@ def parse_azimuths(body: Body) -> list[float] | None:
     Raises:
         InputError: `request.invalid`.
     """
-    values: list[Any] = [value for name, value in body.fields if name.partition("[")[0] in ("azimuths", "azimuths_deg")]
+    values: list[Any] = []
+    for name in _AZIMUTH_LISTS:
+        sent = [value for _, value in fields_in_order(body.fields, (name,))]
+        values += sent if any(value not in _EMPTY for value in sent) else []
     if not values:
         return None
     try:
         flat: list[Any] = []
         for value in values:
             parsed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
-            flat += parsed if isinstance(parsed, list) else str(parsed).split(",")
+            flat += parsed if isinstance(parsed, list) else _split_numbers(str(parsed))
         azimuths = [parse_number(value) for value in flat]
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InputError("request.invalid", "azimuths must be numbers of degrees") from error
@@ -448,20 +508,24 @@ def parse_azimuths(body: Body) -> list[float] | None:
     return [azimuth % 360.0 for azimuth in azimuths]
 
 
+def _split_numbers(text: str) -> list[str]:
+    """Split numbers at semicolons, else at commas, else at blanks; blanks before a unit, as in ``45 deg``, separate nothing."""
+    separator = next((mark for mark in ";," if mark in text), None)
+    return text.split(separator) if separator else re.split(r"\s+(?=[-+\N{MINUS SIGN}\d])", text.strip())
+
+
 def parse_azimuth_options(body: Body) -> AzimuthOptions:
     """Parse the options for reading azimuths: direction, front photo, missing views, and the meaning of file names.
 
     Raises:
         InputError: `request.invalid`.
     """
-    direction = body.text("direction") or "ccw"
+    direction = _choice(body, "direction", ("ccw", "cw"))
     front = body.last("front")
     try:
         front = 0 if front is None else int(front if isinstance(front, str) else parse_number(front))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError("request.invalid", "front must be a whole number") from error
-    if direction not in ("ccw", "cw"):
-        raise InputError("request.invalid", "direction must be ccw or cw")
     missing = str(body.last("allow_missing") or "").lower() in ("1", "true", "yes")
     return AzimuthOptions(
         direction="cw" if direction == "cw" else "ccw",
@@ -473,8 +537,8 @@ def parse_azimuth_options(body: Body) -> AzimuthOptions:
 
 
 def _choice(body: Body, name: str, choices: tuple[str, ...]) -> str:
-    """Return a field's value, which must be one of `choices`; the first one if the field is missing."""
-    value = body.text(name) or choices[0]
+    """Return a field's value, which must be one of `choices` in any case; the first one if the field is missing."""
+    value = (body.text(name) or choices[0]).lower()
     if value not in choices:
         raise InputError("request.invalid", f"{name} must be one of {', '.join(choices)}")
     return value
@@ -488,6 +552,7 @@ def ignored_fields(body: Body, known: Sequence[str], *, params: Set[str] = PARAM
         known: Fields that have an effect, besides photos, azimuths and `params`.
         params: Fields of `GenerationParams` that have an effect on the requested job.
     """
-    names = {name.partition("[")[0] for name, _ in body.fields}
-    effective = params | PHOTO_FIELDS | AZIMUTH_FIELDS | set(known)
+    listed = PHOTO_FIELDS.union(_AZIMUTH_LISTS)  # only these may come with brackets
+    names = {name for name, _ in body.fields if name.partition("[")[0] not in listed}
+    effective = params | AZIMUTH_FIELDS | set(known)
     return sorted(name[:60] for name in names - effective)[:MAX_IGNORED]

@@ -38,7 +38,7 @@ from gapray.serve.http.openai import (
 from gapray.serve.jobs import Job, StillParams
 from gapray.serve.keys import ApiKey
 from gapray.serve.shapes import job_id, openai_images
-from gapray.serve.uploads import photos_in_fields, refuse_two_sources
+from gapray.serve.uploads import ignored_members, photos_in_fields, refuse_two_sources
 
 router = APIRouter(prefix="/v1", tags=["images"])
 _UNSUPPORTED = {"stream": ("true", "1"), "background": ("transparent",), "partial_images": ("1", "2", "3")}
@@ -48,7 +48,6 @@ _KNOWN = (
     "model",
     "webhook",
     "webhook_url",
-    "extra_body",
     "user",
     "n",
     "output_compression",
@@ -168,12 +167,13 @@ async def _generate(request: Request, wait: float | None) -> JSONResponse:
     params = parse_params(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product")
     refuse_two_sources(dict(body.fields), ["package"])
     package = await _package_artifact(context, key, body.text("package"))
+    photos = await run_per_key(request, photos_in_fields, body.fields, needed=package is None)
     job = await context.accept(
         key,
         api="openai",
         kind="image",
         params=params.model_copy(update={"still": parse_still_params(body)}),
-        photos=await run_per_key(request, photos_in_fields, body.fields, needed=package is None),
+        photos=photos,
         azimuths=parse_azimuths(body),
         options=replace(parse_azimuth_options(body), allow_missing=True),
         package=package,
@@ -187,7 +187,8 @@ async def _generate(request: Request, wait: float | None) -> JSONResponse:
     job = await context.wait_for_job(job, preferred_wait(request, wait, context.settings.limits.image_wait_s), key)
     if job.final and job.status != "completed":
         raise job_error(job)
-    return await _images_response(request, job, ignored_fields(body, (*_KNOWN, *StillParams.model_fields, "package")))
+    ignored = ignored_fields(body, (*_KNOWN, *StillParams.model_fields, "package")) + ignored_members(photos)
+    return await _images_response(request, job, ignored)
 
 
 async def _package_artifact(context: Context, key: ApiKey, package_id: str | None) -> str | None:

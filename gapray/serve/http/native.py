@@ -23,7 +23,7 @@ from gapray.serve.http.bodies import (
 from gapray.serve.http.openai import BODY, MODEL, delete_and_answer, file_response, get_job, idempotency_key
 from gapray.serve.jobs import Job, Kind
 from gapray.serve.shapes import native_job, shape_or_failure
-from gapray.serve.uploads import photos_in_fields
+from gapray.serve.uploads import ignored_members, photos_in_fields
 
 router = APIRouter()
 _PREFER_WAIT = re.compile(r"\bwait=([0-9]{1,4})\b")
@@ -95,12 +95,13 @@ async def _submit(request: Request, kind: Kind, wait: float | None) -> JSONRespo
         if not isinstance(video, tuple) or not video[1]:
             raise InputError("request.invalid", "the field `video` must hold a file")
         files = {"video": video[1]}
+    photos = await run_per_key(request, photos_in_fields, body.fields)
     job = await context.accept(
         key,
         api="native",
         kind=kind,
         params=parse_params(Body(tuple(item for item in body.fields if item[0] != "format")), product_id="product"),
-        photos=await run_per_key(request, photos_in_fields, body.fields),
+        photos=photos,
         azimuths=parse_azimuths(body),
         options=parse_azimuth_options(body),
         files=files,
@@ -114,7 +115,7 @@ async def _submit(request: Request, kind: Kind, wait: float | None) -> JSONRespo
     headers = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
     known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))
     # Packages and scores render nothing: of the generation parameters only the product's id has an effect.
-    ignored = ignored_fields(body, known, params={"product_id"})
+    ignored = ignored_fields(body, known, params={"product_id"}) + ignored_members(photos)
     content = native_job(job) | ({"ignored": ignored} if ignored else {})
     return JSONResponse(content, 200 if job.final else 202, headers)
 

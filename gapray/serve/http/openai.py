@@ -22,6 +22,7 @@ from gapray.serve.http.bodies import (
     parse_azimuths,
     parse_params,
     read_body,
+    refuse_unknown_query,
     run_per_key,
 )
 from gapray.serve.http.context import Context
@@ -29,7 +30,7 @@ from gapray.serve.jobs import Job
 from gapray.serve.keys import ApiKey, Scope
 from gapray.serve.shapes import job_id, openai_video, shape_or_failure
 from gapray.serve.text import refuse_unusable
-from gapray.serve.uploads import photos_in_fields
+from gapray.serve.uploads import ignored_members, photos_in_fields
 
 router = APIRouter(prefix="/v1", tags=["videos"])
 MODEL = "gap-turntable"
@@ -106,12 +107,13 @@ async def create_video(request: Request) -> JSONResponse:
     body = await read_body(request, context.settings.limits)
     model = body.text("model") or MODEL
     check_model(context, model, MODEL)
+    photos = await run_per_key(request, photos_in_fields, body.fields)
     job = await context.accept(
         key,
         api="openai",
         kind="video",
         params=parse_params(body, product_id="product"),
-        photos=await run_per_key(request, photos_in_fields, body.fields),
+        photos=photos,
         azimuths=parse_azimuths(body),
         options=parse_azimuth_options(body),
         model=model,
@@ -121,7 +123,8 @@ async def create_video(request: Request) -> JSONResponse:
     )
     request.state.job = job.id
     video = openai_video(job)
-    ignored = ignored_fields(body, ("prompt", "model", "webhook", "webhook_url", "extra_body", "user"))
+    ignored = ignored_fields(body, ("prompt", "model", "webhook", "webhook_url", "user"))
+    ignored += ignored_members(photos)
     if ignored:
         video["gap"]["ignored"] = ignored
     return JSONResponse(video, headers={"location": f"/v1/videos/{video['id']}"})
@@ -136,6 +139,7 @@ async def list_videos(
 ) -> dict[str, Any]:
     """List the caller's videos, newest first by default."""
     key = await caller(request, "read")
+    refuse_unknown_query(request)
     jobs, has_more = await context_of(request).call(
         context_of(request).store.page,
         owner_of(key),

@@ -14,8 +14,6 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import (
-    FIELD_ALIASES,
-    MAX_IGNORED,
     PARAM_FIELDS,
     STILL_ALIASES,
     Body,
@@ -26,6 +24,9 @@ from gapray.serve.http.bodies import (
     parse_still_params,
     read_json,
     refuse_long_texts,
+    refuse_repeated,
+    refuse_unknown_query,
+    rename_aliases,
     run_per_key,
 )
 from gapray.serve.http.context import Context
@@ -35,9 +36,11 @@ from gapray.serve.jobs import GenerationParams, Job, StillParams
 from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status, shape_or_failure
 from gapray.serve.text import MAX_VALUES, refuse_long, refuse_many_values, strict_json
 from gapray.serve.uploads import (
+    MAX_IGNORED,
     PHOTO_FIELDS,
     IncomingPhoto,
     decode_base64,
+    ignored_members,
     photos_in_fields,
     photos_in_manifest,
     refuse_two_sources,
@@ -259,6 +262,7 @@ async def _submit(request: Request, endpoint: str) -> tuple[Job, list[str]]:
     context = context_of(request)
     await context.refuse_when_full(key)
     body = await read_json(request, context.settings.limits)
+    refuse_unknown_query(request)
     job_input = body.get("input")
     if not isinstance(job_input, dict) or not job_input:
         raise InputError("request.invalid", "the body must hold an object `input`")
@@ -325,6 +329,7 @@ def parse_input(job_input: dict[str, Any]) -> ParsedInput:
     Raises:
         InputError: `request.*` or `capture.invalid_product_id`.
     """
+    refuse_repeated(_body(job_input))
     if not any(job_input.get(name) for name in IMAGE_FIELDS):
         # A requested duration determines the frame rate.
         defaults = {
@@ -337,7 +342,7 @@ def parse_input(job_input: dict[str, Any]) -> ParsedInput:
         azimuths = parse_azimuths(body)
         if manifest_url is not None and azimuths is not None:
             raise InputError("request.invalid", "a manifest says its views' azimuths: send no `azimuths` beside it")
-        ignored = ignored_fields(_body(job_input), (*_MANIFESTS, *_ACCEPTED_FIELDS))
+        ignored = ignored_fields(_body(job_input), (*_MANIFESTS, *_ACCEPTED_FIELDS)) + ignored_members(photos)
         options = parse_azimuth_options(body)
         return ParsedInput("video", params, photos, azimuths, options, manifest_url, ignored=ignored)
     refuse_two_sources(job_input, ("reference_image", *_MANIFESTS))
@@ -356,11 +361,12 @@ def parse_input(job_input: dict[str, Any]) -> ParsedInput:
     options = replace(parse_azimuth_options(body), allow_missing=True)
     known = (*IMAGE_FIELDS, *StillParams.model_fields, *STILL_ALIASES, *_ACCEPTED_FIELDS, "num_images")
     ignored = ignored_fields(_body(job_input), known, params=(PARAM_FIELDS | {"size"}) - {"format"})
+    ignored += ignored_members(photos)
     return ParsedInput("image", params, photos, parse_azimuths(body), options, files=files, ignored=ignored)
 
 
 def _body(values: dict[str, Any]) -> Body:
-    return Body(tuple((FIELD_ALIASES.get(name, name), value) for name, value in values.items()))
+    return Body(tuple(rename_aliases(values.items())))
 
 
 def _decode_map(value: Any, name: str) -> bytes:
