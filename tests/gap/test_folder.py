@@ -160,7 +160,7 @@ INLINE_FILES = sorted(set(folder._files_of(package().views[0], "sku")) - {"refer
 
 
 @given(gone=st.sets(st.tuples(st.sampled_from(ANGLES), st.sampled_from(INLINE_FILES))))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_files_missing_beside_an_inline_manifest_are_read_from_it(tmp_path, gone):
     original = dataclasses.replace(package(), warnings=())
     views = json.loads(folder.write(original, tmp_path / "gap", inline=True).read_text())["views"]
