@@ -26,7 +26,7 @@ Outcome = Literal["new", "same", "replaced"]
 
 
 def import_package(folder: Folder, package: GapPackage, *, uri: str, allow_missing: bool = False) -> Outcome:
-    """Commit one package, unless it is identical to the product's current one.
+    """Commit one package, unless the product's current one has the same views and all of its warnings.
 
     Args:
         folder: The catalogue; created if missing.
@@ -45,13 +45,16 @@ def import_package(folder: Folder, package: GapPackage, *, uri: str, allow_missi
     if not allow_missing:
         refuse_gaps({view.name: view.azimuth_deg for view in package.views})
     current = _current_package(Catalog(folder), package.product_id)
-    if current is not None and _same_views(current, package):
+    same_views = current is not None and _same_views(current, package)
+    if current is not None and same_views and set(package.warnings or ()) <= set(current.warnings or ()):
         return "same"
     now = utc_now()
     models = {role: package.models.get(role, UNNAMED) for role in ("mask", "depth", "canny", "identity")}
     content = [[view.azimuth_deg, view.reference.tobytes().hex(), view.mask.tobytes().hex()] for view in package.views]
     changed = current is not None and current.key == package.key
     key = canonical_hash(content) if changed or not package.key else package.key
+    if current is not None and same_views:  # only its warnings are new
+        key = current.key
     facts = RunFacts(f"import-{now:%Y%m%dT%H%M%S}", UNNAMED, UNNAMED, models)
     shared = {"product_id": package.product_id, "key": key, "facts": facts, "now": now}
     views = [
@@ -86,7 +89,9 @@ def _same_views(current: GapPackage, package: GapPackage) -> bool:
     """Return whether two packages have the same views, pixel by pixel."""
     return len(current.views) == len(package.views) and all(
         abs(view.azimuth_deg - other.azimuth_deg) < 1e-6
-        and all(np.array_equal(getattr(view, name), getattr(other, name)) for name in ("mask", "depth", "identity"))
+        and all(
+            np.array_equal(getattr(view, name), getattr(other, name)) for name in ("mask", "depth", "canny", "identity")
+        )
         and _same_reference(view.reference, other.reference)
         for view, other in zip(current.views, package.views, strict=True)
     )

@@ -20,6 +20,7 @@ only knew whole degrees: exact azimuths are in the manifest and in `metadata.jso
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import io
 import json
@@ -48,8 +49,8 @@ from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, PackageWarning, Q
 
 MANIFEST_NAME = "multiview_manifest.json"
 LAYOUT_VERSION = "1.0"
-INLINE = ("reference", "depth", "mask")
-"""Roles whose files an inline manifest holds as ``<role>_b64``, the names that the prototype's handler reads."""
+INLINE = ("reference", "depth", "mask", "depth16", "canny", "identity", "metadata")
+"""Roles whose files an inline manifest holds as ``<role>_b64``. The prototype's handler reads the first three."""
 _MAX_FILE_BYTES = 64 * 2**20
 _MAX_MANIFEST_BYTES = 512 * 2**20
 _MAX_WARNINGS = 1000
@@ -59,6 +60,9 @@ _INVERTED_BORDER = 0.9
 """A mask that covers more than this fraction of the picture's border, but not its interior, is inverted."""
 _MAX_DIFFERENCE = 16.0
 """Maximum mean difference of the product's pixels between a reference and its cut-out; above it they are different pictures."""
+_MAX_EDGES = 0.7
+"""Canny's edges are thin: maps in which more than this fraction of the product's pixels are edges are something else."""
+_REFERENCE_CHANGED = "gap.reference_changed"
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 
 _DEFAULT_FILES = {
@@ -73,6 +77,12 @@ _DEFAULT_FILES = {
 }
 """Role -> pattern of its file in a view's folder, unless the manifest names it."""
 _OPTIONAL = ("reference_no_bg", "depth16", "canny")
+_CHANGES = {
+    _REFERENCE_CHANGED: "the reference is not the picture that mask, depth and identity were made of. Package the photo again.",
+    "gap.depth_changed": "the 8-bit depth differs from the 16-bit depth, which was read. Change both, or remove the one in 16 bits.",
+    "gap.canny_changed": "nearly all of the product is edges in its canny map. Package the photo again.",
+}
+"""Code -> message of the warnings about one view."""
 
 
 def write(package: GapPackage, to: Path, *, inline: bool = False) -> Path:
@@ -222,15 +232,23 @@ def read(folder: Path) -> GapPackage:
     contains paths relative to its working directory on any machine: each is resolved relative to the manifest, with leading parts
     removed until it exists. 8-bit depth maps, which the prototype scaled separately in each view, are spread over 16 bits inside
     the mask; as their scales are unknown, they have no model (`GapPackage.models`). If a view has no mask, the transparency of
-    `reference_no_bg` is used. Masks of zeros and ones are read as 0 and 255. A reference that differs from the exported one, or
-    from its cut-out, gets the warning `gap.reference_changed`.
+    `reference_no_bg` is used. Masks of zeros and ones are read as 0 and 255.
+
+    An inline manifest can stand alone: where a file is missing, the manifest's base64 is read. Where both are there, their pixels
+    and values must agree, because the server reads only the base64. Beside a view that is wholly in the manifest and names no
+    file, no file is looked for.
+
+    The package's warnings tell of content that was changed by hand. `gap.reference_changed`: the reference differs from the
+    exported one, or from its cut-out. `gap.depth_changed`: the 8-bit depth differs from the 16-bit depth, which is read.
+    `gap.canny_changed`: a canny map is nearly all edges. `gap.unlisted_view`: the folder holds a view that the manifest does not
+    list and that is left out. A canny map that is missing (and read as black) or changed has no model.
 
     Args:
         folder: A GAP folder, or the path of a manifest.
 
     Raises:
         InputError: `gap.invalid_folder` when a file is missing, is outside the folder or has invalid content, or when a view's
-            azimuths contradict each other; `mask.too_small`, `mask.too_large` or `mask.inverted`; `image.*` when a picture
+            azimuths, or its files and base64, contradict each other; `mask.too_small`, `mask.too_large` or `mask.inverted`; `image.*` when a picture
             cannot be decoded.
     """
     try:
@@ -241,7 +259,13 @@ def read(folder: Path) -> GapPackage:
         for view, after in pairwise(views):
             if after.azimuth_deg - view.azimuth_deg < 1e-6:
                 raise ValueError(f"two views stand at {view.azimuth_deg:g} degrees")
-        models = manifest.get("models") or {}
+        models = {str(role): str(name) for role, name in (manifest.get("models") or {}).items()}
+        if not all(read.has_edges for read in read_views):
+            models.pop("canny", None)
+        found = [warning for read in read_views for warning in read.warnings] + _unlisted_views(root, sources)
+        # The manifest's warnings do not apply to pictures that have been replaced since.
+        replaced = any(warning.code == _REFERENCE_CHANGED for warning in found)
+        earlier = None if replaced else _warnings(manifest.get("warnings"))
         key = str(manifest.get("key", ""))
         return GapPackage(
             product_id=_product_id(
@@ -251,11 +275,9 @@ def read(folder: Path) -> GapPackage:
             views=tuple(views),
             depth_scale=_finite(manifest.get("depth_scale", 1.0)),
             depth_shift=_finite(manifest.get("depth_shift", 0.0)),
-            models={str(role): str(name) for role, name in models.items()},
+            models=models,
             azimuths_by=_azimuths_by(manifest.get("azimuths_by"), by),
-            # The manifest's warnings do not apply to pictures that have been replaced since.
-            warnings=_change_warnings([read.view.name for read in read_views if read.changed])
-            or _warnings(manifest.get("warnings")),
+            warnings=tuple(dict.fromkeys((*(earlier or ()), *found))) if found else earlier,
         )
     except (OSError, ValueError, AttributeError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise InputError("gap.invalid_folder", f"{folder}: {error}") from error
@@ -275,20 +297,69 @@ class _ViewSource:
     stated: bool = True
     """Whether the azimuth is stated anywhere, or only assumed."""
 
-    def file(self, role: str) -> Path | None:
-        """The file of one role; None if there is none.
+    def data(self, role: str, *, required: bool = True) -> bytes | None:
+        """Content of one role: its file's, else that in the manifest; None if there is neither.
+
+        Args:
+            role: A role in `_DEFAULT_FILES`.
+            required: A file that the manifest names must exist, unless its content is in the manifest.
 
         Raises:
-            ValueError: The manifest names a file that does not exist, or the file is outside the package's folder.
+            ValueError: A named file does not exist, the file is outside the package's folder, or its content is not the manifest's.
+        """
+        inline = self._inline(role)
+        path = self.file(role, required=required and inline is None)
+        if path is None:
+            return inline
+        data = _bytes(path)
+        if inline is not None and inline != data and not _same_content(role, inline, data):
+            where = f"{role}_b64 of view {self.azimuth_deg:g}"
+            raise ValueError(f"{where} differs from {path.relative_to(self.root)}; remove the one that does not count")
+        return data
+
+    def _inline(self, role: str) -> bytes | None:
+        """Content of one role in the manifest; None if it has none.
+
+        Raises:
+            ValueError: It is not base64, or too long.
+        """
+        text = self.members.get(f"{role}_b64") if role in INLINE else None
+        if not text:
+            return None
+        try:
+            # Line breaks and the start of a data URI are allowed.
+            data = base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{role}_b64 of view {self.azimuth_deg:g} is not base64: {error}") from error
+        if len(data) > _MAX_FILE_BYTES:
+            raise ValueError(f"{role}_b64 of view {self.azimuth_deg:g} holds more than {_MAX_FILE_BYTES} bytes")
+        return data
+
+    def file(self, role: str, *, required: bool = True) -> Path | None:
+        """The file of one role; None if there is none.
+
+        Args:
+            role: A role in `_DEFAULT_FILES`.
+            required: A file that the manifest names must exist.
+
+        Raises:
+            ValueError: A named file does not exist, or the file is outside the package's folder.
         """
         named = self.members.get(role)
         if not named:
+            if self._is_in_manifest():
+                return None
             default = sorted(self.folder().glob(_DEFAULT_FILES[role]))
             return _inside(self.root, default[0]) if default else None
         path = self._resolve(named)
-        if path is None and role not in _OPTIONAL:
+        if path is None and required and role not in _OPTIONAL:
             raise ValueError(f"{role} of view {self.azimuth_deg:g}, {str(named)[:200]!r}, is not in the folder")
         return path
+
+    def _is_in_manifest(self) -> bool:
+        """Whether the whole view is in the manifest, without the name of any file."""
+        whole = all(self.members.get(f"{role}_b64") for role in INLINE)
+        return whole and not any(self.members.get(name) for name in ("folder", *_DEFAULT_FILES))
 
     def folder(self) -> Path:
         """The view's own folder."""
@@ -324,6 +395,31 @@ class _ViewSource:
 def _azimuths_by(stated: Any, derived: AzimuthsBy) -> AzimuthsBy:
     """Where azimuths come from: as stated in the manifest if that is valid, else as derived from its views."""
     return next((by for by in get_args(AzimuthsBy) if by == stated), derived)
+
+
+def _same_content(role: str, first: bytes, second: bytes) -> bool:
+    """Whether two encodings of one role have the same pixels or values."""
+    if role == "metadata":
+        return bool(_json(first) == _json(second))
+    return np.array_equal(_pixels(role, first), _pixels(role, second))
+
+
+def _pixels(role: str, data: bytes) -> NDArray[Any]:
+    """Decode any role but `metadata` for comparison."""
+    if role == "identity":
+        return _identity_values(data)
+    if role == "reference":
+        return decode_photo(data, _LIMITS)
+    return _mask_levels(data) if role == "mask" else decode_grey(data, _LIMITS)
+
+
+def _unlisted_views(root: Path, sources: Sequence[_ViewSource]) -> list[PackageWarning]:
+    """Warn of folders of views beside those that the package is read from; none when it is read from a manifest alone."""
+    used = [path for source in sources if (path := source.file("reference", required=False)) is not None]
+    folders = [path for path in root.iterdir() if _is_view(path) and any(path.glob(_DEFAULT_FILES["reference"]))]
+    unused = [path.name for path in folders if not any(file.is_relative_to(path) for file in used)]
+    message = "the manifest does not list this view, so it was left out. List it there, or remove the folder."
+    return [PackageWarning("gap.unlisted_view", f"{name}: {message}") for name in sorted(unused)] if used else []
 
 
 def _warnings(value: Any) -> tuple[PackageWarning, ...] | None:
@@ -377,8 +473,10 @@ class _ReadView:
     view: GapView
     product: str
     """Product name in the view's metadata; may be empty."""
-    changed: bool
-    """Whether the reference is no longer the picture that mask, depth and identity were made from."""
+    warnings: tuple[PackageWarning, ...]
+    """What was changed since the view was written."""
+    has_edges: bool
+    """Whether its canny map can be the edge detector's."""
 
 
 def _read_view(source: _ViewSource) -> _ReadView:
@@ -387,23 +485,33 @@ def _read_view(source: _ViewSource) -> _ReadView:
     size = reference.shape[:2]
     mask = _same_size(_mask(source, required=metadata.get("has_mask") is not False), size)
     _refuse_no_silhouette(mask, f"view {source.azimuth_deg:g}")
-    canny = source.file("canny")
+    depth, depth_changed = _depth(source, mask, size)
+    canny_data = source.data("canny")
+    canny = np.zeros(size, np.uint8) if canny_data is None else _same_size(_grey8(canny_data), size)
+    canny_changed = float((canny[mask >= 128] >= 128).mean()) > _MAX_EDGES
+    name = str(metadata.get("name") or f"view_{source.azimuth_deg:03g}")
     view = GapView(
-        name=str(metadata.get("name") or f"view_{source.azimuth_deg:03g}"),
+        name=name,
         azimuth_deg=_azimuth(source, metadata.get("azimuth_deg")),
         uri=str(metadata.get("uri") or metadata.get("source") or ""),
         sha256=str(metadata.get("sha256", "")),
         reference=reference,
         mask=mask,
-        depth=_depth(source, mask, size),
-        canny=_same_size(_grey8(_bytes(canny)), size) if canny else np.zeros(size, np.uint8),
+        depth=depth,
+        canny=canny,
         identity=_identity(source),
         quality=Quality(
             *(_finite(metadata.get(name, 0.0)) for name in ("sharpness", "clipped_dark", "clipped_bright"))
         ),
     )
-    changed = _is_changed(source, reference, metadata.get("reference_sha256"))
-    return _ReadView(view, str(metadata.get("object_name") or ""), changed)
+    changes = {
+        _REFERENCE_CHANGED: _is_changed(source, reference, metadata.get("reference_sha256")),
+        "gap.depth_changed": depth_changed,
+        "gap.canny_changed": canny_changed,
+    }
+    warnings = tuple(PackageWarning(code, f"{name}: {_CHANGES[code]}") for code, changed in changes.items() if changed)
+    has_edges = canny_data is not None and not canny_changed
+    return _ReadView(view, str(metadata.get("object_name") or ""), warnings, has_edges)
 
 
 def _azimuth(source: _ViewSource, exact: Any) -> float:
@@ -427,11 +535,10 @@ def _is_changed(source: _ViewSource, reference: NDArray[np.uint8], exported_hash
     """Whether a view's reference differs from the exported one or, if its hash is unknown, from its cut-out."""
     if exported_hash:
         return str(exported_hash) != _pixels_hash(reference)
-    path = source.file("reference_no_bg")
-    if path is None:
-        return False
     try:
-        data = _bytes(path)
+        data = source.data("reference_no_bg")
+        if data is None:
+            return False
         cut_out, opaque = decode_photo(data, _LIMITS), decode_alpha(data, _LIMITS) >= 250
     except InputError:
         return False  # the cut-out is optional
@@ -441,17 +548,12 @@ def _is_changed(source: _ViewSource, reference: NDArray[np.uint8], exported_hash
     return float(difference.mean()) > _MAX_DIFFERENCE
 
 
-def _change_warnings(names: Sequence[str]) -> tuple[PackageWarning, ...]:
-    message = "the reference is not the picture that mask, depth and identity were made of. Package the photo again."
-    return tuple(PackageWarning("gap.reference_changed", f"{name}: {message}") for name in names)
-
-
 def _metadata(source: _ViewSource) -> Mapping[str, Any]:
     inline = source.members.get("metadata")
     if isinstance(inline, Mapping):
         return inline
-    path = source.file("metadata")
-    metadata = json.loads(_bytes(path).decode("utf-8-sig")) if path else {}
+    data = source.data("metadata")
+    metadata = _json(data) if data is not None else {}
     if not isinstance(metadata, Mapping):
         raise ValueError(f"metadata of view {source.azimuth_deg:g} is not an object")
     return metadata
@@ -459,15 +561,13 @@ def _metadata(source: _ViewSource) -> Mapping[str, Any]:
 
 def _mask(source: _ViewSource, *, required: bool) -> NDArray[np.uint8]:
     """The view's mask, else the transparency of its cut-out; `required`: a mask that the manifest names must exist."""
-    try:
-        path = source.file("mask")
-    except ValueError:
-        if required:
-            raise
-        path = None
-    if path is None:
-        return decode_alpha(_data(source, "reference_no_bg"), _LIMITS)
-    image = decode_grey(_bytes(path), _LIMITS)
+    data = source.data("mask", required=required)
+    return decode_alpha(_data(source, "reference_no_bg"), _LIMITS) if data is None else _mask_levels(data)
+
+
+def _mask_levels(data: bytes) -> NDArray[np.uint8]:
+    """Decode a mask, 0 … 255, also from zeros and ones."""
+    image = decode_grey(data, _LIMITS)
     return (image * 255).astype(np.uint8) if image.max() <= 1 else _of_8_bits(image)
 
 
@@ -491,25 +591,37 @@ def _refuse_no_silhouette(mask: NDArray[np.uint8], where: str) -> None:
         raise InputError("mask.too_large", coverage)
 
 
-def _depth(source: _ViewSource, mask: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint16]:
-    """The view's depth, as in `GapView.depth`; 8-bit depth is spread over 16 bits."""
-    depth16 = source.file("depth16")
-    image = decode_grey(_bytes(depth16) if depth16 else _data(source, "depth"), _LIMITS)
+def _depth(source: _ViewSource, mask: NDArray[np.uint8], size: tuple[int, ...]) -> tuple[NDArray[np.uint16], bool]:
+    """The view's depth, as in `GapView.depth`, and whether an 8-bit depth map beside the 16-bit one differs from it.
+
+    8-bit depth is spread over 16 bits.
+    """
+    exact = source.data("depth16")
+    image = decode_grey(_data(source, "depth") if exact is None else exact, _LIMITS)
     depth = _same_size(image.astype(np.uint16), size)
-    if image.dtype == np.uint16:
-        return depth
-    return np.where(mask >= 128, np.maximum(depth * np.uint16(DEPTH_MAX // 255), 1), 0).astype(np.uint16)
+    if image.dtype != np.uint16:
+        depth = np.where(mask >= 128, np.maximum(depth * np.uint16(DEPTH_MAX // 255), 1), 0).astype(np.uint16)
+    rounded = None if exact is None else source.data("depth", required=False)
+    return depth, rounded is not None and _differs(_grey8(rounded), _depth8(depth))
+
+
+def _differs(image: NDArray[np.uint8], expected: NDArray[np.uint8]) -> bool:
+    """Whether two maps differ by more than rounding."""
+    return image.shape != expected.shape or int(np.abs(image.astype(np.int16) - expected).max()) > 1
 
 
 def _identity(source: _ViewSource) -> NDArray[np.float32]:
-    """The view's identity embedding, [517], from JSON, NumPy's or torch's format."""
-    path = source.file("identity")
-    if path is None:
+    data = source.data("identity")
+    if data is None:
         raise ValueError(f"view {source.azimuth_deg:g} has no identity embedding")
-    data = _bytes(path)
-    if path.suffix == ".json":
-        values = np.asarray(json.loads(data), np.float32)
-    elif path.suffix == ".npy":
+    return _identity_values(data)
+
+
+def _identity_values(data: bytes) -> NDArray[np.float32]:
+    """Decode an identity embedding, [517], from JSON, NumPy's or torch's format."""
+    if data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        values = np.asarray(_json(data), np.float32)
+    elif data.startswith(b"\x93NUMPY"):
         values = np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
     else:
         values = _tensor(data)
@@ -539,10 +651,14 @@ def _tensor(data: bytes) -> NDArray[np.float32]:
 
 
 def _data(source: _ViewSource, role: str) -> bytes:
-    path = source.file(role)
-    if path is None:
+    data = source.data(role)
+    if data is None:
         raise ValueError(f"view {source.azimuth_deg:g} has no {role}")
-    return _bytes(path)
+    return data
+
+
+def _json(data: bytes) -> Any:
+    return json.loads(data.decode("utf-8-sig"))
 
 
 def _bytes(path: Path, max_bytes: int = _MAX_FILE_BYTES) -> bytes:

@@ -195,6 +195,23 @@ def test_an_identical_package_is_not_imported_again(tmp_path):
     assert (Catalog(where).package("mug").views[1].mask[:9] == 255).all()
 
 
+def test_what_was_changed_in_an_imported_folder_is_told_again(tmp_path):
+    """The views that are read are those of the catalogue, but the folder is no longer what was imported."""
+    where = Folder.at(str(tmp_path / "c"))
+    commit(where, joined(rows_of("mug", key="k1", views=8)))
+    gap_folder.write(Catalog(where).package("mug"), tmp_path / "gap")
+    depth = tmp_path / "gap" / "view_045" / "geometry" / "depth_000.png"
+    depth.write_bytes(encode_png(255 - decode_grey8(depth.read_bytes())))
+    assert import_package(where, gap_folder.read(tmp_path / "gap"), uri="gap") == "replaced"
+    package = Catalog(where).package("mug")
+    assert "gap.depth_changed" in [warning.code for warning in package.warnings] and package.key == "k1"
+    assert import_package(where, gap_folder.read(tmp_path / "gap"), uri="gap") == "same"
+    canny = tmp_path / "gap" / "view_045" / "geometry" / "canny_000.png"
+    canny.write_bytes(encode_png(decode_grey8(canny.read_bytes())[::-1]))
+    assert import_package(where, gap_folder.read(tmp_path / "gap"), uri="gap") == "replaced"
+    assert Catalog(where).package("mug").key != "k1"
+
+
 def test_an_import_with_missing_views_is_rejected(tmp_path):
     where = Folder.at(str(tmp_path))
     holed = replace(package("mug"), views=package("mug").views[:2] + package("mug").views[3:])

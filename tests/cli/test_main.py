@@ -81,6 +81,9 @@ def test_export_and_import_round_trip(catalog, tmp_path):
     alone = tmp_path / "a.json"
     assert run(app, ["export", catalog, "a", "--to", str(alone), "--inline"]).output.strip() == str(alone)
     assert json.loads(alone.read_text())["views"]["315"]["depth_b64"]
+    assert run(app, ["import-gap", str(alone), "--out", catalog]).output.startswith(
+        "a: 8 views, which the catalogue has"
+    )
 
 
 def test_an_import_reports_what_it_replaces(catalog, tmp_path):

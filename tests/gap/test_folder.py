@@ -18,6 +18,7 @@ from PIL import Image
 
 from gapray.errors import GaprayError, InputError
 from gapray.gap import folder
+from gapray.gap.package import PackageWarning
 from gapray.serve.uploads import photos_in_manifest
 from tests.gap import prototype
 from tests.make import package
@@ -144,10 +145,87 @@ def test_an_inline_manifest_is_whole_by_itself(tmp_path):
             assert base64.b64decode(view[member], validate=True) == (place / name).read_bytes()
         assert not [value for value in json.loads(alone.read_text())["views"][angle].values() if "/view_" in str(value)]
     same(original, folder.read(tmp_path / "gap"))
+    shutil.copy(tmp_path / "gap" / folder.MANIFEST_NAME, tmp_path / "copied.json")
+    for name in ("one.json", "copied.json"):
+        read = folder.read(tmp_path / name)
+        same(original, read)
+        assert dataclasses.replace(read, views=()) == dataclasses.replace(original, views=(), azimuths_by="table")
     for manifest in (json.loads(alone.read_text()), {"views": views}):
         sent = photos_in_manifest(manifest)
         assert [photo.azimuth_deg for photo in sent] == [view.azimuth_deg for view in original.views]
         assert [photo.data for photo in sent] == [base64.b64decode(view["reference_b64"]) for view in views.values()]
+
+
+INLINE_FILES = sorted(set(folder._files_of(package().views[0], "sku")) - {"reference_no_bg"})
+
+
+@given(gone=st.sets(st.tuples(st.sampled_from(ANGLES), st.sampled_from(INLINE_FILES))))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_files_missing_beside_an_inline_manifest_are_read_from_it(tmp_path, gone):
+    original = dataclasses.replace(package(), warnings=())
+    views = json.loads(folder.write(original, tmp_path / "gap", inline=True).read_text())["views"]
+    for angle, role in gone:
+        (tmp_path / "gap" / views[f"{angle:03d}"][role]).unlink()
+    read = folder.read(tmp_path / "gap")
+    same(original, read)
+    assert read.warnings == () and read.models == original.models
+
+
+@pytest.mark.parametrize("role", INLINE_FILES)
+@pytest.mark.parametrize("equal", [True, False])
+def test_files_and_base64_must_agree(tmp_path, role, equal):
+    """The server reads the base64 and an import the files."""
+    original = package()
+    views = json.loads(folder.write(original, tmp_path, inline=True).read_text())["views"]
+    path = tmp_path / views["090"][role]
+    if role == "metadata":
+        path.write_text(json.dumps(json.loads(path.read_text()) | ({} if equal else {"sharpness": 1.0})))
+    elif role == "identity":
+        values = original.views[2].identity if equal else original.views[3].identity
+        torch.save(torch.tensor(values), path, _use_new_zipfile_serialization=False)
+    else:
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if not equal:
+            pixels[16, 16] ^= 255
+        cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    assert path.read_bytes() != base64.b64decode(views["090"][f"{role}_b64"])
+    if equal:
+        same(original, folder.read(tmp_path))
+        return
+    with pytest.raises(InputError, match=rf"{role}_b64 of view 90 differs from view_090/") as error:
+        folder.read(tmp_path)
+    assert error.value.code == "gap.invalid_folder"
+
+
+def test_a_manifest_without_paths_does_not_read_what_lies_beside_it(tmp_path):
+    prototype.write_package(tmp_path)
+    original = package()
+    read = folder.read(folder.write(original, tmp_path / "mug.json", inline=True))
+    same(original, read)
+    assert read.warnings is None
+
+
+@pytest.mark.parametrize("value", ["%", "aGk=" * 9, "data:image/png;base64,!", 7, ["aGk="]])
+def test_invalid_base64_is_refused(tmp_path, value):
+    path = folder.write(package(), tmp_path / "mug.json", inline=True)
+    data = json.loads(path.read_text())
+    for role in folder.INLINE:
+        changed = data["views"]["090"] | {f"{role}_b64": value}
+        path.write_text(json.dumps(data | {"views": data["views"] | {"090": changed}}))
+        with pytest.raises(InputError) as error:
+            folder.read(path)
+        assert error.value.code in ("gap.invalid_folder", "image.unsupported")
+
+
+def test_base64_may_be_wrapped_and_a_data_uri(tmp_path):
+    original = package()
+    path = folder.write(original, tmp_path / "mug.json", inline=True)
+    data = json.loads(path.read_text())
+    view = data["views"]["090"]
+    view["mask_b64"] = "data:image/png;base64," + view["mask_b64"]
+    view["depth16_b64"] = base64.encodebytes(base64.b64decode(view["depth16_b64"])).decode()
+    path.write_text(json.dumps(data))
+    same(original, folder.read(path))
 
 
 def test_a_folder_that_cannot_be_written_has_a_code(tmp_path):
@@ -365,7 +443,9 @@ PATHS = st.lists(
     max_size=6,
 ).map("/".join)
 VALUES = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9) | PATHS | st.lists(PATHS)
-ROLES = st.sampled_from([*prototype.FILES, "depth16", "canny", "folder", "angle", "azimuth_deg"])
+ROLES = st.sampled_from(
+    [*prototype.FILES, "depth16", "canny", "folder", "angle", "azimuth_deg", *(f"{role}_b64" for role in folder.INLINE)]
+)
 VIEWS = st.dictionaries(ROLES, VALUES) | VALUES
 MEMBERS = st.sampled_from(["asset_name", "key", "models", "depth_scale", "depth_shift"])
 DOCUMENTS = st.builds(
@@ -537,6 +617,63 @@ def test_a_replaced_reference_of_the_prototype_s_is_detected_by_its_cut_out(tmp_
     shutil.copy(root / "view_225" / "canonical" / "reference.png", root / "view_090" / "canonical" / "reference.png")
     [warning] = folder.read(root).warnings
     assert warning.code == "gap.reference_changed" and "view_090" in warning.message
+
+
+@pytest.mark.parametrize("by", [0, 1, 2, -90])
+def test_a_changed_8_bit_depth_gets_a_warning(tmp_path, by):
+    original = dataclasses.replace(package(), warnings=())
+    folder.write(original, tmp_path)
+    path = tmp_path / "view_090" / "geometry" / "depth_000.png"
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(int)
+    inside = (depth > 100) & (depth < 250)
+    cv2.imwrite(str(path), np.where(inside, depth + by, depth).astype(np.uint8))
+    read = folder.read(tmp_path)
+    same(original, read)
+    assert [warning.code for warning in read.warnings] == (["gap.depth_changed"] if abs(by) > 1 else [])
+    assert all(original.views[2].name in warning.message for warning in read.warnings)
+    cv2.imwrite(str(path), np.zeros((16, 16), np.uint8))
+    assert [warning.code for warning in folder.read(tmp_path).warnings] == ["gap.depth_changed"]
+    path.unlink()
+    assert folder.read(tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize("listed", ["paths", "nothing", "no manifest"])
+def test_a_view_that_the_manifest_does_not_list_gets_a_warning(tmp_path, listed):
+    root = prototype.write_package(tmp_path / "gap", (0, 90, 180, 270))
+    prototype.write_view(root / "view_100", 100)
+    (root / "view_200").mkdir()  # no view
+    manifest = root / folder.MANIFEST_NAME
+    if listed == "nothing":
+        manifest.write_text(json.dumps({"views": {f"{angle:03d}": {} for angle in (0, 90, 180, 270)}}))
+    elif listed == "no manifest":
+        manifest.unlink()
+        (root / "view_200").rmdir()
+        assert len(folder.read(root).views) == 5 and folder.read(root).warnings is None
+        return
+    [warning] = folder.read(root).warnings
+    assert warning.code == "gap.unlisted_view" and warning.message.startswith("view_100: ")
+
+
+@pytest.mark.parametrize("change", ["white", "inverted", "gone", "black", None])
+def test_a_canny_map_that_is_none_is_not_named_after_the_edge_detector(tmp_path, change):
+    folder.write(dataclasses.replace(package(), warnings=()), tmp_path)
+    path = tmp_path / "view_090" / "geometry" / "canny_000.png"
+    canny = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if change == "gone":
+        path.unlink()
+    elif change is not None:
+        new = {"white": np.full_like(canny, 255), "inverted": 255 - canny, "black": np.zeros_like(canny)}[change]
+        cv2.imwrite(str(path), new)
+    read = folder.read(tmp_path)
+    assert [warning.code for warning in read.warnings] == ["gap.canny_changed"] * (change in ("white", "inverted"))
+    assert ("canny" in read.models) == (change in ("black", None))
+
+
+def test_the_manifest_s_warnings_are_kept_beside_new_ones(tmp_path):
+    earlier = PackageWarning("photo.turned", "p_0.jpg: turned")
+    folder.write(dataclasses.replace(package(), warnings=(earlier,)), tmp_path)
+    prototype.write_view(tmp_path / "view_100", 100)
+    assert [warning.code for warning in folder.read(tmp_path).warnings] == ["photo.turned", "gap.unlisted_view"]
 
 
 def everything_in(root):
