@@ -90,7 +90,7 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="Folder to write; with --inline it may also be a .json file.")],
     inline: Annotated[
         bool,
-        typer.Option("--inline", help="Embed photos, depth and masks in the manifest, so that it is self-contained."),
+        typer.Option("--inline", help="Embed all pictures in the manifest, so that it is self-contained."),
     ] = False,
 ) -> None:
     """Write one product as a GAP folder with multiview_manifest.json, in the prototype's format."""

@@ -21,6 +21,8 @@ from gapray.report.site import write_report
 from tests.make import write_product, write_products
 
 NULL = [word for role in ("mask", "depth", "identity") for word in ("--set", f"{role}.model=null-model")]
+LOCAL = ["--set", "run.executor=local"]
+"""For what is decided by the source and the catalogue, whichever executor does the work: a run on Ray takes ten times as long."""
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
@@ -28,6 +30,11 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def null():
     overrides = [value for value in NULL if value != "--set"]
     return load_profile("classic", overrides=[*overrides, "run.products_per_part=2"], environment={})
+
+
+@pytest.fixture
+def local(null):
+    return null.model_copy(update={"run": null.run.model_copy(update={"executor": "local"})})
 
 
 @pytest.mark.long
@@ -93,12 +100,12 @@ def test_bad_products_become_rejects_and_good_ones_are_packaged(tmp_path, null):
 
 
 @pytest.mark.long
-def test_a_manifest_is_a_source(tmp_path, null):
+def test_a_manifest_is_a_source(tmp_path, local):
     write_products(tmp_path / "shoot", 3)
     write_manifest(scan(str(tmp_path / "shoot")), str(tmp_path / "m.parquet"))
-    summary = gapray.package(tmp_path / "m.parquet", out=tmp_path / "c", profile=null)
+    summary = gapray.package(tmp_path / "m.parquet", out=tmp_path / "c", profile=local)
     assert summary.packaged == 3
-    assert gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=null).finished == 3
+    assert gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=local).finished == 3
 
 
 @pytest.mark.parametrize(
@@ -128,17 +135,17 @@ def test_an_unwritable_catalogue_fails_the_run_with_a_code(tmp_path, null, table
     assert error.value.code == "catalog.write_failed"
 
 
-def test_products_gone_from_the_source_are_reported(tmp_path, null):
+def test_products_gone_from_the_source_are_reported(tmp_path, local):
     write_products(tmp_path / "shoot", 2)
     out = str(tmp_path / "c")
-    assert gapray.package(tmp_path / "shoot", out=out, profile=null).gone == 0
+    assert gapray.package(tmp_path / "shoot", out=out, profile=local).gone == 0
     shutil.rmtree(tmp_path / "shoot" / "sku-0001")
-    done = CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", out, *NULL])
+    done = CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", out, *NULL, *LOCAL])
     line = "no longer in the source: 1 (sku-0001); the catalogue keeps what was packaged"
     assert done.exit_code == 0 and line in done.output
     assert f"last packaging: {line}" in CliRunner().invoke(app, ["status", out]).output
     summary = json.loads(
-        CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", out, *NULL, "--json"]).stdout
+        CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", out, *NULL, *LOCAL, "--json"]).stdout
     )
     assert (summary["gone"], summary["gone_products"], summary["finished"]) == (1, ["sku-0001"], 1)
     assert json.loads(CliRunner().invoke(app, ["status", out, "--json"]).stdout)["rows"]["products"] == 2
@@ -150,14 +157,14 @@ def test_products_gone_from_the_source_are_reported(tmp_path, null):
     rows = json.loads((report / "data.js").read_text().partition(" = ")[2].rstrip(";\n"))
     assert [line in row["reason"] for row in rows] == [False, True]
     write_product(tmp_path / "elsewhere" / "sku-0001", seed=1)
-    gapray.package(tmp_path / "elsewhere", out=out, profile=null)
+    gapray.package(tmp_path / "elsewhere", out=out, profile=local)
     report = write_report(gapray.open_catalog(out), tmp_path / "site").parent
     assert line not in (report / "index.html").read_text() + (report / "products" / "sku-0001.html").read_text()
 
 
 def packaged(words):
     """`gapray package … --json`, as the object that it prints."""
-    done = CliRunner().invoke(app, ["package", *map(str, words), *NULL, "--json"])
+    done = CliRunner().invoke(app, ["package", *map(str, words), *NULL, *LOCAL, "--json"])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
@@ -191,7 +198,7 @@ def test_packaging_warns_about_photos_that_look_wrong(tmp_path):
     out, mug = tmp_path / "c", write_product(tmp_path / "shoot" / "mug")
     write_product(tmp_path / "shoot" / "pan", seed=4)
     cv2.imwrite(str(mug / "mug_090.png"), cv2.imread(str(mug / "mug_045.png")) ^ 1)
-    done = CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", str(out), *NULL])
+    done = CliRunner().invoke(app, ["package", str(tmp_path / "shoot"), "--out", str(out), *NULL, *LOCAL])
     assert done.exit_code == 0
     line = "warning mug: mug_045.png, mug_090.png: both files show one picture"
     assert line in done.output and "[azimuth.duplicate]" in done.output and "warning pan" not in done.output

@@ -1,9 +1,12 @@
 """What ends a run reaches the user with a code."""
 
+import time
+
 import pytest
 import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
 
+from gapray.batch.runs import new_run_id
 from gapray.errors import InputError, ResourceError
 from gapray.ray_session import unwrapped_ray_errors
 
@@ -46,3 +49,11 @@ def test_a_stall_has_a_code_whose_remedy_names_the_setting():
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ray.exceptions.RayTaskError), unwrapped_ray_errors():
         raise task_error(ZeroDivisionError())
+
+
+def test_run_ids_sort_by_time_within_a_second():
+    ids = []
+    for _ in range(20):
+        ids.append(new_run_id())
+        time.sleep(0.002)
+    assert ids == sorted(ids) and len(set(ids)) == 20
