@@ -79,7 +79,7 @@ def rows_of(
             message = f"a row of the table has {columns_at_most} columns; at most {MAX_COLUMNS} are read"
             raise InputError("capture.table_too_large", message)
         _refuse_more_cells(len(lines) + text.count(delimiter), most_cells)
-        table = [[cell.strip(" \t\xa0\ufeff") for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+        table = [[_content(cell) for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
         for index, header in enumerate(table[:HEADER_ROWS]):
             plain = [plain_title(cell) for cell in header]
             found = {name: [at for at, cell in enumerate(plain) if cell in names] for name, names in wanted.items()}
@@ -126,6 +126,12 @@ def matched(name: str, names: set[str]) -> str | None:
         if found:
             return found[0]
     return None
+
+
+def _content(cell: str) -> str:
+    """A cell without blanks, and without the formula ``="000"`` by which Excel keeps zeros."""
+    text = cell.strip(" \t\xa0\ufeff")
+    return text[2:-1].strip() if len(text) > 2 and text.startswith('="') and text.endswith('"') else text
 
 
 def _refuse_more_cells(cells: int, most: int | None) -> None:

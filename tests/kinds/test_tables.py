@@ -49,6 +49,10 @@ FILLINGS = {
     "empty columns": lambda lines, d: [line + d * 2 for line in lines],
     "a title above": lambda lines, d: ["Table 1", "", *lines],
     "a line for Excel": lambda lines, d: [f"sep={d}", *lines],
+    "formulas of Excel": lambda lines, d: [
+        lines[0],
+        *(d.join(f'="{cell.strip(chr(34))}"' for cell in line.split(d)) for line in lines[1:]),
+    ],
     "cells in quotes": lambda lines, d: [
         d.join(f'"{cell.strip(chr(34))}"' for cell in line.split(d)) for line in lines
     ],
@@ -108,7 +112,7 @@ def test_delimiters_encodings_and_line_ends(shoot, delimiter, encoding, ends):
 @pytest.mark.parametrize("filling", FILLINGS)
 def test_headers_decimals_and_empty_rows(shoot, header, delimiter, decimal, filling):
     d = DELIMITERS[delimiter]
-    if filling == "cells in quotes" and d == decimal:
+    if filling in ("cells in quotes", "formulas of Excel") and d == decimal:
         pytest.skip("they are in quotes already")
     lines = FILLINGS[filling](lines_of(photos_of(shoot), delimiter=d, header=HEADERS[header], decimal=decimal), d)
     assert read(shoot, "\r\n".join(lines).encode()) == ANGLES
