@@ -428,7 +428,7 @@ def test_fields_that_are_not_needed_may_be_missing(small):
 def test_folders_that_are_not_exports(tmp_path, small):
     assert code_of(read_export, str(tmp_path / "nowhere"))[0] == "capture.not_found"
     assert code_of(read_export, str(tmp_path / "nowhere.zip"))[0] == "capture.not_found"
-    assert code_of(read_export, str(small / "mesh_info.json"))[0] == "capture.not_found"
+    assert code_of(read_export, str(small / "mesh_info.json"))[0] == "capture.unsupported_source"
     (tmp_path / "empty").mkdir()
     assert code_of(read_export, str(tmp_path / "empty"))[0] == "polycam.not_an_export"
     (tmp_path / "empty" / "keyframes").mkdir()
