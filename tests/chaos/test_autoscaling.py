@@ -149,8 +149,9 @@ def words_of(cloud, shoot, target, *more):
     return words + [word for item in items for word in ("--set", item)]
 
 
-# The command, with a null model that takes two seconds a product and no CPU: a backlog that is the same on every machine.
-# For `describe` it also asks Ray for half a GPU a worker, of which it uses nothing.
+# The command, with a null model that takes seconds a product and no CPU: a backlog that is the same on every machine. `describe` comes
+# after stages that start slowly, and takes two products at once: it is so slow that they run ahead of it all the same. It also asks
+# Ray for half a GPU a worker, of which it uses nothing.
 SLOW = """
 import dataclasses, sys, time
 import ray.cloudpickle
@@ -164,10 +165,10 @@ class Share:
     def cap_this_process(self):
         pass
 
-def slow(stage):
+def slow(stage, seconds):
     class Slow(stage):
         def __call__(self, table):
-            time.sleep(2)
+            time.sleep(seconds)
             return super().__call__(table)
 
     return Slow
@@ -175,9 +176,9 @@ def slow(stage):
 ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
 plan = package.plan_stages
 if sys.argv.pop(1) == "mask":
-    package.Mask = slow(package.Mask)
+    package.Mask = slow(package.Mask, 2)
 else:
-    package.Describe = slow(package.Describe)
+    package.Describe = slow(package.Describe, 8)
     package.plan_stages = lambda *given: dataclasses.replace(plan(*given), describe_gpu=Share())
 app()
 """
