@@ -71,7 +71,7 @@ class Photos:
 def judged(photos: Sequence[tuple[np.ndarray, np.ndarray]], azimuths: Sequence[float]) -> Assessment:
     names = [f"{index}" for index in range(len(photos))]
     images, masks = zip(*photos, strict=True)
-    return assess(names, images, masks, [float(one) % 360 for one in azimuths], PROFILE.check)
+    return assess(names, images, masks, [float(azimuth) % 360 for azimuth in azimuths], PROFILE.check)
 
 
 def own_mirror(mask: np.ndarray) -> bool:
@@ -142,13 +142,15 @@ def angles(spins: Path, seed: int, part: tuple[int, int], to: Path, only: Sequen
                 row = {
                     "set": folder.name,
                     "kind": case["kind"],
-                    "bad": [int(one) for one in case["bad"]],
+                    "bad": [int(index) for index in case["bad"]],
                     "direction": found.arrangement.direction if found.arrangement else 0,
                     "observable": bool(found.arrangement and found.arrangement.observable),
-                    "findings": [[one.code, [int(name) for name in one.files], one.message] for one in found.findings],
-                    "arranged": [int(one) for one in found.arranged],
+                    "findings": [
+                        [item.code, [int(name) for name in item.files], item.message] for item in found.findings
+                    ],
+                    "arranged": [int(index) for index in found.arranged],
                     "azimuths": found.arrangement.azimuths_deg if found.arrangement else [],
-                    "said": [float(one) for one in case["said"]],
+                    "said": [float(azimuth) for azimuth in case["said"]],
                     "told": found.arrangement.determined if found.arrangement else [],
                     "sure": found.arrangement.confident if found.arrangement else [],
                     "fitting": found.arrangement.fitting if found.arrangement else [],
@@ -284,7 +286,7 @@ def longer(mask: np.ndarray) -> int:
 def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Sequence[str]) -> None:
     network = load_mask(PROFILE.packaging, threads=2)
     rng = np.random.default_rng(seed)
-    folders = [one for one in sorted(spins.iterdir()) if (one / "views.json").exists()]
+    folders = [folder for folder in sorted(spins.iterdir()) if (folder / "views.json").exists()]
     from gapray.inspect.check import _quality_findings
 
     clean: list[set[str]] = []
@@ -296,17 +298,17 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
         photos = Photos(folder, network)
         chosen = photos.eight()
         plain = [photos[index] for index in chosen]
-        said = [float(one) for one in photos.azimuths[chosen]]
-        fingerprints = [fingerprint(*one) for one in plain]
+        said = [float(azimuth) for azimuth in photos.azimuths[chosen]]
+        fingerprints = [fingerprint(*view) for view in plain]
         far += [difference(fingerprints[a], fingerprints[b]) for a in range(8) for b in range(a)]
         copies = [again(photos, plain[a][0]) for a in range(0, 8, 3)]
         near += [
             difference(fingerprints[a], fingerprint(*copy)) for a, copy in zip(range(0, 8, 3), copies, strict=True)
         ]
-        numbers = measure_quality([one for one, _ in plain], [one for _, one in plain])
+        numbers = measure_quality(*zip(*plain, strict=True))
         if raw:
-            print(folder.name, *(f"\n   {one}" for one in numbers))
-        clean += [{item.code for item in _quality_findings("x", one, PROFILE.check)} for one in numbers]
+            print(folder.name, *(f"\n   {quality}" for quality in numbers))
+        clean += [{item.code for item in _quality_findings("x", quality, PROFILE.check)} for quality in numbers]
         for name, (code, change) in degraded().items():
             if kinds and name not in kinds:
                 continue
@@ -324,11 +326,11 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
                     if not photos.true:
                         told = judged(changed, said).findings
                         found.setdefault(name, []).append(
-                            any(one.code == code and str(at) in one.files for one in told)
+                            any(item.code == code and str(at) in item.files for item in told)
                         )
                     continue
-                numbers = measure_quality([one for one, _ in changed], [one for _, one in changed])
-                codes = [{item.code for item in _quality_findings("x", one, PROFILE.check)} for one in numbers]
+                numbers = measure_quality(*zip(*changed, strict=True))
+                codes = [{item.code for item in _quality_findings("x", quality, PROFILE.check)} for quality in numbers]
                 if raw:
                     print("  ", name, numbers[at])
                 good = code in codes[at]
@@ -341,12 +343,12 @@ def quality(spins: Path, seed: int, raw: bool, only: Sequence[str], kinds: Seque
     for name, (code, _) in degraded().items():
         if name not in found:
             continue
-        alarms = [code in one for one in clean]
+        alarms = [code in codes for codes in clean]
         print(f"| {name} | {code} | {interval(found[name])} | {interval(alarms)} |")
     print(f"\ncopies differ by {min(near):.2f} … {max(near):.2f}, different photos by {min(far):.2f} and more")
     print(
         "any serious finding on untouched photos:",
-        {code: sum(code in one for one in clean) for code in sorted(set().union(*clean))},
+        {code: sum(code in codes for codes in clean) for code in sorted(set().union(*clean))},
         "of",
         len(clean),
     )
@@ -371,11 +373,11 @@ def strange(folders: Sequence[Path], only: Sequence[str]) -> None:
             for turns in (1, 2, 3):
                 turned_view = tuple(np.ascontiguousarray(np.rot90(image, turns)) for image in views[index])
                 told = find_outliers(names, *zip(*[*views[:index], turned_view, *views[index + 1 :]], strict=True))
-                found = any(one.code == "photo.turned" and one.files == (str(index),) for one in told)
+                found = any(item.code == "photo.turned" and item.files == (str(index),) for item in told)
                 tally.setdefault(f"turned by {90 * turns}", []).append(found)
-        for other in [one for one in sets if one != name][::4]:
+        for other in [other for other in sets if other != name][::4]:
             told = find_outliers(names, *zip(*[*views[:3], sets[other][3], *views[4:]], strict=True))
-            tally.setdefault("another product", []).append(any(one.files == ("3",) for one in told))
+            tally.setdefault("another product", []).append(any(item.files == ("3",) for item in told))
     for kind, hits in tally.items():
         print(f"{kind}: {interval(hits)}")
 

@@ -21,7 +21,7 @@ from gapray.catalog.storage import Folder
 from gapray.config import Profile
 from gapray.errors import CatalogError
 from gapray.inspect.doubts import with_warnings
-from gapray.models.cards import card_named
+from gapray.models.cards import total_vram_gb
 from gapray.models.load import require
 from gapray.orbit.conditions import OrbitConditions, build_conditions
 from gapray.video.encode import export
@@ -97,8 +97,7 @@ class VideoFacts:
     @property
     def vram_gb(self) -> float | None:
         """GPU memory that the backend's networks need together [GB]; None = it has no network."""
-        cards = video_cards(self.profile.video)
-        return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
+        return total_vram_gb(video_cards(self.profile.video))
 
 
 def load(table: pa.Table, *, catalog: str) -> pa.Table:

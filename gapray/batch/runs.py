@@ -207,34 +207,18 @@ class RenderSummary(RunSummary):
 
 
 @dataclass
-class ScoreSummary(RunSummary):
-    """Summary of `gapray score`. Its `products` count videos."""
-
-    kind: ClassVar[str] = "score"
-    verb: ClassVar[str] = "scoring"
-    unit: ClassVar[str] = "pairs"
+class GatedSummary(RunSummary):
+    """Base of the summaries of runs that judge what they make."""
 
     passed: int = 0
     failed: int = 0
-    pairs: int = 0
     rejudged: int = 0
-    """Finished videos whose verdict has changed under this run's gate."""
-    truth_unused: list[str] = field(default_factory=list)
-    """Lines about truth photos that are not used, and why."""
-
-    def remarks(self) -> list[str]:
-        """Return lines about truth photos that are not used."""
-        return self.truth_unused
+    """Finished items whose verdict has changed under this run's gate."""
 
     @property
     def done(self) -> int:
-        """Videos that the run has completed, skipped ones included."""
+        """Items that the run has completed, skipped ones included."""
         return self.finished + self.passed + self.failed + self.rejected
-
-    @property
-    def pieces(self) -> int:
-        """Number of pairs of image and truth scored."""
-        return self.pairs
 
     def outcomes(self) -> str:
         """Return the counts as one line of text."""
@@ -245,35 +229,41 @@ class ScoreSummary(RunSummary):
 
 
 @dataclass
-class StillsSummary(PackageWarnings):
+class ScoreSummary(GatedSummary):
+    """Summary of `gapray score`. Its `products` count videos."""
+
+    kind: ClassVar[str] = "score"
+    verb: ClassVar[str] = "scoring"
+    unit: ClassVar[str] = "pairs"
+
+    pairs: int = 0
+    truth_unused: list[str] = field(default_factory=list)
+    """Lines about truth photos that are not used, and why."""
+
+    def remarks(self) -> list[str]:
+        """Return lines about truth photos that are not used."""
+        return self.truth_unused
+
+    @property
+    def pieces(self) -> int:
+        """Number of pairs of image and truth scored."""
+        return self.pairs
+
+
+@dataclass
+class StillsSummary(GatedSummary, PackageWarnings):
     """Summary of `gapray stills`. Its `products` count stills: one per product, scene and seed."""
 
     kind: ClassVar[str] = "stills"
     verb: ClassVar[str] = "drawing"
     unit: ClassVar[str] = "stills"
 
-    passed: int = 0
-    failed: int = 0
     stills: int = 0
-    rejudged: int = 0
-    """Finished stills whose verdict has changed under this run's gate."""
-
-    @property
-    def done(self) -> int:
-        """Stills that the run has completed, skipped ones included."""
-        return self.finished + self.passed + self.failed + self.rejected
 
     @property
     def pieces(self) -> int:
         """Number of stills drawn."""
         return self.stills
-
-    def outcomes(self) -> str:
-        """Return the counts as one line of text."""
-        return (
-            f"{self.passed} passed the gate, {self.failed} failed it, {self.finished} already there"
-            f"{f' ({self.rejudged} judged otherwise now)' if self.rejudged else ''}, {self.rejected} rejected"
-        )
 
 
 def warning_line(warning: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
 from gapray.config import Profile, canonical_hash
 from gapray.fidelity.same_product import Likeness, gate_failures, load_judge
-from gapray.models.cards import card_named
+from gapray.models.cards import total_vram_gb
 from gapray.models.load import require
 from gapray.stills.load import load_still_backend, still_cards
 from gapray.stills.scene import Scene
@@ -101,9 +101,8 @@ class StillFacts:
 
     @property
     def vram_gb(self) -> float | None:
-        """GPU memory that the backend's cards ask for together; None = no network at all."""
-        cards = still_cards(self.profile.stills)
-        return sum(card.vram_gb or 0.0 for card in map(card_named, cards)) if cards else None
+        """GPU memory that the backend's networks need together [GB]; None = it has no network."""
+        return total_vram_gb(still_cards(self.profile.stills))
 
 
 class DrawStills:

@@ -56,7 +56,7 @@ def package(
     with guarded(as_json, resumes=True):
         from gapray.batch.package import package as run
         from gapray.cli.options import discover_options
-        from gapray.cli.progress import progress_callback, summary_text
+        from gapray.cli.progress import finish_run, progress_callback
         from gapray.config import load_profile
 
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
@@ -79,12 +79,7 @@ def package(
                 address=address,
                 on_progress=on_progress,
             )
-        if as_json:
-            print_json(summary.as_dict())
-        else:
-            typer.echo(summary_text(summary))
-        if summary.rejected:
-            raise typer.Exit(3)
+        finish_run(summary, as_json=as_json)
 
 
 def render(
@@ -111,7 +106,7 @@ def render(
         from gapray.batch.render import estimate as estimate_run
         from gapray.batch.render import render as run
         from gapray.cli.options import render_profile
-        from gapray.cli.progress import progress_callback, summary_text
+        from gapray.cli.progress import finish_run, progress_callback
 
         chosen = render_profile(profile, config, set_, backend=backend, frames=frames)
         if estimate:
@@ -138,12 +133,7 @@ def render(
                 address=address,
                 on_progress=on_progress,
             )
-        if as_json:
-            print_json(summary.as_dict())
-        else:
-            typer.echo(summary_text(summary))
-        if summary.rejected:
-            raise typer.Exit(3)
+        finish_run(summary, as_json=as_json)
 
 
 def score(
@@ -172,7 +162,7 @@ def score(
         from gapray.batch.score import score as run
         from gapray.cli.fidelity import foreign_report, table_report
         from gapray.cli.options import truth_options
-        from gapray.cli.progress import progress_callback, summary_text
+        from gapray.cli.progress import finish_run, progress_callback
         from gapray.config import load_profile
 
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
@@ -205,13 +195,7 @@ def score(
                 address=address,
                 on_progress=on_progress,
             )
-        if as_json:
-            print_json(summary.as_dict())
-        else:
-            typer.echo(summary_text(summary))
-            typer.echo(table_report(catalog))
-        if summary.rejected:
-            raise typer.Exit(3)
+        finish_run(summary, as_json=as_json, table=lambda: table_report(catalog))
 
 
 def run_all(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import typer
 
 from gapray.batch.runs import RunSummary
+from gapray.cli.output import print_json
 
 LINE_EVERY_S = 10.0
 """Minimum interval between lines of progress [s]."""
@@ -38,6 +39,27 @@ def summary_text(summary: RunSummary) -> str:
         lines.append(f"  … and {summary.rejected - len(summary.rejects)} more: `gapray catalog show {summary.catalog}`")
     lines += [f"  {line}" for line in [*summary.warning_lines(), *summary.remarks()]]
     return "\n".join([*lines, f"catalogue: {summary.catalog}"])
+
+
+def finish_run(summary: RunSummary, *, as_json: bool, table: Callable[[], str] | None = None) -> None:
+    """Print a run's summary.
+
+    Args:
+        summary: The run's summary.
+        as_json: Print it as a JSON document, and nothing else.
+        table: Makes what people see below it.
+
+    Raises:
+        typer.Exit: With 3 if products were rejected.
+    """
+    if as_json:
+        print_json(summary.as_dict())
+    else:
+        typer.echo(summary_text(summary))
+        if table is not None:
+            typer.echo(table())
+    if summary.rejected:
+        raise typer.Exit(3)
 
 
 class _Lines:

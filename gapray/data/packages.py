@@ -14,6 +14,7 @@ from gapray.batch.runs import new_run_id
 from gapray.capture.azimuths import refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.manifest import manifest_row
+from gapray.catalog.reader import PACKAGE_COLUMNS
 from gapray.catalog.rows import RunFacts
 from gapray.config import Profile, load_profile
 from gapray.data.processor import Processor, processor
@@ -31,6 +32,10 @@ PHOTOS = pa.schema(
 counter-clockwise seen from above."""
 PACKAGES = FINISHED
 """Output of `package_processor`: `product` and `views` are rows of the catalogue's `products` and `views`, images included."""
+
+
+PACKAGE_FIELD = pa.field("package", pa.struct([field for field in FINISHED if field.name != "product_id"]))
+"""What a row carries of its package while further stages work on it."""
 
 
 def package_processor(profile: str | Profile = "classic") -> Processor:
@@ -83,3 +88,21 @@ def _capture_set(identifier: str, photos: Sequence[Row]) -> CaptureSet:
     refuse_gaps({photo.uri: photo.azimuth_deg for photo in unsorted})
     ordered = tuple(sorted(unsorted, key=lambda photo: photo.azimuth_deg))
     return CaptureSet(identifier, str(PurePosixPath(ordered[0].uri).parent), ordered, "table")
+
+
+def package_columns(row: Row) -> Row:
+    """Return what a stage reads of a row of `PACKAGES`; a reject becomes the row's error."""
+    product, reject = row["product"], row["reject"]
+    return {
+        "product_id": row["product_id"],
+        "product_key": product["key"] if product else "",
+        "product": product and {name: product[name] for name in PACKAGE_COLUMNS},
+        "views": row["views"],
+        "error_code": reject and reject["code"],
+        "error_message": reject and reject["message"],
+    }
+
+
+def package_of(row: Row) -> Row:
+    """Return a row of `PACKAGES` as the value of `PACKAGE_FIELD`."""
+    return {field.name: row[field.name] for field in PACKAGE_FIELD.type}

@@ -71,8 +71,8 @@ def _prepare(
         table: Rows of the caller.
         inputs: Columns that the first stage reads.
         outputs: Columns of the result.
-        optional: See `processor`.
-        repeat: See `processor`.
+        optional: Columns that are added as nulls if they are missing.
+        repeat: A column and the values for which every row is repeated.
 
     Raises:
         InputError: `data.missing_column`, or `data.reserved_column` for a column that the result would have twice.

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from gapray.batch.pipeline import Stage
-from gapray.batch.render_stages import VideoFacts
-from gapray.batch.rows import Row, error_columns
-from gapray.batch.runs import new_run_id
+from gapray.batch.rows import error_columns
 from gapray.batch.score import score_facts, score_pipeline
 from gapray.batch.score_rows import GATHERED, SCORED, TRUTH
 from gapray.batch.score_stages import ScoreFacts, decoded_columns
-from gapray.catalog.reader import PACKAGE_COLUMNS
 from gapray.catalog.schemas import SCORES, VERDICTS
 from gapray.config import Profile, load_profile
+from gapray.data.packages import package_columns
 from gapray.data.processor import Processor, processor
 from gapray.data.turntables import TURNTABLES
-from gapray.video.load import video_revisions
+from gapray.models.cards import total_vram_gb
+from gapray.video.load import video_cards
 
 TRUTHS = pa.field("truths", pa.list_(TRUTH))
 """Optional input of `score_processor`: `uri` and `azimuth_deg` of photos that the packages do not hold."""
@@ -47,14 +46,14 @@ def score_processor(profile: str | Profile = "classic") -> Processor:
         `reject` and keeps its files.
 
     Raises:
-        ModelError: A model's weights are not found.
+        ModelError: The weights of the mask network, the identity or LPIPS are not found.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     facts = score_facts("", chosen)
-    generator = VideoFacts(new_run_id(), "", chosen, "web", video_revisions(chosen.video, chosen.orbit))
+    vram_gb = total_vram_gb(video_cards(chosen.video))
 
     def make_stages(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
-        _, *stages = score_pipeline(cluster, facts=facts, vram_gb=generator.vram_gb, draws=True).stages
+        _, *stages = score_pipeline(cluster, facts=facts, vram_gb=vram_gb, draws=True).stages
         inputs = pa.schema([*TURNTABLES, TRUTHS])
         gathered = pa.schema([*GATHERED, _TURNTABLE_FIELD])
         scored = pa.schema([*SCORED, _TURNTABLE_FIELD])
@@ -71,32 +70,21 @@ def _gathered_rows(table: pa.Table, *, facts: ScoreFacts) -> pa.Table:
     """Convert rows of `TURNTABLES` to the input of `score.leave_out`, with the turntable itself in one column."""
     rows = []
     for row in table.to_pylist():
-        product, video, reject = row["product"], row["video"] or {}, row["reject"]
-        truths = row["truths"] or []
-        gathered: Row = {
-            "product_id": row["product_id"],
-            "product_key": product["key"] if product else "",
+        video, truths = row["video"] or {}, row["truths"] or []
+        gathered = package_columns(row) | {
             "video_key": video.get("key", ""),
             "key": facts.key(video.get("key", ""), truths),
             "seed": video.get("seed", 0),
-            "error_code": reject and reject["code"],
-            "error_message": reject and reject["message"],
+            "preset": video.get("preset"),
+            "azimuths_deg": video.get("azimuths_deg"),
             "turntable": {name: row[name] for name in TURNTABLES.names if name != "product_id"},
         }
-        if reject is None:
+        if gathered["error_code"] is None:
             files = {file["name"]: file["data"] for file in row["files"]}
             try:
-                decoded = decoded_columns(files, video | {"truths": truths}, facts.profile.packaging.decode)
+                gathered |= decoded_columns(files, video | {"truths": truths}, facts.profile.packaging.decode)
             except Exception as error:
                 gathered |= error_columns(error)
-            else:
-                gathered |= {
-                    "product": {name: product[name] for name in PACKAGE_COLUMNS},
-                    "views": row["views"],
-                    "preset": video["preset"],
-                    "azimuths_deg": video["azimuths_deg"],
-                    **decoded,
-                }
         rows.append(gathered)
     return pa.Table.from_pylist(rows, schema=pa.schema([*GATHERED, _TURNTABLE_FIELD]))
 

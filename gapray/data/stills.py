@@ -11,9 +11,9 @@ from gapray.batch.rows import FINISHED, Row, error_columns
 from gapray.batch.runs import new_run_id
 from gapray.batch.stills import DEFAULT_SCENES, stills_pipeline
 from gapray.batch.stills_stages import DRAWN, LOADED, StillFacts, encoded_picture, still_rejects
-from gapray.catalog.reader import PACKAGE_COLUMNS
 from gapray.catalog.schemas import STILLS
 from gapray.config import Profile, load_profile
+from gapray.data.packages import PACKAGE_FIELD, package_columns, package_of
 from gapray.data.processor import Processor, processor
 from gapray.fidelity.same_product import judge_digest
 from gapray.stills.load import still_revisions
@@ -24,7 +24,6 @@ STILL = pa.struct([*STILLS, pa.field("data", pa.large_binary())])
 PACKAGE_STILLS = pa.schema([*FINISHED, pa.field("scene", pa.string()), pa.field("stills", pa.list_(STILL))])
 """Output of `stills_processor`: the package, the scene's name, and its pictures."""
 _SCENE = pa.field("scene", pa.string())
-_PACKAGE_FIELD = pa.field("package", pa.struct([field for field in FINISHED if field.name != "product_id"]))
 
 
 def stills_processor(
@@ -42,7 +41,7 @@ def stills_processor(
         `ResourceError` (`resource.insufficient`) if the generator needs a GPU and the cluster has none.
 
     Raises:
-        ConfigError: `scene.unknown` or `scene.invalid`.
+        ConfigError: `scene.unknown`, or `config.invalid` for a scene's file.
         ModelError: A model's weights are not found.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
@@ -52,8 +51,8 @@ def stills_processor(
     def make_stages(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
         [draw] = [stage for stage in stills_pipeline(cluster, facts=facts).stages if stage.name == "stills.draw"]
         inputs = pa.schema([*FINISHED, _SCENE])
-        loaded_rows = pa.schema([*LOADED, _PACKAGE_FIELD])
-        drawn = pa.schema([*DRAWN, _PACKAGE_FIELD])
+        loaded_rows = pa.schema([*LOADED, PACKAGE_FIELD])
+        drawn = pa.schema([*DRAWN, PACKAGE_FIELD])
         return (
             Stage("stills.take", _loaded_rows, inputs, loaded_rows, {"facts": facts, "per_scene": per_scene}),
             draw,
@@ -68,25 +67,18 @@ def _loaded_rows(table: pa.Table, *, facts: StillFacts, per_scene: int) -> pa.Ta
     """Convert rows of `PACKAGES` with a scene to the input of `stills.draw`, with the package itself in one column."""
     rows = []
     for row in table.to_pylist():
-        product, reject = row["product"], row["reject"]
-        scene = Scene.model_validate_json(row["scene"])
-        key = product["key"] if product else ""
+        columns, scene = package_columns(row), Scene.model_validate_json(row["scene"])
         rows.append(
             {
-                "product_id": row["product_id"],
-                "product_key": key,
+                **columns,
                 "part": None,
-                "product": product and {name: product[name] for name in PACKAGE_COLUMNS},
                 "scene": row["scene"],
                 "seeds": list(range(per_scene)),
-                "keys": [facts.key(key, scene, seed) for seed in range(per_scene)],
-                "error_code": reject and reject["code"],
-                "error_message": reject and reject["message"],
-                "views": row["views"],
-                "package": {name: row[name] for name in FINISHED.names if name != "product_id"},
+                "keys": [facts.key(columns["product_key"], scene, seed) for seed in range(per_scene)],
+                "package": package_of(row),
             }
         )
-    return pa.Table.from_pylist(rows, schema=pa.schema([*LOADED, _PACKAGE_FIELD]))
+    return pa.Table.from_pylist(rows, schema=pa.schema([*LOADED, PACKAGE_FIELD]))
 
 
 def _encoded_rows(table: pa.Table, *, facts: StillFacts) -> pa.Table:

@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from gapray.batch.pipeline import Stage
 from gapray.batch.render import render_pipeline
-from gapray.batch.render_stages import DRAWN, LOADED, PACKAGE, VideoFacts, exported, video_reject
+from gapray.batch.render_stages import DRAWN, LOADED, VideoFacts, exported, video_reject
 from gapray.batch.rows import FINISHED, error_columns
 from gapray.batch.runs import new_run_id
 from gapray.catalog.schemas import VIDEOS
 from gapray.config import Profile, load_profile
+from gapray.data.packages import PACKAGE_FIELD, package_columns, package_of
 from gapray.data.processor import Processor, processor
 from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
@@ -23,8 +24,7 @@ TURNTABLES = pa.schema(
     [*FINISHED, pa.field("video", pa.struct(list(VIDEOS))), pa.field("files", pa.list_(FILE))],
 )
 """Output of `turntable_processor`: the package, the video's row of the catalogue's table `videos`, and its files."""
-_PACKAGE_FIELD = pa.field("kept", pa.struct([FINISHED.field(name) for name in ("product", "views", "reject")]))
-_LOADED_WITH_PACKAGE = pa.schema([*LOADED, _PACKAGE_FIELD])
+_LOADED_WITH_PACKAGE = pa.schema([*LOADED, PACKAGE_FIELD])
 
 
 def turntable_processor(profile: str | Profile = "classic", *, preset: str = "web", seed: int = 0) -> Processor:
@@ -49,7 +49,7 @@ def turntable_processor(profile: str | Profile = "classic", *, preset: str = "we
 
     def make_stages(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
         [draw] = [stage for stage in render_pipeline(cluster, facts=facts).stages if stage.name == "render.draw"]
-        drawn = pa.schema([*DRAWN, _PACKAGE_FIELD])
+        drawn = pa.schema([*DRAWN, PACKAGE_FIELD])
         return (
             Stage("render.take", _loaded_rows, FINISHED, _LOADED_WITH_PACKAGE, {"facts": facts, "seed": seed}),
             draw,
@@ -63,22 +63,9 @@ def _loaded_rows(table: pa.Table, *, facts: VideoFacts, seed: int) -> pa.Table:
     """Convert rows of `PACKAGES` to the input of `render.draw`, with the package itself in one column."""
     rows = []
     for row in table.to_pylist():
-        product, reject = row["product"], row["reject"]
-        key = product["key"] if product else ""
-        rows.append(
-            {
-                "product_id": row["product_id"],
-                "product_key": key,
-                "key": facts.keys([key], seed)[0],
-                "seed": seed,
-                "part": None,
-                "product": product and {name: product[name] for name in (field.name for field in PACKAGE)},
-                "error_code": reject and reject["code"],
-                "error_message": reject and reject["message"],
-                "views": row["views"],
-                "kept": {"product": product, "views": row["views"], "reject": reject},
-            }
-        )
+        columns = package_columns(row)
+        [key] = facts.keys([columns["product_key"]], seed)
+        rows.append({**columns, "key": key, "seed": seed, "part": None, "package": package_of(row)})
     return pa.Table.from_pylist(rows, schema=_LOADED_WITH_PACKAGE)
 
 
@@ -96,8 +83,8 @@ def _encoded_rows(table: pa.Table, *, facts: VideoFacts) -> pa.Table:
         rows.append(
             {
                 "product_id": row["product_id"],
-                **row["kept"],
-                "reject": row["kept"]["reject"] or (video_reject(row, facts) if failed else None),
+                **row["package"],
+                "reject": row["package"]["reject"] or (video_reject(row, facts) if failed else None),
                 "video": None if failed else row["video"] | _file_columns(files),
                 "files": [{"name": name, "data": data} for name, data in files.items()],
             }

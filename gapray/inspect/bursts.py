@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.inspect.duplicates import Fingerprint, fingerprint
+from gapray.inspect.duplicates import Fingerprint
 
 SIZES = (2, 3, 4, 5, 7, 9)
 """Photos per view that are looked for; cameras bracket by 3, 5, 7 or 9 exposures."""
@@ -19,21 +19,19 @@ sets it is at least 1.15 times that, in any grouping; of exposures at 1, 0.45 an
 for a wire rack of which the mask loses a part in the dark."""
 
 
-def burst_size(photos: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]]) -> int | None:
+def burst_size(prints: Sequence[Fingerprint]) -> int | None:
     """Number of successive photos that show the same view, if that is so for all of them.
 
     Args:
-        photos: uint8 [H, W, 3], in the order of their azimuths; sizes may differ.
-        masks: uint8 [H, W] each, none empty, 128 and above = product.
+        prints: Fingerprints of the photos, in the order of their azimuths.
 
     Returns:
         One of `SIZES`; None if each photo is a view of its own.
     """
-    count = len(photos)
+    count = len(prints)
     sizes = [size for size in SIZES if count % size == 0 and count // size >= MIN_VIEWS]
     if not sizes:
         return None
-    prints = [fingerprint(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
     steps = np.array([_difference(prints[index], prints[(index + 1) % count]) for index in range(count)])
     for size in sizes:
         last_of_burst = np.arange(count) % size == size - 1

@@ -20,7 +20,7 @@ from gapray.capture.storage import read_bytes
 from gapray.config import CheckSettings, Profile
 from gapray.errors import InputError
 from gapray.inspect.arrangement import Arrangement, align_azimuths, arrange
-from gapray.inspect.duplicates import duplicates
+from gapray.inspect.duplicates import duplicates, fingerprints
 from gapray.inspect.findings import Finding
 from gapray.inspect.folder import new_folder, write_table
 from gapray.inspect.odd import find_outliers
@@ -196,7 +196,7 @@ def assess(
     """
     qualities = dict(zip(names, measure_quality(photos, masks), strict=True))
     findings = [finding for name in names for finding in _quality_findings(name, qualities[name], limits)]
-    pairs = duplicates(photos, masks)
+    pairs = duplicates(fingerprints(photos, masks))
     findings += [Finding("azimuth.duplicate", (names[a], names[b]), "the two files show one photo") for a, b in pairs]
     outliers = find_outliers(names, photos, masks)
     findings += outliers

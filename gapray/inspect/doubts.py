@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gapray.gap.package import GapPackage, PackageWarning
 from gapray.inspect.bursts import burst_size
-from gapray.inspect.duplicates import duplicates
+from gapray.inspect.duplicates import duplicates, fingerprints
 from gapray.inspect.findings import Finding
 from gapray.inspect.odd import find_outliers
 
@@ -28,12 +28,13 @@ def photo_warnings(
     Returns:
         Warnings `azimuth.burst`, or else `azimuth.duplicate`, `photo.turned` and `photo.other_product`, each with an instruction.
     """
-    if size := burst_size(photos, masks):
+    prints = fingerprints(photos, masks)
+    if size := burst_size(prints):
         message = f"{size} photos each show the same view, {len(names) // size} views in all"
         burst = Finding("azimuth.burst", tuple(names[:size]), message)
         return (PackageWarning(burst.code, burst.sentence),)
     first_of: dict[int, int] = {}
-    for first, second in duplicates(photos, masks):
+    for first, second in duplicates(prints):
         first_of.setdefault(second, first)
     copies = [
         Finding("azimuth.duplicate", (names[first], names[second]), "both files show one picture")

@@ -35,27 +35,32 @@ class Fingerprint:
     """Product mask, [h, w]."""
 
 
-def duplicates(
-    photos: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]], *, same: float = SAME
-) -> list[tuple[int, int]]:
+def duplicates(prints: Sequence[Fingerprint], *, same: float = SAME) -> list[tuple[int, int]]:
     """Find pairs of photos that show the same picture.
 
     Args:
-        photos: uint8 [H, W, 3]; sizes may differ.
-        masks: uint8 [H, W] each, none empty. Only the product is compared, because a still background looks alike in all photos.
+        prints: Fingerprints of the photos. Only the product is compared, because a still background looks alike in all photos.
         same: Difference below which two photos are duplicates.
 
     Returns:
         Pairs of indices, the earlier photo first.
     """
-    fingerprints = [fingerprint(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
     return [
         (a, b)
-        for a, b in combinations(range(len(fingerprints)), 2)
+        for a, b in combinations(range(len(prints)), 2)
         # One pixel in sixteen of a blurred photo rules out most pairs in a tenth of the time; the rest are compared in full.
-        if difference(fingerprints[a], fingerprints[b], step=COARSE) < 2 * same
-        and difference(fingerprints[a], fingerprints[b]) < same
+        if difference(prints[a], prints[b], step=COARSE) < 2 * same and difference(prints[a], prints[b]) < same
     ]
+
+
+def fingerprints(photos: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]]) -> list[Fingerprint]:
+    """The fingerprints of photos.
+
+    Args:
+        photos: uint8 [H, W, 3]; sizes may differ.
+        masks: uint8 [H, W] each, none empty, 128 and above = product.
+    """
+    return [fingerprint(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
 
 
 def fingerprint(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Fingerprint:

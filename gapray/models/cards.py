@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Annotated, Literal
@@ -122,6 +123,11 @@ def cards() -> dict[str, ModelCard]:
     """All cards by name, as `cards.yaml` lists them."""
     text = (resources.files("gapray.models") / "cards.yaml").read_text()
     return {card.name: card for card in map(ModelCard.model_validate, yaml.safe_load(text))}
+
+
+def total_vram_gb(names: Sequence[str]) -> float | None:
+    """Return the GPU memory that networks need together [GB]; None if there are none."""
+    return sum(card_named(name).vram_gb or 0.0 for name in names) if names else None
 
 
 def card_named(name: str) -> ModelCard:

@@ -25,7 +25,7 @@ from gapray.serve.making import check_params
 from gapray.serve.settings import ServeSettings
 from gapray.serve.shapes import runpod_output
 from gapray.serve.text import refuse_unusable
-from gapray.serve.uploads import prepare_upload
+from gapray.serve.uploads import prepare_upload, store_inputs
 from gapray.serve.work import client_message, run_job, to_gapray_error
 
 
@@ -69,7 +69,7 @@ async def _run(job_input: dict[str, Any]) -> dict[str, Any]:
     params = parsed.params
     check_params(params, settings.limits)
     job_id = uuid.uuid4().hex
-    inputs = JobInput(manifest_url=parsed.manifest_url, reading=parsed.options if parsed.manifest_url else None)
+    upload = None
     if parsed.manifest_url is None:
         upload = prepare_upload(
             parsed.photos,
@@ -79,18 +79,8 @@ async def _run(job_input: dict[str, Any]) -> dict[str, Any]:
             decode=settings.loaded_profile().packaging.decode,
             turn=params.still is None,
         )
-        inputs = JobInput(
-            photos=upload.photos,
-            azimuths_by=upload.azimuths_by,
-            ignored=upload.ignored,
-            reading=upload.reading,
-        )
-        if upload.capture is not None:
-            inputs = inputs.model_copy(update={"capture": f"uploads/{job_id}/capture.zip"})
-            artifacts.put(f"uploads/{job_id}/capture.zip", upload.capture)
-    for name, data in parsed.files.items():
-        artifacts.put(f"uploads/{job_id}/{name}", data)
-        inputs = inputs.model_copy(update={name: f"uploads/{job_id}/{name}"})
+    by_url = JobInput(manifest_url=parsed.manifest_url, reading=parsed.options if parsed.manifest_url else None)
+    inputs = store_inputs(artifacts, job_id, by_url, upload, parsed.files)
     job = local_job(job_id, params, inputs)
     try:
         job = replace(job, status="completed", result=await run_job(job, workers, _ignore_progress))

@@ -36,7 +36,8 @@ from gapray.capture.tables import plain_title
 from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.gap.manifest import ANGLES, agreed_azimuth, manifest_views
-from gapray.serve.jobs import PhotoSource
+from gapray.serve.artifacts import Artifacts
+from gapray.serve.jobs import JobInput, PhotoSource
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import Limits
 from gapray.serve.text import (
@@ -644,6 +645,36 @@ def _prepare_zip(data: bytes, options: AzimuthOptions, limits: Limits, decode: D
         capture = _zip_photos((read_bytes(photo.uri, decode.max_bytes) for photo in photos), angles, limits, decode)
     ignored = counted([*others, *captures[0].ignored])
     return PreparedUpload(capture, (), tuple(angles), captures[0].azimuths_by or "table", ignored)
+
+
+def store_inputs(
+    artifacts: Artifacts, job_id: str, inputs: JobInput, upload: PreparedUpload | None, files: Mapping[str, bytes]
+) -> JobInput:
+    """Store what a job is made from.
+
+    Args:
+        artifacts: Where to.
+        job_id: Id of the job.
+        inputs: Inputs that need no storage; those of `upload` take their place.
+        upload: The photos.
+        files: Field of `JobInput` -> content.
+
+    Returns:
+        The inputs, with the names of the artifacts.
+    """
+    if upload is not None:
+        inputs = JobInput(
+            photos=upload.photos, azimuths_by=upload.azimuths_by, ignored=upload.ignored, reading=upload.reading
+        )
+        if upload.capture is not None:
+            name = f"uploads/{job_id}/capture.zip"
+            artifacts.put(name, upload.capture)
+            inputs = inputs.model_copy(update={"capture": name})
+    for field_name, data in files.items():
+        name = f"uploads/{job_id}/{field_name}"
+        artifacts.put(name, data)
+        inputs = inputs.model_copy(update={field_name: name})
+    return inputs
 
 
 def open_capture(capture: bytes, folder: Path, product_id: str) -> CaptureSet:

@@ -5,6 +5,7 @@ import pytest
 
 from gapray.inspect.bursts import burst_size
 from gapray.inspect.doubts import photo_warnings
+from gapray.inspect.duplicates import fingerprints
 from tests.inspect.test_odd import drawn
 
 RNG = np.random.default_rng(0)
@@ -25,19 +26,22 @@ def brackets(views, gains):
 @pytest.mark.parametrize("views", [6, 8, 12])
 @pytest.mark.parametrize("gains", [(1, 0.5), (1, 0.45, 1.6), (1, 1, 1), (1, 0.7, 0.5, 1.3, 1.6)])
 def test_each_view_was_taken_several_times(views, gains):
-    assert burst_size(*zip(*brackets(views, gains), strict=True)) == len(gains)
+    assert burst_size(fingerprints(*zip(*brackets(views, gains), strict=True))) == len(gains)
 
 
 @pytest.mark.parametrize("count", [8, 12, 16, 24])
 @pytest.mark.parametrize("seed", range(2))
 def test_photos_of_a_turn_are_views_of_their_own(count, seed):
-    assert burst_size(*zip(*(drawn(360.0 * step / count, seed) for step in range(count)), strict=True)) is None
+    assert (
+        burst_size(fingerprints(*zip(*(drawn(360.0 * step / count, seed) for step in range(count)), strict=True)))
+        is None
+    )
 
 
 def test_a_turn_in_which_one_photo_was_taken_three_times_is_no_series_of_bursts():
     views = [drawn(15.0 * step) for step in range(24)]
     views[4] = views[5] = views[3]
-    assert burst_size(*zip(*views, strict=True)) is None
+    assert burst_size(fingerprints(*zip(*views, strict=True))) is None
 
 
 def test_the_warning_names_the_first_burst():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gapray.capture.decode import decode_photo
-from gapray.inspect.duplicates import COARSE, difference, duplicates, fingerprint
+from gapray.inspect.duplicates import COARSE, difference, duplicates, fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def views(samples):
 
 
 def test_eight_views_are_eight_photos(views):
-    assert duplicates(*views) == []
+    assert duplicates(fingerprints(*views)) == []
 
 
 def saved(photo, quality, side):
@@ -34,17 +34,16 @@ def saved(photo, quality, side):
 def test_a_copy_is_found_however_it_was_saved(views, quality, side):
     photos, masks = (list(column) for column in views)
     photos[6], masks[6] = saved(photos[1], quality, side), cv2.resize(masks[1], (side, side))
-    assert duplicates(photos, masks) == [(1, 6)]
+    assert duplicates(fingerprints(photos, masks)) == [(1, 6)]
 
 
 def test_a_look_at_few_pixels_keeps_every_copy(views):
     """`duplicates` first compares one pixel in sixteen, which gives nearly the same difference as all pixels."""
     photos, masks = views
-    fingerprints = [fingerprint(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
-    for first, second in combinations(fingerprints, 2):
+    for first, second in combinations(fingerprints(photos, masks), 2):
         assert difference(first, second, step=COARSE) == pytest.approx(difference(first, second), rel=0.1)
 
 
 def test_photos_of_another_shape_are_other_photos(views):
     photos, masks = views
-    assert duplicates([photos[0], photos[0][:400]], [masks[0], masks[0][:400]]) == []
+    assert duplicates(fingerprints([photos[0], photos[0][:400]], [masks[0], masks[0][:400]])) == []

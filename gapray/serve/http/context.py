@@ -25,7 +25,7 @@ from gapray.serve.keys import ANONYMOUS, ApiKey, KeyRing
 from gapray.serve.making import check_params
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
-from gapray.serve.uploads import IncomingPhoto, prepare_upload
+from gapray.serve.uploads import IncomingPhoto, prepare_upload, store_inputs
 from gapray.serve.urls import check_urls
 
 WAIT_STEP_S = 0.05
@@ -195,8 +195,8 @@ class Context:
         files: Mapping[str, bytes],
     ) -> JobInput:
         """Store the inputs of a job, and return where they are."""
-        inputs = new.input
-        if inputs.manifest_url is None and inputs.package is None:
+        upload = None
+        if new.input.manifest_url is None and new.input.package is None:
             upload = prepare_upload(
                 photos,
                 azimuths=azimuths,
@@ -205,21 +205,7 @@ class Context:
                 decode=self.profile.packaging.decode,
                 turn=new.kind != "image",
             )
-            inputs = JobInput(
-                photos=upload.photos,
-                azimuths_by=upload.azimuths_by,
-                ignored=upload.ignored,
-                reading=upload.reading,
-            )
-            if upload.capture is not None:
-                name = f"uploads/{new.id}/capture.zip"
-                self.artifacts.put(name, upload.capture)
-                inputs = inputs.model_copy(update={"capture": name})
-        for field_name, data in files.items():
-            name = f"uploads/{new.id}/{field_name}"
-            self.artifacts.put(name, data)
-            inputs = inputs.model_copy(update={field_name: name})
-        return inputs
+        return store_inputs(self.artifacts, new.id, new.input, upload, files)
 
     def _discard(self, job_id: str) -> None:
         """Remove the uploads of a job that was certainly not accepted; in doubt they are left to the sweeper."""
