@@ -370,13 +370,13 @@ def _decode_strict(text: str) -> bytes | None:
     """
     if not text.isascii() or 0 <= text.find("=") < len(text) - 2:
         return None
-    data = bytearray()
+    data = io.BytesIO()
     try:
         for start in range(0, len(text), _STEP):
-            data += binascii.a2b_base64(text[start : start + _STEP], strict_mode=True)
+            data.write(binascii.a2b_base64(text[start : start + _STEP], strict_mode=True))
     except binascii.Error:
         return None
-    return bytes(data)
+    return data.getvalue()
 
 
 def _has_spaces_for_line_breaks(text: str) -> bool:

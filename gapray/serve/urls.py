@@ -8,6 +8,7 @@ nor `.netrc` are used.
 from __future__ import annotations
 
 import functools
+import io
 import ipaddress
 import queue
 import socket
@@ -311,11 +312,11 @@ class _Deadline:
 
 
 def _read_body(response: urllib3.BaseHTTPResponse, target: Target, rules: UrlRules, left: int | None = None) -> bytes:
-    data = bytearray()
+    data = io.BytesIO()  # gives its bytes away without a copy
     while chunk := response.read1(_CHUNK, decode_content=True):
-        data += chunk
-        if len(data) > rules.max_bytes:
+        data.write(chunk)
+        if data.tell() > rules.max_bytes:
             raise InputError("url.failed", f"{target.host} sent more than {rules.max_bytes} bytes")
-        if left is not None and len(data) > left:
+        if left is not None and data.tell() > left:
             raise InputError("request.too_large", f"the URLs hold more bytes than a request may: {left} were left")
-    return bytes(data)
+    return data.getvalue()
