@@ -24,7 +24,7 @@ import numpy as np
 
 from gapray.capture.azimuths import angle_difference
 from gapray.capture.decode import decode_photo
-from gapray.config import DecodeSettings, load_profile
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import InputError
 from gapray.inspect.check import Assessment, assess
 from gapray.inspect.duplicates import difference, fingerprint
@@ -32,6 +32,7 @@ from gapray.inspect.odd import find_outliers
 from gapray.inspect.quality import measure_quality
 from gapray.models.load import load_mask
 from gapray.packaging.silhouette import silhouette
+from gapray.profile import load_profile
 from gapray.resample import cropped
 
 PROFILE = load_profile("classic")

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from gapray.capture.decode import decode_photo
-from gapray.config import Profile, load_profile
 from gapray.fidelity.baselines import BASELINES
 from gapray.fidelity.comparison import Truth, compare, judge_comparison
 from gapray.fidelity.lpips import Lpips
@@ -31,6 +30,7 @@ from gapray.models.identity import ColourGradient
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.orbit.conditions import build_conditions
+from gapray.profile import Profile, load_profile
 from gapray.report.polar import PolarPoint, polar_svg
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"

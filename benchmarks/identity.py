@@ -20,7 +20,6 @@ import numpy as np
 from check import Photos, interval
 from scipy.optimize import minimize
 
-from gapray.config import load_profile
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.same_product import (
     FEATURES,
@@ -34,6 +33,7 @@ from gapray.fidelity.same_product import (
 from gapray.fidelity.shown import Cut
 from gapray.models.identity import ColourGradient
 from gapray.models.load import load_mask
+from gapray.profile import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("classic")

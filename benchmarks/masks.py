@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 
 from gapray.capture.decode import decode_photo
-from gapray.config import MaskSettings, load_profile
+from gapray.gap.settings import MaskSettings
 from gapray.models.load import load_mask
 from gapray.packaging.silhouette import apply_backdrop_key, clean_up, silhouette
+from gapray.profile import load_profile
 
 
 def iou(mask: np.ndarray, truth: np.ndarray) -> float:

@@ -22,16 +22,18 @@ import cv2
 import numpy as np
 
 from gapray.capture.decode import decode_photo
-from gapray.config import MaskSettings, OrbitSettings, load_profile
 from gapray.fidelity.baselines import blend, blend_along_flow
 from gapray.fidelity.lpips import Lpips
+from gapray.gap.settings import MaskSettings
 from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.orbit.engines import Engine, draw_between
 from gapray.orbit.reconstruct import Calibration, build_scene
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.weights import neighbours
 from gapray.packaging.silhouette import silhouette
+from gapray.profile import load_profile
 
 SIDE = 256
 WORSE = 0.005

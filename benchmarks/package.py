@@ -57,8 +57,8 @@ def plain_loop(source: Path, out: Path) -> dict[str, float]:
     from gapray.capture.discover import discover
     from gapray.catalog.import_package import import_package
     from gapray.catalog.storage import Folder
-    from gapray.config import load_profile
     from gapray.packaging.build import PackagingModels, build_package
+    from gapray.profile import load_profile
 
     started = time.perf_counter()
     settings = load_profile("classic", environment={}).packaging
@@ -77,7 +77,7 @@ def pipeline(source: Path, out: Path, overrides: list[str]) -> dict[str, float]:
     import ray
 
     import gapray
-    from gapray.config import load_profile
+    from gapray.profile import load_profile
 
     profile = load_profile("classic", overrides=overrides, environment={})
     seen: list[tuple[float, int, int]] = []

@@ -105,7 +105,7 @@ def plain_loop(settings, photos: list[Path], views: int) -> dict[str, float]:
 def pipeline(source: Path, out: Path, overrides: list[str]) -> dict[str, float]:
     """Views/s of `gapray.package`: over the whole run, and between a quarter and nine tenths of it."""
     import gapray
-    from gapray.config import load_profile
+    from gapray.profile import load_profile
 
     seen: list[tuple[float, int]] = []
     started = time.perf_counter()
@@ -126,7 +126,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="gapray-gpu-"))
     os.environ["GAPRAY_MODELS"], os.environ["GAPRAY_CACHE"] = str(root / "models"), str(root / "cache")
     (root / "models").mkdir()
-    from gapray.config import load_profile
+    from gapray.profile import load_profile
 
     write_photos(root / "shoot", products)
     write_networks(root / "models")

@@ -85,7 +85,7 @@ def one_pipeline(count: int, folder: Path) -> dict[str, float]:
     import gapray
     from benchmarks.package import tiny_products
     from gapray.batch.record import spilled_bytes
-    from gapray.config import load_profile
+    from gapray.profile import load_profile
 
     source = tiny_products(folder / "shoot", count)
     profile = load_profile("classic", overrides=[*NULL, *LEAN], environment={})

@@ -173,7 +173,7 @@ def work_on(job: dict[str, Any]) -> None:
     """Run one job with one Ray; called in the child process."""
     import ray
 
-    from gapray.config import load_profile
+    from gapray.profile import load_profile
 
     shared = shutil.disk_usage("/dev/shm").free
     logs = Path(job["ray"])

@@ -141,7 +141,7 @@ def main() -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
-    from gapray.config import load_profile
+    from gapray.profile import load_profile
 
     profile = load_profile("classic", overrides=[*SMALL, *PARTS], environment={})
     folder = Path(tempfile.mkdtemp(prefix="gapray-soak-"))

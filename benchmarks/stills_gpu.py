@@ -36,11 +36,11 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from gapray.config import SdxlSettings
 from gapray.stills.sdxl.backend import Sdxl
 from gapray.stills.sdxl.engine import Picture
 from gapray.stills.sdxl.load import SCHEDULE
 from gapray.stills.sdxl.prompts import encoded
+from gapray.stills.sdxl.settings import SdxlSettings
 
 FLOOR_S = 0.99
 PROMPT, NEGATIVE = "a mug on a white marble kitchen counter, morning sun", "text, watermark, deformed"

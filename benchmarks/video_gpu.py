@@ -37,11 +37,13 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from gapray.config import AnimateDiffSettings, OrbitSettings, VideoSettings
 from gapray.orbit.conditions import OrbitConditions, build_conditions
 from gapray.orbit.reconstruct import Calibration
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 from gapray.video.animatediff.backend import AnimateDiff
+from gapray.video.animatediff.settings import AnimateDiffSettings
+from gapray.video.settings import VideoSettings
 
 F, V, S = 24, 8, 512
 FLOOR_S = 2.20

@@ -22,8 +22,7 @@ from ray._private import ray_constants, services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from gapray import errors
-from gapray.config import worker_environment
-from gapray.environment import preserved_environment
+from gapray.environment import preserved_environment, worker_environment
 from gapray.errors import FileError, GaprayError, ResourceError, as_gapray_error
 
 CONNECT_S = 10.0
@@ -74,7 +73,7 @@ def start(address: str | None, *, share_environment: bool, object_store_memory: 
 
     Args:
         address: ``host:port``, ``ray://host:port``, ``auto`` or ``local``; default: `RAY_ADDRESS`, or a new local cluster.
-        share_environment: Pass the variables selected by `gapray.config.worker_environment` to the workers of a remote cluster.
+        share_environment: Pass the variables selected by `gapray.environment.worker_environment` to the workers of a remote cluster.
         object_store_memory: Size of a new local cluster's object store [bytes]; default: Ray's.
 
     Raises:

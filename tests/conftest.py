@@ -74,8 +74,8 @@ def lpips_alex():
 
 @pytest.fixture(scope="session")
 def mask_network(classic_weights):
-    from gapray.config import load_profile
     from gapray.models.load import load_mask
+    from gapray.profile import load_profile
 
     return load_mask(load_profile("classic", environment={}).packaging, threads=2)
 

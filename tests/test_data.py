@@ -9,7 +9,7 @@ import ray.exceptions
 import gapray
 import gapray.data
 from gapray.capture.decode import decode_photo
-from gapray.config import load_profile
+from gapray.profile import load_profile
 from tests.make import write_product
 
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model"]

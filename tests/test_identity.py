@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gapray.capture.discover import discover
-from gapray.config import load_profile
 from gapray.gap.identity import FEATURES, IDENTITY_SIZE, identity_cosine, identity_embedding
 from gapray.packaging.build import PackagingModels, build_package
+from gapray.profile import load_profile
 
 
 def test_layout():

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from gapray.capture.decode import decode_photo
-from gapray.config import DecodeSettings, StillSettings, load_profile
+from gapray.capture.settings import DecodeSettings
 from gapray.fidelity.same_product import SameProduct, calibration
 from gapray.fidelity.shown import Cut
 from gapray.gap.identity import identity_cosine
 from gapray.gap.package import GapPackage
 from gapray.models.identity import ColourGradient
 from gapray.packaging.silhouette import silhouette
+from gapray.profile import load_profile
 from gapray.stills.composite import Composite
 from gapray.stills.scene import load_scenes
+from gapray.stills.settings import StillSettings
 from gapray.stills.still import best_view
 from tests.make import view
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gapray.capture.decode import decode_photo
-from gapray.config import DecodeSettings, StillSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.gap.images import encode_png
 from gapray.geometry.frame import Placement, to_frame
 from gapray.models.identity import ColourGradient
@@ -17,6 +17,7 @@ from gapray.resample import at_most, cropped, resized
 from gapray.stills.composite import Composite
 from gapray.stills.scene import load_scenes
 from gapray.stills.sdxl.backend import on_grey
+from gapray.stills.settings import StillSettings
 from tests import make
 
 RIM = 16

@@ -8,12 +8,12 @@ import pytest
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import discover
 from gapray.cli.options import truth_options
-from gapray.config import load_profile
 from gapray.fidelity.baselines import BASELINES
 from gapray.fidelity.comparison import Truth, compare, judge_comparison
 from gapray.models.identity import ColourGradient
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package
+from gapray.profile import load_profile
 from gapray.report.table import SINGLE_IMAGE
 
 PROFILE = load_profile(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.config import HIDDEN, without_password, worker_environment
+from gapray.environment import HIDDEN, without_password, worker_environment
 
 WORD = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1)
 PASSWORD = st.text(st.characters(codec="ascii", exclude_characters="@ \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f&?#"), min_size=1)

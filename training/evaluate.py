@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gapray.config import OrbitSettings
 from gapray.fidelity.baselines import flow_morph, nearest
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.metrics import psnr, silhouette_iou
 from gapray.fidelity.shown import NormalizedView
 from gapray.geometry.frame import Placement, mask_box, to_frame
 from gapray.orbit.reconstruct import build_scene
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.synthesis.draw import load_network
 from gapray.orbit.synthesis.inputs import Frames, Photos, frames_of, photos_of
 from gapray.orbit.synthesis.network import Synthesis

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
 from gapray.geometry.carve import NOTHING
 from gapray.geometry.frame import Placement, lay_out, mask_box, to_frame
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.scene import OrbitScene, extended
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.synthesis.inputs import frames_of
 from training.phone import Session, cropped, cut_out, outlined, own_crop, photographed
 from training.products import product

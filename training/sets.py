@@ -90,8 +90,8 @@ def pack(subjects: Iterator[Subject], path: Path) -> None:
 def from_folders(folders: list[str]) -> Iterator[Subject]:
     """Read data sets from their folders; needs gapray's mask network."""
     from benchmarks.orbit import objects
-    from gapray.config import load_profile
     from gapray.models.load import load_mask
+    from gapray.profile import load_profile
 
     network = load_mask(load_profile("classic", environment={}).packaging, threads=2)
     for folder in folders:

@@ -27,10 +27,10 @@ from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.runs import StageCost
 from gapray.catalog.storage import Folder
-from gapray.config import Profile
 from gapray.errors import InputError
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
+from gapray.profile import Profile
 from gapray.video.load import video_revisions
 
 Row = Mapping[str, Any]

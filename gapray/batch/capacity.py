@@ -15,8 +15,8 @@ from ray.autoscaler.sdk import request_resources
 from gapray.batch.pipeline import Pipeline
 from gapray.batch.resources import check_resources
 from gapray.batch.trace import log
-from gapray.config import RunSettings
 from gapray.errors import ResourceError
+from gapray.profile import RunSettings
 
 POLL_S = 0.5
 

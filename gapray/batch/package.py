@@ -22,10 +22,10 @@ from gapray.capture.manifest import ignored_of, write_manifest
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.storage import Folder
-from gapray.config import Profile, load_profile
 from gapray.errors import ConfigError, FileError, writing
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
+from gapray.profile import Profile, load_profile
 
 
 def package(
@@ -45,7 +45,7 @@ def package(
     Args:
         src: Folder, zip file or fsspec URI of photos, or a manifest (``.parquet``).
         out: The catalogue: a local folder or fsspec URI; created if missing.
-        profile: A profile's name, or one made by `gapray.config.load_profile`.
+        profile: A profile's name, or one made by `gapray.profile.load_profile`.
         options: Layout, direction and front photo of the captures.
         verify: `source` skips products whose files have not changed by name, size and time stamp; `content` reads and hashes all
             files.

@@ -19,9 +19,9 @@ from gapray.batch.capacity import Capacity
 from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.trace import StageFunction
 from gapray.catalog.storage import Folder
-from gapray.config import RunSettings
 from gapray.errors import CatalogError, FileError, writing
 from gapray.models.store import share_kernels
+from gapray.profile import RunSettings
 
 
 def read_manifest(uri: str, folder: Folder, run: RunSettings, cluster: Capacity) -> ray.data.Dataset:

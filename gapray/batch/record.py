@@ -22,8 +22,8 @@ from gapray.batch.runs import RunSummary
 from gapray.batch.trace import COLUMN, StageTotals
 from gapray.catalog.runs import HEARTBEAT_S, write_run
 from gapray.catalog.storage import Folder
-from gapray.config import Profile
 from gapray.errors import CatalogError, as_gapray_error, writing
+from gapray.profile import Profile
 from gapray.ray_session import job_config
 
 SummaryT = TypeVar("SummaryT", bound=RunSummary)

@@ -32,9 +32,9 @@ from gapray.batch.run import run_pipeline
 from gapray.batch.runs import RenderSummary, absolute_uri, new_run_id
 from gapray.catalog.media import FILE_COLUMNS, keys_with_files
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
-from gapray.config import Profile, load_profile
 from gapray.errors import CatalogError
 from gapray.models.load import best_device
+from gapray.profile import Profile, load_profile
 from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
 
@@ -59,7 +59,7 @@ def render(
 
     Args:
         catalog: Folder or fsspec URI.
-        profile: A profile's name, or one made by `gapray.config.load_profile`.
+        profile: A profile's name, or one made by `gapray.profile.load_profile`.
         preset: Name of an export preset (`gapray.video.presets`).
         seeds: Number of videos per product, with seeds 0, 1, ….
         products: Ids of the products to draw; default: all.

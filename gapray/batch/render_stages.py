@@ -18,12 +18,12 @@ from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
 from gapray.catalog.storage import Folder
-from gapray.config import Profile
 from gapray.errors import CatalogError
 from gapray.inspect.doubts import with_warnings
 from gapray.models.cards import total_vram_gb
 from gapray.models.load import require
 from gapray.orbit.conditions import OrbitConditions, build_conditions
+from gapray.profile import Profile
 from gapray.video.encode import export
 from gapray.video.load import load_backend, video_cards
 from gapray.video.presets import preset_named

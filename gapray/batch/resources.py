@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gapray.config import Profile
 from gapray.errors import ResourceError
 from gapray.models.cards import WEIGHTLESS, card_named
+from gapray.profile import Profile
 
 MASK_THREADS = 2
 """onnxruntime threads of a mask actor. One actor per two cores, because each takes 10 CPU-seconds to start (rembg, Ray Data)."""

@@ -16,7 +16,7 @@ from gapray.batch.ray_data import published_manifest, run_on_ray
 from gapray.batch.record import Recorder
 from gapray.batch.trace import with_empty_traces
 from gapray.catalog.storage import Folder
-from gapray.config import RunSettings
+from gapray.profile import RunSettings
 from gapray.ray_session import connected
 
 ROWS_AT_ONCE = 8192

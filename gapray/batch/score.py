@@ -23,11 +23,11 @@ from gapray.batch.truth import TruthPhotos, read_truth
 from gapray.capture.discover import DiscoverOptions
 from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
-from gapray.config import Profile, load_profile
 from gapray.fidelity.trunks import load_backbone
 from gapray.models.cards import cards
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
+from gapray.profile import Profile, load_profile
 
 
 def score(
@@ -46,7 +46,7 @@ def score(
 
     Args:
         catalog: Folder or fsspec URI.
-        profile: A profile's name, or one made by `gapray.config.load_profile`. It determines how scores are measured (mask
+        profile: A profile's name, or one made by `gapray.profile.load_profile`. It determines how scores are measured (mask
             network, LPIPS, gate); the settings that drew a video are read from the video's provenance.
         truth: Photos at more angles than the packages have, with the layout of a source of `gapray.package`. A product without
             such photos is scored by leaving out some of its views and redrawing them.

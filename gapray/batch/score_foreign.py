@@ -21,7 +21,6 @@ from gapray.capture.storage import read_bytes
 from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
-from gapray.config import Profile, canonical_hash
 from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES, AlignedScores, aligned_scores, refuse_other_product
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
@@ -31,6 +30,8 @@ from gapray.gap.package import GapPackage
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
 from gapray.orbit.weights import KEY_TOLERANCE_DEG
+from gapray.profile import Profile
+from gapray.settings import canonical_hash
 from gapray.video.decode import map_frames, one_turn
 from gapray.video.presets import preset_named
 

@@ -28,25 +28,30 @@ from gapray.batch.score_rows import (
 )
 from gapray.batch.trace import model_load
 from gapray.capture.decode import decode_photo
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
 from gapray.catalog.media import media_name
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.storage import Folder
-from gapray.config import SCORE_FORMAT, DecodeSettings, OrbitSettings, Profile, VideoSettings, canonical_hash
 from gapray.errors import InputError, ResourceError
 from gapray.fidelity.comparison import LeftOutFrame, Truth, compare, judge_comparison
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS
+from gapray.fidelity.settings import SCORE_FORMAT
 from gapray.models.load import load_identity, load_mask, require
+from gapray.orbit.settings import OrbitSettings
+from gapray.profile import Profile
+from gapray.settings import canonical_hash
 from gapray.video.backend import VideoBackend
 from gapray.video.decode import one_turn
 from gapray.video.load import load_backend, video_cards, video_revisions
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
+from gapray.video.settings import VideoSettings
 
 
 @dataclass(frozen=True)

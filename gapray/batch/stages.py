@@ -31,10 +31,10 @@ from gapray.catalog.parts import PART_BYTES, commit
 from gapray.catalog.rows import RunFacts, product_row, reject_row, utc_now, view_row
 from gapray.catalog.schemas import PRODUCTS, REJECTS, VIEWS
 from gapray.catalog.storage import Folder
-from gapray.config import PackagingSettings
 from gapray.errors import REMEDIES
 from gapray.gap.images import decode_grey8, encode_png
 from gapray.gap.package import GapView, PackageWarning
+from gapray.gap.settings import PackagingSettings
 from gapray.inspect.doubts import photo_warnings
 from gapray.models.depth import MaskedSet
 from gapray.models.load import load_canny, load_depth, load_identity, load_mask, require

@@ -31,8 +31,8 @@ from gapray.batch.stills_stages import (
 from gapray.catalog.media import FILE_COLUMNS, keys_with_files
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_stills
-from gapray.config import Profile, load_profile
 from gapray.fidelity.same_product import judge_digest
+from gapray.profile import Profile, load_profile
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
 
@@ -60,7 +60,7 @@ def stills(
         catalog: Folder or fsspec URI.
         scenes: Names, YAML files or folders of such files, see `gapray.stills.scene.load_scenes`.
         per_scene: Pictures of each product in each scene, with seeds 0, 1, …; `best_stills` names the best.
-        profile: A profile's name, or one made by `gapray.config.load_profile`.
+        profile: A profile's name, or one made by `gapray.profile.load_profile`.
         products: Only these.
         limit: At most so many products, in the order of their names.
         address: A Ray cluster; default: the one this process is connected to, `RAY_ADDRESS`, or a new local one.

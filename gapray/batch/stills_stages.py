@@ -20,10 +20,11 @@ from gapray.catalog.reader import package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
-from gapray.config import Profile, canonical_hash
 from gapray.fidelity.same_product import Likeness, gate_failures, load_judge
 from gapray.models.cards import total_vram_gb
 from gapray.models.load import require
+from gapray.profile import Profile
+from gapray.settings import canonical_hash
 from gapray.stills.load import load_still_backend, still_cards
 from gapray.stills.scene import Scene
 from gapray.stills.still import Still, StillBackend, best_view, source_type

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gapray.capture.azimuths import AzimuthsBy
-from gapray.config import canonical_hash
 from gapray.errors import GaprayError
+from gapray.settings import canonical_hash
 
 
 @dataclass(frozen=True)

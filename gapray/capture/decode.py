@@ -31,7 +31,7 @@ from gapray.capture.colours import (
     to_srgb,
 )
 from gapray.capture.orientation import pending_transpose
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import InputError
 from gapray.resample import at_most
 

@@ -12,11 +12,11 @@ from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, product_row, utc_now, view_row
 from gapray.catalog.storage import Folder
-from gapray.config import canonical_hash
 from gapray.errors import CatalogError
 from gapray.gap.images import decode_rgb, encode_jpeg, encode_png
 from gapray.gap.package import UNNAMED, GapPackage
 from gapray.inspect.doubts import with_warnings
+from gapray.settings import canonical_hash
 
 REFERENCE_QUALITY = 95
 """JPEG quality of imported references."""

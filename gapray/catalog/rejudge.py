@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import utc_now
-from gapray.config import GateSettings
 from gapray.fidelity.same_product import gate_failures
 from gapray.fidelity.score import OURS, Verdict, apply_gate
+from gapray.fidelity.settings import GateSettings
 
 ROWS_AT_ONCE = 4096
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from gapray.capture.azimuths import AzimuthsBy
-from gapray.config import canonical_hash
 from gapray.gap.images import encode_png
 from gapray.gap.package import GapView, PackageWarning, view_facts
+from gapray.settings import canonical_hash
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def package(
         from gapray.batch.package import package as run
         from gapray.cli.options import discover_options
         from gapray.cli.progress import finish_run, progress_callback
-        from gapray.config import load_profile
+        from gapray.profile import load_profile
 
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
         options = discover_options(
@@ -163,7 +163,7 @@ def score(
         from gapray.cli.fidelity import foreign_report, table_report
         from gapray.cli.options import truth_options
         from gapray.cli.progress import finish_run, progress_callback
-        from gapray.config import load_profile
+        from gapray.profile import load_profile
 
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])
         options = truth_options(direction=direction, front=front, names=names, layout=layout)

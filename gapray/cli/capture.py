@@ -137,19 +137,23 @@ def check(
         from gapray.capture.azimuths import AzimuthOptions
         from gapray.capture.discover import DiscoverOptions
         from gapray.capture.kinds import described
-        from gapray.config import load_profile
         from gapray.errors import ConfigError
         from gapray.inspect.check import check as check_photos
         from gapray.inspect.check import fix as fix_photos
         from gapray.inspect.check_page import COLUMNS, check_page, row_of
         from gapray.outputs import write_file
+        from gapray.profile import load_profile
 
         if fix != (out is not None):
             raise ConfigError("config.invalid", "--fix and --out go together")
         chosen = load_profile(profile, overrides=set_ or ())
         options = DiscoverOptions(AzimuthOptions(direction=direction, names=names), "product")
         result = check_photos(
-            folder, chosen, options=options, on_step=lambda step: None if as_json else typer.echo(f"{step} …", err=True)
+            folder,
+            chosen.packaging,
+            chosen.check,
+            options=options,
+            on_step=lambda step: None if as_json else typer.echo(f"{step} …", err=True),
         )
         target = page or Path(f"gapray-check-{result.product_id}.html")
         write_file(target, check_page(result))

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gapray.config import load_profile
 from gapray.errors import ModelError
 from gapray.models.cards import cards_of
 from gapray.models.store import cache_root, locate
+from gapray.profile import load_profile
 
 MIN_FREE_GB = 10.0
 PORTS = {6379: "Ray head", 8265: "Ray dashboard", 8000: "Ray Serve"}

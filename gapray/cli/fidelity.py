@@ -16,9 +16,9 @@ from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
 from gapray.capture.storage import read_bytes
 from gapray.catalog.reader import open_catalog
-from gapray.config import load_profile
 from gapray.fidelity.shown import Cut, cut_out
 from gapray.models.load import load_mask
+from gapray.profile import load_profile
 from gapray.report.site import write_report
 from gapray.report.table import HEADER, fidelity_table
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import typer
 
-from gapray.config import Profile, load_profile, profile_names
 from gapray.errors import ModelError
 from gapray.fidelity.trunks import KNOWN
 from gapray.models.cards import HubSource, ModelCard, card_named, cards, cards_of
 from gapray.models.store import locate, read_lock
+from gapray.profile import Profile, load_profile, profile_names
 from gapray.video.load import orbit_cards, video_cards
 
 

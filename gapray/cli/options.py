@@ -8,7 +8,7 @@ from typing import Literal
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.discover import DiscoverOptions
-from gapray.config import Profile, load_profile, with_flags
+from gapray.profile import Profile, load_profile, with_flags
 
 
 def discover_options(

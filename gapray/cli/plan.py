@@ -43,7 +43,7 @@ def plan(
         from gapray.catalog.runs import existing_catalog, runs, stage_costs
         from gapray.cluster.plan import plan_run
         from gapray.cluster.shape import node_groups
-        from gapray.config import load_profile
+        from gapray.profile import load_profile
 
         groups = node_groups(cluster)
         chosen = load_profile(profile, config_file=config, overrides=set_ or [])

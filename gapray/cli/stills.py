@@ -35,8 +35,8 @@ def stills(
 ) -> None:
     """Draw all products of CATALOG into scenes and judge whether each stayed the same product."""
     with guarded(as_json, resumes=True):
-        from gapray.config import load_profile, with_flags
         from gapray.errors import ConfigError
+        from gapray.profile import load_profile, with_flags
         from gapray.stills.scene import load_scenes, scene_names
 
         names = scenes.split(",") if scenes else []

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gapray.config import without_password, worker_environment
+from gapray.environment import without_password, worker_environment
 from gapray.errors import ConfigError, ResourceError
 
 VERBS = ("package", "render", "score", "run", "stills", "report", "reel", "publish")

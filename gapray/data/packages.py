@@ -16,11 +16,11 @@ from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.manifest import manifest_row
 from gapray.catalog.reader import PACKAGE_COLUMNS
 from gapray.catalog.rows import RunFacts
-from gapray.config import Profile, load_profile
 from gapray.data.processor import Processor, processor
 from gapray.errors import GaprayError
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
+from gapray.profile import Profile, load_profile
 
 PHOTOS = pa.schema(
     [
@@ -42,7 +42,7 @@ def package_processor(profile: str | Profile = "classic") -> Processor:
     """Return a processor that makes GAP packages of photos.
 
     Args:
-        profile: A profile's name, or one made by `gapray.config.load_profile`.
+        profile: A profile's name, or one made by `gapray.profile.load_profile`.
 
     Returns:
         A processor from `PHOTOS` to `PACKAGES`.

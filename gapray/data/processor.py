@@ -13,8 +13,8 @@ from gapray.batch.capacity import capacity
 from gapray.batch.pipeline import Stage
 from gapray.batch.ray_data import apply_stage
 from gapray.batch.resources import LIGHT_CPU
-from gapray.config import RunSettings
 from gapray.errors import InputError
+from gapray.profile import RunSettings
 
 Processor = Callable[[ray.data.Dataset], ray.data.Dataset]
 

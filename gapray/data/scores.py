@@ -12,11 +12,11 @@ from gapray.batch.score import score_facts, score_pipeline
 from gapray.batch.score_rows import GATHERED, SCORED, TRUTH
 from gapray.batch.score_stages import ScoreFacts, decoded_columns
 from gapray.catalog.schemas import SCORES, VERDICTS
-from gapray.config import Profile, load_profile
 from gapray.data.packages import package_columns
 from gapray.data.processor import Processor, processor
 from gapray.data.turntables import TURNTABLES
 from gapray.models.cards import total_vram_gb
+from gapray.profile import Profile, load_profile
 from gapray.video.load import video_cards
 
 TRUTHS = pa.field("truths", pa.list_(TRUTH))
@@ -39,7 +39,7 @@ def score_processor(profile: str | Profile = "classic") -> Processor:
     are left out and drawn from the others by what drew the video.
 
     Args:
-        profile: A profile's name, or one made by `gapray.config.load_profile`: mask network, LPIPS and gate.
+        profile: A profile's name, or one made by `gapray.profile.load_profile`: mask network, LPIPS and gate.
 
     Returns:
         A processor from `TURNTABLES`, with or without `TRUTHS`, to `SCORED_TURNTABLES`. A video that cannot be scored has a

@@ -12,10 +12,10 @@ from gapray.batch.runs import new_run_id
 from gapray.batch.stills import DEFAULT_SCENES, stills_pipeline
 from gapray.batch.stills_stages import DRAWN, LOADED, StillFacts, encoded_picture, still_rejects
 from gapray.catalog.schemas import STILLS
-from gapray.config import Profile, load_profile
 from gapray.data.packages import PACKAGE_FIELD, package_columns, package_of
 from gapray.data.processor import Processor, processor
 from gapray.fidelity.same_product import judge_digest
+from gapray.profile import Profile, load_profile
 from gapray.stills.load import still_revisions
 from gapray.stills.scene import Scene, load_scenes
 
@@ -32,7 +32,7 @@ def stills_processor(
     """Return a processor that draws products into scenes and judges whether each stayed the same product.
 
     Args:
-        profile: A profile's name, or one made by `gapray.config.load_profile`.
+        profile: A profile's name, or one made by `gapray.profile.load_profile`.
         scenes: Names, YAML files or folders of such files (`gapray.stills.scene.load_scenes`).
         per_scene: Pictures of each product in each scene, with seeds 0, 1, …
 

@@ -13,9 +13,9 @@ from gapray.batch.render_stages import DRAWN, LOADED, VideoFacts, exported, vide
 from gapray.batch.rows import FINISHED, error_columns
 from gapray.batch.runs import new_run_id
 from gapray.catalog.schemas import VIDEOS
-from gapray.config import Profile, load_profile
 from gapray.data.packages import PACKAGE_FIELD, package_columns, package_of
 from gapray.data.processor import Processor, processor
+from gapray.profile import Profile, load_profile
 from gapray.video.load import video_revisions
 from gapray.video.presets import preset_named
 

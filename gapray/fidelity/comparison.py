@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.azimuths import angle_difference
-from gapray.config import FidelitySettings, MaskSettings, OrbitSettings
 from gapray.errors import InputError
 from gapray.fidelity.align import align
 from gapray.fidelity.baselines import BASELINES
@@ -17,6 +16,7 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.motion import flicker, loop_gap, turn_steps
 from gapray.fidelity.protocol import TruthKind
 from gapray.fidelity.score import OURS, AngleKind, FrameScore, MotionScores, PairSet, Verdict, score_pairs, verdict
+from gapray.fidelity.settings import FidelitySettings
 from gapray.fidelity.shown import (
     Cut,
     Framing,
@@ -28,9 +28,11 @@ from gapray.fidelity.shown import (
     scale_placement,
 )
 from gapray.gap.package import GapPackage
+from gapray.gap.settings import MaskSettings
 from gapray.geometry.frame import Placement
 from gapray.models.identity import IdentityModel
 from gapray.models.mask import MaskModel
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.weights import KEY_TOLERANCE_DEG
 
 MIN_FRAMES_FOR_MOTION = 3

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from gapray.config import OrbitSettings, VideoSettings
 from gapray.errors import InputError
 from gapray.fidelity.comparison import LeftOutFrame
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import MIN_VIEWS, build_conditions
 from gapray.orbit.engines import Engine
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.weights import even_orbit
 from gapray.video.backend import VideoBackend
+from gapray.video.settings import VideoSettings
 
 
 def draw_left_out(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from gapray.config import canonical_hash
 from gapray.fidelity.shown import Framing
+from gapray.settings import canonical_hash
 
 TruthKind = Literal["held-out", "leave-one-out", "given"]
 """``held-out``: photos that the generator never saw. ``leave-one-out``: a view generated from the other views is scored

@@ -21,15 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.azimuths import angle_difference
-from gapray.config import MaskSettings, PackagingSettings, canonical_hash
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Cut, NormalizedView, cut_out, normalize_view
 from gapray.fidelity.trunks import load_backbone
 from gapray.gap.package import GapPackage
+from gapray.gap.settings import MaskSettings, PackagingSettings
 from gapray.models.cards import WEIGHTLESS_REVISION
 from gapray.models.identity import ColourGradient, IdentityModel
 from gapray.models.load import load_mask, mask_revision
 from gapray.models.mask import MaskModel
+from gapray.settings import canonical_hash
 
 SIZE = 128
 """Side of the compared cut-outs [pixels]."""

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gapray.config import GateSettings
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.metrics import identity_cosine, psnr, silhouette_iou, ssim
+from gapray.fidelity.settings import GateSettings
 from gapray.fidelity.shown import NormalizedView
 from gapray.models.identity import IdentityModel
 

@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.config import MaskSettings, OrbitSettings
 from gapray.errors import InputError
 from gapray.gap.package import GapPackage
+from gapray.gap.settings import MaskSettings
 from gapray.geometry.frame import Layout, Placement, lay_out, mask_box, to_frame
 from gapray.models.mask import MaskModel
+from gapray.orbit.settings import OrbitSettings
 from gapray.packaging.silhouette import silhouette
 
 BOX_FRACTION = 1 / 1.1

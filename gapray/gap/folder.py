@@ -39,13 +39,14 @@ from numpy.typing import NDArray
 from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_alpha, decode_grey, decode_photo
 from gapray.capture.discover import PRODUCT_ID
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
-from gapray.config import DecodeSettings, MaskSettings
 from gapray.errors import InputError
 from gapray.gap.identity import IDENTITY_SIZE
 from gapray.gap.images import encode_png
 from gapray.gap.manifest import MAX_PATH, VIEW, agreed_azimuth, manifest_views, parse_degrees
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, PackageWarning, Quality, mask_share, view_facts
+from gapray.gap.settings import MaskSettings
 
 MANIFEST_NAME = "multiview_manifest.json"
 LAYOUT_VERSION = "1.0"

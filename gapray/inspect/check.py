@@ -16,15 +16,17 @@ from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions, discover
 from gapray.capture.kinds import counted
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
-from gapray.config import CheckSettings, Profile
 from gapray.errors import InputError
+from gapray.gap.settings import MaskSettings, PackagingSettings
 from gapray.inspect.arrangement import Arrangement, align_azimuths, arrange
 from gapray.inspect.duplicates import duplicates, fingerprints
 from gapray.inspect.findings import Finding
 from gapray.inspect.folder import new_folder, write_table
 from gapray.inspect.odd import find_outliers
 from gapray.inspect.quality import PhotoQuality, measure_quality
+from gapray.inspect.settings import CheckSettings
 from gapray.inspect.sheet_cameras import FULL_SIDE, MIN_MARKERS, locate_cameras
 from gapray.models.load import load_mask
 from gapray.models.mask import MaskModel
@@ -98,7 +100,8 @@ class Check:
 
 def check(
     folder: str,
-    profile: Profile,
+    packaging: PackagingSettings,
+    thresholds: CheckSettings = CheckSettings(),
     *,
     options: DiscoverOptions = DiscoverOptions(layout="product"),
     network: MaskModel | None = None,
@@ -108,9 +111,10 @@ def check(
 
     Args:
         folder: Folder of the photos, a local path or a URI.
-        profile: Provides the mask network and the `check` thresholds.
+        packaging: How photos are decoded and cut out.
+        thresholds: What is accepted.
         options: How names become azimuths.
-        network: The mask network, if loaded already; default: the profile's.
+        network: The mask network, if loaded already; default: the one that `packaging` names.
         on_step: Called with a description of each step before it starts.
 
     Raises:
@@ -120,10 +124,10 @@ def check(
     beside: list[str] = []
     capture = _capture_of(folder, options, beside)
     on_step("reading the photos")
-    photos, unreadable = _read(capture, profile)
+    photos, unreadable = _read(capture, packaging.decode)
     on_step("cutting the product out")
-    network = network or load_mask(profile.packaging, threads=2)
-    masks, maskless = _masked(photos, network, profile)
+    network = network or load_mask(packaging, threads=2)
+    masks, maskless = _masked(photos, network, packaging.mask)
     names = [name for name in photos if name in masks]
     images, silhouettes = [photos[name] for name in names], [masks[name] for name in names]
     named = {photo.name: photo.azimuth_deg for photo in capture.photos}
@@ -131,9 +135,9 @@ def check(
     by_markers = False
     if len(names) >= MIN_VIEWS:
         on_step("determining from where each photo was taken")
-        measured = _by_markers(capture, names, [named[name] for name in names], profile)
+        measured = _by_markers(capture, names, [named[name] for name in names], packaging.decode)
         by_markers = measured is not None
-        assessment = assess(names, images, silhouettes, [named[name] for name in names], profile.check, measured)
+        assessment = assess(names, images, silhouettes, [named[name] for name in names], thresholds, measured)
     arrangement, qualities = assessment.arrangement, assessment.qualities
     findings = [*unreadable, *maskless, *assessment.findings]
     missing = _missing(list(named.values()))
@@ -266,11 +270,11 @@ def _capture_of(folder: str, options: DiscoverOptions, beside: list[str]) -> Cap
     return capture
 
 
-def _read(capture: CaptureSet, profile: Profile) -> tuple[dict[str, NDArray[np.uint8]], list[Finding]]:
+def _read(capture: CaptureSet, decode: DecodeSettings) -> tuple[dict[str, NDArray[np.uint8]], list[Finding]]:
     """Name -> pixels of the photos that can be read, and findings for the others."""
     photos: dict[str, NDArray[np.uint8]] = {}
     findings: list[Finding] = []
-    small = profile.packaging.decode.model_copy(update={"reference_side": WORK_SIDE})
+    small = decode.model_copy(update={"reference_side": WORK_SIDE})
     for photo in capture.photos:
         try:
             photos[photo.name] = decode_photo(read_bytes(photo.uri, small.max_bytes), small, of_product=True)
@@ -280,7 +284,7 @@ def _read(capture: CaptureSet, profile: Profile) -> tuple[dict[str, NDArray[np.u
 
 
 def _masked(
-    photos: Mapping[str, NDArray[np.uint8]], network: MaskModel, profile: Profile
+    photos: Mapping[str, NDArray[np.uint8]], network: MaskModel, settings: MaskSettings
 ) -> tuple[dict[str, NDArray[np.uint8]], list[Finding]]:
     """Name -> mask of the photos that show a product, and findings for the others."""
     masks: dict[str, NDArray[np.uint8]] = {}
@@ -288,7 +292,7 @@ def _masked(
     for name, photo in photos.items():
         [soft] = network.predict([photo])
         try:
-            masks[name] = silhouette(photo, soft, profile.packaging.mask)
+            masks[name] = silhouette(photo, soft, settings)
         except InputError as error:
             findings.append(Finding("photo.mask", (name,), error.message))
     return masks, findings
@@ -311,10 +315,10 @@ def _quality_findings(name: str, quality: PhotoQuality, limits: CheckSettings) -
 
 
 def _by_markers(
-    capture: CaptureSet, names: Sequence[str], named_deg: Sequence[float], profile: Profile
+    capture: CaptureSet, names: Sequence[str], named_deg: Sequence[float], decode: DecodeSettings
 ) -> Arrangement | None:
     """Arrangement measured by the printed sheet, with its zero where it fits the names best; None unless all photos show it."""
-    full = profile.packaging.decode.model_copy(update={"reference_side": FULL_SIDE})
+    full = decode.model_copy(update={"reference_side": FULL_SIDE})
     uris = {photo.name: photo.uri for photo in capture.photos}
     first = locate_cameras([decode_photo(read_bytes(uris[names[0]], full.max_bytes), full)])
     if first[0] is None or first[0].markers < MIN_MARKERS:

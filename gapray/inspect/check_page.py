@@ -13,8 +13,8 @@ import numpy as np
 
 from gapray.capture.decode import decode_photo
 from gapray.capture.kinds import described
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
-from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.inspect.check import Check, CheckedPhoto, side_of
 from gapray.resample import at_most

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG, angle_difference
 from gapray.capture.decode import decode_grey, decode_photo
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg, encode_png
 from gapray.inspect.folder import new_folder, write_table

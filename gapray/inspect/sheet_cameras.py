@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gapray.capture.azimuths import MIN_VIEWS
 from gapray.capture.decode import decode_photo
 from gapray.capture.kinds import is_photo_file
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
-from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.inspect.folder import new_folder, write_table
 from gapray.inspect.sheet import DICTIONARY, markers

@@ -20,8 +20,8 @@ from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
 from gapray.capture.kinds import photos_below
 from gapray.capture.names import view_name
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import printable, read_bytes
-from gapray.config import DecodeSettings
 from gapray.errors import GaprayError, InputError
 from gapray.inspect.folder import new_folder, write_table
 from gapray.resample import at_most

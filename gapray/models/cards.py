@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from gapray.config import PackagingSettings
 from gapray.errors import ModelError
+from gapray.gap.settings import PackagingSettings
 
 WEIGHTLESS = frozenset({"hull", "colour-gradient-512", "null-model"})
 """Names of models without weights. `null-model` immediately returns a constant, for measuring the cost of everything else."""

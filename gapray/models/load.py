@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 
-from gapray.config import PackagingSettings
 from gapray.errors import ModelError
+from gapray.gap.settings import PackagingSettings
 from gapray.models.canny import CannyEdges, NullCanny
 from gapray.models.cards import WEIGHTLESS, WEIGHTLESS_REVISION, card_named, cards_of
 from gapray.models.depth import DepthAnything, DepthModel, HullDepth, NullDepth

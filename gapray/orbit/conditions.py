@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gapray.config import OrbitSettings
 from gapray.errors import InputError
 from gapray.gap.package import UNNAMED, GapPackage
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.engines import draw_between
 from gapray.orbit.reconstruct import Calibration, build_scene
 from gapray.orbit.scene import OrbitFrame
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 from gapray.orbit.without_shape import photo_frame
 

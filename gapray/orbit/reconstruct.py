@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gapray.config import OrbitSettings
 from gapray.errors import InputError
 from gapray.gap.package import DEPTH_MAX
 from gapray.geometry.calibrate import Fit
@@ -29,6 +28,7 @@ from gapray.orbit.scene import (
     silhouettes_of,
     unshifted,
 )
+from gapray.orbit.settings import OrbitSettings
 
 LEVELS_PX = (0.0, -0.5, -1.0, -2.0)
 """Candidate levels of the hull's surface; the one that fills the masks best is used, because masks that are slightly too small

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.capture_set import CaptureSet
-from gapray.config import PackagingSettings
 from gapray.gap.package import GapPackage
+from gapray.gap.settings import PackagingSettings
 from gapray.models.depth import DepthModel, MaskedSet
 from gapray.models.identity import IdentityModel
 from gapray.models.load import best_device, load_canny, load_depth, load_identity, load_mask, revisions

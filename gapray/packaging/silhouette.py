@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.config import MaskSettings
 from gapray.errors import InputError
 from gapray.gap.package import mask_share
+from gapray.gap.settings import MaskSettings
 
 BORDER_FRACTION = 0.04
 """Width of the image border that is assumed to be backdrop, as a fraction of the shorter side."""

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from gapray.capture.capture_set import CaptureSet, Photo
 from gapray.capture.decode import decode_photo
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
-from gapray.config import DecodeSettings, canonical_hash
 from gapray.errors import InputError
 from gapray.gap.identity import identity_embedding
 from gapray.gap.images import decode_rgb, encode_jpeg
 from gapray.gap.package import DEPTH_MAX, GapView, Quality
 from gapray.resample import resized
+from gapray.settings import canonical_hash
 
 RANGE_PIXELS = 200_000
 """Approximate number of pixels of a set that are sampled for its range of depth."""

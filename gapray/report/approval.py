@@ -17,8 +17,8 @@ from gapray.capture.tables import rows_of, texts
 from gapray.catalog.media import media_name
 from gapray.catalog.reader import Catalog
 from gapray.catalog.storage import Folder
-from gapray.config import canonical_hash
 from gapray.errors import CatalogError, InputError, writing
+from gapray.settings import canonical_hash
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
 

@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gapray.capture.azimuths import angle_difference
 from gapray.catalog.reader import Catalog
-from gapray.config import OrbitSettings
 from gapray.errors import CatalogError
 from gapray.fidelity.baselines import BASELINES
 from gapray.fidelity.score import OURS
 from gapray.fidelity.shown import Cut, NormalizedView, normalize_view, orbit_layout, scale_placement
 from gapray.gap.package import GapPackage
 from gapray.geometry.frame import Layout
+from gapray.orbit.settings import OrbitSettings
 from gapray.outputs import write_file
 from gapray.report.pictures import frames_of
 from gapray.report.table import as_csv, as_markdown, fidelity_table

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_photo
+from gapray.capture.settings import DecodeSettings
 from gapray.catalog.reader import Catalog, package_of_rows
 from gapray.catalog.runs import GoneProducts, products_gone
-from gapray.config import DecodeSettings
 from gapray.errors import CatalogError, GaprayError
 from gapray.fidelity.score import OURS
 from gapray.gap.package import GapPackage

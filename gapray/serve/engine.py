@@ -23,7 +23,6 @@ from PIL import Image
 from gapray.capture.azimuths import AzimuthOptions, AzimuthsBy
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.kinds import described
-from gapray.config import Profile
 from gapray.errors import GaprayError, as_gapray_error
 from gapray.fidelity.comparison import Comparison, LeftOutFrame, compare, judge_comparison, judge_comparisons
 from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES, aligned_scores, dissimilar_products, refuse_other_product
@@ -38,6 +37,7 @@ from gapray.inspect.doubts import with_warnings
 from gapray.models.load import best_device, load_identity
 from gapray.orbit.conditions import build_conditions
 from gapray.packaging.build import PackagingModels, build_package, model_names
+from gapray.profile import Profile
 from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import GenerationParams, Job

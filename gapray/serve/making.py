@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from gapray.config import Profile, StillSettings
 from gapray.errors import InputError
+from gapray.profile import Profile
 from gapray.serve.jobs import GenerationParams, Job, StillParams
 from gapray.serve.settings import Limits
 from gapray.stills.scene import Scene, load_scenes, scene_names
+from gapray.stills.settings import StillSettings
 from gapray.stills.still import still_size
 from gapray.video.presets import Output, Preset
 

@@ -13,9 +13,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from gapray.config import HIDDEN, Profile, load_profile, without_password
+from gapray.environment import HIDDEN, without_password
 from gapray.errors import ConfigError, writing
 from gapray.plain_yaml import PlainModel, first_problem
+from gapray.profile import Profile, load_profile
 
 JOBS_URL = "GAPRAY_JOBS_URL"
 ARTIFACTS = "GAPRAY_ARTIFACTS"

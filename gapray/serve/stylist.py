@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapray.capture.decode import decode_grey, decode_photo
-from gapray.config import StillSettings
 from gapray.fidelity.same_product import Likeness, gate_failures, load_judge
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.load import best_device
@@ -22,6 +21,7 @@ from gapray.serve.making import drawn_size, requested_size, scene_for, stills_fo
 from gapray.serve.settings import Replicas, ServeSettings
 from gapray.stills.load import load_still_backend
 from gapray.stills.scene import Scene
+from gapray.stills.settings import StillSettings
 from gapray.stills.still import Still, best_view, framed, posed, source_type
 from gapray.video.encode import encoded_still
 from gapray.video.provenance import Provenance

@@ -31,9 +31,9 @@ from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
 from gapray.capture.discover import DIRECTION_TITLES, DIRECTIONS, DiscoverOptions, discover
 from gapray.capture.kinds import PHOTO_EXTENSIONS, counted
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import ArchiveLimits, read_bytes
 from gapray.capture.tables import plain_title
-from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.gap.manifest import ANGLES, agreed_azimuth, manifest_views
 from gapray.serve.artifacts import Artifacts

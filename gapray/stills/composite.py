@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.config import StillSettings
 from gapray.gap.package import GapPackage, GapView
 from gapray.geometry.frame import mask_box
 from gapray.resample import cropped, resized
 from gapray.stills.scene import Scene, Surface
+from gapray.stills.settings import StillSettings
 from gapray.stills.still import Still, still_size
 
 HORIZON = 0.56

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gapray.config import StillSettings
 from gapray.models.cards import card_named
 from gapray.models.store import Progress, locate
 from gapray.stills.composite import Composite
+from gapray.stills.settings import StillSettings
 from gapray.stills.still import StillBackend
 
 

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.config import StillSettings
 from gapray.errors import InputError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.resample import nearest, resized
 from gapray.stills.scene import Scene
+from gapray.stills.settings import StillSettings
 
 MAX_ASPECT = 3.0
 """Pictures whose longer side is more than this many times the shorter one are refused."""

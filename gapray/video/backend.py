@@ -15,10 +15,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.config import VideoSettings
 from gapray.errors import InputError
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
+from gapray.video.settings import VideoSettings
 
 SourceType = Literal["compositeCapture", "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 """IPTC's digital source types (cv.iptc.org/newscodes/digitalsourcetype) that a backend's frames can be."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from gapray.capture.decode import decode_photo
+from gapray.capture.settings import DecodeSettings
 from gapray.capture.video import MAX_SIDE, check_frame, count_frames, frame_size, frames_of
-from gapray.config import DecodeSettings
 from gapray.errors import FileError, InputError, writing
 from gapray.resample import at_most
 from gapray.video.presets import Output, Preset

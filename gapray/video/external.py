@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.config import VideoSettings
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
 from gapray.resample import resized
 from gapray.video.backend import Capabilities
 from gapray.video.decode import read_frames
+from gapray.video.settings import VideoSettings
 
 
 class External:

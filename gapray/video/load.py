@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from gapray.config import OrbitSettings, VideoSettings
 from gapray.models.cards import card_named
 from gapray.models.store import Progress, locate
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.synthesis.draw import CARD
 from gapray.video.backend import VideoBackend
 from gapray.video.morph import Morph
+from gapray.video.settings import VideoSettings
 
 
 def video_cards(settings: VideoSettings) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.config import VideoSettings
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
 from gapray.video.backend import Capabilities
+from gapray.video.settings import VideoSettings
 
 
 class Morph:

@@ -12,8 +12,9 @@ from xml.sax.saxutils import escape
 
 from pydantic import ValidationError
 
-from gapray.config import OrbitSettings, VideoSettings
 from gapray.errors import InputError
+from gapray.orbit.settings import OrbitSettings
+from gapray.video.settings import VideoSettings
 
 XMP_UUID = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
 """Identifier of an XMP packet's box in ISO media files (XMP specification part 3, table 9)."""

@@ -13,8 +13,8 @@ from PIL import Image
 import gapray
 import gapray.capture.decode  # registers HEIF with Pillow
 from gapray.cli.main import app
-from gapray.config import load_profile
 from gapray.errors import REMEDIES
+from gapray.profile import load_profile
 from tests.make import photo, write_product, write_products
 
 GOOD = 3

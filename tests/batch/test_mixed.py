@@ -12,11 +12,11 @@ from gapray.batch.score_stages import Compare, ScoreFacts
 from gapray.batch.stages import Describe, Mask
 from gapray.batch.stills_stages import DrawStills, StillFacts
 from gapray.catalog.rows import RunFacts
-from gapray.config import load_profile
 from gapray.errors import ModelError
 from gapray.models.cards import card_named
 from gapray.models.load import require
 from gapray.models.store import locate
+from gapray.profile import load_profile
 from tests.conftest import ROOT
 from tests.make import write_products
 
@@ -77,7 +77,7 @@ RUN = """
 import json, sys
 import ray
 from gapray.batch.package import package
-from gapray.config import load_profile
+from gapray.profile import load_profile
 from gapray.errors import GaprayError
 source, out, card, workers = sys.argv[1:]
 ray.init("local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False,

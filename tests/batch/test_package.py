@@ -14,9 +14,9 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.discover import DiscoverOptions, discover, scan
 from gapray.capture.manifest import write_manifest
 from gapray.cli.main import app
-from gapray.config import load_profile
 from gapray.errors import CatalogError, ConfigError
 from gapray.packaging.build import PackagingModels, build_package
+from gapray.profile import load_profile
 from gapray.report.site import write_report
 from tests.make import write_product, write_products
 

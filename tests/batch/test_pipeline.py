@@ -11,8 +11,8 @@ import gapray
 from gapray.batch.local import run_locally
 from gapray.batch.pipeline import Pipeline, Stage
 from gapray.catalog.runs import runs
-from gapray.config import load_profile
 from gapray.errors import ModelError
+from gapray.profile import load_profile
 from tests.conftest import ROOT
 from tests.make import write_product, write_products
 
@@ -112,7 +112,7 @@ def test_both_executors_write_the_same_catalogue(ray_cluster, tmp_path):
 LOCAL = """
 import sys
 import gapray, ray
-from gapray.config import load_profile
+from gapray.profile import load_profile
 profile = load_profile("classic", overrides=sys.argv[3:], environment={})
 summary = gapray.package(sys.argv[1], out=sys.argv[2], profile=profile)
 assert not ray.is_initialized() and summary.packaged == 2, summary

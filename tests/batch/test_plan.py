@@ -28,8 +28,8 @@ from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, product_row, utc_now
 from gapray.catalog.storage import Folder
-from gapray.config import load_profile
 from gapray.errors import InputError, ResourceError
+from gapray.profile import load_profile
 from tests.catalog.test_catalog import FACTS
 from tests.make import write_product, write_products
 

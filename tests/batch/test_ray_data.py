@@ -24,8 +24,8 @@ from gapray.batch.ray_data import apply_stage, read_manifest
 from gapray.batch.render import estimate
 from gapray.catalog.import_package import import_package
 from gapray.catalog.storage import Folder
-from gapray.config import RunSettings, load_profile
 from gapray.errors import ModelError, ResourceError
+from gapray.profile import RunSettings, load_profile
 from gapray.ray_session import unwrapped_ray_errors
 from tests import make
 from tests.conftest import ROOT

@@ -17,8 +17,8 @@ from gapray.batch.runs import PackageSummary
 from gapray.batch.trace import COLUMN, TRACE, with_empty_traces
 from gapray.catalog.runs import run_named, runs
 from gapray.catalog.storage import Folder
-from gapray.config import load_profile
 from gapray.errors import InputError
+from gapray.profile import load_profile
 from tests.conftest import ROOT
 from tests.make import write_product, write_products
 

@@ -12,9 +12,9 @@ import gapray
 from gapray.batch.render import estimate
 from gapray.catalog.import_package import import_package
 from gapray.catalog.storage import Folder
-from gapray.config import load_profile
 from gapray.errors import CatalogError, ConfigError
 from gapray.gap.package import GapPackage
+from gapray.profile import load_profile
 from gapray.video.decode import read_frames
 from tests import make
 from tests.orbit.test_conditions import solid_package

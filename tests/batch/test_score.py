@@ -20,9 +20,9 @@ from gapray.catalog.reader import open_catalog
 from gapray.catalog.schemas import VERDICTS
 from gapray.catalog.storage import Folder
 from gapray.cli.options import truth_options
-from gapray.config import load_profile
 from gapray.errors import CatalogError, GaprayError
 from gapray.packaging.build import PackagingModels, build_package
+from gapray.profile import load_profile
 from gapray.report.table import fidelity_table
 from gapray.video.encode import encode_mp4
 

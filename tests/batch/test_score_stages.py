@@ -12,8 +12,8 @@ from gapray.batch.score import pending_scores
 from gapray.batch.score_rows import picture_of
 from gapray.batch.score_stages import DrawLeftOut, ScoreFacts, gather
 from gapray.catalog.reader import open_catalog
-from gapray.config import load_profile
 from gapray.fidelity.left_out import draw_left_out
+from gapray.profile import load_profile
 from gapray.video.load import load_backend, video_revisions
 from tests.batch.test_render import catalog_of, product
 from tests.video import tiny

@@ -11,7 +11,7 @@ from gapray.capture.decode import decode_photo
 from gapray.catalog.import_package import import_package
 from gapray.catalog.reader import open_catalog
 from gapray.cli.main import app
-from gapray.config import load_profile
+from gapray.profile import load_profile
 from gapray.report.site import write_report
 from tests.batch.test_score import smaller
 

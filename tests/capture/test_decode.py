@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from gapray.capture.decode import decode_grey, decode_photo
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import InputError
 
 RED = (200, 40, 30)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from gapray.capture.decode import decode_photo
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import InputError
 from tests.capture.test_video import COLOURS, hlg, patches, read
 

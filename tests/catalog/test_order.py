@@ -11,7 +11,7 @@ from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rows import utc_now
 from gapray.catalog.storage import Folder
-from gapray.config import load_profile
+from gapray.profile import load_profile
 from tests.catalog.test_catalog import refused, rows_of, still_row, verdict_row, video_row
 from tests.make import package, write_product
 

@@ -6,7 +6,7 @@ from gapray.catalog.parts import commit
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rejudge import rejudge_stills, rejudge_videos
 from gapray.catalog.storage import Folder
-from gapray.config import GateSettings
+from gapray.fidelity.settings import GateSettings
 from tests.catalog.test_catalog import rows_of, still_row, verdict_row, video_row
 
 LABELS = ("gapray", "nearest view", "cross-fade")

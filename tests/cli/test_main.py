@@ -12,8 +12,8 @@ from gapray.catalog.reader import open_catalog
 from gapray.catalog.rows import reject_row
 from gapray.catalog.storage import Folder
 from gapray.cli.main import app
-from gapray.config import OrbitSettings
 from gapray.orbit.conditions import build_conditions
+from gapray.orbit.settings import OrbitSettings
 from tests.catalog.test_catalog import FACTS, START, joined, rows_of
 from tests.gap import prototype
 from tests.make import write_product
@@ -284,7 +284,7 @@ def test_doctor():
 
 
 def test_settings_have_the_documented_precedence(tmp_path, monkeypatch):
-    from gapray.config import load_profile
+    from gapray.profile import load_profile
 
     (tmp_path / "c.yaml").write_text("packaging: {canny: {low_threshold: 1, high_threshold: 2}}\n")
     monkeypatch.setenv("GAPRAY_SET_CANNY__HIGH_THRESHOLD", "3")

@@ -15,8 +15,8 @@ from gapray.catalog.storage import Folder
 from gapray.cli.main import app
 from gapray.cluster.plan import plan_run
 from gapray.cluster.shape import PRICE_LABEL, NodeGroup, node_groups
-from gapray.config import load_profile
 from gapray.errors import ConfigError, GaprayError, ResourceError
+from gapray.profile import load_profile
 from tests.catalog.test_catalog import FACTS, START
 from tests.conftest import ROOT
 from tests.make import write_product

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gapray.capture.decode import decode_photo
-from gapray.config import MaskSettings
 from gapray.errors import InputError
 from gapray.fidelity.align import align
 from gapray.fidelity.foreign import aligned_scores, refuse_other_product
 from gapray.fidelity.shown import NormalizedView, cut_out, normalize_view
+from gapray.gap.settings import MaskSettings
 
 
 def circle(count):

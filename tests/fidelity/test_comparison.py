@@ -4,17 +4,18 @@ import cv2
 import numpy as np
 import pytest
 
-from gapray.config import GateSettings, load_profile
 from gapray.errors import InputError
 from gapray.fidelity.baselines import BASELINES, nearest
 from gapray.fidelity.comparison import Truth, compare, judge_comparison, judge_comparisons
 from gapray.fidelity.left_out import draw_left_out
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.score import FrameScore, MotionScores, verdict
+from gapray.fidelity.settings import GateSettings
 from gapray.fidelity.shown import Cut, NormalizedView, normalize_view, scale_placement
 from gapray.geometry.frame import Placement
 from gapray.models.identity import ColourGradient
 from gapray.orbit.conditions import build_conditions
+from gapray.profile import load_profile
 from gapray.video.morph import Morph
 from tests.orbit.test_conditions import solid_package
 

@@ -18,7 +18,7 @@ from gapray.serve.settings import Limits
 ALLOWED_MIB = 64
 ONE_REQUEST = """
 from gapray.capture.azimuths import AzimuthOptions
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.serve.settings import Limits
 from gapray.serve.uploads import IncomingPhoto, prepare_upload
 def come(data):
@@ -154,7 +154,7 @@ def test_photos_that_unpack_to_too_many_bytes_are_not_unpacked(tmp_path, cost):
 
 def test_the_pixels_of_all_photos_are_counted():
     from gapray.capture.azimuths import AzimuthOptions
-    from gapray.config import DecodeSettings
+    from gapray.capture.settings import DecodeSettings
     from gapray.serve.uploads import IncomingPhoto, prepare_upload
 
     sent = [IncomingPhoto(name=name, data=data) for name, data in photos().items()]

@@ -13,7 +13,7 @@ MIB = 2**20
 HERE = UrlRules(private=("127.0.0.0/8",))
 FETCHED = """
 from gapray.capture.azimuths import AzimuthOptions
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.serve.settings import Limits, UrlRules
 from gapray.serve.uploads import IncomingPhoto, prepare_upload
 from gapray.serve.urls import fetch

@@ -19,7 +19,7 @@ CAPPED = f"""
 import cv2, torch
 import numpy as np
 from gapray.capture.decode import decode_photo
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import as_gapray_error, is_out_of_memory
 from gapray.serve.memory import cap_memory
 from gapray.video.decode import read_frames

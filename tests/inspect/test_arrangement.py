@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gapray.capture.azimuths import angle_difference
 from gapray.capture.decode import decode_photo
-from gapray.config import MaskSettings
+from gapray.gap.settings import MaskSettings
 from gapray.inspect.arrangement import align_azimuths, arrange
 from gapray.packaging.silhouette import silhouette
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gapray.capture.discover import discover
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import REMEDIES, ConfigError, GaprayError, InputError
 from gapray.inspect.orbit import find_orbit, meeting_point, project, upright_rotation
 from gapray.inspect.pick import candidates, pick_views, sides_between, write_views

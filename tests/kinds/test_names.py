@@ -24,8 +24,8 @@ from gapray.capture.azimuths import AzimuthOptions, by_name, read_names
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.discover import DiscoverOptions, discover, scan
 from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manifest_row, with_all_columns
+from gapray.capture.settings import DecodeSettings
 from gapray.cli.main import app
-from gapray.config import DecodeSettings
 from gapray.errors import InputError
 from gapray.serve.settings import Limits
 from gapray.serve.uploads import IncomingPhoto, photos_in_manifest, prepare_upload

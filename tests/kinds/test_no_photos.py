@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from gapray.capture.capture_set import Photo
 from gapray.capture.decode import decode_photo
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import REMEDIES, InputError
 from gapray.packaging.steps import decode_view
 from tests.make import photo

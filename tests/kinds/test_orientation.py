@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from gapray.capture.decode import decode_grey, decode_photo
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 
 UPRIGHT = np.full((60, 90, 3), 235, np.uint8)
 UPRIGHT[:24, :40] = 20, 40, 160

@@ -18,10 +18,10 @@ import gapray
 from gapray.catalog.runs import write_run
 from gapray.catalog.storage import Folder
 from gapray.cli.main import app
-from gapray.config import load_profile
 from gapray.errors import CatalogError, ModelError
 from gapray.models.cards import FileSource, ModelCard, ModelFile
 from gapray.models.store import locate, numba_cache
+from gapray.profile import load_profile
 from tests.conftest import ROOT
 from tests.make import write_product
 from tests.privileges import open_folder, without_privileges

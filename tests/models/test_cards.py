@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from gapray.config import load_profile, profile_names
 from gapray.errors import ModelError
 from gapray.models.cards import ModelCard, card_named, cards, cards_of
+from gapray.profile import load_profile, profile_names
 
 
 def test_every_profile_names_cards_of_the_right_role():

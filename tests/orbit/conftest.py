@@ -2,9 +2,9 @@
 
 import pytest
 
-from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
 from gapray.orbit.reconstruct import build_scene
+from gapray.orbit.settings import OrbitSettings
 from tests.geometry import scenes
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapray.config import OrbitSettings
 from gapray.errors import InputError
 from gapray.gap.package import GapPackage
 from gapray.geometry.camera import OrbitCamera
 from gapray.orbit.conditions import FARTHEST, build_conditions
+from gapray.orbit.settings import OrbitSettings
 from tests import make
 from tests.geometry import scenes
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
 from gapray.orbit.engines import ENGINES, TRIED, draw_between
 from gapray.orbit.reconstruct import build_scene
+from gapray.orbit.settings import OrbitSettings
 from tests.geometry import scenes
 
 CAMERA = OrbitCamera(12, 0.2, 0.0, 0.0)

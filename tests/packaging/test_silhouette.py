@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gapray.config import MaskSettings
 from gapray.errors import InputError
+from gapray.gap.settings import MaskSettings
 from gapray.packaging.silhouette import apply_backdrop_key, clean_up, silhouette
 
 

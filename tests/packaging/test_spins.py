@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gapray.capture.decode import decode_photo
-from gapray.config import MaskSettings
+from gapray.gap.settings import MaskSettings
 from gapray.models.mask import RembgMask
 from gapray.packaging.silhouette import silhouette
 

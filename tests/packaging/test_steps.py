@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gapray.capture.discover import discover
-from gapray.config import load_profile
 from gapray.errors import InputError
 from gapray.packaging.build import PackagingModels, build_package
 from gapray.packaging.steps import content_key, depth_range, depth_to_16bit, quality, work_image
+from gapray.profile import load_profile
 from tests.make import write_product
 
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model"]

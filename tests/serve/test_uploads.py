@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gapray.capture.azimuths import AzimuthOptions
-from gapray.config import DecodeSettings
+from gapray.capture.settings import DecodeSettings
 from gapray.errors import GaprayError, InputError
 from gapray.serve.settings import Limits
 from gapray.serve.uploads import (

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.config import StillSettings
 from gapray.errors import ConfigError, GaprayError, InputError
 from gapray.gap.package import GapPackage
 from gapray.stills.composite import Composite
 from gapray.stills.scene import load_scenes, scene_names
+from gapray.stills.settings import StillSettings
 from gapray.stills.still import best_view, still_size
 from tests.make import view
 

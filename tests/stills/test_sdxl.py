@@ -7,14 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from gapray.config import SdxlSettings, StillSettings, load_profile
 from gapray.errors import GaprayError
 from gapray.gap.package import GapPackage
+from gapray.profile import load_profile
 from gapray.resample import resized
 from gapray.stills.load import load_still_backend, still_cards, still_revisions
 from gapray.stills.scene import Scene
 from gapray.stills.sdxl.backend import Sdxl, control_images, on_grey
 from gapray.stills.sdxl.prompts import encoded
+from gapray.stills.sdxl.settings import SdxlSettings
+from gapray.stills.settings import StillSettings
 from tests.make import view
 from tests.stills.tiny_xl import SIDE, pipeline, write_mirror
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gapray.config import AnimateDiffSettings
 from gapray.orbit.weights import view_weights
 from gapray.video.animatediff.backend import AnimateDiff
 from gapray.video.animatediff.engine import AnimateDiffEngine, Clip
+from gapray.video.animatediff.settings import AnimateDiffSettings
 from tests.video import tiny
 
 F, V, S = 8, 4, tiny.SIDE

@@ -4,15 +4,18 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gapray.config import AnimateDiffSettings, OrbitSettings, VideoSettings, load_profile
 from gapray.errors import InputError, ModelError
 from gapray.orbit.conditions import build_conditions
+from gapray.orbit.settings import OrbitSettings
+from gapray.profile import load_profile
 from gapray.video.animatediff.backend import composited
+from gapray.video.animatediff.settings import AnimateDiffSettings
 from gapray.video.decode import read_frames
 from gapray.video.encode import encode_mp4
 from gapray.video.external import External
 from gapray.video.load import load_backend, video_cards, video_revisions
 from gapray.video.morph import Morph
+from gapray.video.settings import VideoSettings
 from tests.orbit.test_conditions import solid_package
 from tests.video import tiny
 

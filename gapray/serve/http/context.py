@@ -16,8 +16,8 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from gapray.capture.azimuths import AzimuthOptions
-from gapray.config import Profile
 from gapray.errors import GaprayError, InputError, ServeError
+from gapray.profile import Profile
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.audit import AuditWriter, audit_log
 from gapray.serve.jobs import Api, GenerationParams, Job, JobInput, Kind, NewJob

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from gapray.capture.azimuths import angle_difference
-from gapray.config import SdxlSettings, StillSettings
 from gapray.errors import ModelError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.identity import mask_square
@@ -22,6 +21,8 @@ from gapray.resample import cropped, resized
 from gapray.stills.scene import Scene, checked_prompt
 from gapray.stills.sdxl.engine import Picture, SdxlEngine, guided
 from gapray.stills.sdxl.prompts import encoded
+from gapray.stills.sdxl.settings import SdxlSettings
+from gapray.stills.settings import StillSettings
 from gapray.stills.still import THIN_LINE, Still, still_size
 
 LATENT_SCALE = 8

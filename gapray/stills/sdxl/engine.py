@@ -11,8 +11,8 @@ from diffusers import StableDiffusionXLControlNetPipeline
 from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
 from torch import Tensor, nn
 
-from gapray.config import SdxlSettings
 from gapray.models.diffusers_parts import fuse_self_attention
+from gapray.stills.sdxl.settings import SdxlSettings
 
 
 @dataclass(frozen=True)

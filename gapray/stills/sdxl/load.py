@@ -12,7 +12,6 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from gapray.config import StillSettings
 from gapray.models.diffusers_parts import (
     feature_extractor_of,
     folder_of,
@@ -22,6 +21,7 @@ from gapray.models.diffusers_parts import (
     tokenizer_of,
 )
 from gapray.stills.sdxl.backend import Sdxl
+from gapray.stills.settings import StillSettings
 
 # DPM++ 2M with Karras' sigmas over SDXL's training schedule (its scheduler/scheduler_config.json).
 SCHEDULE = {

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gapray.config import AnimateDiffSettings, VideoSettings
 from gapray.errors import InputError, ModelError
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
 from gapray.video.animatediff.engine import AnimateDiffEngine, Clip
+from gapray.video.animatediff.settings import AnimateDiffSettings
 from gapray.video.backend import Capabilities
+from gapray.video.settings import VideoSettings
 
 SURE = 0.9
 """A captured pixel replaces a generated one where its visibility is at least this."""

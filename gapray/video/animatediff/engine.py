@@ -23,7 +23,6 @@ from diffusers.models.attention_processor import (
 )
 from torch import Tensor, nn
 
-from gapray.config import AnimateDiffSettings
 from gapray.models.diffusers_parts import fuse_self_attention
 from gapray.video.animatediff.attention import (
     KeyFrameAttention,
@@ -32,6 +31,7 @@ from gapray.video.animatediff.attention import (
     text_of,
     views_of,
 )
+from gapray.video.animatediff.settings import AnimateDiffSettings
 
 ROLL_FRACTION = 0.381966
 """Each step rolls the position code by this fraction of the frames (golden section: successive seams are far apart)."""

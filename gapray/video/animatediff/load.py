@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
-from gapray.config import AnimateDiffSettings
 from gapray.models.diffusers_parts import (
     feature_extractor_of,
     folder_of,
@@ -34,6 +33,7 @@ from gapray.models.diffusers_parts import (
 )
 from gapray.models.store import LocatedCard, cache_root
 from gapray.video.animatediff.backend import AnimateDiff
+from gapray.video.animatediff.settings import AnimateDiffSettings
 
 ROLES = {"base": "diffusion", "motion": "motion", "controlnets": "controlnet", "ip_adapter": "image-adapter"}
 

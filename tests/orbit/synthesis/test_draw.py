@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from gapray.config import OrbitSettings
 from gapray.geometry.camera import OrbitCamera
 from gapray.geometry.carve import NOTHING
 from gapray.models.cards import card_named
 from gapray.models.store import locate
 from gapray.orbit.morph import render
 from gapray.orbit.reconstruct import build_scene
+from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.synthesis.draw import CARD, WEIGHTS, draw, load_network, save_network, shipped_network
 from gapray.orbit.synthesis.inputs import NEAREST, frames_of, photos_of
 from gapray.orbit.synthesis.network import SHARPNESS, Synthesis

@@ -8,9 +8,11 @@ from pydantic import BaseModel, ValidationError
 
 from gapray.batch.score_stages import ScoreFacts
 from gapray.batch.stills_stages import StillFacts
-from gapray.config import Profile, Result, Role, VideoSettings, Work, _Settings, load_profile, with_flags
 from gapray.errors import ConfigError
+from gapray.profile import Profile, load_profile, with_flags
+from gapray.settings import Result, Role, Settings, Work
 from gapray.stills.scene import Scene
+from gapray.video.settings import VideoSettings
 
 PROFILE = load_profile("sd15", overrides=["stills.backend=sdxl"], environment={})
 """With both diffusion backends chosen, so that their settings count."""
@@ -115,11 +117,11 @@ def test_a_scores_key_covers_how_both_sides_are_cut_out_and_compared():
 def test_a_setting_without_a_role_raises():
     with pytest.raises(TypeError, match="Fresh.size does not say"):
 
-        class Fresh(_Settings):
+        class Fresh(Settings):
             steps: Result[int] = 1
             size: int = 2
 
-    class Whole(_Settings, role=Role.RESULT):
+    class Whole(Settings, role=Role.RESULT):
         size: int = 2
         threads: Work[int] = 3
 
@@ -140,12 +142,12 @@ def test_results_can_be_computed_in_another_way():
 
 
 def test_no_group_of_settings_is_left_out():
-    groups = {group for group in _Settings.__subclasses__() if group.__module__ == "gapray.config"}
+    groups = {group for group in Settings.__subclasses__() if group.__module__.startswith("gapray.")}
 
     def reached(kind):
         yield kind
         for field in kind.model_fields.values():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, _Settings):
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
                 yield from reached(field.annotation)
 
     assert groups == set(reached(Profile))
