@@ -61,22 +61,20 @@ class Settings(PlainModel):
 
     def results(self) -> dict[str, Any]:
         """Return the settings that affect results, as plain data to hash."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             name: value.results() if isinstance(value, Settings) else value
-            for name, value in values.items()
+            for name, value in self
             if isinstance(value, Settings) or self.roles[name] is Role.RESULT
         }
 
     def computed_as(self, other: Self) -> Self:
         """Return a copy of these settings with every field that does not affect results taken from `other`."""
-        changed = {}
-        for name in type(self).model_fields:
-            own_value, other_value = getattr(self, name), getattr(other, name)
-            if isinstance(own_value, Settings):
-                changed[name] = own_value.computed_as(other_value)
+        changed, others = {}, dict(other)
+        for name, value in self:
+            if isinstance(value, Settings):
+                changed[name] = value.computed_as(others.get(name, value))
             elif self.roles[name] is not Role.RESULT:
-                changed[name] = other_value
+                changed[name] = others[name]
         return self.model_copy(update=changed)
 
 

@@ -20,12 +20,12 @@ from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError
 from gapray.inspect.doubts import with_warnings
-from gapray.models.cards import total_vram_gb
+from gapray.models.cards import generator_vram_gb
 from gapray.models.load import require
 from gapray.orbit.conditions import OrbitConditions, build_conditions
 from gapray.profile import Profile
 from gapray.video.encode import export
-from gapray.video.load import load_backend, video_cards
+from gapray.video.load import load_backend
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
 
@@ -97,7 +97,7 @@ class VideoFacts:
     @property
     def vram_gb(self) -> float | None:
         """GPU memory that the backend's networks need together [GB]; None = it has no network."""
-        return total_vram_gb(video_cards(self.profile.video))
+        return generator_vram_gb(self.profile.video)
 
 
 def load(table: pa.Table, *, catalog: str) -> pa.Table:
@@ -147,7 +147,7 @@ class Draw:
         profile = self._facts.profile
         package = package_of_rows(row["product"], row["views"])
         conditions = build_conditions(package, profile.orbit, device=self._device)
-        frames = self._backend.generate(package, conditions, profile.video, seed=row["seed"])
+        frames = self._backend.generate(package, conditions, profile.video.chosen, seed=row["seed"])
         capabilities = self._backend.capabilities
         models = self._facts.models
         video = {

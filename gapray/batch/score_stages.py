@@ -42,13 +42,14 @@ from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.protocol import Protocol
 from gapray.fidelity.score import OURS
 from gapray.fidelity.settings import SCORE_FORMAT
+from gapray.models.cards import generator_vram_gb
 from gapray.models.load import load_identity, load_mask, require
 from gapray.orbit.settings import OrbitSettings
 from gapray.profile import Profile
 from gapray.settings import canonical_hash
 from gapray.video.backend import VideoBackend
 from gapray.video.decode import one_turn
-from gapray.video.load import load_backend, video_cards, video_revisions
+from gapray.video.load import load_backend, video_revisions
 from gapray.video.presets import preset_named
 from gapray.video.provenance import Provenance
 from gapray.video.settings import VideoSettings
@@ -180,7 +181,11 @@ class DrawLeftOut:
                 "score.not_as_drawn",
                 f"the video of {row['product_id']} was drawn by another release or other weights than are here",
             )
-        if self._device == "cpu" and video_cards(video) and not self._facts.profile.run.generators_on_cpu:
+        if (
+            self._device == "cpu"
+            and generator_vram_gb(video) is not None
+            and not self._facts.profile.run.generators_on_cpu
+        ):
             raise ResourceError(
                 "resource.insufficient", f"{video.backend} needs a GPU to draw left-out views, and there is none"
             )

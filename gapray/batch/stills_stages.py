@@ -21,11 +21,11 @@ from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder
 from gapray.fidelity.same_product import Likeness, gate_failures, load_judge
-from gapray.models.cards import total_vram_gb
+from gapray.models.cards import generator_vram_gb
 from gapray.models.load import require
 from gapray.profile import Profile
 from gapray.settings import canonical_hash
-from gapray.stills.load import load_still_backend, still_cards
+from gapray.stills.load import load_still_backend
 from gapray.stills.scene import Scene
 from gapray.stills.still import Still, StillBackend, best_view, source_type
 from gapray.video.encode import encoded_still
@@ -103,7 +103,7 @@ class StillFacts:
     @property
     def vram_gb(self) -> float | None:
         """GPU memory that the backend's networks need together [GB]; None = it has no network."""
-        return total_vram_gb(still_cards(self.profile.stills))
+        return generator_vram_gb(self.profile.stills)
 
 
 class DrawStills:

@@ -40,7 +40,8 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print only a JSON document to standard output.")]
 BackendOption = Annotated[
-    Literal["morph", "animatediff"] | None, typer.Option(help="What draws the frames; default: the profile's.")
+    str | None,
+    typer.Option(help="What draws the frames: morph, animatediff or an installed generator; default: the profile's."),
 ]
 FramesOption = Annotated[int | None, typer.Option(min=1, max=360, help="Number of frames of one turn.")]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Number of videos per product, with seeds 0, 1, ….")]

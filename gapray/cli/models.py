@@ -13,7 +13,7 @@ from gapray.fidelity.trunks import KNOWN
 from gapray.models.cards import HubSource, ModelCard, card_named, cards, cards_of
 from gapray.models.store import locate, read_lock
 from gapray.profile import Profile, load_profile, profile_names
-from gapray.video.load import orbit_cards, video_cards
+from gapray.video.load import orbit_cards
 
 
 def card_rows() -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def _commits(card: ModelCard, lock: dict[str, str]) -> list[str]:
 
 
 def _cards_of_profile(profile: Profile) -> list[ModelCard]:
-    names = [*orbit_cards(profile.orbit), *video_cards(profile.video)]
+    names = [*orbit_cards(profile.orbit), *profile.video.cards()]
     return [*cards_of(profile.packaging), *map(card_named, names), _lpips_backbone(profile)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -27,7 +27,8 @@ def stills(
     config: ConfigOption = None,
     set_: SetOption = None,
     backend: Annotated[
-        Literal["composite", "sdxl"] | None, typer.Option(help="What draws the scenes; default: the profile's.")
+        str | None,
+        typer.Option(help="What draws the scenes: composite, sdxl or an installed generator; default: the profile's."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the catalogue's report into this folder.")] = None,
     address: AddressOption = None,

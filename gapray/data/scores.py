@@ -15,9 +15,8 @@ from gapray.catalog.schemas import SCORES, VERDICTS
 from gapray.data.packages import package_columns
 from gapray.data.processor import Processor, processor
 from gapray.data.turntables import TURNTABLES
-from gapray.models.cards import total_vram_gb
+from gapray.models.cards import generator_vram_gb
 from gapray.profile import Profile, load_profile
-from gapray.video.load import video_cards
 
 TRUTHS = pa.field("truths", pa.list_(TRUTH))
 """Optional input of `score_processor`: `uri` and `azimuth_deg` of photos that the packages do not hold."""
@@ -50,7 +49,7 @@ def score_processor(profile: str | Profile = "classic") -> Processor:
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     facts = score_facts("", chosen)
-    vram_gb = total_vram_gb(video_cards(chosen.video))
+    vram_gb = generator_vram_gb(chosen.video)
 
     def make_stages(cluster: Mapping[str, float]) -> tuple[Stage, ...]:
         _, *stages = score_pipeline(cluster, facts=facts, vram_gb=vram_gb, draws=True).stages

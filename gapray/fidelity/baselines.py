@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import angle_difference, nearest_angle
 from gapray.fidelity.shown import NormalizedView
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.weights import neighbours
@@ -19,8 +19,7 @@ Mix = Callable[[Image, Image, float], Image]
 
 def nearest(given: Sequence[NormalizedView], azimuth_deg: float) -> NormalizedView:
     """Return the photo nearest in angle."""
-    low, high, fraction = _around(given, azimuth_deg)
-    chosen = given[low if fraction <= 0.5 else high]
+    chosen = given[nearest_angle([view.azimuth_deg for view in given], azimuth_deg)]
     return NormalizedView(azimuth_deg, chosen.image, chosen.mask)
 
 
@@ -36,7 +35,7 @@ def flow_morph(given: Sequence[NormalizedView], azimuth_deg: float) -> Normalize
 
 def front_view(given: Sequence[NormalizedView], azimuth_deg: float) -> NormalizedView:
     """Return the front photo at every angle: all that a weight-free engine can do with one image. A deliberately weak baseline."""
-    front = min(given, key=lambda view: min(view.azimuth_deg % 360, -view.azimuth_deg % 360))
+    front = nearest(given, 0.0)
     return NormalizedView(azimuth_deg, front.image, front.mask)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import angle_difference, nearest_angle
 from gapray.errors import InputError
 from gapray.fidelity.align import align
 from gapray.fidelity.baselines import BASELINES
@@ -294,9 +294,7 @@ def _matched(
             abs(angle_difference(truth.azimuth_deg, view.azimuth_deg)) <= KEY_TOLERANCE_DEG for view in package.views
         ):
             continue
-        frame = min(
-            range(len(azimuths_deg)), key=lambda index: abs(angle_difference(azimuths_deg[index], truth.azimuth_deg))
-        )
+        frame = nearest_angle(azimuths_deg, truth.azimuth_deg)
         if abs(angle_difference(azimuths_deg[frame], truth.azimuth_deg)) <= tolerance:
             matched.append((frame, truth))
     return matched

@@ -57,6 +57,6 @@ def draw_left_out(
         frames = 1 if backend.capabilities.independent else orbit.frames
         azimuths = [(azimuth + step) % 360 for step in even_orbit(frames)]
         conditions = build_conditions(rest, orbit, azimuths_deg=azimuths, device=device)
-        image = backend.generate(rest, conditions, video, seed=seed)[0]
+        image = backend.generate(rest, conditions, video.chosen, seed=seed)[0]
         drawn.append(LeftOutFrame(view, np.ascontiguousarray(image)))
     return drawn

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import nearest_angle
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Cut, NormalizedView, cut_out, normalize_view
 from gapray.fidelity.trunks import load_backbone
@@ -235,7 +235,7 @@ class SameProduct:
         mirror = float(mirrored.min() - distances[best])
         if azimuth_deg is not None:
             azimuths = [view.azimuth_deg for view in views.normalized]
-            expected = min(range(len(distances)), key=lambda index: abs(angle_difference(azimuths[index], azimuth_deg)))
+            expected = nearest_angle(azimuths, azimuth_deg)
             mirror = float(mirrored[expected] - distances[expected])
         nearest = views.normalized[best]
         [features] = self._identity.predict([np.dstack([cut.image, cut.mask])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gapray.errors import ModelError
 from gapray.gap.settings import PackagingSettings
+from gapray.generators import GeneratorSettings
 
 WEIGHTLESS = frozenset({"hull", "colour-gradient-512", "null-model"})
 """Names of models without weights. `null-model` immediately returns a constant, for measuring the cost of everything else."""
@@ -125,9 +125,12 @@ def cards() -> dict[str, ModelCard]:
     return {card.name: card for card in map(ModelCard.model_validate, yaml.safe_load(text))}
 
 
-def total_vram_gb(names: Sequence[str]) -> float | None:
-    """Return the GPU memory that networks need together [GB]; None if there are none."""
-    return sum(card_named(name).vram_gb or 0.0 for name in names) if names else None
+def generator_vram_gb(settings: GeneratorSettings) -> float | None:
+    """Return the GPU memory that the chosen generator's weights need together [GB]; None if it needs no GPU."""
+    names, own = settings.cards(), settings.generator.vram_gb
+    if own is None and not names:
+        return None
+    return (own or 0.0) + sum(card_named(name).vram_gb or 0.0 for name in names)
 
 
 def card_named(name: str) -> ModelCard:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import angle_difference, nearest_angle
 
 KEY_TOLERANCE_DEG = 0.5
 """A frame this close to a captured azimuth shows that photo."""
@@ -51,9 +51,9 @@ def key_views(frames_deg: Sequence[float], views_deg: Sequence[float]) -> tuple[
     """Index of the view that each key frame shows; None for in-between frames."""
     keys: list[int | None] = []
     for azimuth in frames_deg:
-        distances = [abs(angle_difference(view, azimuth)) for view in views_deg]
-        nearest = int(np.argmin(distances))
-        keys.append(nearest if distances[nearest] <= KEY_TOLERANCE_DEG else None)
+        nearest = nearest_angle(views_deg, azimuth)
+        off = abs(angle_difference(views_deg[nearest], azimuth))
+        keys.append(nearest if off <= KEY_TOLERANCE_DEG else None)
     return tuple(keys)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import angle_difference, nearest_angle
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.scene import OrbitFrame, OrbitScene
@@ -39,8 +39,7 @@ def by_flow(scene: OrbitScene, azimuth_deg: float, *, without: int | None = None
 
 def by_nearest(scene: OrbitScene, azimuth_deg: float) -> OrbitFrame:
     """Show the photo nearest in angle."""
-    low, high, fraction = _around(scene, azimuth_deg, None)
-    return photo_frame(scene, low if fraction <= 0.5 else high)
+    return photo_frame(scene, nearest_angle(scene.azimuths_deg, azimuth_deg))
 
 
 def photo_frame(scene: OrbitScene, view: int) -> OrbitFrame:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import angle_difference, nearest_angle
 from gapray.catalog.reader import Catalog
 from gapray.errors import CatalogError
 from gapray.fidelity.baselines import BASELINES
@@ -110,7 +110,8 @@ def _frame(
     baseline: str,
     lpips: Mapping[tuple[str, float], float],
 ) -> NDArray[np.uint8]:
-    photo = min([*captured, *held_out], key=lambda photo: abs(angle_difference(photo.azimuth_deg, azimuth)))
+    photos = [*captured, *held_out]
+    photo = photos[nearest_angle([photo.azimuth_deg for photo in photos], azimuth)]
     off = abs(angle_difference(photo.azimuth_deg, azimuth))
     kind = "hidden photo" if any(photo is other for other in held_out) else "captured photo"
     columns = [

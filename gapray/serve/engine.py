@@ -41,7 +41,7 @@ from gapray.profile import Profile
 from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import GenerationParams, Job
-from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for, video_length
+from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for, unused_params, video_length
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import sample_products
@@ -344,7 +344,7 @@ class Generator:
             small = small.model_copy(update={"frames": self._profile.orbit.frames})
         package = toy_package()
         conditions = build_conditions(package, small, device=self._device)
-        self._backend.generate(package, conditions, self._profile.video)
+        self._backend.generate(package, conditions, self._profile.video.chosen)
 
     def draw(self, params: GenerationParams, package: GapPackage) -> RenderedTurn:
         """Render the orbit and, if a score was requested, some views without their own photos.
@@ -356,7 +356,7 @@ class Generator:
         use_threads(self._threads)
         profile = profile_for(params, self._profile)
         conditions = build_conditions(package, profile.orbit, device=self._device)
-        frames = self._backend.generate(package, conditions, profile.video, seed=params.seed)
+        frames = self._backend.generate(package, conditions, profile.video.chosen, seed=params.seed)
         left_out: Sequence[LeftOutFrame] = ()
         if params.score and len(package.views) > 3:
             left_out = draw_left_out(
@@ -376,7 +376,7 @@ class Generator:
             key_frames=conditions.key_frames,
             left_out=tuple(left_out),
             calibration=asdict(conditions.calibration),
-            warnings=conditions.warnings,
+            warnings=(*conditions.warnings, *unused_params(params, self._profile)),
             backend=capabilities.name,
             source_type=capabilities.source_type,
             licence=capabilities.licence,

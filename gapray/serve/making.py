@@ -57,25 +57,26 @@ def check_params(params: GenerationParams, limits: Limits) -> None:
 
 
 def profile_for(params: GenerationParams, profile: Profile) -> Profile:
-    """Return the server's profile with one request's parameters applied."""
+    """Return the server's profile with one request's parameters applied, as far as its generator takes them."""
     orbit: dict[str, Any] = {"frames": params.frames, "size": _side(params)}
-    diffusion: dict[str, Any] = {
-        "prompt": params.prompt,
-        "negative_prompt": params.negative_prompt,
-        "steps": params.steps,
-        "guidance": params.guidance,
-        "ip_scale": params.ip_scale,
-    }
-    if params.control_scale is not None:
-        nets = len(profile.video.animatediff.controlnets)
-        diffusion["control_scale"] = (params.control_scale,) * nets
-    animatediff = profile.video.animatediff.model_copy(update=_without_none(diffusion))
     return profile.model_copy(
         update={
             "orbit": profile.orbit.model_copy(update=_without_none(orbit)),
-            "video": profile.video.model_copy(update={"animatediff": animatediff}),
+            "video": profile.video.with_chosen(_generator_params(params)),
         }
     )
+
+
+def unused_params(params: GenerationParams, profile: Profile) -> list[str]:
+    """Return warnings if parameters have no effect, because the profile's generator does not take them."""
+    unused = _generator_params(params).keys() - type(profile.video.chosen).model_fields.keys()
+    return [f"{profile.video.backend} does not read {', '.join(sorted(unused))}"] if unused else []
+
+
+def _generator_params(params: GenerationParams) -> dict[str, Any]:
+    """Return the given parameters that only some generators take."""
+    names = ("prompt", "negative_prompt", "steps", "guidance", "ip_scale", "control_scale")
+    return _without_none({name: getattr(params, name) for name in names})
 
 
 def scene_for(params: GenerationParams) -> Scene:
@@ -104,24 +105,14 @@ def _load_scene(name: str) -> Scene:
 
 
 def stills_for(params: GenerationParams, settings: StillSettings) -> StillSettings:
-    """Return the server's still settings with one request's parameters applied."""
+    """Return the server's still settings with one request's parameters applied, as far as its generator takes them."""
     still = params.still or StillParams()
-    sdxl: dict[str, Any] = {
-        "steps": params.steps,
-        "guidance": params.guidance,
-        "ip_scale": params.ip_scale,
-        "exact": still.exact,
-        "product": still.product,
-    }
-    if params.control_scale is not None:
-        sdxl["control_scale"] = (params.control_scale,) * len(settings.sdxl.controlnets)
     changes: dict[str, Any] = {"azimuth_deg": still.azimuth_deg}
     size = drawn_size(params, settings.megapixels)
     if size:
         changes["megapixels"] = size[0] * size[1] / 2**20
-    return settings.model_copy(
-        update=_without_none(changes) | {"sdxl": settings.sdxl.model_copy(update=_without_none(sdxl))}
-    )
+    own = _without_none({"exact": still.exact, "product": still.product})
+    return settings.model_copy(update=_without_none(changes)).with_chosen(_generator_params(params) | own)
 
 
 def drawn_size(params: GenerationParams, megapixels: float) -> tuple[int, int] | None:

@@ -76,7 +76,7 @@ class Stylist:
         params = job.making.still or StillParams()
         scene, settings = scene_for(job.making), stills_for(job.making, self._profile.stills)
         if job.input.depth:  # no photo shows that pose
-            settings = settings.model_copy(update={"sdxl": settings.sdxl.model_copy(update={"exact": False})})
+            settings = settings.with_chosen({"exact": False})
         view, warnings = self._choose_view(job, package, settings)
         seeds = [job.making.seed + index for index in range(params.count)]
         with self._drawing:

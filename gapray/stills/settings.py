@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import Field
 
-from gapray.settings import Gate, Result, Settings, canonical_hash
+from gapray.generators import GeneratorSettings
+from gapray.settings import Gate, Result, canonical_hash
+from gapray.stills.generators import STILL_GENERATORS
 from gapray.stills.sdxl.settings import SdxlSettings
 
 STILL_FORMAT = "2"
 """Incremented whenever the same package, scene, settings and weights would give a different picture."""
 
 
-class StillSettings(Settings):
+class StillSettings(GeneratorSettings):
     """Everything that determines a still, except scene and seed."""
 
-    backend: Result[Literal["composite", "sdxl"]] = Field("composite", description="What draws the scene.")
+    registry = STILL_GENERATORS
+    backend: Result[str] = Field(
+        "composite", description="What draws the scene: `composite`, `sdxl` or an installed generator."
+    )
     megapixels: Result[float] = Field(
         1.0, gt=0, le=1.0, description="Maximum size, at the photo's aspect ratio [2^20 pixels]."
     )
@@ -36,5 +40,7 @@ class StillSettings(Settings):
         Returns:
             64 hex digits.
         """
-        used = {name: value for name, value in self.results().items() if name != "sdxl" or self.backend == "sdxl"}
-        return canonical_hash({"format": STILL_FORMAT, "stills": used, "models": dict(revisions)})
+        shared = {"format": STILL_FORMAT, "stills": self.used(), "models": dict(revisions)}
+        if self.generator.version:
+            shared["generator"] = self.generator.version
+        return canonical_hash(shared)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gapray.capture.azimuths import nearest_angle
 from gapray.errors import InputError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.resample import nearest, resized
@@ -69,7 +70,7 @@ class StillBackend(Protocol):
 
 def source_type(backend: StillBackend, still: Still) -> str:
     """IPTC's digital source type of a still's pixels (digitalsourcetype)."""
-    if backend.name == "composite":
+    if not backend.generative:
         return "compositeCapture"
     return "compositeWithTrainedAlgorithmicMedia" if still.pasted else "trainedAlgorithmicMedia"
 
@@ -102,8 +103,7 @@ def best_view(package: GapPackage, azimuth_deg: float | None) -> GapView:
     Raises:
         InputError: `still.no_mask` when its mask is empty.
     """
-    wanted = 0.0 if azimuth_deg is None else azimuth_deg
-    view = min(package.views, key=lambda candidate: abs((candidate.azimuth_deg - wanted + 180) % 360 - 180))
+    view = package.views[nearest_angle([view.azimuth_deg for view in package.views], azimuth_deg or 0.0)]
     if not (view.mask >= 128).any():
         raise InputError("still.no_mask", f"{package.product_id}: {view.name} has no mask")
     return view

@@ -1,8 +1,8 @@
 """The interface between conditions and generators.
 
-A new generator is one class with `capabilities` and `generate`. Everything it may need is in its three arguments: the
-package (photos, masks, depths, embeddings), the orbit's conditions (geometry, view morph, weights) and its settings. It
-draws F frames of S x S pixels, each at its azimuth. A generator that works on video latents (Wan VACE) takes `initial`,
+A new generator is one class with `capabilities` and `generate`, one group of settings, and one `Generator` that names them
+(`gapray.video.generators`). Everything it may need is in its three arguments: the package (photos, masks, depths, embeddings),
+the orbit's conditions (geometry, view morph, weights) and its settings. It draws F frames of S x S pixels, each at its azimuth. A generator that works on video latents (Wan VACE) takes `initial`,
 `depth` and `key_frames` as control video and fixed frames; one that works on posed views (MV-Adapter) takes
 `references`, `weights` and `calibration`. Neither needs a change here.
 """
@@ -10,7 +10,7 @@ draws F frames of S x S pixels, each at its azimuth. A generator that works on v
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from gapray.errors import InputError
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
-from gapray.video.settings import VideoSettings
 
 SourceType = Literal["compositeCapture", "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 """IPTC's digital source types (cv.iptc.org/newscodes/digitalsourcetype) that a backend's frames can be."""
@@ -66,14 +65,14 @@ class VideoBackend(Protocol):
         ...
 
     def generate(
-        self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
+        self, package: GapPackage, conditions: OrbitConditions, settings: Any, *, seed: int = 0
     ) -> NDArray[np.uint8]:
         """Draw the orbit.
 
         Args:
             package: The product.
             conditions: Conditions of the F frames.
-            settings: The backend reads its own group of them.
+            settings: The generator's own group, of the class that its `Generator` names.
             seed: Seed of all randomness.
 
         Returns:

@@ -12,7 +12,6 @@ from gapray.orbit.conditions import OrbitConditions
 from gapray.resample import resized
 from gapray.video.backend import Capabilities
 from gapray.video.decode import read_frames
-from gapray.video.settings import VideoSettings
 
 
 class External:
@@ -38,7 +37,7 @@ class External:
         )
 
     def generate(
-        self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
+        self, package: GapPackage, conditions: OrbitConditions, settings: object = None, *, seed: int = 0
     ) -> NDArray[np.uint8]:
         """Read the frames, as described in `VideoBackend.generate`.
 

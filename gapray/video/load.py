@@ -7,16 +7,7 @@ from gapray.models.store import Progress, locate
 from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.synthesis.draw import CARD
 from gapray.video.backend import VideoBackend
-from gapray.video.morph import Morph
 from gapray.video.settings import VideoSettings
-
-
-def video_cards(settings: VideoSettings) -> list[str]:
-    """Names of the cards that the chosen backend needs, in a fixed order; none for `morph`."""
-    if settings.backend == "morph":
-        return []
-    chosen = settings.animatediff
-    return [chosen.base, chosen.motion, *chosen.controlnets, *([chosen.ip_adapter] if chosen.ip_adapter else [])]
 
 
 def orbit_cards(settings: OrbitSettings) -> list[str]:
@@ -31,8 +22,7 @@ def video_revisions(video: VideoSettings, orbit: OrbitSettings, *, progress: Pro
         ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
     return {
-        name: locate(card_named(name), progress=progress).revision
-        for name in [*orbit_cards(orbit), *video_cards(video)]
+        name: locate(card_named(name), progress=progress).revision for name in [*orbit_cards(orbit), *video.cards()]
     }
 
 
@@ -44,11 +34,10 @@ def load_backend(settings: VideoSettings, *, device: str | None = None) -> Video
         device: ``cpu`` or ``cuda``; default: a GPU if there is one.
 
     Raises:
+        ConfigError: `config.invalid`: the generator is not installed here.
         ModelError: A `model.*` code that names the card; there is no silent fallback to a weaker mode.
     """
-    if settings.backend == "morph":
-        return Morph()
     from gapray.models.load import best_device
-    from gapray.video.animatediff.load import load_animatediff
 
-    return load_animatediff(settings.animatediff, device=device or best_device())
+    backend: VideoBackend = settings.generator.load(settings.chosen, device or best_device())
+    return backend

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
 from gapray.video.backend import Capabilities
-from gapray.video.settings import VideoSettings
 
 
 class Morph:
@@ -25,7 +24,7 @@ class Morph:
     )
 
     def generate(
-        self, package: GapPackage, conditions: OrbitConditions, settings: VideoSettings, *, seed: int = 0
+        self, package: GapPackage, conditions: OrbitConditions, settings: object = None, *, seed: int = 0
     ) -> NDArray[np.uint8]:
         """Return `conditions.initial`, as described in `VideoBackend.generate`; the seed has no effect."""
         del package, settings, seed

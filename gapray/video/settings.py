@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from pydantic import Field
 
+from gapray.generators import GeneratorSettings
 from gapray.orbit.settings import OrbitSettings
-from gapray.settings import Role, Settings, canonical_text
+from gapray.settings import Result, canonical_text
 from gapray.video.animatediff.settings import AnimateDiffSettings
+from gapray.video.generators import VIDEO_GENERATORS
 
 VIDEO_FORMAT = 2
 """Incremented whenever the same package, settings and weights would give different frames or files."""
 _KEY_PLACEHOLDER = "<product>"
 
 
-class VideoSettings(Settings, role=Role.RESULT):
+class VideoSettings(GeneratorSettings):
     """Everything that determines a video's frames, except orbit settings and seed."""
 
-    backend: Literal["morph", "animatediff"] = Field("morph", description="What draws the frames.")
+    registry = VIDEO_GENERATORS
+    backend: Result[str] = Field(
+        "morph", description="What draws the frames: `morph`, `animatediff` or an installed generator."
+    )
     animatediff: AnimateDiffSettings = AnimateDiffSettings()
 
     def digests(
@@ -38,15 +42,16 @@ class VideoSettings(Settings, role=Role.RESULT):
         Returns:
             One key of 64 hex digits for each of `product_keys`.
         """
-        used = {name: value for name, value in self.results().items() if name in ("backend", self.backend)}
         shared = {
             "format": VIDEO_FORMAT,
             "orbit": orbit.results(),
-            "video": used,
+            "video": self.used(),
             "preset": preset,
             "models": dict(revisions),
             "seed": seed,
         }
+        if self.generator.version:
+            shared["generator"] = self.generator.version
         # The hashed text differs between packages only in their keys, and there may be millions of them: serialise it once. The
         # placeholder with its quotes occurs exactly once, because JSON escapes quotes inside strings such as prompts.
         member = '"product":"{}"'

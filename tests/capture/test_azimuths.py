@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.capture.azimuths import AzimuthOptions, angle_difference, orient, read_names
+from gapray.capture.azimuths import AzimuthOptions, angle_difference, nearest_angle, orient, rank_by_angle, read_names
 from gapray.errors import InputError
 
 
@@ -148,3 +148,17 @@ def test_the_shorter_way_between_azimuths(start, way):
     assert angle_difference(float(start + way), float(start)) == way
     assert angle_difference(float((start + way) % 360), float(start % 360)) == way
     assert angle_difference(start + 180.0, float(start)) == -180
+
+
+@given(st.lists(st.floats(0, 359.9), min_size=1, max_size=12, unique=True), st.floats(-720, 720))
+def test_azimuths_are_ranked_by_distance(azimuths, azimuth):
+    ranked = rank_by_angle(azimuths, azimuth)
+    distances = [abs(angle_difference(azimuths[index], azimuth)) for index in ranked]
+    assert sorted(ranked) == list(range(len(azimuths))) and distances == sorted(distances)
+    assert nearest_angle(azimuths, azimuth) == ranked[0]
+
+
+def test_of_two_equally_near_azimuths_the_first_is_the_nearest():
+    eight = [45.0 * step for step in range(8)]
+    assert [nearest_angle(eight, middle) for middle in (22.5, 112.5, 292.5, 337.5)] == [0, 2, 6, 0]
+    assert rank_by_angle(eight, 0.0) == [0, 1, 7, 2, 6, 3, 5, 4]

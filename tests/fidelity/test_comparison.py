@@ -206,6 +206,7 @@ def test_baselines_at_a_given_angle_are_the_photo():
         if label != "front view only":
             assert np.array_equal(draw(given, 90.0).image, given[2].image), label
     assert np.array_equal(nearest(given, 350).image, given[0].image)
+    assert np.array_equal(nearest(given, 337.5).image, given[0].image), "of two equally near, the first"
     assert np.array_equal(BASELINES["front view only"](given, 180).image, given[0].image)
 
 

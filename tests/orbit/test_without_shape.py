@@ -42,6 +42,7 @@ def test_a_view_left_out_is_not_used(letter_scene, view):
 def test_nearest_is_the_nearer_photo(letter_scene):
     assert torch.equal(by_nearest(letter_scene, 100.0).colour, letter_scene.photos[2])
     assert torch.equal(by_nearest(letter_scene, 350.0).colour, letter_scene.photos[0])
+    assert torch.equal(by_nearest(letter_scene, 337.5).colour, letter_scene.photos[0]), "of two equally near, the first"
 
 
 def test_flow_that_points_beyond_the_edge_still_finds_a_colour(letter_scene):

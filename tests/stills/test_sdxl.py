@@ -11,7 +11,7 @@ from gapray.errors import GaprayError
 from gapray.gap.package import GapPackage
 from gapray.profile import load_profile
 from gapray.resample import resized
-from gapray.stills.load import load_still_backend, still_cards, still_revisions
+from gapray.stills.load import load_still_backend, still_revisions
 from gapray.stills.scene import Scene
 from gapray.stills.sdxl.backend import Sdxl, control_images, on_grey
 from gapray.stills.sdxl.prompts import encoded
@@ -142,7 +142,7 @@ def test_engines_load_from_cards_and_wrong_cards_are_refused(tmp_path, monkeypat
     chosen = load_profile(
         "classic", overrides=["stills.backend=sdxl", f"stills.megapixels={MEGAPIXELS}", "stills.sdxl.steps=2"]
     )
-    assert set(still_revisions(chosen.stills)) == set(still_cards(chosen.stills))
+    assert set(still_revisions(chosen.stills)) == set(chosen.stills.cards())
     backend = load_still_backend(chosen.stills, device="cpu")
     pack = package()
     [still] = backend.generate(pack, pack.views[0], SCENE, chosen.stills, seeds=[0])

@@ -13,7 +13,7 @@ from gapray.video.animatediff.settings import AnimateDiffSettings
 from gapray.video.decode import read_frames
 from gapray.video.encode import encode_mp4
 from gapray.video.external import External
-from gapray.video.load import load_backend, video_cards, video_revisions
+from gapray.video.load import load_backend, video_revisions
 from gapray.video.morph import Morph
 from gapray.video.settings import VideoSettings
 from tests.orbit.test_conditions import solid_package
@@ -88,7 +88,7 @@ def test_animatediff_from_files_end_to_end(package, conditions, mirror):
     able = backend.capabilities
     assert able.source_type == "compositeWithTrainedAlgorithmicMedia" and able.max_frames == 32
     assert "CreativeML-OpenRAIL-M" in able.licence
-    assert set(video_revisions(chosen, MORPH)) == set(video_cards(chosen))
+    assert set(video_revisions(chosen, MORPH)) == set(chosen.cards())
 
 
 def test_key_frames_are_the_photos_up_to_the_autoencoder(package, conditions, mirror):
@@ -198,7 +198,7 @@ def test_compositing_keeps_captured_pixels(conditions):
 def test_profiles_name_their_parts():
     lightning = load_profile("sd15-lightning", environment={}).video
     assert (lightning.animatediff.steps, lightning.animatediff.guidance) == (4, 1)
-    assert "animatediff-lightning-4step" in video_cards(lightning)
+    assert "animatediff-lightning-4step" in lightning.cards()
 
 
 def test_video_keys_follow_the_settings_that_draw_them():

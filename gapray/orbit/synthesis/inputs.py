@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import angle_difference, rank_by_angle
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.morph import render
 from gapray.orbit.scene import OrbitScene
@@ -125,8 +125,7 @@ def frames_of(
 
 def nearest_views(captured_deg: Sequence[float], azimuth_deg: float, *, without: int | None = None) -> list[int]:
     """Indices of the `NEAREST` views by angle, nearest first; the farthest is repeated if there are fewer."""
-    others = [view for view in range(len(captured_deg)) if view != without]
-    ranked = sorted(others, key=lambda view: (abs(angle_difference(captured_deg[view], azimuth_deg)), view))[:NEAREST]
+    ranked = [view for view in rank_by_angle(captured_deg, azimuth_deg) if view != without][:NEAREST]
     return ranked + ranked[-1:] * (NEAREST - len(ranked))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.azimuths import rank_by_angle
 from gapray.errors import ModelError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.identity import mask_square
@@ -113,8 +113,8 @@ class Sdxl:
     @torch.no_grad()
     def _tokens(self, package: GapPackage, view: GapView, settings: SdxlSettings) -> Tensor:
         """Image tokens of the views nearest to the one that is shown, itself first, [G, N, T, D]."""
-        views = sorted(package.views, key=lambda other: abs(angle_difference(other.azimuth_deg, view.azimuth_deg)))
-        chosen = views[: settings.references]
+        ranked = rank_by_angle([other.azimuth_deg for other in package.views], view.azimuth_deg)
+        chosen = [package.views[index] for index in ranked[: settings.references]]
         tokens = self.engine.image_tokens(self._embeds([on_grey(reference) for reference in chosen]))
         if not guided(settings):
             return tokens[None]

@@ -21,7 +21,7 @@ from gapray.models.diffusers_parts import (
     tokenizer_of,
 )
 from gapray.stills.sdxl.backend import Sdxl
-from gapray.stills.settings import StillSettings
+from gapray.stills.sdxl.settings import SdxlSettings
 
 # DPM++ 2M with Karras' sigmas over SDXL's training schedule (its scheduler/scheduler_config.json).
 SCHEDULE = {
@@ -36,7 +36,7 @@ SCHEDULE = {
 }
 
 
-def load_sdxl(settings: StillSettings, *, device: str) -> Sdxl:
+def load_sdxl(settings: SdxlSettings, *, device: str) -> Sdxl:
     """Load the backend that the settings name.
 
     Args:
@@ -46,9 +46,8 @@ def load_sdxl(settings: StillSettings, *, device: str) -> Sdxl:
     Raises:
         ModelError: `model.unavailable`, `model.hash_mismatch`, or `model.wrong_part` naming the card.
     """
-    chosen = settings.sdxl
     dtype = torch.float16 if device == "cuda" else torch.float32
-    base = located_as(chosen.base, "diffusion-xl")
+    base = located_as(settings.base, "diffusion-xl")
     cards = [base]
     with folder_of(base) as root:
         unet = part_of(base, UNet2DConditionModel.from_pretrained, root / "unet", low_cpu_mem_usage=False)
@@ -60,12 +59,12 @@ def load_sdxl(settings: StillSettings, *, device: str) -> Sdxl:
             tokenizer_of(base, root / "tokenizer", pad_token="!"),  # noqa: S106
         )
     nets = []
-    for name in chosen.controlnets:
+    for name in settings.controlnets:
         located = located_as(name, "controlnet-xl")
         with folder_of(located) as root:
             nets.append(part_of(located, ControlNetModel.from_pretrained, root, low_cpu_mem_usage=False))
         cards.append(located)
-    image = located_as(chosen.ip_adapter, "image-adapter-xl") if chosen.ip_adapter else None
+    image = located_as(settings.ip_adapter, "image-adapter-xl") if settings.ip_adapter else None
     encoder = None
     if image:
         with folder_of(image) as root:
@@ -91,4 +90,4 @@ def load_sdxl(settings: StillSettings, *, device: str) -> Sdxl:
             module.to(device, dtype).eval().requires_grad_(False)
     pipe.vae.to(device, torch.bfloat16 if device == "cuda" else dtype).eval().requires_grad_(False)
     licences = {located.card.licence for located in cards}
-    return Sdxl(pipe, compiled=chosen.compile, licence=" AND ".join(sorted(licences)))
+    return Sdxl(pipe, compiled=settings.compile, licence=" AND ".join(sorted(licences)))

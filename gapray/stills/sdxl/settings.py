@@ -34,3 +34,8 @@ class SdxlSettings(Settings):
     product: Result[str] = Field("a product", description="What prompts call the product.")
     batch: Work[int] = Field(4, ge=1, description="Images of one scene generated at once.")
     compile: Work[bool] = Field(False, description="Compile the UNet and the ControlNets by torch.compile.")
+
+
+def sdxl_cards(settings: SdxlSettings) -> list[str]:
+    """Names of the cards that SDXL needs, in a fixed order."""
+    return [settings.base, *settings.controlnets, *([settings.ip_adapter] if settings.ip_adapter else [])]

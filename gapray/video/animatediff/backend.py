@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from gapray.capture.azimuths import nearest_angle
 from gapray.errors import InputError, ModelError
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
 from gapray.video.animatediff.engine import AnimateDiffEngine, Clip
 from gapray.video.animatediff.settings import AnimateDiffSettings
 from gapray.video.backend import Capabilities
-from gapray.video.settings import VideoSettings
 
 SURE = 0.9
 """A captured pixel replaces a generated one where its visibility is at least this."""
@@ -54,7 +54,7 @@ class AnimateDiff:
         self,
         package: GapPackage,
         conditions: OrbitConditions,
-        settings: VideoSettings,
+        settings: AnimateDiffSettings,
         *,
         seed: int = 0,
         on_step: Callable[[int, int], None] | None = None,
@@ -66,7 +66,7 @@ class AnimateDiff:
             ModelError: `model.out_of_memory`.
         """
         self.capabilities.check(conditions)
-        if settings.animatediff != self._settings:
+        if settings != self._settings:
             raise InputError("video.unsupported", "this backend was loaded with other settings")
         try:
             clip = self.clip(package, conditions, seed)
@@ -88,7 +88,7 @@ class AnimateDiff:
         start = self._encoded(conditions.initial) if settings.start == "morph" or settings.key_frames else None
         weights = torch.from_numpy(conditions.weights)
         if not settings.view_blend:
-            front = int(np.argmin([min(view.azimuth_deg, 360 - view.azimuth_deg) for view in package.views]))
+            front = nearest_angle([view.azimuth_deg for view in package.views], 0.0)
             weights = torch.nn.functional.one_hot(torch.full((frames,), front), len(package.views)).float()
         return Clip(
             controls=self._controls(conditions),

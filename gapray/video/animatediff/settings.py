@@ -60,3 +60,13 @@ class AnimateDiffSettings(Settings):
     )
     decode_chunk: Work[int] = Field(24, ge=1, description="Frames decoded at once; halved when memory runs out.")
     compile: Work[bool] = Field(False, description="Compile the UNet and the ControlNets by torch.compile.")
+
+
+def animatediff_cards(settings: AnimateDiffSettings) -> list[str]:
+    """Names of the cards that AnimateDiff needs, in a fixed order."""
+    return [
+        settings.base,
+        settings.motion,
+        *settings.controlnets,
+        *([settings.ip_adapter] if settings.ip_adapter else []),
+    ]
