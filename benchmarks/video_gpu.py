@@ -43,7 +43,6 @@ from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.weights import even_orbit, key_views, view_weights
 from gapray.video.animatediff.backend import AnimateDiff
 from gapray.video.animatediff.settings import AnimateDiffSettings
-from gapray.video.settings import VideoSettings
 
 F, V, S = 24, 8, 512
 FLOOR_S = 2.20
@@ -213,8 +212,7 @@ def stock_clip(pipe: AnimateDiffControlNetPipeline, orbit: OrbitConditions, **op
 def our_clip(orbit: OrbitConditions, **changes: object) -> tuple[AnimateDiff, Callable[[], object]]:
     settings = AnimateDiffSettings().model_copy(update=changes)
     backend = AnimateDiff(pipeline(), settings, licence="none")
-    video = VideoSettings(backend="animatediff", animatediff=settings)
-    return backend, lambda: backend.generate(Package(), orbit, video)
+    return backend, lambda: backend.generate(Package(), orbit, settings)
 
 
 def equality(pipe: AnimateDiffControlNetPipeline, orbit: OrbitConditions) -> float:

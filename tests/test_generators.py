@@ -136,7 +136,7 @@ def frames_by(folder, backend):
 
     rows = open_catalog(str(folder / "catalog")).table("videos").to_pylist()
     [row] = [row for row in rows if row["backend"] == backend and row["seed"] == 0]
-    [name] = [file["path"] for file in row["files"] if file["path"].endswith(".mp4")]
+    [name] = [path for path in row["files"] if path.endswith(".mp4")]
     return np.array(read_frames(folder / "catalog" / name)).astype(float)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from gapray.batch.score_stages import ScoreFacts
 from gapray.batch.stills_stages import StillFacts
 from gapray.errors import ConfigError
+from gapray.generators import GeneratorSettings, NoSettings
 from gapray.profile import Profile, load_profile, with_flags
 from gapray.settings import Result, Role, Settings, Work
 from gapray.stills.scene import Scene
@@ -45,7 +46,7 @@ def others(value, annotation):
     elif isinstance(value, tuple):
         yield from (value[::-1] + value[:1], value[:-1])
     else:
-        yield from ("#123456", 1, 0.5)
+        yield from ("#123456", "morph", "composite", 1, 0.5)
 
 
 def changed(settings, path):
@@ -142,7 +143,11 @@ def test_results_can_be_computed_in_another_way():
 
 
 def test_no_group_of_settings_is_left_out():
-    groups = {group for group in Settings.__subclasses__() if group.__module__.startswith("gapray.")}
+    def below(kind):
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    groups = {group for group in below(Settings) if group.__module__.startswith("gapray.")}
+    groups -= {Settings, GeneratorSettings, NoSettings}  # the bases
 
     def reached(kind):
         yield kind

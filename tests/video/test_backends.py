@@ -48,7 +48,7 @@ def settings(**changes):
 def test_morph_is_the_view_morph(package, conditions):
     backend = load_backend(VideoSettings())
     assert isinstance(backend, Morph) and video_revisions(VideoSettings(), MORPH) == {}
-    assert np.array_equal(backend.generate(package, conditions, VideoSettings()), conditions.initial)
+    assert np.array_equal(backend.generate(package, conditions, VideoSettings().chosen), conditions.initial)
     assert not backend.capabilities.needs_gpu
 
 
@@ -58,7 +58,7 @@ def test_a_foreign_video_becomes_frames_of_the_orbit(package, conditions, tmp_pa
     path = tmp_path / "runway.mp4"
     path.write_bytes(encode_mp4(frames, fps=8))
     backend = External(path, label="Runway")
-    out = backend.generate(package, conditions, VideoSettings())
+    out = backend.generate(package, conditions, VideoSettings().chosen)
     assert out.shape == (16, 64, 64, 3) and backend.capabilities.name == "Runway"
     assert (out[:, 0] == 255).all()  # letterboxed on the background
 
@@ -79,12 +79,12 @@ def test_animatediff_from_files_end_to_end(package, conditions, mirror):
     del mirror
     chosen = settings()
     backend = load_backend(chosen, device="cpu")
-    frames = backend.generate(package, conditions, chosen, seed=1)
+    frames = backend.generate(package, conditions, chosen.chosen, seed=1)
     assert frames.shape == (16, 64, 64, 3) and frames.dtype == np.uint8
     for frame in conditions.key_frames:
         assert np.array_equal(frames[frame], conditions.initial[frame])
-    assert np.array_equal(frames, backend.generate(package, conditions, chosen, seed=1))
-    assert not np.array_equal(frames, backend.generate(package, conditions, chosen, seed=2))
+    assert np.array_equal(frames, backend.generate(package, conditions, chosen.chosen, seed=1))
+    assert not np.array_equal(frames, backend.generate(package, conditions, chosen.chosen, seed=2))
     able = backend.capabilities
     assert able.source_type == "compositeWithTrainedAlgorithmicMedia" and able.max_frames == 32
     assert "CreativeML-OpenRAIL-M" in able.licence
@@ -95,7 +95,7 @@ def test_key_frames_are_the_photos_up_to_the_autoencoder(package, conditions, mi
     del mirror
     chosen = settings(composite=False, release=0.0, strength=1.0)
     backend = load_backend(chosen, device="cpu")
-    frames = backend.generate(package, conditions, chosen)
+    frames = backend.generate(package, conditions, chosen.chosen)
     keys = list(conditions.key_frames)
     with torch.no_grad():
         through = backend.decode(backend._encoded(conditions.initial))
@@ -154,7 +154,7 @@ def test_too_many_frames_are_refused(package, mirror):
     many = build_conditions(package, MORPH.model_copy(update={"size": 64, "voxels": 32, "frames": 36, "flow": False}))
     backend = load_backend(settings(), device="cpu")
     with pytest.raises(InputError) as error:
-        backend.generate(package, many, settings())
+        backend.generate(package, many, settings().chosen)
     assert error.value.code == "video.unsupported"
 
 
@@ -162,7 +162,7 @@ def test_running_out_of_memory_decodes_smaller_batches_then_reports_it(mirror, p
     del mirror
     chosen = settings()
     backend = load_backend(chosen, device="cpu")
-    plain = backend.generate(package, conditions, chosen)
+    plain = backend.generate(package, conditions, chosen.chosen)
     vae = backend._pipe.vae
     decode, sizes = vae.decode, []
 
@@ -174,15 +174,15 @@ def test_running_out_of_memory_decodes_smaller_batches_then_reports_it(mirror, p
 
     monkeypatch.setattr(vae, "decode", limited)
     limit = 2
-    again = backend.generate(package, conditions, chosen)
+    again = backend.generate(package, conditions, chosen.chosen)
     assert sizes[0] == 16 and max(sizes[3:]) == 2
     assert np.abs(again.astype(int) - plain).max() <= 1
     limit = 0
     with pytest.raises(ModelError) as error:
-        backend.generate(package, conditions, chosen)
+        backend.generate(package, conditions, chosen.chosen)
     assert error.value.code == "model.out_of_memory"
     limit = 16
-    assert np.array_equal(backend.generate(package, conditions, chosen), plain)  # and it lives on
+    assert np.array_equal(backend.generate(package, conditions, chosen.chosen), plain)  # and it lives on
 
 
 def test_compositing_keeps_captured_pixels(conditions):
