@@ -23,6 +23,8 @@ from typing import Any
 from gapray.errors import REMEDIES, ConfigError
 
 log = logging.getLogger("gapray.serve")
+ACCEPTED_HEADER = "x-gapray-key-accepted"
+"""Header of the server's responses to requests whose key it knows; HAProxy reads and removes it."""
 HEAD_BYTES = 16384
 """Maximum size of a request's head, that is its request line and headers, before HAProxy adds its own [bytes]."""
 HEADERS = 101
@@ -41,6 +43,9 @@ second, which is a quarter of the 225 status requests/s that two cores answered 
 ANONYMOUS_REQUESTS = 600
 """Requests of one address in ten seconds without a valid key. Many people may share an address, and a page takes a dozen requests. Health
 checks are counted separately, so that neither uses up the other's allowance."""
+TRIED_KEYS = 20
+"""Keys of one address in ten seconds that are passed on to the server, though it has not accepted them yet and the address is beyond
+`ANONYMOUS_REQUESTS`."""
 KEY_REFUSALS = 50
 """POST requests of one key in ten seconds that the server answers with 4xx: refusing one may mean reading all of its photos."""
 KEY_BYTES_S = 16 * 2**20
@@ -88,10 +93,11 @@ defaults
     option disable-h2-upgrade
 {errors}
 backend keys
-    stick-table type string len 40 size 100k expire 10s store conn_cur,http_req_rate(10s),http_req_cnt,gpc0,gpc1_rate(10s),bytes_in_rate(1s)
+    stick-table type string len 40 size 100k expire 10s store conn_cur,http_req_rate(10s),http_req_cnt,gpt0,gpc0,gpc1_rate(10s),bytes_in_rate(1s)
 frontend clients
     bind {bind}
-    stick-table type ipv6 size 100k expire 1m store conn_cur,gpc0_rate(10s),gpc1_rate(10s)
+    # Of an address: 0 counts requests without a valid key, 1 health checks, 2 keys that are tried for the first time under a flood.
+    stick-table type ipv6 size 100k expire 1m store conn_cur,gpc(3),gpc_rate(3,10s)
     filter bwlim-in bodies limit {key_bytes} key var(txn.key) table keys
     tcp-request connection track-sc0 src
     tcp-request connection reject if {{ sc0_conn_cur gt {twice_address_connections} }}
@@ -100,29 +106,39 @@ frontend clients
     # Serve's own paths tell its routes to everybody, without a key.
     http-request deny deny_status 404 if {{ path,url_dec -m beg /- }}
     acl keyed var(txn.key) -m found
-    acl anonymous_over sc0_gpc0_rate gt {anonymous_requests}
+    acl anonymous_over sc_gpc_rate(0,0) gt {anonymous_requests}
+    # The server has recently accepted this key.
+    acl valid sc_get_gpt0(1,keys) gt 0
     http-request deny deny_status 400 if {{ req.fhdr_cnt(authorization) gt 1 }}
     # Extract the key as the server does, so that it is counted as one key however the header is written.
     http-request set-var(txn.key) 'req.fhdr(authorization),regsub("^.*(gap_[A-Za-z0-9_-]*).*$","\\\\1"),sha1,hex' if {{ req.fhdr(authorization) -m found }} !check
-    http-request sc-inc-gpc1(0) if check
-    http-request sc-inc-gpc0(0) if !keyed !check
+    http-request sc-inc-gpc(1,0) if check
+    http-request sc-inc-gpc(0,0) if !keyed !check
     http-request track-sc1 var(txn.key) table keys if keyed
-    http-request set-var(txn.over) int(1) if check {{ sc0_gpc1_rate gt {anonymous_requests} }}
+    http-request sc-inc-gpc(0,0) if keyed !valid
+    http-request set-var(txn.over) int(1) if check {{ sc_gpc_rate(1,0) gt {anonymous_requests} }}
     http-request set-var(txn.over) int(1) if !keyed !check anonymous_over
     http-request set-var(txn.over) int(1) if keyed {{ sc_http_req_rate(1,keys) gt {key_requests} }}
     http-request set-var(txn.over) int(1) if keyed {{ sc_conn_cur(1,keys) gt {requests_per_key} }}
     http-request set-var(txn.posted) int(1) if METH_POST
     http-request set-var(txn.over) int(1) if keyed METH_POST {{ sc_gpc1_rate(1,keys) gt {key_refusals} }}
-    # A key that is new here, or that the server rejected, does not exempt a request from the anonymous limit.
-    http-request set-var(txn.over) int(1) if keyed anonymous_over {{ sc_http_req_cnt(1,keys) le 1 }}
-    http-request set-var(txn.over) int(1) if keyed anonymous_over {{ sc_get_gpc0(1,keys) gt 0 }}
+    # A key that the server has not accepted does not exempt a request from the anonymous limit. It is passed on when it comes a
+    # second time, to find out; but only a few such keys of an address, and each of them once.
+    http-request set-var(txn.tried) int(1) if keyed anonymous_over !valid
+    http-request set-var(txn.over) int(1) if {{ var(txn.tried) -m found }} {{ sc_http_req_cnt(1,keys) le 1 }}
+    http-request set-var(txn.over) int(1) if {{ var(txn.tried) -m found }} {{ sc_get_gpc0(1,keys) gt 0 }}
+    http-request sc-inc-gpc(2,0) if {{ var(txn.tried) -m found }} !{{ var(txn.over) -m found }}
+    http-request set-var(txn.over) int(1) if {{ var(txn.tried) -m found }} {{ sc_gpc_rate(2,0) gt {tried_keys} }}
     acl over var(txn.over) -m found
     http-request tarpit deny_status 429 errorfile "{folder}/429-runpod.http" if over {{ path /graphql }} or over {{ path_beg /v2/ }}
     http-request tarpit deny_status 429 if over
     http-request set-bandwidth-limit bodies if keyed
     http-response sc-inc-gpc1(1) if keyed {{ var(txn.posted) -m found }} {{ status 400:499 }}
-    http-response sc-inc-gpc0(0) if keyed {{ status 401 }}
-    http-response sc-inc-gpc0(1) if keyed {{ status 401 }}
+    acl accepted res.fhdr({accepted_header}) -m found
+    http-response sc-set-gpt0(1) 1 if keyed accepted
+    http-response sc-set-gpt0(1) 0 if keyed {{ status 401 }}
+    http-response sc-inc-gpc0(1) if keyed !accepted
+    http-response del-header {accepted_header}
     default_backend serve
 backend serve
     server serve 127.0.0.1:{port}
@@ -159,6 +175,8 @@ def _config(folder: Path, host: str, port: int, inner: int, requests_per_key: in
         key_requests=KEY_REQUESTS,
         key_refusals=KEY_REFUSALS,
         anonymous_requests=ANONYMOUS_REQUESTS,
+        tried_keys=TRIED_KEYS,
+        accepted_header=ACCEPTED_HEADER,
         key_bytes=KEY_BYTES_S,
         requests_per_key=requests_per_key,
         port=inner,

@@ -130,3 +130,32 @@ def test_any_url_encoded_form_is_decoded(pairs, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bodies, "_STEP", step)
         assert bodies._split_pairs(bytearray(urlencode(pairs).encode()), 20) == pairs
+
+
+def sent_form(server, head, content=b"a", kind="multipart/form-data; boundary=b"):
+    """POST a multipart form of one part; returns the status and the error's message."""
+    body = b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + content + b"\r\n--b--\r\n"
+    answer = requests.post(f"{server.url}/v1/videos", data=body, headers={"content-type": kind}, timeout=30)
+    return answer.status_code, answer.json()["error"]["message"]
+
+
+def test_headers_that_take_long_to_parse_are_refused(idle_server):  # noqa: F811
+    photo = b'name="input_reference[]"; filename="a.jpg"'
+    for head in (photo + b';"' * 40, photo + b";" * 40, photo + b"; x=" + b"y" * 4100):
+        status, message = sent_form(idle_server, head)
+        assert status == 400 and "Content-Disposition" in message, message
+    status, message = sent_form(idle_server, photo, kind='multipart/form-data; boundary=b;"' + ';"' * 40)
+    assert status == 400 and "Content-Type" in message, message
+
+
+def test_the_longest_file_names_are_read(idle_server):  # noqa: F811
+    """255 characters of UTF-8, percent-encoded beside a plain name with semicolons."""
+    head = b'name="input_reference[]"; filename="a;b;c.jpg"; filename*=UTF-8\'\'' + b"%E2%82%AC" * 251 + b"_045.jpg"
+    status, message = sent_form(idle_server, head)
+    assert status == 400 and "Content-Disposition" not in message, message
+
+
+def test_a_long_text_is_refused_before_it_is_complete(idle_server, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(bodies, "refuse_unusable", None)  # nothing looks at the text any more
+    status, message = sent_form(idle_server, b'name="prompt"', b"x" * 5_000_000)
+    assert status == 400 and "prompt holds more than 32000 characters" in message

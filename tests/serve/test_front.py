@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from gapray.errors import ConfigError
-from gapray.serve.front import ADDRESS_CONNECTIONS, HEAD_S, find_haproxy, free_port, run_front
+from gapray.serve.front import ACCEPTED_HEADER, ADDRESS_CONNECTIONS, HEAD_S, find_haproxy, free_port, run_front
 from tests.serve.conftest import served
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy for this system")
@@ -200,12 +200,30 @@ def test_callers_without_a_key_are_limited_by_address(keyed, monkeypatch):
         assert 429 in [ask(path="/healthz").status_code for _ in range(15)]
 
 
-def test_unknown_keys_count_as_no_key(keyed, monkeypatch):
+@pytest.mark.parametrize(("path", "status"), [("/v1/videos", 401), ("/openapi.json", 200), ("/nothing", 404)])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_unknown_keys_count_as_no_key(keyed, monkeypatch, path, status, repeats):
+    """Made-up keys exempt no request, wherever it goes and however often each is used."""
     monkeypatch.setattr("gapray.serve.front.ANONYMOUS_REQUESTS", 20)
+    monkeypatch.setattr("gapray.serve.front.TRIED_KEYS", 2)
     with keyed() as (url, _):
-        asked = [{"authorization": f"Bearer gap_{at}"} for at in range(24)]
-        statuses = [requests.get(f"{url}/v1/videos", headers=headers, timeout=20).status_code for headers in asked]
-        assert statuses == sorted(statuses) and statuses.count(401) in range(18, 23), statuses
+
+        def ask(at):
+            headers = {"authorization": f"Bearer gap_{at // repeats}"}
+            return requests.get(url + path, headers=headers, timeout=20).status_code
+
+        first = [ask(at) for at in range(20)]
+        assert first == [status] * 20, first
+        with ThreadPoolExecutor(8) as beside:  # refused requests wait for a second
+            late = Counter(beside.map(ask, range(24, 56)))
+        assert late[status] <= 4 and late[429] >= 28, late
+
+
+def test_responses_do_not_say_how_keys_are_counted(keyed):
+    with keyed() as (url, server):
+        answer = requests.get(f"{url}/v1/videos", headers=server.headers(), timeout=20)
+        assert answer.status_code == 200 and ACCEPTED_HEADER not in answer.headers
+        assert requests.get(f"{server.url}/v1/videos", headers=server.headers(), timeout=20).headers[ACCEPTED_HEADER]
 
 
 def test_a_key_with_many_refused_requests_is_limited(keyed, monkeypatch):

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gapray.errors import GaprayError
 from gapray.serve.audit import AuditWriter
+from gapray.serve.front import ACCEPTED_HEADER
 from gapray.serve.http import images, native, openai, runpod
 from gapray.serve.http.arriving import limit_body, refuse_content_length
 from gapray.serve.http.browsers import BrowserGuard
@@ -172,6 +173,8 @@ class _OutermostMiddleware:
             nonlocal status, responded
             if message["type"] == "http.response.start":
                 status, responded = message["status"], True
+                if scope["state"].get("accepted"):
+                    message["headers"] = [*message.get("headers", ()), (ACCEPTED_HEADER.encode(), b"1")]
                 if self._adds_request_id:
                     message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             elif head and message["type"] == "http.response.body":

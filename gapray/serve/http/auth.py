@@ -40,6 +40,7 @@ async def _authenticate(request: Request, scope: Scope) -> ApiKey:
     ring = context.keys
     # Only a look-up in the database needs a thread, which costs more than the check of a cached key.
     key: ApiKey = ring.check(secret) if ring.is_cached(secret) else await context.call(ring.check, secret)
+    request.state.accepted = True
     if scope not in key.scopes and "admin" not in key.scopes:
         raise ServeError("auth.forbidden", f"this key may not {scope}")
     context.count_request(key)

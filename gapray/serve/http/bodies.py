@@ -76,6 +76,9 @@ _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 _FILE_NAME = re.compile(r";\s*filename\*?(?:\d+\*?)?\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 """The parameters ``filename``, ``filename*`` and ``filename*0`` of a Content-Disposition."""
 _FILE_FIELDS = PHOTO_FIELDS | {"video"}
+_HEADER_BYTES, _HEADER_PARAMETERS = 4096, 32
+"""Maximum length and number of semicolons of a header with parameters. A file name of 255 characters of UTF-8 takes up to 3,060 bytes
+percent-encoded."""
 _STEP = 2**18
 """Bytes that are decoded in one call of C code, during which no other thread runs."""
 _BODY_THREADS = ThreadPoolExecutor(4, "bodies")
@@ -145,8 +148,7 @@ async def read_body(request: Request, limits: Limits) -> Body:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         body = await (_read_multipart if kind.startswith("multipart/") else _read_urlencoded)(request, limits)
-        for name, value in body.fields:
-            refuse_unusable(name, value)
+        await run_per_key(request, _refuse_unusable_fields, body)
     elif kind in ("application/json", "text/json") or kind.endswith("+json"):
         body = Body(tuple((await read_json(request, limits)).items()))
     else:
@@ -205,18 +207,24 @@ def refuse_repeated(body: Body) -> Body:
 
 
 async def _read_multipart(request: Request, limits: Limits) -> Body:
-    fields: list[tuple[str, Any]] = []
+    _refuse_long_header("Content-Type", request.headers["content-type"].encode("latin-1"))
     options: dict[str, Any] = {"max_fields": limits.fields, "max_part_size": limits.body_bytes}
     try:
         async with aclosing(request.stream()) as stream:
-            form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **options).parse()
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                file_name = without_unusable(decode_encoded_words(value.filename or ""))
-                fields.append((name, (file_name, await _content(value))))
-            else:
-                fields.append((name, value))
+            try:
+                form = await _PhotoParser(request.headers, stream, max_files=limits.images + 1, **options).parse()
+            except (InputError, MultiPartException):
+                async for _ in stream:
+                    pass  # most clients read no answer before they have sent everything
+                raise
+        sent = [
+            (name, (value.filename or "", value.headers.get("content-transfer-encoding", ""), await value.read()))
+            if isinstance(value, UploadFile)
+            else (name, value)
+            for name, value in form.multi_items()
+        ]
         await form.close()
+        fields = await run_per_key(request, _decode_files, sent)
     except InputError:
         raise
     except MultiPartException as error:
@@ -224,6 +232,39 @@ async def _read_multipart(request: Request, limits: Limits) -> Body:
     except (ValueError, KeyError, AssertionError, UnicodeError) as error:
         raise InputError("request.invalid", f"the form cannot be read: {type(error).__name__}") from error
     return Body(tuple(fields))
+
+
+def _decode_files(sent: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Decode the names of files, and their bytes where the part's content-transfer-encoding is base64."""
+    fields: list[tuple[str, Any]] = []
+    for name, value in sent:
+        if isinstance(value, tuple):
+            file_name, encoding, data = value
+            if encoding.strip().lower() == "base64":
+                data = decode_base64(data.decode("latin-1"))
+            fields.append((name, (without_unusable(decode_encoded_words(file_name)), data)))
+        else:
+            fields.append((name, value))
+    return fields
+
+
+def _refuse_unusable_fields(body: Body) -> None:
+    for name, value in body.fields:
+        refuse_unusable(name, value)
+
+
+def _refuse_long_header(name: str, value: bytes) -> None:
+    """Refuse a header with parameters that is too long to be parsed on the event loop: `email` takes quadratic time.
+
+    Raises:
+        InputError: `request.invalid`.
+    """
+    if len(value) > _HEADER_BYTES or value.count(b";") > _HEADER_PARAMETERS:
+        raise InputError(
+            "request.invalid",
+            f"a {name} has {len(value)} bytes and {value.count(b';')} parameters; at most {_HEADER_BYTES} and "
+            f"{_HEADER_PARAMETERS} are read",
+        )
 
 
 async def _read_urlencoded(request: Request, limits: Limits) -> Body:
@@ -251,20 +292,22 @@ def _unquote(text: bytearray) -> str:
     return decoded.decode(errors="replace")
 
 
-async def _content(file: UploadFile) -> bytes:
-    """Return the bytes of a part, decoding its content-transfer-encoding."""
-    data = await file.read()
-    if file.headers.get("content-transfer-encoding", "").strip().lower() == "base64":
-        return decode_base64(data.decode("latin-1"))
-    return data
-
-
 class _PhotoParser(MultiPartParser):
-    """Starlette's multipart parser, extended to recognise files without a plain ``filename``."""
+    """Starlette's multipart parser, extended to recognise files without a plain ``filename``, and with limits on texts."""
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Refuse a text that is too long before it is complete."""
+        part = self._current_part
+        is_text = part.file is None and part.field_name.partition("[")[0] not in _FILE_FIELDS
+        if is_text and len(part.data) + end - start > 4 * MAX_TEXT_LENGTH:  # a character has up to four bytes in UTF-8
+            name = escaped(part.field_name[:60])
+            raise InputError("request.invalid", f"{name} holds more than {MAX_TEXT_LENGTH} characters")
+        super().on_part_data(data, start, end)
 
     def on_headers_finished(self) -> None:
         """Read the file name from ``filename*``, which Starlette ignores."""
         part = self._current_part
+        _refuse_long_header("Content-Disposition", part.content_disposition or b"")
         disposition = (part.content_disposition or b"").decode("latin-1")
         if (name := extended_name(disposition)) is not None:
             plain = re.sub(r"[\x00-\x1f\x7f\"\\]", "_", name).encode(errors="replace")
