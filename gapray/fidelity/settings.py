@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gapray.settings import Role, Settings
 
-SCORE_FORMAT = 2
+SCORE_FORMAT = 3
 """Incremented whenever the same video, photos and settings would get different scores. Format 1 drew left-out views with the
 profile's settings."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from gapray.capture.settings import DecodeSettings
 from gapray.settings import Role, Settings, canonical_hash
 
-PACKAGE_FORMAT = 2
+PACKAGE_FORMAT = 3
 """Incremented whenever the same photos and settings would give a different package; part of every settings hash."""
 
 

@@ -66,7 +66,8 @@ def lay_out(masks: Sequence[NDArray[np.bool_]], *, framing: Literal["product", "
     Args:
         masks: One silhouette for each photo, bool [H, W], none empty; sizes may differ.
         framing: ``product`` centres the turning product; ``photo`` keeps the photo's own framing, padded to a square.
-            Photos of different sizes are always framed by the product.
+            Photos of different sizes are always framed by the product, unless they differ only in being upright or lying: then a
+            camera was turned by 90 degrees, which leaves the picture's centre and scale as they were.
         margin: ``product`` only: minimum empty border, in half frames.
 
     Raises:
@@ -76,20 +77,27 @@ def lay_out(masks: Sequence[NDArray[np.bool_]], *, framing: Literal["product", "
     sides = np.array([mask.shape for mask in masks], dtype=float)
     centre_x, centre_y = box[:, :2].mean(1), box[:, 2:].mean(1)
     width, height = box[:, 1] - box[:, 0], box[:, 3] - box[:, 2]
-    if np.ptp(sides, axis=0).any():
+    if np.ptp(np.sort(sides, axis=1), axis=0).any():
         # A turning product keeps its height, so heights give the scale.
         half = 0.5 * height * max(1.0, float((width / height).max())) / (1 - margin)
         return Layout(tuple(map(Placement, centre_x, centre_y, half)), own_crops=True)
+    # Shifts that bring the photos' centres together.
+    shift_x, shift_y = (sides[:, 1] - sides[0, 1]) / 2, (sides[:, 0] - sides[0, 0]) / 2
+    box -= np.stack([shift_x, shift_x, shift_y, shift_y], axis=1)
     off_centre = np.abs(np.stack([centre_x / sides[:, 1], centre_y / sides[:, 0]]) - 0.5)
     centred = bool((off_centre < MAX_OFF_CENTRE).all(0).mean() >= 0.75)
     if framing == "photo":
         placement = Placement(sides[0, 1] / 2, sides[0, 0] / 2, float(sides[0].max()) / 2)
     else:
-        axis_x = float(centre_x.mean())
+        axis_x = float((centre_x - shift_x).mean())
         upper, lower = box[:, 2].min(), box[:, 3].max()
         reach = max(np.abs(box[:, :2] - axis_x).max(), (lower - upper) / 2)
         placement = Placement(axis_x, float(upper + lower) / 2, float(reach) / (1 - margin))
-    return Layout((placement,) * len(masks), own_crops=centred)
+    placements = (
+        Placement(placement.x + float(right), placement.y + float(down), placement.half)
+        for right, down in zip(shift_x, shift_y, strict=True)
+    )
+    return Layout(tuple(placements), own_crops=centred)
 
 
 def to_frame(image: NDArray[_Pixel], placement: Placement, size: int, *, outside: int = 0) -> NDArray[_Pixel]:

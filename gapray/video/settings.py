@@ -13,7 +13,7 @@ from gapray.settings import Result, canonical_text
 from gapray.video.animatediff.settings import AnimateDiffSettings
 from gapray.video.generators import VIDEO_GENERATORS
 
-VIDEO_FORMAT = 2
+VIDEO_FORMAT = 3
 """Incremented whenever the same package, settings and weights would give different frames or files."""
 _KEY_PLACEHOLDER = "<product>"
 

@@ -208,3 +208,33 @@ def test_depth_without_a_model_name_is_not_trusted():
     unnamed = dataclasses.replace(package, views=views, models={})
     found, plain = build_conditions(unnamed, SMALL), build_conditions(package, SMALL)
     assert np.array_equal(found.depth, plain.depth)
+
+
+def padded(package, sides):
+    """The package with photos padded around their middles to `sides` (height, width), one for each view."""
+
+    def grown(image, side, value):
+        down, right = ((new - old) // 2 for new, old in zip(side, image.shape, strict=False))
+        return cv2.copyMakeBorder(image, down, down, right, right, cv2.BORDER_CONSTANT, value=value)
+
+    views = tuple(
+        dataclasses.replace(
+            view,
+            reference=grown(view.reference, side, (255, 255, 255)),
+            mask=grown(view.mask, side, 0),
+            depth=grown(view.depth, side, 0),
+        )
+        for view, side in zip(package.views, sides, strict=True)
+    )
+    return dataclasses.replace(package, views=views)
+
+
+@pytest.mark.parametrize("framing", ["photo", "product"])
+def test_a_phone_held_both_ways_is_one_camera(framing):
+    """Upright and lying photos of one size share their middle and scale: frames are those of photos cut to squares."""
+    package, chosen = solid_package(), SMALL.model_copy(update={"framing": framing, "frames": 8})
+    both_ways = padded(package, [(160, 128) if view % 2 else (128, 160) for view in range(8)])
+    squares = padded(package, [(160, 160)] * 8)
+    turned, plain = (build_conditions(each, chosen) for each in (both_ways, squares))
+    assert np.abs(turned.initial.astype(int) - plain.initial).max() <= 2
+    assert turned.calibration.elevation_deg == pytest.approx(plain.calibration.elevation_deg, abs=0.01)
