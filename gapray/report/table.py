@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def fidelity_table(catalog: Catalog, product_id: str | None = None) -> list[Tabl
 def as_markdown(rows: Sequence[TableRow]) -> str:
     """Format the table as Markdown."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
-    return "\n".join(lines + ["| " + " | ".join(row.cells()) + " |" for row in rows]) + "\n"
+    cells = ([_markdown_text(cell) for cell in row.cells()] for row in rows)
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)]) + "\n"
 
 
 def as_csv(rows: Sequence[TableRow]) -> str:
@@ -89,8 +91,19 @@ def as_csv(rows: Sequence[TableRow]) -> str:
     )
     for row in rows:
         spread = [row.lpips.mean, row.lpips.low, row.lpips.high] if row.lpips else [NOT_MEASURED, "", ""]
-        writer.writerow([row.label, row.products, *spread, row.psnr, row.ssim, row.iou, row.identity, row.note])
+        label, note = _spreadsheet_text(row.label), _spreadsheet_text(row.note)
+        writer.writerow([label, row.products, *spread, row.psnr, row.ssim, row.iou, row.identity, note])
     return out.getvalue()
+
+
+def _markdown_text(text: str) -> str:
+    """Escape what would end the cell or be read as HTML."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
+def _spreadsheet_text(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would run as a formula (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -101,6 +101,7 @@ class JobInput(BaseModel):
         None, description="How the photos' azimuths were determined; None until they are."
     )
     ignored: dict[str, int] = Field({}, description="Files in a zip that are not its photos: kind -> number.")
+    unread: tuple[str, ...] = Field((), description="Names of the request's fields that have no effect.")
     reading: AzimuthOptions | None = Field(
         None,
         description="How to read azimuths from file names once the content of the only URL is fetched; None = azimuths are known.",

@@ -79,13 +79,16 @@ async def _run(job_input: dict[str, Any]) -> dict[str, Any]:
             decode=settings.loaded_profile().packaging.decode,
             turn=params.still is None,
         )
-    by_url = JobInput(manifest_url=parsed.manifest_url, reading=parsed.options if parsed.manifest_url else None)
-    inputs = store_inputs(artifacts, job_id, by_url, upload, parsed.files)
+    inputs = JobInput(
+        manifest_url=parsed.manifest_url,
+        reading=parsed.options if parsed.manifest_url else None,
+        unread=tuple(parsed.ignored),
+    )
+    inputs = store_inputs(artifacts, job_id, inputs, upload, parsed.files)
     job = local_job(job_id, params, inputs)
     try:
         job = replace(job, status="completed", result=await run_job(job, workers, _ignore_progress))
-        output = runpod_output(job, artifacts)
-        return output | {"ignored": list(parsed.ignored)} if parsed.ignored else output
+        return runpod_output(job, artifacts)
     finally:
         artifacts.remove(f"uploads/{job_id}")
         artifacts.remove(f"results/{job_id}")

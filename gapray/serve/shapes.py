@@ -160,7 +160,10 @@ def native_job(job: Job) -> dict[str, Any]:
 
 
 def azimuths_and_warnings(job: Job) -> dict[str, Any]:
-    """Return how the azimuths were determined, and all warnings: part of every API's answers, from the first one on."""
+    """Return how the azimuths were determined, all warnings, and the fields that have no effect as `ignored`, if there are any.
+
+    Part of every API's answers, from the first one on.
+    """
     by = job.azimuths_by
     warnings = [ORDER_WARNING] if by == "order" else []
     if job.input.ignored:
@@ -168,7 +171,8 @@ def azimuths_and_warnings(job: Job) -> dict[str, Any]:
     if job.kind == "video":
         rendered = (job.result or {}).get("video", {}).get("frames")
         warnings += length_warnings(job.making, rendered or job.making.frames or DEFAULT_FRAMES)
-    return {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *warnings]}
+    told = {"azimuths_by": by, "warnings": [*(job.result or {}).get("warnings", ()), *warnings]}
+    return told | ({"ignored": list(job.input.unread)} if job.input.unread else {})
 
 
 def _gap(job: Job, *names: str) -> dict[str, Any]:

@@ -664,7 +664,11 @@ def store_inputs(
     """
     if upload is not None:
         inputs = JobInput(
-            photos=upload.photos, azimuths_by=upload.azimuths_by, ignored=upload.ignored, reading=upload.reading
+            photos=upload.photos,
+            azimuths_by=upload.azimuths_by,
+            ignored=upload.ignored,
+            reading=upload.reading,
+            unread=inputs.unread,
         )
         if upload.capture is not None:
             name = f"uploads/{job_id}/capture.zip"

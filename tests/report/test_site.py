@@ -21,7 +21,7 @@ from gapray.report.approval import publish, read_decisions
 from gapray.report.polar import PolarPoint, polar_svg
 from gapray.report.reel import write_reel
 from gapray.report.site import write_report
-from gapray.report.table import as_csv, as_markdown, fidelity_table
+from gapray.report.table import TableRow, as_csv, as_markdown, fidelity_table
 from gapray.video.decode import read_frames
 from gapray.video.encode import export
 from gapray.video.presets import preset_named
@@ -281,3 +281,10 @@ def test_polar_distinguishes_captured_and_in_between_angles():
         {"<x>": [PolarPoint(0, 0.1, True), PolarPoint(90, 0.2, False), PolarPoint(180, 0.1, False)]}, title="t & t"
     )
     assert "&lt;x&gt;" in svg and "t &amp; t" in svg and svg.count("<circle") >= 4 and svg.count("<rect") == 2
+
+
+def test_labels_are_text_in_tables():
+    rows = [TableRow(label, 1, None, None, None, None, None) for label in ("=cmd|'/C calc'!A0", "a|b\n<script>", "@x")]
+    assert [row["method"] for row in csv.DictReader(as_csv(rows).splitlines())][::2] == ["'=cmd|'/C calc'!A0", "'@x"]
+    markdown = as_markdown(rows)
+    assert "| a\\|b &lt;script&gt; | 0 |" in markdown and len(markdown.splitlines()) == 5

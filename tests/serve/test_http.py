@@ -53,6 +53,7 @@ def test_a_video_from_photos(real_server, form):
     assert (found["status"], found["progress"], found["error"]) == ("completed", 100, None)
     gap = found["gap"]
     assert gap["video"]["frames"] == 8 and gap["video"]["fps"] == 4
+    assert gap["ignored"] == ["wrong"] and "morph does not read prompt" in gap["warnings"]
     assert {angle["kind"] for angle in gap["scores"]["angles"]} == {"key", "in-between"}
     assert gap["scores"]["lpips"] > 0 and gap["scores"]["protocol"]["net"] == "alex"
     views = get(real_server, f"/v1/videos/{body['id']}/views").json()["data"]
@@ -92,6 +93,7 @@ def test_one_side_makes_a_square(idle_server, form):
 def test_packages_report_misspelt_fields(idle_server, form):
     body = post(idle_server, form, path="/v1/packages", product_id="mug", colour="red", frmaes="12").json()
     assert body["ignored"] == ["colour", "frmaes"]
+    assert requests.get(f"{idle_server.url}/v1/packages/{body['id']}", timeout=20).json()["ignored"] == body["ignored"]
 
 
 @pytest.mark.parametrize(

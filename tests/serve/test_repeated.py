@@ -141,7 +141,9 @@ def test_runpod_reports_ignored_fields(idle_server, photos):
     body = {"input": given, "Webhook": "https://x.example", "policy": {"ttl": 60_000, "lowPriority": True}}
     for path in ("run", "runsync?wait=1000"):
         content = requests.post(f"{idle_server.url}/v2/e/{path}", json=body, timeout=20).json()
-        assert content["gap"]["ignored"] == ["Webhook", "policy.lowPriority", "Direction", "num_frame"]
+        later = requests.get(f"{idle_server.url}/v2/e/status/{content['id']}", timeout=20).json()
+        for found in (content, later):
+            assert found["gap"]["ignored"] == ["Webhook", "policy.lowPriority", "Direction", "num_frame"]
     content = requests.post(f"{idle_server.url}/v2/e/run", json={"input": {"views": given["views"]}}, timeout=20).json()
     assert "ignored" not in content["gap"]
 

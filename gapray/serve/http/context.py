@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -105,6 +105,7 @@ class Context:
         files: Mapping[str, bytes] = MappingProxyType({}),
         package: str | None = None,
         manifest_url: str | None = None,
+        ignored: Sequence[str] = (),
         endpoint: str = "",
         model: str = "",
         idempotency_key: str | None = None,
@@ -126,6 +127,7 @@ class Context:
             files: Further input files: field of `JobInput` -> bytes.
             package: Artifact of a finished package, in place of photos.
             manifest_url: URL of a manifest, in place of photos.
+            ignored: Names of the request's fields that have no effect; every answer repeats them.
             endpoint: RunPod's endpoint; for images the response format.
             model: Model name that the client sent.
             idempotency_key: Value of the client's header.
@@ -148,7 +150,12 @@ class Context:
             api=api,
             kind=kind,
             making=params,
-            input=JobInput(manifest_url=manifest_url, package=package, reading=options if manifest_url else None),
+            input=JobInput(
+                manifest_url=manifest_url,
+                package=package,
+                reading=options if manifest_url else None,
+                unread=tuple(ignored),
+            ),
             endpoint=endpoint,
             model=model,
             idempotency_key=idempotency_key,

@@ -111,7 +111,7 @@ async def edit_images(request: Request, wait: Wait = None) -> JSONResponse:
 async def get_images(request: Request, image_id: str) -> JSONResponse:
     """Return a request's state and, once they are done, its pictures."""
     job = require_kind(await get_job(request, image_id), "image")
-    return await _images_response(request, job, [])
+    return await _images_response(request, job)
 
 
 @router.get("/images/{image_id}/content/{index}", response_class=Response)
@@ -177,6 +177,7 @@ async def _generate(request: Request, wait: float | None) -> JSONResponse:
         azimuths=parse_azimuths(body),
         options=replace(parse_azimuth_options(body), allow_missing=True),
         package=package,
+        ignored=ignored_fields(body, (*_KNOWN, *StillParams.model_fields, "package")) + ignored_members(photos),
         model=model,
         endpoint=response_format,
         idempotency_key=idempotency_key(request),
@@ -187,8 +188,7 @@ async def _generate(request: Request, wait: float | None) -> JSONResponse:
     job = await context.wait_for_job(job, preferred_wait(request, wait, context.settings.limits.image_wait_s), key)
     if job.final and job.status != "completed":
         raise job_error(job)
-    ignored = ignored_fields(body, (*_KNOWN, *StillParams.model_fields, "package")) + ignored_members(photos)
-    return await _images_response(request, job, ignored)
+    return await _images_response(request, job)
 
 
 async def _package_artifact(context: Context, key: ApiKey, package_id: str | None) -> str | None:
@@ -211,8 +211,8 @@ def job_error(job: Job) -> GaprayError:
     return ServeError(code, message) if code in ("internal.error", "artifacts.failed") else InputError(code, message)
 
 
-async def _images_response(request: Request, job: Job, ignored: list[str]) -> JSONResponse:
-    """Return a request's state and pictures; `ignored` are the request's fields that had no effect."""
+async def _images_response(request: Request, job: Job) -> JSONResponse:
+    """Return a request's state and pictures."""
     context = context_of(request)
     location = f"/v1/images/image_{job.id}"
 
@@ -224,10 +224,7 @@ async def _images_response(request: Request, job: Job, ignored: list[str]) -> JS
         else:
             files = [context.artifacts.get(f"{job.folder}/{image['name']}") for image in images]
             data = [{"b64_json": base64.b64encode(file).decode()} for file in files]
-        content = openai_images(job, data)
-        if ignored:
-            content["gap"]["ignored"] = ignored
-        return JSONResponse(content, 200 if job.final else 202, {"location": location})
+        return JSONResponse(openai_images(job, data), 200 if job.final else 202, {"location": location})
 
     # Encoding megabytes of base64 would block the event loop.
     response: JSONResponse = await context.call(build)

@@ -96,6 +96,7 @@ async def _submit(request: Request, kind: Kind, wait: float | None) -> JSONRespo
             raise InputError("request.invalid", "the field `video` must hold a file")
         files = {"video": video[1]}
     photos = await run_per_key(request, photos_in_fields, body.fields)
+    known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))
     job = await context.accept(
         key,
         api="native",
@@ -105,6 +106,8 @@ async def _submit(request: Request, kind: Kind, wait: float | None) -> JSONRespo
         azimuths=parse_azimuths(body),
         options=parse_azimuth_options(body),
         files=files,
+        # Packages and scores render nothing: of the generation parameters only the product's id has an effect.
+        ignored=ignored_fields(body, known, params={"product_id"}) + ignored_members(photos),
         model=MODEL,
         idempotency_key=idempotency_key(request),
         digest=await run_per_key(request, body.digest, "native", kind),
@@ -113,11 +116,7 @@ async def _submit(request: Request, kind: Kind, wait: float | None) -> JSONRespo
     request.state.job = job.id
     job = await context.wait_for_job(job, preferred_wait(request, wait, 0.0), key)
     headers = {"location": f"/v1/{kind}s/{kind}_{job.id}"}
-    known = ("webhook", "webhook_url", "model", "user", *(["video"] if kind == "score" else []))
-    # Packages and scores render nothing: of the generation parameters only the product's id has an effect.
-    ignored = ignored_fields(body, known, params={"product_id"}) + ignored_members(photos)
-    content = native_job(job) | ({"ignored": ignored} if ignored else {})
-    return JSONResponse(content, 200 if job.final else 202, headers)
+    return JSONResponse(native_job(job), 200 if job.final else 202, headers)
 
 
 def preferred_wait(request: Request, wait: float | None, default: float) -> float:

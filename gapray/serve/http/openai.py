@@ -116,6 +116,7 @@ async def create_video(request: Request) -> JSONResponse:
         photos=photos,
         azimuths=parse_azimuths(body),
         options=parse_azimuth_options(body),
+        ignored=ignored_fields(body, ("prompt", "model", "webhook", "webhook_url", "user")) + ignored_members(photos),
         model=model,
         idempotency_key=idempotency_key(request),
         digest=await run_per_key(request, body.digest, "openai", "video"),
@@ -123,10 +124,6 @@ async def create_video(request: Request) -> JSONResponse:
     )
     request.state.job = job.id
     video = openai_video(job)
-    ignored = ignored_fields(body, ("prompt", "model", "webhook", "webhook_url", "user"))
-    ignored += ignored_members(photos)
-    if ignored:
-        video["gap"]["ignored"] = ignored
     return JSONResponse(video, headers={"location": f"/v1/videos/{video['id']}"})
 
 

@@ -80,8 +80,7 @@ _BODY: dict[str, Any] = {
 @router.post("/v2/{endpoint}/run", openapi_extra=_BODY)
 async def run(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     """Accept a job."""
-    job, ignored = await _submit(request, endpoint)
-    return _with_ignored(runpod_accepted(job), ignored)
+    return runpod_accepted(await _submit(request, endpoint))
 
 
 @router.post("/v2/{endpoint}/runsync", openapi_extra=_BODY)
@@ -89,9 +88,9 @@ async def run_sync(
     request: Request, endpoint: Endpoint, wait: Annotated[int, Query(ge=1000, le=300_000)] = RUNSYNC_WAIT_MS
 ) -> JSONResponse:
     """Accept a job and wait for it; a job that takes longer continues in the background."""
-    job, ignored = await _submit(request, endpoint)
+    job = await _submit(request, endpoint)
     context = context_of(request)
-    return await _status(context, await context.wait_for_job(job, wait / 1000, key_of(request)), ignored)
+    return await _status(context, await context.wait_for_job(job, wait / 1000, key_of(request)))
 
 
 @router.get("/v2/{endpoint}/status/{shown}")
@@ -233,14 +232,8 @@ async def graphql(request: Request) -> dict[str, Any]:
     return {"data": {"myself": {"endpoints": [endpoint]}}}
 
 
-def _with_ignored(content: dict[str, Any], ignored: Sequence[str]) -> dict[str, Any]:
-    """Add the names of the request's fields that had no effect to an answer."""
-    return content | {"gap": content["gap"] | {"ignored": list(ignored)}} if ignored else content
-
-
-async def _status(context: Context, job: Job, ignored: Sequence[str] = ()) -> JSONResponse:
+async def _status(context: Context, job: Job) -> JSONResponse:
     content = await context.call(shape_or_failure, partial(runpod_status, artifacts=context.artifacts), job)
-    content = _with_ignored(content, ignored)
     # Writing megabytes of base64 would block the event loop.
     return (
         JSONResponse(content)
@@ -256,8 +249,8 @@ async def _job(request: Request, public_id: str) -> Job:
     return job
 
 
-async def _submit(request: Request, endpoint: str) -> tuple[Job, list[str]]:
-    """Submit the job that a request describes; returns it, and the names of the fields that had no effect."""
+async def _submit(request: Request, endpoint: str) -> Job:
+    """Submit the job that a request describes."""
     key = await caller(request, "write")
     context = context_of(request)
     await context.refuse_when_full(key)
@@ -282,6 +275,7 @@ async def _submit(request: Request, endpoint: str) -> tuple[Job, list[str]]:
         key,
         api="runpod",
         **parsed.as_arguments(),
+        ignored=[*_ignored_members(body), *parsed.ignored],
         endpoint=endpoint,
         model=STILLS_MODEL if parsed.kind == "image" else MODEL,
         idempotency_key=idempotency_key(request),
@@ -291,7 +285,7 @@ async def _submit(request: Request, endpoint: str) -> tuple[Job, list[str]]:
         ttl_s=_seconds(policy.get("ttl"), 10_000),
     )
     request.state.job = job.id
-    return job, [*_ignored_members(body), *parsed.ignored]
+    return job
 
 
 def _ignored_members(body: Mapping[str, Any]) -> list[str]:
