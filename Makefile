@@ -1,6 +1,6 @@
 # The two commands: `make demo` and `make test`. Both need only Python >= 3.11, make and a package index.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos test-night lint format lock clean
+.PHONY: help demo test test-chaos test-night lint docs audit format lock clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -68,6 +68,15 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Broken links and unknown names end it with an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site: build/site/index.html"
+
+# Known vulnerabilities of what the lock installs; skipped with a reason where no database can be reached.
+audit: | $(UV)
+	$(PYTHON) tools/audit_lock.py requirements-cpu.lock
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
