@@ -16,7 +16,15 @@ from typing import Any, Literal
 
 from gapray.capture.azimuths import AzimuthOptions, Reading, angle_difference, by_name, orient, read_names, refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
-from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
+from gapray.capture.kinds import (
+    HEAD_BYTES,
+    SIDE_FOLDERS,
+    is_photo,
+    is_visible,
+    photo_in_transfer,
+    refuse_unfinished,
+    unfinished,
+)
 from gapray.capture.storage import (
     ArchiveLimits,
     Entry,
@@ -89,6 +97,16 @@ class _Folder:
     hidden: list[str]
     """Names of hidden files and of those made by systems and programs; folders end with '/'."""
 
+    @property
+    def unused(self) -> list[str]:
+        """Printable names of all files that are no photos, and of folders of systems and programs, which end with '/'."""
+        return [*self.hidden, *(printable(entry.name) for entry in self.others)]
+
+    @property
+    def in_transfer(self) -> bool:
+        """Whether it holds photos, but none whose transfer has finished."""
+        return not self.photos and bool(unfinished(self.unused, ()))
+
 
 def discover(
     uri: str, options: DiscoverOptions = DiscoverOptions(), *, beside: list[str] | None = None
@@ -124,7 +142,7 @@ def scan(
     Raises:
         InputError: When the source itself cannot be used: `capture.not_found`, `capture.unreadable`,
             `capture.invalid_archive`, `capture.archive_too_large`, `capture.invalid_name`, `capture.no_photos`,
-            `capture.ambiguous_layout`, or `capture.source_is_output` when results are written there.
+            `capture.unfinished`, `capture.ambiguous_layout`, or `capture.source_is_output` when results are written there.
     """
     beside = [] if beside is None else beside
     if printable(uri) != uri:
@@ -139,7 +157,7 @@ def scan(
         _refuse_photos_and_folders(source, root, folder.children)
     if options.layout == "product" or (options.layout == "auto" and folder.photos):
         if not folder.photos and not _photos_below(source, root):
-            raise InputError("capture.no_photos", f"there is no photo in {uri}")
+            raise _without_photos(uri, folder.unused)
         name = root.rpartition("/")[2] or _stem_of_zip(PurePosixPath(uri.rstrip("/")).name) or "product"
         beside += passed
         yield _capture_set(name, uri, folder, options)
@@ -155,7 +173,7 @@ def scan(
         item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", subfolder, options)
         if withheld is None:
             yield item
-        elif isinstance(subfolder, InputError) or subfolder.photos:
+        elif isinstance(subfolder, InputError) or subfolder.photos or subfolder.in_transfer:
             yield from [*withheld, item]
             withheld = None
         else:
@@ -163,7 +181,7 @@ def scan(
     if withheld is not None:
         # No product has photos, so the source itself is at fault, unless there are photos deeper in it.
         if not folder.photos and not _photos_below(source, root):
-            raise InputError("capture.no_photos", f"there is no photo in {uri}")
+            raise _without_photos(uri, folder.unused)
         yield from withheld
 
 
@@ -191,11 +209,12 @@ class _Source:
         photos = [entry for entry in visible if _is_photo(entry)]
         photo_names = {entry.name for entry in photos}
         hidden = [entry.name for entry in files if not is_visible(entry.name)]
-        hidden += [f"{name}/" for name in children if not is_visible(name)]
+        apart = [name for name in children if not is_visible(name) or photo_in_transfer(name) is not None]
+        hidden += [f"{name}/" for name in apart]
         return _Folder(
             photos,
             [entry for entry in visible if entry.name not in photo_names],
-            [name for name in children if is_visible(name) and name not in excluded],
+            [name for name in children if name not in apart and name not in excluded],
             list(map(printable, hidden)),
         )
 
@@ -227,9 +246,9 @@ def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
             child = source.folder(path)
         except InputError:
             break  # it becomes the reject of a product
-        if child.photos or _is_output(source, path, child):
+        if child.photos or child.in_transfer or _is_output(source, path, child):
             break
-        passed += [*(printable(entry.name) for entry in folder.others), *folder.hidden]
+        passed += folder.unused
         root, folder = path, child
     return root, folder, passed
 
@@ -300,21 +319,23 @@ def _capture_set(
     try:
         if isinstance(folder, InputError):
             raise folder
-        unused.update([*folder.hidden, *(printable(entry.name) for entry in folder.others)])
+        unused.update(folder.unused)
         unused.update(f"{printable(name)}/" for name in folder.children)
         if PRODUCT_ID.fullmatch(product_id) is None:
             raise InputError("capture.invalid_product_id", f"{printable(product_id)!r} cannot be a product id")
         photos = {entry.name: entry for entry in folder.photos}
+        tables = {entry.name.lower(): entry for entry in reversed(folder.others)}
+        table = next((tables[name] for name in TABLE_NAMES if name in tables), None)
+        if table is None:  # a table names the photos that it is about
+            refuse_unfinished(sorted(unused), [*map(printable, photos)])
         if not photos:
-            raise InputError("capture.no_photos", f"there is no photo in {printable(uri)}")
+            raise _without_photos(printable(uri), folder.unused)
         unnamed = [printable(name) for name in photos if printable(name) != name]
         if unnamed:
             raise InputError("capture.invalid_name", f"{', '.join(unnamed[:3])}: not in UTF-8")
         unsafe = [entry.name for entry in photos.values() if not entry.safe]
         if unsafe:
             raise InputError("capture.unsafe_path", f"{', '.join(unsafe[:3])} is a link, or a path, out of the source")
-        tables = {entry.name.lower(): entry for entry in reversed(folder.others)}
-        table = next((tables[name] for name in TABLE_NAMES if name in tables), None)
         if table is None:
             reading = read_names(by_name(list(photos)), options.azimuths)
         else:
@@ -343,6 +364,15 @@ def _capture_set(
         reading.by,
         tuple(sorted(unused)),
     )
+
+
+def _without_photos(uri: str, unused: list[str]) -> InputError:
+    """The error of a folder without photos; `unused` are the names of what it holds."""
+    try:
+        refuse_unfinished(unused, ())
+    except InputError as error:
+        return error
+    return InputError("capture.no_photos", f"there is no photo in {uri}")
 
 
 def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[str, float]]:

@@ -18,7 +18,7 @@ from gapray.capture.azimuths import AzimuthOptions, natural_parts, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
-from gapray.capture.kinds import photos_below
+from gapray.capture.kinds import not_photos, photos_below, refuse_unfinished
 from gapray.capture.names import view_name
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import printable, read_bytes
@@ -84,12 +84,13 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
         times in a row starts a single roll.
 
     Raises:
-        InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
+        InputError: `capture.not_found`, `capture.no_photos`, `capture.unfinished`, `slate.none`.
     """
     folder = Path(card)
     if not folder.is_dir():
         raise InputError("capture.not_found", f"there is no folder {card}")
     files = photos_below(folder)
+    refuse_unfinished(not_photos(folder), [file.relative_to(folder).as_posix() for file in files])
     if not files:
         raise InputError("capture.no_photos", f"there is no photo in {card}")
     times = {file: taken_at(read_bytes(str(file), settings.max_bytes)) for file in files}
@@ -143,7 +144,7 @@ def split(
         because their photos may be one turn, two turns or two products.
 
     Raises:
-        InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
+        InputError: `capture.not_found`, `capture.no_photos`, `capture.unfinished`, `slate.none`.
         ConfigError: `config.invalid` for the template.
     """
     results: list[Path | Reject] = []

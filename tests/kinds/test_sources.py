@@ -168,6 +168,111 @@ def test_copies_that_programs_keep_are_no_second_photos(tmp_path, after):
     assert found == {"mug": 8} and sum(ignored.values()) == 1
 
 
+IN_TRANSFER = (
+    *(
+        "{}.crdownload",
+        "{}.part",
+        "{}.partial",
+        "{}.download",
+        "{}.opdownload",
+        "{}.filepart",
+        "{}.tmp",
+        "{}.TMP",
+        "{}.!sync",
+    ),
+    *(
+        ".{}.icloud",
+        ".{}.Xa3f9Q",
+        ".{}.~1a2b3c",
+        "{}.6e1A2b3C",
+        "{}.0a1b2c3d.partial",
+        ".syncthing.{}.tmp",
+        "~syncthing~{}.tmp",
+    ),
+    *("~{}.tmp", ".~{}", "{}~RF1a2b3c.TMP", ".pending-1795000000-{}", "{}_.gstmp", ".in.{}."),
+)
+"""Names that programs give to a file while they transfer it."""
+SIDECARS = (
+    *(
+        "{}.xmp",
+        "{}.aae",
+        "{}.pp3",
+        "{}.dop",
+        "{}.json",
+        "{}.txt",
+        "{}.md5",
+        "{}.supplemental-metadata.json",
+        "{}.sha256",
+    ),
+    *("{}.bak", "{}_original", "{}~", "._{}", "{}.download.txt", "notes.part", ".DS_Store", "notes.txt", "{}.exif"),
+)
+"""Names of files that stand beside photos for good."""
+
+
+@pytest.mark.parametrize("form", IN_TRANSFER)
+@pytest.mark.parametrize("names", ["lamp-{}", "lamp_{:03d}"])
+def test_photos_whose_transfer_has_not_finished_are_refused(tmp_path, placed, form, names):
+    """The first four of eight numbered photos look like a whole turn of four."""
+    folder = tmp_path / "shoot" / "lamp"
+    write_product(tmp_path / "shoot" / "mug", size=48)
+    write_product(folder, size=48)
+    for index, file in enumerate(sorted(folder.iterdir())):
+        name = names.format(index + 1 if names.endswith("-{}") else index * 45) + ".png"
+        file.rename(folder / (name if index < 4 else form.format(name)))
+    here = placed(tmp_path / "shoot")
+    found, _ = scanned(here)
+    assert found == {"lamp": "capture.unfinished", "mug": 8}
+    [lamp] = [item for item in scan(here) if item.product_id == "lamp"]
+    assert (
+        isinstance(lamp, Reject)
+        and form.format(names.format(5 if names.endswith("-{}") else 180) + ".png") in lamp.message
+    )
+
+
+def test_safari_s_folder_of_an_unfinished_download_is_one(tmp_path):
+    folder = write_product(tmp_path / "lamp", size=48)
+    (folder / "lamp_315.png.download").mkdir()
+    (folder / "lamp_315.png").rename(folder / "lamp_315.png.download" / "lamp_315.png")
+    assert scanned(folder)[0] == {"lamp": "capture.unfinished"}
+
+
+@pytest.mark.parametrize("form", [*SIDECARS, *IN_TRANSFER])
+def test_what_stands_beside_a_photo_is_only_ignored(tmp_path, form):
+    folder = write_product(tmp_path / "mug", size=48)
+    (folder / form.format("mug_045.png")).write_bytes(b"x")
+    found, ignored = scanned(folder)
+    assert found == {"mug": 8} and sum(ignored.values()) == 1
+
+
+@pytest.mark.parametrize("form", SIDECARS)
+def test_sidecars_of_photos_that_are_gone_are_only_ignored(tmp_path, form):
+    folder = write_product(tmp_path / "mug", size=48)
+    (folder / form.format("mug_360.png")).write_bytes(b"x")
+    assert scanned(folder)[0] == {"mug": 8}
+
+
+def test_a_table_says_which_photos_count_whatever_is_still_on_its_way(tmp_path):
+    folder = write_product(tmp_path / "mug", size=48)
+    rows = [f"{file.name},{file.stem[-3:]}" for file in sorted(folder.iterdir())]
+    (folder / "detail.jpg.part").write_bytes(b"x")
+    (folder / "capture.csv").write_text("\n".join(["file,azimuth", *rows]))
+    assert scanned(folder)[0] == {"mug": 8}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_folder_in_which_no_transfer_has_finished_is_refused_as_such(tmp_path, placed, alone):
+    (tmp_path / "shoot" / "lamp").mkdir(parents=True)
+    (tmp_path / "shoot" / "lamp" / "lamp-1.jpg.part").write_bytes(b"x")
+    if not alone:
+        (tmp_path / "shoot" / "empty.d").mkdir()
+        (tmp_path / "shoot" / "empty.d" / "a.txt").write_bytes(b"x")
+    found, _ = scanned(placed(tmp_path / "shoot"))
+    assert found == {"lamp": "capture.unfinished"} | ({} if alone else {"empty.d": "capture.no_photos"})
+    with pytest.raises(InputError) as error:
+        list(scan(str(tmp_path / "shoot" / "lamp")))
+    assert error.value.code == "capture.unfinished" and "lamp-1.jpg.part" in error.value.message
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_decodable_format_is_recognised_by_its_first_bytes(kind):
     data = photo_of(kind, 90)
