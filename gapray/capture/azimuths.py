@@ -153,8 +153,12 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
 
 
 def by_name(names: Sequence[str]) -> list[str]:
-    """Names in natural order: numbers anywhere in them compare as numbers, and case is ignored."""
-    return sorted(names, key=lambda name: (natural_parts(unquote(name)), name))
+    """Names in natural order: numbers anywhere in them compare as numbers, and case is ignored.
+
+    Extensions only decide between equal stems, so that ``IMG_1.jpg`` comes before its numbered copy or successor ``IMG_1 (1).jpg``.
+    """
+    stems = dict(zip(names, plain_stems(names), strict=True))
+    return sorted(names, key=lambda name: (natural_parts(stems[name]), name))
 
 
 def natural_parts(name: str) -> list[tuple[int, str]]:

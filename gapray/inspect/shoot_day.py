@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapray.capture.azimuths import AzimuthOptions, natural_parts, read_names
+from gapray.capture.azimuths import AzimuthOptions, by_name, natural_parts, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
@@ -94,10 +94,11 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
     if not files:
         raise InputError("capture.no_photos", f"there is no photo in {card}")
     times = {file: taken_at(read_bytes(str(file), settings.max_bytes)) for file in files}
+    rank = {name: index for index, name in enumerate(by_name([file.name for file in files]))}
     if all(times.values()):
-        files.sort(key=lambda file: (times[file] or datetime.min, natural_parts(file.name)))
+        files.sort(key=lambda file: (times[file] or datetime.min, rank[file.name]))
     else:
-        files.sort(key=lambda file: (natural_parts(str(file.parent)), natural_parts(file.name)))
+        files.sort(key=lambda file: (natural_parts(str(file.parent)), rank[file.name]))
     result: list[Roll] = []
     before: list[Path] = []
     for file in files:

@@ -338,6 +338,30 @@ def test_two_photos_at_one_angle_are_refused_whatever_may_be_missing():
     assert read_names(["mug_045.jpg"], replace(loose, names="degrees")).azimuths == {"mug_045.jpg": 45}
 
 
+@pytest.mark.parametrize(
+    "plain",
+    [
+        "20261127_101203{}.jpg",
+        "WhatsApp Image 2026-11-27 at 10.12.08{}.jpeg",
+        "WhatsApp Image 2026-11-27 at 10.12.08 PM{}.jpeg",
+        "mug{}.PNG",
+        "mug%20photo{}.jpg",
+        "mug{}",
+    ],
+)
+@pytest.mark.parametrize("copy", ["({})", " ({})", "_{}", "-{}"])
+def test_a_name_stands_before_its_numbered_copies(tmp_path, plain, copy):
+    """Programs number only the second and later of files with one name."""
+    wanted = [plain.format(""), *(plain.format(copy.format(number)) for number in range(1, 12))]
+    assert by_name(wanted[::-1]) == wanted
+    for index, name in enumerate(wanted):
+        cv2.imwrite(str(tmp_path / "x.png"), np.full((32, 32, 3), index, np.uint8))
+        (tmp_path / "mug").mkdir(exist_ok=True)
+        (tmp_path / "x.png").rename(tmp_path / "mug" / name)
+    [found] = discover(str(tmp_path / "mug"), DiscoverOptions(AzimuthOptions(names="order")))
+    assert [photo.name for photo in found.photos] == wanted
+
+
 def test_a_request_can_settle_what_names_leave_open():
     camera = [f"IMG_{number}.jpg" for number in range(1211, 1203, -1)]
     by_index, by = in_request(camera, AzimuthOptions(names="index"))
