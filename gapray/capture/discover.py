@@ -21,6 +21,7 @@ from gapray.capture.kinds import (
     SIDE_FOLDERS,
     is_photo,
     is_visible,
+    no_photos,
     photo_in_transfer,
     refuse_unfinished,
     unfinished,
@@ -56,6 +57,8 @@ CATALOG_FOLDERS = {"products": ".parquet", "rejects": ".parquet", "manifests": "
 """Subfolder -> extension of the files in it, any of which mark a catalogue: a run that was killed early leaves only the last two."""
 REPORT_FILES = frozenset({"data.js", "report.js"})
 """A folder that holds all of these is a report."""
+SESSION_FOLDERS = frozenset({"capture", "output"})
+"""A folder with these, compared case-insensitively, is a session of Capture One, not a folder of products."""
 LISTED_AHEAD = 256
 """Number of folders of a bucket that are listed before the first of them is used."""
 MAX_TABLE_BYTES = 2**20
@@ -153,14 +156,15 @@ def scan(
     if canonical_uri(uri) in source.excluded:
         raise InputError("capture.source_is_output", f"{uri} is both where photos are and where results go")
     root, folder, passed = _root(source)
-    if options.layout == "auto" and folder.photos:
-        _refuse_photos_and_folders(source, root, folder.children)
+    if options.layout == "auto":
+        _refuse_ambiguous_layout(source, root, folder)
     if options.layout == "product" or (options.layout == "auto" and folder.photos):
         if not folder.photos and not _photos_below(source, root):
-            raise _without_photos(uri, folder.unused)
+            raise no_photos(uri, folder.unused)
         name = root.rpartition("/")[2] or _stem_of_zip(PurePosixPath(uri.rstrip("/")).name) or "product"
         beside += passed
-        yield _capture_set(name, uri, folder, options)
+        deeper = [] if folder.photos else _folders_of_photos(source, root, folder)
+        yield _capture_set(name, uri, folder, options, deeper)
         return
     sides = [f"{child}/" for child in folder.children if child in SIDE_FOLDERS]
     beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.hidden, *sides]
@@ -170,7 +174,10 @@ def scan(
         if isinstance(subfolder, _Folder) and not subfolder.photos and _is_output(source, path, subfolder):
             beside.append(f"{printable(path.rpartition('/')[2])}/")
             continue
-        item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", subfolder, options)
+        deeper = (
+            [] if isinstance(subfolder, InputError) or subfolder.photos else _folders_of_photos(source, path, subfolder)
+        )
+        item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", subfolder, options, deeper)
         if withheld is None:
             yield item
         elif isinstance(subfolder, InputError) or subfolder.photos or subfolder.in_transfer:
@@ -181,7 +188,7 @@ def scan(
     if withheld is not None:
         # No product has photos, so the source itself is at fault, unless there are photos deeper in it.
         if not folder.photos and not _photos_below(source, root):
-            raise _without_photos(uri, folder.unused)
+            raise no_photos(uri, [*beside, *chain.from_iterable(item.ignored for item in withheld)])
         yield from withheld
 
 
@@ -253,16 +260,31 @@ def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
     return root, folder, passed
 
 
-def _refuse_photos_and_folders(source: _Source, root: str, children: list[str]) -> None:
-    """Refuse a root that holds photos as well as folders of photos.
+def _refuse_ambiguous_layout(source: _Source, root: str, folder: _Folder) -> None:
+    """Refuse a root with photos as well as folders of photos, or with the folders of a session of Capture One.
+
+    Those of a session hold the photos of one shoot at different stages, and are no products.
 
     Raises:
         InputError: `capture.ambiguous_layout`.
     """
-    others = [name for name in children if name not in SIDE_FOLDERS and _photos_below(source, _joined(root, name))]
-    if others:
-        shown = ", ".join(map(printable, others[:5]))
-        raise InputError("capture.ambiguous_layout", f"{source.uri} holds photos and folders of photos ({shown})")
+    is_session = {name.casefold() for name in folder.children} >= SESSION_FOLDERS
+    if not (folder.photos or is_session):
+        return
+    if found := _folders_of_photos(source, root, folder):
+        shown = ", ".join(map(printable, found[:5]))
+        message = f"{source.uri} holds photos and folders of photos ({shown})"
+        if not folder.photos:
+            message = (
+                f"{_joined(source.uri.rstrip('/'), root).rstrip('/')} is a session of Capture One, with photos in {shown}: put those "
+                "to be used into a folder that has the product's name"
+            )
+        raise InputError("capture.ambiguous_layout", message)
+
+
+def _folders_of_photos(source: _Source, path: str, folder: _Folder) -> list[str]:
+    """Names of a folder's subfolders that hold photos, at any depth."""
+    return [name for name in folder.children if name not in SIDE_FOLDERS and _photos_below(source, _joined(path, name))]
 
 
 def _photos_below(source: _Source, path: str) -> bool:
@@ -313,8 +335,9 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _capture_set(
-    product_id: str, uri: str, folder: _Folder | InputError, options: DiscoverOptions
+    product_id: str, uri: str, folder: _Folder | InputError, options: DiscoverOptions, deeper: list[str]
 ) -> CaptureSet | Reject:
+    """The capture set in a folder; `deeper` are the names of its subfolders that hold photos, if it holds none."""
     unused: set[str] = set()
     try:
         if isinstance(folder, InputError):
@@ -329,7 +352,9 @@ def _capture_set(
         if table is None:  # a table names the photos that it is about
             refuse_unfinished(sorted(unused), [*map(printable, photos)])
         if not photos:
-            raise _without_photos(printable(uri), folder.unused)
+            error = no_photos(printable(uri), [name for name in sorted(unused) if name.rstrip("/") not in deeper])
+            where = f". Photos in its folders are not read: {', '.join(map(printable, deeper[:5]))}" if deeper else ""
+            raise InputError(error.code, error.message + where)
         unnamed = [printable(name) for name in photos if printable(name) != name]
         if unnamed:
             raise InputError("capture.invalid_name", f"{', '.join(unnamed[:3])}: not in UTF-8")
@@ -364,15 +389,6 @@ def _capture_set(
         reading.by,
         tuple(sorted(unused)),
     )
-
-
-def _without_photos(uri: str, unused: list[str]) -> InputError:
-    """The error of a folder without photos; `unused` are the names of what it holds."""
-    try:
-        refuse_unfinished(unused, ())
-    except InputError as error:
-        return error
-    return InputError("capture.no_photos", f"there is no photo in {uri}")
 
 
 def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[str, float]]:

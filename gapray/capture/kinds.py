@@ -17,11 +17,15 @@ PHOTO_EXTENSIONS = frozenset(
         *(".avif", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     )
 )
-OTHER_EXTENSIONS = frozenset(
+RAW_EXTENSIONS = frozenset(
     (
-        # Raw photos: most of them begin like TIFF, and come with the JPEGs made from them.
         *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".eip", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef"),
         *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    )
+)
+"""Raw photos: most of them begin like TIFF, and come with the JPEGs made from them."""
+OTHER_EXTENSIONS = RAW_EXTENSIONS | frozenset(
+    (
         # Files that cameras, phones and editors write next to photos.
         *(".aae", ".thm", ".lrv", ".xmp", ".dop", ".pp3", ".cos", ".cot", ".cop", ".on1", ".cosessiondb", ".cocatalogdb"),
         *(".lrcat", ".psd", ".psb", ".ai", ".eps", ".svg", ".xcf", ".afphoto", ".mie", ".exif", ".icc", ".icm", ".cube"),
@@ -202,6 +206,25 @@ def counted(names: Iterable[str]) -> dict[str, int]:
 def described(counts: dict[str, int]) -> str:
     """Counts by kind as a message: ``ignored: 3 (2 .AAE, 1 .txt)``."""
     return f"ignored: {sum(counts.values())} ({', '.join(f'{count} {kind}' for kind, count in counts.items())})"
+
+
+def no_photos(place: str, names: Collection[str]) -> InputError:
+    """The error `capture.no_photos` (or `capture.unfinished`) of a place, which says what is there instead.
+
+    Args:
+        place: Where photos were expected.
+        names: Names of the files there, and of folders with a trailing '/'.
+    """
+    try:
+        refuse_unfinished(names, ())
+    except InputError as error:
+        return error
+    message = f"there is no photo in {place}"
+    if names:
+        message += f"; {described(counted(names))}"
+    if any(PurePosixPath(name).suffix.lower() in RAW_EXTENSIONS for name in names):
+        message += ". Raw photos are not opened: develop them, and export them as JPEG or TIFF"
+    return InputError("capture.no_photos", message)
 
 
 def _is_visible_photo(path: Path, folder: Path) -> bool:

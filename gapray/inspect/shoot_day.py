@@ -18,7 +18,7 @@ from gapray.capture.azimuths import AzimuthOptions, by_name, natural_parts, read
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
-from gapray.capture.kinds import not_photos, photos_below, refuse_unfinished
+from gapray.capture.kinds import no_photos, not_photos, photos_below, refuse_unfinished
 from gapray.capture.names import view_name
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import printable, read_bytes
@@ -90,9 +90,9 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
     if not folder.is_dir():
         raise InputError("capture.not_found", f"there is no folder {card}")
     files = photos_below(folder)
-    refuse_unfinished(not_photos(folder), [file.relative_to(folder).as_posix() for file in files])
     if not files:
-        raise InputError("capture.no_photos", f"there is no photo in {card}")
+        raise no_photos(str(card), not_photos(folder))
+    refuse_unfinished(not_photos(folder), [file.relative_to(folder).as_posix() for file in files])
     times = {file: taken_at(read_bytes(str(file), settings.max_bytes)) for file in files}
     rank = {name: index for index, name in enumerate(by_name([file.name for file in files]))}
     if all(times.values()):

@@ -273,6 +273,71 @@ def test_a_folder_in_which_no_transfer_has_finished_is_refused_as_such(tmp_path,
     assert error.value.code == "capture.unfinished" and "lamp-1.jpg.part" in error.value.message
 
 
+RAW = (".CR3", ".dng", ".NEF", ".arw")
+
+
+@pytest.mark.parametrize("products_of_raw", [1, 2])
+def test_raw_photos_alone_are_named_with_the_way_out(tmp_path, placed, products_of_raw):
+    root = tmp_path / "shoot"
+    for name in ("mug", "cup")[:products_of_raw]:
+        (root / name).mkdir(parents=True)
+        for index, ending in enumerate(RAW * 2):
+            (root / name / f"{name}_{index * 45:03d}{ending}").write_bytes(b"II*\0raw")
+        (root / name / "notes.txt").write_text("x")
+    here = placed(root)
+    with pytest.raises(InputError) as error:
+        list(scan(here))
+    assert error.value.code == "capture.no_photos" and f"{2 * products_of_raw} .CR3" in error.value.message
+    assert f"{products_of_raw} .txt" in error.value.message and "as JPEG or TIFF" in error.value.message
+    write_product(root / "vase", size=48)
+    rejects = [item for item in scan(str(root)) if isinstance(item, Reject)]
+    assert len(rejects) == products_of_raw
+    assert all("2 .CR3" in item.message and "as JPEG or TIFF" in item.message for item in rejects)
+
+
+def test_a_folder_without_photos_says_what_it_holds(tmp_path):
+    write_product(tmp_path / "vase", size=48)
+    (tmp_path / "mug").mkdir()
+    (tmp_path / "mug" / "turn.psd").write_text("x")
+    (tmp_path / "none").mkdir()
+    mug, none, _ = scan(str(tmp_path))
+    assert mug.message.endswith("mug; ignored: 1 (1 .psd)") and none.message.endswith(
+        "there is no photo in " + none.uri
+    )
+
+
+def test_photos_in_deeper_folders_are_named(tmp_path, placed):
+    """As in sessions of Capture One, of one product each."""
+    for name in ("mug", "cup"):
+        for stage in ("Capture", "Output", "Trash"):
+            write_product(tmp_path / "shoot" / name / stage, size=48, name=name)
+        (tmp_path / "shoot" / name / "Selects").mkdir()
+    for item in scan(placed(tmp_path / "shoot")):
+        assert isinstance(item, Reject) and item.code == "capture.no_photos"
+        assert item.message.endswith("Photos in its folders are not read: Capture, Output")
+    [item] = scan(str(tmp_path / "shoot" / "cup"), DiscoverOptions(layout="product"))
+    assert isinstance(item, Reject) and item.message.endswith("Capture, Output")
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "JPEG"])
+@pytest.mark.parametrize("whole", [True, False], ids=["parent", "session"])
+def test_the_folders_of_a_session_are_no_products(tmp_path, placed, raw, whole):
+    session = tmp_path / "shoot" / "mug"
+    write_product(session / "Capture", size=48, name="mug")
+    write_product(session / "Output", size=48, name="mug")
+    write_product(session / "Trash", size=48, name="mug")
+    if raw:
+        for file in list((session / "Capture").iterdir()):
+            file.rename(file.with_suffix(".CR3"))
+    here = placed(tmp_path / "shoot" if whole else session)
+    with pytest.raises(InputError) as error:
+        list(scan(here))
+    assert error.value.code == "capture.ambiguous_layout" and "Output" in error.value.message
+    assert ("Capture, Output" in error.value.message) == (not raw)
+    found, _ = scanned(here, layout="products")
+    assert found["Output"] == 8
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_decodable_format_is_recognised_by_its_first_bytes(kind):
     data = photo_of(kind, 90)
