@@ -264,6 +264,30 @@ def test_a_number_behind_other_words_is_no_angle(tail):
         assert "mug_045.jpg'," not in error.value.message
 
 
+@pytest.mark.parametrize(
+    "tail",
+    ["_1024x1024", "_1024x768", "-1024X1024", "_640 × 480", "_x800", "_v2", "-e1700000000000", " of 8", "_1x1 (1)"],
+)
+@pytest.mark.parametrize(
+    ("shape", "by"), [("mug_{degrees:03d}", "degrees"), ("mug_{degrees}deg", "degrees"), ("mug-{count}", "frames")]
+)
+def test_a_size_that_all_names_share_hides_no_angle(tail, shape, by):
+    """As shops and other sites append to the names of the pictures that they make in several sizes."""
+    names = [shape.format(degrees=45 * step, count=step + 1) + f"{tail}.jpg" for step in range(8)]
+    wanted = {name: 45.0 * step for step, name in enumerate(names)}, by
+    found = read_names(names)
+    assert (found.azimuths, found.by) == wanted == in_request(names)
+
+
+@pytest.mark.parametrize("sizes", [("1024x1024", "800x800"), ("1024x1024", "1024y1024"), ("1024x1024", "1024x800")])
+def test_sizes_that_differ_are_not_skipped(sizes):
+    """One of two versions of a set, or of two products."""
+    names = [f"mug_{45 * step:03d}_{sizes[step // 4]}.jpg" for step in range(8)]
+    with pytest.raises(InputError) as error:
+        read_names(names)
+    assert error.value.code in ("capture.ambiguous_azimuths", "capture.duplicate_azimuth")
+
+
 @pytest.mark.parametrize("stray", STRAYS)
 def test_a_photo_of_something_else_is_no_view(stray):
     for names in ([*EIGHT, f"{stray}.jpg"], [f"{stray}.jpg", *EIGHT]):
