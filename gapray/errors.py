@@ -16,6 +16,7 @@ REMEDIES: dict[str, str] = {
     "capture.unreadable": "Check the permissions of the folder or file, and the disk or bucket, then run again.",
     "capture.source_is_output": "Name a folder of its own for --out (--to, --report), beside the photos or in a new folder below them.",
     "capture.no_photos": "Put the photos of one product in this folder: JPEG, PNG, WebP, HEIC, TIFF or BMP.",
+    "capture.unfinished": "Wait until copying, downloading or synchronising has finished, then run again; delete the files that are named if they are left over.",
     "capture.ambiguous_layout": "Pass --layout product (this folder is one product) or --layout products.",
     "capture.ambiguous_azimuths": "Rename the photos by degrees (_000 … _315), or add a capture.csv with file and azimuth.",
     "data.missing_column": "Rename or add columns before the processor, for example by Dataset.rename_columns.",

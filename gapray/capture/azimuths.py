@@ -153,8 +153,12 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
 
 
 def by_name(names: Sequence[str]) -> list[str]:
-    """Names in natural order: numbers anywhere in them compare as numbers, and case is ignored."""
-    return sorted(names, key=lambda name: (natural_parts(unquote(name)), name))
+    """Names in natural order: numbers anywhere in them compare as numbers, and case is ignored.
+
+    Extensions only decide between equal stems, so that ``IMG_1.jpg`` comes before its numbered copy or successor ``IMG_1 (1).jpg``.
+    """
+    stems = dict(zip(names, plain_stems(names), strict=True))
+    return sorted(names, key=lambda name: (natural_parts(stems[name]), name))
 
 
 def natural_parts(name: str) -> list[tuple[int, str]]:
@@ -289,13 +293,14 @@ _Column = dict[str, re.Match[str]]
 def _columns(names: Sequence[str]) -> list[_Column]:
     """The columns of numbers at the end of all names that distinguish them, the last column first; at least one.
 
-    A number that all names share ("mug_045 (1)", "mug_090 (1)") is skipped in favour of the one before it.
+    A number that all names share ("mug_045 (1)", "mug_090 (1)") is skipped in favour of the one before it, with a word between them that
+    all names share, too ("mug_045_1024x1024").
 
     Raises:
         InputError: `capture.ambiguous_azimuths`.
     """
     stems = dict(zip(names, plain_stems(names), strict=True))
-    column = {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
+    column = _last_numbers(stems)
     for name in names:
         if name not in column:
             raise InputError(
@@ -303,11 +308,33 @@ def _columns(names: Sequence[str]) -> list[_Column]:
             )
     columns = [column]
     while len(column) == len(names):
+        shared = not _distinguishes(column)
         stems = {name: _SEPARATORS.sub("", stems[name][: match.start()]) for name, match in column.items()}
-        column = {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
+        column = _last_numbers(stems)
+        if shared and len(column) < len(names):
+            column = _last_numbers(_without_shared_word(stems))
         columns.append(column)
     complete = columns[:-1]
-    return [column for column in complete if len({_number(match) for match in column.values()}) > 1] or complete[:1]
+    return [column for column in complete if _distinguishes(column)] or complete[:1]
+
+
+def _last_numbers(stems: dict[str, str]) -> _Column:
+    return {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
+
+
+def _distinguishes(column: _Column) -> bool:
+    """Whether not all numbers of a column are equal."""
+    return len({_number(match) for match in column.values()}) > 1
+
+
+def _without_shared_word(stems: dict[str, str]) -> dict[str, str]:
+    """Stems without what stands behind their last digit, if that is the same in all of them."""
+    ends = {
+        name: max((at for at, sign in enumerate(stem) if sign.isdecimal()), default=-1) + 1
+        for name, stem in stems.items()
+    }
+    words = {stem[ends[name] :].casefold() for name, stem in stems.items()}
+    return {name: stem[: ends[name]] for name, stem in stems.items()} if len(words) == 1 else stems
 
 
 def _ordered(column: _Column) -> dict[str, float]:

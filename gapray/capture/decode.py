@@ -54,6 +54,9 @@ MAX_STRAY_BYTES = 2
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF 6.0, section 8 and 19
+_SUBFILE, _REDUCED, _ICC = 254, 1, 34675  # TIFF 6.0, section 8: NewSubfileType, bit 0 = reduced version of another page
+_MAX_PAGES = 8
+"""Maximum number of pages of a TIFF among which the photo is looked for: itself, and reduced versions of it."""
 _WHITE = 65535
 """Largest value of 16 bits."""
 _SRGB = ImageCms.createProfile("sRGB")
@@ -159,17 +162,49 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
+    if image.format == "TIFF":
+        _select_photo(image)
     width, height = image.size
     if width * height > settings.max_pixels:
         raise InputError("image.too_many_pixels", f"{width} x {height} pixels; the limit is {settings.max_pixels}")
     if min(width, height) < settings.min_side:
         raise InputError("image.too_small", f"{width} x {height} pixels; the shorter side must be {settings.min_side}")
+    frames = _frames(image)
+    if frames > 1 and image.format not in ("TIFF", *STILLS_IN_SEVERAL_FRAMES):
+        raise InputError("image.too_many_frames", f"the file holds {frames} frames")
+
+
+def _frames(image: Image.Image) -> int:
     try:
-        frames = int(getattr(image, "n_frames", 1))
+        return int(getattr(image, "n_frames", 1))
     except (EOFError, *_DECODER_ERRORS) as error:
         raise InputError("image.truncated", f"the frames cannot be counted: {error}") from error
-    if frames > 1 and image.format not in STILLS_IN_SEVERAL_FRAMES:
-        raise InputError("image.too_many_frames", f"the file holds {frames} frames")
+
+
+def _select_photo(image: Image.Image) -> None:
+    """Go to the page of a TIFF that is the photo: the only one, or the only one that is no reduced version of another (a thumbnail).
+
+    Raises:
+        InputError: `image.too_many_frames` when more than one page, or none, can be the photo; `image.truncated`.
+    """
+    frames = _frames(image)
+    if frames == 1:
+        return
+    photos = []
+    try:
+        for page in range(frames if frames <= _MAX_PAGES else 0):
+            image.seek(page)
+            if not int(image.tag_v2.get(_SUBFILE, 0)) & _REDUCED:  # type: ignore[attr-defined]
+                photos.append(page)
+        if len(photos) != 1:
+            raise InputError(
+                "image.too_many_frames", f"the file holds {frames} pages, and no mark says which is the photo"
+            )
+        image.seek(photos[0])
+    except (EOFError, *_DECODER_ERRORS) as error:
+        raise InputError("image.truncated", f"the pages cannot be read: {error}") from error
+    if _ICC not in image.tag_v2:  # type: ignore[attr-defined]
+        image.info.pop("icc_profile", None)  # Pillow keeps that of the page before
 
 
 def _load(image: Image.Image) -> None:

@@ -16,7 +16,16 @@ from typing import Any, Literal
 
 from gapray.capture.azimuths import AzimuthOptions, Reading, angle_difference, by_name, orient, read_names, refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
-from gapray.capture.kinds import HEAD_BYTES, SIDE_FOLDERS, is_photo, is_visible
+from gapray.capture.kinds import (
+    HEAD_BYTES,
+    SIDE_FOLDERS,
+    is_photo,
+    is_visible,
+    no_photos,
+    photo_in_transfer,
+    refuse_unfinished,
+    unfinished,
+)
 from gapray.capture.storage import (
     ArchiveLimits,
     Entry,
@@ -48,6 +57,8 @@ CATALOG_FOLDERS = {"products": ".parquet", "rejects": ".parquet", "manifests": "
 """Subfolder -> extension of the files in it, any of which mark a catalogue: a run that was killed early leaves only the last two."""
 REPORT_FILES = frozenset({"data.js", "report.js"})
 """A folder that holds all of these is a report."""
+SESSION_FOLDERS = frozenset({"capture", "output"})
+"""A folder with these, compared case-insensitively, is a session of Capture One, not a folder of products."""
 LISTED_AHEAD = 256
 """Number of folders of a bucket that are listed before the first of them is used."""
 MAX_TABLE_BYTES = 2**20
@@ -89,6 +100,16 @@ class _Folder:
     hidden: list[str]
     """Names of hidden files and of those made by systems and programs; folders end with '/'."""
 
+    @property
+    def unused(self) -> list[str]:
+        """Printable names of all files that are no photos, and of folders of systems and programs, which end with '/'."""
+        return [*self.hidden, *(printable(entry.name) for entry in self.others)]
+
+    @property
+    def in_transfer(self) -> bool:
+        """Whether it holds photos, but none whose transfer has finished."""
+        return not self.photos and bool(unfinished(self.unused, ()))
+
 
 def discover(
     uri: str, options: DiscoverOptions = DiscoverOptions(), *, beside: list[str] | None = None
@@ -124,7 +145,7 @@ def scan(
     Raises:
         InputError: When the source itself cannot be used: `capture.not_found`, `capture.unreadable`,
             `capture.invalid_archive`, `capture.archive_too_large`, `capture.invalid_name`, `capture.no_photos`,
-            `capture.ambiguous_layout`, or `capture.source_is_output` when results are written there.
+            `capture.unfinished`, `capture.ambiguous_layout`, or `capture.source_is_output` when results are written there.
     """
     beside = [] if beside is None else beside
     if printable(uri) != uri:
@@ -135,14 +156,15 @@ def scan(
     if canonical_uri(uri) in source.excluded:
         raise InputError("capture.source_is_output", f"{uri} is both where photos are and where results go")
     root, folder, passed = _root(source)
-    if options.layout == "auto" and folder.photos:
-        _refuse_photos_and_folders(source, root, folder.children)
+    if options.layout == "auto":
+        _refuse_ambiguous_layout(source, root, folder)
     if options.layout == "product" or (options.layout == "auto" and folder.photos):
         if not folder.photos and not _photos_below(source, root):
-            raise InputError("capture.no_photos", f"there is no photo in {uri}")
+            raise no_photos(uri, folder.unused)
         name = root.rpartition("/")[2] or _stem_of_zip(PurePosixPath(uri.rstrip("/")).name) or "product"
         beside += passed
-        yield _capture_set(name, uri, folder, options)
+        deeper = [] if folder.photos else _folders_of_photos(source, root, folder)
+        yield _capture_set(name, uri, folder, options, deeper)
         return
     sides = [f"{child}/" for child in folder.children if child in SIDE_FOLDERS]
     beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.hidden, *sides]
@@ -152,10 +174,13 @@ def scan(
         if isinstance(subfolder, _Folder) and not subfolder.photos and _is_output(source, path, subfolder):
             beside.append(f"{printable(path.rpartition('/')[2])}/")
             continue
-        item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", subfolder, options)
+        deeper = (
+            [] if isinstance(subfolder, InputError) or subfolder.photos else _folders_of_photos(source, path, subfolder)
+        )
+        item = _capture_set(path.rpartition("/")[2], f"{uri.rstrip('/')}/{path}", subfolder, options, deeper)
         if withheld is None:
             yield item
-        elif isinstance(subfolder, InputError) or subfolder.photos:
+        elif isinstance(subfolder, InputError) or subfolder.photos or subfolder.in_transfer:
             yield from [*withheld, item]
             withheld = None
         else:
@@ -163,7 +188,7 @@ def scan(
     if withheld is not None:
         # No product has photos, so the source itself is at fault, unless there are photos deeper in it.
         if not folder.photos and not _photos_below(source, root):
-            raise InputError("capture.no_photos", f"there is no photo in {uri}")
+            raise no_photos(uri, [*beside, *chain.from_iterable(item.ignored for item in withheld)])
         yield from withheld
 
 
@@ -191,11 +216,12 @@ class _Source:
         photos = [entry for entry in visible if _is_photo(entry)]
         photo_names = {entry.name for entry in photos}
         hidden = [entry.name for entry in files if not is_visible(entry.name)]
-        hidden += [f"{name}/" for name in children if not is_visible(name)]
+        apart = [name for name in children if not is_visible(name) or photo_in_transfer(name) is not None]
+        hidden += [f"{name}/" for name in apart]
         return _Folder(
             photos,
             [entry for entry in visible if entry.name not in photo_names],
-            [name for name in children if is_visible(name) and name not in excluded],
+            [name for name in children if name not in apart and name not in excluded],
             list(map(printable, hidden)),
         )
 
@@ -227,23 +253,38 @@ def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
             child = source.folder(path)
         except InputError:
             break  # it becomes the reject of a product
-        if child.photos or _is_output(source, path, child):
+        if child.photos or child.in_transfer or _is_output(source, path, child):
             break
-        passed += [*(printable(entry.name) for entry in folder.others), *folder.hidden]
+        passed += folder.unused
         root, folder = path, child
     return root, folder, passed
 
 
-def _refuse_photos_and_folders(source: _Source, root: str, children: list[str]) -> None:
-    """Refuse a root that holds photos as well as folders of photos.
+def _refuse_ambiguous_layout(source: _Source, root: str, folder: _Folder) -> None:
+    """Refuse a root with photos as well as folders of photos, or with the folders of a session of Capture One.
+
+    Those of a session hold the photos of one shoot at different stages, and are no products.
 
     Raises:
         InputError: `capture.ambiguous_layout`.
     """
-    others = [name for name in children if name not in SIDE_FOLDERS and _photos_below(source, _joined(root, name))]
-    if others:
-        shown = ", ".join(map(printable, others[:5]))
-        raise InputError("capture.ambiguous_layout", f"{source.uri} holds photos and folders of photos ({shown})")
+    is_session = {name.casefold() for name in folder.children} >= SESSION_FOLDERS
+    if not (folder.photos or is_session):
+        return
+    if found := _folders_of_photos(source, root, folder):
+        shown = ", ".join(map(printable, found[:5]))
+        message = f"{source.uri} holds photos and folders of photos ({shown})"
+        if not folder.photos:
+            message = (
+                f"{_joined(source.uri.rstrip('/'), root).rstrip('/')} is a session of Capture One, with photos in {shown}: put those "
+                "to be used into a folder that has the product's name"
+            )
+        raise InputError("capture.ambiguous_layout", message)
+
+
+def _folders_of_photos(source: _Source, path: str, folder: _Folder) -> list[str]:
+    """Names of a folder's subfolders that hold photos, at any depth."""
+    return [name for name in folder.children if name not in SIDE_FOLDERS and _photos_below(source, _joined(path, name))]
 
 
 def _photos_below(source: _Source, path: str) -> bool:
@@ -294,27 +335,32 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _capture_set(
-    product_id: str, uri: str, folder: _Folder | InputError, options: DiscoverOptions
+    product_id: str, uri: str, folder: _Folder | InputError, options: DiscoverOptions, deeper: list[str]
 ) -> CaptureSet | Reject:
+    """The capture set in a folder; `deeper` are the names of its subfolders that hold photos, if it holds none."""
     unused: set[str] = set()
     try:
         if isinstance(folder, InputError):
             raise folder
-        unused.update([*folder.hidden, *(printable(entry.name) for entry in folder.others)])
+        unused.update(folder.unused)
         unused.update(f"{printable(name)}/" for name in folder.children)
         if PRODUCT_ID.fullmatch(product_id) is None:
             raise InputError("capture.invalid_product_id", f"{printable(product_id)!r} cannot be a product id")
         photos = {entry.name: entry for entry in folder.photos}
+        tables = {entry.name.lower(): entry for entry in reversed(folder.others)}
+        table = next((tables[name] for name in TABLE_NAMES if name in tables), None)
+        if table is None:  # a table names the photos that it is about
+            refuse_unfinished(sorted(unused), [*map(printable, photos)])
         if not photos:
-            raise InputError("capture.no_photos", f"there is no photo in {printable(uri)}")
+            error = no_photos(printable(uri), [name for name in sorted(unused) if name.rstrip("/") not in deeper])
+            where = f". Photos in its folders are not read: {', '.join(map(printable, deeper[:5]))}" if deeper else ""
+            raise InputError(error.code, error.message + where)
         unnamed = [printable(name) for name in photos if printable(name) != name]
         if unnamed:
             raise InputError("capture.invalid_name", f"{', '.join(unnamed[:3])}: not in UTF-8")
         unsafe = [entry.name for entry in photos.values() if not entry.safe]
         if unsafe:
             raise InputError("capture.unsafe_path", f"{', '.join(unsafe[:3])} is a link, or a path, out of the source")
-        tables = {entry.name.lower(): entry for entry in reversed(folder.others)}
-        table = next((tables[name] for name in TABLE_NAMES if name in tables), None)
         if table is None:
             reading = read_names(by_name(list(photos)), options.azimuths)
         else:

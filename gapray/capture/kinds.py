@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path, PurePosixPath
+
+from gapray.errors import InputError
 
 HEAD_BYTES = 32
 # fmt: off
@@ -14,11 +17,15 @@ PHOTO_EXTENSIONS = frozenset(
         *(".avif", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     )
 )
-OTHER_EXTENSIONS = frozenset(
+RAW_EXTENSIONS = frozenset(
     (
-        # Raw photos: most of them begin like TIFF, and come with the JPEGs made from them.
         *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".eip", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef"),
         *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    )
+)
+"""Raw photos: most of them begin like TIFF, and come with the JPEGs made from them."""
+OTHER_EXTENSIONS = RAW_EXTENSIONS | frozenset(
+    (
         # Files that cameras, phones and editors write next to photos.
         *(".aae", ".thm", ".lrv", ".xmp", ".dop", ".pp3", ".cos", ".cot", ".cop", ".on1", ".cosessiondb", ".cocatalogdb"),
         *(".lrcat", ".psd", ".psb", ".ai", ".eps", ".svg", ".xcf", ".afphoto", ".mie", ".exif", ".icc", ".icm", ".cube"),
@@ -58,6 +65,31 @@ _SYSTEM_EXTENSIONS = (
     *(".noindex", ".lrcat-wal", ".lrcat-shm", ".lrcat.lock"),
 )
 # fmt: on
+_IN_TRANSFER = tuple(
+    re.compile(
+        f"{before}(?P<photo>[^/]+(?:{'|'.join(map(re.escape, sorted(PHOTO_EXTENSIONS)))})){after}", re.IGNORECASE
+    )
+    for before, after in (
+        (
+            r"(?:\.syncthing\.|~syncthing~|~)",
+            r"\.tmp",
+        ),  # Syncthing; `~NAME.tmp` and `.~NAME` are not synchronised by Dropbox
+        (r"\.~", ""),
+        (r"\.pending-[0-9]+-", ""),  # Android
+        (r"\.in\.", r"\.?"),  # ProFTPD, lftp
+        (r"\.azdownload-[0-9a-f-]{36}-", ""),  # AzCopy
+        (r"\.", r"\.[0-9a-z]{6}"),  # rsync
+        (r"\.", r"\.~[0-9a-f]+"),  # Nextcloud and ownCloud
+        # Chrome and Edge, Opera, Safari, Firefox, curl and KDE, Internet Explorer, WinSCP, MinIO's client, many others.
+        (r"\.?", r"\.(?:crdownload|opdownload|download|part|partial|filepart|part\.minio|te?mp)"),
+        (r"\.?", r"\.(?:!sync|!ut|!qb|bc!)"),  # Resilio Sync and BitTorrent clients
+        (r"\.?", r"\.(?:icloud|nextcloud|owncloud)"),  # placeholders of files that are still on the server
+        (r"\.?", r"\.[0-9a-f]{8}(?:\.partial)?"),  # AWS CLI; rclone
+        (r"\.?", r"_\.gstmp"),  # gcloud storage
+        (r"\.?", r"~rf[0-9a-f]+\.tmp"),  # a file that Windows is replacing, as OneDrive does
+    )
+)
+"""Names that programs give to a file while it is being copied, downloaded or synchronised, with that of the photo in them."""
 _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis", b"miaf")
 )
@@ -82,9 +114,54 @@ def is_photo(name: str, head: Callable[[], bytes]) -> bool:
         head: Returns the file's first `HEAD_BYTES` bytes; called only when the name does not decide.
     """
     extension = PurePosixPath(name).suffix.lower()
-    if extension in PHOTO_EXTENSIONS or extension in OTHER_EXTENSIONS or name.endswith(_BACKUP_SUFFIXES):
-        return extension in PHOTO_EXTENSIONS
+    if extension in PHOTO_EXTENSIONS:
+        return True
+    if extension in OTHER_EXTENSIONS or name.endswith(_BACKUP_SUFFIXES) or photo_in_transfer(name) is not None:
+        return False
     return begins_as_photo(head())
+
+
+def photo_in_transfer(name: str) -> str | None:
+    """The name of the photo that a file will become once its transfer has finished; None for all other files.
+
+    Only names of the programs in `_IN_TRANSFER` around a photo's whole name count: ``lamp-5.jpg.crdownload``, ``.lamp-5.jpg.icloud``.
+    """
+    if name.startswith("._"):
+        return None  # macOS keeps attributes of any file under such a name
+    return next((found["photo"] for form in _IN_TRANSFER if (found := form.fullmatch(name)) is not None), None)
+
+
+def unfinished(names: Iterable[str], photos: Collection[str]) -> list[str]:
+    """Those of unused files that are photos whose transfer has not finished.
+
+    What a transfer that did finish, or an editor, has left beside the photo itself does not count.
+
+    Args:
+        names: Names of unused files, or paths relative to a source; folders end with '/', as Safari makes them.
+        photos: Names or paths of the photos that are there.
+    """
+    there = {photo.casefold() for photo in photos}
+    found = []
+    for name in names:
+        folder, slash, last = name.rstrip("/").rpartition("/")
+        photo = photo_in_transfer(last)
+        if photo is None or f"{folder}{slash}{photo}".casefold() in there:
+            continue
+        if all(map(is_visible, folder.split("/"))):
+            found.append(name)
+    return found
+
+
+def refuse_unfinished(names: Iterable[str], photos: Collection[str]) -> None:
+    """Refuse photos of which some are still being transferred; see `unfinished`.
+
+    Raises:
+        InputError: `capture.unfinished`.
+    """
+    if found := unfinished(names, photos):
+        listed = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+        beside = f" beside {len(photos)} that are there" if photos else ""
+        raise InputError("capture.unfinished", f"{len(found)} photos whose transfer has not finished{beside}: {listed}")
 
 
 def is_photo_file(path: Path) -> bool:
@@ -129,6 +206,25 @@ def counted(names: Iterable[str]) -> dict[str, int]:
 def described(counts: dict[str, int]) -> str:
     """Counts by kind as a message: ``ignored: 3 (2 .AAE, 1 .txt)``."""
     return f"ignored: {sum(counts.values())} ({', '.join(f'{count} {kind}' for kind, count in counts.items())})"
+
+
+def no_photos(place: str, names: Collection[str]) -> InputError:
+    """The error `capture.no_photos` (or `capture.unfinished`) of a place, which says what is there instead.
+
+    Args:
+        place: Where photos were expected.
+        names: Names of the files there, and of folders with a trailing '/'.
+    """
+    try:
+        refuse_unfinished(names, ())
+    except InputError as error:
+        return error
+    message = f"there is no photo in {place}"
+    if names:
+        message += f"; {described(counted(names))}"
+    if any(PurePosixPath(name).suffix.lower() in RAW_EXTENSIONS for name in names):
+        message += ". Raw photos are not opened: develop them, and export them as JPEG or TIFF"
+    return InputError("capture.no_photos", message)
 
 
 def _is_visible_photo(path: Path, folder: Path) -> bool:

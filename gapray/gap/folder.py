@@ -33,6 +33,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,7 +43,7 @@ from gapray.capture.discover import PRODUCT_ID
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
 from gapray.errors import InputError
-from gapray.gap.identity import IDENTITY_SIZE
+from gapray.gap.identity import IDENTITY_SIZE, with_geometry
 from gapray.gap.images import encode_png
 from gapray.gap.manifest import MAX_PATH, VIEW, agreed_azimuth, manifest_views, parse_degrees
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView, PackageWarning, Quality, mask_share, view_facts
@@ -63,6 +64,8 @@ _MAX_DIFFERENCE = 16.0
 """Maximum mean difference of the product's pixels between a reference and its cut-out; above it they are different pictures."""
 _MAX_EDGES = 0.7
 """Canny's edges are thin: maps in which more than this fraction of the product's pixels are edges are something else."""
+_MAX_ROUNDING = 8
+"""Maximum difference of an opaque pixel of an export's cut-out from its reference that saving it again can cause [levels]."""
 _REFERENCE_CHANGED = "gap.reference_changed"
 _Pixel = TypeVar("_Pixel", np.uint8, np.uint16)
 
@@ -80,6 +83,9 @@ _DEFAULT_FILES = {
 _OPTIONAL = ("reference_no_bg", "depth16", "canny")
 _CHANGES = {
     _REFERENCE_CHANGED: "the reference is not the picture that mask, depth and identity were made of. Package the photo again.",
+    "gap.mask_changed": "the mask, which was read, has another outline than the depth. Depth and measurements were fitted to it: cut off, or "
+    "continued from the nearest pixel; the features of the product's appearance are those of the old outline.",
+    "gap.cutout_changed": "the cut-out (reference_no_bg) differs from the reference or the mask, which were read. Change those as well.",
     "gap.depth_changed": "the 8-bit depth differs from the 16-bit depth, which was read. Change both, or remove the one in 16 bits.",
     "gap.canny_changed": "nearly all of the product is edges in its canny map. Package the photo again.",
 }
@@ -233,14 +239,15 @@ def read(folder: Path) -> GapPackage:
     contains paths relative to its working directory on any machine: each is resolved relative to the manifest, with leading parts
     removed until it exists. 8-bit depth maps, which the prototype scaled separately in each view, are spread over 16 bits inside
     the mask; as their scales are unknown, they have no model (`GapPackage.models`). If a view has no mask, the transparency of
-    `reference_no_bg` is used. Masks of zeros and ones are read as 0 and 255.
+    `reference_no_bg` is used. Masks of zeros and ones are read as 0 and 255; of a mask that is all of one colour the transparency is read.
 
     An inline manifest can stand alone: where a file is missing, the manifest's base64 is read. Where both are there, their pixels
     and values must agree, because the server reads only the base64. Beside a view that is wholly in the manifest and names no
     file, no file is looked for.
 
     The package's warnings tell of content that was changed by hand. `gap.reference_changed`: the reference differs from the
-    exported one, or from its cut-out. `gap.depth_changed`: the 8-bit depth differs from the 16-bit depth, which is read.
+    exported one, or from its cut-out. `gap.mask_changed`: the mask has another outline than the depth, which is cut to it or continued.
+    `gap.cutout_changed`: the cut-out differs from an export's reference and mask. `gap.depth_changed`: the 8-bit depth differs from the 16-bit depth, which is read.
     `gap.canny_changed`: a canny map is nearly all edges. `gap.unlisted_view`: the folder holds a view that the manifest does not
     list and that is left out. A canny map that is missing (and read as black) or changed has no model.
 
@@ -486,7 +493,12 @@ def _read_view(source: _ViewSource) -> _ReadView:
     size = reference.shape[:2]
     mask = _same_size(_mask(source, required=metadata.get("has_mask") is not False), size)
     _refuse_no_silhouette(mask, f"view {source.azimuth_deg:g}")
-    depth, depth_changed = _depth(source, mask, size)
+    exported_hash = metadata.get("reference_sha256")
+    depth, outline, depth_changed = _depth(source, size, exported=bool(exported_hash))
+    mask_changed = outline is not None and not np.array_equal(outline, mask >= 128)
+    depth = _fitted(depth, mask >= 128) if outline is not None else _within(np.maximum(depth, 1), mask >= 128)
+    identity = _identity(source)
+    reference_changed = _is_changed(source, reference, exported_hash)
     canny_data = source.data("canny")
     canny = np.zeros(size, np.uint8) if canny_data is None else _same_size(_grey8(canny_data), size)
     canny_changed = float((canny[mask >= 128] >= 128).mean()) > _MAX_EDGES
@@ -500,13 +512,16 @@ def _read_view(source: _ViewSource) -> _ReadView:
         mask=mask,
         depth=depth,
         canny=canny,
-        identity=_identity(source),
+        identity=with_geometry(identity, depth, mask) if mask_changed else identity,
         quality=Quality(
             *(_finite(metadata.get(name, 0.0)) for name in ("sharpness", "clipped_dark", "clipped_bright"))
         ),
     )
     changes = {
-        _REFERENCE_CHANGED: _is_changed(source, reference, metadata.get("reference_sha256")),
+        _REFERENCE_CHANGED: reference_changed,
+        "gap.mask_changed": mask_changed,
+        "gap.cutout_changed": bool(exported_hash)
+        and _cut_out_is_changed(source, None if reference_changed else reference, mask >= 128, outline),
         "gap.depth_changed": depth_changed,
         "gap.canny_changed": canny_changed,
     }
@@ -549,6 +564,37 @@ def _is_changed(source: _ViewSource, reference: NDArray[np.uint8], exported_hash
     return float(difference.mean()) > _MAX_DIFFERENCE
 
 
+def _cut_out_is_changed(
+    source: _ViewSource,
+    reference: NDArray[np.uint8] | None,
+    inside: NDArray[np.bool_],
+    outline: NDArray[np.bool_] | None,
+) -> bool:
+    """Whether an export's cut-out shows another outline than the mask's and the depth's, or other colours than the reference.
+
+    Args:
+        source: The view.
+        reference: None if it differs from the exported one, so that nothing says what the cut-out's colours were.
+        inside: Where the mask shows the product, [H, W].
+        outline: Where the depth does, [H, W]; None if unknown.
+    """
+    data = source.data("reference_no_bg")
+    if data is None:
+        return False
+    try:
+        cut_out, alpha = decode_photo(data, _LIMITS), decode_alpha(data, _LIMITS)
+    except InputError:
+        return True  # flattened, or no picture any more
+    if cut_out.shape[:2] != inside.shape:
+        return True
+    if not any(np.array_equal(alpha >= 128, known) for known in (inside, outline) if known is not None):
+        return True
+    opaque = alpha == 255
+    if reference is None or not opaque.any():
+        return False
+    return int(np.abs(cut_out[opaque].astype(np.int16) - reference[opaque]).max()) > _MAX_ROUNDING
+
+
 def _metadata(source: _ViewSource) -> Mapping[str, Any]:
     inline = source.members.get("metadata")
     if isinstance(inline, Mapping):
@@ -567,8 +613,11 @@ def _mask(source: _ViewSource, *, required: bool) -> NDArray[np.uint8]:
 
 
 def _mask_levels(data: bytes) -> NDArray[np.uint8]:
-    """Decode a mask, 0 … 255, also from zeros and ones."""
+    """Decode a mask, 0 … 255, also from zeros and ones, or from the transparency of a picture that is all of one colour."""
     image = decode_grey(data, _LIMITS)
+    if image.min() == image.max():
+        with suppress(InputError):  # it has no transparency
+            image = decode_alpha(data, _LIMITS)
     return (image * 255).astype(np.uint8) if image.max() <= 1 else _of_8_bits(image)
 
 
@@ -592,18 +641,42 @@ def _refuse_no_silhouette(mask: NDArray[np.uint8], where: str) -> None:
         raise InputError("mask.too_large", coverage)
 
 
-def _depth(source: _ViewSource, mask: NDArray[np.uint8], size: tuple[int, ...]) -> tuple[NDArray[np.uint16], bool]:
-    """The view's depth, as in `GapView.depth`, and whether an 8-bit depth map beside the 16-bit one differs from it.
+def _depth(
+    source: _ViewSource, size: tuple[int, ...], *, exported: bool
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_] | None, bool]:
+    """The view's depth as its file has it, 8 bits spread over 16; where it shows the product; whether its 8-bit copy differs from it.
 
-    8-bit depth is spread over 16 bits.
+    Only gapray's depth has an outline: that of others, of 8 bits or under the name of the 8-bit file, may cover the whole picture.
     """
     exact = source.data("depth16")
     image = decode_grey(_data(source, "depth") if exact is None else exact, _LIMITS)
     depth = _same_size(image.astype(np.uint16), size)
     if image.dtype != np.uint16:
-        depth = np.where(mask >= 128, np.maximum(depth * np.uint16(DEPTH_MAX // 255), 1), 0).astype(np.uint16)
+        depth = depth * np.uint16(DEPTH_MAX // 255)
     rounded = None if exact is None else source.data("depth", required=False)
-    return depth, rounded is not None and _differs(_grey8(rounded), _depth8(depth))
+    differs = rounded is not None and _differs(_grey8(rounded), _depth8(depth))
+    return depth, depth > 0 if exported or exact is not None else None, differs
+
+
+def _within(depth: NDArray[np.uint16], inside: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    return np.where(inside, depth, np.uint16(0))
+
+
+def _fitted(depth: NDArray[np.uint16], inside: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Depth of the product's pixels `inside`, [H, W], 0 elsewhere; where there is none, that of the nearest pixel which has one."""
+    known = inside & (depth > 0)
+    if not known.any():
+        known = depth > 0
+    if not known.any():
+        return inside.astype(np.uint16)
+    if not (inside & ~known).any():
+        return _within(depth, inside)
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    values = np.zeros(int(nearest.max()) + 1, np.uint16)
+    values[nearest[known]] = depth[known]
+    return _within(values[nearest], inside)
 
 
 def _differs(image: NDArray[np.uint8], expected: NDArray[np.uint8]) -> bool:

@@ -36,9 +36,19 @@ def identity_embedding(
     if features.shape != (FEATURES,) or not np.isfinite(features).all():
         raise ValueError(f"features must be {FEATURES} finite numbers, got shape {features.shape}")
     length = max(float(np.linalg.norm(features)), 1e-12)
+    return np.concatenate([features / length, _geometric(depth, mask)]).astype(np.float32)
+
+
+def with_geometry(
+    identity: NDArray[np.float32], depth: NDArray[np.uint16], mask: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """An identity embedding, [517], with the same appearance and the geometry of another depth and mask."""
+    return np.concatenate([identity[:FEATURES], _geometric(depth, mask)]).astype(np.float32)
+
+
+def _geometric(depth: NDArray[np.uint16], mask: NDArray[np.uint8]) -> NDArray[np.float64]:
     inside = depth_inside(depth, mask)
-    geometric = [inside.mean(), inside.std(), inside.min(), inside.max(), mask_share(mask)]
-    return np.concatenate([features / length, np.asarray(geometric)]).astype(np.float32)
+    return np.asarray([inside.mean(), inside.std(), inside.min(), inside.max(), mask_share(mask)])
 
 
 def identity_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -154,8 +154,8 @@ def _photographed(src: str, options: DiscoverOptions, beside: list[str]) -> list
     try:
         return list(scan(src, options, beside=beside))
     except InputError as error:
-        if error.code != "capture.no_photos":
-            raise
+        if error.code not in ("capture.no_photos", "capture.unfinished"):
+            raise  # a photo beside raw captures belongs to none of them, whether its transfer has finished or not
         return []
 
 

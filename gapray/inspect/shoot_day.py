@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapray.capture.azimuths import AzimuthOptions, natural_parts, read_names
+from gapray.capture.azimuths import AzimuthOptions, by_name, natural_parts, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
-from gapray.capture.kinds import photos_below
+from gapray.capture.kinds import no_photos, not_photos, photos_below, refuse_unfinished
 from gapray.capture.names import view_name
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import printable, read_bytes
@@ -84,19 +84,21 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
         times in a row starts a single roll.
 
     Raises:
-        InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
+        InputError: `capture.not_found`, `capture.no_photos`, `capture.unfinished`, `slate.none`.
     """
     folder = Path(card)
     if not folder.is_dir():
         raise InputError("capture.not_found", f"there is no folder {card}")
     files = photos_below(folder)
     if not files:
-        raise InputError("capture.no_photos", f"there is no photo in {card}")
+        raise no_photos(str(card), not_photos(folder))
+    refuse_unfinished(not_photos(folder), [file.relative_to(folder).as_posix() for file in files])
     times = {file: taken_at(read_bytes(str(file), settings.max_bytes)) for file in files}
+    rank = {name: index for index, name in enumerate(by_name([file.name for file in files]))}
     if all(times.values()):
-        files.sort(key=lambda file: (times[file] or datetime.min, natural_parts(file.name)))
+        files.sort(key=lambda file: (times[file] or datetime.min, rank[file.name]))
     else:
-        files.sort(key=lambda file: (natural_parts(str(file.parent)), natural_parts(file.name)))
+        files.sort(key=lambda file: (natural_parts(str(file.parent)), rank[file.name]))
     result: list[Roll] = []
     before: list[Path] = []
     for file in files:
@@ -143,7 +145,7 @@ def split(
         because their photos may be one turn, two turns or two products.
 
     Raises:
-        InputError: `capture.not_found`, `capture.no_photos`, `slate.none`.
+        InputError: `capture.not_found`, `capture.no_photos`, `capture.unfinished`, `slate.none`.
         ConfigError: `config.invalid` for the template.
     """
     results: list[Path | Reject] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ DECISIONS = ("approved", "rejected", "undecided")
 """Values of the column `decision`."""
 COLUMNS: dict[str, tuple[str, ...]] = {"product_id": (), "video_key": (), "decision": ()}
 """Columns of the decisions' CSV, which have no aliases."""
+_SCIENTIFIC = re.compile(r"\d([.,]\d+)?E[+-]?\d+", re.IGNORECASE)
+"""An id of digits as a spreadsheet shows a large number: 4006381333931 as 4.00638E+12."""
 
 
 def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
@@ -81,7 +84,8 @@ def publish(catalog: Catalog, to: str, approved: Path | None, preset: str | None
             Default: the preset of the best or approved video.
 
     Raises:
-        InputError: `report.no_approval`.
+        InputError: `report.no_approval`, also if a decision is about a product that neither catalogue nor destination knows;
+            nothing is published then.
         ConfigError: `video.unknown_preset`.
         CatalogError: `catalog.write_failed`.
     """
@@ -89,16 +93,18 @@ def publish(catalog: Catalog, to: str, approved: Path | None, preset: str | None
         preset_named(preset)
     decisions = read_decisions(approved) if approved else None
     destination = _Destination.at(to)
+    packaged = catalog.table("products", columns=["product_id"])["product_id"].to_pylist()
     result = PublicationResult([], [], [])
     best = {row["product_id"]: row for row in catalog.best_videos().to_pylist()}
     wanted = _of_preset(catalog.best_exports(), preset) if preset else best
     current = catalog.videos().to_pylist() if decisions is not None else []
+    refused = catalog.rejects()["product_id"].to_pylist() if decisions is not None else []
+    _refuse_unknown(decisions or {}, {*best, *packaged, *refused}, destination.published, current)
     for name, (_, decision) in (decisions or {}).items():
         if name not in best and decision == "approved":
             result.skipped.append(f"{name}: approved, but the catalogue has no current video of this product")
         elif name not in best and decision == "rejected" and name in destination.published:
             _skip(destination, result, name, decision, rejected=True)
-    packaged = catalog.table("products", columns=["product_id"])["product_id"].to_pylist()
     for name in sorted(destination.published & set(packaged) - set(best) - set(decisions or ())):
         _skip(destination, result, name, "the catalogue has no current video of this product", rejected=False)
     for identifier in best:
@@ -122,6 +128,46 @@ def publish(catalog: Catalog, to: str, approved: Path | None, preset: str | None
         _copy(catalog, destination, video)
         result.copied.append(identifier)
     return result
+
+
+def _refuse_unknown(
+    decisions: Mapping[str, tuple[str, str]],
+    products: Collection[str],
+    published: Collection[str],
+    videos: Sequence[Mapping[str, Any]],
+) -> None:
+    """Refuse decisions about products of which nothing is known: an id that a spreadsheet has changed would lose a rejection.
+
+    Args:
+        decisions: From `read_decisions`.
+        products: Ids in the catalogue.
+        published: Ids at the destination.
+        videos: The catalogue's current videos.
+
+    Raises:
+        InputError: `report.no_approval`, which names them, and the products that they may mean.
+    """
+    unknown = {
+        name: key
+        for name, (key, decision) in decisions.items()
+        if decision != "undecided" and name not in products and name not in published
+    }
+    if not unknown:
+        return
+    of_key = {row["key"]: row["product_id"] for row in videos}
+    alike = {_folded(product): product for product in products}
+    meant = {name: of_key.get(key) or alike.get(_folded(name)) for name, key in unknown.items()}
+    listed = [f"{name!r} ({meant[name]}?)" if meant[name] else repr(name) for name in list(unknown)[:6]]
+    message = f"no product of the catalogue has the id {', '.join(listed)}"
+    if len(unknown) > len(listed):
+        message += f" and {len(unknown) - len(listed)} more"
+    if any(_SCIENTIFIC.fullmatch(name) or (meant[name] or "").lstrip("0") == name for name in unknown):
+        message += ". Spreadsheets turn ids of digits into numbers: import the CSV with the column product_id as text"
+    raise InputError("report.no_approval", f"{message}. Nothing was published")
+
+
+def _folded(product_id: str) -> str:
+    return product_id.casefold().lstrip("0")
 
 
 def _skip(

@@ -8,6 +8,7 @@ from gapray.errors import REMEDIES
 
 _FIELDS = {
     "capture.no_photos": "Send the photos of one product: JPEG, PNG, WebP, HEIC, TIFF or BMP.",
+    "capture.unfinished": "Wait until copying, downloading or synchronising has finished, and send all photos; leave the files that are named out.",
     "capture.ambiguous_layout": "Send the photos of one product.",
     "capture.ambiguous_azimuths": "Name the photos by degrees (mug_000 … mug_315), or send them one by one, not in a zip, "
     "with `azimuths` or `names=order`.",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from gapray.capture.azimuths import by_name
 from gapray.capture.decode import decode_photo
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.video import MAX_SIDE, check_frame, count_frames, frame_size, frames_of
@@ -128,7 +129,8 @@ def _video(
 def _folder(
     path: Path, function: Callable[[NDArray[np.uint8]], _Mapped], max_frames: int, side: int | None
 ) -> list[_Mapped]:
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    names = [file.name for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+    files = [path / name for name in by_name(names)]
     wanted = evenly_spaced(_checked(len(files), path), max_frames)
     settings = DecodeSettings()
     longer = min(side or settings.reference_side, settings.reference_side, math.isqrt(_pixels(len(wanted))))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gapray.capture.decode import decode_grey, decode_photo
+from gapray.capture.decode import check_photo, decode_grey, decode_photo
 from gapray.errors import InputError
 from tests.make import photo
 
@@ -92,3 +92,54 @@ def test_a_transparent_level_of_16_bit_grey_is_laid_over_white():
     Image.fromarray(values).save(file, "PNG", transparency=513)
     read = decode_photo(file.getvalue())
     assert (read[:40, :40] == 255).all() and (read[60:, 60:, 0] == GREY[60:, 60:] // 257).all()
+
+
+def pages(*kinds: int | None, profile: bytes | None = None) -> bytes:
+    """A TIFF with a page for each value of NewSubfileType (None = no such tag).
+
+    A reduced page is a small dark picture with the colour profile `profile`, any other one is `WIDE`.
+    """
+    images = []
+    for index, kind in enumerate(kinds):
+        reduced = bool(kind and kind & 1)
+        pixels = np.full((16, 16, 3), 10 * index, np.uint8) if reduced else (WIDE // 257).astype(np.uint8)
+        tags = {} if kind is None else {254: kind}
+        images.append(Image.fromarray(pixels))
+        images[-1].encoderinfo = {"tiffinfo": tags | ({34675: profile} if reduced and profile else {})}
+    sink = io.BytesIO()
+    images[0].save(sink, "TIFF", save_all=True, append_images=images[1:], **images[0].encoderinfo)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kinds", [(0, 1), (1, 0), (None, 1), (1, None), (1, 1, 0), (1, 0, 1, 1), (2, 3), (0,), (None,)]
+)
+def test_the_page_that_is_no_thumbnail_is_the_photo(kinds):
+    data = pages(*kinds)
+    assert (decode_photo(data) == WIDE.astype(np.uint16) // 257).all()
+    assert check_photo(data) == ("TIFF", WIDE.shape[1::-1])
+    assert (decode_grey(data) == WIDE[..., 0] // 257).all()
+
+
+@pytest.mark.parametrize("kinds", [(0, 0), (None, None), (1, 1), (2, 2), (0, 1, 0), (0, *[1] * 8)])
+def test_pages_of_which_none_or_several_may_be_the_photo_are_refused(kinds):
+    for read in (decode_photo, check_photo, decode_grey):
+        with pytest.raises(InputError) as error:
+            read(pages(*kinds))
+        assert error.value.code == "image.too_many_frames"
+
+
+@pytest.mark.parametrize("kinds", [(0, 1), (1, 0)])
+def test_a_thumbnail_s_profile_is_not_the_photo_s(kinds):
+    """An unreadable profile of the photo would be refused."""
+    data = pages(*kinds, profile=b"no profile" * 30)
+    assert b"no profile" in data
+    assert (decode_photo(data) == WIDE // 257).all()
+
+
+def test_a_photo_behind_a_thumbnail_is_turned_upright():
+    sink = io.BytesIO()
+    small, full = Image.new("RGB", (16, 16)), Image.fromarray((WIDE // 257).astype(np.uint8)[:, :80])
+    full.encoderinfo = {"tiffinfo": {274: 6}}
+    small.save(sink, "TIFF", save_all=True, append_images=[full], tiffinfo={254: 1})
+    assert (decode_photo(sink.getvalue()) == np.rot90(WIDE[:, :80] // 257, -1)).all()

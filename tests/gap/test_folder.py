@@ -551,6 +551,14 @@ def test_masks_that_show_no_product_are_refused(tmp_path, change, code, cut_out)
     assert error.value.code == code and "view 90" in error.value.message
 
 
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_mask_that_is_all_of_one_colour_is_read_by_its_transparency(tmp_path, colour):
+    root = prototype.write_package(tmp_path / "gap")
+    inside = prototype.inside_of(90)
+    cv2.imwrite(str(mask_path(root)), np.dstack([np.full((*inside.shape, 3), colour, np.uint8), inside]))
+    is_the_prototype_s(folder.read(root))
+
+
 def test_a_product_that_touches_the_border_is_no_inverted_mask(tmp_path):
     root = prototype.write_package(tmp_path / "gap")
     mask = prototype.inside_of(90)
@@ -635,6 +643,88 @@ def test_a_changed_8_bit_depth_gets_a_warning(tmp_path, by):
     assert [warning.code for warning in folder.read(tmp_path).warnings] == ["gap.depth_changed"]
     path.unlink()
     assert folder.read(tmp_path).warnings == ()
+
+
+def retouched(root, cut=slice(8, 12), grown=slice(24, 28), angle=90):
+    """Cut rows of the product off the mask of one view of `package`, and add others below it; return the mask."""
+    mask = cv2.imread(str(mask_path(root, angle)), cv2.IMREAD_UNCHANGED)
+    mask[cut] = 0
+    mask[grown, 8:24] = 255
+    cv2.imwrite(str(mask_path(root, angle)), mask)
+    return mask
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_depth_follows_a_retouched_mask_with_a_warning(tmp_path, exact):
+    original = dataclasses.replace(package(), warnings=())
+    folder.write(original, tmp_path)
+    if not exact:
+        for path in tmp_path.rglob("depth16_000.png"):
+            path.unlink()
+    assert folder.read(tmp_path).warnings == ()
+    before = folder.read(tmp_path).views[2]
+    mask = retouched(tmp_path)
+    read = folder.read(tmp_path)
+    [warning] = read.warnings
+    assert warning.code == "gap.mask_changed" and original.views[2].name in warning.message
+    view = read.views[2]
+    assert np.array_equal(view.mask, mask) and np.array_equal(view.depth > 0, mask >= 128)
+    assert np.array_equal(view.depth[12:24], before.depth[12:24])
+    assert (view.depth[24:28, 8:24] == before.depth[23, 8:24]).all()
+    assert np.array_equal(view.identity[:512], before.identity[:512])
+    inside = view.depth[mask >= 128] / 65535
+    wanted = [inside.mean(), inside.std(), inside.min(), inside.max(), (mask >= 128).mean()]
+    assert np.allclose(view.identity[512:], wanted, atol=1e-6)
+    again = folder.write(read, tmp_path / "again").parent
+    same(read, folder.read(again))
+    assert [warning.code for warning in folder.read(again).warnings] == ["gap.mask_changed"], "that of the manifest"
+
+
+@pytest.mark.parametrize("moved", [0, 255])
+def test_a_mask_that_shares_nothing_with_the_depth_has_depth_all_the_same(tmp_path, moved):
+    folder.write(dataclasses.replace(package(), warnings=()), tmp_path)
+    if not moved:
+        cv2.imwrite(str(tmp_path / "view_090" / "geometry" / "depth16_000.png"), np.zeros((32, 32), np.uint16))
+    retouched(tmp_path, cut=slice(0, 32), grown=slice(26, 30))
+    view = folder.read(tmp_path).views[2]
+    assert np.array_equal(view.depth > 0, view.mask >= 128) and (view.mask >= 128).sum() == 4 * 16
+
+
+def test_a_mask_saved_again_with_a_softer_edge_is_no_other_outline(tmp_path):
+    folder.write(dataclasses.replace(package(), warnings=()), tmp_path)
+    mask = cv2.imread(str(mask_path(tmp_path)), cv2.IMREAD_UNCHANGED)
+    mask[8, 8:24] = 200
+    cv2.imwrite(str(mask_path(tmp_path)), mask)
+    assert folder.read(tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "change", ["erased", "painted", "flattened", "cropped", "saved again", "with the mask", "gone"]
+)
+def test_a_changed_cut_out_gets_a_warning(tmp_path, change):
+    original = dataclasses.replace(package(), warnings=())
+    folder.write(original, tmp_path)
+    path = tmp_path / "view_090" / "canonical" / "reference_no_bg.png"
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if change == "erased":
+        image[8:12, :, 3] = 0
+    elif change == "painted":
+        image[14:16, 14:16, :3] = 255 - image[14:16, 14:16, :3]
+    elif change == "flattened":
+        image = image[..., :3]
+    elif change == "cropped":
+        image = image[4:-4, 4:-4]
+    elif change == "saved again":
+        image[image[..., 3] == 0] = 0  # programs that do not keep the colours of transparent pixels
+    elif change == "with the mask":
+        image[..., 3] = retouched(tmp_path)
+    cv2.imwrite(str(path), image)
+    if change == "gone":
+        path.unlink()
+    wanted = {"saved again": [], "gone": [], "with the mask": ["gap.mask_changed"]}.get(change, ["gap.cutout_changed"])
+    read = folder.read(tmp_path)
+    assert [warning.code for warning in read.warnings] == wanted
+    assert all(original.views[2].name in warning.message for warning in read.warnings)
 
 
 @pytest.mark.parametrize("listed", ["paths", "nothing", "no manifest"])

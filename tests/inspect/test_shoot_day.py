@@ -102,6 +102,18 @@ def test_a_card_becomes_products(tmp_path):
     assert (tmp_path / "shoot" / "mug" / "mug_045.jpg").read_bytes() == (card / "IMG_4.jpg").read_bytes()
 
 
+def test_a_card_whose_photos_have_not_all_arrived_is_refused(tmp_path):
+    """The photos that follow a slate are counted, so that a missing one turns all others."""
+    for index, shot in enumerate([qr("mug"), *photos(9)]):
+        save(tmp_path / "card" / f"IMG_{index + 1}.jpg", shot)
+    (tmp_path / "card" / "IMG_5.jpg").rename(tmp_path / "card" / "IMG_5.jpg.part")
+    with pytest.raises(InputError) as error:
+        split(tmp_path / "card", tmp_path / "shoot")
+    assert error.value.code == "capture.unfinished" and "IMG_5.jpg.part" in error.value.message
+    save(tmp_path / "card" / "IMG_5.jpg", photos(9)[3])
+    assert len(split(tmp_path / "card", tmp_path / "shoot")) == 1
+
+
 @pytest.mark.parametrize(
     ("first", "second", "code"),
     [

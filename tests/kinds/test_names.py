@@ -264,6 +264,30 @@ def test_a_number_behind_other_words_is_no_angle(tail):
         assert "mug_045.jpg'," not in error.value.message
 
 
+@pytest.mark.parametrize(
+    "tail",
+    ["_1024x1024", "_1024x768", "-1024X1024", "_640 × 480", "_x800", "_v2", "-e1700000000000", " of 8", "_1x1 (1)"],
+)
+@pytest.mark.parametrize(
+    ("shape", "by"), [("mug_{degrees:03d}", "degrees"), ("mug_{degrees}deg", "degrees"), ("mug-{count}", "frames")]
+)
+def test_a_size_that_all_names_share_hides_no_angle(tail, shape, by):
+    """As shops and other sites append to the names of the pictures that they make in several sizes."""
+    names = [shape.format(degrees=45 * step, count=step + 1) + f"{tail}.jpg" for step in range(8)]
+    wanted = {name: 45.0 * step for step, name in enumerate(names)}, by
+    found = read_names(names)
+    assert (found.azimuths, found.by) == wanted == in_request(names)
+
+
+@pytest.mark.parametrize("sizes", [("1024x1024", "800x800"), ("1024x1024", "1024y1024"), ("1024x1024", "1024x800")])
+def test_sizes_that_differ_are_not_skipped(sizes):
+    """One of two versions of a set, or of two products."""
+    names = [f"mug_{45 * step:03d}_{sizes[step // 4]}.jpg" for step in range(8)]
+    with pytest.raises(InputError) as error:
+        read_names(names)
+    assert error.value.code in ("capture.ambiguous_azimuths", "capture.duplicate_azimuth")
+
+
 @pytest.mark.parametrize("stray", STRAYS)
 def test_a_photo_of_something_else_is_no_view(stray):
     for names in ([*EIGHT, f"{stray}.jpg"], [f"{stray}.jpg", *EIGHT]):
@@ -336,6 +360,30 @@ def test_two_photos_at_one_angle_are_refused_whatever_may_be_missing():
             prepare_upload(sent, azimuths=None, options=loose, limits=Limits(), decode=DecodeSettings())
         assert error.value.code == "capture.duplicate_azimuth"
     assert read_names(["mug_045.jpg"], replace(loose, names="degrees")).azimuths == {"mug_045.jpg": 45}
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        "20261127_101203{}.jpg",
+        "WhatsApp Image 2026-11-27 at 10.12.08{}.jpeg",
+        "WhatsApp Image 2026-11-27 at 10.12.08 PM{}.jpeg",
+        "mug{}.PNG",
+        "mug%20photo{}.jpg",
+        "mug{}",
+    ],
+)
+@pytest.mark.parametrize("copy", ["({})", " ({})", "_{}", "-{}"])
+def test_a_name_stands_before_its_numbered_copies(tmp_path, plain, copy):
+    """Programs number only the second and later of files with one name."""
+    wanted = [plain.format(""), *(plain.format(copy.format(number)) for number in range(1, 12))]
+    assert by_name(wanted[::-1]) == wanted
+    for index, name in enumerate(wanted):
+        cv2.imwrite(str(tmp_path / "x.png"), np.full((32, 32, 3), index, np.uint8))
+        (tmp_path / "mug").mkdir(exist_ok=True)
+        (tmp_path / "x.png").rename(tmp_path / "mug" / name)
+    [found] = discover(str(tmp_path / "mug"), DiscoverOptions(AzimuthOptions(names="order")))
+    assert [photo.name for photo in found.photos] == wanted
 
 
 def test_a_request_can_settle_what_names_leave_open():

@@ -168,6 +168,176 @@ def test_copies_that_programs_keep_are_no_second_photos(tmp_path, after):
     assert found == {"mug": 8} and sum(ignored.values()) == 1
 
 
+IN_TRANSFER = (
+    *(
+        "{}.crdownload",
+        "{}.part",
+        "{}.partial",
+        "{}.download",
+        "{}.opdownload",
+        "{}.filepart",
+        "{}.tmp",
+        "{}.TMP",
+        "{}.!sync",
+    ),
+    *(
+        ".{}.icloud",
+        ".{}.Xa3f9Q",
+        ".{}.~1a2b3c",
+        "{}.6e1A2b3C",
+        "{}.0a1b2c3d.partial",
+        ".syncthing.{}.tmp",
+        "~syncthing~{}.tmp",
+    ),
+    *("~{}.tmp", ".~{}", "{}~RF1a2b3c.TMP", ".pending-1795000000-{}", "{}_.gstmp", ".in.{}."),
+)
+"""Names that programs give to a file while they transfer it."""
+SIDECARS = (
+    *(
+        "{}.xmp",
+        "{}.aae",
+        "{}.pp3",
+        "{}.dop",
+        "{}.json",
+        "{}.txt",
+        "{}.md5",
+        "{}.supplemental-metadata.json",
+        "{}.sha256",
+    ),
+    *("{}.bak", "{}_original", "{}~", "._{}", "{}.download.txt", "notes.part", ".DS_Store", "notes.txt", "{}.exif"),
+)
+"""Names of files that stand beside photos for good."""
+
+
+@pytest.mark.parametrize("form", IN_TRANSFER)
+@pytest.mark.parametrize("names", ["lamp-{}", "lamp_{:03d}"])
+def test_photos_whose_transfer_has_not_finished_are_refused(tmp_path, placed, form, names):
+    """The first four of eight numbered photos look like a whole turn of four."""
+    folder = tmp_path / "shoot" / "lamp"
+    write_product(tmp_path / "shoot" / "mug", size=48)
+    write_product(folder, size=48)
+    for index, file in enumerate(sorted(folder.iterdir())):
+        name = names.format(index + 1 if names.endswith("-{}") else index * 45) + ".png"
+        file.rename(folder / (name if index < 4 else form.format(name)))
+    here = placed(tmp_path / "shoot")
+    found, _ = scanned(here)
+    assert found == {"lamp": "capture.unfinished", "mug": 8}
+    [lamp] = [item for item in scan(here) if item.product_id == "lamp"]
+    assert (
+        isinstance(lamp, Reject)
+        and form.format(names.format(5 if names.endswith("-{}") else 180) + ".png") in lamp.message
+    )
+
+
+def test_safari_s_folder_of_an_unfinished_download_is_one(tmp_path):
+    folder = write_product(tmp_path / "lamp", size=48)
+    (folder / "lamp_315.png.download").mkdir()
+    (folder / "lamp_315.png").rename(folder / "lamp_315.png.download" / "lamp_315.png")
+    assert scanned(folder)[0] == {"lamp": "capture.unfinished"}
+
+
+@pytest.mark.parametrize("form", [*SIDECARS, *IN_TRANSFER])
+def test_what_stands_beside_a_photo_is_only_ignored(tmp_path, form):
+    folder = write_product(tmp_path / "mug", size=48)
+    (folder / form.format("mug_045.png")).write_bytes(b"x")
+    found, ignored = scanned(folder)
+    assert found == {"mug": 8} and sum(ignored.values()) == 1
+
+
+@pytest.mark.parametrize("form", SIDECARS)
+def test_sidecars_of_photos_that_are_gone_are_only_ignored(tmp_path, form):
+    folder = write_product(tmp_path / "mug", size=48)
+    (folder / form.format("mug_360.png")).write_bytes(b"x")
+    assert scanned(folder)[0] == {"mug": 8}
+
+
+def test_a_table_says_which_photos_count_whatever_is_still_on_its_way(tmp_path):
+    folder = write_product(tmp_path / "mug", size=48)
+    rows = [f"{file.name},{file.stem[-3:]}" for file in sorted(folder.iterdir())]
+    (folder / "detail.jpg.part").write_bytes(b"x")
+    (folder / "capture.csv").write_text("\n".join(["file,azimuth", *rows]))
+    assert scanned(folder)[0] == {"mug": 8}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_folder_in_which_no_transfer_has_finished_is_refused_as_such(tmp_path, placed, alone):
+    (tmp_path / "shoot" / "lamp").mkdir(parents=True)
+    (tmp_path / "shoot" / "lamp" / "lamp-1.jpg.part").write_bytes(b"x")
+    if not alone:
+        (tmp_path / "shoot" / "empty.d").mkdir()
+        (tmp_path / "shoot" / "empty.d" / "a.txt").write_bytes(b"x")
+    found, _ = scanned(placed(tmp_path / "shoot"))
+    assert found == {"lamp": "capture.unfinished"} | ({} if alone else {"empty.d": "capture.no_photos"})
+    with pytest.raises(InputError) as error:
+        list(scan(str(tmp_path / "shoot" / "lamp")))
+    assert error.value.code == "capture.unfinished" and "lamp-1.jpg.part" in error.value.message
+
+
+RAW = (".CR3", ".dng", ".NEF", ".arw")
+
+
+@pytest.mark.parametrize("products_of_raw", [1, 2])
+def test_raw_photos_alone_are_named_with_the_way_out(tmp_path, placed, products_of_raw):
+    root = tmp_path / "shoot"
+    for name in ("mug", "cup")[:products_of_raw]:
+        (root / name).mkdir(parents=True)
+        for index, ending in enumerate(RAW * 2):
+            (root / name / f"{name}_{index * 45:03d}{ending}").write_bytes(b"II*\0raw")
+        (root / name / "notes.txt").write_text("x")
+    here = placed(root)
+    with pytest.raises(InputError) as error:
+        list(scan(here))
+    assert error.value.code == "capture.no_photos" and f"{2 * products_of_raw} .CR3" in error.value.message
+    assert f"{products_of_raw} .txt" in error.value.message and "as JPEG or TIFF" in error.value.message
+    write_product(root / "vase", size=48)
+    rejects = [item for item in scan(str(root)) if isinstance(item, Reject)]
+    assert len(rejects) == products_of_raw
+    assert all("2 .CR3" in item.message and "as JPEG or TIFF" in item.message for item in rejects)
+
+
+def test_a_folder_without_photos_says_what_it_holds(tmp_path):
+    write_product(tmp_path / "vase", size=48)
+    (tmp_path / "mug").mkdir()
+    (tmp_path / "mug" / "turn.psd").write_text("x")
+    (tmp_path / "none").mkdir()
+    mug, none, _ = scan(str(tmp_path))
+    assert mug.message.endswith("mug; ignored: 1 (1 .psd)") and none.message.endswith(
+        "there is no photo in " + none.uri
+    )
+
+
+def test_photos_in_deeper_folders_are_named(tmp_path, placed):
+    """As in sessions of Capture One, of one product each."""
+    for name in ("mug", "cup"):
+        for stage in ("Capture", "Output", "Trash"):
+            write_product(tmp_path / "shoot" / name / stage, size=48, name=name)
+        (tmp_path / "shoot" / name / "Selects").mkdir()
+    for item in scan(placed(tmp_path / "shoot")):
+        assert isinstance(item, Reject) and item.code == "capture.no_photos"
+        assert item.message.endswith("Photos in its folders are not read: Capture, Output")
+    [item] = scan(str(tmp_path / "shoot" / "cup"), DiscoverOptions(layout="product"))
+    assert isinstance(item, Reject) and item.message.endswith("Capture, Output")
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "JPEG"])
+@pytest.mark.parametrize("whole", [True, False], ids=["parent", "session"])
+def test_the_folders_of_a_session_are_no_products(tmp_path, placed, raw, whole):
+    session = tmp_path / "shoot" / "mug"
+    write_product(session / "Capture", size=48, name="mug")
+    write_product(session / "Output", size=48, name="mug")
+    write_product(session / "Trash", size=48, name="mug")
+    if raw:
+        for file in list((session / "Capture").iterdir()):
+            file.rename(file.with_suffix(".CR3"))
+    here = placed(tmp_path / "shoot" if whole else session)
+    with pytest.raises(InputError) as error:
+        list(scan(here))
+    assert error.value.code == "capture.ambiguous_layout" and "Output" in error.value.message
+    assert ("Capture, Output" in error.value.message) == (not raw)
+    found, _ = scanned(here, layout="products")
+    assert found["Output"] == 8
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_decodable_format_is_recognised_by_its_first_bytes(kind):
     data = photo_of(kind, 90)

@@ -97,18 +97,46 @@ def decisions(tmp_path, *rows):
     return tmp_path / "approved.csv"
 
 
-def test_an_approval_of_a_missing_video_is_reported(catalog, tmp_path):
+def test_an_approval_of_a_product_without_a_video_is_reported(catalog, tmp_path):
     [web] = [row["key"] for row in catalog.videos().to_pylist() if row["preset"] == "web"]
-    chosen = decisions(
-        tmp_path,
-        ("mug", web, "approved"),
-        ("Mug", web, "approved"),
-        ("lamp", "k", "approved"),
-        ("box", "k", "rejected"),
-    )
+    lamp = Folder.at(str(tmp_path / "lamp"))
+    add(lamp, "lamp", lpips=0.05, gate="pass")
+    commit(catalog.folder, {"products": open_catalog(lamp.path).products().to_pylist()})
+    chosen = decisions(tmp_path, ("mug", web, "approved"), ("lamp", "k", "approved"), ("box", "k", "undecided"))
     copied, skipped, _ = publish(catalog, str(tmp_path / "shop"), chosen)
     assert copied == ["mug"]
-    assert [text.partition(":")[0] for text in skipped] == ["Mug", "lamp"]
+    assert [text.partition(":")[0] for text in skipped] == ["lamp"]
+
+
+EAN, SHORT = "4006381333931", "0012345678905"
+
+
+@pytest.mark.parametrize("decision", ["approved", "rejected"])
+@pytest.mark.parametrize(
+    ("written", "key", "meant", "spreadsheet"),
+    [
+        ("4.00638E+12", f"{EAN}-0", EAN, True),
+        ("4,00638E+12", "k", "", True),
+        (SHORT.lstrip("0"), f"{SHORT}-0", SHORT, True),
+        (SHORT.lstrip("0"), "k", SHORT, True),
+        ("Mug", "k", "mug", False),
+        ("lamp", "k", "", False),
+    ],
+)
+def test_decisions_about_unknown_products_publish_nothing(
+    catalog, tmp_path, decision, written, key, meant, spreadsheet
+):
+    for product in (EAN, SHORT):
+        add(catalog.folder, product, lpips=0.05, gate="pass")
+    [web] = [row["key"] for row in catalog.videos("mug").to_pylist() if row["preset"] == "web"]
+    chosen = decisions(tmp_path, ("mug", web, "approved"), (written, key, decision))
+    done = CliRunner().invoke(
+        app, ["publish", catalog.folder.path, "--to", str(tmp_path / "shop"), "--approved", str(chosen), "--json"]
+    )
+    error = json.loads(done.stdout)["error"]
+    assert done.exit_code == 4 and error["code"] == "report.no_approval" and not (tmp_path / "shop").exists()
+    assert repr(written) in error["message"] and (f"({meant}?)" in error["message"]) == bool(meant)
+    assert ("as text" in error["message"]) == spreadsheet
 
 
 def test_contradictory_decisions_publish_nothing(catalog, tmp_path):

@@ -30,7 +30,9 @@ def test_no_remedy_of_a_request_names_a_flag_or_a_command(code):
     assert remedy and "--" not in remedy and "`gapray" not in remedy
 
 
-@pytest.mark.parametrize("code", ["capture.missing_views", "capture.ambiguous_azimuths", "capture.no_photos"])
+@pytest.mark.parametrize(
+    "code", ["capture.missing_views", "capture.ambiguous_azimuths", "capture.no_photos", "capture.unfinished"]
+)
 def test_remedies_speak_of_sending_photos(code):
     remedy = remedy_of(code)
     assert remedy and "--" not in remedy and "folder" not in remedy and "capture.csv" not in remedy

@@ -378,6 +378,10 @@ def test_bad_zips_are_refused(photos):
         "two products": (zipped({f"{p}/{n}": d for p in "ab" for n, d in photos.items()}), "capture.ambiguous_layout"),
         "one name twice": (twice(good, photos), "capture.invalid_archive"),
         "no photo": (zipped({"a.txt": b"x"}), "capture.no_photos"),
+        "unfinished": (
+            zipped({f"mug-{n}.png" + ".part" * (n > 4): d for n, d in enumerate(photos.values(), 1)}),
+            "capture.unfinished",
+        ),
         "no table": (zipped(photos | {"capture.csv": b"file,azimuth\na\rb\n"}), "capture.invalid_table"),
     }
     for what, (data, code) in evil.items():
