@@ -11,6 +11,7 @@ import re
 import struct
 import warnings
 import zlib
+from itertools import islice
 
 import numpy as np
 import pillow_heif
@@ -30,8 +31,10 @@ from gapray.capture.colours import (
     needs_conversion,
     to_srgb,
 )
+from gapray.capture.heif import MAX_EXIF_BYTES
 from gapray.capture.orientation import pending_transpose
 from gapray.capture.settings import DecodeSettings
+from gapray.capture.structure import check_structure
 from gapray.errors import InputError
 from gapray.resample import at_most
 
@@ -51,6 +54,8 @@ BLANK_LEVELS, BLANK_TAILS = 12, 0.001
 """A picture is blank when each channel's levels, without this fraction at either end, span at most this many of 255: noise only."""
 MAX_STRAY_BYTES = 2
 """Some cameras leave a byte or two, or padding of equal bytes, before the end of a JPEG; more than that means damaged data."""
+_MAX_ENDS = 2**16
+"""End markers of JPEG data at which padding is looked for; an MPO has one for each of its pictures and previews."""
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF 6.0, section 8 and 19
@@ -82,7 +87,7 @@ def decode_photo(
     Raises:
         InputError: An `image.*` code.
     """
-    _check_bytes(data, settings)
+    _check_file(data, settings)
     with warnings.catch_warnings():
         # Damaged EXIF and unusual TIFF tags only warn: damaged metadata do not make the photo unusable.
         warnings.simplefilter("ignore")
@@ -96,7 +101,7 @@ def decode_photo(
             _check_entropy(data, "CMYK" if image.mode == "CMYK" else "GRAY")
         profile = _profile(image, settings)
         points = code_points_of(image, data)
-        encoding = encoding_of(image) if profile is None and points is None else None
+        encoding = encoding_of(image, data) if profile is None and points is None else None
         colours: int | None = None
         if points is not None and is_hdr(points.transfer):
             turn = pending_transpose(image, data)
@@ -132,7 +137,7 @@ def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> tup
     Raises:
         InputError: An `image.*` code. A photo that passes may still fail in `decode_photo`.
     """
-    _check_bytes(data, settings)
+    _check_file(data, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _open(data) as image:
@@ -140,11 +145,13 @@ def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> tup
             return str(image.format), image.size
 
 
-def _check_bytes(data: bytes, settings: DecodeSettings) -> None:
+def _check_file(data: bytes, settings: DecodeSettings) -> None:
+    """Check what can be checked before the file is opened."""
     if not data:
         raise InputError("image.empty", "the file holds no bytes")
     if len(data) > settings.max_bytes:
         raise InputError("image.too_many_bytes", f"{len(data)} bytes; the limit is {settings.max_bytes}")
+    check_structure(data, settings.max_pixels)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -164,6 +171,8 @@ def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
         raise InputError("image.too_many_pixels", f"{width} x {height} pixels; the limit is {settings.max_pixels}")
     if min(width, height) < settings.min_side:
         raise InputError("image.too_small", f"{width} x {height} pixels; the shorter side must be {settings.min_side}")
+    if len(image.info.get("exif") or b"") > MAX_EXIF_BYTES:
+        raise InputError("image.unsupported", f"the file has more than {MAX_EXIF_BYTES} bytes of Exif data")
     try:
         frames = int(getattr(image, "n_frames", 1))
     except (EOFError, *_DECODER_ERRORS) as error:
@@ -221,8 +230,14 @@ def _means_damage(warning: str, data: bytes) -> bool:
     stray = _STRAY.search(warning)
     if stray is None or int(stray[1]) <= MAX_STRAY_BYTES:
         return False
-    ends = (marker.start() for marker in re.finditer(rb"\xff\xd9", data))
-    return not any(len(set(data[max(0, end - int(stray[1])) : end])) == 1 for end in ends)
+    padding, previous = int(stray[1]), 0
+    for marker in islice(re.finditer(rb"\xff\xd9", data), _MAX_ENDS):
+        end = marker.start()
+        # Padding contains no marker, so that no byte is counted twice.
+        if end - previous >= padding and data.count(data[end - 1], end - padding, end) == padding:
+            return False
+        previous = marker.end()
+    return True
 
 
 def _refuse_transparent(image: Image.Image) -> None:
@@ -425,7 +440,7 @@ def decode_alpha(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
 
 
 def _loaded(data: bytes, settings: DecodeSettings) -> Image.Image:
-    _check_bytes(data, settings)
+    _check_file(data, settings)
     image = _open(data)
     _check_header(image, settings)
     if image.format == "TIFF":
