@@ -11,7 +11,6 @@ from PIL import ExifTags, Image
 
 from gapray.capture.colours import ADOBE_RGB, BT709, D65, SRGB_GAMMA, Encoding
 from gapray.capture.heif import read_primary_image
-from gapray.capture.structure import has_usable_exif
 from gapray.errors import InputError
 
 _TOLERANCE = 0.01
@@ -49,12 +48,8 @@ def code_points_of(image: Image.Image, data: bytes) -> CodePoints | None:
     return points or _of_profile(image.info.get("icc_profile") or b"")
 
 
-def encoding_of(image: Image.Image, data: bytes) -> Encoding | None:
+def encoding_of(image: Image.Image) -> Encoding | None:
     """The encoding of a file without profile and code points, by ``gAMA`` and ``cHRM`` of PNG or Exif's mark for Adobe RGB.
-
-    Args:
-        image: The open image.
-        data: Its file's bytes.
 
     Returns:
         The encoding; None when it is sRGB or not stated.
@@ -64,8 +59,6 @@ def encoding_of(image: Image.Image, data: bytes) -> Encoding | None:
     """
     if image.format == "PNG":
         return None if "srgb" in image.info else _of_gamma(image.info.get("gamma"), image.info.get("chromaticity"))
-    if image.format == "TIFF" and not has_usable_exif(data):
-        return None
     # DCF 2.0, 3.3.5.3: cameras mark Adobe RGB by "R03", and by a file name that begins with an underscore.
     try:
         interoperability = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1)

@@ -35,7 +35,7 @@ from gapray.capture.heif import MAX_EXIF_BYTES
 from gapray.capture.orientation import pending_transpose
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.structure import check_structure
-from gapray.errors import InputError
+from gapray.errors import InputError, is_out_of_memory
 from gapray.resample import at_most
 
 Image.init()  # loads all plug-ins, so that every name in FORMATS is known (MPO is read through JPEG)
@@ -86,6 +86,7 @@ def decode_photo(
 
     Raises:
         InputError: An `image.*` code.
+        MemoryError: Decoding takes more memory than there is.
     """
     _check_file(data, settings)
     with warnings.catch_warnings():
@@ -101,7 +102,7 @@ def decode_photo(
             _check_entropy(data, "CMYK" if image.mode == "CMYK" else "GRAY")
         profile = _profile(image, settings)
         points = code_points_of(image, data)
-        encoding = encoding_of(image, data) if profile is None and points is None else None
+        encoding = encoding_of(image) if profile is None and points is None else None
         colours: int | None = None
         if points is not None and is_hdr(points.transfer):
             turn = pending_transpose(image, data)
@@ -162,7 +163,7 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InputError("image.unsupported", "the file is not a photo in a format that gapray reads") from error
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the header cannot be read: {error}") from error
+        raise _damaged("the header cannot be read", error) from error
 
 
 def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
@@ -176,9 +177,16 @@ def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
     try:
         frames = int(getattr(image, "n_frames", 1))
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the frames cannot be counted: {error}") from error
+        raise _damaged("the frames cannot be counted", error) from error
     if frames > 1 and image.format not in STILLS_IN_SEVERAL_FRAMES:
         raise InputError("image.too_many_frames", f"the file holds {frames} frames")
+
+
+def _damaged(what: str, error: Exception) -> Exception:
+    """An error for what a decoder reported; some decoders report a lack of memory as they report damage."""
+    if is_out_of_memory(error):
+        return MemoryError(str(error))
+    return InputError("image.truncated", f"{what}: {error}")
 
 
 def _load(image: Image.Image) -> None:
@@ -187,7 +195,7 @@ def _load(image: Image.Image) -> None:
     except Image.DecompressionBombError as error:
         raise InputError("image.too_many_pixels", str(error)) from error
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+        raise _damaged("the pixels cannot be decoded", error) from error
 
 
 def _check_sums(data: bytes) -> None:
@@ -196,7 +204,7 @@ def _check_sums(data: bytes) -> None:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.verify()
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"a chunk is damaged: {error}") from error
+        raise _damaged("a chunk is damaged", error) from error
 
 
 def _check_samples(image: Image.Image) -> None:
@@ -323,7 +331,7 @@ def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: Dec
         wide = np.asarray(file[file.primary_index])
         depth = int(file.info["bit_depth"])
     except (EOFError, RuntimeError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+        raise _damaged("the pixels cannot be decoded", error) from error
     wide = np.atleast_3d(at_most(wide, settings.reference_side))
     opaque = wide.shape[2] in (1, 3)
     if wide.shape[2] < 3:  # grey

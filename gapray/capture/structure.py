@@ -54,7 +54,9 @@ _BYTE_TYPES = frozenset({1, 2, 7})
 _OFFSET_TYPES = {3: "H", 4: "I", 13: "I", 16: "Q"}
 """Types that an offset can have -> format in `struct`."""
 _STRIP_TAGS = frozenset({273, 279, 324, 325})
-_COLOUR_MAP, _EXIF_TAG, _INTEROPERABILITY_TAG = 320, 34665, 40965
+_COLOUR_MAP = 320
+_POINTER_TAGS = frozenset({34665, 34853, 40965})
+"""Tags that lead to the directories of Exif, GPS and interoperability (Exif 2.32, 4.6.3)."""
 
 
 def check_structure(data: bytes, max_pixels: int) -> None:
@@ -172,41 +174,32 @@ def _gif_palette(data: bytes, at: int) -> int:
 
 
 def _check_tiff(data: bytes) -> None:
-    order, big, first = _tiff_head(data)
-    _, following = _check_directory(data, first, order, MAX_VALUES, _EXIF_TAG, big=big)
+    """Count strips, tags and pages, and the numbers in the directories of Exif, all of which Pillow reads with the pixels."""
+    order, big = "<" if data.startswith(b"II") else ">", data[2] == 43
+    first = _number(data, 8 if big else 4, "Q" if big else "I", order)
+    metadata, following = _check_directory(data, first, order, MAX_TAGS, MAX_VALUES, big=big)
     if following not in (0, first) and following < len(data):
         raise InputError("image.too_many_frames", "the file holds several pages")
+    for at in metadata:
+        # An editor may have left an offset that leads to pixels, in which any number of tags seems to be.
+        nested, _ = _check_directory(data, at, order, 2**16, MAX_EXIF_VALUES, big=big)
+        for inner in nested:
+            _check_directory(data, inner, order, 2**16, MAX_EXIF_VALUES, big=big)
 
 
-def has_usable_exif(data: bytes) -> bool:
-    """Whether the Exif directories of a TIFF hold at most `MAX_EXIF_VALUES` numbers, each of which Pillow makes an object of."""
-    order, big, at = _tiff_head(data)
-    try:
-        for pointer in (_EXIF_TAG, _INTEROPERABILITY_TAG, 0):
-            limit = MAX_VALUES if pointer == _EXIF_TAG else MAX_EXIF_VALUES
-            at, _ = _check_directory(data, at, order, limit, pointer, big=big)
-    except InputError:
-        return False
-    return True
-
-
-def _tiff_head(data: bytes) -> tuple[str, bool, int]:
-    """Byte order, whether it is a BigTIFF, and the offset of the first directory, as Pillow reads them."""
-    order, big = "<" if data.startswith(b"II") else ">", data[2] == 43
-    return order, big, _number(data, 8 if big else 4, "Q" if big else "I", order)
-
-
-def _check_directory(data: bytes, at: int, order: str, max_values: int, pointer: int, *, big: bool) -> tuple[int, int]:
+def _check_directory(
+    data: bytes, at: int, order: str, max_tags: int, max_values: int, *, big: bool
+) -> tuple[list[int], int]:
     """Count the values in a directory's tags.
 
     Returns:
-        The offset in the tag `pointer`, and that of the next directory; 0 for what is missing.
+        Offsets of the directories of metadata to which its tags lead, and of the directory that follows (0 = none).
     """
     head, entry, offset = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     count = _number(data, at, head, order)
-    _refuse_more(count, MAX_TAGS, "tags in a directory")
     begin, step, inline = at + struct.calcsize(head), struct.calcsize(order + entry), struct.calcsize(offset)
     complete = max(0, min(count, (len(data) - begin) // step))
+    _refuse_more(complete, max_tags, "tags in a directory")
     pointers, values = [], 0
     for tag, kind, number, value in struct.iter_unpack(order + entry, data[begin : begin + complete * step]):
         size = number * _TYPE_BYTES.get(kind, len(data) + 1)
@@ -217,11 +210,11 @@ def _check_directory(data: bytes, at: int, order: str, max_values: int, pointer:
         if kind not in _BYTE_TYPES or tag in _STRIP_TAGS or tag == _COLOUR_MAP:
             values += number
             _refuse_more(values, max_values, "numbers in its tags")
-        if tag == pointer and number and kind in _OFFSET_TYPES:
+        if tag in _POINTER_TAGS and number and kind in _OFFSET_TYPES:
             source, place = (value, 0) if size <= inline else (data, _number(value, 0, offset, order))
             pointers.append(_number(source, place, _OFFSET_TYPES[kind], order))
-            _refuse_more(len(pointers), 1, "Exif directories")
-    return (pointers or [0])[0], _number(data, begin + count * step, offset, order)
+            _refuse_more(len(pointers), len(_POINTER_TAGS), "directories of metadata")
+    return pointers, _number(data, begin + count * step, offset, order)
 
 
 def _number(data: bytes, at: int, kind: str, order: str) -> int:
