@@ -250,6 +250,9 @@ _OUT_OF_MEMORY_MESSAGES = (
     "bad allocation",
     "Failed to allocate memory",
     "can't start new thread",
+    "out of memory when reading",  # Pillow's decoders
+    "Memory allocation error",  # libheif
+    "Out of memory",  # libavif
 )
 _WRITE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors that only a write can cause."""

@@ -11,6 +11,7 @@ import re
 import struct
 import warnings
 import zlib
+from itertools import islice
 
 import numpy as np
 import pillow_heif
@@ -30,9 +31,11 @@ from gapray.capture.colours import (
     needs_conversion,
     to_srgb,
 )
+from gapray.capture.heif import MAX_EXIF_BYTES
 from gapray.capture.orientation import pending_transpose
 from gapray.capture.settings import DecodeSettings
-from gapray.errors import InputError
+from gapray.capture.structure import MAX_PAGES, check_structure
+from gapray.errors import InputError, is_out_of_memory
 from gapray.resample import at_most
 
 Image.init()  # loads all plug-ins, so that every name in FORMATS is known (MPO is read through JPEG)
@@ -51,12 +54,12 @@ BLANK_LEVELS, BLANK_TAILS = 12, 0.001
 """A picture is blank when each channel's levels, without this fraction at either end, span at most this many of 255: noise only."""
 MAX_STRAY_BYTES = 2
 """Some cameras leave a byte or two, or padding of equal bytes, before the end of a JPEG; more than that means damaged data."""
+_MAX_ENDS = 2**16
+"""End markers of JPEG data at which padding is looked for; an MPO has one for each of its pictures and previews."""
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF 6.0, section 8 and 19
 _SUBFILE, _REDUCED, _ICC = 254, 1, 34675  # TIFF 6.0, section 8: NewSubfileType, bit 0 = reduced version of another page
-_MAX_PAGES = 8
-"""Maximum number of pages of a TIFF among which the photo is looked for: itself, and reduced versions of it."""
 _WHITE = 65535
 """Largest value of 16 bits."""
 _SRGB = ImageCms.createProfile("sRGB")
@@ -84,8 +87,9 @@ def decode_photo(
 
     Raises:
         InputError: An `image.*` code.
+        MemoryError: Decoding takes more memory than there is.
     """
-    _check_bytes(data, settings)
+    _check_file(data, settings)
     with warnings.catch_warnings():
         # Damaged EXIF and unusual TIFF tags only warn: damaged metadata do not make the photo unusable.
         warnings.simplefilter("ignore")
@@ -135,7 +139,7 @@ def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> tup
     Raises:
         InputError: An `image.*` code. A photo that passes may still fail in `decode_photo`.
     """
-    _check_bytes(data, settings)
+    _check_file(data, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _open(data) as image:
@@ -143,11 +147,13 @@ def check_photo(data: bytes, settings: DecodeSettings = DecodeSettings()) -> tup
             return str(image.format), image.size
 
 
-def _check_bytes(data: bytes, settings: DecodeSettings) -> None:
+def _check_file(data: bytes, settings: DecodeSettings) -> None:
+    """Check what can be checked before the file is opened."""
     if not data:
         raise InputError("image.empty", "the file holds no bytes")
     if len(data) > settings.max_bytes:
         raise InputError("image.too_many_bytes", f"{len(data)} bytes; the limit is {settings.max_bytes}")
+    check_structure(data, settings.max_pixels)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -158,7 +164,7 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InputError("image.unsupported", "the file is not a photo in a format that gapray reads") from error
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the header cannot be read: {error}") from error
+        raise _damaged("the header cannot be read", error) from error
 
 
 def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
@@ -169,6 +175,8 @@ def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
         raise InputError("image.too_many_pixels", f"{width} x {height} pixels; the limit is {settings.max_pixels}")
     if min(width, height) < settings.min_side:
         raise InputError("image.too_small", f"{width} x {height} pixels; the shorter side must be {settings.min_side}")
+    if len(image.info.get("exif") or b"") > MAX_EXIF_BYTES:
+        raise InputError("image.unsupported", f"the file has more than {MAX_EXIF_BYTES} bytes of Exif data")
     frames = _frames(image)
     if frames > 1 and image.format not in ("TIFF", *STILLS_IN_SEVERAL_FRAMES):
         raise InputError("image.too_many_frames", f"the file holds {frames} frames")
@@ -178,7 +186,7 @@ def _frames(image: Image.Image) -> int:
     try:
         return int(getattr(image, "n_frames", 1))
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the frames cannot be counted: {error}") from error
+        raise _damaged("the frames cannot be counted", error) from error
 
 
 def _select_photo(image: Image.Image) -> None:
@@ -192,7 +200,7 @@ def _select_photo(image: Image.Image) -> None:
         return
     photos = []
     try:
-        for page in range(frames if frames <= _MAX_PAGES else 0):
+        for page in range(frames if frames <= MAX_PAGES else 0):
             image.seek(page)
             if not int(image.tag_v2.get(_SUBFILE, 0)) & _REDUCED:  # type: ignore[attr-defined]
                 photos.append(page)
@@ -202,9 +210,16 @@ def _select_photo(image: Image.Image) -> None:
             )
         image.seek(photos[0])
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the pages cannot be read: {error}") from error
+        raise _damaged("the pages cannot be read", error) from error
     if _ICC not in image.tag_v2:  # type: ignore[attr-defined]
         image.info.pop("icc_profile", None)  # Pillow keeps that of the page before
+
+
+def _damaged(what: str, error: Exception) -> Exception:
+    """An error for what a decoder reported; some decoders report a lack of memory as they report damage."""
+    if is_out_of_memory(error):
+        return MemoryError(str(error))
+    return InputError("image.truncated", f"{what}: {error}")
 
 
 def _load(image: Image.Image) -> None:
@@ -213,7 +228,7 @@ def _load(image: Image.Image) -> None:
     except Image.DecompressionBombError as error:
         raise InputError("image.too_many_pixels", str(error)) from error
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+        raise _damaged("the pixels cannot be decoded", error) from error
 
 
 def _check_sums(data: bytes) -> None:
@@ -222,7 +237,7 @@ def _check_sums(data: bytes) -> None:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.verify()
     except (EOFError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"a chunk is damaged: {error}") from error
+        raise _damaged("a chunk is damaged", error) from error
 
 
 def _check_samples(image: Image.Image) -> None:
@@ -256,8 +271,14 @@ def _means_damage(warning: str, data: bytes) -> bool:
     stray = _STRAY.search(warning)
     if stray is None or int(stray[1]) <= MAX_STRAY_BYTES:
         return False
-    ends = (marker.start() for marker in re.finditer(rb"\xff\xd9", data))
-    return not any(len(set(data[max(0, end - int(stray[1])) : end])) == 1 for end in ends)
+    padding, previous = int(stray[1]), 0
+    for marker in islice(re.finditer(rb"\xff\xd9", data), _MAX_ENDS):
+        end = marker.start()
+        # Padding contains no marker, so that no byte is counted twice.
+        if end - previous >= padding and data.count(data[end - 1], end - padding, end) == padding:
+            return False
+        previous = marker.end()
+    return True
 
 
 def _refuse_transparent(image: Image.Image) -> None:
@@ -343,7 +364,7 @@ def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: Dec
         wide = np.asarray(file[file.primary_index])
         depth = int(file.info["bit_depth"])
     except (EOFError, RuntimeError, *_DECODER_ERRORS) as error:
-        raise InputError("image.truncated", f"the pixels cannot be decoded: {error}") from error
+        raise _damaged("the pixels cannot be decoded", error) from error
     wide = np.atleast_3d(at_most(wide, settings.reference_side))
     opaque = wide.shape[2] in (1, 3)
     if wide.shape[2] < 3:  # grey
@@ -460,7 +481,7 @@ def decode_alpha(data: bytes, settings: DecodeSettings = DecodeSettings()) -> ND
 
 
 def _loaded(data: bytes, settings: DecodeSettings) -> Image.Image:
-    _check_bytes(data, settings)
+    _check_file(data, settings)
     image = _open(data)
     _check_header(image, settings)
     if image.format == "TIFF":

@@ -9,6 +9,16 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gapray.errors import InputError
+
+MAX_BOXES = 4096
+"""Boxes inside one box; a photo of 108 megapixels in tiles of 512 x 512 has about 450 items, each with a box."""
+MAX_META_BYTES = 2**20
+"""Size of the box ``meta``, which is a few kilobytes in photos: it bounds the number of entries in its tables [bytes]."""
+MAX_EXTENTS = 2**16
+"""Extents in ``iloc``; photos have one for each item. An extent may take no bytes at all, so that `MAX_META_BYTES` does not bound them."""
+MAX_EXIF_BYTES = 2**20
+"""Size of Exif data: the extents of an item may overlap, and Pillow makes an object of each number in Exif [bytes]."""
 EXIF_OFFSET = 4
 """Size of the field at the start of an Exif item that holds the offset of the TIFF header (ISO/IEC 23008-12, A.2.1) [bytes]."""
 
@@ -28,19 +38,31 @@ def read_primary_image(data: bytes) -> PrimaryImage:
 
     Args:
         data: The whole file. If it cannot be parsed, the result is empty: its decoder decides whether it is damaged.
+
+    Raises:
+        InputError: `image.unsupported` for numbers of boxes or entries that no photo has.
     """
     try:
-        meta = dict(_boxes(dict(_boxes(data))[b"meta"][4:]))
+        content = dict(_boxes(data))[b"meta"]
+        _refuse_more(len(content), MAX_META_BYTES, "bytes in its metadata box")
+        meta = dict(_boxes(content[4:]))
         item = _number(meta[b"pitm"], 4, 2 if meta[b"pitm"][0] == 0 else 4)
         return PrimaryImage(tuple(_properties(meta, item)), _exif(data, meta))
     except (KeyError, IndexError, struct.error):
         return PrimaryImage((), b"")
 
 
+def _refuse_more(count: int, limit: int, what: str) -> None:
+    if count > limit:
+        raise InputError("image.unsupported", f"the file has more than {limit} {what}, which no photo needs")
+
+
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield type and content of each box."""
-    at = 0
+    at = number = 0
     while at + 8 <= len(data):
+        number += 1
+        _refuse_more(number, MAX_BOXES, "boxes")
         size, kind = struct.unpack_from(">I4s", data, at)
         begin = at + 8
         if size == 1:
@@ -92,6 +114,7 @@ def _extents(data: bytes, meta: dict[bytes, bytes], item: int) -> Iterator[bytes
     offset_bytes, length_bytes, base_bytes, index_bytes = sizes
     id_bytes = 4 if version == 2 else 2
     at = 6 + id_bytes
+    extents = total = 0
     for _ in range(_number(box, 6, id_bytes)):
         owner = _number(box, at, id_bytes)
         at += id_bytes
@@ -100,9 +123,13 @@ def _extents(data: bytes, meta: dict[bytes, bytes], item: int) -> Iterator[bytes
         base = _number(box, at, base_bytes)
         count = _number(box, at + base_bytes, 2)
         at += base_bytes + 2
+        extents += count
+        _refuse_more(extents, MAX_EXTENTS, "extents of items")
         for _ in range(count):
             at += index_bytes
             begin, length = base + _number(box, at, offset_bytes), _number(box, at + offset_bytes, length_bytes)
             at += offset_bytes + length_bytes
             if owner == item:
+                total += length
+                _refuse_more(total, MAX_EXIF_BYTES, "bytes of Exif data")
                 yield (meta[b"idat"] if inside else data)[begin : begin + length]

@@ -46,6 +46,8 @@ def pending_transpose(image: Image.Image, data: bytes) -> Image.Transpose | None
 def _of_exif(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise  # says nothing of the file
     except Exception:
         # Countless devices write EXIF; a block that cannot be parsed is taken as upright.
         return 1
@@ -60,5 +62,7 @@ def _of_boxes(data: bytes) -> int:
     try:
         exif.load(b"Exif\0\0" + primary.exif)
         return int(exif.get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
     except Exception:
         return 1  # see `_of_exif`

@@ -72,6 +72,8 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
     try:
         with _open(uri) as file:
             data: bytes = file.read(max_bytes + 1)
+    except MemoryError:
+        raise  # says nothing of the file; the others are wrapped
     except Exception as error:
         # fsspec backends raise whatever their client library raises; all of it means that the file cannot be read.
         raise InputError("image.unreadable", f"{name}: {type(error).__name__}: {error}") from error
@@ -87,6 +89,8 @@ def read_head(uri: str, size: int) -> bytes:
     try:
         with _open(uri) as file:
             return bytes(file.read(size))
+    except MemoryError:
+        raise
     except Exception:  # see `read_bytes`
         return b""
 

@@ -717,6 +717,8 @@ def _tensor(data: bytes) -> NDArray[np.float32]:
                     raise ValueError("it unpacks to too many bytes")
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         values: NDArray[np.float32] = loaded.detach().to(torch.float32).numpy()
+    except MemoryError:
+        raise  # says nothing of the file
     except Exception as error:
         # torch, pickle and zipfile raise all kinds of exceptions on damaged files.
         first = (str(error).splitlines() or [""])[0]

@@ -70,6 +70,8 @@ def taken_at(data: bytes) -> datetime | None:
         text = str(exif.get(_TAKEN, "")).strip("\0 ")
         fraction = re.sub(r"\D", "", str(exif.get(_SUBSECONDS, "")))[:6].ljust(6, "0")
         return datetime.strptime(f"{text}.{fraction}", "%Y:%m:%d %H:%M:%S.%f")
+    except MemoryError:
+        raise
     except Exception:  # damaged EXIF counts as none
         return None
 

@@ -21,7 +21,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error, is_out_of_memory
+from gapray.errors import ConfigError, GaprayError, InputError, as_gapray_error
 from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.dispatcher import Dispatcher, WorkerLostError
@@ -32,6 +32,7 @@ from gapray.serve.scratch import clear_scratch
 from gapray.serve.settings import Replicas, ServeSettings, refuse_secrets, serve_settings
 from gapray.serve.store import JobStore
 from gapray.serve.tables import is_sqlite
+from gapray.serve.threads import releasing_memory
 from gapray.serve.work import Report, find_gapray_error, run_job, run_null_engine
 
 log = logging.getLogger("gapray.serve")
@@ -45,12 +46,11 @@ def only_gapray_errors(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*args: Any) -> Any:
         try:
-            return method(*args)
+            return releasing_memory(method, *args)
         except Exception as error:
-            if is_out_of_memory(error):
-                log.warning("%s would take more than its memory_bytes: %s", method.__qualname__, error)
-                raise as_gapray_error(MemoryError()) from None
             if isinstance(error, GaprayError):
+                if error.code == "job.out_of_memory":
+                    log.warning("%s would take more than its memory_bytes", method.__qualname__)
                 raise
             log.exception("%s failed", method.__qualname__)
             raise as_gapray_error(error) from None

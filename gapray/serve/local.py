@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -14,6 +13,7 @@ from gapray.gap.package import GapPackage
 from gapray.serve.engine import ForeignInputs, Generator, Packager, RenderedTurn, Scorer
 from gapray.serve.jobs import GenerationParams, Job
 from gapray.serve.settings import ServeSettings
+from gapray.serve.threads import in_thread
 
 if TYPE_CHECKING:
     from gapray.serve.stylist import Stylist
@@ -55,7 +55,7 @@ class LocalWorkers:
             with self._locks[worker]:
                 return call(*args)
 
-        return await asyncio.to_thread(locked)
+        return await in_thread(None, locked)
 
     async def package(self, job: Job) -> GapPackage:
         """Run `Packager.package`."""

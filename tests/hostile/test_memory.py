@@ -1,11 +1,15 @@
 """The hard memory cap: work that exceeds it fails with a code, and its worker and other jobs survive."""
 
 import io
+import struct
+import zipfile
 
 import pytest
 import requests
 from PIL import Image
 
+from gapray.capture.decode import decode_photo
+from gapray.capture.orientation import pending_transpose
 from gapray.errors import InputError, as_gapray_error, is_out_of_memory
 from gapray.serve.http.context import Context
 from gapray.serve.jobs import GenerationParams, JobInput, NewJob
@@ -62,6 +66,91 @@ def test_work_beyond_the_cap_fails_with_a_code_and_the_process_survives(tmp_path
     code, message, grown = cost(CAPPED, f"capped({WORK[what]})", large, tmp_path / "small.png")
     assert code == "job.out_of_memory", message
     assert grown < 2 * CAP_MIB, grown  # the cap, and libraries that are loaded before it
+
+
+PHOTOS = """
+from gapray.capture.azimuths import AzimuthOptions
+from gapray.capture.decode import check_photo
+from gapray.capture.settings import DecodeSettings
+from gapray.errors import as_gapray_error
+from gapray.serve.memory import cap_memory
+from gapray.serve.settings import Limits
+from gapray.serve.uploads import IncomingPhoto, prepare_upload
+def come(data):
+    assert cap_memory(500 * 2**20)
+    sent = [IncomingPhoto(data=data)]
+    try:
+        prepare_upload(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
+    except Exception as error:
+        raise as_gapray_error(error)
+"""
+
+
+def test_a_zip_whose_dictionary_exceeds_the_memory_is_not_called_unreadable(tmp_path, cost):
+    """An LZMA member states the size of its decoder's dictionary (APPNOTE.TXT, 5.8.8), here 4 GiB."""
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for angle in range(0, 360, 45):
+            archive.writestr(f"mug_{angle:03d}.png", picture(96 + angle))
+    data = bytearray(path.read_bytes())
+    at = 0
+    while (at := data.find(b"PK\3\4", at)) >= 0:
+        name, extra = struct.unpack_from("<HH", data, at + 26)
+        at += 30 + name + extra
+        data[at + 5 : at + 9] = b"\xff" * 4  # after the version and the size of the properties
+    path.write_bytes(data)
+    code, message, grown = cost(PHOTOS, "come(Path(sys.argv[1]).read_bytes())", path)
+    assert code == "job.out_of_memory", message
+    assert grown < 64
+
+
+@pytest.mark.parametrize("kind", ["strips", "pages", "exif"])
+def test_a_photo_of_many_parts_takes_no_memory(tmp_path, cost, kind):
+    """Pillow makes up to a kilobyte of objects for each part."""
+    (tmp_path / "a").write_bytes({"strips": many_strips, "pages": many_pages, "exif": many_segments}[kind]())
+    code, _, grown = cost(PHOTOS, "check_photo(Path(sys.argv[1]).read_bytes())", tmp_path / "a")
+    assert code in ("image.unsupported", "image.too_many_frames")
+    assert grown < 48, grown
+
+
+def many_strips(count=1_500_000):
+    tags = [(256, 4, 1, 128), (257, 4, 1, 128), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, count, 128)]
+    tags += [(277, 3, 1, 1), (278, 4, 1, 1), (279, 4, count, 128 + 4 * count)]
+    body = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return body.ljust(128, b"\0") + bytes(8 * count)
+
+
+def many_pages(count=100_000):
+    page = [(256, 4, 1, 128), (257, 4, 1, 128), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8)]
+    body = struct.pack("<H", len(page)) + b"".join(struct.pack("<HHII", *tag) for tag in page)
+    size = len(body) + 4
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(body + struct.pack("<I", 8 + size * n) for n in range(1, count))
+
+
+def many_segments(count=100_000):
+    sink = io.BytesIO()
+    Image.new("RGB", (96, 96)).save(sink, "JPEG")
+    exif = b"\xff\xe1\0\x09Exif\0\0M"
+    return sink.getvalue()[:2] + exif * count + sink.getvalue()[2:]
+
+
+def test_a_decoder_s_lack_of_memory_is_not_called_damage(monkeypatch):
+    def fail(_):
+        raise OSError("out of memory when reading image file")  # of Pillow's decoders
+
+    data = picture(96)
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(MemoryError):
+        decode_photo(data)
+
+
+def test_orientation_is_not_guessed_without_memory(monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(MemoryError):
+        pending_transpose(Image.new("RGB", (96, 96)), b"")
 
 
 def test_other_errors_keep_their_code():

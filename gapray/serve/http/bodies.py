@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import json
@@ -15,7 +14,6 @@ from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import collapse_rfc2231_value
-from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
@@ -42,6 +40,7 @@ from gapray.serve.text import (
     strict_json,
     without_unusable,
 )
+from gapray.serve.threads import in_thread
 from gapray.serve.uploads import MAX_IGNORED, PHOTO_FIELDS, decode_base64, fields_in_order
 
 FIELD_ALIASES = {
@@ -402,7 +401,7 @@ async def run_per_key(request: Request, function: Callable[..., Any], *args: Any
     loop one after the other, and the bodies of one key would occupy all threads.
     """
     async with request.app.state.slots.body_lock(request.scope):
-        return await asyncio.get_running_loop().run_in_executor(_BODY_THREADS, partial(function, *args, **kwargs))
+        return await in_thread(_BODY_THREADS, function, *args, **kwargs)
 
 
 def _parse_object(data: bytearray) -> dict[str, Any]:

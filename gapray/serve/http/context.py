@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -25,13 +26,16 @@ from gapray.serve.keys import ANONYMOUS, ApiKey, KeyRing
 from gapray.serve.making import check_params
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
-from gapray.serve.uploads import IncomingPhoto, prepare_upload, store_inputs
+from gapray.serve.threads import in_thread
+from gapray.serve.uploads import IncomingPhoto, PreparedUpload, prepare_upload, store_inputs
 from gapray.serve.urls import check_urls
 
 WAIT_STEP_S = 0.05
 """Pause between two look-ups of a job that a request waits for [s]."""
 _URL_THREADS = ThreadPoolExecutor(16, "urls")
 """Threads that look up the hosts of clients' URLs."""
+_PHOTO_THREADS = ThreadPoolExecutor(4, "photos")
+"""Threads that check photos and pack them into zips."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Context:
     """Writes a line of the audit log."""
     rates: MovingWindowRateLimiter = field(default_factory=lambda: MovingWindowRateLimiter(MemoryStorage()))
     """Counts the requests of keys in this process; each ingress replica grants a key its whole rate."""
+    _photo_locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    """The locks that allow one request of a key at a time to have its photos checked."""
 
     @classmethod
     def of(cls, settings: ServeSettings, ready: Callable[[], str | None] = lambda: None) -> Self:
@@ -59,8 +65,8 @@ class Context:
         return cls(settings, settings.loaded_profile(), store, artifacts, keys, ready, audit)
 
     async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a blocking function in a thread."""
-        return await asyncio.to_thread(function, *args, **kwargs)
+        """Call a short blocking function in one of the threads that all requests share."""
+        return await in_thread(None, function, *args, **kwargs)
 
     async def keyless(self) -> bool:
         """Whether callers need no key now; a key created while the server is running ends that for good."""
@@ -143,8 +149,7 @@ class Context:
         check_params(params, self.settings.limits)
         if urls := [url for url in [*(photo.url for photo in photos), webhook, manifest_url] if url]:
             # In separate threads, so that slow look-ups do not hold up requests without URLs.
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(_URL_THREADS, check_urls, urls, self.settings.urls)
+            await in_thread(_URL_THREADS, check_urls, urls, self.settings.urls)
         new = NewJob(
             owner=key.id,
             api=api,
@@ -164,21 +169,33 @@ class Context:
             timeout_s=timeout_s,
             wait_until=time.time() + ttl_s if ttl_s else None,
         )
-        job: Job = await self.call(self._store_and_submit, new, key, photos, azimuths, options, files)
+        upload = None
+        if manifest_url is None and package is None:
+            # In separate threads and in the key's turn, so that slow headers hold up neither the status of jobs nor other keys.
+            async with self._photo_locks.setdefault(key.id, asyncio.Lock()):
+                upload = await in_thread(
+                    _PHOTO_THREADS,
+                    prepare_upload,
+                    photos,
+                    azimuths=azimuths,
+                    options=options,
+                    limits=self.settings.limits,
+                    decode=self.profile.packaging.decode,
+                    turn=kind != "image",
+                )
+        job: Job = await self.call(self._store_and_submit, new, key, upload, files)
         return job
 
     def _store_and_submit(
         self,
         new: NewJob,
         key: ApiKey,
-        photos: list[IncomingPhoto],
-        azimuths: list[float] | None,
-        options: AzimuthOptions,
+        upload: PreparedUpload | None,
         files: Mapping[str, bytes],
     ) -> Job:
         self._refuse_revoked(key)  # the body may have taken long to arrive
         try:
-            inputs = self._store_inputs(new, photos, azimuths, options, files)
+            inputs = store_inputs(self.artifacts, new.id, new.input, upload, files)
             job = self.store.submit(
                 NewJob(**{**vars(new), "input": inputs}),
                 max_queued=self.settings.limits.queued,
@@ -192,27 +209,6 @@ class Context:
         if job.id != new.id:
             self._discard(new.id)  # the idempotency key belongs to an earlier job
         return job
-
-    def _store_inputs(
-        self,
-        new: NewJob,
-        photos: list[IncomingPhoto],
-        azimuths: list[float] | None,
-        options: AzimuthOptions,
-        files: Mapping[str, bytes],
-    ) -> JobInput:
-        """Store the inputs of a job, and return where they are."""
-        upload = None
-        if new.input.manifest_url is None and new.input.package is None:
-            upload = prepare_upload(
-                photos,
-                azimuths=azimuths,
-                options=options,
-                limits=self.settings.limits,
-                decode=self.profile.packaging.decode,
-                turn=new.kind != "image",
-            )
-        return store_inputs(self.artifacts, new.id, new.input, upload, files)
 
     def _discard(self, job_id: str) -> None:
         """Remove the uploads of a job that was certainly not accepted; in doubt they are left to the sweeper."""
