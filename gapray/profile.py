@@ -42,6 +42,7 @@ class RunSettings(Settings, role=Role.WORK):
     describe_workers: int | None = Field(
         None, ge=1, description="Depth and identity actors; default: 2 per GPU, or by the cluster's CPUs."
     )
+    worker_threads: int = Field(2, ge=1, description="CPU threads of each worker that runs networks or geometry.")
     videos_per_part: int = Field(4, ge=1, description="Videos in one part of `videos`.")
     render_workers: int | None = Field(
         None, ge=1, description="Render actors; default: by the cluster's GPUs, or one per 2 CPUs."

@@ -12,6 +12,9 @@ from hypothesis import settings
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# Two processes run tests on two cores (Makefile): more threads than cores only wait for each other.
+ONE_THREAD = {"GAPRAY_SET_RUN__WORKER_THREADS": "1"}
+os.environ.update(ONE_THREAD)
 # What a mirror lacks is looked for on the hub, six times with pauses where there is no network; no test wants to reach it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -10,6 +10,7 @@ import gapray
 import gapray.data
 from gapray.capture.decode import decode_photo
 from gapray.profile import load_profile
+from tests.conftest import ONE_THREAD
 from tests.make import write_product
 
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model"]
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.usefixtures("ray_cluster", "lpips_alex"), pytest.mark.
 
 @pytest.fixture(scope="module")
 def profile():
-    return load_profile("classic", overrides=[*NULL, *SMALL, *SCORING], environment={})
+    return load_profile("classic", overrides=[*NULL, *SMALL, *SCORING], environment=ONE_THREAD)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.plan import Verify, write_pending
 from gapray.batch.record import recorded
-from gapray.batch.resources import MASK_THREADS, plan_stages
+from gapray.batch.resources import plan_stages
 from gapray.batch.rows import FINISHED, IN_FLIGHT, PLANNED, RECEIPT
 from gapray.batch.run import run_pipeline
 from gapray.batch.runs import GONE_KEPT, PackageSummary, absolute_uri, new_run_id
@@ -137,7 +137,7 @@ def package_pipeline(
                 Mask,
                 IN_FLIGHT,
                 IN_FLIGHT,
-                {**shared, "threads": MASK_THREADS, "gpu": None},
+                {**shared, "threads": run.worker_threads, "gpu": None},
                 workers.mask_workers,
                 workers.mask_cpus,
             ),

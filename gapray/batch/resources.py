@@ -11,17 +11,15 @@ from gapray.errors import ResourceError
 from gapray.models.cards import WEIGHTLESS, card_named
 from gapray.profile import Profile
 
-MASK_THREADS = 2
-"""onnxruntime threads of a mask actor. One actor per two cores, because each takes 10 CPU-seconds to start (rembg, Ray Data)."""
+CORES_PER_WORKER = 2
+"""Cores for each worker of a heavy stage, because a worker takes 10 CPU-seconds to start (rembg, Ray Data)."""
 MASK_CPU = 0.5
-"""Minimum logical CPUs of a mask actor. Less than its threads, because the read tasks need a whole CPU: logical CPUs only limit
+"""Minimum logical CPUs of a mask actor. Less than its cores, because the read tasks need a whole CPU: logical CPUs only limit
 what Ray runs at once, while the operating system shares the cores. On larger clusters it gets more (`_cpus_per_worker`)."""
 LIGHT_CPU = 0.125
 """Logical CPUs of every other actor and task, which wait more than they compute."""
-RENDER_THREADS = 2
-"""CPU threads of a render worker: the geometry's tensor operations use both."""
 RENDER_CPU = 0.5
-"""Minimum logical CPUs of a render worker; less than its threads for the same reason as `MASK_CPU`."""
+"""Minimum logical CPUs of a render worker; less than its cores for the same reason as `MASK_CPU`."""
 READ_CPU = 1.0
 """Logical CPUs of Ray Data's own tasks that list, read and split the manifest, which cannot be reduced."""
 DESCRIBE_PER_GPU = 2
@@ -121,7 +119,7 @@ def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> PackageWorker
     names = [profile.packaging.depth.model, profile.packaging.identity.model]
     networks = [card_named(name) for name in names if name not in WEIGHTLESS]
     gpu, gpus = None, int(cluster.get("GPU", 0))
-    mask_workers = run.mask_workers or max(1, cores // MASK_THREADS)
+    mask_workers = run.mask_workers or max(1, cores // CORES_PER_WORKER)
     # Without a GPU these actors carve hulls or run the networks on CPU cores, next to the mask actors.
     describe_workers = run.describe_workers or (DESCRIBE_PER_GPU * gpus if networks and gpus else max(1, cores // 8))
     if networks and gpus:
@@ -137,18 +135,20 @@ def plan_stages(profile: Profile, cluster: Mapping[str, float]) -> PackageWorker
         mask_workers=mask_workers,
         describe_workers=describe_workers,
         encode_workers=encode_workers,
-        mask_cpus=_cpus_per_worker(cores, reserved_cpus, mask_workers, MASK_CPU, MASK_THREADS),
+        mask_cpus=_cpus_per_worker(cores, reserved_cpus, mask_workers, MASK_CPU),
         describe_gpu=gpu,
     )
 
 
-def _cpus_per_worker(cores: int, reserved_cpus: float, workers: int, min_cpus: float, threads: int) -> float:
+def _cpus_per_worker(cores: int, reserved_cpus: float, workers: int, min_cpus: float) -> float:
     """Return the logical CPUs of each worker of the heaviest stage: an equal part of what the other stages leave.
 
-    At least `min_cpus` and at most `threads`. With fewer, Ray would place all workers on the first nodes, and an autoscaler would
+    At least `min_cpus` and at most `CORES_PER_WORKER`. With fewer, Ray would place all workers on the first nodes, and an autoscaler would
     add no others.
     """
-    return max(min_cpus, min(float(threads), math.floor((cores - reserved_cpus) / workers / LIGHT_CPU) * LIGHT_CPU))
+    return max(
+        min_cpus, min(float(CORES_PER_WORKER), math.floor((cores - reserved_cpus) / workers / LIGHT_CPU) * LIGHT_CPU)
+    )
 
 
 @dataclass(frozen=True)
@@ -177,22 +177,21 @@ def plan_render(
     Raises:
         ResourceError: `resource.insufficient`: the generator needs a GPU and the cluster has none.
     """
+    run = profile.run
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
-    if vram_gb is not None and not gpus and not profile.run.generators_on_cpu:
+    if vram_gb is not None and not gpus and not run.generators_on_cpu:
         name, other = (backend, "composite") if backend else (profile.video.backend, "morph")
         raise ResourceError(
             "resource.insufficient", f"{name} needs a GPU and there is none; --backend {other} does not"
         )
     if gpus:
         # A generator needs a GPU to itself. Geometry alone is small: four workers share a GPU.
-        share = GpuShare(
-            profile.run.device_gb if vram_gb is not None else profile.run.device_gb / 4, profile.run.device_gb
-        )
+        share = GpuShare(run.device_gb if vram_gb is not None else run.device_gb / 4, run.device_gb)
         per_gpu = 1 if vram_gb is not None else 4
-        return RenderWorkers(profile.run.render_workers or per_gpu * gpus, RENDER_THREADS, LIGHT_CPU, share)
-    workers = profile.run.render_workers or max(1, cores // RENDER_THREADS)
-    cpus = _cpus_per_worker(cores, READ_CPU + 3 * LIGHT_CPU, workers, RENDER_CPU, RENDER_THREADS)
-    return RenderWorkers(workers, RENDER_THREADS, cpus, None)
+        return RenderWorkers(run.render_workers or per_gpu * gpus, run.worker_threads, LIGHT_CPU, share)
+    workers = run.render_workers or max(1, cores // CORES_PER_WORKER)
+    cpus = _cpus_per_worker(cores, READ_CPU + 3 * LIGHT_CPU, workers, RENDER_CPU)
+    return RenderWorkers(workers, run.worker_threads, cpus, None)
 
 
 @dataclass(frozen=True)
@@ -219,16 +218,14 @@ def plan_score(profile: Profile, vram_gb: float | None, cluster: Mapping[str, fl
     """
     cores, gpus = max(1, int(cluster.get("CPU", 1))), int(cluster.get("GPU", 0))
     share = GpuShare(SCORE_GB, profile.run.device_gb) if gpus else None
-    compare, judge = max(1, cores // (2 * MASK_THREADS)), 1
+    compare, judge = max(1, cores // (2 * CORES_PER_WORKER)), 1
     draw = None
     if draws:
         full = plan_render(profile, vram_gb if gpus else None, cluster)
         # The scorer's GPU memory is taken from the drawing workers. Few logical CPUs are left when all stages run at once.
         gpu = GpuShare(max(1.0, full.gpu.gb - SCORE_GB), full.gpu.device_gb) if full.gpu else None
         reserved_cpus = READ_CPU + MASK_CPU * compare + LIGHT_CPU * (2 + judge)
-        cpus = (
-            LIGHT_CPU if gpu else _cpus_per_worker(cores, reserved_cpus, full.render_workers, LIGHT_CPU, full.threads)
-        )
+        cpus = LIGHT_CPU if gpu else _cpus_per_worker(cores, reserved_cpus, full.render_workers, LIGHT_CPU)
         draw = RenderWorkers(full.render_workers, full.threads, cpus, gpu)
     return ScoreWorkers(compare, judge, share, draw)
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.record import recorded
 from gapray.batch.render import wanted_products, with_parts
-from gapray.batch.resources import MASK_CPU, MASK_THREADS, plan_score
+from gapray.batch.resources import MASK_CPU, plan_score
 from gapray.batch.run import run_pipeline
 from gapray.batch.runs import ScoreSummary, absolute_uri, new_run_id
 from gapray.batch.score_rows import COMPARED, GATHERED, PENDING_SCORE, SCORE_RECEIPT, SCORED, TRUTH
@@ -193,7 +193,7 @@ def score_pipeline(
                 workers.draw.gpu,
             )
         )
-    judge = {"facts": facts, "gpu": workers.gpu, "threads": MASK_THREADS}
+    judge = {"facts": facts, "gpu": workers.gpu, "threads": facts.profile.run.worker_threads}
     stages += [
         # Silhouettes of truth photos and frames, by the network that made the packages' masks.
         Stage(
@@ -201,7 +201,7 @@ def score_pipeline(
             Compare,
             GATHERED,
             COMPARED,
-            {"facts": facts, "threads": MASK_THREADS},
+            {"facts": facts, "threads": facts.profile.run.worker_threads},
             workers.compare_workers,
             MASK_CPU,
         ),

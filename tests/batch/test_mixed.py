@@ -17,7 +17,7 @@ from gapray.models.cards import card_named
 from gapray.models.load import require
 from gapray.models.store import locate
 from gapray.profile import load_profile
-from tests.conftest import ROOT
+from tests.conftest import ONE_THREAD, ROOT
 from tests.make import write_products
 
 CARD = "clip-vit-b-32-openai"
@@ -43,7 +43,7 @@ def machine(tmp_path, monkeypatch):
 def stages(named):
     """Every kind of worker whose rows are keyed by a hash of weights, as it is made on its machine."""
     name, _, revision = named.partition("@")
-    profile = load_profile("classic", environment={})
+    profile = load_profile("classic", environment=ONE_THREAD)
     package = RunFacts("r", "s", "classic", dict.fromkeys(("mask", "depth", "identity", "canny"), named))
     shared = {"settings": profile.packaging, "facts": package, "gpu": None}
     return {

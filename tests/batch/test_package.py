@@ -18,6 +18,7 @@ from gapray.errors import CatalogError, ConfigError
 from gapray.packaging.build import PackagingModels, build_package
 from gapray.profile import load_profile
 from gapray.report.site import write_report
+from tests.conftest import ONE_THREAD
 from tests.make import write_product, write_products
 
 NULL = [word for role in ("mask", "depth", "identity") for word in ("--set", f"{role}.model=null-model")]
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 @pytest.fixture
 def null():
     overrides = [value for value in NULL if value != "--set"]
-    return load_profile("classic", overrides=[*overrides, "run.products_per_part=2"], environment={})
+    return load_profile("classic", overrides=[*overrides, "run.products_per_part=2"], environment=ONE_THREAD)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_batch_equals_one_process_to_the_bit(samples, tmp_path, classic_weights)
     summary = gapray.package(samples / "captures", out=tmp_path / "catalog")
     assert (summary.packaged, summary.rejected, summary.views) == (2, 0, 16)
     catalog = gapray.open_catalog(str(tmp_path / "catalog"))
-    settings = load_profile("classic", environment={}).packaging
+    settings = load_profile("classic", environment=ONE_THREAD).packaging
     models = PackagingModels.load(settings, device="cpu", threads=2)
     [capture] = [capture for capture in discover(str(samples / "captures")) if capture.product_id == "mug"]
     ours, theirs = build_package(capture, models, settings), catalog.package("mug")

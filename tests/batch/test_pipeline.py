@@ -13,7 +13,7 @@ from gapray.batch.pipeline import Pipeline, Stage
 from gapray.catalog.runs import runs
 from gapray.errors import ModelError
 from gapray.profile import load_profile
-from tests.conftest import ROOT
+from tests.conftest import ONE_THREAD, ROOT
 from tests.make import write_product, write_products
 
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model"]
@@ -89,7 +89,7 @@ def test_both_executors_write_the_same_catalogue(ray_cluster, tmp_path):
     (write_product(tmp_path / "shoot" / "broken") / "broken_090.png").write_bytes(b"")
     made = {}
     for executor in ("ray_data", "local"):
-        profile = load_profile("classic", overrides=[*NULL, *SMALL, f"run.executor={executor}"], environment={})
+        profile = load_profile("classic", overrides=[*NULL, *SMALL, f"run.executor={executor}"], environment=ONE_THREAD)
         target = tmp_path / executor
         packed = gapray.package(tmp_path / "shoot", out=target, profile=profile)
         drawn = gapray.render(target, profile=profile, preset="webp")
@@ -113,7 +113,7 @@ LOCAL = """
 import sys
 import gapray, ray
 from gapray.profile import load_profile
-profile = load_profile("classic", overrides=sys.argv[3:], environment={})
+profile = load_profile("classic", overrides=sys.argv[3:])
 summary = gapray.package(sys.argv[1], out=sys.argv[2], profile=profile)
 assert not ray.is_initialized() and summary.packaged == 2, summary
 """

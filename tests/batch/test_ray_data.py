@@ -28,7 +28,7 @@ from gapray.errors import ModelError, ResourceError
 from gapray.profile import RunSettings, load_profile
 from gapray.ray_session import unwrapped_ray_errors
 from tests import make
-from tests.conftest import ROOT
+from tests.conftest import ONE_THREAD, ROOT
 from tests.make import write_products
 
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "run.products_per_part=2"]
@@ -55,7 +55,7 @@ class Stopped(Exception):
 def test_a_run_preserves_the_callers_data_context(ray_cluster, tmp_path, stops):
     """On a cluster that may grow, where a run limits what Ray Data plans with; an error on the way makes no difference."""
     write_products(tmp_path / "shoot", 1)
-    profile = load_profile("classic", overrides=[*NULL, "run.max_gpus=1"], environment={})
+    profile = load_profile("classic", overrides=[*NULL, "run.max_gpus=1"], environment=ONE_THREAD)
     context = ray.data.DataContext.get_current()
     before = context.copy(), levels(), dict(os.environ)
 
@@ -114,7 +114,9 @@ def test_an_estimate_preserves_thread_counts(tmp_path):
     try:
         torch.set_num_threads(3)
         cv2.setNumThreads(2)
-        found = estimate(tmp_path, profile=load_profile("classic", overrides=small, environment={}), preset="webp")
+        found = estimate(
+            tmp_path, profile=load_profile("classic", overrides=small, environment=ONE_THREAD), preset="webp"
+        )
         assert (torch.get_num_threads(), cv2.getNumThreads(), found.measured) == (3, 2, 1)
     finally:
         torch.set_num_threads(before[0])

@@ -19,7 +19,7 @@ from gapray.catalog.runs import run_named, runs
 from gapray.catalog.storage import Folder
 from gapray.errors import InputError
 from gapray.profile import load_profile
-from tests.conftest import ROOT
+from tests.conftest import ONE_THREAD, ROOT
 from tests.make import write_product, write_products
 
 NULL = ["mask.model=null-model", "depth.model=null-model", "identity.model=null-model", "run.products_per_part=2"]
@@ -48,7 +48,7 @@ def test_a_stage_appends_its_time_to_the_traces():
 
 
 def test_a_failed_run_is_recorded_as_failed(tmp_path):
-    folder, profile = Folder.at(str(tmp_path)), load_profile("classic", environment={})
+    folder, profile = Folder.at(str(tmp_path)), load_profile("classic", environment=ONE_THREAD)
     summary = PackageSummary("run-x", str(tmp_path), products=3)
     shared = {"profile": profile, "models": {"m": "1"}, "source": "shoot", "on_progress": None}
     with pytest.raises(InputError), recorded(summary, folder, **shared):
@@ -72,7 +72,7 @@ def test_the_revision_is_that_of_the_checkout():
 def test_records_logs_and_metrics_of_a_real_run(tmp_path, ray_cluster):
     write_products(tmp_path / "shoot", 3)
     (write_product(tmp_path / "shoot" / "broken") / "broken_090.png").write_bytes(b"")
-    profile = load_profile("classic", overrides=[*NULL, "run.cpu_hour_price=3600"], environment={})
+    profile = load_profile("classic", overrides=[*NULL, "run.cpu_hour_price=3600"], environment=ONE_THREAD)
     summary = gapray.package(tmp_path / "shoot", out=tmp_path / "c", profile=profile)
     folder = Folder.at(str(tmp_path / "c"))
     [record] = runs(folder)

@@ -17,6 +17,7 @@ from gapray.gap.package import GapPackage
 from gapray.profile import load_profile
 from gapray.video.decode import read_frames
 from tests import make
+from tests.conftest import ONE_THREAD
 from tests.orbit.test_conditions import solid_package
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -32,7 +33,7 @@ def small():
         "orbit.refine_camera=false",
         "orbit.engine=morph",
     ]
-    return load_profile("classic", overrides=overrides, environment={})
+    return load_profile("classic", overrides=overrides, environment=ONE_THREAD)
 
 
 def catalog_of(path, *packages: GapPackage) -> str:

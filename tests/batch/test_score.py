@@ -25,6 +25,7 @@ from gapray.packaging.build import PackagingModels, build_package
 from gapray.profile import load_profile
 from gapray.report.table import fidelity_table
 from gapray.video.encode import encode_mp4
+from tests.conftest import ONE_THREAD
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster", "classic_weights", "lpips_alex"),
@@ -45,7 +46,7 @@ TRUTH = truth_options(direction="ccw", front=0, names="auto", layout="auto")
 
 @pytest.fixture(scope="module")
 def profile():
-    return load_profile("classic", overrides=SETTINGS, environment={})
+    return load_profile("classic", overrides=SETTINGS, environment=ONE_THREAD)
 
 
 def smaller(source, target, side=320):

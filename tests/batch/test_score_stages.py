@@ -16,6 +16,7 @@ from gapray.fidelity.left_out import draw_left_out
 from gapray.profile import load_profile
 from gapray.video.load import load_backend, video_revisions
 from tests.batch.test_render import catalog_of, product
+from tests.conftest import ONE_THREAD
 from tests.video import tiny
 
 SMALL = [
@@ -31,7 +32,7 @@ DIFFUSION = ["video.backend=animatediff", "video.animatediff.steps=2", "run.gene
 SCORING = load_profile(
     "classic",
     overrides=["fidelity.leave_out=1", "video.animatediff.decode_chunk=3", "run.generators_on_cpu=true"],
-    environment={},
+    environment=ONE_THREAD,
 )
 
 
@@ -60,7 +61,7 @@ def both(tmp_path_factory):
         with_weights(folder, patched)
         catalog = catalog_of(folder / "catalog", product("one"))
         for overrides in (SMALL, DIFFUSION):
-            rendered(catalog, load_profile("classic", overrides=overrides, environment={}))
+            rendered(catalog, load_profile("classic", overrides=overrides, environment=ONE_THREAD))
     return folder
 
 
@@ -84,7 +85,7 @@ def test_left_out_views_are_drawn_with_the_videos_own_settings(folder):
     assert set(rows) == {"morph", "animatediff"}
     package = open_catalog(str(folder / "catalog")).package("one")
     for backend, overrides in (("morph", SMALL), ("animatediff", DIFFUSION)):
-        drew = load_profile("classic", overrides=overrides, environment={})
+        drew = load_profile("classic", overrides=overrides, environment=ONE_THREAD)
         [wanted] = draw_left_out(
             package, load_backend(drew.video, device="cpu"), drew.orbit, drew.video, engine="morph", views=1
         )
@@ -111,6 +112,8 @@ def test_other_weights_or_settings_are_detected_before_drawing(folder, tmp_path,
 
 
 def test_a_generator_without_a_gpu_rejects_only_its_own_videos(folder):
-    rows = left_out(folder / "catalog", load_profile("classic", overrides=["fidelity.leave_out=1"], environment={}))
+    rows = left_out(
+        folder / "catalog", load_profile("classic", overrides=["fidelity.leave_out=1"], environment=ONE_THREAD)
+    )
     assert rows["morph"]["error_code"] is None
     assert rows["animatediff"]["error_code"] == "resource.insufficient"

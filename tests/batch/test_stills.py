@@ -14,6 +14,7 @@ from gapray.cli.main import app
 from gapray.profile import load_profile
 from gapray.report.site import write_report
 from tests.batch.test_score import smaller
+from tests.conftest import ONE_THREAD
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster", "classic_weights", "lpips_alex"),
@@ -27,7 +28,7 @@ def catalog(tmp_path_factory, samples, ray_cluster, classic_weights):
     root = tmp_path_factory.mktemp("stills")
     for product in ("mug", "supplement"):
         smaller(samples / "captures" / product, root / "photos" / product)
-    package(str(root / "photos"), out=str(root / "catalog"), profile=load_profile("classic", environment={}))
+    package(str(root / "photos"), out=str(root / "catalog"), profile=load_profile("classic", environment=ONE_THREAD))
     return root / "catalog"
 
 

@@ -102,6 +102,10 @@ def settings_in(folder: Path, **more):
                 "webhook_secret": "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
                 "jobs": {"poll_s": 0.02, "lease_s": 2},
                 "open": True,
+                "packager": {"threads": 1, "ongoing": 2},
+                "generator": {"threads": 1},
+                "scorer": {"threads": 1, "ongoing": 8},
+                "stylist": {"threads": 1},
             }
             | more
         )
