@@ -40,12 +40,13 @@ from gapray.packaging.build import PackagingModels, build_package, model_names
 from gapray.profile import Profile
 from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
+from gapray.serve.incoming import MAX_IGNORED, photo_at_url, photos_in_manifest
 from gapray.serve.jobs import GenerationParams, Job
 from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for, unused_params, video_length
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import sample_products
-from gapray.serve.uploads import MAX_IGNORED, open_capture, photo_at_url, photos_in_manifest, prepare_upload
+from gapray.serve.uploads import open_capture, prepare_upload
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import map_frames
 from gapray.video.encode import export

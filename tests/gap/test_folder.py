@@ -19,7 +19,7 @@ from PIL import Image
 from gapray.errors import GaprayError, InputError
 from gapray.gap import folder
 from gapray.gap.package import PackageWarning
-from gapray.serve.uploads import photos_in_manifest
+from gapray.serve.incoming import photos_in_manifest
 from tests.gap import prototype
 from tests.make import package
 

@@ -20,7 +20,8 @@ ONE_REQUEST = """
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.settings import DecodeSettings
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import IncomingPhoto, prepare_upload
+from gapray.serve.incoming import IncomingPhoto
+from gapray.serve.uploads import prepare_upload
 def come(data):
     sent = [IncomingPhoto(data=data)]
     prepare_upload(sent, azimuths=None, options=AzimuthOptions(), limits=Limits(), decode=DecodeSettings())
@@ -155,7 +156,8 @@ def test_photos_that_unpack_to_too_many_bytes_are_not_unpacked(tmp_path, cost):
 def test_the_pixels_of_all_photos_are_counted():
     from gapray.capture.azimuths import AzimuthOptions
     from gapray.capture.settings import DecodeSettings
-    from gapray.serve.uploads import IncomingPhoto, prepare_upload
+    from gapray.serve.incoming import IncomingPhoto
+    from gapray.serve.uploads import prepare_upload
 
     sent = [IncomingPhoto(name=name, data=data) for name, data in photos().items()]
     given = {"azimuths": None, "options": AzimuthOptions(), "decode": DecodeSettings()}

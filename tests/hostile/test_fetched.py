@@ -15,7 +15,8 @@ FETCHED = """
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.settings import DecodeSettings
 from gapray.serve.settings import Limits, UrlRules
-from gapray.serve.uploads import IncomingPhoto, prepare_upload
+from gapray.serve.incoming import IncomingPhoto
+from gapray.serve.uploads import prepare_upload
 from gapray.serve.urls import fetch
 def come(server, photos):
     rules = UrlRules(private=("127.0.0.0/8",))

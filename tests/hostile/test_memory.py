@@ -75,7 +75,8 @@ from gapray.capture.settings import DecodeSettings
 from gapray.errors import as_gapray_error
 from gapray.serve.memory import cap_memory
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import IncomingPhoto, prepare_upload
+from gapray.serve.incoming import IncomingPhoto
+from gapray.serve.uploads import prepare_upload
 def come(data):
     assert cap_memory(500 * 2**20)
     sent = [IncomingPhoto(data=data)]

@@ -11,9 +11,9 @@ from gapray.errors import InputError, ServeError, as_gapray_error
 from gapray.serve.http import context as of_requests
 from gapray.serve.http.context import Context
 from gapray.serve.http.failures import status_of
+from gapray.serve.incoming import IncomingPhoto
 from gapray.serve.jobs import GenerationParams
 from gapray.serve.keys import ANONYMOUS
-from gapray.serve.uploads import IncomingPhoto
 from tests.serve.conftest import settings_in
 
 MANY = 40

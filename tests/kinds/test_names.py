@@ -27,8 +27,9 @@ from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manif
 from gapray.capture.settings import DecodeSettings
 from gapray.cli.main import app
 from gapray.errors import InputError
+from gapray.serve.incoming import IncomingPhoto, photos_in_manifest
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import IncomingPhoto, photos_in_manifest, prepare_upload
+from gapray.serve.uploads import prepare_upload
 
 SEPARATORS = (" ({})", "({})", "_{}", "-{}", " {}", " [{}]", " - {}", "_({})", " #{}", "（{}）", ".{}")
 ENDINGS = (".jpg", ".JPG", ".jpeg", ".png", ".HEIC", ".tif", ".webp", ".jpg.png", "")

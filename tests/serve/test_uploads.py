@@ -16,15 +16,9 @@ from hypothesis import strategies as st
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.settings import DecodeSettings
 from gapray.errors import GaprayError, InputError
+from gapray.serve.incoming import IncomingPhoto, ignored_members, photos_in_fields, photos_in_manifest
 from gapray.serve.settings import Limits
-from gapray.serve.uploads import (
-    IncomingPhoto,
-    ignored_members,
-    open_capture,
-    photos_in_fields,
-    photos_in_manifest,
-    prepare_upload,
-)
+from gapray.serve.uploads import open_capture, prepare_upload
 
 EIGHT = [45.0 * step for step in range(8)]
 
@@ -239,7 +233,7 @@ def test_every_form_of_base64_is_decoded(data, writing, around, step):
     """Data between a JPEG's first bytes, which make the text begin like a path, and its last ones, which are no spaces."""
     data = b"\xff\xd8\xff\xe0" + data + b"\xff\xd9"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gapray.serve.uploads._STEP", step)
+        patch.setattr("gapray.serve.base64_forms._STEP", step)
         [found] = photos_in_fields([("views", AROUND[around](WRITINGS[writing](b64(data))))])
     assert found.data == data
 

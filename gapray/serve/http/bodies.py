@@ -25,6 +25,8 @@ from starlette.requests import Request
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
+from gapray.serve.base64_forms import decode_base64
+from gapray.serve.incoming import MAX_IGNORED, PHOTO_FIELDS, fields_in_order
 from gapray.serve.jobs import GenerationParams, StillParams
 from gapray.serve.settings import Limits
 from gapray.serve.text import (
@@ -41,7 +43,6 @@ from gapray.serve.text import (
     without_unusable,
 )
 from gapray.serve.threads import in_thread
-from gapray.serve.uploads import MAX_IGNORED, PHOTO_FIELDS, decode_base64, fields_in_order
 
 FIELD_ALIASES = {
     "num_frames": "frames",

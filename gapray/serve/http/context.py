@@ -21,13 +21,14 @@ from gapray.errors import GaprayError, InputError, ServeError
 from gapray.profile import Profile
 from gapray.serve.artifacts import Artifacts
 from gapray.serve.audit import AuditWriter, audit_log
+from gapray.serve.incoming import IncomingPhoto
 from gapray.serve.jobs import Api, GenerationParams, Job, JobInput, Kind, NewJob
 from gapray.serve.keys import ANONYMOUS, ApiKey, KeyRing
 from gapray.serve.making import check_params
 from gapray.serve.settings import ServeSettings
 from gapray.serve.store import JobStore
 from gapray.serve.threads import in_thread
-from gapray.serve.uploads import IncomingPhoto, PreparedUpload, prepare_upload, store_inputs
+from gapray.serve.uploads import PreparedUpload, prepare_upload, store_inputs
 from gapray.serve.urls import check_urls
 
 WAIT_STEP_S = 0.05

@@ -35,10 +35,10 @@ from gapray.serve.http.openai import (
     get_job,
     idempotency_key,
 )
+from gapray.serve.incoming import ignored_members, photos_in_fields, refuse_two_sources
 from gapray.serve.jobs import Job, StillParams
 from gapray.serve.keys import ApiKey
 from gapray.serve.shapes import job_id, openai_images
-from gapray.serve.uploads import ignored_members, photos_in_fields, refuse_two_sources
 
 router = APIRouter(prefix="/v1", tags=["images"])
 _UNSUPPORTED = {"stream": ("true", "1"), "background": ("transparent",), "partial_images": ("1", "2", "3")}

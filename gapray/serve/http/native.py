@@ -21,9 +21,9 @@ from gapray.serve.http.bodies import (
     run_per_key,
 )
 from gapray.serve.http.openai import BODY, MODEL, delete_and_answer, file_response, get_job, idempotency_key
+from gapray.serve.incoming import ignored_members, photos_in_fields
 from gapray.serve.jobs import Job, Kind
 from gapray.serve.shapes import native_job, shape_or_failure
-from gapray.serve.uploads import ignored_members, photos_in_fields
 
 router = APIRouter()
 _PREFER_WAIT = re.compile(r"\bwait=([0-9]{1,4})\b")

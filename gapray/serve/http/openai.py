@@ -26,11 +26,11 @@ from gapray.serve.http.bodies import (
     run_per_key,
 )
 from gapray.serve.http.context import Context
+from gapray.serve.incoming import ignored_members, photos_in_fields
 from gapray.serve.jobs import Job
 from gapray.serve.keys import ApiKey, Scope
 from gapray.serve.shapes import job_id, openai_video, shape_or_failure
 from gapray.serve.text import refuse_unusable
-from gapray.serve.uploads import ignored_members, photos_in_fields
 
 router = APIRouter(prefix="/v1", tags=["videos"])
 MODEL = "gap-turntable"

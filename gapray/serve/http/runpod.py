@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
+from gapray.serve.base64_forms import decode_base64
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import (
     PARAM_FIELDS,
@@ -32,19 +33,18 @@ from gapray.serve.http.bodies import (
 from gapray.serve.http.context import Context
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
-from gapray.serve.jobs import GenerationParams, Job, StillParams
-from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status, shape_or_failure
-from gapray.serve.text import MAX_VALUES, refuse_long, refuse_many_values, strict_json
-from gapray.serve.uploads import (
+from gapray.serve.incoming import (
     MAX_IGNORED,
     PHOTO_FIELDS,
     IncomingPhoto,
-    decode_base64,
     ignored_members,
     photos_in_fields,
     photos_in_manifest,
     refuse_two_sources,
 )
+from gapray.serve.jobs import GenerationParams, Job, StillParams
+from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status, shape_or_failure
+from gapray.serve.text import MAX_VALUES, refuse_long, refuse_many_values, strict_json
 
 router = APIRouter(tags=["runpod"])
 ENDPOINT = "gap-animatediff-video-sd15"
