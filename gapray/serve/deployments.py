@@ -63,7 +63,7 @@ class PackagerReplica:
 
     def __init__(self, settings: ServeSettings) -> None:
         limit_gpu_memory()
-        from gapray.serve.engine import Packager
+        from gapray.serve.packager import Packager
 
         settings = settings.with_places()
         clear_scratch()  # left by a replica that this one may replace
@@ -103,7 +103,7 @@ class GeneratorReplica:
     def __init__(self, settings: ServeSettings) -> None:
         limit_gpu_memory()
         share_kernels()
-        from gapray.serve.engine import Generator
+        from gapray.serve.generator import Generator
 
         self._worker = Generator(settings)
         self._worker.warm_up()
@@ -120,7 +120,7 @@ class ScorerReplica:
 
     def __init__(self, settings: ServeSettings) -> None:
         limit_gpu_memory()
-        from gapray.serve.engine import Scorer
+        from gapray.serve.scorer import Scorer
 
         self._worker = Scorer(settings)
         self._worker.warm_up()

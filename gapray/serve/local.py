@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from gapray.fidelity.comparison import Comparison
 from gapray.fidelity.shown import NormalizedView
 from gapray.gap.package import GapPackage
-from gapray.serve.engine import ForeignInputs, Generator, Packager, RenderedTurn, Scorer
+from gapray.serve.generator import Generator, RenderedTurn
 from gapray.serve.jobs import GenerationParams, Job
+from gapray.serve.packager import ForeignInputs, Packager
+from gapray.serve.scorer import Scorer
 from gapray.serve.settings import ServeSettings
 from gapray.serve.threads import in_thread
 

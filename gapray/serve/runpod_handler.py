@@ -1,4 +1,4 @@
-"""The engine as a RunPod serverless handler: ``python -m gapray.serve.runpod_handler``.
+"""The server's workers as a RunPod serverless handler: ``python -m gapray.serve.runpod_handler``.
 
 Jobs have the format of the endpoint that it replaces; photos and results are sent inline. The environment variable
 `GAPRAY_PROFILE` names the profile. Needs the package `runpod` in the image.

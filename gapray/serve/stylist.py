@@ -15,10 +15,10 @@ from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.load import best_device
 from gapray.resample import resized
 from gapray.serve.artifacts import Artifacts, content_type
-from gapray.serve.engine import use_threads
 from gapray.serve.jobs import Job, StillParams
 from gapray.serve.making import drawn_size, requested_size, scene_for, stills_for
 from gapray.serve.settings import Replicas, ServeSettings
+from gapray.serve.threads import use_threads
 from gapray.stills.load import load_still_backend
 from gapray.stills.scene import Scene
 from gapray.stills.settings import StillSettings

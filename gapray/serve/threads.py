@@ -1,4 +1,4 @@
-"""Work in threads beside an event loop, which must go on when memory runs out."""
+"""Threads: work beside an event loop, which must go on when memory runs out; and the threads of torch."""
 
 from __future__ import annotations
 
@@ -43,3 +43,13 @@ async def in_thread(executor: Executor | None, function: Callable[_P, _R], *args
     """
     call = partial(releasing_memory, function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(executor, copy_context().run, call)
+
+
+def use_threads(count: int) -> None:
+    """Set the number of torch's CPU threads for the calling thread.
+
+    OpenMP keeps this number per thread, and Ray starts its processes with one.
+    """
+    import torch
+
+    torch.set_num_threads(count)

@@ -12,18 +12,19 @@ from gapray.serve.artifacts import Artifacts, content_type
 from gapray.serve.jobs import GenerationParams, Job
 from gapray.serve.remedies import as_request_fields
 
-if TYPE_CHECKING:  # the dispatcher passes these on without importing the engine
+if TYPE_CHECKING:  # the dispatcher passes these on without importing the workers
     from gapray.fidelity.comparison import Comparison
     from gapray.fidelity.shown import NormalizedView
     from gapray.gap.package import GapPackage
-    from gapray.serve.engine import ForeignInputs, RenderedTurn
+    from gapray.serve.generator import RenderedTurn
+    from gapray.serve.packager import ForeignInputs
 
 Report = Callable[[str, int], Awaitable[None]]
 """Reports progress: called with the stage's name and the percentage done."""
 
 
 class Workers(Protocol):
-    """Carries out the steps of a job. The methods are those of the classes in `engine` and `stylist`."""
+    """Carries out the steps of a job. The methods are those of `Packager`, `Generator`, `Scorer` and `Stylist`."""
 
     async def package(self, job: Job) -> GapPackage:
         """Package a job's photos (`Packager.package`)."""

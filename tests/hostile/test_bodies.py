@@ -9,7 +9,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.serve.http import bodies
+from gapray.serve.http import bodies, forms
 from tests.serve.conftest import idle_server  # noqa: F401
 from tests.serve.test_values import FIELDS
 
@@ -129,7 +129,7 @@ def test_no_body_causes_a_server_error(idle_server, photos, count):  # noqa: F81
 def test_any_url_encoded_form_is_decoded(pairs, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bodies, "_STEP", step)
-        assert bodies._split_pairs(bytearray(urlencode(pairs).encode()), 20) == pairs
+        assert forms._split_pairs(bytearray(urlencode(pairs).encode()), 20) == pairs
 
 
 def sent_form(server, head, content=b"a", kind="multipart/form-data; boundary=b"):

@@ -3,7 +3,8 @@
 import pytest
 
 from gapray.errors import InputError
-from gapray.serve.http.bodies import Body, parse_azimuth_options, parse_azimuths, parse_params
+from gapray.serve.http.fields import Body
+from gapray.serve.http.params import parse_azimuth_options, parse_azimuths, parse_params
 
 EIGHT = [45.0 * step for step in range(8)]
 WRITTEN = {

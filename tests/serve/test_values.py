@@ -6,7 +6,7 @@ import random
 import pytest
 import requests
 
-from gapray.serve.http.bodies import PARAM_FIELDS
+from gapray.serve.http.fields import PARAM_FIELDS
 
 DEEP = 990
 """The deepest nesting that Python's JSON parser can read."""

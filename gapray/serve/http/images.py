@@ -14,17 +14,9 @@ from starlette.responses import JSONResponse, Response
 
 from gapray.errors import GaprayError, InputError, ModelError, ServeError
 from gapray.serve.http.auth import caller, context_of, owner_of
-from gapray.serve.http.bodies import (
-    Body,
-    ignored_fields,
-    parse_azimuth_options,
-    parse_azimuths,
-    parse_params,
-    parse_still_params,
-    read_body,
-    run_per_key,
-)
+from gapray.serve.http.bodies import read_body
 from gapray.serve.http.context import Context
+from gapray.serve.http.fields import Body
 from gapray.serve.http.native import Wait, preferred_wait, require_kind
 from gapray.serve.http.openai import (
     PHOTOS_SCHEMA,
@@ -35,6 +27,14 @@ from gapray.serve.http.openai import (
     get_job,
     idempotency_key,
 )
+from gapray.serve.http.params import (
+    ignored_fields,
+    parse_azimuth_options,
+    parse_azimuths,
+    parse_params,
+    parse_still_params,
+)
+from gapray.serve.http.whole import run_per_key
 from gapray.serve.incoming import ignored_members, photos_in_fields, refuse_two_sources
 from gapray.serve.jobs import Job, StillParams
 from gapray.serve.keys import ApiKey

@@ -11,16 +11,11 @@ from starlette.responses import JSONResponse, Response
 
 from gapray.errors import InputError
 from gapray.serve.http.auth import caller, context_of
-from gapray.serve.http.bodies import (
-    Body,
-    ignored_fields,
-    parse_azimuth_options,
-    parse_azimuths,
-    parse_params,
-    read_body,
-    run_per_key,
-)
+from gapray.serve.http.bodies import read_body
+from gapray.serve.http.fields import Body
 from gapray.serve.http.openai import BODY, MODEL, delete_and_answer, file_response, get_job, idempotency_key
+from gapray.serve.http.params import ignored_fields, parse_azimuth_options, parse_azimuths, parse_params
+from gapray.serve.http.whole import run_per_key
 from gapray.serve.incoming import ignored_members, photos_in_fields
 from gapray.serve.jobs import Job, Kind
 from gapray.serve.shapes import native_job, shape_or_failure

@@ -14,25 +14,19 @@ from gapray.capture.azimuths import AzimuthOptions
 from gapray.errors import InputError
 from gapray.serve.base64_forms import decode_base64
 from gapray.serve.http.auth import caller, context_of, key_of, owner_of
-from gapray.serve.http.bodies import (
-    PARAM_FIELDS,
-    STILL_ALIASES,
-    Body,
+from gapray.serve.http.bodies import read_json, refuse_long_texts, refuse_unknown_query
+from gapray.serve.http.context import Context
+from gapray.serve.http.fields import PARAM_FIELDS, STILL_ALIASES, Body, refuse_repeated, rename_aliases
+from gapray.serve.http.images import refuse_without_stylist
+from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
+from gapray.serve.http.params import (
     ignored_fields,
     parse_azimuth_options,
     parse_azimuths,
     parse_params,
     parse_still_params,
-    read_json,
-    refuse_long_texts,
-    refuse_repeated,
-    refuse_unknown_query,
-    rename_aliases,
-    run_per_key,
 )
-from gapray.serve.http.context import Context
-from gapray.serve.http.images import refuse_without_stylist
-from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
+from gapray.serve.http.whole import run_per_key
 from gapray.serve.incoming import (
     MAX_IGNORED,
     PHOTO_FIELDS,

@@ -1,13 +1,8 @@
-"""Three of the server's four workers as plain classes, without Ray or HTTP; `deployments` runs them in replicas.
-
-photos -> Packager.package -> Generator.draw -> Packager.encode -> Packager.compare -> Scorer.judge
-                           -> Stylist.style (`stylist`)
-"""
+"""The packager: fetches and packages photos, encodes videos, and prepares comparisons."""
 
 from __future__ import annotations
 
 import io
-import logging
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,26 +18,21 @@ from PIL import Image
 from gapray.capture.azimuths import AzimuthOptions, AzimuthsBy
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.kinds import described
-from gapray.errors import GaprayError, as_gapray_error
-from gapray.fidelity.comparison import Comparison, LeftOutFrame, compare, judge_comparison, judge_comparisons
-from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES, aligned_scores, dissimilar_products, refuse_other_product
-from gapray.fidelity.left_out import draw_left_out
-from gapray.fidelity.lpips import Lpips
-from gapray.fidelity.protocol import Protocol
-from gapray.fidelity.score import FrameScore, Verdict
+from gapray.fidelity.comparison import Comparison, compare
+from gapray.fidelity.foreign import MAX_ALIGNED_FRAMES
 from gapray.fidelity.shown import NormalizedView, cut_out, normalize_view
 from gapray.gap import folder as gap_folder
 from gapray.gap.package import GapPackage
 from gapray.inspect.doubts import with_warnings
-from gapray.models.load import best_device, load_identity
-from gapray.orbit.conditions import build_conditions
+from gapray.models.load import best_device
 from gapray.packaging.build import PackagingModels, build_package, model_names
 from gapray.profile import Profile
 from gapray.resample import at_most
 from gapray.serve.artifacts import Artifacts, content_type
+from gapray.serve.generator import RenderedTurn
 from gapray.serve.incoming import MAX_IGNORED, photo_at_url, photos_in_manifest
-from gapray.serve.jobs import GenerationParams, Job
-from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for, unused_params, video_length
+from gapray.serve.jobs import Job
+from gapray.serve.making import SPRITE_COLUMNS, preset_for, preview_name, profile_for, video_length
 from gapray.serve.scratch import scratch
 from gapray.serve.settings import ServeSettings
 from gapray.serve.strangers import sample_products
@@ -50,33 +40,10 @@ from gapray.serve.uploads import open_capture, prepare_upload
 from gapray.serve.urls import fetch, fetch_json
 from gapray.video.decode import map_frames
 from gapray.video.encode import export
-from gapray.video.load import load_backend, video_revisions
 from gapray.video.provenance import Provenance
 
-log = logging.getLogger("gapray.serve")
 PREVIEW_SIDE = 240
 """Longer side of a preview image [pixels]."""
-
-
-@dataclass(frozen=True)
-class RenderedTurn:
-    """The rendered frames of one turn, with how they were made."""
-
-    frames: NDArray[np.uint8]
-    """[F, S, S, 3] RGB."""
-    azimuths_deg: tuple[float, ...]
-    """Azimuth of each frame [degrees]."""
-    key_frames: tuple[int, ...]
-    """Indices of the frames at the azimuths of the input photos."""
-    left_out: tuple[LeftOutFrame, ...]
-    """Input views rendered from the other views, for scoring."""
-    calibration: dict[str, Any]
-    warnings: tuple[str, ...]
-    backend: str
-    source_type: str
-    licence: str
-    models: tuple[str, ...]
-    """``name@revision`` of the weights that were used."""
 
 
 @dataclass(frozen=True)
@@ -318,194 +285,6 @@ class Packager:
         for name, data in files.items():
             self._artifacts.put(f"{job.folder}/{name}", data)
         return {name: {"bytes": len(data), "type": content_type(name)} for name, data in files.items()}
-
-
-class Generator:
-    """Renders the frames of a turn from a package, with the video model."""
-
-    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
-        import cv2
-
-        self._profile = settings.loaded_profile()
-        self._device = device or best_device()
-        self._threads = settings.generator.threads
-        cv2.setNumThreads(self._threads)
-        self._backend = load_backend(self._profile.video, device=self._device)
-        revisions = video_revisions(self._profile.video, self._profile.orbit)
-        self._models = tuple(f"{name}@{revision[:12]}" for name, revision in sorted(revisions.items()))
-
-    def warm_up(self) -> None:
-        """Render a small turn of a toy object, so that the first request does not pay for compilation and allocation."""
-        from gapray.serve.null import toy_package
-
-        small = self._profile.orbit.model_copy(update={"frames": min(4, self._profile.orbit.frames), "voxels": 32})
-        if self._backend.capabilities.independent:
-            small = small.model_copy(update={"size": 64})
-        else:
-            small = small.model_copy(update={"frames": self._profile.orbit.frames})
-        package = toy_package()
-        conditions = build_conditions(package, small, device=self._device)
-        self._backend.generate(package, conditions, self._profile.video.chosen)
-
-    def draw(self, params: GenerationParams, package: GapPackage) -> RenderedTurn:
-        """Render the orbit and, if a score was requested, some views without their own photos.
-
-        Raises:
-            InputError: `orbit.*`, `mask.*` or `video.unsupported`.
-            ModelError: `model.failed` or `model.out_of_memory`.
-        """
-        use_threads(self._threads)
-        profile = profile_for(params, self._profile)
-        conditions = build_conditions(package, profile.orbit, device=self._device)
-        frames = self._backend.generate(package, conditions, profile.video.chosen, seed=params.seed)
-        left_out: Sequence[LeftOutFrame] = ()
-        if params.score and len(package.views) > 3:
-            left_out = draw_left_out(
-                package,
-                self._backend,
-                profile.orbit,
-                profile.video,
-                engine=conditions.calibration.engine,
-                views=profile.fidelity.leave_out,
-                seed=params.seed,
-                device=self._device,
-            )
-        capabilities = self._backend.capabilities
-        return RenderedTurn(
-            frames=frames,
-            azimuths_deg=conditions.azimuths_deg,
-            key_frames=conditions.key_frames,
-            left_out=tuple(left_out),
-            calibration=asdict(conditions.calibration),
-            warnings=(*conditions.warnings, *unused_params(params, self._profile)),
-            backend=capabilities.name,
-            source_type=capabilities.source_type,
-            licence=capabilities.licence,
-            models=self._models,
-        )
-
-
-class Scorer:
-    """Scores comparisons: LPIPS by angle, and a verdict for the whole video."""
-
-    def __init__(self, settings: ServeSettings, *, device: str | None = None) -> None:
-        profile = settings.loaded_profile()
-        self._settings = profile.fidelity
-        self._mask = profile.packaging.mask.model
-        device = device or best_device()
-        self._threads = settings.scorer.threads
-        self._metric = Lpips(profile.fidelity.net, device=device)
-        self._identity = load_identity(profile.packaging, device=device, batch=32)
-
-    def warm_up(self) -> None:
-        """Compare one pair of grey images, so that the first request does not pay for start-up."""
-        grey = np.full((1, 64, 64, 3), 128, np.uint8)
-        self._metric.distance(grey, grey)
-
-    def judge(self, comparison: Comparison) -> dict[str, Any]:
-        """Return one video's scores: by angle, their mean, and the baselines' scores at the same angles."""
-        use_threads(self._threads)
-        return self._result(comparison, *judge_comparison(comparison, self._metric, self._identity, self._settings))
-
-    def judge_together(self, comparisons: Sequence[Comparison]) -> list[dict[str, Any] | GaprayError]:
-        """Judge several videos with their images batched; if the batch fails, each video is judged on its own."""
-        use_threads(self._threads)
-        try:
-            outcomes = judge_comparisons(comparisons, self._metric, self._identity, self._settings)
-            return [
-                self._result(comparison, *outcome) for comparison, outcome in zip(comparisons, outcomes, strict=True)
-            ]
-        except Exception as error:
-            log.exception("%d comparisons failed together", len(comparisons))
-            if len(comparisons) == 1:
-                return [as_gapray_error(error)]
-            return [result for comparison in comparisons for result in self.judge_together([comparison])]
-
-    def _result(
-        self, comparison: Comparison, scores: Sequence[FrameScore], verdicts: Sequence[Verdict]
-    ) -> dict[str, Any]:
-        verdict = verdicts[0]  # the video's own; the baselines' follow
-        return {
-            "lpips": verdict.lpips,
-            "worst_lpips": verdict.worst_lpips,
-            "key_lpips": verdict.key_lpips,
-            "iou": verdict.iou,
-            "flicker": verdict.flicker,
-            "loop_gap": verdict.loop_gap,
-            "span_deg": verdict.span_deg,
-            "gate": verdict.gate,
-            "reasons": list(verdict.reasons),
-            "angles": [
-                {
-                    "azimuth_deg": score.azimuth_deg,
-                    "kind": score.kind,
-                    "lpips": score.lpips,
-                    "iou": score.iou,
-                    "frame": score.frame,
-                }
-                for score in scores
-                if score.label == verdict.label
-            ],
-            "baselines": {baseline.label: baseline.lpips for baseline in verdicts[1:]},
-            "protocol": self._protocol(comparison.framing, comparison.truth, aligned=False),
-        }
-
-    def judge_foreign(
-        self,
-        clip: Sequence[NormalizedView],
-        photos: Sequence[NormalizedView],
-        others: Sequence[Sequence[NormalizedView]] = (),
-    ) -> dict[str, Any]:
-        """Align a foreign video with photos of its product, and score it.
-
-        Args:
-            clip: Frames of the video.
-            photos: Photos of the product that the video is said to show.
-            others: Photos of other products, one sequence each: a video that fits one of them about as well does not show
-                this product.
-
-        Raises:
-            InputError: `score.too_short` or `score.not_this_product`.
-        """
-        use_threads(self._threads)
-        scores = aligned_scores(clip, photos, self._metric)
-        nulls = [
-            aligned_scores(clip, other, self._metric) for other in dissimilar_products(photos, others, self._metric)
-        ]
-        refuse_other_product(scores, nulls, "the video")
-        angles = [
-            {"azimuth_deg": photo.azimuth_deg, "lpips": value}
-            for photo, value in zip(photos, scores.lpips, strict=True)
-        ]
-        return {
-            "lpips": scores.mean,
-            "span_deg": scores.alignment.span_deg,
-            "angles": angles,
-            "protocol": self._protocol("boxes", "given", aligned=True),
-        }
-
-    def _protocol(self, framing: Any, truth: Any, *, aligned: bool) -> dict[str, Any]:
-        return Protocol(
-            net=self._metric.net,
-            trunk_sha256=self._metric.backbone.sha256,
-            size=self._settings.size,
-            mask=self._mask,
-            framing=framing,
-            truth=truth,
-            conditions_deg=(),
-            source="delivered file" if aligned else "frames before encoding",
-            aligned=aligned,
-        ).as_dict()
-
-
-def use_threads(count: int) -> None:
-    """Set the number of torch's CPU threads for the calling thread.
-
-    OpenMP keeps this number per thread, and Ray starts its processes with one.
-    """
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> bytes:
