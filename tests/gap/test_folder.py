@@ -18,6 +18,7 @@ from PIL import Image
 
 from gapray.errors import GaprayError, InputError
 from gapray.gap import folder
+from gapray.gap.folder import writing
 from gapray.gap.package import PackageWarning
 from gapray.serve.incoming import photos_in_manifest
 from tests.gap import prototype
@@ -156,7 +157,7 @@ def test_an_inline_manifest_is_whole_by_itself(tmp_path):
         assert [photo.data for photo in sent] == [base64.b64decode(view["reference_b64"]) for view in views.values()]
 
 
-INLINE_FILES = sorted(set(folder._files_of(package().views[0], "sku")) - {"reference_no_bg"})
+INLINE_FILES = sorted(set(writing._files_of(package().views[0], "sku")) - {"reference_no_bg"})
 
 
 @given(gone=st.sets(st.tuples(st.sampled_from(ANGLES), st.sampled_from(INLINE_FILES))))

@@ -128,7 +128,7 @@ def test_no_body_causes_a_server_error(idle_server, photos, count):  # noqa: F81
 )
 def test_any_url_encoded_form_is_decoded(pairs, step):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "_STEP", step)
+        patch.setattr(forms, "_STEP", step)
         assert forms._split_pairs(bytearray(urlencode(pairs).encode()), 20) == pairs
 
 
