@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.capture.decode import decode_photo
 from gapray.capture.settings import DecodeSettings
 from gapray.errors import InputError

@@ -13,7 +13,7 @@ import numpy as np
 from gapray.batch.score import score_facts
 from gapray.batch.score_stages import ScoreFacts, shared_columns
 from gapray.batch.truth import NAMES_SHOWN, TruthPhotos, read_truth
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions
 from gapray.capture.kinds import described

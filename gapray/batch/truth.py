@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.capture.capture_set import Reject
 from gapray.capture.discover import DiscoverOptions, scan
 from gapray.capture.kinds import counted, described

@@ -11,14 +11,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, overload
-from urllib.parse import unquote
+from typing import Literal
 
+from gapray.capture.stems import folders_and_stems, plain_stems
 from gapray.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MIN_VIEWS = 4
 NORMAL_GAP_DEG = 45.0
@@ -27,13 +23,10 @@ GAP_SLACK = 1.5
 """A gap wider than this many times the usual gap means that a view is missing."""
 TURN_COUNTS = frozenset({8, 12, 16, 18, 24, 30, 32, 36, 40, 48, 60, 64, 72, 90, 120, 180})
 """Common numbers of photos in one turn. A set with one photo more may end in a closing frame at 360 degrees."""
-
 REWRITE = " Name the photos by degrees (mug_045.jpg), or put a capture.csv beside them: file,azimuth in its first line."
-
 AzimuthsBy = Literal["degrees", "frames", "table", "order"]
 """Where azimuths come from: degrees in the names, frame numbers in the names, a table (`capture.csv`, a manifest, the fields of a
 request), or only the order of the photos."""
-
 _TRAILING = re.compile(
     r"(?P<sign>(?:(?<=[_(\[=])|^)-)?(?P<number>\d+(?:[.,]\d+)?)[\s_]*(?P<unit>deg(?:rees?)?|°|º)?[\s)\]}）】]*$",
     re.IGNORECASE,
@@ -43,12 +36,6 @@ separates words, unless it follows another separator: ``mug_-45`` is minus 45 de
 _NUMBER = re.compile(r"(?P<number>-?\d+(?:[.,]\d+)?)(?:[\s_]*(?:deg(?:rees?)?|°|º)(?![^\W\d_]))?", re.IGNORECASE)
 """A number anywhere in a name, with its unit and a preceding hyphen, whether or not that is a sign."""
 _SEPARATORS = re.compile(r"[\s_\-(\[{（【]+$")
-_MAX_NAME = 1024
-"""Only this many characters at the end of a name are read: a client may send a name of any length."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}([-_][A-Za-z]{1,9})?$")
-"""A file extension, known or not: ``.jpg``, ``.download``, ``.jpg-large``. Digits after a dot are decimals instead: ``mug_22.5``."""
-_SECOND_EXTENSION = re.compile(r"\.[A-Za-z]{1,4}$")
 
 
 @dataclass(frozen=True)
@@ -66,37 +53,6 @@ class AzimuthOptions:
     """Whether the last photo of a numbered turn shows the front again."""
     allow_missing: bool = False
     """Accept a set in which a view is missing."""
-
-
-@overload
-def angle_difference(to_deg: float, from_deg: float) -> float: ...
-@overload
-def angle_difference(to_deg: NDArray[np.float64], from_deg: NDArray[np.float64] | float) -> NDArray[np.float64]: ...
-def angle_difference(
-    to_deg: float | NDArray[np.float64], from_deg: float | NDArray[np.float64]
-) -> float | NDArray[np.float64]:
-    """Signed difference between two azimuths, in [-180, 180) degrees, counter-clockwise positive."""
-    return (to_deg - from_deg + 180.0) % 360.0 - 180.0
-
-
-def rank_by_angle(azimuths_deg: Sequence[float], azimuth_deg: float) -> list[int]:
-    """Rank azimuths by their distance from one azimuth. Of two that are equally near, the one that comes first stays first.
-
-    The only rule by which a nearest photo or frame is chosen; views are sorted by azimuth, so the smaller azimuth wins.
-
-    Returns:
-        Indices into `azimuths_deg`, nearest first.
-    """
-    return sorted(range(len(azimuths_deg)), key=lambda index: abs(angle_difference(azimuths_deg[index], azimuth_deg)))
-
-
-def nearest_angle(azimuths_deg: Sequence[float], azimuth_deg: float) -> int:
-    """Index of the azimuth nearest to `azimuth_deg`; see `rank_by_angle`.
-
-    Raises:
-        IndexError: There is none.
-    """
-    return rank_by_angle(azimuths_deg, azimuth_deg)[0]
 
 
 @dataclass(frozen=True)
@@ -152,21 +108,6 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
     return Reading(_whole_turn(chosen, options), "degrees" if meaning == "degrees" else "frames")
 
 
-def by_name(names: Sequence[str]) -> list[str]:
-    """Names in natural order: numbers anywhere in them compare as numbers, and case is ignored.
-
-    Extensions only decide between equal stems, so that ``IMG_1.jpg`` comes before its numbered copy or successor ``IMG_1 (1).jpg``.
-    """
-    stems = dict(zip(names, plain_stems(names), strict=True))
-    return sorted(names, key=lambda name: (natural_parts(stems[name]), name))
-
-
-def natural_parts(name: str) -> list[tuple[int, str]]:
-    """A key for natural sorting: IMG_2 comes before IMG_10, and case is ignored."""
-    split = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if place % 2 else (0, part.casefold()) for place, part in enumerate(split)]
-
-
 def in_order(keys: Sequence[str], options: AzimuthOptions = AzimuthOptions()) -> Reading:
     """Azimuths in even steps, in the order of the photos, when nothing else is known about them.
 
@@ -193,38 +134,7 @@ def numbered(names: Sequence[str]) -> bool:
 
 def in_folders(names: Sequence[str]) -> bool:
     """Whether the names include folders that group the photos: each folder may then be a product of its own."""
-    return _forms_groups([folder for folder, _ in _folders_and_stems(names)])
-
-
-def plain_stems(names: Sequence[str]) -> list[str]:
-    """File names without folders, extensions and percent-encoding (RFC 3986).
-
-    The names of one product are decoded together or not at all: if decoding any of them gives control characters or invalid UTF-8,
-    a percent sign is just a percent sign (``50%045.jpg``). A typographic minus becomes a hyphen.
-    """
-    return [stem for _, stem in _folders_and_stems(names)]
-
-
-def _folders_and_stems(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Folder and stem of each name, decoded as described in `plain_stems`."""
-    plain = [name[-_MAX_NAME:] for name in names]
-    for _ in range(3):  # each client on the way may have encoded the name once more
-        try:
-            decoded = [unquote(name, errors="strict") for name in plain]
-        except UnicodeDecodeError:
-            break
-        if decoded == plain or any(map(_CONTROL.search, decoded)):
-            break
-        plain = decoded
-    parts = [name.replace("\\", "/").replace("−", "-").rpartition("/") for name in plain]
-    return [(folder, _without_extension(name.strip())) for folder, _, name in parts]
-
-
-def _without_extension(name: str) -> str:
-    stem = _EXTENSION.sub("", name)
-    while (shorter := _SECOND_EXTENSION.sub("", stem)) not in ("", stem):  # mug_045.jpg.webp
-        stem = shorter
-    return stem
+    return _forms_groups([folder for folder, _ in folders_and_stems(names)])
 
 
 def _form(stem: str) -> str:
@@ -255,7 +165,7 @@ def _refuse_mixed(names: Sequence[str], last: _Column) -> None:
     Raises:
         InputError: `capture.ambiguous_azimuths`, or `capture.duplicate_azimuth` where such names end in the same number.
     """
-    parts = _folders_and_stems(names)
+    parts = folders_and_stems(names)
     forms = [_form(stem) for _, stem in parts]
     candidates: list[Sequence[Hashable]] = [[folder for folder, _ in parts], forms]
     if len(set(forms)) == 1:

@@ -14,7 +14,8 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from gapray.capture.azimuths import AzimuthOptions, Reading, angle_difference, by_name, orient, read_names, refuse_gaps
+from gapray.capture.angles import angle_difference
+from gapray.capture.azimuths import AzimuthOptions, Reading, orient, read_names, refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.kinds import (
     HEAD_BYTES,
@@ -26,6 +27,7 @@ from gapray.capture.kinds import (
     refuse_unfinished,
     unfinished,
 )
+from gapray.capture.stems import by_name
 from gapray.capture.storage import (
     ArchiveLimits,
     Entry,

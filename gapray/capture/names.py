@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from string import Formatter
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.errors import ConfigError
 
 TEMPLATES = {

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 
 MAX_STILL_FRACTION = 1 / 3
 """Fraction of the frames that may stay at one angle, at most."""

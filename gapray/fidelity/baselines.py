@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference, nearest_angle
+from gapray.capture.angles import angle_difference, nearest_angle
 from gapray.fidelity.shown import NormalizedView
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.weights import neighbours

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference, nearest_angle
+from gapray.capture.angles import angle_difference, nearest_angle
 from gapray.errors import InputError
 from gapray.fidelity.align import align
 from gapray.fidelity.baselines import BASELINES

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import nearest_angle
+from gapray.capture.angles import nearest_angle
 from gapray.fidelity.lpips import Lpips
 from gapray.fidelity.shown import Cut, NormalizedView, cut_out, normalize_view
 from gapray.fidelity.trunks import load_backbone

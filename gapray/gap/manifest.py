@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gapray.capture.azimuths import AzimuthsBy, angle_difference
+from gapray.capture.angles import angle_difference
+from gapray.capture.azimuths import AzimuthsBy
 
 VIEW = re.compile(r"view[_-]?(\d+(?:\.\d+)?)", re.IGNORECASE)
 """Name of a view's folder; the group is its azimuth in degrees."""

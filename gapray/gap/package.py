@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import AzimuthsBy, angle_difference
+from gapray.capture.angles import angle_difference
+from gapray.capture.azimuths import AzimuthsBy
 
 DEPTH_MAX = 65535
 """Stored value of the nearest point; 0 is reserved for everything that is not the product."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.geometry.calibrate import SHIFT_PRICE, SIDE, UNITS, Fit, Silhouettes, bounds, calibrate, unpacked
 from gapray.geometry.descend import minimize_lbfgs
 from gapray.geometry.frame import lay_out, mask_box, to_frame

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import MIN_VIEWS, NORMAL_GAP_DEG, angle_difference
+from gapray.capture.angles import angle_difference
+from gapray.capture.azimuths import MIN_VIEWS, NORMAL_GAP_DEG
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import DiscoverOptions, discover

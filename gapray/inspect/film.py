@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.capture.video import frames_of
 from gapray.errors import ConfigError, InputError
 from gapray.gap.images import encode_jpeg

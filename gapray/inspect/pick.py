@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG, angle_difference
+from gapray.capture.angles import angle_difference
+from gapray.capture.azimuths import GAP_SLACK, MIN_VIEWS, NORMAL_GAP_DEG
 from gapray.capture.decode import decode_grey, decode_photo
 from gapray.capture.settings import DecodeSettings
 from gapray.errors import ConfigError, InputError

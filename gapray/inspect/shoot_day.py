@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapray.capture.azimuths import AzimuthOptions, by_name, natural_parts, read_names
+from gapray.capture.azimuths import AzimuthOptions, read_names
 from gapray.capture.capture_set import Reject
 from gapray.capture.decode import decode_photo
 from gapray.capture.discover import PRODUCT_ID
 from gapray.capture.kinds import no_photos, not_photos, photos_below, refuse_unfinished
 from gapray.capture.names import view_name
 from gapray.capture.settings import DecodeSettings
+from gapray.capture.stems import by_name, natural_parts
 from gapray.capture.storage import printable, read_bytes
 from gapray.errors import GaprayError, InputError
 from gapray.inspect.folder import new_folder, write_table

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.geometry.camera import OrbitCamera, frame_grid, sample
 from gapray.geometry.carve import NOTHING, front
 from gapray.orbit.scene import OrbitFrame, OrbitScene, enlarged, filled

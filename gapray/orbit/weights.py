@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference, nearest_angle
+from gapray.capture.angles import angle_difference, nearest_angle
 
 KEY_TOLERANCE_DEG = 0.5
 """A frame this close to a captured azimuth shows that photo."""

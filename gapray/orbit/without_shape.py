@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import angle_difference, nearest_angle
+from gapray.capture.angles import angle_difference, nearest_angle
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.interpolation import motion_between
 from gapray.orbit.scene import OrbitFrame, OrbitScene

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from gapray.capture.azimuths import angle_difference, nearest_angle
+from gapray.capture.angles import angle_difference, nearest_angle
 from gapray.catalog.reader import Catalog
 from gapray.errors import CatalogError
 from gapray.fidelity.baselines import BASELINES

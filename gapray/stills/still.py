@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gapray.capture.azimuths import nearest_angle
+from gapray.capture.angles import nearest_angle
 from gapray.errors import InputError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.resample import nearest, resized

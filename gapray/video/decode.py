@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from gapray.capture.azimuths import by_name
 from gapray.capture.decode import decode_photo
 from gapray.capture.settings import DecodeSettings
+from gapray.capture.stems import by_name
 from gapray.capture.video import MAX_SIDE, check_frame, count_frames, frame_size, frames_of
 from gapray.errors import FileError, InputError, writing
 from gapray.resample import at_most

@@ -12,7 +12,7 @@ import gapray
 from gapray.batch.score import pending_scores, score_facts
 from gapray.batch.score_foreign import score_foreign
 from gapray.batch.truth import read_truth
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.capture.discover import discover
 from gapray.catalog.import_package import import_package
 from gapray.catalog.parts import commit

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapray.capture.azimuths import AzimuthOptions, angle_difference, nearest_angle, orient, rank_by_angle, read_names
+from gapray.capture.angles import angle_difference, nearest_angle, rank_by_angle
+from gapray.capture.azimuths import AzimuthOptions, orient, read_names
 from gapray.errors import InputError
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapray.capture.azimuths import angle_difference
+from gapray.capture.angles import angle_difference
 from gapray.capture.decode import decode_photo
 from gapray.gap.settings import MaskSettings
 from gapray.inspect.arrangement import align_azimuths, arrange

@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from gapray.capture.azimuths import AzimuthOptions, by_name, read_names
+from gapray.capture.azimuths import AzimuthOptions, read_names
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.discover import DiscoverOptions, discover, scan
 from gapray.capture.manifest import MANIFEST, capture_set, check_manifest, manifest_row, with_all_columns
 from gapray.capture.settings import DecodeSettings
+from gapray.capture.stems import by_name
 from gapray.cli.main import app
 from gapray.errors import InputError
 from gapray.serve.incoming import IncomingPhoto, photos_in_manifest

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gapray.capture.azimuths import angle_difference, rank_by_angle
+from gapray.capture.angles import angle_difference, rank_by_angle
 from gapray.geometry.carve import NOTHING
 from gapray.orbit.morph import render
 from gapray.orbit.scene import OrbitScene

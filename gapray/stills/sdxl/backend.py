@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gapray.capture.azimuths import rank_by_angle
+from gapray.capture.angles import rank_by_angle
 from gapray.errors import ModelError
 from gapray.gap.package import DEPTH_MAX, GapPackage, GapView
 from gapray.models.identity import mask_square

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gapray.capture.azimuths import nearest_angle
+from gapray.capture.angles import nearest_angle
 from gapray.errors import InputError, ModelError
 from gapray.gap.package import GapPackage
 from gapray.orbit.conditions import OrbitConditions
