@@ -31,7 +31,8 @@ from gapray.batch.resources import GpuShare, plan_render, preserved_thread_count
 from gapray.batch.run import run_pipeline
 from gapray.batch.runs import RenderSummary, absolute_uri, new_run_id
 from gapray.catalog.media import FILE_COLUMNS, keys_with_files
-from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
+from gapray.catalog.package_rows import PACKAGE_COLUMNS
+from gapray.catalog.reader import Catalog, open_catalog
 from gapray.errors import CatalogError
 from gapray.models.load import best_device
 from gapray.profile import Profile, load_profile

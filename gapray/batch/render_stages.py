@@ -13,8 +13,9 @@ import pyarrow as pa
 from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.catalog.media import media_folder
+from gapray.catalog.package_rows import PACKAGE_COLUMNS, package_of_rows
 from gapray.catalog.parts import commit
-from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, package_of_rows
+from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import PRODUCTS, REJECTS, VIDEOS, VIEWS
 from gapray.catalog.storage import Folder

@@ -21,7 +21,8 @@ from gapray.batch.score_rows import COMPARED, GATHERED, PENDING_SCORE, SCORE_REC
 from gapray.batch.score_stages import Compare, DrawLeftOut, Judge, ScoreFacts, gather, write_scores
 from gapray.batch.truth import TruthPhotos, read_truth
 from gapray.capture.discover import DiscoverOptions
-from gapray.catalog.reader import PACKAGE_COLUMNS, Catalog, open_catalog
+from gapray.catalog.package_rows import PACKAGE_COLUMNS
+from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rejudge import rejudge_videos
 from gapray.fidelity.trunks import load_backbone
 from gapray.models.cards import cards

@@ -31,8 +31,9 @@ from gapray.capture.decode import decode_photo
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import read_bytes
 from gapray.catalog.media import media_name
+from gapray.catalog.package_rows import package_of_rows
 from gapray.catalog.parts import commit
-from gapray.catalog.reader import Catalog, package_of_rows
+from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.storage import Folder
 from gapray.errors import InputError, ResourceError

@@ -15,8 +15,8 @@ from gapray.batch.render_stages import PACKAGE, put_files, with_views
 from gapray.batch.resources import GpuShare, configure_worker
 from gapray.batch.rows import ERROR_FIELDS, Row, error_columns
 from gapray.catalog.media import media_folder
+from gapray.catalog.package_rows import package_of_rows
 from gapray.catalog.parts import commit
-from gapray.catalog.reader import package_of_rows
 from gapray.catalog.rows import RunFacts, reject_row, utc_now
 from gapray.catalog.schemas import REJECTS, STILLS
 from gapray.catalog.storage import Folder

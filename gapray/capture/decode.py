@@ -8,46 +8,41 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import warnings
-import zlib
 from itertools import islice
 
 import numpy as np
 import pillow_heif
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from gapray.capture.code_points import CodePoints, code_points_of, encoding_of
-from gapray.capture.colours import (
-    FULL,
-    PQ,
-    Encoding,
-    decoded_to_srgb,
-    exceeds_sdr_white,
-    is_hdr,
-    is_unknown,
-    needs_conversion,
-    to_srgb,
-)
+from gapray.capture.code_points import code_points_of, encoding_of
+from gapray.capture.colours import is_hdr
 from gapray.capture.heif import MAX_EXIF_BYTES
 from gapray.capture.orientation import pending_transpose
 from gapray.capture.settings import DecodeSettings
+from gapray.capture.srgb import (
+    DECODER_ERRORS,
+    SIXTEEN_BITS,
+    WHITE,
+    damaged,
+    from_hdr,
+    in_eight_bits,
+    in_srgb,
+    is_white_zero,
+    profile_of,
+    shrunk,
+)
 from gapray.capture.structure import MAX_PAGES, check_structure
-from gapray.errors import InputError, is_out_of_memory
-from gapray.resample import at_most
+from gapray.errors import InputError
 
 Image.init()  # loads all plug-ins, so that every name in FORMATS is known (MPO is read through JPEG)
 pillow_heif.register_heif_opener()
-
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
 """Allowed formats, so that Pillow's other plug-ins (Ghostscript for EPS among them) are never reached."""
 STILLS_IN_SEVERAL_FRAMES = frozenset({"MPO", "HEIF", "AVIF"})
 """Formats in which phones add a preview or a depth map to the photo; the first frame is the photo."""
-
-MAX_UNSCALED = 4095
-"""A 16-bit photo with no value above this holds unscaled 12-bit data: even a dark photo has a pixel brighter than a sixteenth."""
 MAX_LINE_ART_COLOURS = 8
 """Pictures with at most this many colours are line art. Masks of sample photos are wrong at 1 to 3 bits and right from 4 bits on."""
 BLANK_LEVELS, BLANK_TAILS = 12, 0.001
@@ -57,14 +52,8 @@ MAX_STRAY_BYTES = 2
 _MAX_ENDS = 2**16
 """End markers of JPEG data at which padding is looked for; an MPO has one for each of its pictures and previews."""
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF 6.0, section 8 and 19
+_BITS, _PLANAR, _SAMPLE_FORMAT = 258, 284, 339  # TIFF 6.0, section 8 and 19
 _SUBFILE, _REDUCED, _ICC = 254, 1, 34675  # TIFF 6.0, section 8: NewSubfileType, bit 0 = reduced version of another page
-_WHITE = 65535
-"""Largest value of 16 bits."""
-_SRGB = ImageCms.createProfile("sRGB")
-_DECODER_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, zlib.error)
-"""What Pillow's plug-ins raise on damaged files, according to their source; `EOFError` and decompression bombs come on top."""
 
 
 def decode_photo(
@@ -101,13 +90,13 @@ def decode_photo(
             _check_samples(image)
         if image.format in ("JPEG", "MPO"):
             _check_entropy(data, "CMYK" if image.mode == "CMYK" else "GRAY")
-        profile = _profile(image, settings)
+        profile = profile_of(image, settings)
         points = code_points_of(image, data)
         encoding = encoding_of(image) if profile is None and points is None else None
         colours: int | None = None
         if points is not None and is_hdr(points.transfer):
             turn = pending_transpose(image, data)
-            image = _from_hdr(image, data, points, settings)
+            image = from_hdr(image, data, points, settings)
         else:
             image.draft(None, (settings.reference_side, settings.reference_side))
             _load(image)
@@ -115,8 +104,8 @@ def decode_photo(
                 _refuse_transparent(image)
                 colours = _line_art_colours(image)
             turn = pending_transpose(image, data)
-            image = _shrunk(image, settings.reference_side)
-            image = _to_srgb(image, profile, points, encoding)
+            image = shrunk(image, settings.reference_side)
+            image = in_srgb(image, profile, points, encoding)
     if of_product:
         _refuse_blank(image)
         if colours is not None:
@@ -163,8 +152,8 @@ def _open(data: bytes) -> Image.Image:
         raise InputError("image.too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
         raise InputError("image.unsupported", "the file is not a photo in a format that gapray reads") from error
-    except (EOFError, *_DECODER_ERRORS) as error:
-        raise _damaged("the header cannot be read", error) from error
+    except (EOFError, *DECODER_ERRORS) as error:
+        raise damaged("the header cannot be read", error) from error
 
 
 def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
@@ -185,8 +174,8 @@ def _check_header(image: Image.Image, settings: DecodeSettings) -> None:
 def _frames(image: Image.Image) -> int:
     try:
         return int(getattr(image, "n_frames", 1))
-    except (EOFError, *_DECODER_ERRORS) as error:
-        raise _damaged("the frames cannot be counted", error) from error
+    except (EOFError, *DECODER_ERRORS) as error:
+        raise damaged("the frames cannot be counted", error) from error
 
 
 def _select_photo(image: Image.Image) -> None:
@@ -209,17 +198,10 @@ def _select_photo(image: Image.Image) -> None:
                 "image.too_many_frames", f"the file holds {frames} pages, and no mark says which is the photo"
             )
         image.seek(photos[0])
-    except (EOFError, *_DECODER_ERRORS) as error:
-        raise _damaged("the pages cannot be read", error) from error
+    except (EOFError, *DECODER_ERRORS) as error:
+        raise damaged("the pages cannot be read", error) from error
     if _ICC not in image.tag_v2:  # type: ignore[attr-defined]
         image.info.pop("icc_profile", None)  # Pillow keeps that of the page before
-
-
-def _damaged(what: str, error: Exception) -> Exception:
-    """An error for what a decoder reported; some decoders report a lack of memory as they report damage."""
-    if is_out_of_memory(error):
-        return MemoryError(str(error))
-    return InputError("image.truncated", f"{what}: {error}")
 
 
 def _load(image: Image.Image) -> None:
@@ -227,8 +209,8 @@ def _load(image: Image.Image) -> None:
         image.load()
     except Image.DecompressionBombError as error:
         raise InputError("image.too_many_pixels", str(error)) from error
-    except (EOFError, *_DECODER_ERRORS) as error:
-        raise _damaged("the pixels cannot be decoded", error) from error
+    except (EOFError, *DECODER_ERRORS) as error:
+        raise damaged("the pixels cannot be decoded", error) from error
 
 
 def _check_sums(data: bytes) -> None:
@@ -236,8 +218,8 @@ def _check_sums(data: bytes) -> None:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.verify()
-    except (EOFError, *_DECODER_ERRORS) as error:
-        raise _damaged("a chunk is damaged", error) from error
+    except (EOFError, *DECODER_ERRORS) as error:
+        raise damaged("a chunk is damaged", error) from error
 
 
 def _check_samples(image: Image.Image) -> None:
@@ -294,7 +276,7 @@ def _line_art_colours(image: Image.Image) -> int | None:
 
     The picture must not have been resized, which mixes colours.
     """
-    image = _eight_bits(image) if image.mode in _SIXTEEN_BITS else image
+    image = in_eight_bits(image) if image.mode in SIXTEEN_BITS else image
     colours = None if image.mode == "F" else image.getcolors(MAX_LINE_ART_COLOURS)
     return None if colours is None else len(colours)
 
@@ -305,136 +287,6 @@ def _refuse_blank(rgb: Image.Image) -> None:
     ranges = [int(np.searchsorted(of, of[-1] - tail) - np.searchsorted(of, tail, side="right")) for of in counts]
     if max(ranges) <= BLANK_LEVELS:
         raise InputError("image.blank", f"the picture is one plain colour: its levels differ by {max(ranges)} of 255")
-
-
-def _profile(image: Image.Image, settings: DecodeSettings) -> ImageCms.ImageCmsProfile | None:
-    data = image.info.get("icc_profile")
-    if not data:
-        return None
-    if len(data) > settings.max_icc_bytes:
-        raise InputError("image.bad_profile", f"the colour profile has {len(data)} bytes")
-    try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(data))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError("image.bad_profile", f"the colour profile cannot be read: {error}") from error
-
-
-def _shrunk(image: Image.Image, longer_side: int) -> Image.Image:
-    scale = longer_side / max(image.size)
-    if scale >= 1:
-        return image
-    if image.mode in ("P", "1"):
-        image = image.convert("RGBA" if image.mode == "P" else "L")
-    if image.mode in _SIXTEEN_BITS:
-        image = _eight_bits(image)  # Pillow picks pixels instead of averaging them at 16 bits
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image in 8 bits, with alpha if the file declares a level transparent.
-
-    Raises:
-        InputError: `image.unsupported` for values that were not scaled to 16 bits, which would come out black.
-    """
-    values = np.asarray(image)
-    if (brightest := int(values.max(initial=0))) and brightest <= MAX_UNSCALED:
-        raise InputError(
-            "image.unsupported", f"the largest of its 16-bit values is {brightest}, as in data of 12 bits or less"
-        )
-    levels = _WHITE - values.astype(np.float32) if _white_is_zero(image) else values.astype(np.float32)
-    grey = Image.fromarray(np.clip(levels / 257.0 + 0.5, 0, 255).astype(np.uint8))
-    if isinstance(clear := image.info.get("transparency"), int):
-        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    """Whether zero means white in a TIFF; Pillow respects that only at 8 bits."""
-    return dict(getattr(image, "tag_v2", {})).get(_PHOTOMETRIC) == 0
-
-
-def _from_hdr(image: Image.Image, data: bytes, points: CodePoints, settings: DecodeSettings) -> Image.Image:
-    """An HDR picture in standard range, its longer side at most `settings.reference_side`, not yet rotated by its EXIF."""
-    name = "PQ" if points.transfer == PQ else "HLG"
-    if image.format != "HEIF":
-        raise InputError("image.hdr", f"HDR ({name}) in {image.format}, which can only be read at 8 bits")
-    try:
-        file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
-        wide = np.asarray(file[file.primary_index])
-        depth = int(file.info["bit_depth"])
-    except (EOFError, RuntimeError, *_DECODER_ERRORS) as error:
-        raise _damaged("the pixels cannot be decoded", error) from error
-    wide = np.atleast_3d(at_most(wide, settings.reference_side))
-    opaque = wide.shape[2] in (1, 3)
-    if wide.shape[2] < 3:  # grey
-        wide = wide[..., [0, 0, 0, -1]]
-    # libheif left-aligns 10 and 12 bits in 16.
-    brightest = 255 if wide.dtype == np.uint8 else 65536 - 2 ** (16 - depth)
-    levels = np.rint(wide * np.float32(FULL / brightest)).clip(0, FULL).astype(np.uint16)
-    signal = np.ascontiguousarray(levels[..., :3])
-    by_camera = bool(image.getexif().get(ExifTags.Base.Make))
-    converted = not by_camera and not exceeds_sdr_white(signal, points.transfer)
-    rgb = Image.fromarray(to_srgb(signal, points.primaries, points.transfer, converted=converted))
-    return rgb if opaque else _over_white(rgb, Image.fromarray((levels[..., 3] >> 8).astype(np.uint8)))
-
-
-def _to_srgb(
-    image: Image.Image,
-    profile: ImageCms.ImageCmsProfile | None,
-    points: CodePoints | None,
-    encoding: Encoding | None,
-) -> Image.Image:
-    if image.mode in _SIXTEEN_BITS:
-        image = _eight_bits(image)
-    if image.mode == "F":
-        raise InputError("image.unsupported", "floating-point pixels have no agreed range")
-    if image.mode in ("P", "PA") or "transparency" in image.info:
-        image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "La", "RGBa") else None
-    if image.mode in ("1", "LA", "La"):
-        image = image.convert("LA").convert("L") if image.mode == "La" else image.convert("L")
-    if image.mode == "RGBa":
-        image = image.convert("RGBA")
-    if profile is not None:
-        image = _convert_profile(image, profile)
-    rgb = image.convert("RGB")
-    if profile is None and points is not None:
-        rgb = _convert_code_points(rgb, points)
-    if encoding is not None:
-        rgb = Image.fromarray(decoded_to_srgb(np.asarray(rgb), encoding))
-    return rgb if alpha is None else _over_white(rgb, alpha)
-
-
-def _convert_code_points(image: Image.Image, points: CodePoints) -> Image.Image:
-    if is_unknown(points.primaries, points.transfer):
-        tags = f"primaries {points.primaries} and transfer {points.transfer}"
-        raise InputError("image.unsupported", f"pixels with {tags} (ITU-T H.273) are linear or logarithmic")
-    if not needs_conversion(points.primaries, points.transfer):
-        return image
-    signal = np.asarray(image).astype(np.uint16) * np.uint16(FULL // 255)
-    return Image.fromarray(to_srgb(signal, points.primaries, points.transfer))
-
-
-def _over_white(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
-    white = Image.new("RGB", rgb.size, "white")
-    white.paste(rgb, mask=alpha)
-    return white
-
-
-def _convert_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    if image.mode == "LAB":
-        return image  # Lab is independent of the profile
-    space = profile.profile.xcolor_space.strip()
-    as_rgb = image.mode in ("RGBA", "YCbCr") or (image.mode == "L" and space == "RGB")
-    source = image.convert("RGB") if as_rgb else image
-    if {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}.get(source.mode) != space:
-        raise InputError("image.bad_profile", f"the colour profile is of {space} colours, the pixels are {source.mode}")
-    try:
-        converted = ImageCms.profileToProfile(source, profile, _SRGB, outputMode="RGB")
-    except ImageCms.PyCMSError as error:
-        raise InputError("image.bad_profile", f"the colour profile cannot be applied: {error}") from error
-    return image if converted is None else converted
 
 
 def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -452,8 +304,8 @@ def decode_grey(data: bytes, settings: DecodeSettings = DecodeSettings()) -> NDA
     """
     image = _loaded(data, settings)
     if image.mode.startswith("I"):
-        wide: NDArray[np.uint16] = np.clip(np.asarray(image), 0, _WHITE).astype(np.uint16)
-        return _WHITE - wide if _white_is_zero(image) else wide
+        wide: NDArray[np.uint16] = np.clip(np.asarray(image), 0, WHITE).astype(np.uint16)
+        return WHITE - wide if is_white_zero(image) else wide
     if image.mode in ("P", "1"):
         image = image.convert("L")
     if image.mode == "F" or image.mode not in ("L", "LA", "RGB", "RGBA"):

@@ -17,80 +17,15 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gapray.catalog.current_sql import CURRENT_SQL
+from gapray.catalog.package_rows import PACKAGE_PARTS, package_of_rows
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError, GaprayError
-from gapray.gap.images import decode_grey8, decode_grey16, decode_rgb
-from gapray.gap.package import GapPackage, GapView, PackageWarning, Quality
+from gapray.gap.package import GapPackage
 
 if TYPE_CHECKING:
     import duckdb
-
-CURRENT_SQL: dict[str, str] = {
-    "products": (
-        "SELECT * FROM {products} QUALIFY row_number() OVER "
-        "(PARTITION BY product_id ORDER BY created_at DESC, key DESC, run_id DESC) = 1"
-    ),
-    "views": (
-        "SELECT v.* FROM {views} v SEMI JOIN ({current_products}) p "
-        "ON v.product_id = p.product_id AND v.key = p.key QUALIFY row_number() OVER "
-        "(PARTITION BY v.product_id, v.azimuth_deg ORDER BY v.created_at DESC, v.run_id DESC) = 1"
-    ),
-    "videos": (
-        "SELECT v.* FROM {videos} v SEMI JOIN ({current_products}) p "
-        "ON v.product_id = p.product_id AND v.product_key = p.key QUALIFY row_number() OVER "
-        "(PARTITION BY v.product_id, v.backend, v.seed, v.preset "
-        "ORDER BY v.created_at DESC, v.key DESC, v.run_id DESC) = 1"
-    ),
-    "verdicts": (
-        "SELECT s.* FROM {verdicts} s SEMI JOIN ({current_products}) p "
-        "ON s.product_id = p.product_id AND s.product_key = p.key "
-        "WHERE s.foreign_video OR s.video_key IN (SELECT key FROM videos) QUALIFY row_number() OVER "
-        "(PARTITION BY s.product_id, s.video_key, s.label ORDER BY s.created_at DESC, s.key DESC, s.run_id DESC) = 1"
-    ),
-    "scores": (
-        "SELECT s.* FROM {scores} s SEMI JOIN verdicts v "
-        "ON s.product_id = v.product_id AND s.key = v.key AND s.label = v.label QUALIFY row_number() OVER "
-        "(PARTITION BY s.product_id, s.key, s.label, s.kind, s.azimuth_deg ORDER BY s.created_at DESC, s.run_id DESC) = 1"
-    ),
-    "best_exports": (
-        "SELECT v.*, s.gate, s.lpips FROM videos v LEFT JOIN verdicts s "
-        "ON v.product_id = s.product_id AND v.key = s.video_key AND s.label = 'gapray' AND NOT s.foreign_video QUALIFY row_number() OVER "
-        "(PARTITION BY v.product_id, v.preset ORDER BY s.gate = 'pass' DESC NULLS LAST, s.lpips NULLS LAST, v.seed, v.backend, "
-        "v.created_at DESC) = 1"
-    ),
-    "best_videos": (
-        "SELECT * FROM best_exports QUALIFY row_number() OVER "
-        "(PARTITION BY product_id ORDER BY gate = 'pass' DESC NULLS LAST, preset = 'web' DESC, lpips NULLS LAST, seed, backend, "
-        "created_at DESC, preset) = 1"
-    ),
-    "stills": (
-        "SELECT v.* FROM {stills} v SEMI JOIN ({current_products}) p "
-        "ON v.product_id = p.product_id AND v.product_key = p.key QUALIFY row_number() OVER "
-        "(PARTITION BY v.product_id, v.scene, v.backend, v.seed ORDER BY v.created_at DESC, v.key DESC, v.run_id DESC) = 1"
-    ),
-    "best_stills": (
-        "SELECT * FROM stills QUALIFY row_number() OVER "
-        "(PARTITION BY product_id, scene ORDER BY gate = 'pass' DESC, score DESC, seed, backend) = 1"
-    ),
-    "rejects": (
-        "SELECT r.* FROM {rejects} r WHERE NOT EXISTS (SELECT 1 FROM ("
-        "SELECT product_id, 'package' AS stage, '' AS item, created_at FROM {products} "
-        "UNION ALL SELECT product_id, 'render', concat_ws('/', backend, seed, preset), created_at FROM {videos} "
-        "UNION ALL SELECT product_id, 'score', video_key, created_at FROM {verdicts} WHERE NOT foreign_video "
-        "UNION ALL SELECT product_id, 'stills', concat_ws('/', scene, backend, seed), created_at FROM {stills}"
-        ") d WHERE d.product_id = r.product_id AND d.stage = r.stage AND d.item = coalesce(r.item, d.item) "
-        "AND d.created_at >= r.created_at) "
-        "AND (r.stage <> 'score' OR r.item IS NULL OR r.item IN (SELECT key FROM videos)) QUALIFY row_number() OVER "
-        "(PARTITION BY r.product_id, r.stage, r.item ORDER BY r.created_at DESC, r.key DESC, r.run_id DESC) = 1"
-    ),
-}
-"""Definition of the current rows of each table and view. A product's newest row is current. Its views and videos are those of
-that row's package; of its videos, the newest for each backend, seed and preset. A reject is current until the same stage succeeds
-for the same item; a reject of scoring also requires that its video is current. The best of a product's videos in one preset passes
-the gate with the lowest LPIPS; among presets `web`, the default, comes first, so that a further export never replaces what is
-published."""
-
 
 FILES_AT_ONCE = 256
 """Maximum number of parts in one scan: a dataset keeps the footers of all its files, about 100 kB each."""
@@ -102,23 +37,6 @@ POSITION = "gapray_place"
 """Name of a temporary column with the position of a row in its table."""
 READ_BYTES = 64 * 2**20
 """Amount of a table in a bucket to read at a time, but at least one row group [uncompressed bytes of the selected columns]."""
-_PACKAGE_PARTS = pa.schema(
-    [
-        ("product_id", pa.string()),
-        ("key", pa.string()),
-        ("created_at", pa.timestamp("us", tz="UTC")),
-        ("run_id", pa.string()),
-        ("part", pa.int32()),
-    ]
-)
-"""Packages and the parts that contain their views; `part` is an index into the list of files, whose names would be too large for
-millions of rows."""
-PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift", "warnings"] + [
-    f"{role}_model" for role in ("mask", "depth", "canny", "identity")
-]
-"""Columns of `products` that `package_of_rows` needs."""
-
-
 _READ_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI", "COPY", "EXPORT"})
 """DuckDB's statement types that return rows or write them to files; `MULTI` is PIVOT. Other statements would only change the
 temporary connection."""
@@ -311,7 +229,7 @@ class Catalog:
             Rows with product_id, key and `part`, a dictionary-encoded path.
         """
         files = sorted(self.folder.parts("views"))
-        rows = pa.concat_tables([_PACKAGE_PARTS.empty_table(), *self._package_parts(files)])
+        rows = pa.concat_tables([PACKAGE_PARTS.empty_table(), *self._package_parts(files)])
         query = "SELECT product_id, key, arg_max(part, (created_at, run_id, part)) AS part FROM rows GROUP BY product_id, key"
         if current:
             query = f"SELECT r.* FROM ({query}) r SEMI JOIN products p ON r.product_id = p.product_id AND r.key = p.key"
@@ -342,7 +260,7 @@ class Catalog:
             yield _deduplicated(rows.filter(pc.is_in(package_names(rows), value_set=current)))
 
     def _package_parts(self, files: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield tables of `_PACKAGE_PARTS`, with one row per package and part."""
+        """Yield tables of `PACKAGE_PARTS`, with one row per package and part."""
         columns = ["product_id", "key", "created_at", "run_id", "__filename"]
         indices = {name: index for index, name in enumerate(files)}
         for start in range(0, len(files), FILES_AT_ONCE):
@@ -354,7 +272,7 @@ class Catalog:
                 grouped = pa.Table.from_batches([batch]).group_by(["product_id", "key"])
                 newest = grouped.aggregate([("created_at", "max"), ("run_id", "max")])
                 parts = pa.repeat(pa.scalar(part, pa.int32()), newest.num_rows)
-                yield newest.rename_columns(columns[:-1]).append_column("part", parts).cast(_PACKAGE_PARTS)
+                yield newest.rename_columns(columns[:-1]).append_column("part", parts).cast(PACKAGE_PARTS)
 
     def views_of(self, product_id: str, key: str, part: str | None) -> list[dict[str, Any]]:
         """Return one package's rows of `views`, from the part that contains them, each angle once.
@@ -614,48 +532,3 @@ def _deduplicated(views: pa.Table) -> pa.Table:
     numbered = views.select(["product_id", "key", "azimuth_deg"]).append_column("position", positions)
     first = numbered.group_by(["product_id", "key", "azimuth_deg"]).aggregate([("position", "min")])
     return views.take(first["position_min"].combine_chunks().sort())
-
-
-def package_of_rows(product: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> GapPackage:
-    """Build a package from its rows of `products` and `views`.
-
-    Args:
-        product: Row of `products` with `PACKAGE_COLUMNS`.
-        rows: All its rows of `views`, in any order.
-
-    Raises:
-        CatalogError: `catalog.incompatible` if a view is missing.
-    """
-    views = tuple(sorted((_view(row) for row in rows), key=lambda view: view.azimuth_deg))
-    if len(views) != product["views"]:
-        raise CatalogError(
-            "catalog.incompatible", f"{product['product_id']} has {len(views)} of {product['views']} views"
-        )
-    models = {role: product[f"{role}_model"] for role in ("mask", "depth", "canny", "identity")}
-    return GapPackage(
-        product["product_id"],
-        product["key"],
-        views,
-        product["depth_scale"],
-        product["depth_shift"],
-        models,
-        product.get("azimuths_by"),
-        warnings=None
-        if product.get("warnings") is None
-        else tuple(PackageWarning(**warning) for warning in product["warnings"]),
-    )
-
-
-def _view(row: Mapping[str, Any]) -> GapView:
-    return GapView(
-        name=row["name"],
-        azimuth_deg=row["azimuth_deg"],
-        uri=row["uri"],
-        sha256=row["sha256"],
-        reference=decode_rgb(row["reference"]),
-        mask=decode_grey8(row["mask"]),
-        depth=decode_grey16(row["depth"]),
-        canny=decode_grey8(row["canny"]),
-        identity=np.asarray(row["identity"], np.float32),
-        quality=Quality(row["sharpness"], row["clipped_dark"], row["clipped_bright"]),
-    )

@@ -14,7 +14,7 @@ from gapray.batch.runs import new_run_id
 from gapray.capture.azimuths import refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
 from gapray.capture.manifest import manifest_row
-from gapray.catalog.reader import PACKAGE_COLUMNS
+from gapray.catalog.package_rows import PACKAGE_COLUMNS
 from gapray.catalog.rows import RunFacts
 from gapray.data.processor import Processor, processor
 from gapray.errors import GaprayError

@@ -9,9 +9,10 @@ from gapray.gap.settings import PackagingSettings
 from gapray.models.canny import CannyEdges, NullCanny
 from gapray.models.cards import WEIGHTLESS, WEIGHTLESS_REVISION, card_named, cards_of
 from gapray.models.depth import DepthAnything, DepthModel, HullDepth, NullDepth
+from gapray.models.fetch import Progress
 from gapray.models.identity import ColourGradient, IdentityModel, NullIdentity, OpenClip
 from gapray.models.mask import MaskModel, NullMask, RembgMask
-from gapray.models.store import Progress, locate
+from gapray.models.store import locate
 
 
 def revisions(settings: PackagingSettings, *, progress: Progress | None = None) -> dict[str, str]:

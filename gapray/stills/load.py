@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gapray.models.cards import card_named
-from gapray.models.store import Progress, locate
+from gapray.models.fetch import Progress
+from gapray.models.store import locate
 from gapray.stills.settings import StillSettings
 from gapray.stills.still import StillBackend
 

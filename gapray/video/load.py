@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gapray.models.cards import card_named
-from gapray.models.store import Progress, locate
+from gapray.models.fetch import Progress
+from gapray.models.store import locate
 from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.synthesis.draw import CARD
 from gapray.video.backend import VideoBackend

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gapray.capture.azimuth_table import MAX_TABLE_CELLS
 from gapray.capture.capture_set import Reject
-from gapray.capture.discover import MAX_TABLE_CELLS, discover, scan
+from gapray.capture.discover import discover, scan
 from gapray.capture.storage import ArchiveLimits
 from gapray.capture.tables import MAX_COLUMNS
 from gapray.errors import InputError
