@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from gapray.capture.columns import Column, number_columns, numbers_in_order
 from gapray.capture.stems import folders_and_stems, plain_stems
 from gapray.errors import InputError
 
@@ -27,15 +28,8 @@ REWRITE = " Name the photos by degrees (mug_045.jpg), or put a capture.csv besid
 AzimuthsBy = Literal["degrees", "frames", "table", "order"]
 """Where azimuths come from: degrees in the names, frame numbers in the names, a table (`capture.csv`, a manifest, the fields of a
 request), or only the order of the photos."""
-_TRAILING = re.compile(
-    r"(?P<sign>(?:(?<=[_(\[=])|^)-)?(?P<number>\d+(?:[.,]\d+)?)[\s_]*(?P<unit>deg(?:rees?)?|°|º)?[\s)\]}）】]*$",
-    re.IGNORECASE,
-)
-"""The number at the end of a name, as in ``mug_045``, ``mug-8``, ``mug 8``, ``mug (8)``, ``mug_22.5deg``. A hyphen before it
-separates words, unless it follows another separator: ``mug_-45`` is minus 45 degrees."""
 _NUMBER = re.compile(r"(?P<number>-?\d+(?:[.,]\d+)?)(?:[\s_]*(?:deg(?:rees?)?|°|º)(?![^\W\d_]))?", re.IGNORECASE)
 """A number anywhere in a name, with its unit and a preceding hyphen, whether or not that is a sign."""
-_SEPARATORS = re.compile(r"[\s_\-(\[{（【]+$")
 
 
 @dataclass(frozen=True)
@@ -86,13 +80,13 @@ def read_names(names: Sequence[str], options: AzimuthOptions = AzimuthOptions())
             raise InputError("capture.duplicate_azimuth", f"{count} photos are called {name!r}")
     if options.names == "order":
         return in_order(names, options)
-    columns = _columns(names)
+    columns = number_columns(names)
     _refuse_mixed(names, columns[0])
     before_count = _degrees_before_a_count(columns, options)
     if before_count is not None:
         return Reading(_whole_turn(before_count, options), "degrees")
     has_unit = any(match["unit"] for match in columns[0].values())
-    ordered = _ordered(columns[0])
+    ordered = numbers_in_order(columns[0])
     _refuse_duplicates(ordered)
     meaning = "degrees" if has_unit and options.names == "auto" else options.names
     as_degrees, as_index = _as_degrees(ordered), _as_index(ordered, options)
@@ -152,7 +146,7 @@ def _forms_groups(marks: Sequence[Hashable]) -> bool:
     return 1 < len(set(marks)) < len(marks)
 
 
-def _refuse_mixed(names: Sequence[str], last: _Column) -> None:
+def _refuse_mixed(names: Sequence[str], last: Column) -> None:
     """Refuse names that differ in more than the angle: those of two products, copies, edited versions or details.
 
     The number at the end of such a name need not be an angle (``mug_090_v2``, ``mug_detail_1``), and half of the photos may show
@@ -180,7 +174,7 @@ def _refuse_mixed(names: Sequence[str], last: _Column) -> None:
     outliers = [name for name, mark in zip(names, marks, strict=True) if mark != commonest]
     if not outliers:
         return
-    _refuse_duplicates(_ordered(last))
+    _refuse_duplicates(numbers_in_order(last))
     usual = next(name for name, mark in zip(names, marks, strict=True) if mark == commonest)
     listed = ", ".join(map(repr, outliers[:6])) + (f" and {len(outliers) - 6} more" if len(outliers) > 6 else "")
     raise InputError(
@@ -196,63 +190,7 @@ def _whole_turn(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str
     return oriented
 
 
-_Column = dict[str, re.Match[str]]
-"""Name -> match of one number in it."""
-
-
-def _columns(names: Sequence[str]) -> list[_Column]:
-    """The columns of numbers at the end of all names that distinguish them, the last column first; at least one.
-
-    A number that all names share ("mug_045 (1)", "mug_090 (1)") is skipped in favour of the one before it, with a word between them that
-    all names share, too ("mug_045_1024x1024").
-
-    Raises:
-        InputError: `capture.ambiguous_azimuths`.
-    """
-    stems = dict(zip(names, plain_stems(names), strict=True))
-    column = _last_numbers(stems)
-    for name in names:
-        if name not in column:
-            raise InputError(
-                "capture.ambiguous_azimuths", f"{name!r} does not end in a number of degrees or a frame number"
-            )
-    columns = [column]
-    while len(column) == len(names):
-        shared = not _distinguishes(column)
-        stems = {name: _SEPARATORS.sub("", stems[name][: match.start()]) for name, match in column.items()}
-        column = _last_numbers(stems)
-        if shared and len(column) < len(names):
-            column = _last_numbers(_without_shared_word(stems))
-        columns.append(column)
-    complete = columns[:-1]
-    return [column for column in complete if _distinguishes(column)] or complete[:1]
-
-
-def _last_numbers(stems: dict[str, str]) -> _Column:
-    return {name: match for name, stem in stems.items() if (match := _TRAILING.search(stem)) is not None}
-
-
-def _distinguishes(column: _Column) -> bool:
-    """Whether not all numbers of a column are equal."""
-    return len({_number(match) for match in column.values()}) > 1
-
-
-def _without_shared_word(stems: dict[str, str]) -> dict[str, str]:
-    """Stems without what stands behind their last digit, if that is the same in all of them."""
-    ends = {
-        name: max((at for at, sign in enumerate(stem) if sign.isdecimal()), default=-1) + 1
-        for name, stem in stems.items()
-    }
-    words = {stem[ends[name] :].casefold() for name, stem in stems.items()}
-    return {name: stem[: ends[name]] for name, stem in stems.items()} if len(words) == 1 else stems
-
-
-def _ordered(column: _Column) -> dict[str, float]:
-    numbers = {name: _number(match) for name, match in column.items()}
-    return dict(sorted(numbers.items(), key=lambda item: (item[1], item[0])))
-
-
-def _degrees_before_a_count(columns: Sequence[_Column], options: AzimuthOptions) -> dict[str, float] | None:
+def _degrees_before_a_count(columns: Sequence[Column], options: AzimuthOptions) -> dict[str, float] | None:
     """Azimuths of names that hold degrees followed by a count: ``mug_045_2``, ``mug_045deg-2``.
 
     Returns:
@@ -263,9 +201,9 @@ def _degrees_before_a_count(columns: Sequence[_Column], options: AzimuthOptions)
     """
     if options.names == "index":
         return None
-    last = _ordered(columns[0])
+    last = numbers_in_order(columns[0])
     for column in columns[1:]:
-        ordered = _ordered(column)
+        ordered = numbers_in_order(column)
         azimuths = _as_degrees(ordered) if len(set(ordered.values())) == len(ordered) else None
         with_unit = any(match["unit"] for match in column.values())
         if azimuths is None or not (with_unit or (_on_a_grid(list(ordered.values())) and _goes_round(azimuths))):
@@ -281,11 +219,6 @@ def _degrees_before_a_count(columns: Sequence[_Column], options: AzimuthOptions)
             "go by the degrees, or --names index to go by the count behind them.",
         )
     return None
-
-
-def _number(match: re.Match[str]) -> float:
-    number = float(match["number"].replace(",", "."))
-    return -number if match["sign"] else number
 
 
 def orient(azimuths: dict[str, float], options: AzimuthOptions) -> dict[str, float]:

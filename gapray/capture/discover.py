@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import PurePosixPath
@@ -15,37 +13,23 @@ from gapray.capture.angles import angle_difference
 from gapray.capture.azimuth_table import TABLE_NAMES, read_table
 from gapray.capture.azimuths import AzimuthOptions, Reading, orient, read_names, refuse_gaps
 from gapray.capture.capture_set import CaptureSet, Photo, Reject
-from gapray.capture.kinds import (
-    HEAD_BYTES,
-    SIDE_FOLDERS,
-    is_photo,
-    is_visible,
-    no_photos,
-    photo_in_transfer,
-    refuse_unfinished,
-    unfinished,
+from gapray.capture.kinds import SIDE_FOLDERS, no_photos, refuse_unfinished
+from gapray.capture.source_folders import (
+    SourceFolder,
+    SourceTree,
+    any_photo_below,
+    find_root,
+    is_output,
+    joined_path,
+    listed_folders,
+    locations_of,
 )
 from gapray.capture.stems import by_name
-from gapray.capture.storage import (
-    ArchiveLimits,
-    Entry,
-    Listing,
-    canonical_uri,
-    is_local,
-    listing_of,
-    printable,
-    read_head,
-)
+from gapray.capture.storage import ArchiveLimits, canonical_uri, listing_of, printable
 from gapray.errors import GaprayError, InputError
 
-CATALOG_FOLDERS = {"products": ".parquet", "rejects": ".parquet", "manifests": ".parquet", "runs": ".json"}
-"""Subfolder -> extension of the files in it, any of which mark a catalogue: a run that was killed early leaves only the last two."""
-REPORT_FILES = frozenset({"data.js", "report.js"})
-"""A folder that holds all of these is a report."""
 SESSION_FOLDERS = frozenset({"capture", "output"})
 """A folder with these, compared case-insensitively, is a session of Capture One, not a folder of products."""
-LISTED_AHEAD = 256
-"""Number of folders of a bucket that are listed before the first of them is used."""
 PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -68,29 +52,6 @@ class DiscoverOptions:
         default = DiscoverOptions()
         azimuths = [name for name, value in vars(self.azimuths).items() if value != getattr(default.azimuths, name)]
         return azimuths + [name for name in ("layout", "given") if getattr(self, name) != getattr(default, name)]
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """Content of one folder of a source."""
-
-    photos: list[Entry]
-    others: list[Entry]
-    """Other visible files."""
-    children: list[str]
-    """Names of subfolders that may hold products or photos."""
-    hidden: list[str]
-    """Names of hidden files and of those made by systems and programs; folders end with '/'."""
-
-    @property
-    def unused(self) -> list[str]:
-        """Printable names of all files that are no photos, and of folders of systems and programs, which end with '/'."""
-        return [*self.hidden, *(printable(entry.name) for entry in self.others)]
-
-    @property
-    def in_transfer(self) -> bool:
-        """Whether it holds photos, but none whose transfer has finished."""
-        return not self.photos and bool(unfinished(self.unused, ()))
 
 
 def discover(
@@ -132,16 +93,16 @@ def scan(
     beside = [] if beside is None else beside
     if printable(uri) != uri:
         raise InputError("capture.invalid_name", f"{printable(uri)}: not in UTF-8")
-    source = _Source(
-        uri, listing_of(uri, options.archive), frozenset(chain.from_iterable(map(_locations, options.apart)))
+    source = SourceTree(
+        uri, listing_of(uri, options.archive), frozenset(chain.from_iterable(map(locations_of, options.apart)))
     )
     if canonical_uri(uri) in source.excluded:
         raise InputError("capture.source_is_output", f"{uri} is both where photos are and where results go")
-    root, folder, passed = _root(source)
+    root, folder, passed = find_root(source)
     if options.layout == "auto":
         _refuse_ambiguous_layout(source, root, folder)
     if options.layout == "product" or (options.layout == "auto" and folder.photos):
-        if not folder.photos and not _photos_below(source, root):
+        if not folder.photos and not any_photo_below(source, root):
             raise no_photos(uri, folder.unused)
         name = root.rpartition("/")[2] or _stem_of_zip(PurePosixPath(uri.rstrip("/")).name) or "product"
         beside += passed
@@ -151,9 +112,9 @@ def scan(
     sides = [f"{child}/" for child in folder.children if child in SIDE_FOLDERS]
     beside += [*passed, *(printable(entry.name) for entry in [*folder.photos, *folder.others]), *folder.hidden, *sides]
     withheld: list[CaptureSet | Reject] | None = []
-    folders = [_joined(root, child) for child in folder.children if child not in SIDE_FOLDERS]
-    for path, subfolder in _listed(source, folders):
-        if isinstance(subfolder, _Folder) and not subfolder.photos and _is_output(source, path, subfolder):
+    folders = [joined_path(root, child) for child in folder.children if child not in SIDE_FOLDERS]
+    for path, subfolder in listed_folders(source, folders):
+        if isinstance(subfolder, SourceFolder) and not subfolder.photos and is_output(source, path, subfolder):
             beside.append(f"{printable(path.rpartition('/')[2])}/")
             continue
         deeper = (
@@ -169,80 +130,12 @@ def scan(
             withheld.append(item)
     if withheld is not None:
         # No product has photos, so the source itself is at fault, unless there are photos deeper in it.
-        if not folder.photos and not _photos_below(source, root):
+        if not folder.photos and not any_photo_below(source, root):
             raise no_photos(uri, [*beside, *chain.from_iterable(item.ignored for item in withheld)])
         yield from withheld
 
 
-@dataclass(frozen=True)
-class _Source:
-    uri: str
-    listing: Listing
-    excluded: frozenset[str]
-    """Canonical URIs of what is not part of the source."""
-
-    def folder(self, path: str) -> _Folder:
-        """The content of a folder relative to the root.
-
-        Raises:
-            InputError: `capture.source_is_output`, or whatever `Listing.list_folder` raises.
-        """
-        files, children = self.listing.list_folder(path)
-        here = canonical_uri(_joined(self.uri.rstrip("/"), path)) if self.excluded else ""
-        excluded = {name for name in [*children, *(entry.name for entry in files)] if f"{here}/{name}" in self.excluded}
-        for name in excluded.intersection(children):
-            if self._holds_product(_joined(path, name)):
-                output = _joined(self.uri.rstrip("/"), _joined(path, name))
-                raise InputError("capture.source_is_output", f"{output} holds photos, and is where results go")
-        visible = [entry for entry in files if is_visible(entry.name) and entry.name not in excluded]
-        photos = [entry for entry in visible if _is_photo(entry)]
-        photo_names = {entry.name for entry in photos}
-        hidden = [entry.name for entry in files if not is_visible(entry.name)]
-        apart = [name for name in children if not is_visible(name) or photo_in_transfer(name) is not None]
-        hidden += [f"{name}/" for name in apart]
-        return _Folder(
-            photos,
-            [entry for entry in visible if entry.name not in photo_names],
-            [name for name in children if name not in apart and name not in excluded],
-            list(map(printable, hidden)),
-        )
-
-    def _holds_product(self, path: str) -> bool:
-        """Whether a folder meant for results holds photos and is not a catalogue or report yet."""
-        try:
-            folder = self.folder(path)
-        except InputError:
-            return False  # a link out of the source, or a folder that cannot be listed
-        return bool(folder.photos) and not _is_output(self, path, folder)
-
-
-def _locations(path: str) -> tuple[str, str]:
-    """Canonical URIs of a path: with all links resolved, and with only those in its parent folders resolved."""
-    folder, _, name = (os.path.abspath(path) if is_local(path) else path.rstrip("/")).rpartition("/")
-    return canonical_uri(path), f"{canonical_uri(folder)}/{name}"
-
-
-def _root(source: _Source) -> tuple[str, _Folder, list[str]]:
-    """The path of the folder that holds the products, its content, and the names of unused files above it.
-
-    A chain of single folders, such as an archive's outer folder, is descended.
-    """
-    root, folder = "", source.folder("")
-    passed: list[str] = []
-    while not folder.photos and len(folder.children) == 1:
-        path = _joined(root, folder.children[0])
-        try:
-            child = source.folder(path)
-        except InputError:
-            break  # it becomes the reject of a product
-        if child.photos or child.in_transfer or _is_output(source, path, child):
-            break
-        passed += folder.unused
-        root, folder = path, child
-    return root, folder, passed
-
-
-def _refuse_ambiguous_layout(source: _Source, root: str, folder: _Folder) -> None:
+def _refuse_ambiguous_layout(source: SourceTree, root: str, folder: SourceFolder) -> None:
     """Refuse a root with photos as well as folders of photos, or with the folders of a session of Capture One.
 
     Those of a session hold the photos of one shoot at different stages, and are no products.
@@ -258,66 +151,23 @@ def _refuse_ambiguous_layout(source: _Source, root: str, folder: _Folder) -> Non
         message = f"{source.uri} holds photos and folders of photos ({shown})"
         if not folder.photos:
             message = (
-                f"{_joined(source.uri.rstrip('/'), root).rstrip('/')} is a session of Capture One, with photos in {shown}: put those "
+                f"{joined_path(source.uri.rstrip('/'), root).rstrip('/')} is a session of Capture One, with photos in {shown}: put those "
                 "to be used into a folder that has the product's name"
             )
         raise InputError("capture.ambiguous_layout", message)
 
 
-def _folders_of_photos(source: _Source, path: str, folder: _Folder) -> list[str]:
+def _folders_of_photos(source: SourceTree, path: str, folder: SourceFolder) -> list[str]:
     """Names of a folder's subfolders that hold photos, at any depth."""
-    return [name for name in folder.children if name not in SIDE_FOLDERS and _photos_below(source, _joined(path, name))]
-
-
-def _photos_below(source: _Source, path: str) -> bool:
-    try:
-        folder = source.folder(path)
-    except InputError:
-        return False  # its content is unknown
-    if folder.photos or _is_output(source, path, folder):
-        return bool(folder.photos)
-    return any(_photos_below(source, _joined(path, child)) for child in folder.children)
-
-
-def _is_output(source: _Source, path: str, folder: _Folder) -> bool:
-    """Whether a folder without photos was written by gapray: a catalogue, a report or a GAP folder."""
-    names = {entry.name for entry in folder.others}
-    if "multiview_manifest.json" in names or names >= REPORT_FILES:
-        return True
-    for name, suffix in CATALOG_FOLDERS.items():
-        if name in folder.children:
-            try:
-                if any(entry.name.endswith(suffix) for entry in source.folder(_joined(path, name)).others):
-                    return True
-            except InputError:
-                continue  # its content is unknown
-    return False
-
-
-def _listed(source: _Source, paths: list[str]) -> Iterator[tuple[str, _Folder | InputError]]:
-    """Each path with its folder, or the error that listing it raises, in order; those of a bucket are listed concurrently."""
-
-    def list_folder(path: str) -> _Folder | InputError:
-        try:
-            return source.folder(path)
-        except InputError as error:
-            return error
-
-    if source.listing.concurrency == 1:
-        yield from ((path, list_folder(path)) for path in paths)
-        return
-    with ThreadPoolExecutor(source.listing.concurrency) as threads:
-        for start in range(0, len(paths), LISTED_AHEAD):
-            batch = paths[start : start + LISTED_AHEAD]
-            yield from zip(batch, threads.map(list_folder, batch), strict=True)
-
-
-def _joined(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    return [
+        name
+        for name in folder.children
+        if name not in SIDE_FOLDERS and any_photo_below(source, joined_path(path, name))
+    ]
 
 
 def _capture_set(
-    product_id: str, uri: str, folder: _Folder | InputError, options: DiscoverOptions, deeper: list[str]
+    product_id: str, uri: str, folder: SourceFolder | InputError, options: DiscoverOptions, deeper: list[str]
 ) -> CaptureSet | Reject:
     """The capture set in a folder; `deeper` are the names of its subfolders that hold photos, if it holds none."""
     unused: set[str] = set()
@@ -384,7 +234,3 @@ def _thinned(ordered: list[tuple[str, float]], given: int | None) -> list[tuple[
 
 def _stem_of_zip(name: str) -> str:
     return name[: -len(".zip")] if name.lower().endswith(".zip") else name
-
-
-def _is_photo(entry: Entry) -> bool:
-    return is_photo(entry.name, lambda: read_head(entry.uri, HEAD_BYTES))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gapray.catalog.current_sql import CURRENT_SQL
+from gapray.catalog.lazy_table import POSITION, ChunkedScan, LazyTable
 from gapray.catalog.package_rows import PACKAGE_PARTS, package_of_rows
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
 from gapray.catalog.storage import Folder
-from gapray.errors import CatalogError, GaprayError
+from gapray.errors import CatalogError
 from gapray.gap.package import GapPackage
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ FOOTERS_AT_ONCE = 32
 """Footers that are read concurrently; in a bucket each takes a request."""
 STREAM_MEMORY = "512MB"
 """Memory of DuckDB to find the current rows of a streamed table; beyond it DuckDB uses the disk."""
-POSITION = "gapray_place"
-"""Name of a temporary column with the position of a row in its table."""
-READ_BYTES = 64 * 2**20
-"""Amount of a table in a bucket to read at a time, but at least one row group [uncompressed bytes of the selected columns]."""
 _READ_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI", "COPY", "EXPORT"})
 """DuckDB's statement types that return rows or write them to files; `MULTI` is PIVOT. Other statements would only change the
 temporary connection."""
@@ -181,7 +177,7 @@ class Catalog:
         ordered = ds.FileSystemDataset(parts, dataset.schema, dataset.format, dataset.filesystem)
         positions = self._current_positions(name, ordered)
         start = 0
-        for chunk in _ChunkedScan(ordered, {}).tables():
+        for chunk in ChunkedScan(ordered, {}).tables():
             first, last = np.searchsorted(positions, (start, start + chunk.num_rows))
             yield from chunk.take(positions[first:last] - start).to_batches(max_chunksize=rows)
             start += chunk.num_rows
@@ -360,9 +356,9 @@ class Catalog:
         import duckdb
 
         names = {name: f"all_{name}" for name in TABLES}
-        tables = {name: _LazyTable.of(self, name, product_id, listed=(files or {}).get(name)) for name in TABLES}
+        tables = {name: LazyTable.of(self, name, product_id, listed=(files or {}).get(name)) for name in TABLES}
         if numbered:
-            tables[numbered[0]] = _LazyTable.of(self, numbered[0], None, numbered=numbered[1])
+            tables[numbered[0]] = LazyTable.of(self, numbered[0], None, numbered=numbered[1])
         with duckdb.connect() as connection:
             for name, rows in tables.items():
                 connection.register(names[name], rows)
@@ -377,101 +373,6 @@ class Catalog:
                 if isinstance(error, duckdb.OperationalError):  # out of memory or disk, or a file named by the query
                     raise CatalogError("catalog.query_failed", str(error)) from error
                 raise
-
-
-class _LazyTable(ds.FileSystemDataset):  # type: ignore[misc]
-    """A table whose parts are listed only when a query reads it, once per connection. To DuckDB it is a dataset without files."""
-
-    catalog: Catalog
-    name: str
-    product_id: str | None
-    listed: Sequence[str] | None
-    numbered: ds.FileSystemDataset | None
-    failure: GaprayError | None = None
-    """The error of reading the table, kept here because DuckDB passes on only the text of exceptions."""
-
-    @classmethod
-    def of(
-        cls,
-        catalog: Catalog,
-        name: str,
-        product_id: str | None,
-        *,
-        listed: Sequence[str] | None = None,
-        numbered: ds.FileSystemDataset | None = None,
-    ) -> _LazyTable:
-        """Create the lazy dataset of a table.
-
-        Args:
-            catalog: The catalogue.
-            name: A name in `TABLES`.
-            product_id: Restrict to one product.
-            listed: Paths of its parts, if they have already been listed.
-            numbered: Its dataset, to scan with row numbers in a column `POSITION`.
-        """
-        schema = TABLES[name] if numbered is None else TABLES[name].append(pa.field(POSITION, pa.int64()))
-        table = cls([], schema, ds.ParquetFileFormat(), catalog.folder.arrow)
-        table.catalog, table.name, table.product_id = catalog, name, product_id
-        table.listed, table.numbered = listed, numbered
-        return table
-
-    def scanner(self, **options: Any) -> ds.Scanner | _ChunkedScan:
-        """Return a scan for DuckDB, which calls `to_reader` on it."""
-        if self.numbered is not None:
-            return _ChunkedScan(self.numbered, options, numbered=True)
-        try:
-            rows = self._rows
-        except GaprayError as error:
-            self.failure = error
-            raise
-        remote = self.product_id is None and not self.catalog.folder.is_local
-        return _ChunkedScan(rows, options) if remote else rows.scanner(**options)
-
-    @cached_property
-    def _rows(self) -> ds.Dataset:
-        dataset = self.catalog.dataset(self.name, self.listed)
-        return dataset if self.product_id is None else ds.InMemoryDataset(_product_rows(dataset, self.product_id))
-
-
-class _ChunkedScan:
-    """A scan that reads a few row groups at a time, for file systems that Arrow accesses through Python.
-
-    `Scanner.to_reader` starts its scan while it holds the GIL (pyarrow 26, _dataset.pyx), and the scan's threads need the GIL to
-    read files through fsspec, which deadlocks. `Scanner.to_table` releases the GIL.
-    """
-
-    def __init__(self, rows: ds.FileSystemDataset, options: Mapping[str, Any], *, numbered: bool = False) -> None:
-        self._rows, self._options, self._numbered = rows, dict(options), numbered
-        self._columns: list[str] | None = self._options.get("columns")
-        if numbered:
-            assert self._options.get("filter") is None, "rows are numbered by their position in the parts"
-            self._columns = self._columns or [*rows.schema.names, POSITION]
-            self._options["columns"] = [name for name in self._columns if name != POSITION]
-
-    def to_reader(self) -> pa.RecordBatchReader:
-        """Return a reader that reads each chunk when the previous one has been consumed."""
-        schema = self._rows.scanner(**self._options).projected_schema
-        if self._numbered:
-            fields = [
-                pa.field(POSITION, pa.int64()) if name == POSITION else schema.field(name)
-                for name in self._columns or ()
-            ]
-            schema = pa.schema(fields)
-        batches = (batch for chunk in self.tables() for batch in chunk.to_batches())
-        return pa.RecordBatchReader.from_batches(schema, batches)
-
-    def tables(self) -> Iterator[pa.Table]:
-        """Yield the rows in chunks of about `READ_BYTES`."""
-        start = 0
-        for fragments in _row_group_chunks(self._rows, self._options.get("columns")):
-            dataset = ds.FileSystemDataset(fragments, self._rows.schema, self._rows.format, self._rows.filesystem)
-            rows = dataset.scanner(**self._options).to_table()
-            if self._numbered:
-                rows = rows.append_column(POSITION, pa.array(np.arange(start, start + rows.num_rows))).select(
-                    self._columns
-                )
-            start += rows.num_rows
-            yield rows
 
 
 def _footer(part: ds.ParquetFileFragment) -> pq.FileMetaData:
@@ -489,36 +390,6 @@ def _first_product(part: ds.Fragment) -> str:
     if not footer.num_row_groups:
         return ""
     return str(footer.row_group(0).column(footer.schema.names.index("product_id")).statistics.min)
-
-
-def _row_group_chunks(rows: ds.FileSystemDataset, columns: Sequence[str] | None) -> Iterator[list[ds.Fragment]]:
-    """Yield the row groups of a dataset, in order, in chunks of at most `READ_BYTES` of these columns, but at least one."""
-    wanted = set(rows.schema.names if columns is None else columns)
-    chunk: list[ds.Fragment] = []
-    chunk_bytes = 0
-    for fragment in rows.get_fragments():
-        for group in fragment.split_by_row_group():
-            [row_group] = group.row_groups
-            metadata = fragment.metadata.row_group(row_group.id)
-            leaves = map(metadata.column, range(metadata.num_columns))
-            size = sum(
-                leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.partition(".")[0] in wanted
-            )
-            if chunk and chunk_bytes + size > READ_BYTES:
-                yield chunk
-                chunk, chunk_bytes = [], 0
-            chunk.append(group)
-            chunk_bytes += size
-    if chunk:
-        yield chunk
-
-
-def _product_rows(rows: ds.FileSystemDataset, product_id: str) -> pa.Table:
-    """Return one product's rows. Of other parts only the product ids are read, because those of `views` have large images."""
-    of_product = pc.field("product_id") == product_id
-    files = set(rows.to_table(columns=["__filename"], filter=of_product)["__filename"].to_pylist())
-    fragments = [part for part in rows.get_fragments() if part.path in files]
-    return ds.FileSystemDataset(fragments, rows.schema, rows.format, rows.filesystem).to_table(filter=of_product)
 
 
 def package_names(table: pa.Table) -> pa.ChunkedArray:

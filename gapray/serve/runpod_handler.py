@@ -18,7 +18,7 @@ from typing import Any
 from gapray.errors import InputError
 from gapray.models.store import share_kernels
 from gapray.serve.artifacts import Artifacts
-from gapray.serve.http.runpod import parse_input
+from gapray.serve.http.runpod_input import parse_input
 from gapray.serve.jobs import GenerationParams, Job, JobInput
 from gapray.serve.local import LocalWorkers
 from gapray.serve.making import check_params

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gapray.catalog.compact import compact
+from gapray.catalog.lazy_table import READ_BYTES
 from gapray.catalog.parts import commit, write_part
-from gapray.catalog.reader import READ_BYTES, Catalog, open_catalog
+from gapray.catalog.reader import Catalog, open_catalog
 from gapray.catalog.rows import reject_row
 from gapray.catalog.schemas import FORMAT, FORMAT_KEY, OLDEST_FORMAT, REJECTS, TABLES
 from gapray.errors import CatalogError
@@ -123,7 +124,7 @@ def test_streaming_a_table_from_a_bucket_holds_only_a_chunk(tmp_path):
 
 def test_the_chunks_of_a_bucket_make_the_whole_table(counted, monkeypatch):
     """Also where each holds one row group."""
-    monkeypatch.setattr("gapray.catalog.reader.READ_BYTES", 1)
+    monkeypatch.setattr("gapray.catalog.lazy_table.READ_BYTES", 1)
     assert counted.products()["product_id"].to_pylist() == sorted(
         f"{letter}{n}" for letter in "az" for n in range(PARTS)
     )
