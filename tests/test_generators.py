@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import requests
 
+from gapray.capture.decode import decode_photo
 from gapray.errors import ConfigError
 from gapray.generators import Generator
 from gapray.models.cards import generator_vram_gb
 from gapray.profile import load_profile
+from gapray.stills.generators import STILL_GENERATORS
 from gapray.video.decode import read_frames
 from gapray.video.generators import VIDEO_GENERATORS
 from tests.conftest import ROOT
@@ -29,17 +31,19 @@ SETS = [word for item in TINY for word in ("--set", item)]
 def toy(tmp_path_factory):
     """A folder in which the package of docs/generators.md is installed."""
     text = (ROOT / "docs" / "generators.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    [project] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    project = tomllib.loads(project)["project"]
     folder = tmp_path_factory.mktemp("site-packages")
-    (folder / "toy_generator.py").write_text(code)
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        [name] = re.findall(r'^"""(\w+\.py):', code)
+        (folder / name).write_text(code)
+    first, second = map(tomllib.loads, re.findall(r"```toml\n(.*?)```", text, re.DOTALL))
+    project = first["project"]
     facts = folder / "toy_generator-1.0.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = project["entry-points"] | second["project"]["entry-points"]
     lines = [
         f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
-        for group, entries in project["entry-points"].items()
+        for group, entries in groups.items()
     ]
     (facts / "entry_points.txt").write_text("\n".join(lines))
     return folder
@@ -49,9 +53,11 @@ def toy(tmp_path_factory):
 def installed(toy, monkeypatch):
     """The package in this process."""
     monkeypatch.syspath_prepend(str(toy))
-    VIDEO_GENERATORS.find.cache_clear()
+    for registry in (VIDEO_GENERATORS, STILL_GENERATORS):
+        registry.find.cache_clear()
     yield
-    VIDEO_GENERATORS.find.cache_clear()
+    for registry in (VIDEO_GENERATORS, STILL_GENERATORS):
+        registry.find.cache_clear()
 
 
 def profile(*overrides):
@@ -178,3 +184,21 @@ def test_a_server_draws_with_it(installed, toy, tmp_path, lpips_alex):
             job = requests.get(f"{server.url}/v1/videos/{job['id']}", timeout=30).json()
     assert job["status"] == "completed", job
     assert "toy does not read steps" in job["gap"]["warnings"]
+
+
+def test_stills_are_drawn_by_an_installed_generator(toy, drawn, lpips_alex):
+    words = ["--scenes", "white-studio", "--set", "stills.megapixels=0.05", "--set", "run.executor=local", *SETS]
+    codes = {}
+    for grey in (90, 200):
+        code, done = gapray(
+            toy, "stills", drawn / "catalog", "--backend", "toy-still", "--set", f"stills.toy-still.grey={grey}", *words
+        )
+        codes[grey] = code, done["stills"]
+    assert codes == {90: (0, 1), 200: (0, 1)}, "another wall is another still"
+    from gapray import open_catalog
+
+    opened = open_catalog(str(drawn / "catalog"))
+    [row] = opened.stills().to_pylist()
+    assert row["backend"] == "toy-still" and row["pasted"]
+    picture = decode_photo(opened.folder.read(row["file"]))
+    assert np.abs(picture[:4, :4].astype(int) - 200).max() <= 3, "the newest is the current one"
