@@ -63,7 +63,7 @@ REMEDIES: dict[str, str] = {
     "check.nothing_to_fix": "Lay the printed sheet (`gapray capture sheet`) under the product, or name the photos by degrees.",
     "slate.again": "Keep the turn that you want and move the other photos away, or give the second slate another text.",
     "slate.no_id": "Make the slate of letters a-z, digits, dots, dashes and underscores, at most 128.",
-    "slate.same_id": "Give each product's slate a text whose last part (after the last / of an address) is its own.",
+    "slate.same_id": "Give each product's slate a text whose last part (after the last / of an address; of a GS1 Digital Link the GTIN) is its own.",
     "slate.none": "Photograph a QR code or barcode of the product before its photos; gapray capture day --help.",
     "sheet.not_seen": "Keep the sheet flat and at least two of its markers sharp in each photo, or name the photos by degrees.",
     "turn.too_long": "Cut the video to one or two turns of the table, at most 90 seconds or so.",

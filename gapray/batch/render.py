@@ -75,7 +75,7 @@ def render(
         GaprayError: The run as a whole failed. A product that cannot be drawn is a reject, not an error.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
-    preset_named(preset)
+    preset_named(preset).check_frames(chosen.orbit.frames)
     target = absolute_uri(str(catalog))
     opened = open_catalog(target)
     opened.folder.check_writable()

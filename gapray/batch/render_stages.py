@@ -151,6 +151,8 @@ class Draw:
         frames = self._backend.generate(package, conditions, profile.video.chosen, seed=row["seed"])
         capabilities = self._backend.capabilities
         models = self._facts.models
+        photo_side = max(max(view.mask.shape) for view in package.views)
+        enlarged = preset_named(self._facts.preset).enlargement_warnings(frames.shape[1], photo_side)
         video = {
             "product_id": row["product_id"],
             "key": row["key"],
@@ -171,7 +173,7 @@ class Draw:
             "elevation_deg": conditions.calibration.elevation_deg,
             "direction": conditions.calibration.direction,
             "reprojection_iou": list(conditions.calibration.reprojection_iou),
-            "warnings": [*conditions.warnings, *with_warnings(package).messages],
+            "warnings": [*conditions.warnings, *with_warnings(package).messages, *enlarged],
             "seconds": time.monotonic() - started,
             "run_id": self._facts.run_id,
             "created_at": utc_now(),

@@ -190,7 +190,7 @@ def day(
     names: NamesTemplate = "degrees",
     as_json: JsonOption = False,
 ) -> None:
-    """Split a shoot day into products: each photo of a QR code or barcode starts a product, whose id is the code's text."""
+    """Split a shoot day into products: each photo of a QR code or barcode starts a product, whose id is the code's text, or of a URL the GTIN (GS1 Digital Link) or the last part."""
     with guarded(as_json):
         from gapray.capture.azimuths import AzimuthOptions
         from gapray.capture.capture_set import Reject

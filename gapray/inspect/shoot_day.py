@@ -27,6 +27,7 @@ from gapray.errors import GaprayError, InputError
 from gapray.inspect.folder import new_folder, write_table
 from gapray.resample import at_most
 
+_DIGITAL_LINK = re.compile(r"^https?://[^?#]*/01/([0-9]{8}|[0-9]{12,14})(?:[/?#]|$)", re.IGNORECASE)
 SLATE_SIDES = (2048, 1024)
 """Longer sides at which codes are searched for [pixels]; a code that fills the photo is easier to read when it is small."""
 _TAKEN, _SUBSECONDS, _EXIF = 0x9003, 0x9291, 0x8769  # Exif 2.32: DateTimeOriginal, SubSecTimeOriginal, the IFD of both
@@ -116,7 +117,13 @@ def rolls(card: str | Path, settings: DecodeSettings = DecodeSettings()) -> tupl
 
 
 def product_id_of(text: str) -> str:
-    """The product id in a slate's text: the text itself or the last part of a URL; empty if neither can be a product id."""
+    """The product id in a slate's text; empty if nothing in it can be one.
+
+    The GTIN of a GS1 Digital Link (URI Syntax 1.4: the digits after ``/01/``, whatever lot or date follows), the last part of
+    any other URL, or the text itself.
+    """
+    if (gtin := _DIGITAL_LINK.search(text)) is not None:
+        return gtin[1]
     last = text.rstrip("/").rpartition("/")[2] if "://" in text else text
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")[:128]
     return name if PRODUCT_ID.fullmatch(name) else ""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from gapray.errors import FileError, InputError, writing
+from gapray.errors import FileError, writing
 from gapray.video.external import letterboxed
 from gapray.video.presets import Output, Preset
 from gapray.video.provenance import Provenance, with_xmp_box
@@ -72,9 +72,7 @@ def export(
     Raises:
         InputError: `video.unsupported` when the destination does not take this number of frames.
     """
-    if preset.accepts_frames and len(frames) not in preset.accepts_frames:
-        wanted = ", ".join(map(str, preset.accepts_frames))
-        raise InputError("video.unsupported", f"{preset.name} takes {wanted} frames, not {len(frames)}")
+    preset.check_frames(len(frames))
     files = {
         name: data
         for output in preset.files

@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from gapray.errors import ConfigError
+from gapray.errors import ConfigError, InputError
 
 
 class _Model(BaseModel):
@@ -48,6 +48,34 @@ class Preset(_Model):
     accepts_frames: tuple[int, ...] | None = Field(None, description="Numbers of frames that the destination accepts.")
     zip: str | None = Field(None, description="Put all files into this archive.")
     files: tuple[Output, ...] = Field(min_length=1)
+
+    def check_frames(self, frames: int) -> None:
+        """Refuse a number of frames that the destination does not take.
+
+        Raises:
+            InputError: `video.unsupported`.
+        """
+        if self.accepts_frames and frames not in self.accepts_frames:
+            wanted = ", ".join(map(str, self.accepts_frames))
+            raise InputError("video.unsupported", f"{self.name} takes {wanted} frames, not {frames}")
+
+    def enlargement_warnings(self, side: int, photo_side: int) -> list[str]:
+        """Return warnings if the files show less detail than their size promises.
+
+        Args:
+            side: Side of the square frames as they are drawn [pixels].
+            photo_side: Longest side of the photos that they are drawn from [pixels].
+        """
+        shown = max((min(output.size) for output in self.files if output.size), default=side)
+        if shown > max(side, photo_side):
+            return [
+                f"{self.name} shows {shown} px: the photos have {photo_side} px, and frames were drawn at {side} px"
+            ]
+        if shown > side:
+            return [
+                f"{self.name} enlarges frames of {side} px to {shown} px; --set orbit.size={-(-shown // 8) * 8} draws them larger"
+            ]
+        return []
 
 
 @cache

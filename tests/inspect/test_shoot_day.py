@@ -78,6 +78,9 @@ def test_a_slate_names_its_product():
     assert product_id_of("SKU-17") == "SKU-17"
     assert product_id_of("https://shop.example/p/red-mug/") == "red-mug"
     assert product_id_of("red mug, large") == "red-mug-large"
+    for rest in ("", "/10/LOT7?17=271231", "?17=271231", "/22/2A"):
+        assert product_id_of(f"https://id.gs1.org/01/09506000134352{rest}") == "09506000134352"
+    assert product_id_of("https://shop.example/01/2024/red-mug") == "red-mug"
     assert product_id_of("///") == product_id_of("Чашка") == ""
 
 

@@ -76,6 +76,9 @@ def test_a_finished_package_can_be_used_repeatedly(client, photos, real_server, 
     assert (drawn[0] != drawn[90]).any()
     inline = client.images.generate(prompt="x", extra_body={"views": [uri(photo) for photo in photos.values()]})
     assert (np.asarray(decode_image(inline.data[0].b64_json)) == drawn[0]).all()
+    unread = {"direction": "cw", "front": 2, "names": "index", "azimuths": "0,90,180,270"}
+    found = client.images.generate(prompt="x", extra_body={"package": package["id"]} | unread)
+    assert found.model_extra["gap"]["ignored"] == sorted(unread)
 
 
 def test_an_unfinished_request_is_answered_with_its_location(photos, real_server):

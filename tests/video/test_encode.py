@@ -273,3 +273,18 @@ def test_a_file_has_the_size_that_its_output_says(kind, size, tmp_path):
         shown = Image.open(io.BytesIO(data)).size
     assert shown == preset.files[0].size
     assert all(0 <= got - asked <= (kind == "mp4") for got, asked in zip(shown, size, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "photo_side", "words"),
+    [
+        ("amazon-360", 512, 300, ["shows 1500 px", "the photos have 300 px", "drawn at 512 px"]),
+        ("amazon-360", 512, 3000, ["enlarges frames of 512 px to 1500 px", "--set orbit.size=1504"]),
+        ("amazon-video", 720, 3000, []),
+        ("amazon-360", 1504, 300, []),
+        ("web", 512, 300, []),
+    ],
+)
+def test_files_that_promise_more_detail_than_there_is_get_a_warning(preset, side, photo_side, words):
+    warnings = preset_named(preset).enlargement_warnings(side, photo_side)
+    assert len(warnings) == bool(words) and all(word in warnings[0] for word in words)

@@ -16,7 +16,7 @@ from gapray.errors import GaprayError, InputError, ModelError, ServeError
 from gapray.serve.http.auth import caller, context_of, owner_of
 from gapray.serve.http.bodies import read_body
 from gapray.serve.http.context import Context
-from gapray.serve.http.fields import Body
+from gapray.serve.http.fields import AZIMUTH_FIELDS, Body
 from gapray.serve.http.native import Wait, preferred_wait, require_kind
 from gapray.serve.http.openai import (
     PHOTOS_SCHEMA,
@@ -168,6 +168,9 @@ async def _generate(request: Request, wait: float | None) -> JSONResponse:
     refuse_two_sources(dict(body.fields), ["package"])
     package = await _package_artifact(context, key, body.text("package"))
     photos = await run_per_key(request, photos_in_fields, body.fields, needed=package is None)
+    ignored = ignored_fields(body, (*_KNOWN, *StillParams.model_fields, "package")) + ignored_members(photos)
+    if package is not None:  # its azimuths are known
+        ignored = sorted({*ignored, *(name for name, _ in body.fields if name in AZIMUTH_FIELDS)})
     job = await context.accept(
         key,
         api="openai",
@@ -177,7 +180,7 @@ async def _generate(request: Request, wait: float | None) -> JSONResponse:
         azimuths=parse_azimuths(body),
         options=replace(parse_azimuth_options(body), allow_missing=True),
         package=package,
-        ignored=ignored_fields(body, (*_KNOWN, *StillParams.model_fields, "package")) + ignored_members(photos),
+        ignored=ignored,
         model=model,
         endpoint=response_format,
         idempotency_key=idempotency_key(request),
