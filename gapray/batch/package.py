@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gapray.batch.pipeline import Pipeline, Stage
 from gapray.batch.plan import Verify, write_pending
@@ -22,7 +25,7 @@ from gapray.capture.manifest import ignored_of, write_manifest
 from gapray.catalog.reader import Catalog
 from gapray.catalog.rows import RunFacts
 from gapray.catalog.storage import Folder
-from gapray.errors import ConfigError, FileError, writing
+from gapray.errors import REMEDIES, ConfigError, FileError, writing
 from gapray.models.load import revisions
 from gapray.packaging.build import model_names
 from gapray.profile import Profile, load_profile
@@ -83,7 +86,36 @@ def package(
         ) as recorder:
             make_pipeline = partial(package_pipeline, profile=chosen, facts=facts, catalog=target, after=after)
             run_pipeline(recorder, manifest, folder, chosen.run, make_pipeline, address=address)
+            for product_id, warning in _packaged_meanwhile(Catalog(folder), run_id, after):
+                summary.warn(product_id, [warning])
     return summary
+
+
+def _packaged_meanwhile(
+    catalog: Catalog, run_id: str, after: datetime | None
+) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield products of a run of which another run, at the same time, packaged other photos from elsewhere, with a warning.
+
+    Each run compared its products with the catalogue before it began; the one that ends last finds the other's here.
+
+    Args:
+        catalog: The catalogue.
+        run_id: The run.
+        after: `created_at` of the newest row before it.
+    """
+    newer = None if after is None else pc.field("created_at") > pa.scalar(after)
+    rows = catalog.dataset("products").to_table(columns=["product_id", "run_id", "key", "uri"], filter=newer)
+    is_own = pc.equal(rows["run_id"], run_id)
+    others = {row["product_id"]: row for row in rows.filter(pc.invert(is_own)).to_pylist()}
+    own = rows.filter(pc.and_(is_own, pc.is_in(rows["product_id"], pa.array(others, pa.string()))))
+    for row in own.to_pylist():
+        other = others[row["product_id"]]
+        if other["key"] != row["key"] and other["uri"] != row["uri"]:
+            code = "product.source_changed"
+            message = (
+                f"{other['uri']} was packaged by another run at the same time, with other photos, under the same id"
+            )
+            yield row["product_id"], {"code": code, "message": f"{message}. {REMEDIES[code]}"}
 
 
 def _list_source(src: str, options: DiscoverOptions, manifest: Path) -> Path:

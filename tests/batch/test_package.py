@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gapray
+import gapray.batch.package as package_module
 from gapray.capture.azimuths import AzimuthOptions
 from gapray.capture.discover import DiscoverOptions, discover, scan
 from gapray.capture.manifest import write_manifest
@@ -213,3 +214,25 @@ def test_packaging_warns_about_photos_that_look_wrong(tmp_path):
     assert [warning["product_id"] for warning in catalog.warnings()] == ["mug"], "a touched file takes no warning away"
     [page] = [write_report(catalog, tmp_path / "site").parent / "products" / "mug.html"]
     assert "both files show one picture" in page.read_text()
+
+
+def test_another_run_at_the_same_time_is_noticed(tmp_path, local, monkeypatch):
+    """Both compare with the catalogue before they begin, so neither sees the other's products then."""
+    write_product(tmp_path / "a" / "mug", seed=1)
+    write_product(tmp_path / "b" / "mug", seed=2)
+    write_product(tmp_path / "b" / "jar", seed=3)
+    run_pipeline, others = package_module.run_pipeline, []
+
+    def while_another_runs(*arguments, **options):
+        if not others:
+            others.append(None)
+            others[0] = gapray.package(tmp_path / "b", out=tmp_path / "catalog", profile=local)
+        return run_pipeline(*arguments, **options)
+
+    monkeypatch.setattr(package_module, "run_pipeline", while_another_runs)
+    summary = gapray.package(tmp_path / "a", out=tmp_path / "catalog", profile=local)
+    assert (summary.packaged, others[0].packaged, others[0].warned) == (1, 2, 0)
+    [warning] = summary.warnings
+    assert (warning["product_id"], warning["code"]) == ("mug", "product.source_changed")
+    assert "b/mug was packaged by another run at the same time" in warning["message"]
+    assert gapray.package(tmp_path / "a", out=tmp_path / "catalog", profile=local).warnings == []
