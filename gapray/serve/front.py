@@ -216,6 +216,15 @@ class HAProxy:
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        # A connection proves nothing yet: a network may answer for an address that is not this machine's.
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(self._address)
+        except OSError as error:
+            message = f"{self._address[0]}:{self._address[1]}: {error.strerror or error}"
+            raise ConfigError("serve.cannot_bind", message) from error
         # In its own process group, so that Ctrl-C reaches only gapray, which stops HAProxy last.
         process = subprocess.Popen(self._command, stderr=subprocess.PIPE, process_group=0)  # noqa: S603
         deadline = time.monotonic() + START_S

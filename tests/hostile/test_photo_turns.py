@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,13 @@ from gapray.serve.incoming import IncomingPhoto
 from gapray.serve.jobs import GenerationParams
 from gapray.serve.keys import ANONYMOUS
 from tests.serve.conftest import settings_in
+
+
+def run(work):
+    """Run a coroutine in a thread of its own: the browser of other tests keeps an event loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
 
 MANY = 40
 """More requests than asyncio has threads of its own (at most 32)."""
@@ -55,7 +63,7 @@ def test_slow_headers_of_one_key_delay_nobody_else(context, monkeypatch):
         return status, await asyncio.gather(*hostile, return_exceptions=True)
 
     monkeypatch.setattr(of_requests, "prepare_upload", check)
-    status, answers = asyncio.run(attack())
+    status, answers = run(attack())
     assert status["queued"] == 0
     assert most == [1] * MANY
     assert [str(error) for error in answers] == ["the photos of hostile [image.truncated]"] * MANY
@@ -85,7 +93,7 @@ def test_what_fills_the_memory_is_released_before_the_error_is_passed_on(context
             await context.call(work)
         return error.value.code, held[0]()
 
-    assert asyncio.run(answer()) == ("job.out_of_memory", None)
+    assert run(answer()) == ("job.out_of_memory", None)
 
 
 def test_a_lack_of_memory_is_answered_by_503():
