@@ -70,7 +70,13 @@ def _decode_strict(text: str) -> bytes | None:
 
 
 def _has_spaces_for_line_breaks(text: str) -> bool:
-    """Whether the spaces replace line breaks, as in an unquoted ``$(base64 FILE)``: the lines then have equal lengths."""
+    """Whether the spaces replace line breaks, as in an unquoted ``$(base64 FILE)``: the lines then have equal lengths.
+
+    Programs that break lines also pad, so the rest is a multiple of four; a single ``+`` that became a space at the end of what
+    could be a line leaves another length.
+    """
+    if (len(text) - text.count(" ")) % 4:
+        return False
     width, spaces = text.index(" "), text.count(" ")
     breaks = text[width :: width + 1]
     regular = width % 4 == 0 and len(breaks) == spaces and not breaks.strip(" ")

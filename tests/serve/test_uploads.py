@@ -238,6 +238,19 @@ def test_every_form_of_base64_is_decoded(data, writing, around, step):
     assert found.data == data
 
 
+@pytest.mark.parametrize("length", range(120, 126))
+@pytest.mark.parametrize("width", [60, 64, 76])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_blank_where_a_line_could_end_is_a_plus_unless_it_is_a_line_break(length, width, padded):
+    """The only ``+`` of a text, at the end of what could be a line of MIME, PEM or a shell."""
+    text = b64(b"\xff\xd8\xff\xe0" + bytes(length))
+    text = text[:width] + "+" + text[width + 1 :]
+    data = base64.b64decode(text)
+    sent = (text if padded else text.rstrip("=")).replace("+", " ")
+    [found] = photos_in_fields([("views", sent)])
+    assert found.data == data
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("iVBORw0KG!o", "'!' at character 10"), ("iVBORw0KG", "9 characters"), ("iVBO=Rw0KGgo", "'=' at character 5")],
