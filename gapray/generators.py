@@ -28,7 +28,7 @@ def _no_cards(settings: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Generator:
+class GeneratorSpec:
     """What is known of a generator before it is loaded."""
 
     settings: type[Settings]
@@ -52,7 +52,7 @@ class Registry:
         own: gapray's own; their names cannot be taken.
     """
 
-    def __init__(self, group: str, own: Mapping[str, Generator]) -> None:
+    def __init__(self, group: str, own: Mapping[str, GeneratorSpec]) -> None:
         self.group = group
         self.own = own
         self.find = cache(self._find)
@@ -61,7 +61,7 @@ class Registry:
         """Names of all generators on this machine, sorted."""
         return sorted({*self.own, *(entry.name for entry in entry_points(group=self.group))})
 
-    def _find(self, name: str) -> Generator | None:
+    def _find(self, name: str) -> GeneratorSpec | None:
         """Return the generator called `name`; None if there is none. Only the package that offers it is imported.
 
         Raises:
@@ -81,10 +81,10 @@ class Registry:
             raise ConfigError(
                 "config.invalid", f"the generator {name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(found, Generator):
+        if not isinstance(found, GeneratorSpec):
             kind = type(found).__name__
             raise ConfigError(
-                "config.invalid", f"the entry point of the generator {name!r} names a {kind}, no Generator"
+                "config.invalid", f"the entry point of the generator {name!r} names a {kind}, no GeneratorSpec"
             )
         return found
 
@@ -105,9 +105,9 @@ class GeneratorSettings(Settings, extra="allow"):
         if not isinstance(data, Mapping):
             return data
         others = {name: value for name, value in data.items() if name not in cls.model_fields}
-        found = {
-            name: cls.registry.find(name) for name in {*others, str(data.get("backend"))} - cls.model_fields.keys()
-        }
+        chosen = data.get("backend")
+        names = {*others, *([chosen] if isinstance(chosen, str) else [])} - cls.model_fields.keys()
+        found = {name: cls.registry.find(name) for name in names}
         fields: dict[str, Any] = {
             name: (generator.settings, generator.settings())
             for name, generator in found.items()
@@ -127,7 +127,7 @@ class GeneratorSettings(Settings, extra="allow"):
         return value
 
     @property
-    def generator(self) -> Generator:
+    def generator(self) -> GeneratorSpec:
         """The generator that `backend` names.
 
         Raises:
@@ -162,6 +162,7 @@ class GeneratorSettings(Settings, extra="allow"):
         return self.generator.cards(self.chosen)
 
     def used(self) -> dict[str, Any]:
-        """Return the settings that affect results, as plain data to hash, without the groups of other generators."""
+        """Return what affects results, as plain data to hash: settings without the groups of other generators, and its version."""
         groups = {name for name, value in self if isinstance(value, Settings)}
-        return {name: value for name, value in self.results().items() if name not in groups or name == self.backend}
+        used = {name: value for name, value in self.results().items() if name not in groups or name == self.backend}
+        return used | ({"version": self.generator.version} if self.generator.version else {})

@@ -14,7 +14,7 @@ import requests
 
 from gapray.capture.decode import decode_photo
 from gapray.errors import ConfigError
-from gapray.generators import Generator
+from gapray.generators import GeneratorSpec
 from gapray.models.cards import generator_vram_gb
 from gapray.profile import load_profile
 from gapray.stills.generators import STILL_GENERATORS
@@ -106,7 +106,7 @@ def test_its_videos_have_keys_of_their_own(installed, monkeypatch):
     assert key(profile().video) == key(profile("video.toy.strength=0.5").video), (
         "another generator's settings do not count"
     )
-    newer = Generator(chosen.generator.settings, chosen.generator.load, version="2")
+    newer = GeneratorSpec(chosen.generator.settings, chosen.generator.load, version="2")
     before = key(chosen)
     with monkeypatch.context() as patched:
         patched.setattr(VIDEO_GENERATORS, "find", {"toy": newer}.get)

@@ -107,7 +107,7 @@ def _packaged_meanwhile(
     rows = catalog.dataset("products").to_table(columns=["product_id", "run_id", "key", "uri"], filter=newer)
     is_own = pc.equal(rows["run_id"], run_id)
     others = {row["product_id"]: row for row in rows.filter(pc.invert(is_own)).to_pylist()}
-    own = rows.filter(pc.and_(is_own, pc.is_in(rows["product_id"], pa.array(others, pa.string()))))
+    own = rows.filter(pc.and_(is_own, pc.is_in(rows["product_id"], pa.array(list(others), pa.string()))))
     for row in own.to_pylist():
         other = others[row["product_id"]]
         if other["key"] != row["key"] and other["uri"] != row["uri"]:

@@ -19,7 +19,7 @@ MAX_SEGMENTS = 4096
 """Segments of a JPEG, ancillary chunks of a PNG or chunks of a WebP: full segments (64 KiB) of so many would have 256 MiB."""
 MAX_PARSED_SEGMENTS = 64
 """Exif or Photoshop segments of a JPEG (4 MiB), which Pillow joins or parses one by one; cameras and editors write one to three."""
-MAX_STRAY_BYTES = 2**16
+MAX_HEADER_STRAY_BYTES = 2**16
 """Bytes between the segments of a JPEG's header, each of which costs Pillow a step; files have none, or some padding."""
 MAX_SCANS = 100
 """Scans of a JPEG. Progressive photos have about ten; libtiff has the same limit."""
@@ -121,10 +121,10 @@ def _check_jpeg(data: bytes, max_pixels: int) -> None:
             parsed += 1
         _refuse_more(segments, MAX_SEGMENTS, "segments")
         _refuse_more(parsed, MAX_PARSED_SEGMENTS, "segments of Exif and Photoshop data")
-        _refuse_more(stray, MAX_STRAY_BYTES, "stray bytes in its header")
+        _refuse_more(stray, MAX_HEADER_STRAY_BYTES, "stray bytes in its header")
         # A larger photo is refused for its pixels.
         _refuse_more(scans, min(MAX_SCANS, SCANS_OF_LARGEST * max_pixels // min(pixels, max_pixels)), "scans")
-    _refuse_more(0 if scans else len(data) - at, MAX_STRAY_BYTES, "stray bytes in its header")
+    _refuse_more(0 if scans else len(data) - at, MAX_HEADER_STRAY_BYTES, "stray bytes in its header")
 
 
 def _check_png(data: bytes) -> None:

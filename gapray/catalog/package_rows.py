@@ -6,23 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from gapray.errors import CatalogError
 from gapray.gap.images import decode_grey8, decode_grey16, decode_rgb
 from gapray.gap.package import GapPackage, GapView, PackageWarning, Quality
 
-PACKAGE_PARTS = pa.schema(
-    [
-        ("product_id", pa.string()),
-        ("key", pa.string()),
-        ("created_at", pa.timestamp("us", tz="UTC")),
-        ("run_id", pa.string()),
-        ("part", pa.int32()),
-    ]
-)
-"""Packages and the parts that contain their views; `part` is an index into the list of files, whose names would be too large for
-millions of rows."""
 PACKAGE_COLUMNS = ["product_id", "key", "views", "depth_scale", "depth_shift", "warnings"] + [
     f"{role}_model" for role in ("mask", "depth", "canny", "identity")
 ]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gapray.catalog.current_sql import CURRENT_SQL
 from gapray.catalog.lazy_table import POSITION, ChunkedScan, LazyTable
-from gapray.catalog.package_rows import PACKAGE_PARTS, package_of_rows
+from gapray.catalog.package_rows import package_of_rows
 from gapray.catalog.schemas import SORT_COLUMNS, TABLES, check_format
 from gapray.catalog.storage import Folder
 from gapray.errors import CatalogError
@@ -33,6 +33,17 @@ FOOTERS_AT_ONCE = 32
 """Footers that are read concurrently; in a bucket each takes a request."""
 STREAM_MEMORY = "512MB"
 """Memory of DuckDB to find the current rows of a streamed table; beyond it DuckDB uses the disk."""
+_PACKAGE_PARTS = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("key", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+        ("run_id", pa.string()),
+        ("part", pa.int32()),
+    ]
+)
+"""Packages and the parts that contain their views; `part` is an index into the list of files, whose names would be too large for
+millions of rows."""
 _READ_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI", "COPY", "EXPORT"})
 """DuckDB's statement types that return rows or write them to files; `MULTI` is PIVOT. Other statements would only change the
 temporary connection."""
@@ -225,7 +236,7 @@ class Catalog:
             Rows with product_id, key and `part`, a dictionary-encoded path.
         """
         files = sorted(self.folder.parts("views"))
-        rows = pa.concat_tables([PACKAGE_PARTS.empty_table(), *self._package_parts(files)])
+        rows = pa.concat_tables([_PACKAGE_PARTS.empty_table(), *self._package_parts(files)])
         query = "SELECT product_id, key, arg_max(part, (created_at, run_id, part)) AS part FROM rows GROUP BY product_id, key"
         if current:
             query = f"SELECT r.* FROM ({query}) r SEMI JOIN products p ON r.product_id = p.product_id AND r.key = p.key"
@@ -256,7 +267,7 @@ class Catalog:
             yield _deduplicated(rows.filter(pc.is_in(package_names(rows), value_set=current)))
 
     def _package_parts(self, files: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield tables of `PACKAGE_PARTS`, with one row per package and part."""
+        """Yield tables of `_PACKAGE_PARTS`, with one row per package and part."""
         columns = ["product_id", "key", "created_at", "run_id", "__filename"]
         indices = {name: index for index, name in enumerate(files)}
         for start in range(0, len(files), FILES_AT_ONCE):
@@ -268,7 +279,7 @@ class Catalog:
                 grouped = pa.Table.from_batches([batch]).group_by(["product_id", "key"])
                 newest = grouped.aggregate([("created_at", "max"), ("run_id", "max")])
                 parts = pa.repeat(pa.scalar(part, pa.int32()), newest.num_rows)
-                yield newest.rename_columns(columns[:-1]).append_column("part", parts).cast(PACKAGE_PARTS)
+                yield newest.rename_columns(columns[:-1]).append_column("part", parts).cast(_PACKAGE_PARTS)
 
     def views_of(self, product_id: str, key: str, part: str | None) -> list[dict[str, Any]]:
         """Return one package's rows of `views`, from the part that contains them, each angle once.

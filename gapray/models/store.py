@@ -16,14 +16,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from gapray.errors import ModelError, as_gapray_error, writing
-from gapray.models.cards import HubSource, ModelCard, ModelFile
+from gapray.models.cards import HubSource, ModelCard, ModelFile, card_named
 from gapray.models.fetch import Progress, fetch_file, fetch_from_hub
 
 PACKAGE = Path(__file__).parents[1]
@@ -140,6 +140,15 @@ def locate(
         _merge(_LOCK, {name: value for name, value in seen.items() if recorded.get(name) != value})
         _merge(_STAMPS, {_stamp_name(card, name, file.path): file.stamp for name, file in located.items()})
     return LocatedCard(card, {name: file.path for name, file in located.items()}, digests)
+
+
+def card_revisions(names: Iterable[str]) -> dict[str, str]:
+    """Model name -> hash of its weights; downloads what is not on this machine.
+
+    Raises:
+        ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
+    """
+    return {name: locate(card_named(name)).revision for name in names}
 
 
 def _shipped(card: ModelCard) -> LocatedCard:

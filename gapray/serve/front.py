@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gapray.errors import REMEDIES, ConfigError
+from gapray.serve.port import refuse_taken
 
 log = logging.getLogger("gapray.serve")
 ACCEPTED_HEADER = "x-gapray-key-accepted"
@@ -217,14 +218,7 @@ class HAProxy:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A connection proves nothing yet: a network may answer for an address that is not this machine's.
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        try:
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(self._address)
-        except OSError as error:
-            message = f"{self._address[0]}:{self._address[1]}: {error.strerror or error}"
-            raise ConfigError("serve.cannot_bind", message) from error
+        refuse_taken(*self._address)
         # In its own process group, so that Ctrl-C reaches only gapray, which stops HAProxy last.
         process = subprocess.Popen(self._command, stderr=subprocess.PIPE, process_group=0)  # noqa: S603
         deadline = time.monotonic() + START_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gapray.generators import Generator, NoSettings, Registry
+from gapray.generators import GeneratorSpec, NoSettings, Registry
 from gapray.stills.sdxl.settings import SdxlSettings, sdxl_cards
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _load_sdxl(settings: SdxlSettings, device: str) -> StillBackend:
 STILL_GENERATORS = Registry(
     "gapray.still_generators",
     {
-        "composite": Generator(NoSettings, _load_composite),
-        "sdxl": Generator(SdxlSettings, _load_sdxl, sdxl_cards),
+        "composite": GeneratorSpec(NoSettings, _load_composite),
+        "sdxl": GeneratorSpec(SdxlSettings, _load_sdxl, sdxl_cards),
     },
 )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from gapray.models.cards import card_named
-from gapray.models.fetch import Progress
-from gapray.models.store import locate
+from gapray.models.store import card_revisions
 from gapray.stills.settings import StillSettings
 from gapray.stills.still import StillBackend
 
 
-def still_revisions(settings: StillSettings, *, progress: Progress | None = None) -> dict[str, str]:
+def still_revisions(settings: StillSettings) -> dict[str, str]:
     """Model name -> hash of its weights; downloads what is not on this machine.
 
     Raises:
         ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
-    return {name: locate(card_named(name), progress=progress).revision for name in settings.cards()}
+    return card_revisions(settings.cards())
 
 
 def load_still_backend(settings: StillSettings, *, device: str | None = None) -> StillBackend:

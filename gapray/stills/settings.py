@@ -40,7 +40,4 @@ class StillSettings(GeneratorSettings):
         Returns:
             64 hex digits.
         """
-        shared = {"format": STILL_FORMAT, "stills": self.used(), "models": dict(revisions)}
-        if self.generator.version:
-            shared["generator"] = self.generator.version
-        return canonical_hash(shared)
+        return canonical_hash({"format": STILL_FORMAT, "stills": self.used(), "models": dict(revisions)})

@@ -1,6 +1,6 @@
 """The interface between conditions and generators.
 
-A new generator is one class with `capabilities` and `generate`, one group of settings, and one `Generator` that names them
+A new generator is one class with `capabilities` and `generate`, one group of settings, and one `GeneratorSpec` that names them
 (`gapray.video.generators`). Everything it may need is in its three arguments: the package (photos, masks, depths, embeddings),
 the orbit's conditions (geometry, view morph, weights) and its settings. It draws F frames of S x S pixels, each at its azimuth. A generator that works on video latents (Wan VACE) takes `initial`,
 `depth` and `key_frames` as control video and fixed frames; one that works on posed views (MV-Adapter) takes
@@ -72,7 +72,7 @@ class VideoBackend(Protocol):
         Args:
             package: The product.
             conditions: Conditions of the F frames.
-            settings: The generator's own group, of the class that its `Generator` names.
+            settings: The generator's own group, of the class that its `GeneratorSpec` names.
             seed: Seed of all randomness.
 
         Returns:

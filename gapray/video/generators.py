@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gapray.generators import Generator, NoSettings, Registry
+from gapray.generators import GeneratorSpec, NoSettings, Registry
 from gapray.video.animatediff.settings import AnimateDiffSettings, animatediff_cards
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _load_animatediff(settings: AnimateDiffSettings, device: str) -> VideoBacken
 VIDEO_GENERATORS = Registry(
     "gapray.generators",
     {
-        "morph": Generator(NoSettings, _load_morph),
-        "animatediff": Generator(AnimateDiffSettings, _load_animatediff, animatediff_cards),
+        "morph": GeneratorSpec(NoSettings, _load_morph),
+        "animatediff": GeneratorSpec(AnimateDiffSettings, _load_animatediff, animatediff_cards),
     },
 )

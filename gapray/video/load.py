@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from gapray.models.cards import card_named
-from gapray.models.fetch import Progress
-from gapray.models.store import locate
+from gapray.models.store import card_revisions
 from gapray.orbit.settings import OrbitSettings
 from gapray.orbit.synthesis.draw import CARD
 from gapray.video.backend import VideoBackend
@@ -16,15 +14,13 @@ def orbit_cards(settings: OrbitSettings) -> list[str]:
     return [CARD] if settings.engine in ("auto", "synthesis") else []
 
 
-def video_revisions(video: VideoSettings, orbit: OrbitSettings, *, progress: Progress | None = None) -> dict[str, str]:
+def video_revisions(video: VideoSettings, orbit: OrbitSettings) -> dict[str, str]:
     """Model name -> hash of its weights, for all models that draw a video; downloads what is not on this machine.
 
     Raises:
         ModelError: `model.unknown`, `model.unavailable` or `model.hash_mismatch`.
     """
-    return {
-        name: locate(card_named(name), progress=progress).revision for name in [*orbit_cards(orbit), *video.cards()]
-    }
+    return card_revisions([*orbit_cards(orbit), *video.cards()])
 
 
 def load_backend(settings: VideoSettings, *, device: str | None = None) -> VideoBackend:

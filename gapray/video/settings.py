@@ -50,8 +50,6 @@ class VideoSettings(GeneratorSettings):
             "models": dict(revisions),
             "seed": seed,
         }
-        if self.generator.version:
-            shared["generator"] = self.generator.version
         # The hashed text differs between packages only in their keys, and there may be millions of them: serialise it once. The
         # placeholder with its quotes occurs exactly once, because JSON escapes quotes inside strings such as prompts.
         member = '"product":"{}"'

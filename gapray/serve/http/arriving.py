@@ -7,10 +7,12 @@ import re
 import time
 from collections.abc import Callable
 
+from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from gapray.errors import InputError
 from gapray.serve.settings import Limits
+from gapray.serve.text import count_values
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -60,3 +62,28 @@ def limit_body(receive: Receive, limits: Limits, on_bytes: Callable[[int], None]
 
 def _too_large(limits: Limits) -> InputError:
     return InputError("request.too_large", f"the body is larger than {limits.body_bytes} bytes")
+
+
+async def read_limited(request: Request, what: str, max_bytes: int, max_values: int | None = None) -> bytearray:
+    """Read a body within limits.
+
+    The rest of a body beyond them is read and discarded, because most clients read no answer before they have sent everything.
+
+    Raises:
+        InputError: `request.invalid` or `request.too_large`.
+    """
+    data, values, error = bytearray(), 1, None
+    async for part in request.stream():
+        if error is not None:
+            continue
+        data += part
+        values += count_values(part)
+        if len(data) > max_bytes:
+            error = InputError("request.too_large", f"the {what} is larger than {max_bytes} bytes")
+        elif max_values is not None and values > max_values:
+            error = InputError("request.invalid", f"the body holds more than {max_values} values")
+        if error is not None:
+            data.clear()
+    if error is not None:
+        raise error
+    return data

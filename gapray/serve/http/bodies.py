@@ -8,9 +8,10 @@ from typing import Any
 from starlette.requests import Request
 
 from gapray.errors import InputError
+from gapray.serve.http.arriving import read_limited
 from gapray.serve.http.fields import EMPTY, FILE_FIELDS, Body, refuse_repeated, rename_aliases
 from gapray.serve.http.forms import read_multipart, read_urlencoded
-from gapray.serve.http.whole import read_limited, run_per_key
+from gapray.serve.http.places import run_per_key
 from gapray.serve.incoming import MAX_IGNORED
 from gapray.serve.settings import Limits
 from gapray.serve.text import (

@@ -19,8 +19,9 @@ from starlette.requests import Request
 
 from gapray.errors import InputError
 from gapray.serve.base64_forms import decode_base64
+from gapray.serve.http.arriving import read_limited
 from gapray.serve.http.fields import FILE_FIELDS, Body
-from gapray.serve.http.whole import read_limited, run_per_key
+from gapray.serve.http.places import run_per_key
 from gapray.serve.settings import Limits
 from gapray.serve.text import MAX_TEXT_LENGTH, escaped, without_unusable
 

@@ -34,7 +34,7 @@ from gapray.serve.http.params import (
     parse_params,
     parse_still_params,
 )
-from gapray.serve.http.whole import run_per_key
+from gapray.serve.http.places import run_per_key
 from gapray.serve.incoming import ignored_members, photos_in_fields, refuse_two_sources
 from gapray.serve.jobs import Job, StillParams
 from gapray.serve.keys import ApiKey

@@ -15,7 +15,7 @@ from gapray.serve.http.bodies import read_body
 from gapray.serve.http.fields import Body
 from gapray.serve.http.openai import BODY, MODEL, delete_and_answer, file_response, get_job, idempotency_key
 from gapray.serve.http.params import ignored_fields, parse_azimuth_options, parse_azimuths, parse_params
-from gapray.serve.http.whole import run_per_key
+from gapray.serve.http.places import run_per_key
 from gapray.serve.incoming import ignored_members, photos_in_fields
 from gapray.serve.jobs import Job, Kind
 from gapray.serve.shapes import native_job, shape_or_failure

@@ -19,7 +19,7 @@ from gapray.serve.http.auth import caller, context_of, key_of, owner_of
 from gapray.serve.http.bodies import read_body, refuse_unknown_query
 from gapray.serve.http.context import Context
 from gapray.serve.http.params import ignored_fields, parse_azimuth_options, parse_azimuths, parse_params
-from gapray.serve.http.whole import run_per_key
+from gapray.serve.http.places import run_per_key
 from gapray.serve.incoming import ignored_members, photos_in_fields
 from gapray.serve.jobs import Job
 from gapray.serve.keys import ApiKey, Scope

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakValueDictionary
 
+from starlette.requests import Request
 from starlette.types import Scope
 
 from gapray.errors import ServeError
 from gapray.serve.keys import ANONYMOUS
+from gapray.serve.threads import in_thread
 
+_BODY_THREADS = ThreadPoolExecutor(4, "bodies")
+"""Threads that parse, decode and hash whole bodies."""
 EXEMPT_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths for monitoring, which need no slot."""
 RESERVED_REQUESTS = 20
@@ -95,3 +101,13 @@ class RequestSlots:
     def body_lock(self, scope: Scope) -> asyncio.Lock:
         """Return the lock that allows one request of a key at a time to parse its body."""
         return self._body_locks.setdefault(scope["state"].get(_HOLDER, ANONYMOUS.id), asyncio.Lock())
+
+
+async def run_per_key(request: Request, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a function over a whole body in a thread, one at a time for each key.
+
+    C code over a large text keeps other threads from running for up to 0.2 s. Several such calls at once would block the event
+    loop one after the other, and the bodies of one key would occupy all threads.
+    """
+    async with request.app.state.slots.body_lock(request.scope):
+        return await in_thread(_BODY_THREADS, function, *args, **kwargs)

@@ -16,8 +16,8 @@ from gapray.serve.http.context import Context
 from gapray.serve.http.fields import Body
 from gapray.serve.http.images import refuse_without_stylist
 from gapray.serve.http.openai import MODEL, STILLS_MODEL, idempotency_key
+from gapray.serve.http.places import run_per_key
 from gapray.serve.http.runpod_input import FILE_FIELDS, parse_input
-from gapray.serve.http.whole import run_per_key
 from gapray.serve.incoming import MAX_IGNORED
 from gapray.serve.jobs import Job
 from gapray.serve.shapes import job_id, runpod_accepted, runpod_id, runpod_state, runpod_status, shape_or_failure
